@@ -1,0 +1,8 @@
+"""geoseg: from a GeoTIFF scene to a map layer of footprints or land cover.
+
+The five verbs each live in a module of their own: `geoseg.tiles`, `geoseg.train`,
+`geoseg.predict`, `geoseg.vectorize` and `geoseg.evaluate`. This package imports nothing
+heavy, so that `import geoseg` and `geoseg --help` answer at once.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,85 @@
+"""Every exception that geoseg raises for a user to read.
+
+    GeosegError
+    ├── ConfigError            a configuration file or an option is wrong
+    ├── DataError              something is wrong with the data
+    │   ├── SceneReadError     a raster cannot be opened or read
+    │   ├── MissingCRSError    a scene or a layer does not say where it lies
+    │   ├── GridMismatchError  two things that must share ground do not
+    │   ├── LabelError         footprints that cannot serve as labels
+    │   ├── VectorReadError    a vector layer cannot be opened or read
+    │   ├── EmptyDatasetError  no tile is left to work with
+    │   └── OutputExistsError  the output is there already and may not be overwritten
+    └── ModelError             something is wrong with a model
+        ├── UnknownArchitectureError
+        ├── ModelFileError     a model file cannot be read or used
+        ├── WeightsError       initial weights cannot be found or do not fit
+        └── InputShapeError    a size or a band count that the network cannot take
+
+A message says what is wrong, where, and what to do about it. The command line catches
+`GeosegError`, prints the message on one line and exits with code 2.
+"""
+
+
+class GeosegError(Exception):
+    """Base of all errors that a user can mend."""
+
+    def __str__(self) -> str:
+        # KeyError would print the repr of its argument.
+        return str(self.args[0]) if self.args else ""
+
+
+class ConfigError(GeosegError, ValueError):
+    """A configuration file or an option is wrong."""
+
+
+class DataError(GeosegError):
+    """Something is wrong with the data."""
+
+
+class SceneReadError(DataError, OSError):
+    """A raster cannot be opened or read."""
+
+
+class MissingCRSError(DataError, ValueError):
+    """A scene or a layer does not say where on Earth it lies."""
+
+
+class GridMismatchError(DataError, ValueError):
+    """Two things that must share ground, bands or pixel size do not."""
+
+
+class LabelError(DataError, ValueError):
+    """Footprints that cannot serve as labels."""
+
+
+class VectorReadError(DataError, OSError):
+    """A vector layer cannot be opened, read or written."""
+
+
+class EmptyDatasetError(DataError, ValueError):
+    """No tile is left to work with."""
+
+
+class OutputExistsError(DataError, OSError):
+    """The output is there already and may not be overwritten."""
+
+
+class ModelError(GeosegError):
+    """Something is wrong with a model."""
+
+
+class UnknownArchitectureError(ModelError, KeyError):
+    """No network goes by this name."""
+
+
+class ModelFileError(ModelError, OSError):
+    """A model file cannot be read or used."""
+
+
+class WeightsError(ModelError, OSError):
+    """Initial weights cannot be found or do not fit."""
+
+
+class InputShapeError(ModelError, ValueError):
+    """A size or a band count that the network cannot take."""

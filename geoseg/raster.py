@@ -1,0 +1,368 @@
+"""The one door for rasters: opens, reads windows with validity, warps on the fly, writes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import rasterio
+from rasterio.enums import ColorInterp, Resampling
+from rasterio.errors import RasterioError, RasterioIOError
+from rasterio.io import MemoryFile
+from rasterio.shutil import copy as gdal_copy
+from rasterio.vrt import WarpedVRT
+from rasterio.windows import Window
+
+from geoseg.errors import ConfigError, MissingCRSError, SceneReadError
+from geoseg.grid import Grid
+
+# Pixels of error that GDAL's approximate transformer may make; its default of 1/8 moves
+# outlines visibly, and exactly 0 is refused.
+_WARP_TOLERANCE = 0.001
+
+_REMOTE = ("/vsi", "http://", "https://", "s3://", "gs://")
+
+
+@dataclass(frozen=True)
+class SceneInfo:
+    """What a scene is, read without its pixels.
+
+    Attributes:
+        path: As given by the user.
+        grid: Place on the ground.
+        bands: Name of each data band: its description, else its colour, else `bandN`.
+        indexes: 1-based GDAL band numbers of the data bands.
+        dtype: Data type that holds every band.
+        nodata: Sentinel value, or None where validity comes from a mask or alpha band.
+    """
+
+    path: str
+    grid: Grid
+    bands: tuple[str, ...]
+    indexes: tuple[int, ...]
+    dtype: str
+    nodata: float | None
+
+
+class Scene:
+    """An open scene, its pixels read by window on its own grid or on another.
+
+    Args:
+        path: Any raster that GDAL opens, `/vsi...` and `https://` included.
+        bands: Bands to read, by 1-based number or by name, in this order; all data bands
+            when None. A band that is merely tagged as alpha counts as data when named.
+        grid: Grid to read on; pixels are warped to it bilinearly. None for the scene's own.
+
+    Raises:
+        SceneReadError: If the file is absent or GDAL cannot read it.
+        MissingCRSError: If the scene does not say where it lies.
+        ConfigError: If a band is asked for that the scene lacks.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        bands: Sequence[int | str] | None = None,
+        grid: Grid | None = None,
+    ) -> None:
+        self._source = _open(path)
+        try:
+            self.info = _inspect(self._source, str(path), bands)
+            if _names_alpha(self._source, self.info.indexes):
+                self._source = _without_alpha(self._source)
+            self.grid = grid or self.info.grid
+            self._reader = self._source
+            self._alpha: int | None = None
+            if self.grid != self.info.grid:
+                self._reader = _warped(self._source, self.grid)
+                # Validity travels through the warp as an alpha band.
+                colours = self._reader.colorinterp
+                self._alpha = colours.index(ColorInterp.alpha) + 1
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file."""
+        reader = getattr(self, "_reader", None)
+        if reader is not None and reader is not self._source:
+            reader.close()
+        self._source.close()
+
+    def read(self, window: Window | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Reads a window of the grid.
+
+        Args:
+            window: Window inside the grid; the whole grid when None.
+
+        Returns:
+            Data (C, H, W) in the scene's dtype, and valid (H, W), False on nodata. Data under
+            invalid pixels is 0, never the sentinel.
+
+        Raises:
+            SceneReadError: If the file is damaged inside the window.
+        """
+        window = window or self.grid.window
+        try:
+            data, valid = self._read(window)
+        except RasterioError as error:
+            raise SceneReadError(
+                f"{self.info.path}: cannot read rows {window.row_off}-"
+                f"{window.row_off + window.height}, columns {window.col_off}-"
+                f"{window.col_off + window.width} ({_reason(error)}); the file looks damaged, "
+                "copy or download it again"
+            ) from error
+        if data.dtype.kind == "f":
+            valid &= np.isfinite(data).all(axis=0)
+        data[:, ~valid] = 0
+        return data, valid
+
+    def _read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        indexes = list(self.info.indexes)
+        if self._alpha is not None:
+            data = self._reader.read(indexes, window=window)
+            valid = self._reader.read(self._alpha, window=window) > 0
+            return data, valid
+        data = self._source.read(indexes, window=window)
+        return data, self._source.dataset_mask(window=window) > 0
+
+
+def read_info(path: str | Path, *, bands: Sequence[int | str] | None = None) -> SceneInfo:
+    """Reads what a scene is, without its pixels. Raises as `Scene` does."""
+    with Scene(path, bands=bands) as scene:
+        return scene.info
+
+
+def read_tags(path: str | Path) -> dict[str, str]:
+    """Reads a raster's dataset tags."""
+    with _open(path) as source:
+        return dict(source.tags())
+
+
+@contextmanager
+def open_for_writing(
+    path: str | Path,
+    grid: Grid,
+    *,
+    count: int,
+    dtype: str,
+    nodata: float | None = None,
+    tags: dict[str, str] | None = None,
+    descriptions: Sequence[str] = (),
+    colormap: dict[int, tuple[int, int, int, int]] | None = None,
+    **profile: Any,
+) -> Iterator[Any]:
+    """Opens a tiled, compressed GeoTIFF that is renamed to `path` only when complete.
+
+    Args:
+        path: Final name.
+        grid: Place on the ground.
+        count: Bands.
+        dtype: Data type.
+        nodata: Sentinel.
+        tags: Dataset tags.
+        descriptions: Name of each band.
+        colormap: Colours of the first band's values.
+        **profile: Further GeoTIFF creation options.
+
+    Yields:
+        A rasterio dataset in mode w.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    options = {
+        "driver": "GTiff",
+        "compress": "deflate",
+        "predictor": 2 if np.dtype(dtype).kind in "iu" else 3,
+        "zlevel": 6,
+        "tiled": True,
+        "blockxsize": 256,
+        "blockysize": 256,
+        "bigtiff": "if_safer",
+        **profile,
+    }
+    try:
+        with rasterio.open(
+            partial,
+            "w",
+            crs=grid.crs,
+            transform=grid.transform,
+            height=grid.height,
+            width=grid.width,
+            count=count,
+            dtype=dtype,
+            nodata=nodata,
+            **options,
+        ) as sink:
+            sink.update_tags(**(tags or {}))
+            for index, description in enumerate(descriptions, start=1):
+                sink.set_band_description(index, description)
+            if colormap:
+                sink.write_colormap(1, colormap)
+            yield sink
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_array(path: str | Path, grid: Grid, array: np.ndarray, **options: Any) -> None:
+    """Writes (C, H, W) as one GeoTIFF; options as in `open_for_writing`."""
+    with open_for_writing(path, grid, count=len(array), dtype=array.dtype.name, **options) as sink:
+        sink.write(array)
+
+
+def write_cog(source: str | Path, path: str | Path, *, resampling: str) -> None:
+    """Rewrites a GeoTIFF as a Cloud Optimized GeoTIFF with overviews.
+
+    Args:
+        source: A complete GeoTIFF.
+        path: Final name; appears only when complete.
+        resampling: How overviews are made: `average` for probabilities, `nearest` or `mode`
+            for classes.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        gdal_copy(
+            str(source),
+            str(partial),
+            driver="COG",
+            compress="DEFLATE",
+            predictor="YES",
+            bigtiff="IF_SAFER",
+            overview_resampling=resampling.upper(),
+            blocksize="256",
+            num_threads="1",
+        )
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _open(path: str | Path) -> Any:
+    name = str(path)
+    if not name.startswith(_REMOTE) and not Path(name).exists():
+        raise SceneReadError(f"{name}: no such file; check the path (and quotes around spaces)")
+    try:
+        return rasterio.open(name)
+    except RasterioIOError as error:
+        raise SceneReadError(
+            f"{name}: GDAL cannot read this as a raster ({_reason(error)}); give a GeoTIFF, COG, "
+            "VRT or another raster format"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    cause = error.__cause__ or error
+    return " ".join(str(cause).split())[:160].rstrip(".")
+
+
+def _inspect(source: Any, path: str, bands: Sequence[int | str] | None) -> SceneInfo:
+    if source.count == 0:
+        raise SceneReadError(
+            f"{path}: holds {len(source.subdatasets)} subdatasets and no bands of its own; pass "
+            f"one of them, e.g. {next(iter(source.subdatasets), 'a GeoTIFF')}"
+        )
+    if source.crs is None:
+        remedy = "gdal_edit.py -a_srs EPSG:CODE file.tif writes one"
+        if source.gcps[0]:
+            remedy = "it has ground control points; gdalwarp in.tif out.tif places it"
+        raise MissingCRSError(f"{path}: has no coordinate reference system; {remedy}")
+    if source.transform.is_identity:
+        raise MissingCRSError(
+            f"{path}: has a CRS but no position (its transform is the identity); gdalwarp or "
+            "gdal_translate -a_ullr ULX ULY LRX LRY in.tif out.tif writes one"
+        )
+    names = _band_names(source)
+    indexes = _select_bands(source, path, names, bands)
+    dtype = np.result_type(*(source.dtypes[i - 1] for i in indexes))
+    if dtype.kind not in "iuf":
+        raise SceneReadError(
+            f"{path}: holds {dtype.name} pixels; geoseg reads integers and real numbers, "
+            "gdal_translate -ot Float32 converts"
+        )
+    return SceneInfo(
+        path=path,
+        grid=Grid(source.crs, source.transform, source.height, source.width),
+        bands=tuple(names[i - 1] for i in indexes),
+        indexes=tuple(indexes),
+        dtype=dtype.name,
+        nodata=source.nodatavals[indexes[0] - 1],
+    )
+
+
+def _band_names(source: Any) -> list[str]:
+    names = []
+    for index, (description, colour) in enumerate(
+        zip(source.descriptions, source.colorinterp, strict=True), start=1
+    ):
+        named = colour not in (ColorInterp.undefined, ColorInterp.gray, ColorInterp.palette)
+        names.append(description or (colour.name if named else f"band{index}"))
+    return names
+
+
+def _select_bands(
+    source: Any, path: str, names: list[str], bands: Sequence[int | str] | None
+) -> list[int]:
+    if bands is None:
+        data = [i for i, c in enumerate(source.colorinterp, start=1) if c != ColorInterp.alpha]
+        return data or list(range(1, source.count + 1))
+    indexes = []
+    for band in bands:
+        number = int(band) if str(band).isdigit() else None
+        if number is None and band in names:
+            number = names.index(str(band)) + 1
+        if number is None or not 1 <= number <= source.count:
+            choices = ", ".join(f"{i} ({name})" for i, name in enumerate(names, start=1))
+            raise ConfigError(f"{path}: has no band {band!r}; its bands are {choices}")
+        indexes.append(number)
+    return indexes
+
+
+def _names_alpha(source: Any, indexes: Sequence[int]) -> bool:
+    return any(source.colorinterp[i - 1] == ColorInterp.alpha for i in indexes)
+
+
+def _without_alpha(source: Any) -> Any:
+    """Reopens a scene through a VRT in which its alpha band is plain data."""
+    with MemoryFile(ext=".vrt") as vrt:
+        gdal_copy(source, vrt.name, driver="VRT")
+        vrt.seek(0)
+        document = vrt.read().decode()
+    source.close()
+    return rasterio.open(document.replace("<ColorInterp>Alpha</ColorInterp>", ""))
+
+
+def _warped(source: Any, grid: Grid) -> WarpedVRT:
+    # Several bands with a nodata value each are nodata only where all of them are.
+    unified = {"UNIFIED_SRC_NODATA": "YES"} if source.nodata is not None else {}
+    return WarpedVRT(
+        source,
+        crs=grid.crs,
+        transform=grid.transform,
+        height=grid.height,
+        width=grid.width,
+        resampling=Resampling.bilinear,
+        tolerance=_WARP_TOLERANCE,
+        add_alpha=ColorInterp.alpha not in source.colorinterp,
+        **unified,
+    )
