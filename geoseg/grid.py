@@ -125,14 +125,15 @@ class Grid:
 
         Returns:
             A grid of the same CRS and origin whose last row and column may reach past the
-            scene's edge by less than half a pixel.
+            scene's edge by less than a pixel.
         """
         gsd_x, gsd_y = self.axis_gsd_m
         scale_x, scale_y = gsd_m / gsd_x, gsd_m / gsd_y
         if max(abs(scale_x - 1), abs(scale_y - 1)) <= tolerance:
             return self
-        height = max(1, round(self.height / scale_y))
-        width = max(1, round(self.width / scale_x))
+        # A sliver left by rounding errors is no reason for another row.
+        height = max(1, math.ceil(self.height / scale_y - 1e-6))
+        width = max(1, math.ceil(self.width / scale_x - 1e-6))
         return Grid(self.crs, self.transform @ Affine.scale(scale_x, scale_y), height, width)
 
     def to_pixels(self, xs: np.ndarray, ys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -224,10 +224,30 @@ def open_for_writing(
         partial.unlink(missing_ok=True)
 
 
-def write_array(path: str | Path, grid: Grid, array: np.ndarray, **options: Any) -> None:
-    """Writes (C, H, W) as one GeoTIFF; options as in `open_for_writing`."""
-    with open_for_writing(path, grid, count=len(array), dtype=array.dtype.name, **options) as sink:
+def write_array(
+    path: str | Path,
+    grid: Grid,
+    array: np.ndarray,
+    *,
+    valid: np.ndarray | None = None,
+    **options: Any,
+) -> None:
+    """Writes (C, H, W) as one GeoTIFF.
+
+    Args:
+        path: Final name.
+        grid: Place on the ground.
+        array: (C, H, W).
+        valid: (H, W); where False, the file's own mask says nodata.
+        **options: As in `open_for_writing`.
+    """
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        open_for_writing(path, grid, count=len(array), dtype=array.dtype.name, **options) as sink,
+    ):
         sink.write(array)
+        if valid is not None and not valid.all():
+            sink.write_mask(valid)
 
 
 def write_cog(source: str | Path, path: str | Path, *, resampling: str) -> None:

@@ -1,0 +1,61 @@
+"""Outputs that appear under their final name only when they are complete."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from geoseg.errors import OutputExistsError
+
+
+def check_output(path: str | Path, *, overwrite: bool) -> Path:
+    """Refuses an output that is there already, before any work is done.
+
+    Raises:
+        OutputExistsError: If it exists (a folder: with something in it) and may not be
+            overwritten, or if its parent is a file.
+    """
+    path = Path(path)
+    for parent in path.parents:
+        if parent.exists() and not parent.is_dir():
+            raise OutputExistsError(f"{path}: cannot be written, {parent} is a file")
+    there = path.is_file() or (path.is_dir() and any(path.iterdir()))
+    if there and not overwrite:
+        raise OutputExistsError(
+            f"{path}: is there already; choose another output or pass --overwrite"
+        )
+    return path
+
+
+@contextmanager
+def claim_output(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A working folder beside `path` that takes its name when the block ends well.
+
+    What an earlier, interrupted run left there is removed; if the block fails, so is the
+    working folder, and `path` is as it was.
+
+    Args:
+        path: The output folder.
+        overwrite: Replace it if it is there.
+
+    Yields:
+        The working folder, which does not exist yet.
+
+    Raises:
+        OutputExistsError: If the output is there and may not be overwritten.
+    """
+    path = check_output(path, overwrite=overwrite)
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        yield partial
+        if path.is_file():
+            path.unlink()
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+        os.replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

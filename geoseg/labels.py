@@ -1,0 +1,138 @@
+"""Footprints burnt into the targets that a network learns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import shapely
+from rasterio.features import rasterize
+from rasterio.windows import Window
+from scipy.ndimage import maximum_filter, minimum_filter
+
+from geoseg.errors import GridMismatchError, LabelError
+from geoseg.grid import Grid
+from geoseg.vector import read_footprints
+
+IGNORE = 255
+TARGETS = ("building", "border")
+
+# Half the width of the border between buildings, on the ground. Two walls closer than twice
+# this count as touching.
+BORDER_M = 0.75
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Footprints on one scene's grid.
+
+    Attributes:
+        grid: The grid that they are burnt on.
+        footprints: In the grid's CRS.
+    """
+
+    grid: Grid
+    footprints: gpd.GeoDataFrame
+
+    @property
+    def border_px(self) -> int:
+        """Half the border's width in pixels, at least one."""
+        return max(1, round(BORDER_M / self.grid.gsd_m))
+
+    def burn(self, window: Window, valid: np.ndarray) -> np.ndarray:
+        """Burns the targets of a window.
+
+        `building` is 1 where a pixel's centre lies in a footprint. `border` is 1 within
+        `BORDER_M` of two different footprints: on walls that are shared and in gaps too
+        narrow to see. Both are `IGNORE` where the scene is nodata.
+
+        Args:
+            window: Window of the grid.
+            valid: (H, W), True where the scene has data.
+
+        Returns:
+            uint8 (2, H, W): building, border.
+        """
+        halo = self.border_px
+        wide = Window(
+            window.col_off - halo,
+            window.row_off - halo,
+            window.width + 2 * halo,
+            window.height + 2 * halo,
+        )
+        ids = self._burn_ids(wide)
+        border = _between(ids, 2 * halo + 1)
+        targets = np.stack([ids > 0, border])[:, halo:-halo, halo:-halo].astype(np.uint8)
+        targets[:, ~valid] = IGNORE
+        return targets
+
+    def _burn_ids(self, window: Window) -> np.ndarray:
+        geometry = self.footprints.geometry
+        hits = np.sort(geometry.sindex.query(self.grid.window_polygon(window)))
+        shapes = [(geometry.iloc[i], i + 1) for i in hits]
+        shape = (int(window.height), int(window.width))
+        if not shapes:
+            return np.zeros(shape, dtype=np.int32)
+        burnt: np.ndarray = rasterize(
+            shapes, shape, transform=self.grid.window_transform(window), dtype="int32"
+        )
+        return burnt
+
+
+def read_labels(
+    path: str | Path, grid: Grid, *, where: str | None = None, layer: str | None = None
+) -> Labels:
+    """Reads the footprints that lie on a scene.
+
+    Args:
+        path: Any vector layer, in any CRS.
+        grid: The scene's grid.
+        where: Attribute filter, e.g. `label == 1`.
+        layer: Layer name, where the file has several.
+
+    Returns:
+        Footprints in the grid's CRS; none may meet the scene, see `check_labels`.
+
+    Raises:
+        VectorReadError: If the layer cannot be read.
+        MissingCRSError: If it does not say where it lies.
+    """
+    footprints = read_footprints(
+        path, where=where, layer=layer, bounds=grid.bounds, bounds_crs=grid.crs
+    ).to_crs(grid.crs.to_wkt())
+    meets = footprints.geometry.intersects(grid.polygon)
+    footprints = footprints[meets].reset_index(drop=True)
+    # A round trip between CRSs may fold a sliver over.
+    footprints.geometry = shapely.make_valid(footprints.geometry.values)
+    return Labels(grid, footprints)
+
+
+def check_labels(labels: list[Labels], path: str | Path, where: str | None) -> None:
+    """Refuses labels of which none meets any scene.
+
+    Raises:
+        LabelError: If the layer, or what the filter leaves of it, is empty.
+        GridMismatchError: If it lies somewhere else.
+    """
+    if any(len(label.footprints) for label in labels):
+        return
+    everything = read_footprints(path, where=where)
+    if everything.empty:
+        kept = f" where {where}" if where else ""
+        raise LabelError(f"{path}: holds no footprint{kept}; check the layer and the filter")
+    west, south, east, north = everything.to_crs(4326).total_bounds
+    raise GridMismatchError(
+        f"{path}: its {len(everything)} footprints lie at longitude {west:.4f} to {east:.4f}, "
+        f"latitude {south:.4f} to {north:.4f}, outside every scene; check its CRS and the scenes"
+    )
+
+
+def _between(ids: np.ndarray, width: int) -> np.ndarray:
+    """Where a square of `width` pixels sees two different ids."""
+    most = maximum_filter(ids, size=width, mode="constant")
+    nothing = np.iinfo(ids.dtype).max
+    least = minimum_filter(np.where(ids > 0, ids, nothing), size=width, mode="nearest")
+    different: np.ndarray = (most > 0) & (most != least)
+    return different

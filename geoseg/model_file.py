@@ -1,0 +1,140 @@
+"""A model as one file: safetensors weights and a JSON header that says how to use them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from geoseg.errors import ModelFileError
+
+HEADER_KEY = "geoseg"
+FORMAT = 1
+
+
+class Thresholds(BaseModel):
+    """How probabilities become footprints.
+
+    The seeds of buildings are the connected pixels whose seed score
+    `p_body * (1 - border * p_border)` reaches `seed`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    body: float = Field(0.5, gt=0, lt=1, description="Least building probability, 0-1")
+    seed: float = Field(0.6, gt=0, lt=1, description="Least seed score of a building's core, 0-1")
+    border: float = Field(1.0, ge=0, le=4, description="Weight of the border probability")
+    min_area_m2: float = Field(5.0, ge=0, description="Smaller footprints are dropped, m²")
+    simplify_m: float = Field(0.3, ge=0, description="Outlines may move by about this, metres")
+
+
+class ModelSpec(BaseModel):
+    """Everything that is needed to use a model's weights.
+
+    Attributes:
+        arch: Architecture name of `geoseg.models`.
+        encoder: Encoder name, for architectures that take one.
+        options: Further arguments of the architecture.
+        bands: Names of the input bands, in order.
+        dtype: Data type of the scenes that the model was trained on.
+        mean: Per band, in the scene's units.
+        std: Per band, in the scene's units.
+        gsd_m: Ground sampling distance, metres per pixel.
+        classes: Class names; one class with independent outputs here.
+        outputs: What each channel of the logits means.
+        size: Tile side.
+        overlap: Pixels that neighbouring tiles share.
+        thresholds: Tuned on validation data.
+        provenance: How and on what the model was trained.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = FORMAT
+    arch: str
+    encoder: str
+    options: dict[str, Any] = {}
+    bands: tuple[str, ...]
+    dtype: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    gsd_m: float = Field(gt=0)
+    classes: tuple[str, ...] = ("building",)
+    outputs: tuple[str, ...] = ("building", "border")
+    size: int = Field(gt=0)
+    overlap: int = Field(ge=0)
+    thresholds: Thresholds = Thresholds()
+    provenance: dict[str, Any] = {}
+
+
+def save_model(path: str | Path, weights: dict[str, torch.Tensor], spec: ModelSpec) -> None:
+    """Writes a model file, which appears only when complete.
+
+    Args:
+        path: Final name, by convention `.safetensors`.
+        weights: State dict.
+        spec: Its header.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    try:
+        save_file(tensors, partial, metadata={HEADER_KEY: spec.model_dump_json()})
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_spec(path: str | Path) -> ModelSpec:
+    """Reads a model file's header.
+
+    Raises:
+        ModelFileError: If the file is absent, damaged, or not a geoseg model.
+    """
+    return _read(path)[0]
+
+
+def load_model(path: str | Path) -> tuple[ModelSpec, dict[str, torch.Tensor]]:
+    """Reads a model file: its header and its state dict. Raises as `load_spec` does."""
+    return _read(path, tensors=True)
+
+
+def _read(path: str | Path, *, tensors: bool = False) -> tuple[ModelSpec, dict[str, torch.Tensor]]:
+    if not Path(path).is_file():
+        raise ModelFileError(
+            f"{path}: no such model file; pass the model.safetensors that geoseg train wrote"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(HEADER_KEY)
+            weights = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}
+    except (SafetensorError, OSError) as error:
+        raise ModelFileError(
+            f"{path}: is not a safetensors file or is damaged ({error}); pass the "
+            "model.safetensors that geoseg train wrote"
+        ) from error
+    if header is None:
+        raise ModelFileError(
+            f"{path}: holds weights but no geoseg header; to start training from these weights "
+            f"use --set model.encoder_weights={path}"
+        )
+    try:
+        return ModelSpec.model_validate(json.loads(header)), weights
+    except (ValidationError, ValueError) as error:
+        raise ModelFileError(
+            f"{path}: its header does not fit this version of geoseg "
+            f"({_first_problem(error)}); retrain it or install the version that wrote it"
+        ) from error
+
+
+def _first_problem(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    return str(error)
