@@ -59,3 +59,16 @@ def claim_output(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]
         os.replace(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def replace_file(path: str | Path) -> Iterator[Path]:
+    """A name beside `path` whose file takes its place when the block ends well."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -31,10 +31,12 @@ class Labels:
     Attributes:
         grid: The grid that they are burnt on.
         footprints: In the grid's CRS.
+        repaired: How many of the layer's polygons near the scene were invalid and mended.
     """
 
     grid: Grid
     footprints: gpd.GeoDataFrame
+    repaired: int = 0
 
     @property
     def border_px(self) -> int:
@@ -99,14 +101,15 @@ def read_labels(
         VectorReadError: If the layer cannot be read.
         MissingCRSError: If it does not say where it lies.
     """
-    footprints = read_footprints(
+    layer_part = read_footprints(
         path, where=where, layer=layer, bounds=grid.bounds, bounds_crs=grid.crs
-    ).to_crs(grid.crs.to_wkt())
+    )
+    footprints = layer_part.to_crs(grid.crs.to_wkt())
     meets = footprints.geometry.intersects(grid.polygon)
     footprints = footprints[meets].reset_index(drop=True)
     # A round trip between CRSs may fold a sliver over.
     footprints.geometry = shapely.make_valid(footprints.geometry.values)
-    return Labels(grid, footprints)
+    return Labels(grid, footprints, int(layer_part.attrs.get("repaired", 0)))
 
 
 def check_labels(labels: list[Labels], path: str | Path, where: str | None) -> None:

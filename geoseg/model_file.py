@@ -13,25 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from geoseg.errors import ModelFileError
+from geoseg.options import Thresholds
 
 HEADER_KEY = "geoseg"
 FORMAT = 1
-
-
-class Thresholds(BaseModel):
-    """How probabilities become footprints.
-
-    The seeds of buildings are the connected pixels whose seed score
-    `p_body * (1 - border * p_border)` reaches `seed`.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    body: float = Field(0.5, gt=0, lt=1, description="Least building probability, 0-1")
-    seed: float = Field(0.6, gt=0, lt=1, description="Least seed score of a building's core, 0-1")
-    border: float = Field(1.0, ge=0, le=4, description="Weight of the border probability")
-    min_area_m2: float = Field(5.0, ge=0, description="Smaller footprints are dropped, m²")
-    simplify_m: float = Field(0.3, ge=0, description="Outlines may move by about this, metres")
 
 
 class ModelSpec(BaseModel):

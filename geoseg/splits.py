@@ -64,22 +64,6 @@ STRATEGIES: dict[str, Callable[..., list[Region]]] = {
 }
 
 
-def check_fractions(fractions: Sequence[float]) -> Fractions:
-    """Three shares that sum to 1, training not empty.
-
-    Raises:
-        ConfigError: If they do not.
-    """
-    fits = len(fractions) == 3 and min(fractions) >= 0 and fractions[0] > 0
-    if not fits or abs(sum(fractions) - 1) > 1e-6:
-        shares = ", ".join(f"{f:g}" for f in fractions)
-        raise ConfigError(
-            f"fractions are the shares of train, val and test and sum to 1, got {shares}; "
-            "e.g. 0.6,0.2,0.2"
-        )
-    return fractions[0], fractions[1], fractions[2]
-
-
 def drop_shared(tiles: gpd.GeoDataFrame, pixel_area: float) -> gpd.GeoDataFrame:
     """Drops tiles that meet the ground of another split, where scenes overlap each other.
 

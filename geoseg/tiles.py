@@ -23,16 +23,16 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rasterio.windows import Window
 
-from geoseg.errors import ConfigError, EmptyDatasetError, GridMismatchError, LabelError
+from geoseg.errors import EmptyDatasetError, GridMismatchError, LabelError
 from geoseg.grid import Grid
 from geoseg.journal import claim_output
 from geoseg.labels import IGNORE, TARGETS, Labels, check_labels, read_labels
+from geoseg.options import TileOptions
 from geoseg.raster import Scene, SceneInfo, read_info, write_array
 from geoseg.splits import (
     SPLITS,
     STRATEGIES,
     Region,
-    check_fractions,
     count_shared_pixels,
     drop_shared,
     merge_regions,
@@ -91,33 +91,6 @@ class TilesInfo(BaseModel):
 
 
 @dataclass(frozen=True)
-class TileOptions:
-    """How scenes are cut.
-
-    Attributes:
-        size: Tile side in pixels.
-        overlap: Pixels shared with the neighbour.
-        gsd_m: Metres on the ground per pixel; the first scene's own when None.
-        bands: Bands by number or name; all data bands when None.
-        where: Attribute filter of the footprints.
-        layer: Layer of the footprints.
-        split: Name of a strategy of `geoseg.splits`.
-        fractions: Shares of train, val and test.
-        seed: Of the splits.
-    """
-
-    size: int = 256
-    overlap: int = 64
-    gsd_m: float | None = None
-    bands: tuple[int | str, ...] | None = None
-    where: str | None = None
-    layer: str | None = None
-    split: str = "stripes"
-    fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)
-    seed: int = 0
-
-
-@dataclass(frozen=True)
 class TilesPlan:
     """What `geoseg tile` will do, before it reads a pixel.
 
@@ -173,13 +146,8 @@ def plan_tiles(
 
     Raises:
         DataError: If scenes or labels cannot be read or do not belong together.
-        ConfigError: If an option is wrong.
+        ConfigError: If a scene lacks a band, or is too small for its blocks.
     """
-    fractions = check_fractions(options.fractions)
-    if options.split not in STRATEGIES:
-        raise ConfigError(
-            f"no split is called {options.split!r}; choose from {', '.join(STRATEGIES)}"
-        )
     infos = [read_info(scene, bands=options.bands) for scene in scenes]
     _check_same_bands(infos)
     gsd_m = options.gsd_m or infos[0].grid.gsd_m
@@ -192,7 +160,7 @@ def plan_tiles(
     regions = [
         STRATEGIES[options.split](
             *grid.shape,
-            fractions=fractions,
+            fractions=options.fractions,
             block=options.size * _TILES_PER_BLOCK,
             seed=options.seed + index,
         )
@@ -215,7 +183,12 @@ def plan_tiles(
 
 
 def tile_scenes(
-    plan: TilesPlan, output: str | Path, *, overwrite: bool = False, run: Run = map
+    plan: TilesPlan,
+    output: str | Path,
+    *,
+    overwrite: bool = False,
+    run: Run = map,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> TilesInfo:
     """Cuts the tiles of a plan into a folder, which appears only when complete.
 
@@ -225,6 +198,7 @@ def tile_scenes(
         overwrite: Replace it if it is there.
         run: Calls a function on every task and yields the results in order; `map` does so
             in this process.
+        progress: Told the finished and the total number of tiles.
 
     Returns:
         What `tiles.json` holds.
@@ -237,7 +211,10 @@ def tile_scenes(
     with claim_output(output, overwrite=overwrite) as folder:
         (folder / "images").mkdir(parents=True)
         (folder / "targets").mkdir()
-        rows = [row for part in run(cut_row, _row_tasks(plan, folder)) for row in part]
+        rows = []
+        for part in run(cut_row, _row_tasks(plan, folder)):
+            rows += part
+            progress(len(rows), len(plan.tiles))
         tiles = plan.tiles.merge(pd.DataFrame(rows), on="id", sort=False)
         _drop_empty(tiles, folder)
         tiles = tiles[tiles.valid_fraction > 0].reset_index(drop=True)
@@ -464,7 +441,6 @@ def _write_index(
 
 
 __all__ = [
-    "TileOptions",
     "TilesInfo",
     "TilesPlan",
     "cut_row",

@@ -1,0 +1,85 @@
+"""Augmentation of whole batches on whatever device they lie; each sample its own way."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Scale factors are drawn between 1/_SCALE and _SCALE.
+_SCALE = 1.25
+
+
+def augment(
+    image: Tensor, target: Tensor, valid: Tensor, *, ignore: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Turns, mirrors, scales and recolours every sample of a batch at random.
+
+    Args:
+        image: (N, C, H, W) float, normalised.
+        target: (N, K, H, W) uint8.
+        valid: (N, 1, H, W) bool.
+        ignore: Target value of pixels that count for nothing.
+        generator: Source of randomness, on the CPU.
+
+    Returns:
+        The three, of the same shapes. What comes into view from beyond the tile mirrors it.
+    """
+    grid = _sampling_grid(image.shape, generator).to(image.device)
+    image = F.grid_sample(
+        image, grid, mode="bilinear", padding_mode="reflection", align_corners=False
+    )
+    # Nearest sampling keeps 0, 1 and `ignore` what they are.
+    whole = torch.cat([target, valid.to(target.dtype)], dim=1).to(image.dtype)
+    whole = F.grid_sample(
+        whole, grid, mode="nearest", padding_mode="reflection", align_corners=False
+    )
+    target = whole[:, :-1].round().to(target.dtype)
+    valid = whole[:, -1:] > 0.5
+    target = torch.where(valid, target, torch.full_like(target, ignore))
+    return recolour(image, generator) * valid, target, valid
+
+
+def recolour(image: Tensor, generator: torch.Generator) -> Tensor:
+    """Changes brightness, contrast and colour balance, and adds a little noise.
+
+    Args:
+        image: (N, C, H, W), normalised.
+        generator: Source of randomness, on the CPU.
+    """
+    count, bands = image.shape[:2]
+
+    def draw(width: int, low: float, high: float) -> Tensor:
+        values = torch.rand(count, width, 1, 1, generator=generator) * (high - low) + low
+        return values.to(image.device)
+
+    image = image * draw(1, 0.7, 1.3) + draw(1, -0.4, 0.4)
+    image = image * draw(bands, 0.9, 1.1) + draw(bands, -0.15, 0.15)
+    noise = torch.randn(image.shape, generator=generator).to(image.device)
+    return image + noise * draw(1, 0.0, 0.08)
+
+
+def _sampling_grid(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Where each output pixel looks: one of 4 quarter turns plus up to ±20°, mirror, scale."""
+    count, _, height, width = shape
+
+    def draw() -> Tensor:
+        return torch.rand(count, generator=generator)
+
+    quarter = torch.randint(0, 4, (count,), generator=generator) * (math.pi / 2)
+    # Half of the samples stay on the pixel grid, where nothing is blurred.
+    free = (draw() < 0.5).float()
+    angle = quarter + free * (draw() * 2 - 1) * math.radians(20)
+    scale = _SCALE ** (free * (draw() * 2 - 1))
+    mirror = (draw() < 0.5).float() * 2 - 1
+    cos, sin = angle.cos() * scale, angle.sin() * scale
+    zero = torch.zeros_like(cos)
+    # Height and width differ, so that a turn must pass through pixels.
+    ratio = height / width
+    rows = [
+        torch.stack([cos * mirror, -sin * ratio, zero], dim=1),
+        torch.stack([sin * mirror / ratio, cos, zero], dim=1),
+    ]
+    return F.affine_grid(torch.stack(rows, dim=1), [count, 1, height, width], align_corners=False)

@@ -1,0 +1,61 @@
+"""The command line: arguments in, one summary line and the output path out."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from geoseg import __version__
+from geoseg.errors import GeosegError
+
+# Name → what `geoseg --help` says. Each command is imported only when it runs.
+COMMANDS = {
+    "tile": "Cut scenes and footprints into tiles to train on.",
+    "train": "Train a network on tiles.",
+    "predict": "Find the buildings of a scene: probabilities, mask, footprints.",
+    "vectorize": "Turn a probability raster into footprints.",
+    "evaluate": "Score footprints against the truth.",
+    "demo": "Make a synthetic town, and run the whole job on it.",
+    "models": "List the networks.",
+    "info": "Describe a scene, a tiles folder, a model or a layer.",
+    "doctor": "Check this machine.",
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"geoseg.cli.{name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="geoseg")
+def cli() -> None:
+    """From a GeoTIFF to a map layer.
+
+    \b
+    geoseg tile scene.tif --labels footprints.geojson -o tiles/
+    geoseg train tiles/ -o runs/a --config configs/small.yaml
+    geoseg predict other.tif -m runs/a/model.safetensors -o out/
+    geoseg evaluate out/footprints.gpkg --truth truth.gpkg -o report/
+    """
+
+
+def main() -> None:
+    """Runs the command line; errors that a user can mend end with one line and code 2."""
+    try:
+        cli(prog_name="geoseg")
+    except GeosegError as error:
+        click.echo(f"geoseg: {error}", err=True)
+        sys.exit(2)

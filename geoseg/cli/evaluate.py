@@ -1,0 +1,46 @@
+"""`geoseg evaluate`."""
+
+from __future__ import annotations
+
+import click
+
+from geoseg.cli.common import output_option, overwrite_option
+
+
+@click.command()
+@click.argument("footprints")
+@click.option("--truth", required=True, metavar="FOOTPRINTS", help="The true footprints.")
+@output_option("Folder for report.json and report.gpkg.")
+@click.option("--aoi", metavar="POLYGONS", help="Compare only inside these polygons.")
+@click.option("--where", help='Attribute filter of the truth, e.g. "label == 1".')
+@click.option("--iou", "threshold", type=float, default=0.5, show_default=True, help="IoU of a match.")
+@click.option("--min-area-m2", type=float, help="Smaller buildings do not count.  [default: 0]")
+@overwrite_option
+def command(
+    footprints: str,
+    truth: str,
+    output: str,
+    aoi: str | None,
+    where: str | None,
+    threshold: float,
+    min_area_m2: float | None,
+    overwrite: bool,
+) -> None:
+    """Score footprints against the truth, by the SpaceNet building metric.
+
+    Two .csv files in SpaceNet's format are scored per image and per city.
+    """
+    from geoseg.evaluate import evaluate, format_table
+
+    report = evaluate(
+        footprints,
+        truth,
+        output,
+        aoi=aoi,
+        where=where,
+        threshold=threshold,
+        min_area_m2=min_area_m2,
+        overwrite=overwrite,
+    )
+    click.echo(format_table(report))
+    click.echo(f"F1 {report.f1:.3f}, pixel IoU {report.iou_pixel:.3f} → {output}")

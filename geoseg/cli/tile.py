@@ -1,0 +1,110 @@
+"""`geoseg tile`."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import click
+
+from geoseg.cli.common import (
+    config_options,
+    output_option,
+    overwrite_option,
+    parse_bands,
+    progress_bar,
+    resolve,
+)
+
+if TYPE_CHECKING:
+    from geoseg.tiles import TilesPlan
+
+
+@click.command()
+@click.argument("scenes", nargs=-1, required=True, metavar="SCENE...")
+@click.option("--labels", required=True, metavar="FOOTPRINTS", help="Footprints, any format and CRS.")
+@output_option("Folder for the tiles.")
+@click.option("--where", help='Attribute filter of the footprints, e.g. "label == 1".')
+@click.option("--layer", help="Layer of the footprints, where there are several.")
+@click.option("--bands", help="Bands by number or name, e.g. 3,2,1.")
+@click.option("--gsd", type=float, metavar="METRES", help="Pixel size on the ground.")
+@click.option("--size", type=int, help="Tile side in pixels.  [default: 256]")
+@click.option("--overlap", type=int, help="Pixels shared with the neighbour.  [default: 64]")
+@click.option("--split", type=click.Choice(["stripes", "blocks"]), help="How ground is separated.")
+@click.option("--fractions", metavar="T,V,T", help="Train, val, test.  [default: 0.6,0.2,0.2]")
+@click.option("--seed", type=int, help="Of the split into blocks.  [default: 0]")
+@click.option("--workers", type=click.IntRange(1), default=1, help="Local processes.")
+@click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler, e.g. tcp://host:8786.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
+@overwrite_option
+@config_options
+def command(
+    scenes: tuple[str, ...],
+    labels: str,
+    output: str,
+    where: str | None,
+    layer: str | None,
+    bands: str | None,
+    gsd: float | None,
+    size: int | None,
+    overlap: int | None,
+    split: str | None,
+    fractions: str | None,
+    seed: int | None,
+    workers: int,
+    scheduler: str | None,
+    dry_run: bool,
+    overwrite: bool,
+    config: str | None,
+    overrides: tuple[str, ...],
+) -> None:
+    """Cut scenes and footprints into tiles to train on.
+
+    The ground is separated into train, val and test before it is tiled; the proof is printed.
+    """
+    settings = resolve(
+        config,
+        overrides,
+        tile__where=where,
+        tile__layer=layer,
+        tile__bands=parse_bands(bands),
+        tile__gsd_m=gsd,
+        tile__size=size,
+        tile__overlap=overlap,
+        tile__split=split,
+        tile__fractions=tuple(fractions.split(",")) if fractions else None,
+        tile__seed=seed,
+    )
+    from geoseg.execution import run_tasks
+    from geoseg.journal import check_output
+    from geoseg.tiles import plan_tiles, tile_scenes
+
+    check_output(output, overwrite=overwrite)
+    plan = plan_tiles(scenes, labels, settings.tile)
+    click.echo(_describe(plan))
+    if dry_run:
+        return
+    with progress_bar("tiles") as progress:
+        info = tile_scenes(
+            plan,
+            output,
+            overwrite=overwrite,
+            run=partial(run_tasks, workers=workers, scheduler=scheduler),
+            progress=progress,
+        )
+    counts = ", ".join(f"{count} {split}" for split, count in info.tiles.items())
+    click.echo(f"pixels shared between splits: {info.shared_pixels}")
+    click.echo(f"{sum(info.tiles.values())} tiles ({counts}) → {output}")
+
+
+def _describe(plan: TilesPlan) -> str:
+    lines = []
+    for scene, grid, labels in zip(plan.scenes, plan.grids, plan.labels, strict=True):
+        lines.append(
+            f"{scene.path}: {grid.height} x {grid.width} pixels of {grid.gsd_m:.3g} m, bands "
+            f"{', '.join(scene.bands)}, {len(labels.footprints)} footprints"
+            + (f" ({labels.repaired} repaired)" if labels.repaired else "")
+        )
+    counts = ", ".join(f"{count} {split}" for split, count in plan.counts.items())
+    lines.append(f"{len(plan.tiles)} tiles planned ({counts}), {plan.bytes / 1e6:.0f} MB at most")
+    return "\n".join(lines)

@@ -1,0 +1,43 @@
+"""`geoseg vectorize`."""
+
+from __future__ import annotations
+
+import click
+
+from geoseg.cli.common import config_options, output_option, overwrite_option, resolve
+
+
+@click.command()
+@click.argument("prob")
+@output_option("Footprints: .geojson .shp .gpkg .fgb .parquet, by suffix.")
+@click.option("--threshold", type=float, help="Least building probability.  [default: the model's]")
+@click.option("--min-area-m2", type=float, help="Smaller footprints are dropped.")
+@click.option("--simplify-m", type=float, help="Outlines may move by about this, metres.")
+@overwrite_option
+@config_options
+def command(
+    prob: str,
+    output: str,
+    threshold: float | None,
+    min_area_m2: float | None,
+    simplify_m: float | None,
+    overwrite: bool,
+    config: str | None,
+    overrides: tuple[str, ...],
+) -> None:
+    """Turn a probability raster into footprints.
+
+    Touching buildings are separated; each has its area in square metres and a confidence.
+    """
+    settings = resolve(
+        config,
+        overrides,
+        vectorize__body=threshold,
+        vectorize__min_area_m2=min_area_m2,
+        vectorize__simplify_m=simplify_m,
+    )
+    from geoseg.vectorize import read_thresholds, vectorize
+
+    thresholds = settings.vectorize.over(read_thresholds(prob))
+    count = vectorize(prob, output, thresholds=thresholds, overwrite=overwrite)
+    click.echo(f"{count} footprints → {output}")

@@ -1,0 +1,160 @@
+"""One YAML file per experiment, one section per step; checked before anything runs."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from geoseg.errors import ConfigError
+from geoseg.options import (
+    ModelOptions,
+    Options,
+    PredictOptions,
+    TileOptions,
+    TrainOptions,
+    VectorizeOptions,
+)
+
+
+class Config(Options):
+    """All settings of an experiment."""
+
+    tile: TileOptions = Field(default_factory=TileOptions)
+    model: ModelOptions = Field(default_factory=ModelOptions)
+    train: TrainOptions = Field(default_factory=TrainOptions)
+    predict: PredictOptions = Field(default_factory=PredictOptions)
+    vectorize: VectorizeOptions = Field(default_factory=VectorizeOptions)
+
+
+def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Loads and checks a configuration.
+
+    Args:
+        path: A YAML file, or the name of one that geoseg ships (`configs/small.yaml` or
+            `small`); all defaults when None.
+        overrides: `section.key=value`, the value by YAML's rules.
+
+    Raises:
+        ConfigError: With file and dotted key.
+    """
+    tree = _read(find_config(path)) if path is not None else {}
+    names = {key: str(path) for key in _leaves(tree)}
+    for override in overrides:
+        key, value = _parse_override(override)
+        _assign(tree, key, value)
+        names[key] = "--set"
+    try:
+        config = Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, names, path)) from error
+    return _anchored(config, path)
+
+
+def find_config(path: str | Path) -> Path:
+    """The file that a name means: as it stands, else one that geoseg ships.
+
+    Raises:
+        ConfigError: If there is neither; lists what geoseg ships.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    shipped = shipped_configs()
+    if path.stem in shipped and path.parent.name in ("", "configs"):
+        return shipped[path.stem]
+    raise ConfigError(
+        f"{path}: no such configuration file; geoseg ships {', '.join(sorted(shipped))}"
+    )
+
+
+def shipped_configs() -> dict[str, Path]:
+    """The configurations that geoseg ships, by name."""
+    package = Path(__file__).parent
+    folder = package / "configs"  # in an installed wheel
+    if not folder.is_dir():
+        folder = package.parent / "configs"  # in a checkout
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" line {where.line + 1}" if where else ""
+        problem = getattr(error, "problem", None) or "not a text file"
+        raise ConfigError(f"{path}:{line} is not valid YAML: {problem}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: must hold sections such as train:, got {tree!r:.60}")
+    return tree
+
+
+def _parse_override(override: str) -> tuple[str, Any]:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {override}: must read section.key=value, e.g. train.lr=1e-4")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: {text!r} is not a YAML value") from error
+    return key.strip(), value
+
+
+def _assign(tree: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        nested = tree.get(section)
+        tree[section] = nested if isinstance(nested, dict) else {}
+        tree = tree[section]
+    tree[last] = value
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        keys += _leaves(value, f"{name}.") if isinstance(value, dict) else [name]
+    return keys
+
+
+def _explain(error: ValidationError, names: Mapping[str, str], path: str | Path | None) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    source = names.get(key, str(path) if path is not None else "--set")
+    if first["type"] == "extra_forbidden":
+        return f"{source}: {key}: no such key{_did_you_mean(first['loc'])}"
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    return f"{source}: {key}: {message} (got {first['input']!r:.80})"
+
+
+def _did_you_mean(location: tuple[int | str, ...]) -> str:
+    model: Any = Config
+    for part in location[:-1]:
+        field = model.model_fields.get(str(part))
+        model = field.annotation if field else None
+        if model is None or not hasattr(model, "model_fields"):
+            return ""
+    choices = list(model.model_fields)
+    near = difflib.get_close_matches(str(location[-1]), choices, n=1)
+    meant = f"; did you mean {near[0]}?" if near else ""
+    return f"{meant or ';'} the keys are {', '.join(choices)}"
+
+
+def _anchored(config: Config, path: str | Path | None) -> Config:
+    """Takes a weights file named in a configuration relative to that configuration."""
+    weights = config.model.encoder_weights
+    if path is None or weights in (None, "imagenet") or Path(str(weights)).is_file():
+        return config
+    beside = find_config(path).parent / str(weights)
+    if not beside.is_file():
+        return config
+    model = config.model.model_copy(update={"encoder_weights": str(beside)})
+    return config.model_copy(update={"model": model})

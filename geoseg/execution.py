@@ -1,0 +1,86 @@
+"""Runs a plain function over tasks: here, on local processes, or on any Dask cluster.
+
+The only module that imports dask. Tasks and results travel; open files and networks do not.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, TypeVar
+
+from geoseg.errors import ConfigError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+# Tasks in flight per worker: enough to keep it busy, few enough to hold little memory.
+_AHEAD = 4
+
+
+def run_tasks(
+    function: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    *,
+    workers: int = 1,
+    scheduler: str | None = None,
+) -> Iterator[Result]:
+    """Calls a function on every task and yields the results in the order of the tasks.
+
+    Args:
+        function: A function of a module, so that other processes find it.
+        tasks: Recipes: paths, windows, small arrays.
+        workers: Local processes; 1 runs in this process.
+        scheduler: Address of a Dask scheduler, instead of local processes.
+
+    Raises:
+        ConfigError: If the scheduler cannot be reached.
+    """
+    if workers <= 1 and scheduler is None:
+        yield from map(function, tasks)
+        return
+    with _connect(workers, scheduler) as client:
+        ahead = _AHEAD * max(workers, len(client.scheduler_info()["workers"]))
+        waiting: deque[Any] = deque()
+        remaining = iter(tasks)
+        for task in islice(remaining, ahead):
+            waiting.append(client.submit(function, task, pure=False))
+        while waiting:
+            yield waiting.popleft().result()
+            for task in islice(remaining, 1):
+                waiting.append(client.submit(function, task, pure=False))
+
+
+def _connect(workers: int, scheduler: str | None) -> Any:
+    from distributed import Client, LocalCluster
+
+    if scheduler is None:
+        cluster = LocalCluster(
+            n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=40
+        )
+        return _OwningClient(cluster)
+    try:
+        return Client(scheduler, timeout=10)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise ConfigError(
+            f"--scheduler {scheduler}: no Dask scheduler answers there; start one with dask "
+            "scheduler, or use --workers N for local processes"
+        ) from error
+
+
+class _OwningClient:
+    """A client that closes the local cluster it was made for."""
+
+    def __init__(self, cluster: Any) -> None:
+        self._cluster = cluster
+
+    def __enter__(self) -> Any:
+        from distributed import Client
+
+        self._client = Client(self._cluster)
+        return self._client
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+        self._cluster.close()

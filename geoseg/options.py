@@ -1,0 +1,127 @@
+"""The settings of each step, with their defaults, units and ranges: they live here once.
+
+Values only: this module imports neither torch nor rasterio, so that a misspelt key fails at
+once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Options(BaseModel):
+    """Settings that are checked and never change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TileOptions(Options):
+    """How scenes are cut into tiles."""
+
+    size: int = Field(256, ge=32, le=4096, description="Tile side, pixels")
+    overlap: int = Field(64, ge=0, description="Pixels shared with the neighbour")
+    gsd_m: float | None = Field(
+        None, gt=0, description="Metres on the ground per pixel; the first scene's own when null"
+    )
+    bands: tuple[int | str, ...] | None = Field(
+        None, description="Bands by number or name, in this order; all data bands when null"
+    )
+    where: str | None = Field(None, description="Attribute filter of the footprints")
+    layer: str | None = Field(None, description="Layer of the footprints")
+    split: Literal["stripes", "blocks"] = Field("stripes", description="How ground is separated")
+    fractions: tuple[Share, Share, Share] = Field(
+        (0.6, 0.2, 0.2), description="Shares of train, val and test"
+    )
+    seed: int = Field(0, ge=0, description="Of the split into blocks")
+
+    @model_validator(mode="after")
+    def _fits(self) -> TileOptions:
+        if self.overlap > self.size // 2:
+            raise ValueError(f"overlap must be at most half the size ({self.size // 2})")
+        if abs(sum(self.fractions) - 1) > 1e-6 or self.fractions[0] == 0:
+            raise ValueError("fractions must sum to 1, with some for train")
+        return self
+
+
+class ModelOptions(Options):
+    """Which network."""
+
+    arch: str = Field("deepglobe", description="Architecture; see geoseg models")
+    encoder: str = Field("se_resnext50_32x4d", description="Encoder of smp, or tu-NAME of timm")
+    encoder_weights: str | None = Field(
+        "imagenet", description="imagenet, none, or a local .safetensors or .pth file"
+    )
+    options: dict[str, Any] = Field({}, description="Further arguments of the architecture")
+
+    @field_validator("encoder_weights")
+    @classmethod
+    def _none(cls, value: str | None) -> str | None:
+        return None if value in (None, "none", "None", "random") else value
+
+
+class TrainOptions(Options):
+    """How the network is trained."""
+
+    epochs: int = Field(100, ge=1, description="Passes over the tiles; short ones are repeated")
+    max_minutes: float | None = Field(None, gt=0, description="Training ends by then")
+    batch_size: int = Field(8, ge=1, description="Tiles per step")
+    lr: float = Field(1e-3, gt=0, description="Peak learning rate of the decoder")
+    encoder_lr: float = Field(0.5, ge=0, le=1, description="The encoder's, as a share of lr")
+    weight_decay: float = Field(1e-2, ge=0)
+    warmup: float = Field(0.05, ge=0, lt=1, description="Share of training with a rising rate")
+    loss: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        {"bce": 1.0, "dice": 1.0}, description="Weight of each term; see geoseg.losses"
+    )
+    augment: bool = Field(True, description="Turn, mirror, scale and recolour training tiles")
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
+        "auto", description="auto: bf16 where the device computes in it, else 32 bit"
+    )
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    workers: int = Field(0, ge=0, description="Processes that load tiles")
+    seed: int = Field(0, ge=0)
+
+
+class PredictOptions(Options):
+    """How a scene is predicted."""
+
+    bands: tuple[int | str, ...] | None = Field(
+        None, description="The scene's bands in the model's order; matched by name when null"
+    )
+    overlap: int | None = Field(None, ge=0, description="Pixels; the model's when null")
+    batch_size: int = Field(8, ge=1, description="Tiles per step")
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    keep_model_grid: bool = Field(
+        False, description="Write rasters on the model's pixel size, not the scene's"
+    )
+
+
+class Thresholds(Options):
+    """How probabilities become footprints.
+
+    The seeds of buildings are the connected pixels whose seed score
+    `p_body * (1 - border * p_border)` reaches `seed`.
+    """
+
+    body: float = Field(0.5, gt=0, lt=1, description="Least building probability, 0-1")
+    seed: float = Field(0.6, gt=0, lt=1, description="Least seed score of a building's core, 0-1")
+    border: float = Field(1.0, ge=0, le=4, description="Weight of the border probability")
+    min_area_m2: float = Field(5.0, ge=0, description="Smaller footprints are dropped, m²")
+    simplify_m: float = Field(0.3, ge=0, description="Outlines may move by about this, metres")
+
+
+class VectorizeOptions(Options):
+    """Thresholds that replace the model's; null keeps them."""
+
+    body: float | None = Field(None, gt=0, lt=1)
+    seed: float | None = Field(None, gt=0, lt=1)
+    border: float | None = Field(None, ge=0, le=4)
+    min_area_m2: float | None = Field(None, ge=0)
+    simplify_m: float | None = Field(None, ge=0)
+
+    def over(self, thresholds: Thresholds) -> Thresholds:
+        """These where they are set, else those."""
+        return thresholds.model_copy(update=self.model_dump(exclude_none=True))

@@ -1,0 +1,388 @@
+"""Scene → probabilities → mask and footprints, one tile row in memory at a time."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rasterio.windows import Window
+from torch import Tensor, nn
+
+from geoseg.dataset import normalise
+from geoseg.errors import ConfigError, GridMismatchError, ModelFileError
+from geoseg.grid import Grid
+from geoseg.journal import check_output, claim_output
+from geoseg.model_file import ModelSpec, load_model
+from geoseg.models import build_model
+from geoseg.options import PredictOptions, VectorizeOptions
+from geoseg.raster import Scene, SceneInfo, open_for_writing, read_info, write_cog
+from geoseg.stitch import stitch_rows
+from geoseg.tiling import Tile, TilePlan
+from geoseg.vector import VECTOR_SUFFIXES
+from geoseg.vectorize import THRESHOLDS_TAG, vectorize
+
+Progress = Callable[[int, int], None]
+
+# A scene whose pixels differ from the model's by more than this factor shows other things.
+_MOST_SCALE = 4.0
+
+_MASK_NODATA = 255
+_MASK_COLOURS = {0: (0, 0, 0, 0), 1: (227, 74, 51, 255)}
+_RASTER_SUFFIXES = (".tif", ".tiff")
+
+
+class Predictor:
+    """A network with all that its model file says, ready for scenes.
+
+    Args:
+        spec: The model's header.
+        weights: Its state dict.
+        device: `auto`, `cpu` or `gpu`.
+
+    Raises:
+        ModelFileError: If the weights do not belong to the architecture.
+    """
+
+    def __init__(self, spec: ModelSpec, weights: dict[str, Tensor], device: str = "auto") -> None:
+        self.spec = spec
+        self.device = choose_device(device)
+        network = build_model(
+            spec.arch,
+            spec.encoder,
+            bands=spec.bands,
+            outputs=len(spec.outputs),
+            options=spec.options,
+        )
+        try:
+            network.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ModelFileError(
+                f"the weights do not fit {spec.arch} on {spec.encoder}; the file is damaged or "
+                "of another version of geoseg"
+            ) from error
+        self.network: nn.Module = network.eval().to(self.device, memory_format=torch.channels_last)
+        self._mean = torch.tensor(spec.mean, device=self.device)
+        self._std = torch.tensor(spec.std, device=self.device)
+
+    @torch.inference_mode()
+    def __call__(self, data: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        """Probabilities of a batch.
+
+        Args:
+            data: (N, C, H, W) in the scene's units.
+            valid: (N, H, W) bool.
+
+        Returns:
+            float32 (N, outputs, H, W).
+        """
+        image = torch.from_numpy(data.astype(np.float32, copy=False)).to(self.device)
+        mask = torch.from_numpy(valid[:, None]).to(self.device)
+        image = normalise(image, mask, self._mean, self._std)
+        image = image.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=computes_bf16(self.device)):
+            logits = self.network(image)
+        prob: np.ndarray = logits.float().sigmoid().cpu().numpy()
+        return prob
+
+
+@dataclass(frozen=True)
+class PredictPlan:
+    """What `geoseg predict` will do, before it reads a pixel.
+
+    Attributes:
+        scene: The scene, its bands in the model's order.
+        spec: The model's header.
+        grid: The grid that tiles are predicted on.
+        out_grid: The grid of the rasters.
+        tiles: The tiles.
+    """
+
+    scene: SceneInfo
+    spec: ModelSpec
+    grid: Grid
+    out_grid: Grid
+    tiles: TilePlan
+
+
+def plan_prediction(
+    scene: str | Path, spec: ModelSpec, options: PredictOptions | None = None
+) -> PredictPlan:
+    """Plans the tiles of a scene for a model, reading no pixel.
+
+    Raises:
+        SceneReadError: If the scene cannot be read.
+        GridMismatchError: If it lacks the model's bands, dtype or pixel size.
+    """
+    options = options or PredictOptions()
+    info = _match_bands(scene, spec, options.bands)
+    if info.dtype != spec.dtype:
+        raise GridMismatchError(
+            f"{scene}: holds {info.dtype} pixels, the model was trained on {spec.dtype}; convert "
+            "the scene as the training scenes were (gdal_translate -ot ... -scale ...) or retrain"
+        )
+    scale = spec.gsd_m / info.grid.gsd_m
+    if not 1 / _MOST_SCALE <= scale <= _MOST_SCALE:
+        raise GridMismatchError(
+            f"{scene}: its pixels measure {info.grid.gsd_m:.3g} m on the ground, the model wants "
+            f"{spec.gsd_m:.3g} m, more than {_MOST_SCALE:g} times off; use a model trained near "
+            "the scene's pixel size"
+        )
+    grid = info.grid.resampled(spec.gsd_m)
+    overlap = spec.overlap if options.overlap is None else options.overlap
+    tiles = TilePlan(grid.height, grid.width, spec.size, overlap)
+    out_grid = grid if options.keep_model_grid else info.grid
+    return PredictPlan(info, spec, grid, out_grid, tiles)
+
+
+def predict(
+    scene: str | Path,
+    model: str | Path,
+    output: str | Path,
+    *,
+    options: PredictOptions | None = None,
+    thresholds: VectorizeOptions | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Predicts a scene.
+
+    Args:
+        scene: Any raster that GDAL opens.
+        model: A model file that `geoseg train` wrote.
+        output: A folder for `prob.tif`, `mask.tif` and `footprints.gpkg`; or one file: a
+            `.tif` for probabilities, a vector format for footprints.
+        options: How to predict.
+        thresholds: Replace the model's.
+        overwrite: Replace the output if it is there.
+        progress: Told the finished and the total number of tiles.
+
+    Returns:
+        The files written.
+
+    Raises:
+        GeosegError: If scene, model and output do not work together; nothing is written then.
+    """
+    options = options or PredictOptions()
+    output = check_output(output, overwrite=overwrite)
+    _check_suffix(output)
+    spec, weights = load_model(model)
+    plan = plan_prediction(scene, spec, options)
+    predictor = Predictor(spec, weights, options.device)
+    chosen = (thresholds or VectorizeOptions()).over(spec.thresholds)
+    tags = {THRESHOLDS_TAG: chosen.model_dump_json(), "GEOSEG_SCALE": str(1 / 255)}
+    if output.suffix.lower() in _RASTER_SUFFIXES:
+        _write_prob(plan, predictor, output, tags, options.batch_size, progress)
+        return [output]
+    if output.suffix:
+        with tempfile.TemporaryDirectory(prefix=".geoseg-", dir=_parent(output)) as folder:
+            prob = Path(folder) / "prob.tif"
+            _write_prob(plan, predictor, prob, tags, options.batch_size, progress)
+            vectorize(prob, output, overwrite=overwrite)
+        return [output]
+    with claim_output(output, overwrite=overwrite) as folder:
+        _write_prob(plan, predictor, folder / "prob.tif", tags, options.batch_size, progress)
+        _write_mask(folder / "prob.tif", folder / "mask.tif", chosen.body, spec)
+        vectorize(folder / "prob.tif", folder / "footprints.gpkg")
+    return [output / name for name in ("prob.tif", "mask.tif", "footprints.gpkg")]
+
+
+def iter_probs(
+    scene: Scene,
+    plan: TilePlan,
+    predictor: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    *,
+    size: int,
+    batch_size: int,
+    progress: Progress | None = None,
+) -> Iterator[tuple[Tile, np.ndarray]]:
+    """Predicts the tiles of a plan in their order, all batches of one shape.
+
+    Tiles without a valid pixel are left out. The last channel says where pixels are valid.
+
+    Args:
+        scene: The scene on the plan's grid.
+        plan: The tiles.
+        predictor: (N, C, size, size), (N, size, size) → (N, outputs, size, size).
+        size: Tile side; smaller scenes are mirrored up to it.
+        batch_size: Tiles per batch; the last batch is filled up by repeating a tile.
+        progress: Told the finished and the total number of tiles.
+
+    Yields:
+        Tile and float32 (outputs + 1, h, w).
+    """
+    done = 0
+    for batch in _batches(_read_tiles(scene, plan), batch_size):
+        filled = batch + [batch[-1]] * (batch_size - len(batch))
+        padded = [mirror(data, valid, size) for _, data, valid in filled]
+        probs = predictor(np.stack([d for d, _ in padded]), np.stack([v for _, v in padded]))
+        for (tile, _, valid), prob in zip(batch, probs, strict=False):
+            height, width = valid.shape
+            yield tile, np.concatenate([prob[:, :height, :width], valid[None]], axis=0)
+        done = batch[-1][0].row * len(plan.columns) + batch[-1][0].column + 1
+        if progress:
+            progress(done, len(plan))
+    if progress and done < len(plan):
+        progress(len(plan), len(plan))
+
+
+def mirror(data: np.ndarray, valid: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mirrors (C, h, w) and (h, w) at their far edges up to `size`."""
+    missing = [(0, size - length) for length in valid.shape]
+    if not any(pad for _, pad in missing):
+        return data, valid
+    return (
+        np.pad(data, [(0, 0), *missing], mode="symmetric"),
+        np.pad(valid, missing, mode="symmetric"),
+    )
+
+
+def quantise(prob: np.ndarray) -> np.ndarray:
+    """Probabilities 0..1 to uint8 0..255, monotone, 0 → 0 and 1 → 255."""
+    return np.rint(np.clip(prob, 0, 1) * 255).astype(np.uint8)
+
+
+def choose_device(device: str) -> torch.device:
+    """The device that a name means.
+
+    Raises:
+        ConfigError: If a GPU is asked for and there is none.
+    """
+    has_gpu = torch.cuda.is_available()
+    if device == "gpu" and not has_gpu:
+        raise ConfigError("device: no CUDA GPU is visible; use device=cpu, or see nvidia-smi")
+    return torch.device("cuda" if has_gpu and device != "cpu" else "cpu")
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 rather than imitate it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def _match_bands(
+    scene: str | Path, spec: ModelSpec, bands: tuple[int | str, ...] | None
+) -> SceneInfo:
+    info = read_info(scene, bands=bands)
+    if bands is None and info.bands != spec.bands and set(spec.bands) <= set(info.bands):
+        return read_info(scene, bands=spec.bands)
+    if len(info.bands) != len(spec.bands):
+        raise GridMismatchError(
+            f"{scene}: has {len(info.bands)} bands ({', '.join(info.bands)}), the model wants "
+            f"{len(spec.bands)} ({', '.join(spec.bands)}); name the bands in the model's order "
+            "with --bands"
+        )
+    return info
+
+
+def _check_suffix(output: Path) -> None:
+    suffix = output.suffix.lower()
+    if suffix and suffix not in (*_RASTER_SUFFIXES, *VECTOR_SUFFIXES) and not output.is_dir():
+        choices = ", ".join((*_RASTER_SUFFIXES[:1], *VECTOR_SUFFIXES))
+        raise ConfigError(
+            f"{output}: cannot tell what to write by {suffix}; use a folder or one of {choices}"
+        )
+
+
+def _parent(output: Path) -> Path:
+    output.parent.mkdir(parents=True, exist_ok=True)
+    return output.parent
+
+
+def _read_tiles(scene: Scene, plan: TilePlan) -> Iterator[tuple[Tile, np.ndarray, np.ndarray]]:
+    for tile in plan:
+        data, valid = scene.read(tile.window)
+        if valid.any():
+            yield tile, data, valid
+
+
+def _batches(
+    tiles: Iterable[tuple[Tile, np.ndarray, np.ndarray]], size: int
+) -> Iterator[list[tuple[Tile, np.ndarray, np.ndarray]]]:
+    batch = []
+    for tile in tiles:
+        batch.append(tile)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _write_prob(
+    plan: PredictPlan,
+    predictor: Predictor,
+    path: Path,
+    tags: dict[str, str],
+    batch_size: int,
+    progress: Progress | None,
+) -> None:
+    """Predicts into a plain GeoTIFF on the model's grid, then rewrites that as the COG."""
+    with tempfile.TemporaryDirectory(prefix=".geoseg-", dir=_parent(path)) as folder, ExitStack() as stack:
+        stitched, placed = Path(folder) / "stitched.tif", Path(folder) / "placed.tif"
+        scene = stack.enter_context(
+            Scene(plan.scene.path, bands=plan.scene.indexes, grid=plan.grid)
+        )
+        outputs = plan.spec.outputs
+        tiles = iter_probs(
+            scene, plan.tiles, predictor,
+            size=plan.spec.size, batch_size=batch_size, progress=progress,
+        )  # fmt: skip
+        with _prob_raster(stitched, plan.grid, outputs, tags) as sink:
+            for row, block in stitch_rows(plan.tiles, tiles, len(outputs) + 1):
+                window = Window(0, row, plan.grid.width, block.shape[1])
+                sink.write(quantise(block[:-1]), window=window)
+                sink.write_mask(block[-1] > 0.5, window=window)
+        if plan.out_grid == plan.grid:
+            placed = stitched
+        else:
+            _place(plan, stitched, placed, tags)
+        write_cog(placed, path, resampling="average")
+
+
+def _prob_raster(path: Path, grid: Grid, outputs: tuple[str, ...], tags: dict[str, str]) -> ...:
+    return open_for_writing(
+        path, grid, count=len(outputs), dtype="uint8", descriptions=outputs, tags=tags, zlevel=1
+    )
+
+
+def _place(plan: PredictPlan, stitched: Path, placed: Path, tags: dict[str, str]) -> None:
+    """Brings probabilities back to the scene's own pixels, and its own nodata to them."""
+    with (
+        Scene(stitched, grid=plan.out_grid) as prob,
+        Scene(plan.scene.path, bands=plan.scene.indexes) as scene,
+        _prob_raster(placed, plan.out_grid, plan.spec.outputs, tags) as sink,
+    ):
+        for window in iter_row_windows(plan.out_grid, rows=512):
+            data, covered = prob.read(window)
+            _, valid = scene.read(window)
+            sink.write(data, window=window)
+            sink.write_mask(valid & covered, window=window)
+
+
+def _write_mask(prob_path: Path, path: Path, threshold: float, spec: ModelSpec) -> None:
+    plain = path.with_name(".mask.tif")
+    with Scene(prob_path, bands=[1]) as prob:
+        with open_for_writing(
+            plain, prob.grid, count=1, dtype="uint8", nodata=_MASK_NODATA, zlevel=1,
+            descriptions=["class"], colormap=_MASK_COLOURS,
+            tags={f"CLASS_{i}": name for i, name in enumerate(("background", *spec.classes))},
+        ) as sink:  # fmt: skip
+            for window in iter_row_windows(prob.grid, rows=512):
+                data, valid = prob.read(window)
+                mask = (data >= np.float32(threshold) * 255).astype(np.uint8)
+                mask[:, ~valid] = _MASK_NODATA
+                sink.write(mask, window=window)
+    write_cog(plain, path, resampling="mode")
+    plain.unlink()
+
+
+def iter_row_windows(grid: Grid, *, rows: int) -> Iterator[Window]:
+    """Windows of whole rows, from top to bottom."""
+    for top in range(0, grid.height, rows):
+        yield Window(0, top, grid.width, min(rows, grid.height - top))

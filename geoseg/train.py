@@ -1,0 +1,403 @@
+"""Tiles → a model: the loop is Lightning's, the recipe is here."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Sampler
+
+from geoseg import __version__
+from geoseg.augment import augment
+from geoseg.dataset import Sample, TileDataset, normalise
+from geoseg.errors import ModelFileError
+from geoseg.journal import check_output
+from geoseg.losses import CompositeLoss
+from geoseg.metrics import PixelCounts
+from geoseg.model_file import ModelSpec, save_model
+from geoseg.models import build_model, check_tile_size, resolve_architecture
+from geoseg.options import ModelOptions, Thresholds, TrainOptions
+from geoseg.predict import Predictor, choose_device, computes_bf16
+from geoseg.report import draw_curves
+from geoseg.tiles import TilesInfo
+from geoseg.tune import tune_thresholds
+
+Report = Callable[[str], None]
+
+# A folder of few tiles is passed so often per epoch that validating does not dominate.
+_LEAST_STEPS = 25
+
+MODEL_NAME = "model.safetensors"
+_HISTORY = ("epoch", "step", "minutes", "lr", "train_loss", "val_loss", "val_iou", "val_f1")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training run ended with.
+
+    Attributes:
+        model: Path of the model file.
+        val_iou: Pixel IoU of the best epoch on validation tiles.
+        val_f1: Building F1@0.5 on validation ground with the tuned thresholds.
+        thresholds: The tuned thresholds.
+        minutes: Time in the loop, over all resumptions.
+    """
+
+    model: Path
+    val_iou: float
+    val_f1: float
+    thresholds: Thresholds
+    minutes: float
+
+
+def train(
+    tiles: str | Path,
+    output: str | Path,
+    *,
+    model: ModelOptions | None = None,
+    options: TrainOptions | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress_bar: bool = False,
+    report: Report = lambda _: None,
+) -> TrainResult:
+    """Trains a network on a folder of tiles.
+
+    Args:
+        tiles: A folder made by `geoseg tile`.
+        output: The run's folder: `model.safetensors`, `metrics.csv`, `curves.png`, and the
+            states `last.ckpt` and `best.ckpt`.
+        model: Which network.
+        options: How to train it.
+        resume: Go on from `last.ckpt` if it is there.
+        overwrite: Start anew in a folder that holds a run.
+        progress_bar: Show Lightning's progress bar.
+        report: Told one line per epoch.
+
+    Returns:
+        The best model and its scores.
+
+    Raises:
+        GeosegError: If tiles, network and options do not work together; nothing is written
+            then.
+    """
+    model, options = model or ModelOptions(), options or TrainOptions()
+    datasets = [TileDataset(tiles, split) for split in ("train", "val")]
+    info = datasets[0].info
+    folder, last = Path(output), Path(output) / "last.ckpt"
+    resuming = resume and last.is_file()
+    check_output(output, overwrite=overwrite or resuming)
+    device = choose_device(options.device)
+
+    L.seed_everything(options.seed, verbose=False)
+    arch = resolve_architecture(model.arch)
+    network = build_model(
+        arch,
+        model.encoder,
+        bands=info.bands,
+        outputs=len(info.targets),
+        encoder_weights=None if resuming else model.encoder_weights,
+        options=model.options,
+    )
+    check_tile_size(network, info.size)
+    module = Segmenter(network, info, options)
+    history = History(folder, resuming, options, report)
+    trainer = _build_trainer(folder, options, device, history, progress_bar)
+    loaders = _loaders(datasets, options)
+    trainer.fit(module, *loaders, ckpt_path=str(last) if resuming else None, weights_only=True)
+
+    weights = _best_weights(folder / "best.ckpt")
+    spec = ModelSpec(
+        arch=arch,
+        encoder=model.encoder,
+        options=model.options,
+        bands=info.bands,
+        dtype=info.dtype,
+        mean=info.mean,
+        std=info.std,
+        gsd_m=info.gsd_m,
+        classes=info.classes,
+        outputs=info.targets,
+        size=info.size,
+        overlap=min(info.size // 4, info.size // 2),
+    )
+    report("tuning thresholds on validation ground")
+    tuned = tune_thresholds(Predictor(spec, weights, options.device), datasets[1])
+    spec = spec.model_copy(
+        update={
+            "thresholds": tuned.thresholds,
+            "provenance": _provenance(info, model, options, history, tuned.f1),
+        }
+    )
+    save_model(folder / MODEL_NAME, weights, spec)
+    return TrainResult(
+        folder / MODEL_NAME, history.best_iou, tuned.f1, tuned.thresholds, history.minutes
+    )
+
+
+class Segmenter(L.LightningModule):
+    """A network, its loss and its optimiser, as Lightning runs them.
+
+    Args:
+        network: (N, C, H, W) → logits (N, outputs, H, W).
+        info: What the tiles are.
+        options: How to train.
+    """
+
+    def __init__(self, network: nn.Module, info: TilesInfo, options: TrainOptions) -> None:
+        super().__init__()
+        self.network = network.to(memory_format=torch.channels_last)
+        self.loss = CompositeLoss(options.loss)
+        self.options = options
+        self.ignore = info.ignore
+        self.register_buffer("mean", torch.tensor(info.mean), persistent=False)
+        self.register_buffer("std", torch.tensor(info.std), persistent=False)
+        self.counts = PixelCounts()
+
+    def training_step(self, batch: Sample, _: int) -> Tensor:
+        """Loss of one augmented batch."""
+        image, target, valid = self._prepare(batch)
+        if self.options.augment:
+            image, target, valid = augment(
+                image, target, valid, ignore=self.ignore, generator=self._generator()
+            )
+        loss = self._loss(image, target)[0]
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(image))
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Starts counting anew."""
+        self.counts = PixelCounts()
+
+    def validation_step(self, batch: Sample, _: int) -> None:
+        """Loss and pixel counts of one batch."""
+        image, target, _valid = self._prepare(batch)
+        loss, logits = self._loss(image, target)
+        self.log("val_loss", loss, batch_size=len(image))
+        body, truth = logits[:, 0] > 0, target[:, 0]
+        tp = int((body & (truth == 1)).sum())
+        fp = int((body & (truth == 0)).sum())
+        fn = int((~body & (truth == 1)).sum())
+        tn = int((~body & (truth == 0)).sum())
+        self.counts += PixelCounts(tp=tp, fp=fp, fn=fn, tn=tn)
+
+    def on_validation_epoch_end(self) -> None:
+        """Scores of all validation pixels together."""
+        self.log("val_iou", self.counts.iou)
+        self.log("val_f1", self.counts.f1)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW; a gentler rate for the encoder, which has learnt before."""
+        encoder = list(self.network.encoder.parameters())
+        known = {id(p) for p in encoder}
+        rest = [p for p in self.network.parameters() if id(p) not in known]
+        lr = self.options.lr
+        groups = [
+            {"params": encoder, "share": self.options.encoder_lr},
+            {"params": rest, "share": 1.0},
+        ]
+        return torch.optim.AdamW(groups, lr=lr, weight_decay=self.options.weight_decay)
+
+    def set_learning_rate(self, progress: float) -> float:
+        """Sets the rate for a share of training that is done, 0..1, and returns it."""
+        rate = self.options.lr * schedule(progress, self.options.warmup)
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = rate * group["share"]
+        return rate
+
+    def _prepare(self, batch: Sample) -> tuple[Tensor, Tensor, Tensor]:
+        image = normalise(batch["image"], batch["valid"], self.mean, self.std)
+        return image, batch["target"], batch["valid"]
+
+    def _loss(self, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.network(image.contiguous(memory_format=torch.channels_last))
+        known = target != self.ignore
+        loss: Tensor = self.loss(logits, target * known, known)
+        return loss, logits
+
+    def _generator(self) -> torch.Generator:
+        # A function of the step alone, so that a resumed run draws what it would have drawn.
+        return torch.Generator().manual_seed(self.options.seed * 1_000_003 + self.global_step)
+
+
+def schedule(progress: float, warmup: float) -> float:
+    """Share of the peak rate: a linear rise over `warmup`, then half a cosine down to 0."""
+    if progress < warmup:
+        return max(progress, 1e-3) / warmup
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))
+
+
+class History(Callback):
+    """Keeps time, sets the rate by it, and writes `metrics.csv` and `curves.png`.
+
+    Args:
+        folder: The run's folder.
+        resuming: Keep the rows of `metrics.csv` up to where the run resumes.
+        options: How to train.
+        report: Told one line per epoch.
+    """
+
+    def __init__(
+        self, folder: Path, resuming: bool, options: TrainOptions, report: Report
+    ) -> None:
+        self.folder, self.options, self.report = folder, options, report
+        self.resuming = resuming
+        self.rows: list[dict[str, float]] = []
+        self.rate = 0.0
+        self._before = 0.0
+        self._start = time.monotonic()
+
+    @property
+    def minutes(self) -> float:
+        """Minutes in the loop, those before a resumption included."""
+        return self._before + (time.monotonic() - self._start) / 60
+
+    @property
+    def best_iou(self) -> float:
+        """Best pixel IoU on validation tiles so far."""
+        return max((row["val_iou"] for row in self.rows), default=0.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must keep."""
+        return {"minutes": self.minutes, "rows": self.rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a checkpoint."""
+        self._before, self._start = state["minutes"], time.monotonic()
+        self.rows = list(state["rows"])
+
+    def on_train_start(self, *_: Any) -> None:
+        """Starts the clock, unless a checkpoint has."""
+        self._start = time.monotonic()
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: Segmenter, *_: Any) -> None:
+        """Sets the learning rate."""
+        self.rate = module.set_learning_rate(self._progress(trainer))
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Stops when time is up."""
+        limit = self.options.max_minutes
+        if limit is not None and self.minutes >= limit:
+            trainer.should_stop = True
+
+    def on_train_epoch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Writes a row."""
+        values = trainer.callback_metrics
+        row = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        row |= {"minutes": round(self.minutes, 3), "lr": self.rate}
+        row |= {name: float(values[name]) for name in _HISTORY[4:] if name in values}
+        self.rows.append(row)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "metrics.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, _HISTORY)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        draw_curves(self.rows, self.folder / "curves.png")
+        self.report(
+            f"epoch {row['epoch'] + 1}: {row['minutes']:.1f} min, "
+            + ", ".join(f"{name} {row[name]:.3f}" for name in _HISTORY[4:] if name in row)
+        )
+
+    def _progress(self, trainer: L.Trainer) -> float:
+        steps = trainer.global_step / max(1, trainer.estimated_stepping_batches)
+        limit = self.options.max_minutes
+        return max(steps, self.minutes / limit if limit else 0.0)
+
+
+class PassSampler(Sampler[int]):
+    """Tiles in a new random order each pass, fixed by seed and epoch.
+
+    Args:
+        count: Tiles.
+        passes: Passes per epoch.
+        seed: Seed.
+    """
+
+    def __init__(self, count: int, passes: int, seed: int) -> None:
+        self.count, self.passes, self.seed, self.epoch = count, passes, seed, 0
+
+    def __len__(self) -> int:
+        return self.count * self.passes
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        for _ in range(self.passes):
+            yield from torch.randperm(self.count, generator=generator).tolist()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning at the start of each epoch."""
+        self.epoch = epoch
+
+
+def _loaders(datasets: list[TileDataset], options: TrainOptions) -> tuple[DataLoader[Sample], ...]:
+    train_set, val_set = datasets
+    batch = min(options.batch_size, len(train_set))
+    passes = -(-_LEAST_STEPS * batch // len(train_set))
+    sampler = PassSampler(len(train_set), passes, options.seed)
+    common = {"num_workers": options.workers, "persistent_workers": options.workers > 0}
+    return (
+        DataLoader(train_set, batch, sampler=sampler, drop_last=True, **common),
+        DataLoader(val_set, options.batch_size, shuffle=False, **common),
+    )
+
+
+def _build_trainer(
+    folder: Path,
+    options: TrainOptions,
+    device: torch.device,
+    history: History,
+    progress_bar: bool,
+) -> L.Trainer:
+    precision = options.precision
+    if precision == "auto":
+        precision = "bf16-mixed" if computes_bf16(device) else "32-true"
+    best = ModelCheckpoint(
+        folder, "best", monitor="val_iou", mode="max", save_last=True, enable_version_counter=False
+    )
+    return L.Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices="auto" if device.type == "cuda" else 1,
+        precision=precision,
+        max_epochs=options.epochs,
+        callbacks=[history, best],
+        logger=False,
+        enable_progress_bar=progress_bar,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        gradient_clip_val=1.0,
+        default_root_dir=folder,
+    )
+
+
+def _best_weights(checkpoint: Path) -> dict[str, Tensor]:
+    if not checkpoint.is_file():
+        raise ModelFileError(f"{checkpoint}: no epoch was finished; allow more train.max_minutes")
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    prefix = "network."
+    return {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+
+
+def _provenance(
+    info: TilesInfo, model: ModelOptions, options: TrainOptions, history: History, f1: float
+) -> dict[str, Any]:
+    return {
+        "geoseg": __version__,
+        "torch": torch.__version__,
+        "scenes": [Path(scene).name for scene in info.scenes],
+        "split": info.split,
+        "tiles": info.tiles,
+        "model": model.model_dump(),
+        "train": options.model_dump(),
+        "minutes": round(history.minutes, 2),
+        "val_iou": round(history.best_iou, 4),
+        "val_f1": round(f1, 4),
+    }

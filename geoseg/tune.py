@@ -1,0 +1,178 @@
+"""Thresholds tuned by building F1 on validation ground, through the real vectorize."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import shapely
+from rasterio.windows import Window
+from shapely.geometry.base import BaseGeometry
+
+from geoseg.dataset import TileDataset
+from geoseg.evaluate import evaluate_layers
+from geoseg.grid import Grid
+from geoseg.options import Thresholds
+from geoseg.raster import read_info
+from geoseg.tiles import tile_window
+from geoseg.tiling import blend_weights
+from geoseg.vectorize import vectorize_arrays
+
+Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+# Candidates, searched one coordinate after the other: each is a full vectorize.
+_CANDIDATES = {
+    "seed": (0.35, 0.45, 0.55, 0.65, 0.75, 0.85),
+    "border": (0.7, 1.0, 1.4, 2.0),
+    "body": (0.3, 0.4, 0.5, 0.6),
+    "min_area_m2": (3.0, 6.0, 12.0, 20.0),
+}
+_ROUNDS = 2
+
+# Validation ground beyond this many pixels is left out of the search.
+_MOST_PIXELS = 16_000_000
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The best thresholds and the building F1@0.5 that they reach on validation ground."""
+
+    thresholds: Thresholds
+    f1: float
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Validation tiles of one scene, predicted and put together.
+
+    Attributes:
+        prob: float32 (outputs, H, W).
+        valid: (H, W), False outside the tiles.
+        grid: Place on the ground.
+        area: Outline of the tiles, in the grid's CRS.
+        truth: Footprints, in the grid's CRS.
+    """
+
+    prob: np.ndarray
+    valid: np.ndarray
+    grid: Grid
+    area: BaseGeometry
+    truth: gpd.GeoDataFrame
+
+    def count(self, thresholds: Thresholds) -> np.ndarray:
+        """(tp, fp, fn) of the footprints that the thresholds give."""
+        found = vectorize_arrays(self.prob[0], self.prob[1], self.valid, self.grid, thresholds)
+        score = evaluate_layers(found, self.truth, aoi=self.area).score
+        return np.array([score.tp, score.fp, score.fn])
+
+
+def tune_thresholds(predict: Predict, tiles: TileDataset, *, batch_size: int = 8) -> Tuned:
+    """Searches the thresholds that find most buildings.
+
+    Args:
+        predict: (N, C, H, W), (N, H, W) → probabilities (N, outputs, H, W).
+        tiles: Validation tiles.
+        batch_size: Tiles per prediction.
+
+    Returns:
+        The best thresholds; the defaults where the ground holds no building.
+    """
+    grounds = list(_iter_grounds(predict, tiles, batch_size))
+    scores: dict[Thresholds, float] = {}
+
+    def score(thresholds: Thresholds) -> float:
+        if thresholds not in scores:
+            tp, fp, fn = sum((ground.count(thresholds) for ground in grounds), np.zeros(3))
+            scores[thresholds] = float(2 * tp / max(1, 2 * tp + fp + fn))
+        return scores[thresholds]
+
+    best = Thresholds()
+    for _ in range(_ROUNDS):
+        before = best
+        for name, values in _CANDIDATES.items():
+            choices = [best, *(best.model_copy(update={name: value}) for value in values)]
+            best = max(choices, key=score)  # the first of equals: the least change
+        if best == before:
+            break
+    return Tuned(best, score(best))
+
+
+def _iter_grounds(predict: Predict, tiles: TileDataset, batch_size: int) -> Iterator[Ground]:
+    footprints = gpd.read_parquet(tiles.folder / "footprints.parquet")
+    pixels = 0
+    for scene, rows in tiles.tiles.groupby("scene", sort=False):
+        for part in _runs(rows, _MOST_PIXELS - pixels, tiles.info.size):
+            truth = footprints[footprints.scene == scene]
+            ground = _assemble(predict, tiles, part, truth, batch_size)
+            pixels += ground.valid.size
+            yield ground
+
+
+def _runs(rows: pd.DataFrame, pixels: int, size: int) -> Iterator[pd.DataFrame]:
+    """Tiles that touch each other, as many groups as fit into `pixels`."""
+    tree = shapely.box(
+        rows.col_off, rows.row_off, rows.col_off + rows.width, rows.row_off + rows.height
+    )
+    merged = shapely.union_all(tree)
+    for area in shapely.get_parts(merged):
+        part = rows[shapely.intersects(tree, area.buffer(-0.5))]
+        west, north, east, south = area.bounds
+        pixels -= int((east - west) * (south - north))
+        if pixels >= 0 or size**2 >= pixels + (east - west) * (south - north):
+            yield part
+
+
+def _assemble(
+    predict: Predict,
+    tiles: TileDataset,
+    rows: pd.DataFrame,
+    truth: gpd.GeoDataFrame,
+    batch_size: int,
+) -> Ground:
+    grid = _bounding_grid(tiles, rows)
+    top, left = rows.row_off.min(), rows.col_off.min()
+    outputs, size = len(tiles.info.targets), tiles.info.size
+    total = np.zeros((outputs, *grid.shape), np.float32)
+    weight = np.zeros(grid.shape, np.float32)
+    valid = np.zeros(grid.shape, bool)
+    # Flanks on every side: the weight is divided out where nothing else covers them.
+    flank = blend_weights([0, 1, 2], 1, size, size // 4)
+    flanks = np.outer(flank, flank)
+    for start in range(0, len(rows), batch_size):
+        part = rows.iloc[start : start + batch_size]
+        samples = [tiles[index] for index in part.index]
+        data = np.stack([sample["image"].numpy() for sample in samples])
+        masks = np.stack([sample["valid"].numpy()[0] for sample in samples])
+        for row, prob, mask in zip(part.itertuples(), predict(data, masks), masks, strict=True):
+            height, width = row.height, row.width
+            y, x = row.row_off - top, row.col_off - left
+            place = (..., slice(y, y + height), slice(x, x + width))
+            total[place] += prob[:, :height, :width] * flanks[:height, :width]
+            weight[place] += flanks[:height, :width]
+            valid[place] |= mask[:height, :width]
+    prob = np.divide(total, weight, out=total, where=weight > 0)
+    area = shapely.union_all([_polygon(row, grid, left, top) for row in rows.itertuples()])
+    in_crs = truth.to_crs(grid.crs.to_wkt())
+    in_crs.geometry = shapely.make_valid(in_crs.geometry.values)
+    return Ground(prob, valid, grid, area, in_crs)
+
+
+def _bounding_grid(tiles: TileDataset, rows: pd.DataFrame) -> Grid:
+    """The lattice of the tiles over all of them; any tile's file knows where it lies."""
+    first = rows.iloc[0]
+    placed = read_info(tiles.folder / "images" / f"{first.id}.tif").grid
+    top, left = rows.row_off.min(), rows.col_off.min()
+    corner = Window(left - first.col_off, top - first.row_off, 1, 1)
+    height = (rows.row_off + rows.height).max() - top
+    width = (rows.col_off + rows.width).max() - left
+    return Grid(placed.crs, placed.window_transform(corner), int(height), int(width))
+
+
+def _polygon(row: object, grid: Grid, left: int, top: int) -> BaseGeometry:
+    window = tile_window(row)
+    return grid.window_polygon(
+        Window(window.col_off - left, window.row_off - top, window.width, window.height)
+    )
