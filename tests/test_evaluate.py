@@ -1,0 +1,375 @@
+"""The evaluate verb: clipping, CRS, reports and the published SpaceNet scores."""
+
+import csv
+import json
+from pathlib import Path
+
+import geopandas as gpd
+import pandas as pd
+import pyogrio
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shapely.affinity import translate
+from shapely.geometry import Polygon, box
+
+from geoseg.errors import (
+    ConfigError,
+    GridMismatchError,
+    MissingCRSError,
+    OutputExistsError,
+    VectorReadError,
+)
+from geoseg.evaluate import evaluate, evaluate_layers, format_table
+from geoseg.metrics import Score
+
+SPACENET = Path(__file__).parents[2] / "shared" / "fixtures" / "spacenet"
+
+UTM = "EPSG:32645"
+X, Y = 350_000.0, 3_050_000.0  # a place in UTM 45N
+
+# Truth A..D; footprints hit A (IoU 0.8) and C (100/120), miss B (1/3) and D, and invent one.
+TRUTH = [(0, 0, 10, 10), (20, 0, 30, 10), (40, 0, 50, 10), (60, 0, 70, 10)]
+PRED = [(0, 0, 10, 8), (25, 0, 35, 10), (40, 0, 52, 10), (80, 0, 90, 10)]
+
+
+def layer(boxes, crs=UTM, **columns):
+    shapes = [translate(box(*corners), X, Y) for corners in boxes]
+    return gpd.GeoDataFrame(columns, geometry=gpd.GeoSeries(shapes, crs=UTM)).to_crs(crs)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Paths of written footprints and truth."""
+    layer(PRED, confidence=[0.9, 0.8, 0.7, 0.6]).to_file(tmp_path / "pred.gpkg")
+    layer(TRUTH, label=[1, 1, 1, 2]).to_file(tmp_path / "truth.gpkg")
+    return tmp_path / "pred.gpkg", tmp_path / "truth.gpkg"
+
+
+def counts(report):
+    return report.tp, report.fp, report.fn
+
+
+# Layers
+
+
+def test_hand_computed_layers():
+    evaluation = evaluate_layers(layer(PRED), layer(TRUTH))
+    assert evaluation.score == Score(tp=2, fp=2, fn=2)
+    assert evaluation.mean_iou == pytest.approx((0.8 + 5 / 6) / 2)
+    area = evaluation.area  # 80 + 50 + 100 of 400 both ways
+    assert (area.tp, area.fp, area.fn) == pytest.approx((230, 170, 170))
+
+
+def test_buildings_count_by_their_part_inside_the_area_of_interest():
+    # The edge at x = 25 leaves B's left half, and of the footprint over it only a line.
+    aoi = translate(box(-5, -5, 25, 15), X, Y)
+    evaluation = evaluate_layers(layer(PRED), layer(TRUTH), aoi=aoi)
+    assert evaluation.score == Score(tp=1, fp=0, fn=1)
+    assert evaluation.truth.area.tolist() == pytest.approx([100, 50])
+    assert (evaluation.area.tp, evaluation.area.fn) == pytest.approx((80, 70))
+
+
+def test_a_building_that_only_touches_the_area_of_interest_is_outside():
+    aoi = translate(box(-5, -5, 20 + 1e-8, 15), X, Y)  # inside B by a rounding error
+    assert evaluate_layers(layer(PRED), layer(TRUTH), aoi=aoi).score == Score(1, 0, 0)
+
+
+def test_clipping_can_turn_a_miss_into_a_match():
+    aoi = translate(box(25, -5, 30, 15), X, Y)
+    evaluation = evaluate_layers(layer(PRED), layer(TRUTH), aoi=aoi)
+    assert evaluation.score == Score(1, 0, 0)
+    assert evaluation.mean_iou == pytest.approx(1.0)
+
+
+def test_a_building_cut_in_two_by_the_area_of_interest_stays_one():
+    aoi = translate(box(0, -5, 3, 15).union(box(7, -5, 10, 15)), X, Y)
+    evaluation = evaluate_layers(layer(TRUTH[:1]), layer(TRUTH[:1]), aoi=aoi)
+    assert evaluation.score == Score(1, 0, 0)
+    assert evaluation.pred.area.tolist() == pytest.approx([60])
+
+
+def test_without_overlap_nothing_matches():
+    far = layer([(900, 900, 910, 912)])
+    assert evaluate_layers(far, layer(TRUTH)).score == Score(0, 1, 4)
+    assert evaluate_layers(far.iloc[:0], layer(TRUTH)).score == Score(0, 0, 4)
+    assert evaluate_layers(far.iloc[:0], far.iloc[:0]).score == Score(0, 0, 0)
+
+
+def test_confidence_decides_who_chooses_first():
+    truth = layer([(0, 0, 10, 10)])
+    for confidence, found in (([0.2, 0.9], 1), ([0.9, 0.2], 0), (["0.2", "0.9"], 1)):
+        pred = layer([(0, 0, 10, 9), (0, 0, 10, 7)], confidence=confidence)
+        assert evaluate_layers(pred, truth).matches.truth_match.tolist() == [found]
+
+
+def test_minimum_area_is_in_square_metres_on_the_ground():
+    # 10 m x 10 m at 27.6 degrees north measure 127 m2 in Web Mercator.
+    square, tiny = (0, 0, 10, 10), (30, 0, 39, 10)
+    for crs in (UTM, 3857, 4326):
+        pred, truth = layer([square, tiny], crs), layer([square, tiny], crs)
+        assert evaluate_layers(pred, truth, min_area_m2=95).score == Score(1, 0, 0)
+        assert evaluate_layers(pred, truth, min_area_m2=110).score == Score(0, 0, 0)
+
+
+def test_layers_in_two_crs_are_refused():
+    with pytest.raises(GridMismatchError, match="to_crs"):
+        evaluate_layers(layer(PRED), layer(TRUTH, 4326))
+
+
+def test_degrees_that_are_metres_are_named():
+    wrong = layer(PRED).set_crs(4326, allow_override=True)
+    with pytest.raises(GridMismatchError, match=r"no place in WGS 84.*a_srs"):
+        evaluate_layers(wrong, wrong, min_area_m2=1)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 7)), min_size=1, max_size=8))
+def test_a_perfect_layer_scores_one(sizes):
+    perfect = layer([(12 * i, 0, 12 * i + w, h) for i, (w, h) in enumerate(sizes)])
+    evaluation = evaluate_layers(perfect[::-1], perfect)
+    assert evaluation.score == Score(len(sizes), 0, 0)
+    assert evaluation.area.iou == pytest.approx(1.0)
+
+
+# Files
+
+
+@pytest.mark.parametrize("pred_crs", [UTM, 4326, 3857, 32644])
+@pytest.mark.parametrize("truth_crs", [UTM, 4326, 3857])
+def test_the_crs_of_either_layer_changes_nothing(tmp_path, pred_crs, truth_crs):
+    layer(PRED, pred_crs).to_file(tmp_path / "pred.gpkg")
+    layer(TRUTH, truth_crs).to_file(tmp_path / "truth.gpkg")
+    report = evaluate(tmp_path / "pred.gpkg", tmp_path / "truth.gpkg", tmp_path / "report")
+    assert counts(report) == (2, 2, 2)
+    assert report.iou_pixel == pytest.approx(230 / 570, abs=1e-5)
+    assert report.mean_iou == pytest.approx((0.8 + 5 / 6) / 2, abs=1e-5)
+    found = gpd.read_file(tmp_path / "report" / "report.gpkg", layer="TP")
+    assert found.crs == truth_crs
+    assert found.to_crs(UTM).area.tolist() == pytest.approx([80, 120], abs=1e-2)
+
+
+def test_layers_in_degrees_are_weighed_by_their_true_area(tmp_path):
+    shapes = [box(10, 0, 10.001, 0.001), box(10, 60, 10.001, 60.001)]
+    truth = gpd.GeoDataFrame(geometry=shapes, crs=4326)
+    truth.to_file(tmp_path / "truth.gpkg")
+    truth[:1].to_file(tmp_path / "pred.gpkg")
+    report = evaluate(tmp_path / "pred.gpkg", tmp_path / "truth.gpkg")
+    # At 60 degrees north a degree of longitude is half as long.
+    assert report.recall_pixel == pytest.approx(2 / 3, abs=5e-3)
+    assert report.recall == 0.5
+
+
+def test_report_json_holds_the_report(files, tmp_path):
+    report = evaluate(*files, tmp_path / "report", min_area_m2=5, where="label < 3")
+    written = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert written == json.loads(json.dumps(report.to_dict()))
+    assert [written[key] for key in ("tp", "fp", "fn")] == [2, 2, 2]
+    rates = ("precision", "recall", "f1", "precision_pixel", "recall_pixel", "f1_pixel")
+    assert [written[key] for key in rates] == pytest.approx([0.5] * 3 + [0.575] * 3)
+    assert written["iou_pixel"] == pytest.approx(230 / 570)
+    assert written["mean_iou"] == pytest.approx((0.8 + 5 / 6) / 2)
+    assert (written["threshold"], written["min_area_m2"]) == (0.5, 5.0)
+    assert (written["footprints"], written["truth"]) == tuple(map(str, files))
+    assert (written["aoi"], written["where"]) == (None, "label < 3")
+
+
+def test_report_layers_hold_every_building_once(files, tmp_path):
+    report = evaluate(*files, tmp_path / "report")
+    layers = {
+        name: gpd.read_file(tmp_path / "report" / "report.gpkg", layer=name)
+        for name in ("TP", "FP", "FN")
+    }
+    assert {name: len(frame) for name, frame in layers.items()} == {"TP": 2, "FP": 2, "FN": 2}
+    assert len(layers["TP"]) + len(layers["FP"]) == len(PRED) == report.tp + report.fp
+    found = layers["TP"]
+    assert found["confidence"].tolist() == [0.9, 0.7]
+    assert found["iou"].tolist() == pytest.approx([0.8, 5 / 6])
+    assert found["truth_id"].tolist() == [0, 2]
+    assert layers["FP"]["iou"].tolist() == pytest.approx([1 / 3, 0])
+    assert layers["FN"]["truth_id"].tolist() == [1, 3]
+    assert layers["FN"].area.tolist() == pytest.approx([100, 100])
+
+
+def test_all_three_layers_exist_even_when_empty(files, tmp_path):
+    evaluate(files[1], files[1], tmp_path / "report")
+    path = tmp_path / "report" / "report.gpkg"
+    assert sorted(pyogrio.list_layers(path)[:, 0]) == ["FN", "FP", "TP"]
+    assert len(gpd.read_file(path, layer="FN")) == 0
+    assert gpd.read_file(path, layer="FP").crs == UTM
+
+
+def test_no_prediction_at_all_is_an_answer(files, tmp_path):
+    empty = tmp_path / "none.gpkg"
+    pyogrio.write_dataframe(layer(PRED).iloc[:0], empty, geometry_type="Polygon")
+    report = evaluate(empty, files[1], tmp_path / "report")
+    assert counts(report) == (0, 0, 4)
+    assert (report.precision, report.recall, report.f1, report.mean_iou) == (0, 0, 0, 0)
+    assert len(gpd.read_file(tmp_path / "report" / "report.gpkg", layer="FN")) == 4
+
+
+def test_where_filters_the_truth_alone(files):
+    assert counts(evaluate(*files, where="label = 1")) == (2, 2, 1)
+
+
+def test_threshold_is_the_users(files):
+    assert counts(evaluate(*files, threshold=0.3)) == (3, 1, 1)
+    assert counts(evaluate(*files, threshold=0.82)) == (1, 3, 3)
+
+
+def test_area_of_interest_from_a_file_in_degrees(files, tmp_path):
+    layer([(-5, -5, 25, 15), (79, -5, 95, 15)], 4326).to_file(tmp_path / "aoi.geojson")
+    report = evaluate(*files, tmp_path / "report", aoi=tmp_path / "aoi.geojson", min_area_m2=0.1)
+    assert counts(report) == (1, 1, 1)
+    assert report.aoi == str(tmp_path / "aoi.geojson")
+    missed = gpd.read_file(tmp_path / "report" / "report.gpkg", layer="FN")
+    assert missed.area.tolist() == pytest.approx([50], abs=0.1)
+
+
+def test_an_area_of_interest_elsewhere_is_an_error(files, tmp_path):
+    layer([(500, 500, 600, 620)]).to_file(tmp_path / "aoi.gpkg")
+    with pytest.raises(GridMismatchError, match="meets neither"):
+        evaluate(*files, tmp_path / "report", aoi=tmp_path / "aoi.gpkg")
+    assert not (tmp_path / "report").exists()
+
+
+def test_an_earlier_report_is_kept_unless_told_otherwise(files, tmp_path):
+    evaluate(*files, tmp_path / "report")
+    before = (tmp_path / "report" / "report.json").read_bytes()
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        evaluate(*files, tmp_path / "report", threshold=0.3)
+    with pytest.raises(VectorReadError):
+        evaluate(*files, tmp_path / "report", where="nonsense = 1", overwrite=True)
+    assert (tmp_path / "report" / "report.json").read_bytes() == before
+    evaluate(*files, tmp_path / "report", threshold=0.3, overwrite=True)
+    assert json.loads((tmp_path / "report" / "report.json").read_text())["tp"] == 3
+    assert sorted(p.name for p in (tmp_path / "report").iterdir()) == ["report.gpkg", "report.json"]
+
+
+def test_a_file_in_place_of_the_folder_is_an_error(files):
+    with pytest.raises(OutputExistsError, match="give a folder"):
+        evaluate(*files, files[0], overwrite=True)
+
+
+@pytest.mark.parametrize("options", [{"threshold": 1.0}, {"threshold": -0.1}, {"min_area_m2": -1}])
+def test_options_out_of_range_are_refused(files, options):
+    with pytest.raises(ConfigError):
+        evaluate(*files, **options)
+
+
+def test_a_layer_without_crs_is_an_error(files, tmp_path):
+    layer(PRED).to_file(tmp_path / "nowhere.shp")
+    (tmp_path / "nowhere.prj").unlink()
+    with pytest.raises(MissingCRSError, match=r"nowhere\.shp"):
+        evaluate(tmp_path / "nowhere.shp", files[1])
+
+
+def test_the_table_shows_counts_and_rates(files):
+    lines = format_table(evaluate(*files)).splitlines()
+    assert lines[0].split() == ["TP", "FP", "FN", "precision", "recall", "F1", "IoU"]
+    assert lines[1].split() == ["buildings", *"222", "0.5000", "0.5000", "0.5000", "0.8167"]
+    assert lines[2].split() == ["area", "0.5750", "0.5750", "0.5750", "0.4035"]
+    assert len(lines) == 3
+    assert len({len(line) for line in lines}) == 1
+
+
+# SpaceNet CSV
+
+
+def write_csv(path, rows, last):
+    table = pd.DataFrame(rows, columns=["ImageId", "PolygonWKT_Pix", last])
+    table.insert(1, "BuildingId", range(len(table)))
+    table.to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture
+def contest(tmp_path):
+    """Two cities; of the first, two images, one of them without buildings."""
+    big, half, small = box(0, 0, 10, 10).wkt, box(0, 0, 10, 5).wkt, box(20, 0, 25, 4).wkt
+    pred = [
+        ("AOI_1_Rio_img1", half, 0.9),
+        ("AOI_1_Rio_img1", "POLYGON Z ((0 0 0, 10 0 0, 10 9 0, 0 9 0, 0 0 0))", 0.1),
+        ("AOI_1_Rio_img1", small, 0.5),  # 20 px2, not above the minimum
+        ("AOI_1_Rio_img2", Polygon().wkt, 1),
+        ("AOI_2_Bonn_img7", big, 1),
+    ]
+    truth = [
+        ("AOI_1_Rio_img1", big, ""),
+        ("AOI_1_Rio_img1", small, ""),  # 20 px2, not below it
+        ("AOI_1_Rio_img2", Polygon().wkt, ""),
+        ("AOI_2_Bonn_img7", big, ""),
+    ]
+    return (
+        write_csv(tmp_path / "pred.csv", pred, "Confidence"),
+        write_csv(tmp_path / "truth.csv", truth, "PolygonWKT_Geo"),
+    )
+
+
+def test_contest_files_are_scored_per_image_and_city(contest, tmp_path):
+    report = evaluate(*contest, tmp_path / "report")
+    assert [tuple(row.values())[:4] for row in report.images] == [
+        ("AOI_1_Rio_img1", 1, 1, 1),
+        ("AOI_1_Rio_img2", 0, 0, 0),
+        ("AOI_2_Bonn_img7", 1, 0, 0),
+    ]
+    assert [tuple(row.values()) for row in report.cities] == [
+        ("AOI_1_Rio", 1, 1, 1, 0.5, 0.5, 0.5),
+        ("AOI_2_Bonn", 1, 0, 0, 1.0, 1.0, 1.0),
+    ]
+    assert report.spacenet_score == 0.75
+    assert counts(report) == (2, 1, 1)
+    assert report.iou_pixel == pytest.approx(190 / 220)
+    assert report.mean_iou == pytest.approx(0.95)
+    written = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert written["min_area_px2"] == 20.0
+    assert written["images"][0]["ImageId"] == "AOI_1_Rio_img1"
+    assert not (tmp_path / "report" / "report.gpkg").exists()
+    assert "SpaceNet score (mean F1 of the cities): 0.7500" in format_table(report)
+
+
+def test_the_contests_minimum_area_can_be_changed(contest):
+    assert counts(evaluate(*contest, min_area_m2=0)) == (3, 1, 0)
+
+
+def test_a_contest_report_replaces_the_layers_of_an_earlier_one(files, contest, tmp_path):
+    evaluate(*files, tmp_path / "report")
+    evaluate(*contest, tmp_path / "report", overwrite=True)
+    assert [path.name for path in (tmp_path / "report").iterdir()] == ["report.json"]
+
+
+def test_contest_options_that_cannot_be_served(files, contest):
+    with pytest.raises(ConfigError, match="two of a kind"):
+        evaluate(contest[0], files[1])
+    with pytest.raises(ConfigError, match="lies in pixels"):
+        evaluate(*contest, where="label = 1")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a,b\n1,2\n", "ImageId,PolygonWKT_Pix\nx_1,POLYGON ((0 0))\n"]
+)
+def test_a_csv_of_another_kind_is_named(contest, tmp_path, text):
+    (tmp_path / "odd.csv").write_text(text)
+    with pytest.raises(VectorReadError, match=r"odd\.csv: cannot be read as a SpaceNet CSV"):
+        evaluate(tmp_path / "odd.csv", contest[1])
+    with pytest.raises(VectorReadError, match=r"absent\.csv"):
+        evaluate(tmp_path / "absent.csv", contest[1])
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not SPACENET.exists(), reason=f"needs the contest's samples in {SPACENET}")
+def test_reproduces_the_published_scores_to_the_last_digit():
+    report = evaluate(SPACENET / "SN2_sample_preds.csv", SPACENET / "SN2_sample_truth.csv")
+    names = ["TruePos", "FalsePos", "FalseNeg", "Precision", "Recall", "F1Score"]
+    images, cities = (
+        list(csv.DictReader((SPACENET / f"SN2_test_{name}.csv").read_text().splitlines()))
+        for name in ("results_full", "results")
+    )
+    assert {row["ImageId"]: tuple(row.values())[1:] for row in report.images} == {
+        row["imageID"]: tuple(float(row[name]) for name in names) for row in images
+    }
+    assert [tuple(row.values())[1:] for row in report.cities] == [
+        tuple(float(row[name]) for name in names) for row in cities
+    ]
+    assert (len(images), len(cities)) == (6, 2)
+    assert report.spacenet_score == sum(float(row["F1Score"]) for row in cities) / 2
