@@ -23,7 +23,7 @@ from geoseg.options import PredictOptions, VectorizeOptions
 from geoseg.raster import Scene, SceneInfo, open_for_writing, read_info, write_cog
 from geoseg.stitch import stitch_rows
 from geoseg.tiling import Tile, TilePlan
-from geoseg.vector import VECTOR_SUFFIXES
+from geoseg.vector import WRITABLE_SUFFIXES
 from geoseg.vectorize import THRESHOLDS_TAG, vectorize
 
 Progress = Callable[[int, int], None]
@@ -282,8 +282,8 @@ def _match_bands(
 
 def _check_suffix(output: Path) -> None:
     suffix = output.suffix.lower()
-    if suffix and suffix not in (*_RASTER_SUFFIXES, *VECTOR_SUFFIXES) and not output.is_dir():
-        choices = ", ".join((*_RASTER_SUFFIXES[:1], *VECTOR_SUFFIXES))
+    if suffix and suffix not in (*_RASTER_SUFFIXES, *WRITABLE_SUFFIXES) and not output.is_dir():
+        choices = ", ".join((*_RASTER_SUFFIXES[:1], *WRITABLE_SUFFIXES))
         raise ConfigError(
             f"{output}: cannot tell what to write by {suffix}; use a folder or one of {choices}"
         )

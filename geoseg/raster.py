@@ -26,6 +26,8 @@ from geoseg.grid import Grid
 # outlines visibly, and exactly 0 is refused.
 _WARP_TOLERANCE = 0.001
 
+_RGB = ("red", "green", "blue")
+
 _REMOTE = ("/vsi", "http://", "https://", "s3://", "gs://")
 
 
@@ -198,6 +200,8 @@ def open_for_writing(
         "blockxsize": 256,
         "blockysize": 256,
         "bigtiff": "if_safer",
+        # GDAL would take a fourth band of bytes for alpha.
+        "photometric": "rgb" if tuple(descriptions) == _RGB else "minisblack",
         **profile,
     }
     try:

@@ -161,7 +161,7 @@ class Segmenter(L.LightningModule):
         self.ignore = info.ignore
         self.register_buffer("mean", torch.tensor(info.mean), persistent=False)
         self.register_buffer("std", torch.tensor(info.std), persistent=False)
-        self.counts = PixelCounts()
+        self.counts = PixelCounts(0, 0, 0, 0)
 
     def training_step(self, batch: Sample, _: int) -> Tensor:
         """Loss of one augmented batch."""
@@ -176,7 +176,7 @@ class Segmenter(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Starts counting anew."""
-        self.counts = PixelCounts()
+        self.counts = PixelCounts(0, 0, 0, 0)
 
     def validation_step(self, batch: Sample, _: int) -> None:
         """Loss and pixel counts of one batch."""

@@ -109,6 +109,11 @@ def adapt_first_convolution(weight: Tensor, bands: Sequence[str]) -> Tensor:
     return torch.stack(kernels, dim=1) * (3 / len(names))
 
 
+def installed_packages() -> list[str]:
+    """Encoders whose ImageNet weights are installed and need no hub."""
+    return [name for name, package in _PACKAGES.items() if importlib.util.find_spec(package)]
+
+
 def _match(
     state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], bands: Sequence[str]
 ) -> dict[str, Tensor]:

@@ -1,0 +1,99 @@
+"""`geoseg doctor`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+
+import click
+
+
+@click.command()
+def command() -> None:
+    """Check this machine: versions, drivers, GPU, disk. Exits with 1 if something is amiss."""
+    amiss = 0
+    for name, check in _CHECKS.items():
+        try:
+            click.echo(f"ok    {name:<10} {check()}")
+        except (ImportError, OSError, RuntimeError) as error:
+            amiss += 1
+            click.echo(f"amiss {name:<10} {' '.join(str(error).split())}")
+    sys.exit(1 if amiss else 0)
+
+
+def _python() -> str:
+    return f"{sys.version.split()[0]}, {os.cpu_count()} cores"
+
+
+def _raster() -> str:
+    import rasterio
+    from rasterio.drivers import raster_driver_extensions
+
+    missing = {"GTiff", "VRT"} - set(raster_driver_extensions().values())
+    if missing:
+        raise RuntimeError(f"GDAL lacks {', '.join(missing)}; pip install --force rasterio")
+    return f"rasterio {rasterio.__version__}, GDAL {rasterio.__gdal_version__}"
+
+
+def _vector() -> str:
+    import pyogrio
+
+    wanted = {"GPKG", "GeoJSON", "ESRI Shapefile", "FlatGeobuf"}
+    missing = wanted - set(pyogrio.list_drivers(write=True))
+    if missing:
+        raise RuntimeError(f"cannot write {', '.join(missing)}; pip install --force pyogrio")
+    return f"pyogrio {pyogrio.__version__}"
+
+
+def _projections() -> str:
+    import pyproj
+
+    x, _ = pyproj.Transformer.from_crs(4326, 32633, always_xy=True).transform(15.0, 45.0)
+    if abs(x - 500_000) > 1e-3:
+        raise RuntimeError("PROJ computes wrong coordinates; unset PROJ_LIB and PROJ_DATA")
+    return f"PROJ {pyproj.proj_version_str}"
+
+
+def _torch() -> str:
+    import torch
+    import torchvision
+
+    return f"torch {torch.__version__}, torchvision {torchvision.__version__}"
+
+
+def _device() -> str:
+    import torch
+
+    from geoseg.predict import choose_device, computes_bf16
+
+    device = choose_device("auto")
+    bits = "bf16" if computes_bf16(device) else "32 bit"
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "no GPU, computing on the CPU"
+    return f"{name} in {bits}"
+
+
+def _weights() -> str:
+    from geoseg.models.weights import installed_packages
+
+    return f"ImageNet weights installed for {', '.join(installed_packages())}"
+
+
+def _disk() -> str:
+    free = shutil.disk_usage(".").free / 1e9
+    if free < 1:
+        raise RuntimeError(f"only {free:.1f} GB free here; outputs need more")
+    return f"{free:.0f} GB free here"
+
+
+_CHECKS: dict[str, Callable[[], str]] = {
+    "python": _python,
+    "rasters": _raster,
+    "vectors": _vector,
+    "proj": _projections,
+    "torch": _torch,
+    "device": _device,
+    "weights": _weights,
+    "disk": _disk,
+}

@@ -1,0 +1,29 @@
+"""The one door for vectors: reads footprints of any format as valid polygons, writes layers."""
+
+from geoseg.vector.reading import (
+    FOOTPRINT_LAYER,
+    as_crs,
+    list_layers,
+    read_footprints,
+    union_aoi,
+)
+from geoseg.vector.writing import (
+    FOOTPRINT_COLUMNS,
+    WRITABLE_SUFFIXES,
+    check_suffix,
+    write_footprints,
+    write_layers,
+)
+
+__all__ = [
+    "FOOTPRINT_COLUMNS",
+    "FOOTPRINT_LAYER",
+    "WRITABLE_SUFFIXES",
+    "as_crs",
+    "check_suffix",
+    "list_layers",
+    "read_footprints",
+    "union_aoi",
+    "write_footprints",
+    "write_layers",
+]

@@ -1,0 +1,301 @@
+"""Reads footprints of any vector format as valid polygons."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pyogrio
+import shapely
+from pyogrio.errors import DataLayerError, DataSourceError
+from pyproj import CRS, Transformer
+from pyproj.exceptions import CRSError
+from shapely.geometry.base import BaseGeometry
+
+from geoseg.errors import MissingCRSError, VectorReadError
+
+logger = logging.getLogger(__name__)
+
+FOOTPRINT_LAYER = "footprints"
+
+_REMOTE = ("/vsi", "http://", "https://", "s3://", "gs://")
+_POLYGON, _MULTIPOLYGON, _COLLECTION = 3, 6, 7
+
+
+def list_layers(path: str | Path) -> list[str]:
+    """Lists the layers of a vector file.
+
+    Args:
+        path: Any vector file that GDAL opens, or GeoParquet.
+
+    Returns:
+        Names in file order; GeoParquet holds one, named after the file.
+
+    Raises:
+        VectorReadError: If the file is absent or is no vector layer.
+    """
+    return [name for name, _ in _layers(path)]
+
+
+def read_footprints(
+    path: str | Path,
+    *,
+    where: str | None = None,
+    layer: str | None = None,
+    bounds: tuple[float, float, float, float] | None = None,
+    bounds_crs: Any = None,
+) -> gpd.GeoDataFrame:
+    """Reads polygons, valid whatever the file holds.
+
+    Null and empty geometries, points and lines are dropped, invalid polygons repaired, Z dropped
+    and collections reduced to their polygons. `.attrs["dropped"]` and `.attrs["repaired"]` of
+    the result count the rows.
+
+    Args:
+        path: GeoJSON, GeoPackage, Shapefile (zipped or not), FlatGeobuf, GeoParquet, KML or
+            another vector file that GDAL opens.
+        where: Attribute filter in OGR SQL, e.g. `label = 1`; `==` means `=`.
+        layer: Layer name; when None, `footprints` if there is one, else the first layer that
+            may hold polygons.
+        bounds: (left, bottom, right, top); only features whose bounding box meets it are read.
+        bounds_crs: CRS of `bounds`; the layer's own when None.
+
+    Returns:
+        Non-empty, valid Polygons and MultiPolygons with all attributes of the file.
+
+    Raises:
+        VectorReadError: If the file is absent, is no vector layer, lacks the layer, or the
+            filter does not fit its attributes.
+        MissingCRSError: If the layer does not say where it lies.
+    """
+    layer = _select_layer(path, layer)
+    where = _ogr_where(where) if where else None
+    if Path(path).suffix.lower() == ".parquet":
+        features = _read_parquet(path, where, bounds, bounds_crs)
+    else:
+        features = _read_ogr(path, layer, where, bounds, bounds_crs)
+    return _polygons_only(features)
+
+
+def union_aoi(path: str | Path, crs: Any) -> BaseGeometry:
+    """Reads an area of interest: the union of a file's polygons.
+
+    Args:
+        path: Any vector file `read_footprints` takes.
+        crs: CRS of the result; long edges are densified before they are reprojected.
+
+    Returns:
+        A valid Polygon or MultiPolygon.
+
+    Raises:
+        VectorReadError: If the file cannot be read or holds no polygon.
+        MissingCRSError: If the file does not say where it lies.
+    """
+    areas = read_footprints(path)
+    if areas.empty:
+        raise VectorReadError(f"{path}: holds no polygon; an area of interest needs at least one")
+    target = as_crs(crs, path)
+    if target != areas.crs:
+        left, bottom, right, top = areas.total_bounds
+        areas = areas.segmentize(max(right - left, top - bottom) / 100).to_crs(target)
+    return shapely.make_valid(shapely.union_all(shapely.make_valid(areas.geometry.array)))
+
+
+def as_crs(crs: Any, where: str | Path = "layer") -> CRS:
+    """Turns a CRS of any library, an EPSG code or WKT into a pyproj CRS.
+
+    Args:
+        crs: What names the CRS.
+        where: File for the error message.
+
+    Returns:
+        The CRS.
+
+    Raises:
+        MissingCRSError: If `crs` is None or nothing that pyproj understands.
+    """
+    if crs is None:
+        raise MissingCRSError(
+            f"{where}: has no coordinate reference system; ogr2ogr -a_srs EPSG:CODE out.gpkg "
+            "in.shp writes one"
+        )
+    try:
+        return CRS.from_user_input(crs.to_wkt() if hasattr(crs, "to_wkt") else crs)
+    except CRSError as error:
+        raise MissingCRSError(
+            f"{where}: {str(crs)[:80]!r} is no coordinate reference system; give EPSG:CODE or WKT"
+        ) from error
+
+
+def reason_of(error: Exception) -> str:
+    """One line of what a library says went wrong."""
+    return " ".join(str(error).split())[:160].rstrip(".")
+
+
+def _layers(path: str | Path) -> list[tuple[str, str | None]]:
+    name = str(path)
+    if not name.startswith(_REMOTE) and not Path(name).exists():
+        raise VectorReadError(f"{name}: no such file; check the path (and quotes around spaces)")
+    if Path(name).suffix.lower() == ".parquet":
+        return [(Path(name).stem, "Unknown")]
+    try:
+        layers = [(str(layer), kind) for layer, kind in pyogrio.list_layers(path)]
+    except DataSourceError as error:
+        raise _not_vector(path, error) from error
+    if not layers:
+        raise VectorReadError(f"{name}: holds no vector layer; give a file that does")
+    return layers
+
+
+def _select_layer(path: str | Path, layer: str | None) -> str:
+    layers = _layers(path)
+    names = [name for name, _ in layers]
+    if layer is not None:
+        if layer not in names:
+            raise VectorReadError(f"{path}: has no layer {layer!r}; its layers are {_join(names)}")
+        return layer
+    if FOOTPRINT_LAYER in names:
+        return FOOTPRINT_LAYER
+    spatial = [name for name, kind in layers if kind is not None]
+    polygonal = [
+        name for name, kind in layers if kind and re.match(r"(Multi)?Polygon|Unknown|Geom", kind)
+    ]
+    chosen = (polygonal or spatial or names)[0]
+    if len(names) > 1:
+        logger.warning("%s: read layer %s of %s", path, chosen, _join(names))
+    return chosen
+
+
+def _read_ogr(
+    path: str | Path,
+    layer: str,
+    where: str | None,
+    bounds: tuple[float, float, float, float] | None,
+    bounds_crs: Any,
+) -> gpd.GeoDataFrame:
+    try:
+        info = pyogrio.read_info(path, layer=layer)
+        if info["geometry_type"] is None:
+            raise _no_geometry(path)
+        crs = as_crs(info["crs"], path)
+        if info["features"] == 0:
+            where = None  # an empty GeoJSON has no attributes that a filter could name
+        return pyogrio.read_dataframe(
+            path, layer=layer, where=where, bbox=_bounds_in(bounds, bounds_crs, crs)
+        )
+    except (DataSourceError, DataLayerError) as error:
+        if where:
+            raise _bad_filter(path, where, info["fields"]) from error
+        raise _not_vector(path, error) from error
+    except ValueError as error:
+        if where and not isinstance(error, MissingCRSError):
+            raise _bad_filter(path, where, info["fields"]) from error
+        raise
+
+
+def _read_parquet(
+    path: str | Path,
+    where: str | None,
+    bounds: tuple[float, float, float, float] | None,
+    bounds_crs: Any,
+) -> gpd.GeoDataFrame:
+    try:
+        features = gpd.read_parquet(path)
+    except (ValueError, OSError) as error:  # pyarrow raises both for a file of another kind
+        raise _not_vector(path, error) from error
+    crs = as_crs(features.crs, path)
+    box = _bounds_in(bounds, bounds_crs, crs)
+    if box is not None:
+        features = features.iloc[features.sindex.intersection(box)].sort_index()
+    if where:
+        features = features.iloc[_matching_rows(features, where, path)]
+    return features
+
+
+def _matching_rows(features: gpd.GeoDataFrame, where: str, path: str | Path) -> np.ndarray:
+    """Evaluates an OGR filter on a frame by way of an attribute table in memory.
+
+    One filter language then serves every format, and no expression reaches an interpreter.
+    """
+    table = pd.DataFrame(features.drop(columns=features.geometry.name)).reset_index(drop=True)
+    scalar = [str(c) for c in table if not table[c].map(lambda v: isinstance(v, dict | list)).any()]
+    name = f"/vsimem/geoseg_where_{os.getpid()}_{id(table)}.gpkg"
+    try:
+        pyogrio.write_dataframe(table[scalar], name, driver="GPKG", layer="table")
+        found = pyogrio.read_dataframe(name, where=where, columns=[], fid_as_index=True)
+    except (DataSourceError, DataLayerError, ValueError) as error:
+        raise _bad_filter(path, where, scalar) from error
+    finally:
+        pyogrio.vsi_unlink(name)
+    rows: np.ndarray = found.index.to_numpy()
+    return rows - 1  # GeoPackage counts rows from 1
+
+
+def _ogr_where(where: str) -> str:
+    """Writes `==` as OGR's `=`, except inside quotes."""
+    return re.sub(r"""('[^']*'|"[^"]*")|==""", lambda match: match.group(1) or "=", where)
+
+
+def _bounds_in(
+    bounds: tuple[float, float, float, float] | None, bounds_crs: Any, crs: CRS
+) -> tuple[float, float, float, float] | None:
+    if bounds is None or bounds_crs is None:
+        return bounds
+    transformer = Transformer.from_crs(as_crs(bounds_crs, "bounds"), crs, always_xy=True)
+    left, bottom, right, top = transformer.transform_bounds(*bounds, densify_pts=21)
+    if not np.isfinite([left, bottom, right, top]).all() or left > right:
+        return None  # outside the CRS's domain or across the antimeridian: read everything
+    return left, bottom, right, top
+
+
+def _polygons_only(features: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    before = len(features)
+    shapes = shapely.force_2d(np.array(features.geometry.array, dtype=object))
+    kinds = shapely.get_type_id(shapes)
+    areal = np.isin(kinds, (_POLYGON, _MULTIPOLYGON, _COLLECTION)) & ~shapely.is_empty(shapes)
+    invalid = areal & ~shapely.is_valid(shapes)
+    shapes[invalid] = shapely.make_valid(shapes[invalid])
+    mixed = areal & (shapely.get_type_id(shapes) == _COLLECTION)
+    shapes[mixed] = [_polygonal_part(shape) for shape in shapes[mixed]]
+    kept = areal & np.isin(shapely.get_type_id(shapes), (_POLYGON, _MULTIPOLYGON))
+    kept &= ~shapely.is_empty(shapes)
+    result = features.set_geometry(gpd.GeoSeries(shapes, index=features.index, crs=features.crs))
+    result = result[kept].reset_index(drop=True)
+    result.attrs["dropped"] = int(before - kept.sum())
+    result.attrs["repaired"] = int((invalid & kept).sum())
+    return result
+
+
+def _polygonal_part(collection: BaseGeometry) -> BaseGeometry:
+    parts = shapely.get_parts(collection)
+    while (shapely.get_type_id(parts) == _COLLECTION).any():
+        parts = shapely.get_parts(parts)
+    return shapely.union_all(parts[np.isin(shapely.get_type_id(parts), (_POLYGON, _MULTIPOLYGON))])
+
+
+def _not_vector(path: str | Path, error: Exception) -> VectorReadError:
+    return VectorReadError(
+        f"{path}: cannot be read as a vector layer ({reason_of(error)}); give a GeoJSON, "
+        "GeoPackage, Shapefile, FlatGeobuf or GeoParquet file"
+    )
+
+
+def _no_geometry(path: str | Path) -> VectorReadError:
+    return VectorReadError(f"{path}: is a table without geometries; give a layer of polygons")
+
+
+def _bad_filter(path: str | Path, where: str, columns: Iterable[str]) -> VectorReadError:
+    return VectorReadError(
+        f"{path}: the filter {where!r} does not fit; the attributes are {_join(columns)}"
+    )
+
+
+def _join(names: Iterable[str]) -> str:
+    return ", ".join(map(str, names)) or "(none)"

@@ -1,0 +1,292 @@
+"""Writes footprints batch by batch into files that appear only when complete."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyogrio
+import shapely
+from pyarrow import parquet
+from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
+from pyproj import CRS
+
+from geoseg.errors import ConfigError, VectorReadError
+from geoseg.vector.reading import FOOTPRINT_LAYER, as_crs, reason_of
+
+# What every footprint that geoseg traces carries; a writer falls back on it for an empty layer.
+FOOTPRINT_COLUMNS: Mapping[str, str] = {
+    "id": "int64",
+    "area_m2": "float64",
+    "perimeter_m": "float64",
+    "confidence": "float64",
+}
+
+_DRIVERS = {".geojson": "GeoJSON", ".shp": "ESRI Shapefile", ".gpkg": "GPKG", ".fgb": "FlatGeobuf"}
+WRITABLE_SUFFIXES = (*_DRIVERS, ".parquet")
+
+_GEOJSON_DECIMALS = 7  # about 1 cm on the ground, what RFC 7946 asks for at most
+_SHAPEFILE_NAME_LENGTH = 10
+_SHAPEFILE_NAMES = {"perimeter_m": "perim_m"}
+_SHAPEFILE_INDEXES = (".qix", ".sbn", ".sbx")
+
+
+def write_footprints(
+    path: str | Path,
+    batches: Iterable[gpd.GeoDataFrame],
+    *,
+    crs: Any,
+    columns: Mapping[str, str] = FOOTPRINT_COLUMNS,
+) -> int:
+    """Writes footprints batch by batch; the file appears under its name only when complete.
+
+    The suffix chooses the format. GeoJSON follows RFC 7946: longitude and latitude in WGS 84,
+    right-handed, 7 decimals. A Shapefile shortens names beyond 10 characters (`perimeter_m`
+    becomes `perim_m`). MultiPolygons are written as one row per part.
+
+    Args:
+        path: Target: .geojson, .shp, .gpkg (layer `footprints`), .fgb or .parquet.
+        batches: Frames of one schema in `crs`; there may be none, and they may be empty.
+        crs: CRS of the batches.
+        columns: Attribute names and dtypes of the layer when there is no batch.
+
+    Returns:
+        Number of polygons written.
+
+    Raises:
+        ConfigError: If the suffix is none of the five.
+        MissingCRSError: If `crs` is None.
+        VectorReadError: If the file cannot be written.
+    """
+    path = Path(path)
+    suffix = check_suffix(path)
+    source_crs = as_crs(crs, path)
+    target_crs = CRS.from_epsg(4326) if suffix == ".geojson" else source_crs
+    stream = _RecordStream(_single_polygons(batches, suffix, source_crs), columns, target_crs)
+    with _atomic(path) as partial:
+        if suffix == ".parquet":
+            _write_parquet(partial, stream)
+        else:
+            _write_ogr(partial, stream, suffix)
+    return stream.count
+
+
+def write_layers(path: str | Path, layers: Mapping[str, gpd.GeoDataFrame]) -> None:
+    """Writes several layers into one GeoPackage that appears only when complete.
+
+    Args:
+        path: Target, a .gpkg.
+        layers: Frame of each layer name; empty ones keep their columns and CRS.
+
+    Raises:
+        ConfigError: If the suffix is not .gpkg.
+        MissingCRSError: If a frame has no CRS.
+        VectorReadError: If the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".gpkg":
+        raise ConfigError(f"{path}: several layers need a GeoPackage; end the name in .gpkg")
+    with _atomic(path) as partial:
+        for name, frame in layers.items():
+            as_crs(frame.crs, f"{path}, layer {name}")
+            pyogrio.write_dataframe(
+                frame, partial, layer=name, driver="GPKG", **_geometry_type(frame)
+            )
+
+
+def check_suffix(path: str | Path) -> str:
+    """Returns the lower-case suffix of a layer that can be written, or raises `ConfigError`."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in WRITABLE_SUFFIXES:
+        choices = ", ".join(WRITABLE_SUFFIXES)
+        raise ConfigError(
+            f"{path}: cannot write {suffix or 'a name without suffix'}; end the "
+            f"name in one of {choices}"
+        )
+    return suffix
+
+
+class _RecordStream:
+    """Frames as Arrow columns of one schema, counted while they pass."""
+
+    def __init__(
+        self, frames: Iterator[gpd.GeoDataFrame], columns: Mapping[str, str], crs: CRS
+    ) -> None:
+        self.crs = crs
+        self.count = 0
+        self.error: Exception | None = None
+        template = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in columns.items()})
+        for frame in frames:  # an empty frame does not know its dtypes: look for a better one
+            template = _attributes(frame)
+            if len(frame):
+                frames = chain([frame], frames)
+                break
+        schema = pa.Schema.from_pandas(template, preserve_index=False)
+        self.schema = pa.schema(
+            [f.with_type(pa.string()) if pa.types.is_null(f.type) else f for f in schema]
+        )
+        self._frames = frames
+
+    def __iter__(self) -> Iterator[tuple[list[pa.Array], np.ndarray]]:
+        """Yields the attribute columns and the geometries (N,) of each frame."""
+        try:
+            for frame in self._frames:
+                table = pa.Table.from_pandas(_attributes(frame), self.schema, preserve_index=False)
+                self.count += len(frame)
+                columns = [column.combine_chunks() for column in table.columns]
+                yield columns, np.asarray(frame.geometry.array, dtype=object)
+        except Exception as error:  # GDAL would report no more than that the stream ended
+            self.error = error
+            raise
+
+
+def _attributes(frame: gpd.GeoDataFrame) -> pd.DataFrame:
+    return pd.DataFrame(frame.drop(columns=frame.geometry.name))
+
+
+def _single_polygons(
+    batches: Iterable[gpd.GeoDataFrame], suffix: str, crs: CRS
+) -> Iterator[gpd.GeoDataFrame]:
+    for batch in batches:
+        frame = batch.set_crs(crs, allow_override=True)
+        if suffix == ".geojson":
+            frame = _geojson_precision(_cut_at_antimeridian(frame.to_crs(4326)))
+        frame = frame.explode(ignore_index=True)
+        shapes = np.asarray(frame.geometry.array, dtype=object)
+        kept = (shapely.get_type_id(shapes) == shapely.GeometryType.POLYGON) & ~shapely.is_empty(
+            shapes
+        )
+        right_handed = shapely.orient_polygons(shapes[kept])
+        yield frame[kept].set_geometry(
+            gpd.GeoSeries(right_handed, index=frame.index[kept], crs=frame.crs)
+        )
+
+
+def _cut_at_antimeridian(frame: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    """Cuts polygons that cross 180 degrees in two, as RFC 7946 asks."""
+    shapes = np.array(frame.geometry.array, dtype=object)
+    left, _, right, _ = shapely.bounds(shapes).reshape(-1, 4).T
+    for index in np.flatnonzero(right - left > 180):
+        whole = shapely.transform(shapes[index], lambda xy: xy + (xy[:, :1] < 0) * [360, 0])
+        east = shapely.intersection(whole, shapely.box(0, -90, 180, 90))
+        west = shapely.intersection(whole, shapely.box(180, -90, 360, 90))
+        west = shapely.transform(west, lambda xy: xy - [360, 0])
+        shapes[index] = shapely.union(east, west)
+    return frame.set_geometry(gpd.GeoSeries(shapes, index=frame.index, crs=frame.crs))
+
+
+def _geojson_precision(frame: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    """Rounds to the decimals of the file, and repairs what rounding made invalid."""
+    size = 10.0**-_GEOJSON_DECIMALS
+    shapes = np.asarray(frame.geometry.array, dtype=object)
+    rounded = shapely.set_precision(shapes, size, mode="pointwise")
+    broken = ~shapely.is_valid(rounded)
+    rounded[broken] = shapely.set_precision(shapely.make_valid(shapes[broken]), size)
+    return frame.set_geometry(gpd.GeoSeries(rounded, index=frame.index, crs=frame.crs))
+
+
+def _write_ogr(path: Path, stream: _RecordStream, suffix: str) -> None:
+    names = stream.schema.names
+    options: dict[str, Any] = {}
+    if suffix == ".geojson":
+        options = {"RFC7946": "YES", "COORDINATE_PRECISION": str(_GEOJSON_DECIMALS)}
+    if suffix == ".shp":
+        names, options = _short_names(names), {"ENCODING": "UTF-8"}
+    shape = pa.field("geometry", pa.binary(), metadata={"ARROW:extension:name": "geoarrow.wkb"})
+    fields = [field.with_name(n) for n, field in zip(names, stream.schema, strict=True)]
+    schema = pa.schema([*fields, shape])
+    batches = (
+        pa.record_batch([*columns, pa.array(shapely.to_wkb(shapes), pa.binary())], schema=schema)
+        for columns, shapes in stream
+    )
+    try:
+        pyogrio.write_arrow(
+            pa.RecordBatchReader.from_batches(schema, batches),
+            path,
+            layer=path.stem if suffix == ".shp" else FOOTPRINT_LAYER,
+            driver=_DRIVERS[suffix],
+            geometry_name="geometry",
+            geometry_type="Polygon",
+            crs=stream.crs.to_wkt(),
+            layer_options=options,
+        )
+    except RuntimeError as error:
+        raise stream.error or error from None
+
+
+def _short_names(names: list[str]) -> list[str]:
+    """Names that fit a Shapefile, still distinct."""
+    short: list[str] = []
+    for name in names:
+        candidate = _SHAPEFILE_NAMES.get(name, name)[:_SHAPEFILE_NAME_LENGTH]
+        count = 1
+        while candidate in short:
+            count += 1
+            candidate = f"{candidate[: _SHAPEFILE_NAME_LENGTH - 1 - len(str(count))]}_{count}"
+        short.append(candidate)
+    return short
+
+
+def _write_parquet(path: Path, stream: _RecordStream) -> None:
+    """Writes GeoParquet 1.1 row group by row group, with a bounding box for each row."""
+    sides = ("xmin", "ymin", "xmax", "ymax")
+    box = pa.struct([(side, pa.float64()) for side in sides])
+    geo = {
+        "encoding": "WKB",
+        "geometry_types": ["Polygon"],
+        "crs": stream.crs.to_json_dict(),
+        "orientation": "counterclockwise",
+        "covering": {"bbox": {side: ["bbox", side] for side in sides}},
+    }
+    metadata = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": geo}}
+    schema = pa.schema(
+        [*stream.schema, ("geometry", pa.binary()), ("bbox", box)],
+        metadata={"geo": json.dumps(metadata)},
+    )
+    with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+        for columns, shapes in stream:
+            corners = [pa.array(side) for side in shapely.bounds(shapes).reshape(-1, 4).T]
+            covering = pa.StructArray.from_arrays(corners, names=sides)
+            wkb = pa.array(shapely.to_wkb(shapes), pa.binary())
+            writer.write_batch(pa.record_batch([*columns, wkb, covering], schema=schema))
+
+
+def _geometry_type(frame: gpd.GeoDataFrame) -> dict[str, Any]:
+    kinds = set(frame.geom_type.dropna())
+    if kinds <= {"Polygon"}:
+        return {"geometry_type": "Polygon"}
+    if kinds <= {"Polygon", "MultiPolygon"}:
+        return {"geometry_type": "MultiPolygon", "promote_to_multi": True}
+    return {}
+
+
+@contextmanager
+def _atomic(path: Path) -> Iterator[Path]:
+    """Yields a name in a folder beside `path`; what is there at the end takes its place."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(f".{path.name}.partial", ".", path.parent))
+    except OSError as error:
+        raise VectorReadError(f"{path}: cannot be written ({reason_of(error)})") from error
+    try:
+        yield folder / path.name
+        if path.suffix.lower() == ".shp":
+            for suffix in _SHAPEFILE_INDEXES:  # of a layer that is overwritten
+                path.with_suffix(suffix).unlink(missing_ok=True)
+        for written in sorted(folder.iterdir(), key=lambda file: file.name == path.name):
+            os.replace(written, path.with_name(written.name))
+    except (DataSourceError, DataLayerError, FeatureError, pa.ArrowInvalid) as error:
+        raise VectorReadError(f"{path}: cannot be written ({reason_of(error)})") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

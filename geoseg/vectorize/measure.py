@@ -1,0 +1,84 @@
+"""Areas and lengths on the ground, in metres, whatever the CRS."""
+
+from __future__ import annotations
+
+import numpy as np
+import shapely
+from pyproj import CRS, Transformer
+from pyproj.exceptions import ProjError
+from shapely.geometry import Polygon
+
+from geoseg.grid import WGS84_ELLIPSOID, Grid
+from geoseg.vector import as_crs
+
+
+def geodesic_measures(polygons: np.ndarray, crs: CRS) -> tuple[np.ndarray, np.ndarray]:
+    """Measures polygons on the ellipsoid.
+
+    Args:
+        polygons: Polygons (N,) in `crs`.
+        crs: Any CRS; one without a path to longitude and latitude counts by its linear unit.
+
+    Returns:
+        Areas in square metres (N,) and perimeters in metres (N,), holes included.
+    """
+    lonlat = _to_lonlat(polygons, crs)
+    if lonlat is None:
+        factor = _unit_m(crs)
+        return shapely.area(polygons) * factor**2, shapely.length(polygons) * factor
+    measures = [_measure(polygon) for polygon in lonlat]
+    areas, perimeters = np.array(measures, dtype=np.float64).reshape(-1, 2).T
+    return areas, perimeters
+
+
+def pixel_areas_m2(grid: Grid, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Measures pixels on the ellipsoid.
+
+    Args:
+        grid: Their grid.
+        columns: Column of each pixel (N,).
+        rows: Row of each pixel (N,).
+
+    Returns:
+        Square metres (N,).
+    """
+    steps = ((0, 0), (1, 0), (0, 1))
+    points = [grid.transform @ (columns + dx, rows + dy) for dx, dy in steps]
+    corners = np.array(points, dtype=np.float64)  # (step, x or y, N)
+    try:
+        transformer = Transformer.from_crs(as_crs(grid.crs), 4326, always_xy=True)
+        lon, lat = transformer.transform(corners[:, 0], corners[:, 1], errcheck=True)
+    except ProjError:
+        unit = _unit_m(as_crs(grid.crs))
+        return np.full(len(columns), abs(grid.transform.determinant) * unit**2)
+    sides = [WGS84_ELLIPSOID.inv(lon[0], lat[0], lon[i], lat[i])[2] for i in (1, 2)]
+    areas: np.ndarray = np.asarray(sides[0]) * np.asarray(sides[1])
+    return np.where(np.isfinite(areas) & (areas > 0), areas, grid.gsd_m**2)
+
+
+def _to_lonlat(polygons: np.ndarray, crs: CRS) -> np.ndarray | None:
+    try:
+        transformer = Transformer.from_crs(crs, 4326, always_xy=True)
+        lonlat: np.ndarray = shapely.transform(
+            polygons,
+            lambda points: np.column_stack(transformer.transform(*points.T, errcheck=True)),
+        )
+    except ProjError:
+        return None
+    return lonlat if np.isfinite(shapely.bounds(lonlat)).all() else None
+
+
+def _unit_m(crs: CRS) -> float:
+    """Metres per unit of a CRS that cannot be placed on the globe."""
+    return float(crs.axis_info[0].unit_conversion_factor) if crs.axis_info else 1.0
+
+
+def _measure(polygon: Polygon) -> tuple[float, float]:
+    """Area and perimeter of one polygon in longitude and latitude."""
+    area, perimeter = 0.0, 0.0
+    for index, ring in enumerate((polygon.exterior, *polygon.interiors)):
+        lon, lat = shapely.get_coordinates(ring).T
+        inside, length = WGS84_ELLIPSOID.polygon_area_perimeter(lon, lat)
+        area += abs(inside) if index == 0 else -abs(inside)
+        perimeter += length
+    return area, perimeter

@@ -1,0 +1,140 @@
+"""Probabilities by window, from a file or from memory, in one form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+from rasterio.windows import Window
+
+from geoseg.errors import SceneReadError
+from geoseg.grid import Grid
+from geoseg.raster import Scene, SceneInfo, read_info
+
+_TOLERANCE = 1e-3  # a float raster may overshoot 0..1 by what resampling adds
+
+
+@dataclass(frozen=True)
+class Prob:
+    """Probabilities of a window.
+
+    Attributes:
+        body: Float32 (H, W) in 0..1, the probability of being building.
+        border: Float32 (H, W) in 0..1, the probability of being a building's border, or None.
+        valid: Boolean (H, W), False on nodata.
+    """
+
+    body: np.ndarray
+    border: np.ndarray | None
+    valid: np.ndarray
+
+
+class ProbSource(Protocol):
+    """Anything that gives probabilities by window of its grid."""
+
+    @property
+    def grid(self) -> Grid:
+        """Place on the ground."""
+
+    def read(self, window: Window) -> Prob:
+        """Reads the probabilities of a window inside the grid."""
+
+
+class ArrayProb:
+    """Probabilities in memory.
+
+    Args:
+        body: (H, W), uint8 (255 = certain) or float in 0..1.
+        border: Like `body`, or None.
+        valid: Boolean (H, W).
+        grid: Grid of the same shape.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+
+    def __init__(
+        self, body: np.ndarray, border: np.ndarray | None, valid: np.ndarray, grid: Grid
+    ) -> None:
+        shapes = {a.shape for a in (body, border, valid) if a is not None} | {grid.shape}
+        if len(shapes) > 1:
+            raise ValueError(f"body, border, valid and grid differ in shape: {sorted(shapes)}")
+        self.grid = grid
+        self._body, self._border, self._valid = body, border, valid
+
+    def read(self, window: Window) -> Prob:
+        """Reads the probabilities of a window inside the grid."""
+        part = window.toslices()
+        border = None if self._border is None else _unit(self._border[part])
+        return Prob(_unit(self._body[part]), border, self._valid[part])
+
+
+class SceneProb:
+    """A probability raster on disk; a context manager that holds it open.
+
+    Args:
+        path: Raster with a band named `building` and perhaps one named `border`; or one or two
+            bands without such names, in this order. Uint8 (255 = certain) or float in 0..1.
+
+    Raises:
+        SceneReadError: If the file cannot be read or is no probability raster.
+        MissingCRSError: If it does not say where it lies.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._scene = Scene(path, bands=_prob_bands(read_info(path)))
+        self.grid = self._scene.grid
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._scene.close()
+
+    def read(self, window: Window) -> Prob:
+        """Reads the probabilities of a window inside the grid.
+
+        Raises:
+            SceneReadError: If the file is damaged there, or its values are no probabilities.
+        """
+        data, valid = self._scene.read(window)
+        if data.dtype.kind == "f" and data.size:
+            low, high = float(data.min()), float(data.max())
+            if low < -_TOLERANCE or high > 1 + _TOLERANCE:
+                raise SceneReadError(
+                    f"{self._scene.info.path}: holds values from {low:g} to {high:g}, not "
+                    "probabilities from 0 to 1; give the prob.tif that predict writes"
+                )
+        return Prob(_unit(data[0]), _unit(data[1]) if len(data) > 1 else None, valid)
+
+
+def _unit(array: np.ndarray) -> np.ndarray:
+    """Stored probabilities as float32 in 0..1."""
+    scale = np.float32(255) if array.dtype == np.uint8 else np.float32(1)
+    return array.astype(np.float32) / scale
+
+
+def _prob_bands(info: SceneInfo) -> list[int]:
+    """1-based numbers of the body band and, where there is one, the border band."""
+    if info.dtype != "uint8" and not info.dtype.startswith("float"):
+        raise SceneReadError(
+            f"{info.path}: holds {info.dtype} pixels; a probability raster is uint8 (255 = "
+            "certain) or float from 0 to 1"
+        )
+    if "building" in info.bands:
+        names = [name for name in ("building", "border") if name in info.bands]
+        return [info.indexes[info.bands.index(name)] for name in names]
+    if len(info.bands) > 2:
+        raise SceneReadError(
+            f"{info.path}: has bands {', '.join(info.bands)} and none named building; give the "
+            "prob.tif that predict writes, or a raster of one band"
+        )
+    return list(info.indexes)

@@ -1,0 +1,354 @@
+"""The door for vectors: whatever a file holds comes in valid, and goes out whole or not at all."""
+
+import json
+import logging
+import zipfile
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pytest
+import rasterio.crs
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyproj import CRS
+from shapely.geometry import (
+    GeometryCollection,
+    LineString,
+    MultiPolygon,
+    Point,
+    Polygon,
+    box,
+)
+
+from geoseg.errors import ConfigError, MissingCRSError, VectorReadError
+from geoseg.vector import (
+    FOOTPRINT_COLUMNS,
+    WRITABLE_SUFFIXES,
+    as_crs,
+    check_suffix,
+    list_layers,
+    read_footprints,
+    union_aoi,
+    write_footprints,
+    write_layers,
+)
+from geoseg.vector.reading import _ogr_where
+from geoseg.vector.writing import _short_names
+
+SHARED = Path(__file__).parents[2] / "shared"
+UTM = "EPSG:32645"
+LOCAL_WKT = (
+    'PROJCRS["site",BASEGEOGCRS["WGS 84",DATUM["World Geodetic System 1984",ELLIPSOID["WGS 84",'
+    '6378137,298.257223563]]],CONVERSION["site",METHOD["Transverse Mercator"],PARAMETER['
+    '"Latitude of natural origin",27.1],PARAMETER["Longitude of natural origin",84.9],PARAMETER['
+    '"Scale factor at natural origin",1],PARAMETER["False easting",0],PARAMETER['
+    '"False northing",0]],CS[Cartesian,2],AXIS["easting",east],AXIS["northing",north],'
+    'LENGTHUNIT["metre",1]]'
+)
+
+
+def houses(count, first=1, crs=UTM):
+    """`count` houses of 10 m x 8 m in a row, 30 m apart, ids from `first`."""
+    ids = np.arange(first, first + count, dtype=np.int64)
+    left = 300_000.0 + 30 * ids
+    frame = gpd.GeoDataFrame(
+        {
+            "id": ids,
+            "area_m2": 80.0,
+            "perimeter_m": 36.0,
+            "confidence": 0.75,
+            "name": [f"Häusl {i}" for i in ids],
+        },
+        geometry=[box(x, 3_000_000, x + 10, 3_000_008) for x in left],
+        crs=UTM,
+    )
+    return frame.to_crs(crs)
+
+
+@pytest.mark.parametrize("suffix", WRITABLE_SUFFIXES)
+@pytest.mark.parametrize("crs", [UTM, "EPSG:3857", "EPSG:4326", LOCAL_WKT])
+def test_every_format_gives_back_what_was_written(tmp_path, suffix, crs):
+    path = tmp_path / f"out{suffix}"
+    batches = [houses(3, crs=crs), houses(0, crs=crs), houses(4, first=4, crs=crs)]
+    assert write_footprints(path, iter(batches), crs=crs) == 7
+    found = read_footprints(path).sort_values("id")
+    assert found["id"].tolist() == list(range(1, 8))
+    assert found["name"].tolist()[0] == "Häusl 1"
+    assert found["confidence"].tolist() == [0.75] * 7
+    perimeter = "perim_m" if suffix == ".shp" else "perimeter_m"
+    assert list(found.columns) == ["id", "area_m2", perimeter, "confidence", "name", "geometry"]
+    assert found.is_valid.all()
+    wanted = CRS("EPSG:4326") if suffix == ".geojson" else CRS(crs)
+    assert found.crs.equals(wanted) or found.crs.to_dict() == wanted.to_dict()
+    distance = found.to_crs(UTM).geometry.hausdorff_distance(houses(7).geometry, align=False)
+    assert distance.max() < 0.02
+
+
+@pytest.mark.parametrize("suffix", WRITABLE_SUFFIXES)
+@pytest.mark.parametrize("batches", [[], [houses(0)[[*FOOTPRINT_COLUMNS, "geometry"]]]])
+def test_no_footprint_is_still_a_layer(tmp_path, suffix, batches):
+    path = tmp_path / f"empty{suffix}"
+    assert write_footprints(path, batches, crs=UTM) == 0
+    found = read_footprints(path)
+    assert len(found) == 0
+    assert found.crs == ("EPSG:4326" if suffix == ".geojson" else UTM)
+    if suffix != ".geojson":  # which has columns only where it has features
+        assert [name[:5] for name in found] == [n[:5] for n in (*FOOTPRINT_COLUMNS, "geometry")]
+    assert read_footprints(path, where="id = 3").empty
+
+
+def test_geojson_follows_rfc_7946(tmp_path):
+    path = tmp_path / "out.geojson"
+    clockwise = houses(2)
+    clockwise.geometry = shapely.orient_polygons(clockwise.geometry.array, exterior_cw=True)
+    write_footprints(path, [clockwise], crs=UTM)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert "crs" not in content
+    ring = np.array(content["features"][0]["geometry"]["coordinates"][0])
+    assert shapely.is_ccw(shapely.LinearRing(ring))
+    expected = houses(2, crs="EPSG:4326").geometry.iloc[0].bounds
+    assert (*ring.min(axis=0), *ring.max(axis=0)) == pytest.approx(expected, abs=1e-7)
+    assert all(len(str(value).split(".")[1]) <= 7 for value in ring.ravel())
+
+
+def test_geojson_stays_valid_when_rounding_closes_a_gap(tmp_path):
+    slit = Polygon([(0, 0), (10, 0), (10, 5), (0.001, 5), (10, 5.0001), (10, 10), (0, 10)])
+    frame = gpd.GeoDataFrame(geometry=[shapely.transform(slit, lambda p: p + 5e5)], crs=UTM)
+    assert write_footprints(tmp_path / "slit.geojson", [frame], crs=UTM) >= 1
+    found = gpd.read_file(tmp_path / "slit.geojson")
+    assert found.is_valid.all()
+    assert found.to_crs(UTM).area.sum() == pytest.approx(100, rel=0.01)
+
+
+def test_geojson_is_cut_at_the_antimeridian(tmp_path):
+    islands = gpd.GeoDataFrame({"id": [1]}, geometry=[box(-50, -1.8e6, 50, -1.79e6)], crs=3832)
+    islands = islands.set_crs(3832)
+    shifted = islands.translate(30 * 111_319.490793)  # 3832 is centred on 150 E
+    frame = islands.set_geometry(shifted)
+    assert write_footprints(tmp_path / "cut.geojson", [frame], crs=3832) == 2
+    found = read_footprints(tmp_path / "cut.geojson")
+    assert sorted(found.bounds["minx"].round(3)) == [-180, 180]
+    assert found.to_crs(3832).area.sum() == pytest.approx(frame.area.sum(), rel=1e-3)
+
+
+def test_multipolygons_become_one_row_for_each_part(tmp_path):
+    frame = gpd.GeoDataFrame(
+        {"id": [1]}, geometry=[MultiPolygon([box(0, 0, 1, 1), box(5, 0, 6, 1)])], crs=UTM
+    )
+    assert write_footprints(tmp_path / "parts.gpkg", [frame], crs=UTM) == 2
+    assert read_footprints(tmp_path / "parts.gpkg")["id"].tolist() == [1, 1]
+    assert list_layers(tmp_path / "parts.gpkg") == ["footprints"]
+
+
+def test_parquet_can_be_read_by_bounds(tmp_path):
+    write_footprints(tmp_path / "out.parquet", [houses(5)], crs=UTM)
+    part = gpd.read_parquet(tmp_path / "out.parquet", bbox=(300_025, 2.9e6, 300_065, 3.1e6))
+    assert part["id"].tolist() == [1, 2]
+
+
+def test_an_error_in_a_batch_is_raised_as_it_is_and_leaves_the_old_file(tmp_path):
+    def batches():
+        yield houses(2)
+        raise VectorReadError("the third block is damaged")
+
+    for suffix in WRITABLE_SUFFIXES:
+        path = tmp_path / f"out{suffix}"
+        write_footprints(path, [houses(1)], crs=UTM)
+        before = sorted(file.name for file in tmp_path.iterdir())
+        with pytest.raises(VectorReadError, match="third block"):
+            write_footprints(path, batches(), crs=UTM)
+        assert len(read_footprints(path)) == 1
+        assert sorted(file.name for file in tmp_path.iterdir()) == before
+
+
+def test_a_shapefile_replaces_all_of_its_files(tmp_path):
+    path = tmp_path / "out.shp"
+    write_footprints(path, [houses(5)], crs=UTM)
+    path.with_suffix(".qix").write_bytes(b"an index of another layer")
+    write_footprints(path, [houses(2)], crs=UTM)
+    names = sorted(file.name for file in tmp_path.iterdir())
+    assert names == ["out.cpg", "out.dbf", "out.prj", "out.shp", "out.shx"]
+    assert path.with_suffix(".cpg").read_text() == "UTF-8"
+    assert len(read_footprints(path)) == 2
+
+
+@given(st.lists(st.text("abc", min_size=1, max_size=14), unique=True, max_size=30))
+@settings(max_examples=50, deadline=None)
+def test_shapefile_names_are_short_and_distinct(names):
+    short = _short_names(names)
+    assert len(set(short)) == len(names)
+    assert all(1 <= len(name) <= 10 for name in short)
+
+
+def test_wrong_targets_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"\.geojson, \.shp, \.gpkg, \.fgb, \.parquet"):
+        write_footprints(tmp_path / "out.txt", [houses(1)], crs=UTM)
+    with pytest.raises(ConfigError, match="without suffix"):
+        check_suffix("out")
+    with pytest.raises(MissingCRSError, match="ogr2ogr"):
+        write_footprints(tmp_path / "out.gpkg", [houses(1)], crs=None)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(VectorReadError, match="cannot be written"):
+        write_footprints(tmp_path / "file" / "out.gpkg", [houses(1)], crs=UTM)
+    assert check_suffix("A.GeoJSON") == ".geojson"
+
+
+def test_layers_share_one_geopackage(tmp_path):
+    path = tmp_path / "report.gpkg"
+    mixed = gpd.GeoDataFrame(geometry=[box(0, 0, 1, 1), MultiPolygon([box(3, 3, 4, 4)])], crs=UTM)
+    write_layers(path, {"found": houses(3), "missed": houses(0), "mixed": mixed})
+    assert list_layers(path) == ["found", "missed", "mixed"]
+    assert len(read_footprints(path, layer="found")) == 3
+    missed = read_footprints(path, layer="missed")
+    assert (len(missed), missed.crs, "confidence" in missed) == (0, UTM, True)
+    assert read_footprints(path, layer="mixed").area.tolist() == [1, 1]
+    with pytest.raises(ConfigError, match="GeoPackage"):
+        write_layers(tmp_path / "report.shp", {"found": houses(3)})
+    with pytest.raises(MissingCRSError, match="layer found"):
+        write_layers(path, {"found": houses(3).set_crs(None, allow_override=True)})
+    assert list_layers(path) == ["found", "missed", "mixed"]
+
+
+def test_only_valid_polygons_come_in(tmp_path):
+    bowtie = Polygon([(0, 0), (2, 2), (2, 0), (0, 2)])
+    spike = GeometryCollection([box(10, 0, 11, 1), LineString([(11, 1), (12, 2)])])
+    nested = GeometryCollection([GeometryCollection([box(30, 0, 31, 1), Point(0, 0)])])
+    solid = Polygon([(20, 0, 5), (21, 0, 5), (21, 1, 5), (20, 1, 5)])
+    shapes = [bowtie, spike, nested, solid, Point(1, 1), LineString([(0, 0), (1, 1)]), None]
+    frame = gpd.GeoDataFrame(
+        {"kind": ["bowtie", "spike", "nested", "solid", "point", "line", "null"]},
+        geometry=[*shapes],
+        crs=UTM,
+    )
+    for name in ("messy.gpkg", "messy.parquet"):
+        path = tmp_path / name
+        frame.to_parquet(path) if path.suffix == ".parquet" else frame.to_file(path)
+        found = read_footprints(path)
+        assert found["kind"].tolist() == ["bowtie", "spike", "nested", "solid"]
+        assert found.index.tolist() == [0, 1, 2, 3]
+        assert found.attrs == {"dropped": 3, "repaired": 1}
+        assert found.area.tolist() == [2, 1, 1, 1]
+        assert found.is_valid.all()
+        assert not found.has_z.any()
+        assert set(found.geom_type) <= {"Polygon", "MultiPolygon"}
+
+
+@pytest.mark.parametrize("suffix", WRITABLE_SUFFIXES)
+def test_filters_speak_one_language(tmp_path, suffix):
+    path = tmp_path / f"out{suffix}"
+    write_footprints(path, [houses(6)], crs=UTM)
+
+    def ids(where):
+        return sorted(read_footprints(path, where=where)["id"].tolist())
+
+    assert ids("id == 2") == [2]
+    assert ids("id = 2 OR id >= 5") == [2, 5, 6]
+    assert ids("name == 'Häusl 4'") == [4]
+    assert ids("id IN (1, 3) AND confidence > 0.5") == [1, 3]
+    assert ids("id > 100") == []
+    for wrong in ("label = 1", "id ="):
+        with pytest.raises(VectorReadError, match=r"attributes are id, area_m2, .*, name$"):
+            read_footprints(path, where=wrong)
+
+
+def test_quoted_text_is_left_alone_in_filters():
+    assert _ogr_where("""a == 'x == y' and "b==c" == 1""") == """a = 'x == y' and "b==c" = 1"""
+
+
+@pytest.mark.parametrize("suffix", WRITABLE_SUFFIXES)
+def test_bounds_select_what_they_meet(tmp_path, suffix):
+    path = tmp_path / f"out{suffix}"
+    write_footprints(path, [houses(6)], crs=UTM)
+    bounds = (300_055, 2_999_995, 300_125, 3_000_015)  # houses 2 (60..70) to 4 (120..130)
+    for crs in (UTM, rasterio.crs.CRS.from_epsg(32645)):
+        found = read_footprints(path, bounds=bounds, bounds_crs=crs)
+        assert sorted(found["id"]) == [2, 3, 4]
+    lonlat = tuple(gpd.GeoSeries([box(*bounds)], crs=UTM).to_crs(4326).total_bounds)
+    found = read_footprints(path, bounds=lonlat, bounds_crs=4326, where="id <> 3")
+    assert sorted(found["id"]) == [2, 4]
+
+
+def test_layers_are_chosen_by_name_or_by_content(tmp_path, caplog):
+    path = tmp_path / "many.gpkg"
+    points = gpd.GeoDataFrame(geometry=[Point(0, 0)], crs=UTM)
+    points.to_file(path, layer="points")
+    houses(2).to_file(path, layer="houses")
+    with caplog.at_level(logging.WARNING):
+        assert len(read_footprints(path)) == 2
+    assert "read layer houses of points, houses" in caplog.text
+    houses(3).to_file(path, layer="footprints")
+    assert len(read_footprints(path)) == 3
+    assert len(read_footprints(path, layer="points")) == 0
+    with pytest.raises(VectorReadError, match="its layers are points, houses, footprints"):
+        read_footprints(path, layer="roads")
+
+
+def test_zipped_shapefiles_and_kml_are_read(tmp_path):
+    write_footprints(tmp_path / "out.shp", [houses(3)], crs=UTM)
+    with zipfile.ZipFile(tmp_path / "out.zip", "w") as archive:
+        for file in tmp_path.glob("out.*"):
+            if file.suffix != ".zip":
+                archive.write(file, file.name)
+    assert len(read_footprints(tmp_path / "out.zip")) == 3
+    houses(2, crs="EPSG:4326").to_file(tmp_path / "out.kml", driver="KML")
+    assert len(read_footprints(tmp_path / "out.kml")) == 2
+
+
+def test_files_that_cannot_serve_are_named(tmp_path):
+    with pytest.raises(VectorReadError, match="no such file"):
+        read_footprints(tmp_path / "absent.gpkg")
+    for name in ("text.geojson", "text.parquet"):
+        (tmp_path / name).write_text("hello")
+        with pytest.raises(VectorReadError, match=f"{name}: cannot be read as a vector layer"):
+            read_footprints(tmp_path / name)
+    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "table.parquet")
+    with pytest.raises(VectorReadError, match="cannot be read as a vector layer"):
+        read_footprints(tmp_path / "table.parquet")
+    (tmp_path / "table.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(VectorReadError, match="table without geometries"):
+        read_footprints(tmp_path / "table.csv")
+    write_footprints(tmp_path / "nowhere.shp", [houses(1)], crs=UTM)
+    (tmp_path / "nowhere.prj").unlink()
+    with pytest.raises(MissingCRSError, match="ogr2ogr -a_srs EPSG:CODE"):
+        read_footprints(tmp_path / "nowhere.shp")
+
+
+def test_an_area_of_interest_is_one_shape_in_the_asked_crs(tmp_path):
+    areas = gpd.GeoDataFrame(geometry=[box(84.9, 27.0, 85.0, 27.1), box(85.0, 27.0, 85.1, 27.1)])
+    areas.set_crs(4326).to_file(tmp_path / "aoi.geojson")
+    assert union_aoi(tmp_path / "aoi.geojson", 4326).equals(box(84.9, 27.0, 85.1, 27.1))
+    aoi = union_aoi(tmp_path / "aoi.geojson", rasterio.crs.CRS.from_epsg(32645))
+    assert (aoi.geom_type, aoi.is_valid) == ("Polygon", True)
+    assert aoi.area == pytest.approx(219.5e6, rel=0.01)
+    write_footprints(tmp_path / "none.geojson", [], crs=UTM)
+    with pytest.raises(VectorReadError, match="holds no polygon"):
+        union_aoi(tmp_path / "none.geojson", 4326)
+
+
+@pytest.mark.parametrize("crs", [UTM, 32645, CRS(UTM), rasterio.crs.CRS.from_epsg(32645)])
+def test_a_crs_may_come_from_any_library(crs):
+    assert as_crs(crs) == CRS(UTM)
+
+
+def test_a_crs_that_is_none_is_named():
+    with pytest.raises(MissingCRSError, match="give EPSG:CODE or WKT"):
+        as_crs("nowhere")
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not SHARED.exists(), reason="public data absent")
+@pytest.mark.parametrize(
+    ("name", "count", "repaired"),
+    [
+        ("banepa/footprints.geojson", 1231, 0),
+        ("massachusetts/footprints.gpkg", 405, 0),
+        ("zanzibar/footprints_whole_grid.geojson", 4439, 8),
+    ],
+)
+def test_public_footprints_come_in_valid(name, count, repaired):
+    found = read_footprints(SHARED / "data" / name)
+    assert (len(found), found.attrs["repaired"]) == (count, repaired)
+    assert found.is_valid.all()

@@ -1,0 +1,495 @@
+"""From probabilities to footprints: exact outlines, honest areas, and blind to how it is cut."""
+
+import json
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import shapely
+from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as nps
+from pydantic import ValidationError
+from pyproj import Geod
+from rasterio.crs import CRS
+from rasterio.features import rasterize
+from rasterio.windows import Window
+from scipy import ndimage
+from shapely.geometry import Polygon, box
+
+from geoseg.errors import ConfigError, MissingCRSError, OutputExistsError, SceneReadError
+from geoseg.grid import Grid
+from geoseg.raster import open_for_writing, write_array
+from geoseg.vector import WRITABLE_SUFFIXES, read_footprints
+from geoseg.vectorize import (
+    THRESHOLDS_TAG,
+    ArrayProb,
+    SceneProb,
+    Thresholds,
+    fill_holes,
+    find_components,
+    geodesic_measures,
+    iter_footprints,
+    read_thresholds,
+    separate,
+    simplify_coverage,
+    trace,
+    vectorize,
+    vectorize_arrays,
+)
+from geoseg.vectorize.components import EIGHT, FOUR
+from geoseg.vectorize.measure import pixel_areas_m2
+
+UTM = CRS.from_epsg(32645)
+EXACT = Thresholds(min_area_m2=0, simplify_m=0)
+SITE = CRS.from_wkt(
+    'PROJCS["site",GEOGCS["WGS 84",DATUM["WGS_1984",SPHEROID["WGS 84",6378137,298.257223563]],'
+    'PRIMEM["Greenwich",0],UNIT["degree",0.0174532925199433]],PROJECTION["Transverse_Mercator"],'
+    'PARAMETER["latitude_of_origin",27.1],PARAMETER["central_meridian",84.9],PARAMETER['
+    '"scale_factor",1],PARAMETER["false_easting",0],PARAMETER["false_northing",0],UNIT["metre",1]]'
+)
+
+masks = nps.arrays(bool, st.tuples(st.integers(1, 23), st.integers(1, 17)))
+label_arrays = nps.arrays(
+    np.int32, st.tuples(st.integers(1, 14), st.integers(1, 11)), elements=st.integers(0, 3)
+)
+
+
+def utm_grid(height, width, gsd_m=0.5):
+    return Grid(UTM, Affine(gsd_m, 0, 300_000, 0, -gsd_m, 3_000_000), height, width)
+
+
+def city(height=120, width=170, seed=3):
+    """Smooth random probabilities (2, H, W) uint8 and a valid array with a hole and an edge."""
+    rng = np.random.default_rng(seed)
+    noise = ndimage.gaussian_filter(rng.random((2, height, width)), (0, 3, 3))
+    low, high = noise.min(axis=(1, 2), keepdims=True), noise.max(axis=(1, 2), keepdims=True)
+    valid = np.ones((height, width), dtype=bool)
+    valid[40:60, 50:90] = False
+    valid[:, -7:] = False
+    return ((noise - low) / (high - low) * 255).astype(np.uint8), valid
+
+
+def write_prob(path, array, valid, grid, **options):
+    """A probability raster with an internal mask, as prediction writes it."""
+    options.setdefault("descriptions", ("building", "border")[: len(array)])
+    with open_for_writing(path, grid, count=len(array), dtype=array.dtype.name, **options) as sink:
+        sink.write(array)
+        sink.write_mask(valid)
+    return path
+
+
+# Components
+
+
+@given(masks, st.integers(1, 30))
+@settings(max_examples=150, deadline=None)
+def test_components_do_not_depend_on_the_blocks(mask, block_rows):
+    found = find_components(lambda w: mask[w.toslices()], mask.shape, block_rows)
+    labels, count = ndimage.label(mask, structure=EIGHT)
+    assert len(found) == count
+    for name, component in enumerate(found, start=1):  # scipy also labels in scan order
+        rows, columns = np.nonzero(labels == labels[component.first])
+        assert component.first == (rows[0], columns[0])
+        assert component.area == len(rows)
+        top, left = rows.min(), columns.min()
+        size = columns.max() + 1 - left, rows.max() + 1 - top
+        assert component.window == Window(left, top, *size)
+        assert labels[component.first] == name
+
+
+def test_a_component_reads_each_row_once():
+    rows = []
+
+    def read(window):
+        rows.extend(range(window.row_off, window.row_off + window.height))
+        return np.ones((window.height, 4), dtype=bool)
+
+    (only,) = find_components(read, (11, 4), 3)
+    assert (only.area, only.window) == (44, Window(0, 0, 4, 11))
+    assert rows == list(range(11))
+    with pytest.raises(ValueError, match="at least 1"):
+        find_components(read, (11, 4), 0)
+
+
+# Objects
+
+
+@given(masks, st.integers(0, 99))
+@settings(max_examples=100, deadline=None)
+def test_every_pixel_of_a_mask_finds_an_object(mask, seed):
+    body, border = np.random.default_rng(seed).random((2, *mask.shape)).astype(np.float32)
+    labels = separate(body, border, mask, Thresholds())
+    assert labels.dtype == np.int32
+    assert ((labels > 0) == mask).all()
+    present, first = np.unique(labels[labels > 0], return_index=True)
+    assert present.tolist() == list(range(1, len(present) + 1))
+    assert (np.diff(first) > 0).all()
+    for name in present:
+        assert ndimage.label(labels == name, structure=FOUR)[1] == 1
+
+
+def two_houses():
+    """Two houses of 20 x 12 pixels that touch along column 22, with a ridge of border there."""
+    body, border = np.zeros((2, 30, 50), dtype=np.float32)
+    body[8:20, 3:43] = 0.9
+    border[8:20, 21:25] = 0.9
+    return body, border
+
+
+def test_a_ridge_of_border_divides_touching_houses():
+    body, border = two_houses()
+    grid = utm_grid(30, 50)
+    valid = np.ones(grid.shape, dtype=bool)
+    for thresholds in (EXACT, Thresholds(simplify_m=0.5)):
+        found = vectorize_arrays(body, border, valid, grid, thresholds)
+        assert found["area_m2"].tolist() == pytest.approx([60, 60], rel=0.06)
+        assert found["area_m2"].sum() == pytest.approx(40 * 12 * 0.25, rel=1e-3)
+        left, right = found.geometry
+        assert left.intersection(right).length == pytest.approx(6.0)
+        assert left.intersection(right).area == 0
+        assert left.union(right).area == pytest.approx(40 * 12 * 0.25, abs=1e-6)
+        assert found["confidence"].tolist() == [0.9, 0.9]
+    whole = vectorize_arrays(body, None, valid, grid, EXACT)
+    assert len(whole) == 1
+
+
+def test_a_low_weight_of_the_border_divides_nothing():
+    body, border = two_houses()
+    assert separate(body, border, body > 0.5, Thresholds(border=0.1)).max() == 1
+    assert separate(body, border, body > 0.5, Thresholds(border=1.0)).max() == 2
+
+
+def test_small_seeds_and_small_objects_join_their_neighbour():
+    body, border = two_houses()
+    mask = body > 0.5
+    border[8:20, 38:40] = 0.9  # cuts 3 columns off the right house: 36 pixels
+    assert separate(body, border, mask, Thresholds()).max() == 3
+    assert separate(body, border, mask, Thresholds(), min_seed_px=37).max() == 2
+    labels = separate(body, border, mask, Thresholds(), min_area_px=60)
+    assert labels.max() == 2
+    assert (labels > 0).sum() == mask.sum()
+
+
+def test_a_component_without_a_seed_is_one_object_and_crumbs_vanish():
+    body = np.full((6, 9), 0.55, dtype=np.float32)
+    mask = np.zeros((6, 9), dtype=bool)
+    mask[1:4, 1:5] = True
+    mask[4, 5] = True  # touches at a corner only
+    assert separate(body, None, mask, Thresholds()).max() == 2
+    labels = separate(body, None, mask, Thresholds(), min_area_px=2)
+    assert labels.sum() == 12
+
+
+def test_small_holes_are_filled_but_never_over_nodata():
+    mask = np.ones((12, 20), dtype=bool)
+    mask[2:4, 2:4] = mask[2:4, 8:10] = False
+    mask[6:10, 6:10] = mask[5:7, 18:] = False
+    valid = np.ones_like(mask)
+    valid[3, 9] = False
+    filled = fill_holes(mask, valid, min_area_px=5)
+    assert (filled ^ mask).nonzero()[0].tolist() == [2, 2, 3, 3]
+    assert filled[2:4, 2:4].all()
+    assert not filled[2:4, 8:10].any()
+    assert not filled[6:10, 6:10].any()
+    assert not filled[5:7, 18:].any()  # open to the outside
+
+
+# Outlines
+
+
+@given(label_arrays)
+@settings(max_examples=200, deadline=None)
+def test_outlines_give_the_labels_back(values):
+    labels = np.zeros_like(values)
+    for value in (1, 2, 3):
+        pieces, _ = ndimage.label(values == value, structure=FOUR)
+        labels = np.where(pieces > 0, pieces + labels.max(), labels)
+    traced = trace(labels, Affine.identity())
+    assert [name for name, _ in traced] == list(range(1, labels.max() + 1))
+    assert all(polygon.is_valid for _, polygon in traced)
+    assert sum(polygon.area for _, polygon in traced) == (labels > 0).sum()
+    if traced:
+        drawn = rasterize([(p, name) for name, p in traced], labels.shape, dtype="int32")
+        assert (drawn == labels).all()
+
+
+@given(label_arrays, st.sampled_from([0, 0.6, 1.0, 2.5]))
+@settings(max_examples=100, deadline=None)
+def test_simplified_outlines_stay_valid_and_share_their_walls(values, tolerance):
+    labels = separate(np.ones(values.shape, np.float32), None, values > 0, Thresholds())
+    labels = np.where(labels > 0, labels * 4 + values, 0)
+    outlines = [polygon for _, polygon in trace(labels, Affine.identity())]
+    if not outlines:
+        return
+    simple = simplify_coverage(outlines, tolerance)
+    assert len(simple) == len(outlines)
+    assert all(polygon.is_valid and polygon.geom_type == "Polygon" for polygon in simple)
+    assert shapely.coverage_is_valid(simple)
+    if tolerance == 0:
+        assert all(a.equals(b) for a, b in zip(simple, outlines, strict=True))
+
+
+def test_a_wall_between_three_houses_stays_shared():
+    labels = np.ones((8, 20), dtype=np.int32)
+    labels[4:, :9], labels[4:, 9:] = 2, 3
+    simple = simplify_coverage([p for _, p in trace(labels, Affine.identity())], 0.5)
+    assert shapely.coverage_is_valid(simple)
+    assert (9, 4) in simple[0].exterior.coords  # where the three meet
+    assert [polygon.area for polygon in simple] == [80, 36, 44]
+
+
+def test_a_staircase_becomes_a_wall():
+    rows, columns = np.indices((40, 40))
+    labels = (columns >= rows).astype(np.int32)
+    ((_, outline),) = trace(labels, Affine.identity())
+    assert len(outline.exterior.coords) > 80
+    assert len(simplify_coverage([outline], 0.8)[0].exterior.coords) <= 8
+
+
+def test_outlines_survive_when_simplification_would_break_them(monkeypatch):
+    bowtie = np.array([Polygon([(0, 0), (2, 2), (2, 0), (0, 2)])], dtype=object)
+    monkeypatch.setattr(shapely, "coverage_simplify", lambda polygons, tolerance: bowtie)
+    assert simplify_coverage([box(0, 0, 3, 2)], 1) == [box(0, 0, 3, 2)]
+
+
+# Layers
+
+
+@pytest.mark.parametrize("block_rows", [1, 7, 64, 1000])
+def test_footprints_do_not_depend_on_the_blocks(tmp_path, block_rows):
+    array, valid = city()
+    grid = utm_grid(*valid.shape)
+    path = write_prob(tmp_path / "prob.tif", array, valid, grid)
+    thresholds = Thresholds(min_area_m2=1)
+    batches = iter_footprints(path, thresholds=thresholds, block_rows=block_rows)
+    (found,) = batches
+    whole = vectorize_arrays(array[0], array[1], valid, grid, thresholds)
+    assert len(found) > 20
+    assert found["id"].tolist() == list(range(1, len(found) + 1))
+    assert shapely.to_wkb(found.geometry.array).tolist() == (
+        shapely.to_wkb(whole.geometry.array).tolist()
+    )
+    attributes = found.drop(columns="geometry").to_numpy()
+    assert (attributes == whole.drop(columns="geometry").to_numpy()).all()
+
+
+def test_exact_footprints_cover_the_mask_and_nothing_else():
+    array, valid = city()
+    grid = utm_grid(*valid.shape)
+    found = vectorize_arrays(array[0], array[1], valid, grid, EXACT)
+    drawn = rasterize(
+        zip(found.geometry, found["id"], strict=True), grid.shape, transform=grid.transform
+    )
+    mask = (array[0] / np.float32(255) >= 0.5) & valid
+    assert ((drawn > 0) == mask).all()
+    assert found.is_valid.all()
+    means = ndimage.mean(array[0] / 255, drawn, found["id"])
+    assert found["confidence"].to_numpy() == pytest.approx(means, abs=1e-4)
+
+
+def test_nodata_never_yields_polygons(tmp_path):
+    body = np.full((1, 40, 60), 255, dtype=np.uint8)
+    valid = np.zeros((40, 60), dtype=bool)
+    grid = utm_grid(40, 60)
+    path = write_prob(tmp_path / "prob.tif", body, valid, grid)
+    assert vectorize(path, tmp_path / "none.gpkg") == 0
+    valid[10:20, 30:50] = True
+    path = write_prob(tmp_path / "prob.tif", body, valid, grid)
+    (found,) = iter_footprints(path, thresholds=EXACT)
+    assert found.geometry.iloc[0].equals(box(300_015, 2_999_990, 300_025, 2_999_995))
+    floats = np.full((1, 40, 60), np.nan, dtype=np.float32)
+    floats[0, 3:9, 5:20] = 0.7
+    write_array(tmp_path / "float.tif", grid, floats)
+    (found,) = iter_footprints(tmp_path / "float.tif", thresholds=EXACT)
+    assert found["area_m2"].tolist() == pytest.approx([6 * 15 / 4], rel=1e-3)
+    assert found["confidence"].tolist() == [0.7]
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform"),
+    [
+        (UTM, Affine(0.5, 0, 300_000, 0, -0.5, 3_000_000)),
+        (CRS.from_epsg(4326), Affine(5e-6, 0, 84.9, 0, -4e-6, 47.1)),
+        (CRS.from_epsg(3857), Affine(0.6, 0, 9_451_000, 0, -0.6, 6_000_000)),
+        (SITE, Affine.translation(10, 20) @ Affine.rotation(30) @ Affine.scale(0.5, -0.5)),
+    ],
+)
+def test_areas_are_true_in_any_crs(crs, transform):
+    grid = Grid(crs, transform, 90, 130)
+    body = np.zeros(grid.shape, dtype=np.uint8)
+    body[20:60, 30:100] = 255
+    body[30:50, 50:80] = 0
+    found = vectorize_arrays(body, None, np.ones(grid.shape, bool), grid, Thresholds())
+    corners = gpd.GeoSeries([grid.window_polygon(Window(30, 20, 70, 40))], crs=crs.to_wkt())
+    hole = gpd.GeoSeries([grid.window_polygon(Window(50, 30, 30, 20))], crs=crs.to_wkt())
+    geod = Geod(ellps="WGS84")
+    outer, inner = (
+        [abs(v) for v in geod.geometry_area_perimeter(s.to_crs(4326).iloc[0])]
+        for s in (corners, hole)
+    )
+    assert found["area_m2"].tolist() == pytest.approx([outer[0] - inner[0]], rel=1e-3)
+    assert found["perimeter_m"].tolist() == pytest.approx([outer[1] + inner[1]], rel=1e-3)
+    pixel = pixel_areas_m2(grid, np.array([65.0]), np.array([40.0]))
+    assert pixel * (70 * 40 - 30 * 20) == pytest.approx(found["area_m2"].to_numpy(), rel=1e-3)
+    assert found.crs.equals(gpd.GeoSeries(crs=crs.to_wkt()).crs)
+
+
+def test_a_local_crs_counts_by_its_unit():
+    crs = CRS.from_wkt('LOCAL_CS["site in feet",UNIT["foot",0.3048]]')
+    grid = Grid(crs, Affine(2, 0, 0, 0, -2, 100), 30, 40)
+    body = np.zeros(grid.shape, dtype=np.uint8)
+    body[5:15, 5:25] = 255
+    found = vectorize_arrays(body, None, np.ones(grid.shape, bool), grid, Thresholds())
+    assert found["area_m2"].tolist() == pytest.approx([200 * 4 * 0.3048**2], rel=1e-3)
+    assert found["perimeter_m"].tolist() == pytest.approx([120 * 0.3048], rel=1e-3)
+
+
+@pytest.mark.parametrize("suffix", WRITABLE_SUFFIXES)
+def test_every_format_holds_the_same_footprints(tmp_path, suffix):
+    array, valid = city()
+    grid = utm_grid(*valid.shape)
+    path = write_prob(tmp_path / "prob.tif", array, valid, grid)
+    expected = vectorize_arrays(array[0], array[1], valid, grid, Thresholds())
+    output = tmp_path / f"footprints{suffix}"
+    assert vectorize(path, output) == len(expected)
+    found = read_footprints(output).sort_values("id", ignore_index=True)
+    assert found["id"].tolist() == expected["id"].tolist()
+    assert found["area_m2"].tolist() == pytest.approx(expected["area_m2"].tolist())
+    assert found.attrs["repaired"] == 0
+    assert found.crs.to_epsg() == (4326 if suffix == ".geojson" else 32645)
+    inside = found.to_crs(expected.crs).intersection(expected, align=False).area
+    assert inside.to_numpy() == pytest.approx(expected.area.to_numpy(), rel=0.01)
+
+
+def test_hundreds_of_objects_keep_distinct_ids(tmp_path):
+    body = np.zeros((1, 120, 200), dtype=np.uint8)
+    for row in range(1, 118, 6):
+        for column in range(1, 198, 6):
+            body[0, row : row + 5, column : column + 5] = 255
+    path = write_prob(
+        tmp_path / "prob.tif", body, np.ones(body.shape[1:], bool), utm_grid(120, 200)
+    )
+    assert vectorize(path, tmp_path / "out.parquet") == 660
+    assert read_footprints(tmp_path / "out.parquet")["id"].tolist() == list(range(1, 661))
+
+
+def test_small_objects_vanish():
+    body = np.zeros((40, 60), dtype=np.uint8)
+    body[2:6, 2:6] = 255  # 4 square metres
+    body[20:26, 20:30] = 255  # 15 square metres
+    grid = utm_grid(40, 60)
+    valid = np.ones(grid.shape, dtype=bool)
+
+    def count(minimum):
+        thresholds = Thresholds(min_area_m2=minimum)
+        return len(vectorize_arrays(body, None, valid, grid, thresholds))
+
+    assert [count(minimum) for minimum in (0, 3.9, 4.1, 14.9, 15.1)] == [2, 2, 1, 1, 0]
+
+
+# Thresholds
+
+
+def test_thresholds_come_from_the_raster(tmp_path):
+    array = np.full((1, 20, 30), 100, dtype=np.uint8)
+    valid, grid = np.ones((20, 30), dtype=bool), utm_grid(20, 30)
+    tags = {THRESHOLDS_TAG: json.dumps({"body": 0.3, "seed": 0.35, "min_area_m2": 8})}
+    path = write_prob(tmp_path / "prob.tif", array, valid, grid, tags=tags)
+    assert read_thresholds(path) == Thresholds(body=0.3, seed=0.35, min_area_m2=8.0)
+    assert vectorize(path, tmp_path / "tagged.fgb") == 1
+    assert vectorize(path, tmp_path / "given.fgb", thresholds=Thresholds()) == 0
+    plain = write_prob(tmp_path / "plain.tif", array, valid, grid)
+    assert read_thresholds(plain) == Thresholds()
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"bodi": 0.5}', '{"body": 2}', '{"body": null}'])
+def test_damaged_thresholds_are_refused(tmp_path, text):
+    array, valid = np.zeros((1, 20, 30), dtype=np.uint8), np.ones((20, 30), dtype=bool)
+    tags = {THRESHOLDS_TAG: text}
+    path = write_prob(tmp_path / "prob.tif", array, valid, utm_grid(20, 30), tags=tags)
+    with pytest.raises(ConfigError, match=f"prob.tif: the tag {THRESHOLDS_TAG}"):
+        vectorize(path, tmp_path / "out.gpkg")
+    assert not (tmp_path / "out.gpkg").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"body": 0},
+        {"body": 1.1},
+        {"seed": -1},
+        {"border": 4.5},
+        {"min_area_m2": -1},
+        {"simplify_m": float("inf")},
+        {"body": float("nan")},
+    ],
+)
+def test_thresholds_out_of_range_are_refused(wrong):
+    (name,) = wrong
+    with pytest.raises(ValidationError, match=name):
+        Thresholds(**wrong)
+
+
+# Inputs that cannot serve
+
+
+def test_wrong_rasters_are_refused(tmp_path):
+    grid = utm_grid(20, 30)
+    output = tmp_path / "out.gpkg"
+    cases = {
+        "rgb": (np.zeros((3, 20, 30), np.uint8), "none named building"),
+        "int16": (np.zeros((1, 20, 30), np.int16), "holds int16 pixels"),
+        "logits": (np.full((1, 20, 30), 4.0, np.float32), "values from 4 to 4"),
+    }
+    for name, (array, message) in cases.items():
+        write_array(tmp_path / f"{name}.tif", grid, array)
+        with pytest.raises(SceneReadError, match=message):
+            vectorize(tmp_path / f"{name}.tif", output)
+    with pytest.raises(SceneReadError, match="no such file"):
+        vectorize(tmp_path / "absent.tif", output)
+    assert list(tmp_path.glob("*out*")) == []
+
+
+def test_the_building_band_is_found_by_name(tmp_path):
+    array = np.zeros((4, 20, 30), dtype=np.uint8)
+    array[2, 5:10, 5:20] = 255
+    names = ("background", "border", "building", "road")
+    grid = utm_grid(20, 30)
+    options = {"descriptions": names, "photometric": "minisblack"}  # else GDAL tags an alpha band
+    write_array(tmp_path / "prob.tif", grid, array, **options)
+    with SceneProb(tmp_path / "prob.tif") as source:
+        prob = source.read(Window(4, 4, 3, 2))
+    assert prob.body.tolist() == [[0, 0, 0], [0, 1, 1]]
+    assert prob.border is not None
+
+
+def test_a_raster_without_position_is_refused(tmp_path):
+    grid = Grid(CRS(), Affine(0.5, 0, 10, 0, -0.5, 20), 20, 30)
+    write_array(tmp_path / "prob.tif", grid, np.zeros((1, 20, 30), np.uint8))
+    with pytest.raises(MissingCRSError):
+        vectorize(tmp_path / "prob.tif", tmp_path / "out.gpkg")
+
+
+def test_outputs_are_checked_before_anything_is_read(tmp_path):
+    array, valid = city()
+    path = write_prob(tmp_path / "prob.tif", array, valid, utm_grid(*valid.shape))
+    with pytest.raises(ConfigError, match="end the name in one of"):
+        vectorize(path, tmp_path / "out.dxf")
+    (tmp_path / "out.gpkg").write_text("precious")
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        vectorize(path, tmp_path / "out.gpkg")
+    assert (tmp_path / "out.gpkg").read_text() == "precious"
+    assert vectorize(path, tmp_path / "out.gpkg", overwrite=True) == 20
+
+
+def test_arrays_of_different_shapes_are_refused():
+    grid = utm_grid(4, 6)
+    with pytest.raises(ValueError, match="differ in shape"):
+        ArrayProb(np.zeros((4, 6)), None, np.ones((6, 4), bool), grid)
+
+
+def test_no_polygon_has_no_area():
+    areas, perimeters = geodesic_measures(np.array([], dtype=object), gpd.GeoSeries(crs=4326).crs)
+    assert (len(areas), len(perimeters)) == (0, 0)
