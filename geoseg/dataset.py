@@ -62,9 +62,10 @@ class TileDataset(Dataset[Sample]):
         if index in self._cache:
             return self._cache[index]
         name = f"{self.tiles.id[index]}.tif"
-        with Scene(self.folder / "images" / name) as image, Scene(
-            self.folder / "targets" / name
-        ) as target:
+        with (
+            Scene(self.folder / "images" / name) as image,
+            Scene(self.folder / "targets" / name) as target,
+        ):
             data, valid = image.read()
             burnt, known = target.read()
         burnt[:, ~known] = self.info.ignore

@@ -16,7 +16,6 @@ from geoseg.errors import ModelFileError
 from geoseg.options import Thresholds
 
 HEADER_KEY = "geoseg"
-FORMAT = 1
 
 
 class ModelSpec(BaseModel):
@@ -41,7 +40,7 @@ class ModelSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     arch: str
     encoder: str
     options: dict[str, Any] = {}
@@ -98,7 +97,8 @@ def _read(path: str | Path, *, tensors: bool = False) -> tuple[ModelSpec, dict[s
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(HEADER_KEY)
-            weights = {name: file.get_tensor(name) for name in file.keys()} if tensors else {}
+            names = file.keys() if tensors else []
+            weights = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise ModelFileError(
             f"{path}: is not a safetensors file or is damaged ({error}); pass the "

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,7 +65,8 @@ class Predictor:
                 f"the weights do not fit {spec.arch} on {spec.encoder}; the file is damaged or "
                 "of another version of geoseg"
             ) from error
-        self.network: nn.Module = network.eval().to(self.device, memory_format=torch.channels_last)
+        network = network.eval().to(self.device)
+        self.network: nn.Module = network.to(memory_format=torch.channels_last)
         self._mean = torch.tensor(spec.mean, device=self.device)
         self._std = torch.tensor(spec.std, device=self.device)
 
@@ -243,7 +244,8 @@ def mirror(data: np.ndarray, valid: np.ndarray, size: int) -> tuple[np.ndarray, 
 
 def quantise(prob: np.ndarray) -> np.ndarray:
     """Probabilities 0..1 to uint8 0..255, monotone, 0 → 0 and 1 → 255."""
-    return np.rint(np.clip(prob, 0, 1) * 255).astype(np.uint8)
+    levels: np.ndarray = np.rint(np.clip(prob, 0, 1) * 255).astype(np.uint8)
+    return levels
 
 
 def choose_device(device: str) -> torch.device:
@@ -261,7 +263,7 @@ def choose_device(device: str) -> torch.device:
 def computes_bf16(device: torch.device) -> bool:
     """Whether a device computes in bfloat16 rather than imitate it."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
@@ -323,17 +325,21 @@ def _write_prob(
     progress: Progress | None,
 ) -> None:
     """Predicts into a plain GeoTIFF on the model's grid, then rewrites that as the COG."""
-    with tempfile.TemporaryDirectory(prefix=".geoseg-", dir=_parent(path)) as folder, ExitStack() as stack:
+    with tempfile.TemporaryDirectory(prefix=".geoseg-", dir=_parent(path)) as folder:
         stitched, placed = Path(folder) / "stitched.tif", Path(folder) / "placed.tif"
-        scene = stack.enter_context(
-            Scene(plan.scene.path, bands=plan.scene.indexes, grid=plan.grid)
-        )
         outputs = plan.spec.outputs
-        tiles = iter_probs(
-            scene, plan.tiles, predictor,
-            size=plan.spec.size, batch_size=batch_size, progress=progress,
-        )  # fmt: skip
-        with _prob_raster(stitched, plan.grid, outputs, tags) as sink:
+        with (
+            Scene(plan.scene.path, bands=plan.scene.indexes, grid=plan.grid) as scene,
+            _prob_raster(stitched, plan.grid, outputs, tags) as sink,
+        ):
+            tiles = iter_probs(
+                scene,
+                plan.tiles,
+                predictor,
+                size=plan.spec.size,
+                batch_size=batch_size,
+                progress=progress,
+            )
             for row, block in stitch_rows(plan.tiles, tiles, len(outputs) + 1):
                 window = Window(0, row, plan.grid.width, block.shape[1])
                 sink.write(quantise(block[:-1]), window=window)
@@ -345,7 +351,7 @@ def _write_prob(
         write_cog(placed, path, resampling="average")
 
 
-def _prob_raster(path: Path, grid: Grid, outputs: tuple[str, ...], tags: dict[str, str]) -> ...:
+def _prob_raster(path: Path, grid: Grid, outputs: tuple[str, ...], tags: dict[str, str]) -> Any:
     return open_for_writing(
         path, grid, count=len(outputs), dtype="uint8", descriptions=outputs, tags=tags, zlevel=1
     )
@@ -367,17 +373,16 @@ def _place(plan: PredictPlan, stitched: Path, placed: Path, tags: dict[str, str]
 
 def _write_mask(prob_path: Path, path: Path, threshold: float, spec: ModelSpec) -> None:
     plain = path.with_name(".mask.tif")
-    with Scene(prob_path, bands=[1]) as prob:
-        with open_for_writing(
-            plain, prob.grid, count=1, dtype="uint8", nodata=_MASK_NODATA, zlevel=1,
-            descriptions=["class"], colormap=_MASK_COLOURS,
-            tags={f"CLASS_{i}": name for i, name in enumerate(("background", *spec.classes))},
-        ) as sink:  # fmt: skip
-            for window in iter_row_windows(prob.grid, rows=512):
-                data, valid = prob.read(window)
-                mask = (data >= np.float32(threshold) * 255).astype(np.uint8)
-                mask[:, ~valid] = _MASK_NODATA
-                sink.write(mask, window=window)
+    with Scene(prob_path, bands=[1]) as prob, open_for_writing(
+        plain, prob.grid, count=1, dtype="uint8", nodata=_MASK_NODATA, zlevel=1,
+        descriptions=["class"], colormap=_MASK_COLOURS,
+        tags={f"CLASS_{i}": name for i, name in enumerate(("background", *spec.classes))},
+    ) as sink:  # fmt: skip
+        for window in iter_row_windows(prob.grid, rows=512):
+            data, valid = prob.read(window)
+            mask = (data >= np.float32(threshold) * 255).astype(np.uint8)
+            mask[:, ~valid] = _MASK_NODATA
+            sink.write(mask, window=window)
     write_cog(plain, path, resampling="mode")
     plain.unlink()
 

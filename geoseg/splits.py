@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import geopandas as gpd
 import numpy as np
@@ -50,8 +50,8 @@ def split_blocks(
     tops, lefts = _cuts(height, block), _cuts(width, block)
     windows = [
         Window(left, top, right - left, bottom - top)
-        for top, bottom in zip(tops, tops[1:], strict=False)
-        for left, right in zip(lefts, lefts[1:], strict=False)
+        for top, bottom in pairwise(tops)
+        for left, right in pairwise(lefts)
     ]
     order = np.random.default_rng(seed).permutation(len(windows))
     names = _deal(len(windows), fractions)
@@ -86,8 +86,8 @@ def drop_shared(tiles: gpd.GeoDataFrame, pixel_area: float) -> gpd.GeoDataFrame:
 def count_shared_pixels(tiles: gpd.GeoDataFrame, pixel_area: float) -> int:
     """Pixels that lie in tiles of two splits; the proof that splits do not leak."""
     ground = {name: part.geometry.union_all() for name, part in tiles.groupby("split")}
-    shared = [ground[a].intersection(ground[b]).area for a, b in combinations(ground, 2)]
-    return round(sum(shared) / pixel_area)
+    shared: float = sum(ground[a].intersection(ground[b]).area for a, b in combinations(ground, 2))
+    return round(shared / pixel_area)
 
 
 def merge_regions(regions: Sequence[gpd.GeoDataFrame]) -> gpd.GeoDataFrame:

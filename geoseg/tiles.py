@@ -1,12 +1,12 @@
 """Scenes and footprints → a folder of tiles to train on.
 
-    tiles/
-      images/ID.tif     the scene's bands, (C, size, size)
-      targets/ID.tif    building, border: 0, 1, or 255 where there is no data
-      tiles.parquet     one row per tile: id, scene, window, split, fractions, geometry
-      footprints.parquet  the labels, as they were burnt
-      train.geojson, val.geojson, test.geojson   the ground of each split
-      tiles.json        what a model must know of the tiles
+tiles/
+images/ID.tif     the scene's bands, (C, size, size)
+targets/ID.tif    building, border: 0, 1, or 255 where there is no data
+tiles.parquet     one row per tile: id, scene, window, split, fractions, geometry
+footprints.parquet  the labels, as they were burnt
+train.geojson, val.geojson, test.geojson   the ground of each split
+tiles.json        what a model must know of the tiles
 """
 
 from __future__ import annotations
@@ -139,9 +139,7 @@ class RowTask:
     windows: list[Window] = field(repr=False)
 
 
-def plan_tiles(
-    scenes: Sequence[str | Path], labels: str | Path, options: TileOptions
-) -> TilesPlan:
+def plan_tiles(scenes: Sequence[str | Path], labels: str | Path, options: TileOptions) -> TilesPlan:
     """Plans the tiles of scenes, reading no pixel.
 
     Raises:
@@ -188,7 +186,7 @@ def tile_scenes(
     *,
     overwrite: bool = False,
     run: Run = map,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> TilesInfo:
     """Cuts the tiles of a plan into a folder, which appears only when complete.
 
@@ -214,7 +212,8 @@ def tile_scenes(
         rows = []
         for part in run(cut_row, _row_tasks(plan, folder)):
             rows += part
-            progress(len(rows), len(plan.tiles))
+            if progress:
+                progress(len(rows), len(plan.tiles))
         tiles = plan.tiles.merge(pd.DataFrame(rows), on="id", sort=False)
         _drop_empty(tiles, folder)
         tiles = tiles[tiles.valid_fraction > 0].reset_index(drop=True)
@@ -313,9 +312,7 @@ def _region_tiles(
         }
 
 
-def _to_common(
-    records: list[dict[str, Any]], grids: list[Grid], common: str
-) -> gpd.GeoDataFrame:
+def _to_common(records: list[dict[str, Any]], grids: list[Grid], common: str) -> gpd.GeoDataFrame:
     frame = pd.DataFrame(records)
     parts = [
         gpd.GeoDataFrame(part, geometry="geometry", crs=grids[int(str(index))].crs.to_wkt())
@@ -424,9 +421,7 @@ def _summarise(plan: TilesPlan, tiles: gpd.GeoDataFrame) -> TilesInfo:
     )
 
 
-def _write_index(
-    plan: TilesPlan, tiles: gpd.GeoDataFrame, info: TilesInfo, folder: Path
-) -> None:
+def _write_index(plan: TilesPlan, tiles: gpd.GeoDataFrame, info: TilesInfo, folder: Path) -> None:
     columns = [c for c in tiles.columns if c not in ("pixels", "sums", "squares", "scene_index")]
     tiles[columns].to_parquet(folder / "tiles.parquet")
     labels = [

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import math
-import time
+import logging
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
@@ -20,14 +19,14 @@ from geoseg import __version__
 from geoseg.augment import augment
 from geoseg.dataset import Sample, TileDataset, normalise
 from geoseg.errors import ModelFileError
+from geoseg.history import History
 from geoseg.journal import check_output
 from geoseg.losses import CompositeLoss
 from geoseg.metrics import PixelCounts
 from geoseg.model_file import ModelSpec, save_model
-from geoseg.models import build_model, check_tile_size, resolve_architecture
+from geoseg.models import build_model, check_tile_size, encoder_of, resolve_architecture
 from geoseg.options import ModelOptions, Thresholds, TrainOptions
 from geoseg.predict import Predictor, choose_device, computes_bf16
-from geoseg.report import draw_curves
 from geoseg.tiles import TilesInfo
 from geoseg.tune import tune_thresholds
 
@@ -37,7 +36,6 @@ Report = Callable[[str], None]
 _LEAST_STEPS = 25
 
 MODEL_NAME = "model.safetensors"
-_HISTORY = ("epoch", "step", "minutes", "lr", "train_loss", "val_loss", "val_iou", "val_f1")
 
 
 @dataclass(frozen=True)
@@ -98,6 +96,7 @@ def train(
     check_output(output, overwrite=overwrite or resuming)
     device = choose_device(options.device)
 
+    _quieten_lightning()
     L.seed_everything(options.seed, verbose=False)
     arch = resolve_architecture(model.arch)
     network = build_model(
@@ -110,10 +109,16 @@ def train(
     )
     check_tile_size(network, info.size)
     module = Segmenter(network, info, options)
-    history = History(folder, resuming, options, report)
+    history = History(folder, options, report)
     trainer = _build_trainer(folder, options, device, history, progress_bar)
-    loaders = _loaders(datasets, options)
-    trainer.fit(module, *loaders, ckpt_path=str(last) if resuming else None, weights_only=True)
+    train_loader, val_loader = _loaders(datasets, options)
+    trainer.fit(
+        module,
+        train_loader,
+        val_loader,
+        ckpt_path=str(last) if resuming else None,
+        weights_only=True,
+    )
 
     weights = _best_weights(folder / "best.ckpt")
     spec = ModelSpec(
@@ -152,6 +157,9 @@ class Segmenter(L.LightningModule):
         info: What the tiles are.
         options: How to train.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, network: nn.Module, info: TilesInfo, options: TrainOptions) -> None:
         super().__init__()
@@ -197,7 +205,7 @@ class Segmenter(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW; a gentler rate for the encoder, which has learnt before."""
-        encoder = list(self.network.encoder.parameters())
+        encoder = list(encoder_of(self.network).parameters())
         known = {id(p) for p in encoder}
         rest = [p for p in self.network.parameters() if id(p) not in known]
         lr = self.options.lr
@@ -206,13 +214,6 @@ class Segmenter(L.LightningModule):
             {"params": rest, "share": 1.0},
         ]
         return torch.optim.AdamW(groups, lr=lr, weight_decay=self.options.weight_decay)
-
-    def set_learning_rate(self, progress: float) -> float:
-        """Sets the rate for a share of training that is done, 0..1, and returns it."""
-        rate = self.options.lr * schedule(progress, self.options.warmup)
-        for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = rate * group["share"]
-        return rate
 
     def _prepare(self, batch: Sample) -> tuple[Tensor, Tensor, Tensor]:
         image = normalise(batch["image"], batch["valid"], self.mean, self.std)
@@ -227,90 +228,6 @@ class Segmenter(L.LightningModule):
     def _generator(self) -> torch.Generator:
         # A function of the step alone, so that a resumed run draws what it would have drawn.
         return torch.Generator().manual_seed(self.options.seed * 1_000_003 + self.global_step)
-
-
-def schedule(progress: float, warmup: float) -> float:
-    """Share of the peak rate: a linear rise over `warmup`, then half a cosine down to 0."""
-    if progress < warmup:
-        return max(progress, 1e-3) / warmup
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))
-
-
-class History(Callback):
-    """Keeps time, sets the rate by it, and writes `metrics.csv` and `curves.png`.
-
-    Args:
-        folder: The run's folder.
-        resuming: Keep the rows of `metrics.csv` up to where the run resumes.
-        options: How to train.
-        report: Told one line per epoch.
-    """
-
-    def __init__(
-        self, folder: Path, resuming: bool, options: TrainOptions, report: Report
-    ) -> None:
-        self.folder, self.options, self.report = folder, options, report
-        self.resuming = resuming
-        self.rows: list[dict[str, float]] = []
-        self.rate = 0.0
-        self._before = 0.0
-        self._start = time.monotonic()
-
-    @property
-    def minutes(self) -> float:
-        """Minutes in the loop, those before a resumption included."""
-        return self._before + (time.monotonic() - self._start) / 60
-
-    @property
-    def best_iou(self) -> float:
-        """Best pixel IoU on validation tiles so far."""
-        return max((row["val_iou"] for row in self.rows), default=0.0)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must keep."""
-        return {"minutes": self.minutes, "rows": self.rows}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a checkpoint."""
-        self._before, self._start = state["minutes"], time.monotonic()
-        self.rows = list(state["rows"])
-
-    def on_train_start(self, *_: Any) -> None:
-        """Starts the clock, unless a checkpoint has."""
-        self._start = time.monotonic()
-
-    def on_train_batch_start(self, trainer: L.Trainer, module: Segmenter, *_: Any) -> None:
-        """Sets the learning rate."""
-        self.rate = module.set_learning_rate(self._progress(trainer))
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Stops when time is up."""
-        limit = self.options.max_minutes
-        if limit is not None and self.minutes >= limit:
-            trainer.should_stop = True
-
-    def on_train_epoch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Writes a row."""
-        values = trainer.callback_metrics
-        row = {"epoch": trainer.current_epoch, "step": trainer.global_step}
-        row |= {"minutes": round(self.minutes, 3), "lr": self.rate}
-        row |= {name: float(values[name]) for name in _HISTORY[4:] if name in values}
-        self.rows.append(row)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "metrics.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, _HISTORY)
-            writer.writeheader()
-            writer.writerows(self.rows)
-        draw_curves(self.rows, self.folder / "curves.png")
-        self.report(
-            f"epoch {row['epoch'] + 1}: {row['minutes']:.1f} min, "
-            + ", ".join(f"{name} {row[name]:.3f}" for name in _HISTORY[4:] if name in row)
-        )
-
-    def _progress(self, trainer: L.Trainer) -> float:
-        steps = trainer.global_step / max(1, trainer.estimated_stepping_batches)
-        limit = self.options.max_minutes
-        return max(steps, self.minutes / limit if limit else 0.0)
 
 
 class PassSampler(Sampler[int]):
@@ -338,16 +255,23 @@ class PassSampler(Sampler[int]):
         self.epoch = epoch
 
 
-def _loaders(datasets: list[TileDataset], options: TrainOptions) -> tuple[DataLoader[Sample], ...]:
+def _loaders(datasets: list[TileDataset], options: TrainOptions) -> list[DataLoader[Sample]]:
     train_set, val_set = datasets
     batch = min(options.batch_size, len(train_set))
     passes = -(-_LEAST_STEPS * batch // len(train_set))
     sampler = PassSampler(len(train_set), passes, options.seed)
-    common = {"num_workers": options.workers, "persistent_workers": options.workers > 0}
-    return (
-        DataLoader(train_set, batch, sampler=sampler, drop_last=True, **common),
-        DataLoader(val_set, options.batch_size, shuffle=False, **common),
-    )
+    workers, keep = options.workers, options.workers > 0
+    return [
+        DataLoader(
+            train_set,
+            batch,
+            sampler=sampler,
+            drop_last=True,
+            num_workers=workers,
+            persistent_workers=keep,
+        ),
+        DataLoader(val_set, options.batch_size, num_workers=workers, persistent_workers=keep),
+    ]
 
 
 def _build_trainer(
@@ -376,6 +300,14 @@ def _build_trainer(
         gradient_clip_val=1.0,
         default_root_dir=folder,
     )
+
+
+def _quieten_lightning() -> None:
+    """Keeps its advertisements and its advice on settings that are ours off the terminal."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for about in ("does not have many workers", "smaller than the logging interval", "treespec"):
+        warnings.filterwarnings("ignore", f".*{about}.*")
 
 
 def _best_weights(checkpoint: Path) -> dict[str, Tensor]:

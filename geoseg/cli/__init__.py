@@ -42,7 +42,7 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="geoseg")
 def cli() -> None:
-    """From a GeoTIFF to a map layer.
+    r"""From a GeoTIFF to a map layer.
 
     \b
     geoseg tile scene.tif --labels footprints.geojson -o tiles/

@@ -79,9 +79,7 @@ def parse_bands(text: str | None) -> tuple[int | str, ...] | None:
     """`3,2,1` or `red,nir` → bands by number or name."""
     if text is None:
         return None
-    return tuple(
-        int(part) if part.strip().isdigit() else part.strip() for part in text.split(",")
-    )
+    return tuple(int(part) if part.strip().isdigit() else part.strip() for part in text.split(","))
 
 
 @contextmanager
@@ -104,9 +102,9 @@ def _rich_bar(what: str) -> Iterator[Progress]:
     )
     from rich.progress import Progress as Bar
 
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn())
-    columns = (*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Bar(*columns, console=Console(stderr=True)) as bar:
+    counts = (TextColumn(what), BarColumn(), MofNCompleteColumn())
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Bar(*counts, *times, console=Console(stderr=True)) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

@@ -13,7 +13,9 @@ from geoseg.cli.common import output_option, overwrite_option
 @output_option("Folder for report.json and report.gpkg.")
 @click.option("--aoi", metavar="POLYGONS", help="Compare only inside these polygons.")
 @click.option("--where", help='Attribute filter of the truth, e.g. "label == 1".')
-@click.option("--iou", "threshold", type=float, default=0.5, show_default=True, help="IoU of a match.")
+@click.option(
+    "--iou", "threshold", type=float, default=0.5, show_default=True, help="IoU of a match."
+)
 @click.option("--min-area-m2", type=float, help="Smaller buildings do not count.  [default: 0]")
 @overwrite_option
 def command(

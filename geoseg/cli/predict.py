@@ -22,7 +22,9 @@ from geoseg.cli.common import (
 @click.option("--overlap", type=int, help="Pixels shared by tiles.  [default: the model's]")
 @click.option("--batch-size", type=int, help="Tiles per step.  [default: 8]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), help="[default: auto]")
-@click.option("--keep-model-grid", is_flag=True, default=None, help="Rasters on the model's pixels.")
+@click.option(
+    "--keep-model-grid", is_flag=True, default=None, help="Rasters on the model's pixels."
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
 @overwrite_option
 @config_options

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("scenes", nargs=-1, required=True, metavar="SCENE...")
-@click.option("--labels", required=True, metavar="FOOTPRINTS", help="Footprints, any format and CRS.")
+@click.option(
+    "--labels", required=True, metavar="FOOTPRINTS", help="Footprints, any format and CRS."
+)
 @output_option("Folder for the tiles.")
 @click.option("--where", help='Attribute filter of the footprints, e.g. "label == 1".')
 @click.option("--layer", help="Layer of the footprints, where there are several.")

@@ -36,7 +36,9 @@ def command(
         from geoseg.tiles import load_tiles_info
 
         info = load_tiles_info(tiles)
-        click.echo(f"{tiles}: {info.tiles['train']} tiles to train on, {info.tiles['val']} to validate")
+        click.echo(
+            f"{tiles}: {info.tiles['train']} tiles to train on, {info.tiles['val']} to validate"
+        )
         chosen = settings.model_dump(mode="json", include={"model", "train"})
         click.echo(yaml.safe_dump(chosen, sort_keys=False).rstrip())
         return

@@ -7,7 +7,7 @@ independent outputs, each through a sigmoid.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import segmentation_models_pytorch as smp
 from segmentation_models_pytorch.encoders import encoders, get_encoder
@@ -76,8 +76,13 @@ def build_model(
     arch = resolve_architecture(arch)
     model = _build(arch, encoder, len(bands), outputs, dict(options or {}))
     if encoder_weights is not None:
-        load_encoder_weights(model.encoder, encoder, encoder_weights, bands)
+        load_encoder_weights(encoder_of(model), encoder, encoder_weights, bands)
     return model
+
+
+def encoder_of(model: nn.Module) -> nn.Module:
+    """The encoder of a network that `build_model` built."""
+    return cast(nn.Module, model.encoder)
 
 
 def resolve_architecture(arch: str) -> str:
@@ -116,7 +121,7 @@ def size_multiple(model: nn.Module) -> int:
     """What the height and the width of a tile must be a multiple of."""
     if isinstance(model, smp.Unet):
         return 1  # it pads what it halves
-    return int(getattr(model.encoder, "output_stride", 32))
+    return int(getattr(encoder_of(model), "output_stride", 32))
 
 
 def _build(
@@ -127,13 +132,16 @@ def _build(
         if arch in ARCHITECTURES:
             built = get_encoder(encoder, in_channels=in_channels, depth=5, weights=None)
             return ARCHITECTURES[arch](built, outputs, **options)
-        return smp.create_model(
-            arch.removeprefix(_SMP_PREFIX),
-            encoder_name=encoder,
-            encoder_weights=None,
-            in_channels=in_channels,
-            classes=outputs,
-            **options,
+        return cast(
+            nn.Module,
+            smp.create_model(
+                arch.removeprefix(_SMP_PREFIX),
+                encoder_name=encoder,
+                encoder_weights=None,
+                in_channels=in_channels,
+                classes=outputs,
+                **options,
+            ),
         )
     except (TypeError, ValueError, KeyError) as error:
         raise ConfigError(
@@ -165,6 +173,7 @@ __all__ = [
     "DeepGlobe",
     "build_model",
     "check_tile_size",
+    "encoder_of",
     "list_architectures",
     "list_encoders",
     "resolve_architecture",

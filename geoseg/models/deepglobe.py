@@ -14,7 +14,7 @@ adds them as in LinkNet.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -72,7 +72,7 @@ class DeepGlobe(nn.Module):
         fusion: Fusion = "concat",
     ) -> None:
         super().__init__()
-        *skips, deepest = list(encoder.out_channels)[1:]
+        *skips, deepest = cast(Sequence[int], encoder.out_channels)[1:]
         self.encoder = encoder
         self.fusion = fusion
         self.aspp = ASPP(deepest, aspp_channels, rates)

@@ -35,9 +35,7 @@ _LEAST_MATCH = 0.9
 _PREFIXES = ("state_dict.", "module.", "encoder.", "backbone.", "model.")
 
 
-def load_encoder_weights(
-    encoder: nn.Module, name: str, weights: str, bands: Sequence[str]
-) -> None:
+def load_encoder_weights(encoder: nn.Module, name: str, weights: str, bands: Sequence[str]) -> None:
     """Initialises an encoder in place.
 
     Args:
@@ -78,7 +76,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, OSError, ValueError, EOFError, TypeError) as error:
         raise WeightsError(f"{path}: cannot be read as weights; pass a state dict") from error
-    except Exception as error:  # noqa: BLE001 - pickle's errors share no other base
+    except Exception as error:
         raise WeightsError(
             f"{path}: holds more than tensors and is not executed; save its state dict alone"
         ) from error
@@ -154,7 +152,7 @@ def _hub_state(name: str) -> dict[str, Tensor]:
     from huggingface_hub.utils import logging as hub_logging
 
     offline = constants.HF_HUB_OFFLINE
-    hub_logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         # Without a network the hub's client would retry for a minute; its cache still serves.
         constants.HF_HUB_OFFLINE = offline or not _resolves("huggingface.co")
@@ -164,7 +162,7 @@ def _hub_state(name: str) -> dict[str, Tensor]:
             f"encoder {name} has no weights called imagenet; use --set "
             "model.encoder_weights=FILE with a local state dict, or none"
         ) from error
-    except Exception as error:  # noqa: BLE001 - each hub client raises its own family
+    except Exception as error:
         stem = name.removeprefix("tu-")
         remedies = (
             f"download the state dict of {stem} elsewhere and pass it with --set "

@@ -1,0 +1,104 @@
+"""A training run's clock and diary: the learning rate, `metrics.csv`, `curves.png`."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from geoseg.journal import replace_file
+from geoseg.options import TrainOptions
+from geoseg.report import draw_curves
+
+COLUMNS = ("epoch", "step", "minutes", "lr", "train_loss", "val_loss", "val_iou", "val_f1")
+
+
+def schedule(progress: float, warmup: float) -> float:
+    """Share of the peak rate: a linear rise over `warmup`, then half a cosine down to 0."""
+    if progress < warmup:
+        return max(progress, 1e-3) / warmup
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))
+
+
+class History(Callback):
+    """Keeps time, sets the rate by it, and writes `metrics.csv` and `curves.png`.
+
+    Args:
+        folder: The run's folder.
+        options: How to train.
+        report: Told one line per epoch.
+    """
+
+    def __init__(self, folder: Path, options: TrainOptions, report: Callable[[str], None]) -> None:
+        self.folder, self.options, self.report = folder, options, report
+        self.rows: list[dict[str, float]] = []
+        self.rate = 0.0
+        self._before = 0.0
+        self._start = time.monotonic()
+
+    @property
+    def minutes(self) -> float:
+        """Minutes in the loop, those before a resumption included."""
+        return self._before + (time.monotonic() - self._start) / 60
+
+    @property
+    def best_iou(self) -> float:
+        """Best pixel IoU on validation tiles so far."""
+        return max((row["val_iou"] for row in self.rows), default=0.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must keep."""
+        return {"minutes": self.minutes, "rows": self.rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a checkpoint."""
+        self._before, self._start = state["minutes"], time.monotonic()
+        self.rows = list(state["rows"])
+
+    def on_train_start(self, *_: Any) -> None:
+        """Starts the clock, unless a checkpoint has."""
+        self._start = time.monotonic()
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any
+    ) -> None:
+        """Sets the learning rate."""
+        self.rate = self.options.lr * schedule(self._progress(trainer), self.options.warmup)
+        for group in trainer.optimizers[0].param_groups:
+            group["lr"] = self.rate * group["share"]
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Stops when time is up."""
+        limit = self.options.max_minutes
+        if limit is not None and self.minutes >= limit:
+            trainer.should_stop = True
+
+    def on_train_epoch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Writes a row."""
+        values = trainer.callback_metrics
+        row: dict[str, float] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        row |= {"minutes": round(self.minutes, 3), "lr": self.rate}
+        row |= {name: float(values[name]) for name in COLUMNS[4:] if name in values}
+        self.rows.append(row)
+        with (
+            replace_file(self.folder / "metrics.csv") as partial,
+            partial.open("w", newline="") as file,
+        ):
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        draw_curves(self.rows, self.folder / "curves.png")
+        self.report(
+            f"epoch {row['epoch'] + 1}: {row['minutes']:.1f} min, "
+            + ", ".join(f"{name} {row[name]:.3f}" for name in COLUMNS[4:] if name in row)
+        )
+
+    def _progress(self, trainer: L.Trainer) -> float:
+        steps = trainer.global_step / max(1, trainer.estimated_stepping_batches)
+        limit = self.options.max_minutes
+        return float(max(steps, self.minutes / limit if limit else 0.0))
