@@ -55,7 +55,7 @@ def recolour(image: Tensor, generator: torch.Generator) -> Tensor:
         values = torch.rand(count, width, 1, 1, generator=generator) * (high - low) + low
         return values.to(image.device)
 
-    image = image * draw(1, 0.7, 1.3) + draw(1, -0.4, 0.4)
+    image = image * draw(1, 0.6, 1.4) + draw(1, -0.6, 0.6)
     image = image * draw(bands, 0.9, 1.1) + draw(bands, -0.15, 0.15)
     noise = torch.randn(image.shape, generator=generator).to(image.device)
     return image + noise * draw(1, 0.0, 0.08)

@@ -93,7 +93,8 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: must hold sections such as train:, got {tree!r:.60}")
-    return tree
+    # A section whose every line is commented out keeps its defaults.
+    return {key: {} if section is None else section for key, section in tree.items()}
 
 
 def _parse_override(override: str) -> tuple[str, Any]:
@@ -126,13 +127,20 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 def _explain(error: ValidationError, names: Mapping[str, str], path: str | Path | None) -> str:
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    source = names.get(key, str(path) if path is not None else "--set")
+    # pydantic ends the place of a band with the type it tried.
+    location = [str(part) for part in first["loc"] if part not in ("int", "str")]
+    key = ".".join(location)
+    known = {name for place, name in names.items() if _related(place, key)}
+    source = " with ".join(sorted(known, reverse=True)) or str(path or "--set")
     if first["type"] == "extra_forbidden":
         return f"{source}: {key}: no such key{_did_you_mean(first['loc'])}"
     message = first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     return f"{source}: {key}: {message} (got {first['input']!r:.80})"
+
+
+def _related(place: str, key: str) -> bool:
+    return f"{place}.".startswith(f"{key}.") or f"{key}.".startswith(f"{place}.")
 
 
 def _did_you_mean(location: tuple[int | str, ...]) -> str:

@@ -41,7 +41,7 @@ def run_tasks(
         yield from map(function, tasks)
         return
     with _connect(workers, scheduler) as client:
-        ahead = _AHEAD * max(workers, len(client.scheduler_info()["workers"]))
+        ahead = _AHEAD * max(workers, len(client.nthreads()))
         waiting: deque[Any] = deque()
         remaining = iter(tasks)
         for task in islice(remaining, ahead):

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 from affine import Affine
+from pyproj import CRS as ProjCRS
 from pyproj import Geod, Transformer
 from pyproj.exceptions import ProjError
 from rasterio.crs import CRS
@@ -78,7 +79,7 @@ class Grid:
         """Metres on the ground per pixel along (columns, rows), at the grid's centre.
 
         Measured on the ellipsoid, so that Mercator metres and degrees come out right. A CRS
-        without a path to longitude and latitude (a local one) counts by its linear unit.
+        without a path to longitude and latitude (a local one) counts by its unit.
         """
         column, row = self.width / 2, self.height / 2
         xs, ys = zip(
@@ -93,11 +94,10 @@ class Grid:
             )
             steps = [WGS84_ELLIPSOID.inv(lon[0], lat[0], lon[i], lat[i])[2] for i in (1, 2)]
         except ProjError:
-            factor = self.crs.linear_units_factor[1]
-            steps = [math.hypot(xs[i] - xs[0], ys[i] - ys[0]) * factor for i in (1, 2)]
+            steps = [math.nan]
         if not all(math.isfinite(step) and step > 0 for step in steps):
-            factor = self.crs.linear_units_factor[1] if self.crs.is_projected else 111_320.0
-            steps = [math.hypot(xs[i] - xs[0], ys[i] - ys[0]) * factor for i in (1, 2)]
+            unit = _unit_m(self.crs)
+            steps = [math.hypot(xs[i] - xs[0], ys[i] - ys[0]) * unit for i in (1, 2)]
         return steps[0], steps[1]
 
     def window_transform(self, window: Window) -> Affine:
@@ -143,3 +143,12 @@ class Grid:
             inverse.a * xs + inverse.b * ys + inverse.c,
             inverse.d * xs + inverse.e * ys + inverse.f,
         )
+
+
+def _unit_m(crs: CRS) -> float:
+    """Length of a CRS's unit in metres; a degree's on the equator of its own ellipsoid."""
+    known = ProjCRS.from_wkt(crs.to_wkt())
+    factor = float(known.axis_info[0].unit_conversion_factor) if known.axis_info else 1.0
+    if known.is_geographic and known.ellipsoid is not None:
+        factor *= known.ellipsoid.semi_major_metre
+    return factor

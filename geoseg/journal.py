@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from geoseg.errors import OutputExistsError
 
 
-def check_output(path: str | Path, *, overwrite: bool) -> Path:
+def check_output(
+    path: str | Path, *, overwrite: bool, inputs: Iterable[str | Path] = ()
+) -> Path:
     """Refuses an output that is there already, before any work is done.
+
+    Args:
+        path: The output.
+        overwrite: Whether it may be replaced.
+        inputs: What the work reads.
 
     Raises:
         OutputExistsError: If it exists (a folder: with something in it) and may not be
-            overwritten, or if its parent is a file.
+            overwritten, if an input would go with it, or if its parent is a file.
     """
     path = Path(path)
     for parent in path.parents:
@@ -27,11 +34,19 @@ def check_output(path: str | Path, *, overwrite: bool) -> Path:
         raise OutputExistsError(
             f"{path}: is there already; choose another output or pass --overwrite"
         )
+    for source in inputs:
+        if there and Path(source).resolve().is_relative_to(path.resolve()):
+            raise OutputExistsError(
+                f"{path}: cannot be overwritten, the input {source} would be lost; choose "
+                "another output"
+            )
     return path
 
 
 @contextmanager
-def claim_output(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+def claim_output(
+    path: str | Path, *, overwrite: bool = False, inputs: Iterable[str | Path] = ()
+) -> Iterator[Path]:
     """A working folder beside `path` that takes its name when the block ends well.
 
     What an earlier, interrupted run left there is removed; if the block fails, so is the
@@ -40,14 +55,18 @@ def claim_output(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]
     Args:
         path: The output folder.
         overwrite: Replace it if it is there.
+        inputs: What the work reads; a folder that holds one of them is not replaced.
 
     Yields:
         The working folder, which does not exist yet.
 
     Raises:
-        OutputExistsError: If the output is there and may not be overwritten.
+        OutputExistsError: If the output is there and may not be overwritten, or if it is the
+            current folder or holds it.
     """
-    path = check_output(path, overwrite=overwrite)
+    path = check_output(path, overwrite=overwrite, inputs=inputs).resolve()
+    if Path.cwd().is_relative_to(path):
+        raise OutputExistsError(f"{path}: is the current folder or holds it; name one inside it")
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:

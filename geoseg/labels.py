@@ -105,10 +105,12 @@ def read_labels(
         path, where=where, layer=layer, bounds=grid.bounds, bounds_crs=grid.crs
     )
     footprints = layer_part.to_crs(grid.crs.to_wkt())
+    # A round trip between CRSs may fold a sliver over; only areas are kept of what that leaves.
+    footprints.geometry = shapely.make_valid(
+        footprints.geometry.values, method="structure", keep_collapsed=False
+    )
     meets = footprints.geometry.intersects(grid.polygon)
     footprints = footprints[meets].reset_index(drop=True)
-    # A round trip between CRSs may fold a sliver over.
-    footprints.geometry = shapely.make_valid(footprints.geometry.values)
     return Labels(grid, footprints, int(layer_part.attrs.get("repaired", 0)))
 
 

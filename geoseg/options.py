@@ -23,12 +23,16 @@ class TileOptions(Options):
     """How scenes are cut into tiles."""
 
     size: int = Field(256, ge=32, le=4096, description="Tile side, pixels")
-    overlap: int = Field(64, ge=0, description="Pixels shared with the neighbour")
+    overlap: int | None = Field(
+        None, ge=0, description="Pixels shared with the neighbour; half the size when null"
+    )
     gsd_m: float | None = Field(
         None, gt=0, description="Metres on the ground per pixel; the first scene's own when null"
     )
     bands: tuple[int | str, ...] | None = Field(
-        None, description="Bands by number or name, in this order; all data bands when null"
+        None,
+        min_length=1,
+        description="Bands by number or name, in this order; all data bands when null",
     )
     where: str | None = Field(None, description="Attribute filter of the footprints")
     layer: str | None = Field(None, description="Layer of the footprints")
@@ -38,9 +42,14 @@ class TileOptions(Options):
     )
     seed: int = Field(0, ge=0, description="Of the split into blocks")
 
+    @property
+    def overlap_px(self) -> int:
+        """The overlap, or its default."""
+        return self.size // 2 if self.overlap is None else self.overlap
+
     @model_validator(mode="after")
     def _fits(self) -> TileOptions:
-        if self.overlap > self.size // 2:
+        if self.overlap_px > self.size // 2:
             raise ValueError(f"overlap must be at most half the size ({self.size // 2})")
         if abs(sum(self.fractions) - 1) > 1e-6 or self.fractions[0] == 0:
             raise ValueError("fractions must sum to 1, with some for train")
@@ -89,7 +98,9 @@ class PredictOptions(Options):
     """How a scene is predicted."""
 
     bands: tuple[int | str, ...] | None = Field(
-        None, description="The scene's bands in the model's order; matched by name when null"
+        None,
+        min_length=1,
+        description="The scene's bands in the model's order; matched by name when null",
     )
     overlap: int | None = Field(None, ge=0, description="Pixels; the model's when null")
     batch_size: int = Field(8, ge=1, description="Tiles per step")

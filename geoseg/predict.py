@@ -365,10 +365,11 @@ def _place(plan: PredictPlan, stitched: Path, placed: Path, tags: dict[str, str]
         _prob_raster(placed, plan.out_grid, plan.spec.outputs, tags) as sink,
     ):
         for window in iter_row_windows(plan.out_grid, rows=512):
-            data, covered = prob.read(window)
+            data, _ = prob.read(window)  # 0 where the model's coarser pixels saw only nodata
             _, valid = scene.read(window)
+            data[:, ~valid] = 0
             sink.write(data, window=window)
-            sink.write_mask(valid & covered, window=window)
+            sink.write_mask(valid, window=window)
 
 
 def _write_mask(prob_path: Path, path: Path, threshold: float, spec: ModelSpec) -> None:

@@ -134,6 +134,8 @@ class Scene:
             ) from error
         if data.dtype.kind == "f":
             valid &= np.isfinite(data).all(axis=0)
+        if _is_no_colour(self.info.nodata, data.dtype):
+            valid &= (data != self.info.nodata).all(axis=0)
         data[:, ~valid] = 0
         return data, valid
 
@@ -318,10 +320,10 @@ def _inspect(source: Any, path: str, bands: Sequence[int | str] | None) -> Scene
         )
     names = _band_names(source)
     indexes = _select_bands(source, path, names, bands)
-    dtype = np.result_type(*(source.dtypes[i - 1] for i in indexes))
-    if dtype.kind not in "iuf":
+    dtypes = [source.dtypes[i - 1] for i in indexes]
+    if any(name.startswith("complex") for name in dtypes):
         raise SceneReadError(
-            f"{path}: holds {dtype.name} pixels; geoseg reads integers and real numbers, "
+            f"{path}: holds {dtypes[0]} pixels; geoseg reads integers and real numbers, "
             "gdal_translate -ot Float32 converts"
         )
     return SceneInfo(
@@ -329,7 +331,7 @@ def _inspect(source: Any, path: str, bands: Sequence[int | str] | None) -> Scene
         grid=Grid(source.crs, source.transform, source.height, source.width),
         bands=tuple(names[i - 1] for i in indexes),
         indexes=tuple(indexes),
-        dtype=dtype.name,
+        dtype=np.result_type(*dtypes).name,
         nodata=source.nodatavals[indexes[0] - 1],
     )
 
@@ -352,7 +354,7 @@ def _select_bands(
         return data or list(range(1, source.count + 1))
     indexes = []
     for band in bands:
-        number = int(band) if str(band).isdigit() else None
+        number = int(band) if str(band).isdecimal() else None
         if number is None and band in names:
             number = names.index(str(band)) + 1
         if number is None or not 1 <= number <= source.count:
@@ -376,9 +378,22 @@ def _without_alpha(source: Any) -> Any:
     return rasterio.open(document.replace("<ColorInterp>Alpha</ColorInterp>", ""))
 
 
+def _is_no_colour(nodata: float | None, dtype: np.dtype[Any]) -> bool:
+    """Whether a sentinel in one band makes the whole pixel nodata.
+
+    Pure red has 0 in two bands, so a sentinel of 0, or of 255 in bytes, counts only where
+    all bands have it. No pixel has -9999 but by lack of data.
+    """
+    if nodata is None or nodata == 0 or not np.isfinite(nodata):
+        return False
+    return dtype != np.uint8 or nodata != 255
+
+
 def _warped(source: Any, grid: Grid) -> WarpedVRT:
-    # Several bands with a nodata value each are nodata only where all of them are.
-    unified = {"UNIFIED_SRC_NODATA": "YES"} if source.nodata is not None else {}
+    unified = {}
+    if source.nodata is not None:
+        anywhere = _is_no_colour(source.nodata, np.dtype(source.dtypes[0]))
+        unified["UNIFIED_SRC_NODATA"] = "PARTIAL" if anywhere else "YES"
     return WarpedVRT(
         source,
         crs=grid.crs,

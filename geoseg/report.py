@@ -76,7 +76,7 @@ def draw_comparison(
             outlines = near.geometry.affine_transform(to_pixels)
             outlines.boundary.plot(ax=axes, color=colour, linewidth=1.1, aspect=None)
         axes.set(title=name if layer is None else f"{name}: {shown}", xticks=[], yticks=[])
-        axes.set(xlim=(-0.5, window.width - 0.5), ylim=(window.height - 0.5, -0.5))
+        axes.set(xlabel="", ylabel="", xlim=(-0.5, window.width - 0.5), ylim=(window.height - 0.5, -0.5))
     if title:
         figure.suptitle(title)
     _save(figure, path)

@@ -202,11 +202,13 @@ def tile_scenes(
         What `tiles.json` holds.
 
     Raises:
-        OutputExistsError: If the folder is there and may not be overwritten.
+        OutputExistsError: If the folder is there and may not be overwritten, or holds the
+            scenes or the footprints.
         LabelError: If no pixel of any tile is a building.
         EmptyDatasetError: If no training tile has a valid pixel.
     """
-    with claim_output(output, overwrite=overwrite) as folder:
+    inputs = (*(scene.path for scene in plan.scenes), plan.labels_path)
+    with claim_output(output, overwrite=overwrite, inputs=inputs) as folder:
         (folder / "images").mkdir(parents=True)
         (folder / "targets").mkdir()
         rows = []
@@ -292,7 +294,7 @@ def _region_tiles(
     index: int, scene: str, grid: Grid, region: Region, options: TileOptions
 ) -> Iterator[dict[str, Any]]:
     area = region.window
-    for tile in TilePlan(area.height, area.width, options.size, options.overlap):
+    for tile in TilePlan(area.height, area.width, options.size, options.overlap_px):
         window = Window(
             area.col_off + tile.window.col_off,
             area.row_off + tile.window.row_off,
@@ -408,7 +410,7 @@ def _summarise(plan: TilesPlan, tiles: gpd.GeoDataFrame) -> TilesInfo:
         gsd_m=round(float(options.gsd_m or plan.grids[0].gsd_m), 6),
         nodata=first.nodata if first.nodata is None or np.isfinite(first.nodata) else None,
         size=options.size,
-        overlap=options.overlap,
+        overlap=options.overlap_px,
         mean=tuple(round(float(m), 6) for m in mean),
         # A band without contrast must not divide by zero.
         std=tuple(round(float(s), 6) or 1.0 for s in std),

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("--bands", help="Bands by number or name, e.g. 3,2,1.")
 @click.option("--gsd", type=float, metavar="METRES", help="Pixel size on the ground.")
 @click.option("--size", type=int, help="Tile side in pixels.  [default: 256]")
-@click.option("--overlap", type=int, help="Pixels shared with the neighbour.  [default: 64]")
+@click.option("--overlap", type=int, help="Pixels shared with the neighbour.  [default: half]")
 @click.option("--split", type=click.Choice(["stripes", "blocks"]), help="How ground is separated.")
 @click.option("--fractions", metavar="T,V,T", help="Train, val, test.  [default: 0.6,0.2,0.2]")
 @click.option("--seed", type=int, help="Of the split into blocks.  [default: 0]")

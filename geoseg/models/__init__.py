@@ -143,7 +143,7 @@ def _build(
                 **options,
             ),
         )
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, RuntimeError, ArithmeticError) as error:
         raise ConfigError(
             f"cannot build {arch} on {encoder}: {_one_line(error)}; mend model.encoder or "
             "model.options"

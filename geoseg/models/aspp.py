@@ -29,7 +29,9 @@ class ImagePooling(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, 1, bias=False)
-        self.norm = nn.GroupNorm(min(16, outputs), outputs)
+        # Groups of at least 8 channels, else a pooled map has nothing to normalise over.
+        groups = next(g for g in range(max(1, outputs // 8), 0, -1) if outputs % g == 0)
+        self.norm = nn.GroupNorm(groups, outputs)
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, inputs, H, W) → (N, outputs, H, W), constant over each image."""

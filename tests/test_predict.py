@@ -1,0 +1,233 @@
+"""Whole scenes through a network, tile by tile."""
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from rasterio.windows import Window
+
+from geoseg.errors import ConfigError, GridMismatchError, OutputExistsError
+from geoseg.grid import Grid
+from geoseg.model_file import ModelSpec, load_model, save_model
+from geoseg.models import build_model
+from geoseg.options import PredictOptions, Thresholds
+from geoseg.predict import Predictor, iter_probs, mirror, plan_prediction, predict, quantise
+from geoseg.raster import Scene, read_info, write_array
+from geoseg.stitch import stitch_rows
+from geoseg.tiling import TilePlan
+from geoseg.town import build_town, write_town
+from geoseg.vector import read_footprints
+
+SPEC = ModelSpec(
+    arch="deepglobe",
+    encoder="tu-tf_efficientnet_lite0",
+    options={"aspp_channels": 16, "fusion": "add"},
+    bands=("red", "green", "blue"),
+    dtype="uint8",
+    mean=(110.0, 110.0, 100.0),
+    std=(40.0, 40.0, 40.0),
+    gsd_m=0.5,
+    size=64,
+    overlap=16,
+    thresholds=Thresholds(body=0.4, min_area_m2=2.0),
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    torch.manual_seed(0)
+    network = build_model(
+        SPEC.arch, SPEC.encoder, bands=SPEC.bands, outputs=2, options=SPEC.options
+    )
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    save_model(path, network.state_dict(), SPEC)
+    return path
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory):
+    town = build_town(150, 210, seed=3, gsd_m=0.5)
+    scene, footprints = write_town(town, tmp_path_factory.mktemp("town"))
+    return town, scene, footprints
+
+
+def pointwise(data, valid):
+    """A network of one 1x1 convolution: what it says of a pixel depends on that pixel alone."""
+    score = (data[:, :1].astype(np.float32) - data[:, 1:2]) / 64
+    return 1 / (1 + np.exp(-np.concatenate([score, -score], axis=1))).astype(np.float32)
+
+
+def stitched(scene_path, predictor, *, size, overlap, batch_size):
+    with Scene(scene_path) as scene:
+        plan = TilePlan(*scene.grid.shape, size, overlap)
+        tiles = iter_probs(scene, plan, predictor, size=size, batch_size=batch_size)
+        rows = [block for _, block in stitch_rows(plan, tiles, 3)]
+    return np.concatenate(rows, axis=1)
+
+
+@pytest.mark.parametrize(
+    ("size", "overlap", "batch"), [(64, 16, 3), (96, 48, 1), (64, 0, 5), (256, 64, 2)]
+)
+def test_a_pointwise_network_predicts_as_without_tiles(town, size, overlap, batch):
+    built, scene, _ = town
+    found = stitched(scene, pointwise, size=size, overlap=overlap, batch_size=batch)
+    image = np.where(built.valid, built.image, 0)
+    whole = pointwise(image[None], built.valid[None])[0]
+    np.testing.assert_allclose(
+        np.where(built.valid, found[:2], 0), np.where(built.valid, whole, 0), atol=1e-6
+    )
+    assert np.array_equal(found[2] > 0.5, built.valid)
+
+
+def test_a_constant_network_gives_a_constant_up_to_the_border(town):
+    built, scene, _ = town
+
+    def constant(data, valid):
+        return np.full((len(data), 2, *valid.shape[1:]), 0.3, np.float32)
+
+    found = stitched(scene, constant, size=64, overlap=24, batch_size=4)
+    assert np.abs(found[:2][:, built.valid] - 0.3).max() < 1e-6
+
+
+def test_every_batch_has_one_shape_and_tiles_without_data_are_left_out(tmp_path):
+    grid = Grid(rasterio.CRS.from_epsg(32633), rasterio.Affine(1, 0, 5e5, 0, -1, 5e6), 70, 200)
+    image = np.full((1, 70, 200), 7, np.uint8)
+    image[:, :, 60:] = 0
+    write_array(tmp_path / "scene.tif", grid, image, nodata=0)
+    shapes = []
+
+    def spy(data, valid):
+        shapes.append(data.shape)
+        return np.ones((len(data), 2, 64, 64), np.float32)
+
+    found = stitched(tmp_path / "scene.tif", spy, size=64, overlap=0, batch_size=4)
+    assert set(shapes) == {(4, 1, 64, 64)}
+    assert len(shapes) == 1  # of 8 tiles only the two on the left have data
+    assert found.shape == (3, 70, 200)
+    assert found[0, :, :60].min() == 1
+    assert found[:, :, 70:].max() == 0
+
+
+@given(
+    height=st.integers(1, 40), width=st.integers(1, 40), size=st.integers(40, 100)
+)
+def test_mirroring_repeats_what_is_there(height, width, size):
+    data = np.arange(height * width, dtype=np.float32).reshape(1, height, width)
+    valid = np.ones((height, width), bool)
+    mirrored, mask = mirror(data, valid, size)
+    assert mirrored.shape == (1, size, size)
+    assert mask.all()
+    assert np.array_equal(mirrored[:, :height, :width], data)
+    if size > height:
+        assert np.array_equal(mirrored[:, height, :width], data[:, -1])
+
+
+def test_quantising_is_monotone_and_keeps_the_ends():
+    prob = np.linspace(0, 1, 10_001, dtype=np.float32)
+    levels = quantise(prob)
+    assert levels[0] == 0
+    assert levels[-1] == 255
+    assert (np.diff(levels.astype(int)) >= 0).all()
+    assert len(np.unique(levels)) == 256
+
+
+def test_a_folder_holds_rasters_on_the_scenes_grid_and_footprints(town, model, tmp_path):
+    built, scene, _ = town
+    files = predict(scene, model, tmp_path / "out", options=PredictOptions(batch_size=2))
+    assert [file.name for file in files] == ["prob.tif", "mask.tif", "footprints.gpkg"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(f.name for f in files)
+    for name in ("prob.tif", "mask.tif"):
+        assert read_info(tmp_path / "out" / name).grid == built.grid
+    with Scene(tmp_path / "out" / "prob.tif") as prob, Scene(tmp_path / "out" / "mask.tif") as mask:
+        assert prob.info.bands == ("building", "border")
+        data, valid = prob.read()
+        classes, known = mask.read()
+    assert np.array_equal(valid, built.valid)
+    assert np.array_equal(known, built.valid)
+    assert np.array_equal(classes[0][valid], (data[0][valid] >= 0.4 * 255).astype(np.uint8))
+    footprints = read_footprints(tmp_path / "out" / "footprints.gpkg")
+    assert footprints.crs.to_epsg() == 32633
+
+
+def test_batch_size_one_and_many_agree(town, model):
+    _, scene, _ = town
+    spec, weights = load_model(model)
+    predictor = Predictor(spec, weights, "cpu")
+    one = stitched(scene, predictor, size=64, overlap=16, batch_size=1)
+    many = stitched(scene, predictor, size=64, overlap=16, batch_size=7)
+    # bf16 kernels of different batch sizes round differently.
+    np.testing.assert_allclose(one, many, atol=0.02)
+
+
+def test_the_same_job_gives_the_same_bytes(town, model, tmp_path):
+    _, scene, _ = town
+    for name in ("a.tif", "b.tif"):
+        predict(scene, model, tmp_path / name)
+    assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
+
+
+def test_a_scene_is_brought_to_the_models_pixels_and_back(model, tmp_path):
+    town = build_town(180, 260, seed=5, gsd_m=0.3, crs="EPSG:3857")
+    scene, _ = write_town(town, tmp_path)
+    plan = plan_prediction(scene, SPEC)
+    assert plan.grid.gsd_m == pytest.approx(0.5, rel=0.01)
+    assert plan.grid.shape == (108, 156)
+    predict(scene, model, tmp_path / "out")
+    info = read_info(tmp_path / "out" / "prob.tif")
+    assert info.grid == town.grid
+    with Scene(tmp_path / "out" / "prob.tif") as prob:
+        _, valid = prob.read()
+    assert np.array_equal(valid, town.valid)
+    predict(scene, model, tmp_path / "own.tif", options=PredictOptions(keep_model_grid=True))
+    assert read_info(tmp_path / "own.tif").grid == plan.grid
+
+
+def test_a_scene_smaller_than_a_tile(model, tmp_path):
+    town = build_town(40, 51, seed=1, nodata_corner=False)
+    scene, _ = write_town(town, tmp_path)
+    predict(scene, model, tmp_path / "prob.tif")
+    with Scene(tmp_path / "prob.tif") as prob:
+        data, valid = prob.read(Window(0, 0, 51, 40))
+    assert valid.all()
+    assert data.shape == (2, 40, 51)
+
+
+def test_bands_are_found_by_name_in_any_order(model, tmp_path):
+    town = build_town(80, 96, seed=2)
+    write_array(
+        tmp_path / "bgr.tif", town.grid, town.image[::-1], nodata=0,
+        descriptions=("blue", "green", "red"),
+    )  # fmt: skip
+    assert plan_prediction(tmp_path / "bgr.tif", SPEC).scene.indexes == (3, 2, 1)
+    scene, _ = write_town(town, tmp_path)
+    predict(scene, model, tmp_path / "rgb_prob.tif")
+    predict(tmp_path / "bgr.tif", model, tmp_path / "bgr_prob.tif")
+    with Scene(tmp_path / "rgb_prob.tif") as a, Scene(tmp_path / "bgr_prob.tif") as b:
+        assert np.array_equal(a.read()[0], b.read()[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bands": 1}, r"has 1 bands \(pan\), the model wants 3"),
+        ({"dtype": "uint16"}, "holds uint16 pixels, the model was trained on uint8"),
+        ({"gsd_m": 2.5}, "2.5 m on the ground, the model wants 0.5 m"),
+    ],
+)
+def test_scenes_that_a_model_cannot_serve_are_refused(model, tmp_path, changes, message):
+    scene, _ = write_town(build_town(80, 100, **changes), tmp_path)
+    with pytest.raises(GridMismatchError, match=message):
+        predict(scene, model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_outputs_are_not_replaced_unasked_nor_guessed(town, model, tmp_path):
+    _, scene, _ = town
+    (tmp_path / "prob.tif").write_text("mine")
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        predict(scene, model, tmp_path / "prob.tif")
+    assert (tmp_path / "prob.tif").read_text() == "mine"
+    with pytest.raises(ConfigError, match=r"\.png"):
+        predict(scene, model, tmp_path / "prob.png")

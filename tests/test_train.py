@@ -1,0 +1,171 @@
+"""A few steps of training, and what they leave behind."""
+
+import csv
+
+import pytest
+import torch
+
+from geoseg.dataset import TileDataset
+from geoseg.errors import InputShapeError, OutputExistsError, UnknownArchitectureError
+from geoseg.history import schedule
+from geoseg.model_file import load_model
+from geoseg.options import ModelOptions, TileOptions, TrainOptions
+from geoseg.predict import Predictor
+from geoseg.tiles import plan_tiles, tile_scenes
+from geoseg.town import build_town, write_town
+from geoseg.train import PassSampler, train
+from geoseg.tune import tune_thresholds
+
+MODEL = ModelOptions(
+    encoder="tu-tf_efficientnet_lite0", options={"aspp_channels": 16, "fusion": "add"}
+)
+OPTIONS = TrainOptions(epochs=2, batch_size=2, precision="32-true", device="cpu", lr=2e-3)
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("town")
+    scene, footprints = write_town(build_town(128, 320, seed=4, nodata_corner=False), folder)
+    plan = plan_tiles([scene], footprints, TileOptions(size=64, overlap=0))
+    tile_scenes(plan, folder / "tiles")
+    return folder / "tiles"
+
+
+@pytest.fixture(scope="module")
+def run(tiles, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "a"
+    lines = []
+    result = train(tiles, folder, model=MODEL, options=OPTIONS, report=lines.append)
+    return folder, result, lines
+
+
+def rows(folder):
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_leaves_model_metrics_and_curves(run, tiles):
+    folder, result, lines = run
+    assert {"model.safetensors", "metrics.csv", "curves.png", "last.ckpt", "best.ckpt"} == {
+        path.name for path in folder.iterdir()
+    }
+    table = rows(folder)
+    assert [row["epoch"] for row in table] == ["0", "1"]
+    assert float(table[-1]["train_loss"]) < float(table[0]["train_loss"])
+    assert result.val_iou == pytest.approx(max(float(row["val_iou"]) for row in table))
+    assert lines[0].startswith("epoch 1: ")
+    assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_model_file_knows_what_it_eats(run, tiles):
+    folder, result, _ = run
+    spec, weights = load_model(result.model)
+    info = TileDataset(tiles, "train").info
+    assert (spec.bands, spec.dtype, spec.mean, spec.std) == (
+        info.bands,
+        info.dtype,
+        info.mean,
+        info.std,
+    )
+    assert spec.gsd_m == pytest.approx(0.5, rel=0.01)
+    assert spec.outputs == ("building", "border")
+    assert spec.thresholds == result.thresholds
+    assert spec.provenance["tiles"] == info.tiles
+    Predictor(spec, weights, "cpu")
+
+
+def test_tuning_finds_the_thresholds_of_its_score(run, tiles):
+    _, result, _ = run
+    spec, weights = load_model(result.model)
+    again = tune_thresholds(Predictor(spec, weights, "cpu"), TileDataset(tiles, "val"))
+    assert again.thresholds == result.thresholds
+    assert again.f1 == result.val_f1
+
+
+def test_a_perfect_network_is_tuned_to_nearly_all_buildings(tiles):
+    dataset = TileDataset(tiles, "val")
+    by_image = {
+        dataset[i]["image"].numpy().tobytes(): dataset[i]["target"].numpy()
+        for i in range(len(dataset))
+    }
+
+    def oracle(data, valid):
+        return torch.stack(
+            [torch.from_numpy((by_image[image.tobytes()] == 1) * 0.98 + 0.01) for image in data]
+        ).numpy()
+
+    assert tune_thresholds(oracle, dataset).f1 > 0.9
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(run, tiles, tmp_path):
+    folder, result, _ = run
+
+    def pull_the_plug(line):
+        if line.startswith("epoch 2"):
+            raise RuntimeError("no power")
+
+    with pytest.raises(RuntimeError, match="no power"):
+        train(tiles, tmp_path / "b", model=MODEL, options=OPTIONS, report=pull_the_plug)
+    assert not (tmp_path / "b" / "model.safetensors").exists()
+    train(tiles, tmp_path / "b", model=MODEL, options=OPTIONS, resume=True)
+    assert [r["epoch"] for r in rows(tmp_path / "b")] == ["0", "1"]
+    for key in ("train_loss", "val_loss", "val_iou"):
+        resumed = [float(row[key]) for row in rows(tmp_path / "b")]
+        assert resumed == pytest.approx([float(row[key]) for row in rows(folder)], rel=1e-5)
+    again = load_model(tmp_path / "b" / "model.safetensors")[1]
+    for name, tensor in load_model(result.model)[1].items():
+        torch.testing.assert_close(again[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_time_ends_training(tiles, tmp_path):
+    limited = OPTIONS.model_copy(update={"epochs": 1000, "max_minutes": 0.001})
+    result = train(tiles, tmp_path / "short", model=MODEL, options=limited)
+    assert len(rows(tmp_path / "short")) == 1
+    assert result.model.is_file()
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "message"),
+    [
+        (ModelOptions(arch="nonet"), UnknownArchitectureError, "choose from deepglobe"),
+        (ModelOptions(encoder="nonet", encoder_weights=None), UnknownArchitectureError, "nonet"),
+    ],
+)
+def test_wrong_networks_leave_no_folder(tiles, tmp_path, model, error, message):
+    with pytest.raises(error, match=message):
+        train(tiles, tmp_path / "run", model=model, options=OPTIONS)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tile_size_that_the_encoder_cannot_take_names_one_that_it_can(tmp_path):
+    scene, footprints = write_town(build_town(120, 300, seed=4, nodata_corner=False), tmp_path)
+    plan = plan_tiles([scene], footprints, TileOptions(size=50, overlap=0))
+    tile_scenes(plan, tmp_path / "tiles")
+    with pytest.raises(InputShapeError, match="--size 32 or 64"):
+        train(tmp_path / "tiles", tmp_path / "run", model=MODEL, options=OPTIONS)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_replaced_unasked(run, tiles):
+    folder, _, _ = run
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        train(tiles, folder, model=MODEL, options=OPTIONS)
+
+
+def test_the_rate_rises_then_falls_to_nothing():
+    rates = [schedule(step / 200, 0.1) for step in range(201)]
+    assert rates[20] == pytest.approx(1.0)
+    assert rates[:21] == sorted(rates[:21])
+    assert rates[20:] == sorted(rates[20:], reverse=True)
+    assert rates[-1] == pytest.approx(0.0)
+
+
+def test_each_pass_shows_every_tile_once_in_a_new_order():
+    sampler = PassSampler(7, 3, seed=1)
+    order = list(sampler)
+    assert len(sampler) == len(order) == 21
+    for start in (0, 7, 14):
+        assert sorted(order[start : start + 7]) == list(range(7))
+    assert order == list(sampler)
+    sampler.set_epoch(1)
+    assert order != list(sampler)
