@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import pyproj
 from affine import Affine
-from pyproj import CRS as ProjCRS
 from pyproj import Geod, Transformer
 from pyproj.exceptions import ProjError
 from rasterio.crs import CRS
@@ -147,7 +147,7 @@ class Grid:
 
 def _unit_m(crs: CRS) -> float:
     """Length of a CRS's unit in metres; a degree's on the equator of its own ellipsoid."""
-    known = ProjCRS.from_wkt(crs.to_wkt())
+    known = pyproj.CRS.from_wkt(crs.to_wkt())
     factor = float(known.axis_info[0].unit_conversion_factor) if known.axis_info else 1.0
     if known.is_geographic and known.ellipsoid is not None:
         factor *= known.ellipsoid.semi_major_metre

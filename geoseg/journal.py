@@ -11,9 +11,7 @@ from pathlib import Path
 from geoseg.errors import OutputExistsError
 
 
-def check_output(
-    path: str | Path, *, overwrite: bool, inputs: Iterable[str | Path] = ()
-) -> Path:
+def check_output(path: str | Path, *, overwrite: bool, inputs: Iterable[str | Path] = ()) -> Path:
     """Refuses an output that is there already, before any work is done.
 
     Args:

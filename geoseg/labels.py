@@ -8,11 +8,12 @@ from pathlib import Path
 import geopandas as gpd
 import numpy as np
 import shapely
+from pyproj.exceptions import ProjError
 from rasterio.features import rasterize
 from rasterio.windows import Window
 from scipy.ndimage import maximum_filter, minimum_filter
 
-from geoseg.errors import GridMismatchError, LabelError
+from geoseg.errors import GridMismatchError, LabelError, MissingCRSError
 from geoseg.grid import Grid
 from geoseg.vector import read_footprints
 
@@ -99,12 +100,18 @@ def read_labels(
 
     Raises:
         VectorReadError: If the layer cannot be read.
-        MissingCRSError: If it does not say where it lies.
+        MissingCRSError: If it or the scene does not say where on Earth it lies.
     """
-    layer_part = read_footprints(
-        path, where=where, layer=layer, bounds=grid.bounds, bounds_crs=grid.crs
-    )
-    footprints = layer_part.to_crs(grid.crs.to_wkt())
+    try:
+        layer_part = read_footprints(
+            path, where=where, layer=layer, bounds=grid.bounds, bounds_crs=grid.crs
+        )
+        footprints = layer_part.to_crs(grid.crs.to_wkt())
+    except ProjError as error:
+        raise MissingCRSError(
+            f"{path}: cannot be laid over the scene, the CRS of one of them is local and has no "
+            "place on Earth; gdal_edit.py -a_srs or ogr2ogr -a_srs EPSG:CODE writes one that has"
+        ) from error
     # A round trip between CRSs may fold a sliver over; only areas are kept of what that leaves.
     footprints.geometry = shapely.make_valid(
         footprints.geometry.values, method="structure", keep_collapsed=False

@@ -14,7 +14,7 @@ adds them as in LinkNet.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +60,9 @@ class DeepGlobe(nn.Module):
         aspp_channels: Width of ASPP.
         rates: Atrous rates of ASPP at stride 32.
         fusion: How a skip joins: `concat` or `add`.
+
+    Raises:
+        ValueError: If an option is out of range or the encoder lacks a map at stride 2.
     """
 
     def __init__(
@@ -73,6 +76,12 @@ class DeepGlobe(nn.Module):
     ) -> None:
         super().__init__()
         *skips, deepest = cast(Sequence[int], encoder.out_channels)[1:]
+        if fusion not in get_args(Fusion):
+            raise ValueError(f"fusion {fusion!r} is none of {', '.join(get_args(Fusion))}")
+        if aspp_channels < 1:
+            raise ValueError(f"aspp_channels must be at least 1, got {aspp_channels}")
+        if 0 in skips:
+            raise ValueError("this encoder has no map at stride 2, which smp-unet can do without")
         self.encoder = encoder
         self.fusion = fusion
         self.aspp = ASPP(deepest, aspp_channels, rates)

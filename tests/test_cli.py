@@ -1,0 +1,235 @@
+"""The words of the command line, from any folder, with good input and bad."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import geopandas as gpd
+import numpy as np
+import pyogrio
+import pytest
+import rasterio
+from click.testing import CliRunner
+
+from geoseg.cli import COMMANDS, cli, main
+from geoseg.town import build_town, write_town
+
+# As small as a network and its training can be while all the words still do their work.
+QUICK = [
+    *("--set", "train.epochs=1"),
+    *("--set", "train.batch_size=2"),
+    *("--set", "model.options.aspp_channels=16"),
+]
+
+
+def geoseg(*words):
+    """Runs the command line in this process; (exit code, stdout, stderr)."""
+    result = CliRunner().invoke(_guarded, [str(word) for word in words])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+class _Guarded:
+    """`main` with arguments, as CliRunner calls a command."""
+
+    name = "geoseg"
+
+    def main(self, args, prog_name, **_):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", [prog_name, *args])
+            main()
+
+
+_guarded = _Guarded()
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder in which the whole job was run by its words."""
+    folder = tmp_path_factory.mktemp("work")
+    here = os.getcwd()
+    town = build_town(192, 320, seed=4, gsd_m=0.5)
+    scene, truth = write_town(town, folder / "town")
+    shutil.copy(scene, folder / "scene.tif")
+    gpd.read_file(truth).to_crs(4326).to_file(folder / "footprints.geojson")
+    shutil.copy(truth, folder / "truth.gpkg")
+    os.chdir(folder)
+    try:
+        words = (
+            "tile scene.tif --labels footprints.geojson -o tiles/ --gsd 0.5 --size 64 "
+            "--split stripes",
+            " ".join(["train tiles/ -o runs/a --config configs/small.yaml", *QUICK]),
+            "predict scene.tif -m runs/a/model.safetensors -o out/",
+            "predict scene.tif -m runs/a/model.safetensors -o footprints.shp",
+            "vectorize out/prob.tif -o footprints_again.geojson",
+            "evaluate out/footprints.gpkg --truth truth.gpkg --aoi tiles/test.geojson -o report/",
+        )
+        said = {}
+        for line in words:
+            code, out, err = geoseg(*line.split())
+            assert code == 0, (line, out, err)
+            said[line.split()[0]] = out
+        yield folder, said
+    finally:
+        os.chdir(here)
+
+
+def test_the_words_write_what_they_say(work):
+    folder, said = work
+    assert "pixels shared between splits: 0" in said["tile"]
+    for name in ("out/prob.tif", "out/mask.tif", "out/footprints.gpkg", "footprints.shp"):
+        assert (folder / name).is_file()
+    assert (folder / "footprints.prj").is_file()
+    assert (folder / "footprints.cpg").read_text().strip().upper() == "UTF-8"
+    report = json.loads((folder / "report" / "report.json").read_text())
+    assert {"tp", "fp", "fn", "precision", "recall", "f1", "iou_pixel"} <= set(report)
+    layers = {name for name, _ in pyogrio.list_layers(folder / "report" / "report.gpkg")}
+    assert layers == {"TP", "FP", "FN"}
+
+
+def test_one_verb_and_two_give_the_same_footprints(work):
+    folder, _ = work
+    direct = gpd.read_file(folder / "out" / "footprints.gpkg")
+    again = gpd.read_file(folder / "footprints_again.geojson").to_crs(direct.crs)
+    shape = gpd.read_file(folder / "footprints.shp")
+    assert len(direct) == len(again) == len(shape)
+    np.testing.assert_allclose(direct.area_m2, again.area_m2, rtol=1e-6)
+    # GeoJSON keeps seven decimals of a degree, about a centimetre.
+    np.testing.assert_allclose(direct.area, again.area, rtol=5e-3)
+    assert direct.is_valid.all()
+    assert again.is_valid.all()
+    assert shape.is_valid.all()
+
+
+@pytest.mark.parametrize("suffix", [".geojson", ".shp", ".gpkg", ".fgb", ".parquet"])
+def test_every_format_reads_back(work, tmp_path, suffix):
+    folder, _ = work
+    path = tmp_path / f"footprints{suffix}"
+    assert geoseg("vectorize", folder / "out" / "prob.tif", "-o", path)[0] == 0
+    layer = gpd.read_parquet(path) if suffix == ".parquet" else gpd.read_file(path)
+    wanted = gpd.read_file(folder / "out" / "footprints.gpkg")
+    assert len(layer) == len(wanted)
+    assert layer.crs.to_epsg() == (4326 if suffix == ".geojson" else 32633)
+    assert layer.is_valid.all()
+    assert layer.area_m2.sum() == pytest.approx(wanted.area_m2.sum())
+    assert layer.confidence.between(0, 1).all()
+
+
+def test_help_names_every_command():
+    code, out, _ = geoseg("--help")
+    assert code == 0
+    for name in COMMANDS:
+        assert f"\n  {name} " in out
+        assert geoseg(name, "--help")[0] == 0
+    assert set(cli.list_commands(None)) == set(COMMANDS)
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from geoseg.cli import main; sys.argv = ['geoseg', '--help']\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print([m for m in ('torch', 'numpy', 'rasterio', 'pydantic') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_dry_run_writes_nothing(work, tmp_path):
+    folder, _ = work
+    words = ("tile", folder / "scene.tif", "--labels", folder / "truth.gpkg", "--size", "64")
+    code, out, _ = geoseg(*words, "-o", tmp_path / "tiles", "--dry-run")
+    assert code == 0
+    assert "tiles planned" in out
+    model = folder / "runs" / "a" / "model.safetensors"
+    code, out, _ = geoseg(
+        "predict", folder / "scene.tif", "-m", model, "-o", tmp_path / "o", "--dry-run"
+    )
+    assert code == 0
+    assert "tiles of 64 pixels" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_info_describes_everything(work):
+    folder, _ = work
+    for path, wanted in {
+        "scene.tif": "192 x 320",
+        "footprints.geojson": "polygons",
+        "tiles": "gsd_m",
+        "runs/a/model.safetensors": "thresholds.body",
+    }.items():
+        code, out, _ = geoseg("info", folder / path)
+        assert code == 0
+        assert wanted in out
+
+
+def test_doctor_and_models_answer():
+    code, out, _ = geoseg("doctor")
+    assert code == 0, out
+    assert "tu-tf_efficientnet_lite0" in out
+    code, out, _ = geoseg("models")
+    assert code == 0
+    assert "deepglobe" in out
+
+
+@pytest.fixture
+def bad(work, tmp_path):
+    """Input of the kinds that go wrong, in an empty folder of its own."""
+    folder, _ = work
+    (tmp_path / "text.tif").write_text("not a raster")
+    with rasterio.open(folder / "scene.tif") as source:
+        profile, data = source.profile, source.read()
+    with rasterio.open(tmp_path / "nocrs.tif", "w", **(profile | {"crs": None})) as sink:
+        sink.write(data)
+    far = gpd.read_file(folder / "truth.gpkg").translate(50_000, 0)
+    gpd.GeoDataFrame(geometry=far, crs=32633).to_file(tmp_path / "far.gpkg")
+    write_town(build_town(80, 96, bands=4), tmp_path / "rgbn")
+    write_town(build_town(80, 96, bands=1), tmp_path / "pan")
+    (tmp_path / "typo.yaml").write_text("train:\n  learning_rate: 1\n")
+    return folder, tmp_path
+
+
+BAD = {
+    "no scene": ("tile absent.tif --labels {truth} -o {new}", "absent.tif: no such file"),
+    "text": ("tile {tmp}/text.tif --labels {truth} -o {new}", "cannot read this as a raster"),
+    "no crs": ("tile {tmp}/nocrs.tif --labels {truth} -o {new}", "no coordinate reference"),
+    "far": ("tile {scene} --labels {tmp}/far.gpkg -o {new}", "outside every scene"),
+    "no labels": ("tile {scene} --labels {tmp}/absent.gpkg -o {new}", "absent.gpkg"),
+    "no class": ("tile {scene} --labels {truth} --where id<0 -o {new}", "holds no footprint"),
+    "bad filter": ("tile {scene} --labels {truth} --where nope=1 -o {new}", "nope"),
+    "overlap": ("tile {scene} --labels {truth} --overlap 200 -o {new}", "at most half"),
+    "band": ("tile {scene} --labels {truth} --bands 7 -o {new}", "has no band 7"),
+    "no tiles": ("train {tmp}/rgbn -o {new}", "holds no tiles.json"),
+    "arch": ("train {tiles} -o {new} --set model.arch=nonet", "choose from deepglobe, smp-"),
+    "typo": ("train {tiles} -o {new} --config {tmp}/typo.yaml", "train.learning_rate: no such key"),
+    "set": ("train {tiles} -o {new} --set train.lr=-1", "--set: train.lr: "),
+    "config": ("train {tiles} -o {new} --config absent.yaml", "geoseg ships"),
+    "other bands": ("predict {tmp}/pan/scene.tif -m {model} -o {new}", "has 1 bands"),
+    "no model": ("predict {scene} -m {tmp}/absent.safetensors -o {new}", "no such model file"),
+    "not a model": ("predict {scene} -m {scene} -o {new}", "is not a safetensors file"),
+    "suffix": ("predict {scene} -m {model} -o {new}.xyz", ".xyz"),
+    "no prob": ("vectorize {scene} -o {new}.gpkg", "scene.tif"),
+    "format": ("vectorize {prob} -o {new}.kml", ".kml"),
+    "no truth": ("evaluate {truth} --truth {tmp}/absent.gpkg -o {new}", "absent.gpkg"),
+    "aoi": ("evaluate {truth} --truth {truth} --aoi {tmp}/far.gpkg -o {new}", "far.gpkg"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_ends_with_one_line_and_code_2(bad, case):
+    folder, tmp = bad
+    line, wanted = BAD[case]
+    names = {
+        "tmp": tmp, "new": tmp / "new", "scene": folder / "scene.tif",
+        "truth": folder / "truth.gpkg", "tiles": folder / "tiles",
+        "model": folder / "runs/a/model.safetensors", "prob": folder / "out/prob.tif",
+    }  # fmt: skip
+    before = sorted(tmp.rglob("*"))
+    code, out, err = geoseg(*line.format(**names).split())
+    assert code == 2
+    assert wanted in err
+    assert err.startswith("geoseg: ")
+    assert len((out + err).splitlines()) == 1, out + err
+    assert sorted(tmp.rglob("*")) == before
