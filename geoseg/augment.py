@@ -9,11 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # Scale factors are drawn between 1/_SCALE and _SCALE.
-_SCALE = 1.25
+_SCALE = 1.4
 
 
 def augment(
-    image: Tensor, target: Tensor, valid: Tensor, *, ignore: int, generator: torch.Generator
+    image: Tensor,
+    target: Tensor,
+    valid: Tensor,
+    *,
+    black: Tensor,
+    ignore: int,
+    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Turns, mirrors, scales and recolours every sample of a batch at random.
 
@@ -21,6 +27,7 @@ def augment(
         image: (N, C, H, W) float, normalised.
         target: (N, K, H, W) uint8.
         valid: (N, 1, H, W) bool.
+        black: (C,), the normalised value of black.
         ignore: Target value of pixels that count for nothing.
         generator: Source of randomness, on the CPU.
 
@@ -39,7 +46,8 @@ def augment(
     target = whole[:, :-1].round().to(target.dtype)
     valid = whole[:, -1:] > 0.5
     target = torch.where(valid, target, torch.full_like(target, ignore))
-    return recolour(image, generator) * valid, target, valid
+    image = cast_shadows(recolour(image, generator), black, generator)
+    return image * valid, target, valid
 
 
 def recolour(image: Tensor, generator: torch.Generator) -> Tensor:
@@ -59,6 +67,29 @@ def recolour(image: Tensor, generator: torch.Generator) -> Tensor:
     image = image * draw(bands, 0.9, 1.1) + draw(bands, -0.15, 0.15)
     noise = torch.randn(image.shape, generator=generator).to(image.device)
     return image + noise * draw(1, 0.0, 0.08)
+
+
+def cast_shadows(image: Tensor, black: Tensor, generator: torch.Generator) -> Tensor:
+    """Darkens a soft-edged stripe across half of the samples, as a tall neighbour would.
+
+    Args:
+        image: (N, C, H, W), normalised.
+        black: (C,), the normalised value of black.
+        generator: Source of randomness, on the CPU.
+    """
+    count, _, height, width = image.shape
+
+    def draw(low: float, high: float) -> Tensor:
+        return torch.rand(count, 1, 1, generator=generator) * (high - low) + low
+
+    angle, centre, half = draw(0, math.pi), draw(-0.5, 0.5), draw(0.05, 0.4)
+    y = torch.linspace(-0.5, 0.5, height).view(1, -1, 1)
+    x = torch.linspace(-0.5, 0.5, width).view(1, 1, -1)
+    across = (x * angle.cos() + y * angle.sin() - centre).abs()
+    inside = ((half - across) / 0.02).clamp(0, 1)
+    light = 1 - inside * draw(0.2, 0.7) * (draw(0, 1) < 0.5)
+    floor = black.view(1, -1, 1, 1)
+    return (image - floor) * light.unsqueeze(1).to(image.device) + floor
 
 
 def _sampling_grid(shape: torch.Size, generator: torch.Generator) -> Tensor:

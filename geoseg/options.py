@@ -105,6 +105,9 @@ class PredictOptions(Options):
     overlap: int | None = Field(None, ge=0, description="Pixels; the model's when null")
     batch_size: int = Field(8, ge=1, description="Tiles per step")
     device: Literal["auto", "cpu", "gpu"] = "auto"
+    tta: Literal["none", "flips", "d4"] = Field(
+        "none", description="Average over mirrored (4x) or also turned (8x) tiles; slower, better"
+    )
     keep_model_grid: bool = Field(
         False, description="Write rasters on the model's pixel size, not the scene's"
     )

@@ -31,6 +31,13 @@ Progress = Callable[[int, int], None]
 # A scene whose pixels differ from the model's by more than this factor shows other things.
 _MOST_SCALE = 4.0
 
+# (quarter turns, mirrored) of each view of a tile. Two turns and a mirror make the other flip.
+TTA_VIEWS = {
+    "none": ((0, False),),
+    "flips": ((0, False), (0, True), (2, False), (2, True)),
+    "d4": tuple((turns, mirrored) for turns in range(4) for mirrored in (False, True)),
+}
+
 _MASK_NODATA = 255
 _MASK_COLOURS = {0: (0, 0, 0, 0), 1: (227, 74, 51, 255)}
 _RASTER_SUFFIXES = (".tif", ".tiff")
@@ -43,13 +50,21 @@ class Predictor:
         spec: The model's header.
         weights: Its state dict.
         device: `auto`, `cpu` or `gpu`.
+        tta: `none`, `flips` or `d4`: the views of each tile that are averaged.
 
     Raises:
         ModelFileError: If the weights do not belong to the architecture.
     """
 
-    def __init__(self, spec: ModelSpec, weights: dict[str, Tensor], device: str = "auto") -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        weights: dict[str, Tensor],
+        device: str = "auto",
+        tta: str = "none",
+    ) -> None:
         self.spec = spec
+        self.views = TTA_VIEWS[tta]
         self.device = choose_device(device)
         network = build_model(
             spec.arch,
@@ -84,11 +99,18 @@ class Predictor:
         image = torch.from_numpy(data.astype(np.float32, copy=False)).to(self.device)
         mask = torch.from_numpy(valid[:, None]).to(self.device)
         image = normalise(image, mask, self._mean, self._std)
-        image = image.contiguous(memory_format=torch.channels_last)
+        views = torch.stack([self._view(image, *view) for view in self.views])
+        found: np.ndarray = views.mean(dim=0).cpu().numpy()
+        return found
+
+    def _view(self, image: Tensor, turns: int, mirrored: bool) -> Tensor:
+        """Probabilities of the tiles seen turned and mirrored, turned back."""
+        seen = torch.rot90(image.flip(-1) if mirrored else image, turns, (-2, -1))
+        seen = seen.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=computes_bf16(self.device)):
-            logits = self.network(image)
-        prob: np.ndarray = logits.float().sigmoid().cpu().numpy()
-        return prob
+            logits = self.network(seen)
+        prob = torch.rot90(logits.float().sigmoid(), -turns, (-2, -1))
+        return prob.flip(-1) if mirrored else prob
 
 
 @dataclass(frozen=True)
@@ -173,7 +195,7 @@ def predict(
     _check_suffix(output)
     spec, weights = load_model(model)
     plan = plan_prediction(scene, spec, options)
-    predictor = Predictor(spec, weights, options.device)
+    predictor = Predictor(spec, weights, options.device, options.tta)
     chosen = (thresholds or VectorizeOptions()).over(spec.thresholds)
     tags = {THRESHOLDS_TAG: chosen.model_dump_json(), "GEOSEG_SCALE": str(1 / 255)}
     if output.suffix.lower() in _RASTER_SUFFIXES:

@@ -84,9 +84,9 @@ class Scene:
             self._alpha: int | None = None
             if self.grid != self.info.grid:
                 self._reader = _warped(self._source, self.grid)
-                # Validity travels through the warp as an alpha band.
                 colours = self._reader.colorinterp
-                self._alpha = colours.index(ColorInterp.alpha) + 1
+                if ColorInterp.alpha in colours:
+                    self._alpha = colours.index(ColorInterp.alpha) + 1
         except BaseException:
             self.close()
             raise
@@ -145,8 +145,8 @@ class Scene:
             data = self._reader.read(indexes, window=window)
             valid = self._reader.read(self._alpha, window=window) > 0
             return data, valid
-        data = self._source.read(indexes, window=window)
-        return data, self._source.dataset_mask(window=window) > 0
+        data = self._reader.read(indexes, window=window)
+        return data, self._reader.dataset_mask(window=window) > 0
 
 
 def read_info(path: str | Path, *, bands: Sequence[int | str] | None = None) -> SceneInfo:
@@ -390,10 +390,13 @@ def _is_no_colour(nodata: float | None, dtype: np.dtype[Any]) -> bool:
 
 
 def _warped(source: Any, grid: Grid) -> WarpedVRT:
-    unified = {}
-    if source.nodata is not None:
-        anywhere = _is_no_colour(source.nodata, np.dtype(source.dtypes[0]))
-        unified["UNIFIED_SRC_NODATA"] = "PARTIAL" if anywhere else "YES"
+    # Validity travels through the warp as an alpha band, by which a pixel is nodata where
+    # all bands hold the sentinel; or as the sentinel, which `Scene.read` finds in any band.
+    validity: dict[str, Any] = {"add_alpha": ColorInterp.alpha not in source.colorinterp}
+    if _is_no_colour(source.nodata, np.dtype(source.dtypes[0])) and validity["add_alpha"]:
+        validity = {"nodata": source.nodata, "UNIFIED_SRC_NODATA": "NO"}
+    elif source.nodata is not None:
+        validity["UNIFIED_SRC_NODATA"] = "YES"
     return WarpedVRT(
         source,
         crs=grid.crs,
@@ -402,6 +405,5 @@ def _warped(source: Any, grid: Grid) -> WarpedVRT:
         width=grid.width,
         resampling=Resampling.bilinear,
         tolerance=_WARP_TOLERANCE,
-        add_alpha=ColorInterp.alpha not in source.colorinterp,
-        **unified,
+        **validity,
     )

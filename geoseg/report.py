@@ -73,10 +73,12 @@ def draw_comparison(
         if layer is not None:
             near = layer[layer.intersects(grid.window_polygon(window))]
             shown = len(near)
-            outlines = near.geometry.affine_transform(to_pixels)
-            outlines.boundary.plot(ax=axes, color=colour, linewidth=1.1, aspect=None)
+            for part in near.geometry.affine_transform(to_pixels).boundary.explode():
+                axes.plot(*part.xy, color=colour, linewidth=1.1)
         axes.set(title=name if layer is None else f"{name}: {shown}", xticks=[], yticks=[])
-        axes.set(xlabel="", ylabel="", xlim=(-0.5, window.width - 0.5), ylim=(window.height - 0.5, -0.5))
+        axes.set(
+            xlabel="", ylabel="", xlim=(-0.5, window.width - 0.5), ylim=(window.height - 0.5, -0.5)
+        )
     if title:
         figure.suptitle(title)
     _save(figure, path)

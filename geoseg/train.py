@@ -89,60 +89,38 @@ def train(
             then.
     """
     model, options = model or ModelOptions(), options or TrainOptions()
-    datasets = [TileDataset(tiles, split) for split in ("train", "val")]
-    info = datasets[0].info
+    train_set, val_set = (TileDataset(tiles, split) for split in ("train", "val"))
     folder, last = Path(output), Path(output) / "last.ckpt"
     resuming = resume and last.is_file()
-    check_output(output, overwrite=overwrite or resuming)
+    check_output(output, overwrite=overwrite or resume)
     device = choose_device(options.device)
 
     _quieten_lightning()
     L.seed_everything(options.seed, verbose=False)
-    arch = resolve_architecture(model.arch)
+    spec = _describe(train_set.info, model)
     network = build_model(
-        arch,
-        model.encoder,
-        bands=info.bands,
-        outputs=len(info.targets),
+        spec.arch,
+        spec.encoder,
+        bands=spec.bands,
+        outputs=len(spec.outputs),
         encoder_weights=None if resuming else model.encoder_weights,
-        options=model.options,
+        options=spec.options,
     )
-    check_tile_size(network, info.size)
-    module = Segmenter(network, info, options)
+    check_tile_size(network, spec.size)
+    module = Segmenter(network, train_set.info, options)
     history = History(folder, options, report)
     trainer = _build_trainer(folder, options, device, history, progress_bar)
-    train_loader, val_loader = _loaders(datasets, options)
-    trainer.fit(
-        module,
-        train_loader,
-        val_loader,
-        ckpt_path=str(last) if resuming else None,
-        weights_only=True,
-    )
+    train_loader, val_loader = _build_loaders(train_set, val_set, options)
+    checkpoint = str(last) if resuming else None
+    if not resuming:
+        _clear(folder)
+    trainer.fit(module, train_loader, val_loader, ckpt_path=checkpoint, weights_only=True)
 
     weights = _best_weights(folder / "best.ckpt")
-    spec = ModelSpec(
-        arch=arch,
-        encoder=model.encoder,
-        options=model.options,
-        bands=info.bands,
-        dtype=info.dtype,
-        mean=info.mean,
-        std=info.std,
-        gsd_m=info.gsd_m,
-        classes=info.classes,
-        outputs=info.targets,
-        size=info.size,
-        overlap=min(info.size // 4, info.size // 2),
-    )
     report("tuning thresholds on validation ground")
-    tuned = tune_thresholds(Predictor(spec, weights, options.device), datasets[1])
-    spec = spec.model_copy(
-        update={
-            "thresholds": tuned.thresholds,
-            "provenance": _provenance(info, model, options, history, tuned.f1),
-        }
-    )
+    tuned = tune_thresholds(Predictor(spec, weights, options.device), val_set)
+    provenance = _provenance(train_set.info, model, options, history, tuned.f1)
+    spec = spec.model_copy(update={"thresholds": tuned.thresholds, "provenance": provenance})
     save_model(folder / MODEL_NAME, weights, spec)
     return TrainResult(
         folder / MODEL_NAME, history.best_iou, tuned.f1, tuned.thresholds, history.minutes
@@ -176,7 +154,12 @@ class Segmenter(L.LightningModule):
         image, target, valid = self._prepare(batch)
         if self.options.augment:
             image, target, valid = augment(
-                image, target, valid, ignore=self.ignore, generator=self._generator()
+                image,
+                target,
+                valid,
+                black=-self.mean / self.std,
+                ignore=self.ignore,
+                generator=self._generator(),
             )
         loss = self._loss(image, target)[0]
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(image))
@@ -255,8 +238,33 @@ class PassSampler(Sampler[int]):
         self.epoch = epoch
 
 
-def _loaders(datasets: list[TileDataset], options: TrainOptions) -> list[DataLoader[Sample]]:
-    train_set, val_set = datasets
+def _describe(info: TilesInfo, model: ModelOptions) -> ModelSpec:
+    """The model's header as far as it is known before training."""
+    return ModelSpec(
+        arch=resolve_architecture(model.arch),
+        encoder=model.encoder,
+        options=model.options,
+        bands=info.bands,
+        dtype=info.dtype,
+        mean=info.mean,
+        std=info.std,
+        gsd_m=info.gsd_m,
+        classes=info.classes,
+        outputs=info.targets,
+        size=info.size,
+        overlap=info.size // 4,
+    )
+
+
+def _clear(folder: Path) -> None:
+    """Removes the states of an earlier run, which this one must not take for its own."""
+    for name in (MODEL_NAME, "best.ckpt", "last.ckpt"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _build_loaders(
+    train_set: TileDataset, val_set: TileDataset, options: TrainOptions
+) -> list[DataLoader[Sample]]:
     batch = min(options.batch_size, len(train_set))
     passes = -(-_LEAST_STEPS * batch // len(train_set))
     sampler = PassSampler(len(train_set), passes, options.seed)

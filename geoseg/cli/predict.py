@@ -22,6 +22,7 @@ from geoseg.cli.common import (
 @click.option("--overlap", type=int, help="Pixels shared by tiles.  [default: the model's]")
 @click.option("--batch-size", type=int, help="Tiles per step.  [default: 8]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), help="[default: auto]")
+@click.option("--tta", type=click.Choice(["none", "flips", "d4"]), help="Average over views.")
 @click.option(
     "--keep-model-grid", is_flag=True, default=None, help="Rasters on the model's pixels."
 )
@@ -36,6 +37,7 @@ def command(
     overlap: int | None,
     batch_size: int | None,
     device: str | None,
+    tta: str | None,
     keep_model_grid: bool | None,
     dry_run: bool,
     overwrite: bool,
@@ -53,6 +55,7 @@ def command(
         predict__overlap=overlap,
         predict__batch_size=batch_size,
         predict__device=device,
+        predict__tta=tta,
         predict__keep_model_grid=keep_model_grid,
     )
     from geoseg.predict import plan_prediction, predict
