@@ -54,8 +54,8 @@ class TileDataset(Dataset[Sample]):
         image, target, valid = self._load(index)
         return {
             "image": torch.from_numpy(image.astype(np.float32)),
-            "target": torch.from_numpy(target),
-            "valid": torch.from_numpy(valid[None]),
+            "target": torch.tensor(target),  # a copy: the cache stays as it is
+            "valid": torch.tensor(valid[None]),
         }
 
     def _load(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ from itertools import combinations, pairwise
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import shapely
 from rasterio.windows import Window
 
 from geoseg.errors import ConfigError
@@ -78,7 +79,7 @@ def drop_shared(tiles: gpd.GeoDataFrame, pixel_area: float) -> gpd.GeoDataFrame:
         if kept.empty or candidates.empty:
             continue
         ground = kept.geometry.union_all()
-        shared = candidates.geometry.intersection(ground).area
+        shared = shapely.area(candidates.geometry.intersection(ground).values)
         tiles = tiles.drop(candidates.index[shared >= pixel_area / 2])
     return tiles.reset_index(drop=True)
 

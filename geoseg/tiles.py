@@ -417,7 +417,7 @@ def _summarise(plan: TilesPlan, tiles: gpd.GeoDataFrame) -> TilesInfo:
         scenes=tuple(info.path for info in plan.scenes),
         labels=plan.labels_path,
         where=options.where,
-        split={"by": options.split, "fractions": options.fractions, "seed": options.seed},
+        split={"by": options.split, "fractions": list(options.fractions), "seed": options.seed},
         tiles={split: int((tiles.split == split).sum()) for split in SPLITS},
         shared_pixels=plan.shared_pixels,
     )

@@ -19,6 +19,7 @@ import shapely
 from geoseg.errors import ConfigError
 from geoseg.grid import Grid
 from geoseg.raster import write_array
+from geoseg.town.buildings import move
 from geoseg.town.layout import build_layout
 from geoseg.town.paint import paint_scene
 from geoseg.town.place import place_grid
@@ -99,7 +100,8 @@ def build_town(
     grid = place_grid(shape, gsd_m=gsd_m, crs=crs, rotation_deg=rotation_deg)
     plan, brush = np.random.default_rng(seed).spawn(2)
     leg_x, leg_y = corner * width, corner * height
-    hidden = shapely.Polygon([(width - leg_x, 0), (width, 0), (width, leg_y)])
+    triangle = [(width - leg_x, 0), (width, 0), (width, leg_y)]
+    hidden = shapely.Polygon(triangle if corner else None)
     layout = build_layout(plan, shape, gsd_m=gsd_m, density=density, hidden=hidden)
     valid = _valid(shape, leg_x, leg_y)
     scene = paint_scene(brush, layout, shape, bands, gsd_m)
@@ -194,11 +196,8 @@ def _quantised(
 def _footprints(
     grid: Grid, kinds: list[str], outlines: tuple[shapely.Polygon, ...]
 ) -> gpd.GeoDataFrame:
-    t = grid.transform
     shapes = shapely.transform(
-        np.array(outlines, object),
-        lambda x, y: (t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f),
-        interleaved=False,
+        np.array(outlines, object), lambda points: move(points, grid.transform)
     )
     columns = {"id": np.arange(1, len(shapes) + 1), "kind": np.array(kinds, object)}
     return gpd.GeoDataFrame(columns, geometry=gpd.GeoSeries(shapes), crs=grid.crs.to_wkt())

@@ -218,7 +218,8 @@ def _plant(rng: np.random.Generator, frame: Frame, block: Block) -> np.ndarray:
         along = np.arange(2, width, rng.uniform(8, 12))
         lines.append(np.column_stack([along, np.full_like(along, -0.6)]))
     points = np.concatenate([loose, clumps, *lines])
-    points = np.clip(points, -0.6, (width + 0.6, depth + 0.6)) + (block.left, block.top)
+    points = np.clip(points, -0.6, (width + 0.6, depth + 0.6))
+    points += np.array([block.left, block.top])
     radius = rng.uniform(1.3, 3.8, len(points)) / frame.gsd_m
     return np.column_stack([frame.at(points[:, 0], points[:, 1]), radius])
 
@@ -244,8 +245,9 @@ def _pave(streets: Streets) -> Iterator[Face]:
             yield Face(np.asarray(ring), material)
     for line in itertools.islice(lines, 0, None, 2):
         stops = np.arange(0, line.length, 9 / gsd_m)
-        heads, tails = line.interpolate(stops), line.interpolate(stops + 3 / gsd_m)
-        for head, tail in zip(shapely.get_coordinates(heads), shapely.get_coordinates(tails)):
+        heads = shapely.get_coordinates(line.interpolate(stops))
+        tails = shapely.get_coordinates(line.interpolate(stops + 3 / gsd_m))
+        for head, tail in zip(heads, tails, strict=True):
             yield Face(_stroke(head, tail, 0.12 / gsd_m), "marking")
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import shapely
 from affine import Affine
 from rasterio.features import rasterize
 from scipy.ndimage import gaussian_filter
@@ -38,6 +38,7 @@ _MATERIALS: dict[str, tuple[float, float, float, float, float, float]] = {
     "meadow": (0.40, 0.44, 0.24, 0.60, 0.5, 0.10),
     "gravel": (0.50, 0.46, 0.38, 0.46, 0.5, 0.08),
     "soil": (0.44, 0.35, 0.26, 0.42, 0.5, 0.10),
+    "earth": (0.44, 0.35, 0.26, 0.42, 1, 0.10),
     "grass": (0.30, 0.38, 0.21, 0.60, 1, 0.10),
     "dry": (0.46, 0.44, 0.29, 0.52, 1, 0.10),
     "tree": (0.20, 0.31, 0.15, 0.58, 1, 0.28),
@@ -107,7 +108,10 @@ def paint_scene(
 
 
 def _palette(bands: int) -> dict[str, np.ndarray]:
-    """Paint of each material: reflectance of every band, opacity, texture; float32 (C + 2,)."""
+    """Paint of each material, float32 (C + 2,).
+
+    Reflectance of every band, already multiplied by the opacity; opacity; texture.
+    """
     mix = np.zeros((bands, 4))
     if bands == 1:
         mix[0, :3] = 1 / 3
@@ -117,7 +121,7 @@ def _palette(bands: int) -> dict[str, np.ndarray]:
             mix[band, band % 4] += 1 if band < 4 else 0.6
             mix[band, (band * 3 + 2) % 4] += 0 if band < 4 else 0.4
     return {
-        name: np.array([*(mix * row[:4]).sum(axis=1), *row[4:]], np.float32)
+        name: np.array([*(mix * row[:4]).sum(axis=1) * row[4], *row[4:]], np.float32)
         for name, row in _MATERIALS.items()
     }
 
@@ -132,7 +136,7 @@ def _paint_ground(
     rng: np.random.Generator, palette: dict[str, np.ndarray], shape: tuple[int, int], gsd_m: float
 ) -> np.ndarray:
     """Grass that is here and there dry, or bare soil; (C, H, W)."""
-    grass, dry, soil = (palette[name][:-2, None, None] for name in ("grass", "dry", "soil"))
+    grass, dry, soil = (palette[name][:-2, None, None] for name in ("grass", "dry", "earth"))
     drought = np.clip(0.4 + 0.3 * _noise(rng, shape, 35 / gsd_m), 0, 1)
     bare = np.clip(0.8 * _noise(rng, shape, 12 / gsd_m) - 1.0, 0, 0.8)
     texture = 1 + 0.07 * _noise(rng, shape, 3 / gsd_m) + 0.06 * _noise(rng, shape, 0.8 / gsd_m)
@@ -168,8 +172,7 @@ def _shadow_rings(layout: Layout, throw: np.ndarray) -> Iterable[np.ndarray]:
     for building in layout.buildings:
         yield from _swept(building, throw * building.height_m)
     for x, y, radius in layout.trees:
-        for share in (0.5, 1.0):
-            yield _circle(x, y, radius) + share * throw * 5.0
+        yield _circle(x, y, radius) + throw * 3.0
 
 
 def _swept(building: Building, shift: np.ndarray) -> Iterable[np.ndarray]:
@@ -221,20 +224,17 @@ def _strips(
 ) -> Iterable[tuple[slice, np.ndarray]]:
     """Yields strips of rows and their paint (P, h, W), antialiased.
 
-    Strips, because the finer raster that antialiasing needs would dwarf a large scene. The
-    colours come multiplied by the opacity.
+    Strips, because the finer raster that antialiasing needs would dwarf a large scene.
     """
     if not patches:
         return
     height, width = shape
     table = np.stack([np.zeros_like(patches[0].paint), *(patch.paint for patch in patches)])
-    if table.shape[1] > 2:
-        table[:, :-2] *= table[:, -2:-1]
-    polygons = shapely.polygons([shapely.linearrings(patch.ring) for patch in patches])
-    tree = shapely.STRtree(polygons)
+    tops = np.array([patch.ring[:, 1].min() for patch in patches])
+    bottoms = np.array([patch.ring[:, 1].max() for patch in patches])
     for top in range(0, height, _STRIP_ROWS):
         rows = slice(top, min(top + _STRIP_ROWS, height))
-        found = np.sort(tree.query(shapely.box(0, rows.start, width, rows.stop)))
+        found = np.flatnonzero((tops < rows.stop) & (bottoms > rows.start))
         if len(found):
             yield rows, _sampled(patches, found, table, (rows, width))
 
@@ -253,9 +253,9 @@ def _sampled(
         transform=Affine.translation(0, rows.start) @ Affine.scale(1 / fine),
         dtype="int32",
     )
-    total = sum(
-        table.take(labels[i::fine, j::fine], axis=0) for i in range(fine) for j in range(fine)
-    )
+    total = np.zeros((rows.stop - rows.start, width, table.shape[1]), np.float32)
+    for i, j in itertools.product(range(fine), repeat=2):
+        total += table.take(labels[i::fine, j::fine], axis=0)
     return np.moveaxis(total, -1, 0) / np.float32(fine * fine)
 
 

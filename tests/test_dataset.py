@@ -1,0 +1,102 @@
+"""Tiles as tensors: the values on disk, nodata ignored, every pass the same."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+import geoseg.dataset
+from geoseg.dataset import TileDataset, normalise
+from geoseg.errors import EmptyDatasetError, SceneReadError
+from geoseg.options import TileOptions
+from geoseg.tiles import plan_tiles, tile_scenes, tile_window
+
+
+@pytest.fixture
+def tiles(make_scene, tmp_path):
+    """A scene with a corner of nodata and the folder of its tiles."""
+    made = make_scene(bands=4, dtype="uint16", nodata=0, holes=[(0, 0, 20, 10)])
+    plan = plan_tiles([made.path], made.labels, TileOptions(size=32, overlap=8))
+    tile_scenes(plan, tmp_path / "tiles")
+    return made, tmp_path / "tiles"
+
+
+def test_a_sample_is_the_scenes_own_pixels(tiles):
+    made, folder = tiles
+    for split, count in (("train", 16), ("val", 4), ("test", 4)):
+        dataset = TileDataset(folder, split)
+        assert len(dataset) == count
+        for index, tile in enumerate(dataset.tiles.itertuples()):
+            sample = dataset[index]
+            place = tile_window(tile).toslices()
+            valid = made.valid[place]
+            assert {name: (tensor.shape, tensor.dtype) for name, tensor in sample.items()} == {
+                "image": ((4, 32, 32), torch.float32),
+                "target": ((2, 32, 32), torch.uint8),
+                "valid": ((1, 32, 32), torch.bool),
+            }
+            np.testing.assert_array_equal(sample["valid"][0], valid)
+            np.testing.assert_array_equal(sample["image"], (made.data[(..., *place)] * valid))
+            expected = np.where(valid, made.mask[place], 255)
+            np.testing.assert_array_equal(sample["target"][0], expected)
+            assert (sample["target"][1].numpy()[~valid] == 255).all()
+
+
+@pytest.mark.parametrize("cache", [0, 2 * 32 * 32 * 11, 2**30])
+def test_every_pass_is_the_same_however_much_is_cached(tiles, cache, monkeypatch):
+    monkeypatch.setattr(geoseg.dataset, "CACHE_BYTES", cache)
+    dataset = TileDataset(tiles[1], "train")
+    passes = [list(DataLoader(dataset, batch_size=5)) for _ in range(2)]
+    assert [len(batch["image"]) for batch in passes[0]] == [5, 5, 5, 1]
+    for first, second in zip(*passes, strict=True):
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_what_is_done_to_a_sample_does_not_reach_the_next(tiles):
+    dataset = TileDataset(tiles[1], "train")
+    before = {name: tensor.clone() for name, tensor in dataset[0].items()}
+    for tensor in dataset[0].values():
+        tensor.zero_()
+    assert all(torch.equal(before[name], dataset[0][name]) for name in before)
+
+
+def test_a_split_without_a_tile(make_scene, tmp_path):
+    made = make_scene()
+    options = TileOptions(size=32, overlap=8, fractions=(0.5, 0.5, 0))
+    tile_scenes(plan_tiles([made.path], made.labels, options), tmp_path / "tiles")
+    with pytest.raises(EmptyDatasetError, match="has no tile in split test; tile again"):
+        TileDataset(tmp_path / "tiles", "test")
+
+
+def test_a_folder_without_tiles(tmp_path):
+    with pytest.raises(EmptyDatasetError, match="make the folder with geoseg tile"):
+        TileDataset(tmp_path, "train")
+
+
+def test_a_tile_that_went_missing(tiles):
+    dataset = TileDataset(tiles[1], "val")
+    (tiles[1] / "images" / f"{dataset.tiles.id[1]}.tif").unlink()
+    dataset[0]
+    with pytest.raises(SceneReadError, match="no such file"):
+        dataset[1]
+
+
+def test_normal_bands_have_mean_0_and_deviation_1(tiles):
+    dataset = TileDataset(tiles[1], "train")
+    batch = next(iter(DataLoader(dataset, batch_size=16)))
+    mean, std = torch.tensor(dataset.info.mean), torch.tensor(dataset.info.std)
+    found = normalise(batch["image"], batch["valid"], mean, std)
+    assert found.shape == (16, 4, 32, 32)
+    valid = batch["valid"].expand_as(found)
+    for band in range(4):
+        values = found[:, band][valid[:, band]]
+        assert values.mean() == pytest.approx(0, abs=1e-4)
+        assert values.std() == pytest.approx(1, abs=1e-3)
+    assert (found[~valid] == 0).all()
+
+
+def test_normalise_by_hand():
+    image = torch.tensor([[[[10.0, 20.0]], [[5.0, 7.0]]]])
+    valid = torch.tensor([[[[True, False]]]])
+    found = normalise(image, valid, torch.tensor([4.0, 7.0]), torch.tensor([2.0, 4.0]))
+    assert found.tolist() == [[[[3.0, 0.0]], [[-0.5, 0.0]]]]

@@ -1,0 +1,154 @@
+"""The house stands: imports go down, every kind of work has one door, nothing runs from a file."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import geoseg
+
+ROOT = Path(geoseg.__file__).parent
+
+FLOORS = (
+    {"__init__", "errors"},
+    {"grid", "tiling", "stitch", "metrics", "options"},
+    {"raster", "vector", "model_file", "journal"},
+    {
+        "labels", "splits", "tiles", "dataset", "augment", "models", "losses", "train", "history",
+        "predict", "tune", "vectorize", "evaluate", "report", "town",
+    },
+    {"config", "execution"},
+    {"cli"},
+)  # fmt: skip
+
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def name_of(path):
+    """`geoseg/vector/reading.py` → `geoseg.vector.reading`."""
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): ast.parse(path.read_text()) for path in sorted(ROOT.rglob("*.py"))}
+
+
+def room_of(module):
+    """`geoseg.vector.reading` → `vector`."""
+    return (module.split(".") + ["__init__"])[1]
+
+
+def imports_of(tree):
+    """Names of all modules that a module imports, at its top or later."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide which floor they reach"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name for name in names if name in MODULES} or {node.module}
+    return found
+
+
+def own(names):
+    return sorted(name for name in names if name.split(".")[0] == "geoseg")
+
+
+def calls(tree, *path):
+    """Line numbers where `path[0].path[1]...` is used, or `path[0]` alone is called."""
+    wanted = ".".join(path)
+    return [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute | ast.Call)
+        and ast.unparse(node.func if isinstance(node, ast.Call) else node) == wanted
+    ]
+
+
+def test_every_module_has_a_floor():
+    rooms = {room_of(module) for module in MODULES}
+    assert rooms - set(FLOOR_OF) == set()
+    assert set(FLOOR_OF) - rooms == set()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_only_go_down(module):
+    floor = FLOOR_OF[room_of(module)]
+    upward = [
+        name for name in own(imports_of(MODULES[module])) if FLOOR_OF[room_of(name)] > floor
+    ]
+    assert upward == []
+
+
+def test_no_module_imports_itself_in_a_circle():
+    graph = {
+        module: [name for name in own(imports_of(tree)) if name in MODULES and name != module]
+        for module, tree in MODULES.items()
+    }
+    done, path = set(), []
+
+    def visit(module):
+        assert module not in path, " → ".join([*path[path.index(module) :], module])
+        if module in done:
+            return
+        path.append(module)
+        for name in graph[module]:
+            visit(name)
+        done.add(path.pop())
+
+    for module in graph:
+        visit(module)
+    assert done == set(MODULES)
+
+
+def users(*packages):
+    return [
+        module
+        for module, tree in MODULES.items()
+        if {name.split(".")[0] for name in imports_of(tree)} & set(packages)
+    ]
+
+
+def test_only_execution_imports_dask():
+    assert users("dask", "distributed") == ["geoseg.execution"]
+
+
+def test_only_raster_opens_rasters():
+    assert [m for m, tree in MODULES.items() if calls(tree, "rasterio", "open")] == [
+        "geoseg.raster"
+    ]
+
+
+def test_the_lower_floors_need_no_torch():
+    low = [m for m in users("torch", "lightning") if FLOOR_OF[room_of(m)] < 2]
+    assert low == []
+
+
+def test_the_library_does_not_print_or_exit():
+    library = {m: tree for m, tree in MODULES.items() if room_of(m) != "cli"}
+    assert {m: calls(tree, "print") for m, tree in library.items() if calls(tree, "print")} == {}
+    assert [m for m, tree in library.items() if calls(tree, "sys", "exit")] == []
+    assert [m for m, tree in MODULES.items() if calls(tree, "print")] == []
+
+
+def test_nothing_executes_from_a_file():
+    assert users("pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal") == []
+    for module, tree in MODULES.items():
+        assert calls(tree, "yaml", "load") == [], module
+        assert calls(tree, "eval") + calls(tree, "exec") == [], module
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                given = {k.arg: ast.unparse(k.value) for k in node.keywords}
+                assert given.get("weights_only") == "True", module
+
+
+def test_the_command_line_starts_light():
+    heavy = {"torch", "numpy", "rasterio", "geopandas", "pandas", "dask", "yaml", "pydantic"}
+    code = "import sys, geoseg.cli; print(*{name.split('.')[0] for name in sys.modules})"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent
+    )
+    assert set(result.stdout.split()) & heavy == set()

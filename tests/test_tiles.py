@@ -1,0 +1,425 @@
+"""Scenes and footprints in, a folder of tiles out: complete, leak-free, or not there at all."""
+
+import json
+import os
+from functools import partial
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+from rasterio.windows import Window
+
+from geoseg.errors import (
+    ConfigError,
+    EmptyDatasetError,
+    GridMismatchError,
+    LabelError,
+    OutputExistsError,
+    VectorReadError,
+)
+from geoseg.execution import run_tasks
+from geoseg.options import TileOptions
+from geoseg.raster import Scene, read_info
+from geoseg.splits import count_shared_pixels
+from geoseg.tiles import load_tiles_info, plan_tiles, read_tiles, tile_scenes, tile_window
+
+SMALL = {"size": 32, "overlap": 8}
+
+
+def cut(scenes, labels, output, *, run=map, overwrite=False, **options):
+    scenes = scenes if isinstance(scenes, list) else [scenes]
+    plan = plan_tiles(scenes, labels, TileOptions(**(SMALL | options)))
+    return tile_scenes(plan, output, run=run, overwrite=overwrite)
+
+
+def read(path):
+    with Scene(path) as scene:
+        return scene.read()
+
+
+def listing(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+# The folder
+
+
+def test_the_folder_holds_what_it_promises(make_scene, tmp_path):
+    made = make_scene(descriptions=["red", "green", "blue"])
+    info = cut(made.path, made.labels, tmp_path / "tiles")
+    folder, tiles = tmp_path / "tiles", read_tiles(tmp_path / "tiles")
+    assert listing(folder) == sorted(
+        [f"{kind}/{id_}.tif" for id_ in tiles.id for kind in ("images", "targets")]
+        + ["tiles.parquet", "footprints.parquet", "tiles.json"]
+        + ["train.geojson", "val.geojson", "test.geojson"]
+    )
+    assert info == load_tiles_info(folder)
+    assert (info.bands, info.dtype, info.nodata) == (("red", "green", "blue"), "uint8", None)
+    assert (info.size, info.overlap, info.ignore) == (32, 8, 255)
+    assert (info.classes, info.targets) == (("building",), ("building", "border"))
+    assert info.gsd_m == pytest.approx(0.5 / 0.9996, abs=1e-6)
+    assert info.scenes == (str(made.path),)
+    assert info.labels == str(made.labels)
+    assert info.split == {"by": "stripes", "fractions": [0.6, 0.2, 0.2], "seed": 0}
+    # 96 rows in 4 tiles; stripes of 96, 32 and 32 columns in 4, 1 and 1.
+    assert info.tiles == {"train": 16, "val": 4, "test": 4}
+    assert info.tiles == {split: sum(tiles.split == split) for split in info.tiles}
+    assert len(gpd.read_parquet(folder / "footprints.parquet")) == len(made.polygons)
+
+
+@pytest.mark.parametrize("rotation", [0, 33])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_tiles_hold_the_scenes_own_pixels(make_scene, tmp_path, dtype, rotation):
+    made = make_scene(dtype=dtype, rotation=rotation, bands=4, width=150, height=100)
+    cut(made.path, made.labels, tmp_path / "tiles")
+    for tile in read_tiles(tmp_path / "tiles").itertuples():
+        rows, columns = tile_window(tile).toslices()
+        height, width = tile.height, tile.width
+        data, valid = read(tmp_path / "tiles" / "images" / f"{tile.id}.tif")
+        target, _ = read(tmp_path / "tiles" / "targets" / f"{tile.id}.tif")
+        assert data.shape == (4, 32, 32)
+        assert data.dtype == dtype
+        np.testing.assert_array_equal(data[:, :height, :width], made.data[:, rows, columns])
+        np.testing.assert_array_equal(target[0, :height, :width], made.mask[rows, columns])
+        assert valid[:height, :width].all()
+        assert not valid[height:].any()
+        assert not valid[:, width:].any()
+        assert tile.building_fraction == pytest.approx(made.mask[rows, columns].mean())
+        assert tile.valid_fraction == pytest.approx(height * width / 32**2)
+
+
+def test_a_tile_lies_where_its_pixels_lie(make_scene, tmp_path):
+    made = make_scene(rotation=20)
+    cut(made.path, made.labels, tmp_path / "tiles")
+    tiles = read_tiles(tmp_path / "tiles")
+    on_ground = tiles.to_crs(32645)
+    for tile, place in zip(tiles.itertuples(), on_ground.geometry, strict=True):
+        grid = read_info(tmp_path / "tiles" / "images" / f"{tile.id}.tif").grid
+        assert grid.transform.almost_equals(made.grid.window_transform(tile_window(tile)), 1e-6)
+        assert place.equals_exact(made.grid.window_polygon(tile_window(tile)), 1e-3)
+
+
+@pytest.mark.parametrize("split", ["stripes", "blocks"])
+def test_splits_share_no_pixel(make_scene, tmp_path, split):
+    made = make_scene(height=200, width=230)
+    info = cut(made.path, made.labels, tmp_path / "tiles", split=split)
+    tiles = read_tiles(tmp_path / "tiles")
+    owner = {split: np.zeros((200, 230), dtype=bool) for split in info.tiles}
+    for tile in tiles.itertuples():
+        owner[tile.split][tile_window(tile).toslices()] = True
+    assert sum(mask.astype(int) for mask in owner.values()).max() == 1
+    assert all(mask.any() for mask in owner.values())
+    assert info.shared_pixels == 0
+    for name, mask in owner.items():
+        ground = gpd.read_file(tmp_path / "tiles" / f"{name}.geojson").to_crs(32645)
+        assert ground.area.sum() == pytest.approx(mask.sum() * 0.25, rel=1e-3)
+
+
+def test_statistics_are_those_of_the_training_pixels(make_scene, tmp_path):
+    made = make_scene(dtype="uint16", nodata=0, holes=[(10, 10, 40, 30)])
+    info = cut(made.path, made.labels, tmp_path / "tiles", overlap=0)
+    train = made.data[:, :96, :96].astype(np.float64)
+    valid = made.valid[:96, :96]
+    assert info.mean == pytest.approx(train[:, valid].mean(axis=1), abs=1e-5)
+    assert info.std == pytest.approx(train[:, valid].std(axis=1), abs=1e-5)
+
+
+def test_a_band_without_contrast_divides_by_one(make_scene, tmp_path):
+    made = make_scene(bands=2, buildings=((5, 5, 20, 20),))
+    with rasterio.open(made.path, "r+") as sink:
+        sink.write(np.full((96, 160), 7, dtype="uint8"), 2)
+    info = cut(made.path, made.labels, tmp_path / "tiles")
+    assert (info.mean[1], info.std[1]) == (7, 1)
+    assert info.std[0] > 1
+
+
+def test_a_nodata_corner_is_ignored(make_scene, tmp_path):
+    made = make_scene(nodata=0, holes=[(0, 0, 40, 20)])
+    info = cut(made.path, made.labels, tmp_path / "tiles")
+    tiles = read_tiles(tmp_path / "tiles").set_index("id")
+    assert info.nodata == 0
+    target, _ = read(tmp_path / "tiles" / "targets" / "000_000000_000000.tif")
+    with rasterio.open(tmp_path / "tiles" / "targets" / "000_000000_000000.tif") as source:
+        stored = source.read()
+    assert (stored[:, :20] == 255).all()
+    assert (stored[:, 20:] < 2).all()
+    assert (target[:, :20] == 0).all()
+    data, valid = read(tmp_path / "tiles" / "images" / "000_000000_000000.tif")
+    assert not valid[:20].any()
+    assert valid[20:].all()
+    assert (data[:, :20] == 0).all()
+    assert tiles.valid_fraction["000_000000_000000"] == pytest.approx(12 / 32)
+
+
+def test_tiles_of_nothing_but_nodata_are_left_out(make_scene, tmp_path):
+    made = make_scene(nodata=0, holes=[(0, 0, 40, 40)])
+    info = cut(made.path, made.labels, tmp_path / "tiles")
+    tiles = read_tiles(tmp_path / "tiles")
+    assert info.tiles["train"] == 15
+    assert "000_000000_000000" not in set(tiles.id)
+    assert len(list((tmp_path / "tiles" / "images").iterdir())) == len(tiles)
+    assert len(list((tmp_path / "tiles" / "targets").iterdir())) == len(tiles)
+
+
+def test_a_sample_beyond_the_scene_is_nodata(make_scene, tmp_path):
+    made = make_scene(height=20, width=50, buildings=((2, 2, 9, 9),))
+    info = cut(made.path, made.labels, tmp_path / "tiles", fractions=(1, 0, 0))
+    assert info.tiles == {"train": 2, "val": 0, "test": 0}
+    data, valid = read(tmp_path / "tiles" / "images" / "000_000000_000000.tif")
+    assert data.shape == (3, 32, 32)
+    assert valid.sum() == 20 * 32
+    assert not (tmp_path / "tiles" / "val.geojson").exists()
+
+
+# Options
+
+
+def test_bands_in_the_order_asked_for(make_scene, tmp_path):
+    made = make_scene(bands=4, descriptions=["red", "green", "blue", "nir"])
+    info = cut(made.path, made.labels, tmp_path / "tiles", bands=("nir", 1))
+    assert info.bands == ("nir", "red")
+    data, _ = read(tmp_path / "tiles" / "images" / "000_000000_000000.tif")
+    np.testing.assert_array_equal(data, made.data[[3, 0], :32, :32])
+
+
+def test_a_filter_keeps_some_footprints(make_scene, tmp_path):
+    made = make_scene()
+    info = cut(made.path, made.labels, tmp_path / "tiles", where="label = 2")
+    kept = gpd.read_parquet(tmp_path / "tiles" / "footprints.parquet")
+    assert info.where == "label = 2"
+    assert len(kept) == len(made.polygons) // 2
+    target, _ = read(tmp_path / "tiles" / "targets" / "000_000000_000000.tif")
+    left, top, right, bottom = made.boxes[1]
+    expected = np.zeros((32, 32), dtype=np.uint8)
+    expected[top:bottom, left : min(right, 32)] = 1
+    np.testing.assert_array_equal(target[0, :20], expected[:20])
+
+
+@pytest.mark.parametrize(("gsd_m", "shape"), [(1.0, (49, 81)), (0.25, (193, 321))])
+def test_scenes_are_resampled_to_the_wanted_distance(make_scene, tmp_path, gsd_m, shape):
+    made = make_scene()
+    plan = plan_tiles([made.path], made.labels, TileOptions(**SMALL, gsd_m=gsd_m))
+    assert plan.grids[0].shape == shape
+    info = tile_scenes(plan, tmp_path / "tiles")
+    assert info.gsd_m == gsd_m
+    share = read_tiles(tmp_path / "tiles").building_fraction.mean()
+    assert share == pytest.approx(made.mask.mean(), abs=0.05)
+
+
+def test_a_plan_reads_no_pixel_and_says_how_much_it_will_be(make_scene):
+    made = make_scene(tiled=False)
+    whole = made.path.read_bytes()
+    made.path.write_bytes(whole[:2000])
+    plan = plan_tiles([made.path], made.labels, TileOptions(**SMALL))
+    assert plan.counts == {"train": 16, "val": 4, "test": 4}
+    assert plan.bytes == 24 * 32 * 32 * 5
+
+
+# Several scenes
+
+
+def test_scenes_that_overlap_still_share_nothing(make_scene, tmp_path):
+    one = make_scene("one")
+    two = make_scene("two", origin=(500_000.0 + 20, 3_000_000.0 - 10), seed=1)
+    plan = plan_tiles([one.path, two.path], one.labels, TileOptions(**SMALL))
+    assert plan.shared_pixels == 0
+    assert len(plan.tiles) < 48
+    info = tile_scenes(plan, tmp_path / "tiles")
+    tiles = read_tiles(tmp_path / "tiles")
+    assert count_shared_pixels(tiles.to_crs(32645), 0.25) == 0
+    assert set(tiles.scene) == {str(one.path), str(two.path)}
+    assert all(info.tiles.values())
+
+
+def test_scenes_of_several_crs_and_distances(make_scene, tmp_path):
+    one = make_scene("one")
+    two = make_scene("two", gsd=0.25, origin=(500_200.0, 3_000_000.0), width=320)
+    far = make_scene("far", crs="EPSG:32644", origin=(500_000.0, 3_000_000.0))
+    info = cut([one.path, two.path, far.path], one.labels, tmp_path / "tiles")
+    tiles = read_tiles(tmp_path / "tiles")
+    counts = tiles.scene.value_counts().to_dict()
+    # The second is brought to 0.5 m: half its 96 rows and 320 columns.
+    assert counts == {str(one.path): 24, str(two.path): 2 * 6, str(far.path): 24}
+    assert tiles.id.is_unique
+    assert info.shared_pixels == 0
+
+
+def test_scenes_with_other_bands_are_refused(make_scene):
+    one, two = make_scene("one"), make_scene("two", bands=4)
+    with pytest.raises(GridMismatchError, match=r"two\.tif: has bands band1.*choose common bands"):
+        plan_tiles([one.path, two.path], one.labels, TileOptions(**SMALL))
+    plan = plan_tiles([one.path, two.path], one.labels, TileOptions(**SMALL, bands=(1, 3)))
+    assert [info.indexes for info in plan.scenes] == [(1, 3), (1, 3)]
+
+
+def test_two_workers_cut_the_same_bytes(make_scene, tmp_path):
+    made = make_scene(nodata=0, holes=[(90, 0, 160, 30)])
+    told = []
+    cut(made.path, made.labels, tmp_path / "serial")
+    plan = plan_tiles([made.path], made.labels, TileOptions(**SMALL))
+    tile_scenes(
+        plan, tmp_path / "parallel", run=partial(run_tasks, workers=2),
+        progress=lambda done, total: told.append((done, total)),
+    )  # fmt: skip
+    serial, parallel = tmp_path / "serial", tmp_path / "parallel"
+    assert listing(serial) == listing(parallel)
+    different = [
+        name for name in listing(serial) if (serial / name).read_bytes() != (parallel / name).read_bytes()
+    ]
+    assert different == []
+    assert told[-1] == (24, 24)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+# Errors
+
+
+def broken(function, tasks):
+    for index, task in enumerate(tasks):
+        if index == 1:
+            raise KeyboardInterrupt
+        yield function(task)
+
+
+def test_an_interrupted_run_leaves_nothing_and_can_run_again(make_scene, tmp_path):
+    made = make_scene()
+    with pytest.raises(KeyboardInterrupt):
+        cut(made.path, made.labels, tmp_path / "out" / "tiles", run=broken)
+    assert list((tmp_path / "out").iterdir()) == []
+    assert cut(made.path, made.labels, tmp_path / "out" / "tiles").tiles["train"] == 16
+
+
+def test_a_damaged_scene_leaves_nothing(make_scene, tmp_path):
+    made = make_scene(tiled=False)
+    made.path.write_bytes(made.path.read_bytes()[:9000])
+    with pytest.raises(OSError, match=r"scene\.tif: cannot read rows"):
+        cut(made.path, made.labels, tmp_path / "out" / "tiles")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_earlier_folder_is_kept_unless_told_otherwise(make_scene, tmp_path):
+    made = make_scene()
+    cut(made.path, made.labels, tmp_path / "tiles")
+    with pytest.raises(OutputExistsError, match="pass --overwrite"):
+        cut(made.path, made.labels, tmp_path / "tiles", size=64)
+    assert load_tiles_info(tmp_path / "tiles").size == 32
+    with pytest.raises(KeyboardInterrupt):
+        cut(made.path, made.labels, tmp_path / "tiles", size=64, run=broken, overwrite=True)
+    assert load_tiles_info(tmp_path / "tiles").size == 32
+    cut(made.path, made.labels, tmp_path / "tiles", size=64, overwrite=True)
+    assert load_tiles_info(tmp_path / "tiles").size == 64
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["scene.gpkg", "scene.tif", "tiles"]
+
+
+def test_an_input_is_not_overwritten(make_scene, tmp_path):
+    made = make_scene()
+    with pytest.raises(OutputExistsError, match=r"the input .*scene\.tif would be lost"):
+        cut(made.path, made.labels, tmp_path, overwrite=True)
+    assert made.path.is_file()
+    assert made.labels.is_file()
+
+
+@pytest.mark.parametrize("output", [".", "..", "link"])
+def test_the_current_folder_is_not_replaced(make_scene, tmp_path, monkeypatch, output):
+    made = make_scene()
+    here = tmp_path / "above" / "here"
+    here.mkdir(parents=True)
+    (here / "link").symlink_to(here.parent)
+    (tmp_path / "above" / "mine.txt").write_text("mine")
+    monkeypatch.chdir(here)
+    with pytest.raises(OutputExistsError, match="is the current folder or holds it"):
+        cut(made.path, made.labels, output, overwrite=True)
+    assert (tmp_path / "above" / "mine.txt").read_text() == "mine"
+
+
+def test_an_output_may_be_a_link(make_scene, tmp_path):
+    made = make_scene()
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "tiles").symlink_to(tmp_path / "disk")
+    cut(made.path, made.labels, tmp_path / "tiles")
+    assert load_tiles_info(tmp_path / "disk").size == 32
+    assert os.path.islink(tmp_path / "tiles")
+
+
+def test_a_class_without_a_pixel(make_scene, tmp_path):
+    made = make_scene(buildings=())
+    left, top = made.grid.transform @ (10.1, 10.1)
+    tiny = gpd.points_from_xy([left], [top]).buffer(0.02)
+    gpd.GeoDataFrame(geometry=tiny, crs=32645).to_file(tmp_path / "tiny.gpkg")
+    with pytest.raises(LabelError, match="class building has no pixel in any tile"):
+        cut(made.path, tmp_path / "tiny.gpkg", tmp_path / "out" / "tiles")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_labels_that_do_not_fit(make_scene, tmp_path):
+    made = make_scene()
+    far = gpd.read_file(made.labels)
+    far.geometry = far.translate(0, 50_000)
+    far.to_file(tmp_path / "far.gpkg")
+    with pytest.raises(GridMismatchError, match="outside every scene; check its CRS"):
+        cut(made.path, tmp_path / "far.gpkg", tmp_path / "tiles")
+    with pytest.raises(LabelError, match="no footprint where label = 7"):
+        cut(made.path, made.labels, tmp_path / "tiles", where="label = 7")
+    with pytest.raises(VectorReadError, match="the attributes are id, label"):
+        cut(made.path, made.labels, tmp_path / "tiles", where="klass = 7")
+    assert not (tmp_path / "tiles").exists()
+
+
+def test_a_scene_of_nothing_but_nodata(make_scene, tmp_path):
+    made = make_scene(nodata=0, holes=[(0, 0, 160, 96)])
+    with pytest.raises(EmptyDatasetError, match="no training tile has a valid pixel"):
+        cut(made.path, made.labels, tmp_path / "tiles")
+
+
+def test_a_scene_too_small_for_its_blocks(make_scene, tmp_path):
+    made = make_scene()
+    with pytest.raises(ConfigError, match="use smaller tiles or --split stripes"):
+        cut(made.path, made.labels, tmp_path / "tiles", split="blocks", size=64)
+
+
+def test_a_folder_that_is_no_tiles_folder(make_scene, tmp_path):
+    with pytest.raises(EmptyDatasetError, match=r"holds no tiles\.json; make the folder with"):
+        load_tiles_info(tmp_path)
+    made = make_scene()
+    cut(made.path, made.labels, tmp_path / "tiles")
+    path = tmp_path / "tiles" / "tiles.json"
+    whole = json.loads(path.read_text())
+    for text in (path.read_text()[:50], json.dumps(whole | {"format": 2}), json.dumps({})):
+        path.write_text(text)
+        with pytest.raises(EmptyDatasetError, match="damaged or of another version"):
+            load_tiles_info(tmp_path / "tiles")
+
+
+# Public imagery
+
+
+@pytest.mark.realdata
+def test_degrees_and_classes_of_a_public_scene(realdata, tmp_path):
+    vegas = realdata / "vegas"
+    info = cut(
+        vegas / "tiff_8channel_uint8.tif", vegas / "footprints_multiclass.geojson",
+        tmp_path / "tiles", size=128, overlap=32, where="label = 1",
+    )  # fmt: skip
+    assert len(info.bands) == 8
+    assert 0.25 < info.gsd_m < 0.35
+    assert info.shared_pixels == 0
+    share = read_tiles(tmp_path / "tiles").building_fraction.mean()
+    everything = cut(
+        vegas / "tiff_8channel_uint8.tif", vegas / "footprints_multiclass.geojson",
+        tmp_path / "all", size=128, overlap=32,
+    )  # fmt: skip
+    assert everything.tiles == info.tiles
+    assert 0.1 < share < read_tiles(tmp_path / "all").building_fraction.mean() < 0.9
+
+
+@pytest.mark.realdata
+def test_labels_far_larger_than_the_scene(realdata):
+    zanzibar = realdata / "zanzibar"
+    plan = plan_tiles(
+        [zanzibar / "scene.tif"], zanzibar / "footprints_whole_grid.geojson", TileOptions()
+    )
+    assert len(plan.labels[0].footprints) == 7
+    assert plan.grids[0].gsd_m == pytest.approx(0.077, abs=0.001)
+    first = plan.tiles.iloc[0]
+    assert tile_window(first) == Window(0, 0, 256, 256)
