@@ -20,8 +20,7 @@ from geoseg.vector import read_footprints
 IGNORE = 255
 TARGETS = ("building", "border")
 
-# Half the width of the border between buildings, on the ground. Two walls closer than twice
-# this count as touching.
+# How far a building's border reaches to either side of its walls, on the ground.
 BORDER_M = 0.75
 
 
@@ -48,8 +47,9 @@ class Labels:
         """Burns the targets of a window.
 
         `building` is 1 where a pixel's centre lies in a footprint. `border` is 1 within
-        `BORDER_M` of two different footprints: on walls that are shared and in gaps too
-        narrow to see. Both are `IGNORE` where the scene is nodata.
+        `BORDER_M` of a footprint's edge, walls between touching buildings included: what is
+        left of a building without its border is apart from its neighbours. Both are `IGNORE`
+        where the scene is nodata.
 
         Args:
             window: Window of the grid.
@@ -66,7 +66,7 @@ class Labels:
             window.height + 2 * halo,
         )
         ids = self._burn_ids(wide)
-        border = _between(ids, 2 * halo + 1)
+        border = _edges(ids, 2 * halo + 1)
         targets = np.stack([ids > 0, border])[:, halo:-halo, halo:-halo].astype(np.uint8)
         targets[:, ~valid] = IGNORE
         return targets
@@ -141,10 +141,7 @@ def check_labels(labels: list[Labels], path: str | Path, where: str | None) -> N
     )
 
 
-def _between(ids: np.ndarray, width: int) -> np.ndarray:
-    """Where a square of `width` pixels sees two different ids."""
-    most = maximum_filter(ids, size=width, mode="constant")
-    nothing = np.iinfo(ids.dtype).max
-    least = minimum_filter(np.where(ids > 0, ids, nothing), size=width, mode="nearest")
-    different: np.ndarray = (most > 0) & (most != least)
+def _edges(ids: np.ndarray, width: int) -> np.ndarray:
+    """Where a square of `width` pixels sees two different ids, the ground's 0 included."""
+    different: np.ndarray = maximum_filter(ids, width) != minimum_filter(ids, width)
     return different

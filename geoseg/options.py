@@ -38,7 +38,7 @@ class TileOptions(Options):
     layer: str | None = Field(None, description="Layer of the footprints")
     split: Literal["stripes", "blocks"] = Field("stripes", description="How ground is separated")
     fractions: tuple[Share, Share, Share] = Field(
-        (0.6, 0.2, 0.2), description="Shares of train, val and test"
+        (0.7, 0.15, 0.15), description="Shares of train, val and test"
     )
     seed: int = Field(0, ge=0, description="Of the split into blocks")
 

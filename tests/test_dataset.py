@@ -16,7 +16,8 @@ from geoseg.tiles import plan_tiles, tile_scenes, tile_window
 def tiles(make_scene, tmp_path):
     """A scene with a corner of nodata and the folder of its tiles."""
     made = make_scene(bands=4, dtype="uint16", nodata=0, holes=[(0, 0, 20, 10)])
-    plan = plan_tiles([made.path], made.labels, TileOptions(size=32, overlap=8))
+    options = TileOptions(size=32, overlap=8, fractions=(0.6, 0.2, 0.2))
+    plan = plan_tiles([made.path], made.labels, options)
     tile_scenes(plan, tmp_path / "tiles")
     return made, tmp_path / "tiles"
 

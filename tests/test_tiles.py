@@ -24,7 +24,7 @@ from geoseg.raster import Scene, read_info
 from geoseg.splits import count_shared_pixels
 from geoseg.tiles import load_tiles_info, plan_tiles, read_tiles, tile_scenes, tile_window
 
-SMALL = {"size": 32, "overlap": 8}
+SMALL = {"size": 32, "overlap": 8, "fractions": (0.6, 0.2, 0.2), "fractions": (0.6, 0.2, 0.2)}
 
 
 def cut(scenes, labels, output, *, run=map, overwrite=False, **options):

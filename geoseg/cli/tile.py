@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.option("--size", type=int, help="Tile side in pixels.  [default: 256]")
 @click.option("--overlap", type=int, help="Pixels shared with the neighbour.  [default: half]")
 @click.option("--split", type=click.Choice(["stripes", "blocks"]), help="How ground is separated.")
-@click.option("--fractions", metavar="T,V,T", help="Train, val, test.  [default: 0.6,0.2,0.2]")
+@click.option("--fractions", metavar="T,V,T", help="Train, val, test.  [default: 0.7,0.15,0.15]")
 @click.option("--seed", type=int, help="Of the split into blocks.  [default: 0]")
 @click.option("--workers", type=click.IntRange(1), default=1, help="Local processes.")
 @click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler, e.g. tcp://host:8786.")

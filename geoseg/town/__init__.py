@@ -8,7 +8,6 @@ a seed; the same arguments give the same bytes.
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from geoseg.town.buildings import move
 from geoseg.town.layout import build_layout
 from geoseg.town.paint import paint_scene
 from geoseg.town.place import place_grid
+from geoseg.vector import FOOTPRINT_LAYER, write_layers
 
 __all__ = ["Town", "build_town", "write_town"]
 
@@ -93,9 +93,9 @@ def build_town(
     Raises:
         ConfigError: If an argument is out of range, or nodata does not fit the dtype.
     """
-    kind = _check(height, width, gsd_m=gsd_m, bands=bands, density=density, dtype=dtype)
-    _check_nodata(nodata, kind)
     shape = (height, width)
+    _check(shape, seed=seed, gsd_m=gsd_m, bands=bands, density=density)
+    kind = _check_dtype(dtype, nodata)
     corner = _CORNER if nodata_corner and nodata is not None else 0.0
     grid = place_grid(shape, gsd_m=gsd_m, crs=crs, rotation_deg=rotation_deg)
     plan, brush = np.random.default_rng(seed).spawn(2)
@@ -122,49 +122,42 @@ def write_town(town: Town, folder: Path) -> tuple[Path, Path]:
         Paths of the scene and of the footprints.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     scene, footprints = folder / "scene.tif", folder / "footprints.gpkg"
     write_array(scene, town.grid, town.image, nodata=town.nodata, descriptions=town.bands)
-    partial = folder / ".footprints.partial.gpkg"
-    try:
-        town.footprints.to_file(
-            partial, driver="GPKG", layer="footprints", engine="pyogrio", geometry_type="Polygon"
-        )
-        os.replace(partial, footprints)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_layers(footprints, {FOOTPRINT_LAYER: town.footprints})
     return scene, footprints
 
 
-def _check(
-    height: int, width: int, *, gsd_m: float, bands: int, density: float, dtype: str
-) -> np.dtype:
-    if min(height, width) < 1:
+def _check(shape: tuple[int, int], *, seed: int, gsd_m: float, bands: int, density: float) -> None:
+    height, width = shape
+    if min(shape) < 1:
         raise ConfigError(f"town: {height} x {width} pixels; give a height and width from 1")
+    if seed < 0:
+        raise ConfigError(f"seed: must be 0 or more (got {seed})")
     if not (math.isfinite(gsd_m) and gsd_m > 0):
         raise ConfigError(f"gsd_m: must be a positive number of metres (got {gsd_m})")
     if bands < 1:
         raise ConfigError(f"bands: must be 1 or more (got {bands})")
     if not (math.isfinite(density) and density >= 0):
         raise ConfigError(f"density: must be 0 or more (got {density})")
+
+
+def _check_dtype(name: str, nodata: float | None) -> np.dtype:
     try:
-        kind = np.dtype(dtype)
+        dtype = np.dtype(name)
     except TypeError:
-        kind = np.dtype(bool)
-    if kind.kind not in "iuf":
-        raise ConfigError(f"dtype: {dtype!r} cannot hold a scene; use uint8, uint16 or float32")
-    return kind
-
-
-def _check_nodata(nodata: float | None, dtype: np.dtype) -> None:
+        dtype = np.dtype(bool)
+    if dtype.kind not in "iuf":
+        raise ConfigError(f"dtype: {name!r} cannot hold a scene; use uint8, uint16 or float32")
     if nodata is None or dtype.kind == "f":
-        return
+        return dtype
     limits = np.iinfo(dtype)
     if not (limits.min <= nodata <= limits.max and nodata == int(nodata)):
         raise ConfigError(
             f"nodata: {nodata} does not fit {dtype.name}; use an integer in "
             f"{limits.min}..{limits.max}, or a float dtype"
         )
+    return dtype
 
 
 def _valid(shape: tuple[int, int], leg_x: float, leg_y: float) -> np.ndarray:

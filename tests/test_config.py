@@ -1,0 +1,232 @@
+"""Configurations: checked before anything runs, and wrong keys named where they stand."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+import geoseg
+from geoseg.config import Config, find_config, load_config, shipped_configs
+from geoseg.errors import ConfigError
+from geoseg.options import Thresholds, TileOptions, VectorizeOptions
+
+ROOT = Path(geoseg.__file__).parents[1]
+
+
+@pytest.fixture
+def write(tmp_path):
+    """A function that writes a configuration."""
+
+    def write(text):
+        path = tmp_path / "x.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def refusal(path=None, *overrides):
+    with pytest.raises(ConfigError) as error:
+        load_config(path, overrides)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# What ships
+
+
+@pytest.mark.parametrize("name", shipped_configs())
+def test_every_shipped_configuration_loads(name):
+    path = ROOT / "configs" / f"{name}.yaml"
+    config = load_config(path)
+    assert config == load_config(name) == load_config(f"configs/{name}.yaml")
+    sections = yaml.safe_load(path.read_text())
+    for section, values in sections.items():
+        found = getattr(config, section).model_dump(mode="json")
+        assert {key: found[key] for key in values} == values
+    assert path.read_text().startswith("# ")
+
+
+def test_configurations_ship():
+    assert {"small", "deepglobe", "demo"} <= set(shipped_configs())
+
+
+def test_a_file_comes_before_one_that_ships(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_config("small.yaml") == shipped_configs()["small"]
+    (tmp_path / "small.yaml").write_text("train: {epochs: 3}")
+    assert load_config("small.yaml").train.epochs == 3
+
+
+def test_a_configuration_that_is_not_there():
+    message = refusal("other/small.yaml")
+    assert message.startswith("other/small.yaml: no such configuration file; geoseg ships ")
+    assert "small" in message.split("ships")[1]
+
+
+# Values
+
+
+def test_without_a_file_all_are_defaults():
+    assert load_config() == Config()
+    assert load_config().train.lr == 1e-3
+
+
+def test_an_empty_file_or_section_keeps_the_defaults(write):
+    assert load_config(write("")) == Config()
+    assert load_config(write("# nothing\n")) == Config()
+    assert load_config(write("train:\n  # lr: 1\nmodel:\n")) == Config()
+
+
+def test_numbers_are_read_by_yamls_rules(write):
+    assert load_config(write("train: {lr: 1e-4, epochs: 7}")).train.lr == 1e-4
+    assert load_config(write("train: {lr: 1}")).train.lr == 1.0
+    assert load_config(write("model: {encoder_weights: none}")).model.encoder_weights is None
+    assert load_config(write("tile: {bands: [4, red]}")).tile.bands == (4, "red")
+
+
+def test_the_command_line_comes_last(write):
+    path = write("train:\n  lr: 0.5\n  loss: {dice: 1}\n")
+    config = load_config(
+        path,
+        ["train.lr=1e-4", "train.loss.bce=2", "model.options.fusion=add", "tile.bands=[3, nir]",
+         "model.encoder_weights=", "train.lr = 2e-4"],
+    )  # fmt: skip
+    assert config.train.lr == 2e-4
+    assert config.train.loss == {"dice": 1.0, "bce": 2.0}
+    assert config.model.options == {"fusion": "add"}
+    assert config.tile.bands == (3, "nir")
+    assert config.model.encoder_weights is None
+    assert config.train.epochs == Config().train.epochs
+
+
+def test_settings_do_not_change():
+    with pytest.raises(ValidationError):
+        load_config().train.lr = 3
+
+
+def test_thresholds_are_replaced_where_they_are_set():
+    tuned = Thresholds(body=0.4, seed=0.7)
+    assert VectorizeOptions().over(tuned) == tuned
+    assert VectorizeOptions(body=0.2, simplify_m=0).over(tuned) == Thresholds(
+        body=0.2, seed=0.7, simplify_m=0
+    )
+
+
+# Errors
+
+
+def test_a_misspelt_key_is_named_with_its_file(write):
+    path = write("train:\n  epoch: 3\n")
+    message = refusal(path)
+    assert message.startswith(f"{path}: train.epoch: no such key; did you mean epochs? the keys are")
+    assert refusal(write("trian: {lr: 1}")).startswith(
+        f"{path}: trian: no such key; did you mean train? the keys are tile, model, train, "
+    )
+    assert "train.qqq: no such key; the keys are epochs, " in refusal(write("train: {qqq: 1}"))
+
+
+def test_a_wrong_value_is_named_with_its_place(write):
+    path = write("train:\n  lr: -1\n")
+    assert refusal(path) == f"{path}: train.lr: input should be greater than 0 (got -1)"
+    assert "train.loss.bce: input should be greater than or equal to 0 (got -1)" in refusal(
+        write("train: {loss: {bce: -1}}")
+    )
+    assert "tile.bands.0: " in refusal(write("tile: {bands: [1.5]}"))
+    assert "tile.bands: " in refusal(write("tile: {bands: []}"))
+    assert "train.precision: input should be 'auto'" in refusal(write("train: {precision: 16}"))
+    assert "train.lr: input should be a finite number" in refusal(write("train: {lr: .inf}"))
+
+
+@pytest.mark.parametrize(
+    ("tile", "problem"),
+    [({"size": 100, "overlap": 51}, r"at most half the size \(50\)"),
+     ({"fractions": (0.5, 0.2, 0.2)}, "must sum to 1"), ({"fractions": (0, 0.5, 0.5)}, "some for train"),
+     ({"size": 16}, "greater than or equal to 32"), ({"gsd_m": 0}, "greater than 0")],
+)  # fmt: skip
+def test_tiles_that_cannot_be(tile, problem):
+    with pytest.raises(ValidationError, match=problem):
+        TileOptions(**tile)
+
+
+def test_a_clash_names_both_who_made_it(write):
+    path = write("tile: {size: 100, overlap: 50}")
+    message = refusal(path, "tile.size=64")
+    assert message.startswith(f"{path} with --set: tile: overlap must be at most half the size (32)")
+    assert refusal(write("tile: {overlap: 300}")).startswith(f"{path}: tile: overlap must be")
+    assert refusal(None, "tile.overlap=300").startswith("--set: tile: overlap must be")
+    assert refusal(write("train: {lr: 1}"), "train.lr=-1").startswith("--set: train.lr: ")
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("train.lr", "--set train.lr: must read section.key=value"),
+        ("=3", "--set =3: must read section.key=value"),
+        ("train.lr=[1", "--set train.lr=[1: '[1' is not a YAML value"),
+        ("train.lr=fast", "--set: train.lr: input should be a valid number"),
+        ("train.lr.x=5", "--set: train.lr: input should be a valid number"),
+        ("train=5", "--set: train: input should be"),
+        ("train.rate=1", "--set: train.rate: no such key; "),
+        ("lr=1", "--set: lr: no such key; "),
+    ],
+)
+def test_overrides_that_say_nothing(override, problem):
+    assert refusal(None, override).startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [("a: [", "line 1 is not valid YAML"), ("- 1\n- 2", "must hold sections such as train:"),
+     ("train: 5", "train: input should be"), ("1: 2", "1: keys should be strings"),
+     ("train: {lr: 1}\n---\ntrain: {lr: 2}", "is not valid YAML")],
+)  # fmt: skip
+def test_a_file_that_is_no_configuration(write, text, problem):
+    path = write(text)
+    message = refusal(path)
+    assert message.startswith(f"{path}:")
+    assert problem in message
+
+
+def test_a_file_that_is_no_text(tmp_path):
+    (tmp_path / "x.yaml").write_bytes(b"\xff\xfe\x00\x01")
+    assert "is not valid YAML" in refusal(tmp_path / "x.yaml")
+
+
+def test_nothing_in_a_file_is_executed(write, tmp_path):
+    message = refusal(write(f"train: !!python/object/apply:os.mkdir ['{tmp_path / 'made'}']"))
+    assert "could not determine a constructor" in message
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_misspelt_key_fails_before_torch_is_imported(write):
+    code = (
+        "import sys\nfrom geoseg.config import load_config\n"
+        f"try: load_config({str(write('train: {lrr: 1}'))!r})\n"
+        "except ValueError as error: print(type(error).__name__)\n"
+        "print(*({'torch', 'rasterio', 'numpy', 'geopandas'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["ConfigError"]
+
+
+# Files named in a file
+
+
+def test_weights_are_found_beside_the_configuration_that_names_them(tmp_path, monkeypatch):
+    (tmp_path / "deep").mkdir()
+    config, beside = tmp_path / "deep" / "x.yaml", tmp_path / "deep" / "w.pth"
+    config.write_text("model: {encoder_weights: w.pth}")
+    monkeypatch.chdir(tmp_path)
+    assert load_config(config).model.encoder_weights == "w.pth"  # named again when it is missed
+    beside.touch()
+    assert load_config(config).model.encoder_weights == str(beside)
+    assert load_config("deep/x.yaml").model.encoder_weights == str(Path("deep/w.pth"))
+    assert load_config(config, ["model.encoder_weights=imagenet"]).model.encoder_weights == "imagenet"
+    (tmp_path / "here.pth").touch()
+    assert load_config(config, ["model.encoder_weights=here.pth"]).model.encoder_weights == "here.pth"
+    absolute = str(tmp_path / "here.pth")
+    assert load_config(config, [f"model.encoder_weights={absolute}"]).model.encoder_weights == absolute
