@@ -36,7 +36,9 @@ def run(image, target, valid, seed=0):
 
 def clear_of_edges(mask, margin=2):
     """Pixels whose neighbourhood is all of one kind."""
-    return ndimage.maximum_filter(mask, 2 * margin + 1) == ndimage.minimum_filter(mask, 2 * margin + 1)
+    return ndimage.maximum_filter(mask, 2 * margin + 1) == ndimage.minimum_filter(
+        mask, 2 * margin + 1
+    )
 
 
 def test_image_and_targets_stay_aligned(uncoloured):

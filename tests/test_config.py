@@ -122,7 +122,9 @@ def test_thresholds_are_replaced_where_they_are_set():
 def test_a_misspelt_key_is_named_with_its_file(write):
     path = write("train:\n  epoch: 3\n")
     message = refusal(path)
-    assert message.startswith(f"{path}: train.epoch: no such key; did you mean epochs? the keys are")
+    assert message.startswith(
+        f"{path}: train.epoch: no such key; did you mean epochs? the keys are"
+    )
     assert refusal(write("trian: {lr: 1}")).startswith(
         f"{path}: trian: no such key; did you mean train? the keys are tile, model, train, "
     )
@@ -144,7 +146,8 @@ def test_a_wrong_value_is_named_with_its_place(write):
 @pytest.mark.parametrize(
     ("tile", "problem"),
     [({"size": 100, "overlap": 51}, r"at most half the size \(50\)"),
-     ({"fractions": (0.5, 0.2, 0.2)}, "must sum to 1"), ({"fractions": (0, 0.5, 0.5)}, "some for train"),
+     ({"fractions": (0.5, 0.2, 0.2)}, "must sum to 1"),
+     ({"fractions": (0, 0.5, 0.5)}, "some for train"),
      ({"size": 16}, "greater than or equal to 32"), ({"gsd_m": 0}, "greater than 0")],
 )  # fmt: skip
 def test_tiles_that_cannot_be(tile, problem):
@@ -155,7 +158,9 @@ def test_tiles_that_cannot_be(tile, problem):
 def test_a_clash_names_both_who_made_it(write):
     path = write("tile: {size: 100, overlap: 50}")
     message = refusal(path, "tile.size=64")
-    assert message.startswith(f"{path} with --set: tile: overlap must be at most half the size (32)")
+    assert message.startswith(
+        f"{path} with --set: tile: overlap must be at most half the size (32)"
+    )
     assert refusal(write("tile: {overlap: 300}")).startswith(f"{path}: tile: overlap must be")
     assert refusal(None, "tile.overlap=300").startswith("--set: tile: overlap must be")
     assert refusal(write("train: {lr: 1}"), "train.lr=-1").startswith("--set: train.lr: ")
@@ -209,7 +214,9 @@ def test_a_misspelt_key_fails_before_torch_is_imported(write):
         "except ValueError as error: print(type(error).__name__)\n"
         "print(*({'torch', 'rasterio', 'numpy', 'geopandas'} & set(sys.modules)))"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert result.stdout.split() == ["ConfigError"]
 
 
@@ -225,8 +232,14 @@ def test_weights_are_found_beside_the_configuration_that_names_them(tmp_path, mo
     beside.touch()
     assert load_config(config).model.encoder_weights == str(beside)
     assert load_config("deep/x.yaml").model.encoder_weights == str(Path("deep/w.pth"))
-    assert load_config(config, ["model.encoder_weights=imagenet"]).model.encoder_weights == "imagenet"
+    assert (
+        load_config(config, ["model.encoder_weights=imagenet"]).model.encoder_weights == "imagenet"
+    )
     (tmp_path / "here.pth").touch()
-    assert load_config(config, ["model.encoder_weights=here.pth"]).model.encoder_weights == "here.pth"
+    assert (
+        load_config(config, ["model.encoder_weights=here.pth"]).model.encoder_weights == "here.pth"
+    )
     absolute = str(tmp_path / "here.pth")
-    assert load_config(config, [f"model.encoder_weights={absolute}"]).model.encoder_weights == absolute
+    assert (
+        load_config(config, [f"model.encoder_weights={absolute}"]).model.encoder_weights == absolute
+    )

@@ -197,7 +197,8 @@ def test_an_empty_grid_is_refused(height, width):
 
 
 @pytest.mark.parametrize(
-    "transform", [Affine(0, 0, 1, 0, 1, 1), Affine(1, 1, 0, 1, 1, 0), Affine(math.nan, 0, 0, 0, 1, 0)]
+    "transform",
+    [Affine(0, 0, 1, 0, 1, 1), Affine(1, 1, 0, 1, 1, 0), Affine(math.nan, 0, 0, 0, 1, 0)],
 )
 def test_a_transform_without_an_inverse_is_refused(transform):
     with pytest.raises(ValueError, match="no inverse"):

@@ -101,8 +101,11 @@ ROWS = tuple((x, y, x + 7, y + 5) for y in range(0, 40, 7) for x in range(-3, 60
 
 
 @given(
-    top=st.integers(0, 39), left=st.integers(0, 59), height=st.integers(1, 40), width=st.integers(1, 60)
-)  # fmt: skip
+    top=st.integers(0, 39),
+    left=st.integers(0, 59),
+    height=st.integers(1, 40),
+    width=st.integers(1, 60),
+)
 def test_a_window_is_a_part_of_the_whole(top, left, height, width):
     labels = labels_of(*ROWS)
     window = Window(left, top, min(width, 60 - left), min(height, 40 - top))
@@ -130,7 +133,9 @@ def test_footprints_come_in_the_grids_crs(make_scene, tmp_path, crs):
 def test_only_footprints_on_the_scene_are_read(tmp_path):
     outside = GRID.polygon.buffer(50).exterior.interpolate(7).buffer(3)
     # The bounding box of a turned scene holds corners that the scene does not reach.
-    turned = Grid(UTM, Affine.translation(5e5, 3e6) @ Affine.rotation(45) @ Affine.scale(0.5, -0.5), 40, 60)
+    turned = Grid(
+        UTM, Affine.translation(5e5, 3e6) @ Affine.rotation(45) @ Affine.scale(0.5, -0.5), 40, 60
+    )
     corner = box(*turned.bounds).exterior.interpolate(0).buffer(1)
     inside = turned.polygon.centroid.buffer(2)
     gpd.GeoDataFrame(geometry=[outside, corner, inside], crs=UTM.to_wkt()).to_file(

@@ -37,7 +37,7 @@ MODULES = {name_of(path): ast.parse(path.read_text()) for path in sorted(ROOT.rg
 
 def room_of(module):
     """`geoseg.vector.reading` → `vector`."""
-    return (module.split(".") + ["__init__"])[1]
+    return [*module.split("."), "__init__"][1]
 
 
 def imports_of(tree):
@@ -77,9 +77,7 @@ def test_every_module_has_a_floor():
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_only_go_down(module):
     floor = FLOOR_OF[room_of(module)]
-    upward = [
-        name for name in own(imports_of(MODULES[module])) if FLOOR_OF[room_of(name)] > floor
-    ]
+    upward = [name for name in own(imports_of(MODULES[module])) if FLOOR_OF[room_of(name)] > floor]
     assert upward == []
 
 

@@ -26,14 +26,15 @@ def loss(name, logits=LOGITS, target=TARGET, valid=ALL):
 
 
 def test_the_sums_by_hand():
-    assert 1 - 2 * OVERLAP / TOTAL == pytest.approx(PLAIN_DICE, abs=1e-8)
-    assert 1 - OVERLAP / (TOTAL - OVERLAP) == pytest.approx(PLAIN_JACCARD, abs=1e-8)
+    dice, jaccard = 2 * OVERLAP / TOTAL, OVERLAP / (TOTAL - OVERLAP)
+    assert (1 - dice, 1 - jaccard) == pytest.approx((PLAIN_DICE, PLAIN_JACCARD), abs=1e-8)
 
 
 def test_bce_by_hand():
-    expected = -(
-        math.log(1 - PROBS[0]) + math.log(PROBS[1]) + math.log(1 - PROBS[2]) + math.log(PROBS[3])
-    ) / 4
+    expected = (
+        -(math.log(1 - PROBS[0]) + math.log(PROBS[1]) + math.log(1 - PROBS[2]) + math.log(PROBS[3]))
+        / 4
+    )
     assert expected == pytest.approx(0.5307865739, abs=1e-8)
     assert loss("bce") == pytest.approx(0.5307865739, abs=1e-6)
 
@@ -103,9 +104,8 @@ def test_a_batch_without_a_building_pushes_false_positives_down(name):
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_channel_is_a_problem_of_its_own(name):
     other = torch.tensor([[1.0, -1.0], [2.0, 0.5]]).view(1, 1, 2, 2)
-    both = loss(
-        name, torch.cat([LOGITS, other], 1), torch.cat([TARGET, 1 - TARGET], 1), ALL.repeat(1, 2, 1, 1)
-    )  # fmt: skip
+    logits, target = torch.cat([LOGITS, other], 1), torch.cat([TARGET, 1 - TARGET], 1)
+    both = loss(name, logits, target, ALL.repeat(1, 2, 1, 1))
     apart = loss(name), loss(name, other, 1 - TARGET)
     assert both == pytest.approx(sum(apart) / 2, abs=1e-6)
 
@@ -127,9 +127,7 @@ def test_the_sum_weighs_its_terms():
 
 
 def test_the_sum_takes_half_precision_and_integer_targets():
-    found = CompositeLoss({"bce": 1, "jaccard": 1})(
-        LOGITS.bfloat16(), TARGET.to(torch.uint8), ALL
-    )
+    found = CompositeLoss({"bce": 1, "jaccard": 1})(LOGITS.bfloat16(), TARGET.to(torch.uint8), ALL)
     assert found.dtype == torch.float32
     assert found.item() == pytest.approx(loss("bce") + loss("jaccard"), abs=0.01)
 

@@ -141,23 +141,26 @@ def test_every_listed_architecture_has_a_name_that_resolves():
 def test_an_unknown_architecture_lists_the_choices(name):
     with pytest.raises(UnknownArchitectureError) as error:
         build(name)
-    assert str(error.value).startswith(f"no architecture is called {name!r}; choose from deepglobe, ")
+    assert str(error.value).startswith(
+        f"no architecture is called {name!r}; choose from deepglobe, "
+    )
     assert "smp-unet," in str(error.value)
 
 
-@pytest.mark.parametrize(("name", "near"), [("resnet17", "resnet18"), ("tu-nothing", "resnet18"), ("zzz", "resnet18")])  # fmt: skip
-def test_an_unknown_encoder_lists_the_choices(name, near):
+@pytest.mark.parametrize("name", ["resnet17", "tu-nothing", "zzz"])
+def test_an_unknown_encoder_lists_the_choices(name):
     with pytest.raises(UnknownArchitectureError, match=f"no encoder is called '{name}'") as error:
         build("deepglobe", name)
     assert "tu-NAME" in str(error.value)
     if name.startswith("res"):
-        assert near in str(error.value)
+        assert "resnet18" in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("options", "problem"),
-    [({"bogus": 1}, "bogus"), ({"fusion": "sum"}, "none of concat, add"), ({"rates": 3}, "iterable"),
-     ({"aspp_channels": 0}, "at least 1"), ({"aspp_channels": -4}, "at least 1")],
+    [({"bogus": 1}, "bogus"), ({"fusion": "sum"}, "none of concat, add"),
+     ({"rates": 3}, "iterable"), ({"aspp_channels": 0}, "at least 1"),
+     ({"aspp_channels": -4}, "at least 1")],
 )  # fmt: skip
 def test_an_option_that_is_wrong(options, problem):
     with pytest.raises(ConfigError, match=f"cannot build deepglobe on {LITE}: .*{problem}.*mend"):
@@ -179,7 +182,9 @@ def test_an_encoder_without_a_map_at_stride_2(encoder):
     ("size", "advice"), [(100, "--size 96 or 128"), (33, "--size 32 or 64"), (20, "--size 32$")]
 )
 def test_a_tile_size_that_does_not_fit_says_which_would(size, advice):
-    with pytest.raises(InputShapeError, match=f"tiles of {size} pixels .* a multiple of 32; .*{advice}"):
+    with pytest.raises(
+        InputShapeError, match=f"tiles of {size} pixels .* a multiple of 32; .*{advice}"
+    ):
         check_tile_size(build(), size)
 
 
@@ -295,7 +300,9 @@ def test_the_hub_is_left_as_it_was(monkeypatch):
     seen = []
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(weights, "_resolves", lambda _: False)
-    monkeypatch.setattr(weights, "get_encoder", lambda *_, **__: seen.append(constants.HF_HUB_OFFLINE))
+    monkeypatch.setattr(
+        weights, "get_encoder", lambda *_, **__: seen.append(constants.HF_HUB_OFFLINE)
+    )
     with pytest.raises(WeightsError):
         build(encoder="resnet18", weights="imagenet")
     assert seen == [True]
@@ -326,7 +333,9 @@ def test_a_pickled_object_is_refused_and_not_executed(tmp_path, container):
     assert not exploded.exists()
 
 
-@pytest.mark.parametrize("name", ["text.pth", "text.safetensors", "empty.pth", "list.pth", "none.pth"])
+@pytest.mark.parametrize(
+    "name", ["text.pth", "text.safetensors", "empty.pth", "list.pth", "none.pth"]
+)
 def test_a_file_that_is_no_state_dict(tmp_path, name):
     path = tmp_path / name
     if name == "list.pth":

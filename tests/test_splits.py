@@ -63,8 +63,11 @@ def test_stripes_lie_across_the_longer_side():
 
 
 @given(
-    height=st.integers(60, 300), width=st.integers(60, 300), seed=st.integers(0, 99), shares=fractions
-)  # fmt: skip
+    height=st.integers(60, 300),
+    width=st.integers(60, 300),
+    seed=st.integers(0, 99),
+    shares=fractions,
+)
 def test_blocks_partition_the_scene(height, width, seed, shares):
     try:
         regions = split_blocks(height, width, fractions=shares, block=20, seed=seed)

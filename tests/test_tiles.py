@@ -24,7 +24,7 @@ from geoseg.raster import Scene, read_info
 from geoseg.splits import count_shared_pixels
 from geoseg.tiles import load_tiles_info, plan_tiles, read_tiles, tile_scenes, tile_window
 
-SMALL = {"size": 32, "overlap": 8, "fractions": (0.6, 0.2, 0.2), "fractions": (0.6, 0.2, 0.2)}
+SMALL = {"size": 32, "overlap": 8, "fractions": (0.6, 0.2, 0.2)}
 
 
 def cut(scenes, labels, output, *, run=map, overwrite=False, **options):
@@ -39,7 +39,9 @@ def read(path):
 
 
 def listing(folder):
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
 
 
 # The folder
@@ -265,7 +267,9 @@ def test_two_workers_cut_the_same_bytes(make_scene, tmp_path):
     serial, parallel = tmp_path / "serial", tmp_path / "parallel"
     assert listing(serial) == listing(parallel)
     different = [
-        name for name in listing(serial) if (serial / name).read_bytes() != (parallel / name).read_bytes()
+        name
+        for name in listing(serial)
+        if (serial / name).read_bytes() != (parallel / name).read_bytes()
     ]
     assert different == []
     assert told[-1] == (24, 24)

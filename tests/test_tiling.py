@@ -31,7 +31,8 @@ def test_starts_are_a_regular_grid_whose_last_tile_shifts_inward(axis):
 
 @pytest.mark.parametrize(
     ("length", "starts"),
-    [(1, [0]), (256, [0]), (257, [0, 1]), (448, [0, 192]), (449, [0, 192, 193]), (700, [0, 192, 384, 444])],
+    [(1, [0]), (256, [0]), (257, [0, 1]), (448, [0, 192]), (449, [0, 192, 193]),
+     (700, [0, 192, 384, 444])],
 )  # fmt: skip
 def test_starts_by_hand(length, starts):
     assert tile_starts(length, 256, 64) == starts
