@@ -34,7 +34,7 @@ def main(
     seconds = {
         "tile": geoseg("tile", scene, "--labels", footprints, "-o", tiles, *settings),
         "train": geoseg("train", tiles, "-o", run, *settings, *training),
-        "predict": geoseg("predict", scene, "-m", model, "-o", out),
+        "predict": geoseg("predict", scene, "-m", model, "-o", out, *settings),
         "vectorize": geoseg("vectorize", out / "prob.tif", "-o", out / "footprints.geojson"),
     }
     # Without seeds and border every connected patch of the mask is one building.

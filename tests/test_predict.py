@@ -110,9 +110,7 @@ def test_every_batch_has_one_shape_and_tiles_without_data_are_left_out(tmp_path)
     assert found[:, :, 70:].max() == 0
 
 
-@given(
-    height=st.integers(1, 40), width=st.integers(1, 40), size=st.integers(40, 100)
-)
+@given(height=st.integers(1, 40), width=st.integers(1, 40), size=st.integers(40, 100))
 def test_mirroring_repeats_what_is_there(height, width, size):
     data = np.arange(height * width, dtype=np.float32).reshape(1, height, width)
     valid = np.ones((height, width), bool)

@@ -58,7 +58,7 @@ def test_a_run_leaves_model_metrics_and_curves(run, tiles):
 
 
 def test_the_model_file_knows_what_it_eats(run, tiles):
-    folder, result, _ = run
+    _, result, _ = run
     spec, weights = load_model(result.model)
     info = TileDataset(tiles, "train").info
     assert (spec.bands, spec.dtype, spec.mean, spec.std) == (

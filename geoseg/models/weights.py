@@ -78,7 +78,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: cannot be read as weights; pass a state dict") from error
     except Exception as error:
         raise WeightsError(
-            f"{path}: holds something else than tensors and is not executed; save its state dict alone"
+            f"{path}: holds more than tensors and is not executed; save its state dict alone"
         ) from error
     state = state.get("state_dict", state) if isinstance(state, dict) else None
     if not isinstance(state, dict):
