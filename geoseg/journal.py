@@ -10,6 +10,17 @@ from pathlib import Path
 
 from geoseg.errors import OutputExistsError
 
+# What geoseg writes into folders that it replaces as a whole. A folder that holds anything
+# else is somebody's, and is not replaced.
+OURS = frozenset(
+    (
+        *("images", "targets", "tiles.parquet", "footprints.parquet", "tiles.json"),
+        *("train.geojson", "val.geojson", "test.geojson"),
+        *("prob.tif", "mask.tif", "footprints.gpkg", "prob.tif.aux.xml", "mask.tif.aux.xml"),
+        *("scene.tif", "scene.tif.aux.xml", "tiles", "run", "out", "report", "demo.png"),
+    )
+)
+
 
 def check_output(path: str | Path, *, overwrite: bool, inputs: Iterable[str | Path] = ()) -> Path:
     """Refuses an output that is there already, before any work is done.
@@ -41,6 +52,15 @@ def check_output(path: str | Path, *, overwrite: bool, inputs: Iterable[str | Pa
     return path
 
 
+def _check_made_here(path: Path) -> None:
+    strange = sorted(p.name for p in path.iterdir() if p.name not in OURS) if path.is_dir() else []
+    if strange:
+        raise OutputExistsError(
+            f"{path}: holds {strange[0]}, which geoseg did not write and would delete; choose "
+            "another output"
+        )
+
+
 @contextmanager
 def claim_output(
     path: str | Path, *, overwrite: bool = False, inputs: Iterable[str | Path] = ()
@@ -59,23 +79,40 @@ def claim_output(
         The working folder, which does not exist yet.
 
     Raises:
-        OutputExistsError: If the output is there and may not be overwritten, or if it is the
-            current folder or holds it.
+        OutputExistsError: If the output is there and may not be overwritten, if it is the
+            current folder or holds it, a mount point, or holds files that are not geoseg's.
     """
     path = check_output(path, overwrite=overwrite, inputs=inputs).resolve()
+    if path.is_mount():
+        raise OutputExistsError(f"{path}: is a mount point; name a folder inside it")
+    _check_made_here(path)
     if Path.cwd().is_relative_to(path):
         raise OutputExistsError(f"{path}: is the current folder or holds it; name one inside it")
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         yield partial
-        if path.is_file():
-            path.unlink()
-        else:
-            shutil.rmtree(path, ignore_errors=True)
-        os.replace(partial, path)
+        _swap(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _swap(partial: Path, path: Path) -> None:
+    """Puts the new in the place of the old, which is removed only once the new is there."""
+    old = path.with_name(f".{path.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        os.replace(path, old)
+    try:
+        os.replace(partial, path)
+    except OSError:
+        if old.exists():
+            os.replace(old, path)
+        raise
+    if old.is_dir():
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        old.unlink(missing_ok=True)
 
 
 @contextmanager

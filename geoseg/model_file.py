@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from geoseg.errors import ModelFileError
+from geoseg.journal import replace_file
 from geoseg.options import Thresholds
 
 HEADER_KEY = "geoseg"
@@ -66,13 +66,12 @@ def save_model(path: str | Path, weights: dict[str, torch.Tensor], spec: ModelSp
         spec: Its header.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    try:
+    with replace_file(path) as partial:
+        partial.touch()  # with the permissions of any new file; safetensors keeps them
+        permissions = partial.stat().st_mode
         save_file(tensors, partial, metadata={HEADER_KEY: spec.model_dump_json()})
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        partial.chmod(permissions)
 
 
 def load_spec(path: str | Path) -> ModelSpec:

@@ -191,23 +191,24 @@ def predict(
         GeosegError: If scene, model and output do not work together; nothing is written then.
     """
     options = options or PredictOptions()
-    output = check_output(output, overwrite=overwrite)
-    _check_suffix(output)
+    inputs = (scene, model)
+    output = check_output(output, overwrite=overwrite, inputs=inputs)
+    suffix = _check_suffix(output)
     spec, weights = load_model(model)
     plan = plan_prediction(scene, spec, options)
     predictor = Predictor(spec, weights, options.device, options.tta)
     chosen = (thresholds or VectorizeOptions()).over(spec.thresholds)
     tags = {THRESHOLDS_TAG: chosen.model_dump_json(), "GEOSEG_SCALE": str(1 / 255)}
-    if output.suffix.lower() in _RASTER_SUFFIXES:
+    if suffix in _RASTER_SUFFIXES:
         _write_prob(plan, predictor, output, tags, options.batch_size, progress)
         return [output]
-    if output.suffix:
+    if suffix:
         with tempfile.TemporaryDirectory(prefix=".geoseg-", dir=_parent(output)) as folder:
             prob = Path(folder) / "prob.tif"
             _write_prob(plan, predictor, prob, tags, options.batch_size, progress)
             vectorize(prob, output, overwrite=overwrite)
         return [output]
-    with claim_output(output, overwrite=overwrite) as folder:
+    with claim_output(output, overwrite=overwrite, inputs=inputs) as folder:
         _write_prob(plan, predictor, folder / "prob.tif", tags, options.batch_size, progress)
         _write_mask(folder / "prob.tif", folder / "mask.tif", chosen.body, spec)
         vectorize(folder / "prob.tif", folder / "footprints.gpkg")
@@ -293,24 +294,34 @@ def _match_bands(
     scene: str | Path, spec: ModelSpec, bands: tuple[int | str, ...] | None
 ) -> SceneInfo:
     info = read_info(scene, bands=bands)
-    if bands is None and info.bands != spec.bands and set(spec.bands) <= set(info.bands):
-        return read_info(scene, bands=spec.bands)
-    if len(info.bands) != len(spec.bands):
+    names, wanted = [n.lower() for n in info.bands], [n.lower() for n in spec.bands]
+    if bands is None and names != wanted and set(wanted) <= set(names):
+        return read_info(scene, bands=[info.indexes[names.index(name)] for name in wanted])
+    unlike = len(names) != len(wanted)
+    named = bands is None and not (_are_numbered(names) or _are_numbered(wanted))
+    if unlike or (named and names != wanted):
         raise GridMismatchError(
-            f"{scene}: has {len(info.bands)} bands ({', '.join(info.bands)}), the model wants "
-            f"{len(spec.bands)} ({', '.join(spec.bands)}); name the bands in the model's order "
+            f"{scene}: has {len(names)} bands ({', '.join(info.bands)}), the model wants "
+            f"{len(wanted)} ({', '.join(spec.bands)}); name the bands in the model's order "
             "with --bands"
         )
     return info
 
 
-def _check_suffix(output: Path) -> None:
-    suffix = output.suffix.lower()
-    if suffix and suffix not in (*_RASTER_SUFFIXES, *WRITABLE_SUFFIXES) and not output.is_dir():
+def _are_numbered(names: list[str]) -> bool:
+    """Whether bands have no names of their own, so that only their order can tell."""
+    return all(name.removeprefix("band").isdigit() for name in names)
+
+
+def _check_suffix(output: Path) -> str:
+    """The suffix of an output file, or nothing for a folder."""
+    suffix = "" if output.is_dir() else output.suffix.lower()
+    if suffix and suffix not in (*_RASTER_SUFFIXES, *WRITABLE_SUFFIXES):
         choices = ", ".join((*_RASTER_SUFFIXES[:1], *WRITABLE_SUFFIXES))
         raise ConfigError(
             f"{output}: cannot tell what to write by {suffix}; use a folder or one of {choices}"
         )
+    return suffix
 
 
 def _parent(output: Path) -> Path:
@@ -364,8 +375,9 @@ def _write_prob(
             )
             for row, block in stitch_rows(plan.tiles, tiles, len(outputs) + 1):
                 window = Window(0, row, plan.grid.width, block.shape[1])
-                sink.write(quantise(block[:-1]), window=window)
-                sink.write_mask(block[-1] > 0.5, window=window)
+                valid = block[-1] > 0.5
+                sink.write(quantise(block[:-1] * valid), window=window)
+                sink.write_mask(valid, window=window)
         if plan.out_grid == plan.grid:
             placed = stitched
         else:

@@ -92,7 +92,7 @@ def train(
     train_set, val_set = (TileDataset(tiles, split) for split in ("train", "val"))
     folder, last = Path(output), Path(output) / "last.ckpt"
     resuming = resume and last.is_file()
-    check_output(output, overwrite=overwrite or resume)
+    check_output(output, overwrite=overwrite or resuming)
     device = choose_device(options.device)
 
     _quieten_lightning()
@@ -297,7 +297,7 @@ def _build_trainer(
     )
     return L.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices="auto" if device.type == "cuda" else 1,
+        devices=1,
         precision=precision,
         max_epochs=options.epochs,
         callbacks=[history, best],

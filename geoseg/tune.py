@@ -120,9 +120,14 @@ def _runs(rows: pd.DataFrame, pixels: int, size: int) -> Iterator[pd.DataFrame]:
     for area in shapely.get_parts(merged):
         part = rows[shapely.intersects(tree, area.buffer(-0.5))]
         west, north, east, south = area.bounds
+        if (east - west) * (south - north) > pixels:  # the top of it, at least a row of tiles
+            rows_left = max(size, pixels // (east - west))
+            part = part[part.row_off + part.height <= north + rows_left]
+            south = north + rows_left
         pixels -= int((east - west) * (south - north))
-        if pixels >= 0 or size**2 >= pixels + (east - west) * (south - north):
-            yield part
+        yield part
+        if pixels <= 0:
+            return
 
 
 def _assemble(

@@ -31,30 +31,25 @@ def run(
     workers: int = 1,
     scheduler: str | None = None,
 ) -> float:
-    """Runs the recipe.
-
-    Args:
-        scene: Scene to train on.
-        labels: Its footprints.
-        others: Scenes to predict besides.
-        output: Folder for everything.
-        config: Settings of all steps.
-        workers: Local processes for tiling.
-        scheduler: Address of a Dask scheduler instead.
+    """Runs the recipe: trains on `scene`, predicts it and `others`, all below `output`.
 
     Returns:
         Building F1@0.5 on the training scene's test ground.
     """
-    tiles, model = output / "tiles", output / "run" / "model.safetensors"
+    tiles, scenes = output / "tiles", output / "scenes"
+    model = output / "run" / "model.safetensors"
     if not tiles.exists():
         runner = partial(run_tasks, workers=workers, scheduler=scheduler)
         tile_scenes(plan_tiles([scene], labels, config.tile), tiles, run=runner)
     if not model.exists():
         train(tiles, model.parent, model=config.model, options=config.train, resume=True)
     for source in (scene, *others):
-        if not (output / source.stem).exists():
-            predict(source, model, output / source.stem, options=config.predict)
-    found = output / scene.stem / "footprints.gpkg"
+        if not (scenes / source.stem).exists():
+            predict(
+                source, model, scenes / source.stem,
+                options=config.predict, thresholds=config.vectorize,
+            )  # fmt: skip
+    found = scenes / scene.stem / "footprints.gpkg"
     report = evaluate(
         found, labels, output / "report", aoi=tiles / "test.geojson", where=config.tile.where,
         overwrite=True,

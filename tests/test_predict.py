@@ -229,3 +229,47 @@ def test_outputs_are_not_replaced_unasked_nor_guessed(town, model, tmp_path):
     assert (tmp_path / "prob.tif").read_text() == "mine"
     with pytest.raises(ConfigError, match=r"\.png"):
         predict(scene, model, tmp_path / "prob.png")
+
+
+def test_an_output_that_holds_an_input_or_a_strangers_file_is_not_replaced(town, model, tmp_path):
+    built, _, _ = town
+    scene, _ = write_town(built, tmp_path / "project")
+    before = scene.read_bytes()
+    for output in (scene, scene.parent):
+        with pytest.raises(OutputExistsError, match=r"scene\.tif"):
+            predict(scene, model, output, overwrite=True)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "notes.txt").write_text("mine")
+    with pytest.raises(OutputExistsError, match=r"notes\.txt"):
+        predict(scene, model, tmp_path / "notes", overwrite=True)
+    assert scene.read_bytes() == before
+    assert (tmp_path / "notes" / "notes.txt").read_text() == "mine"
+
+
+def test_other_bands_of_the_same_number_are_refused(model, tmp_path):
+    town = build_town(80, 96, seed=2)
+    path = tmp_path / "cir.tif"
+    write_array(path, town.grid, town.image, nodata=0, descriptions=("nir", "red", "green"))
+    with pytest.raises(GridMismatchError, match=r"nir, red, green.*--bands"):
+        plan_prediction(path, SPEC)
+    chosen = plan_prediction(path, SPEC, PredictOptions(bands=("red", "green", "nir")))
+    assert chosen.scene.indexes == (2, 3, 1)
+
+
+def test_nodata_holds_no_probability(town, model, tmp_path):
+    built, scene, _ = town
+    predict(scene, model, tmp_path / "prob.tif")
+    with rasterio.open(tmp_path / "prob.tif") as prob:
+        assert prob.read()[:, ~built.valid].max() == 0
+
+
+@pytest.mark.parametrize("tta", ["flips", "d4"])
+def test_views_of_a_tile_are_turned_back(model, tta):
+    spec, weights = load_model(model)
+    one, many = Predictor(spec, weights, "cpu"), Predictor(spec, weights, "cpu", tta)
+    # A network that answers with its own input shows whether every view comes back in place.
+    for predictor in (one, many):
+        predictor.network = torch.nn.Identity()
+    data = np.random.default_rng(0).integers(0, 255, (2, 3, 64, 64)).astype(np.float32)
+    valid = np.ones((2, 64, 64), bool)
+    np.testing.assert_allclose(one(data, valid), many(data, valid), atol=1e-6)

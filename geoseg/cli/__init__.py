@@ -59,3 +59,10 @@ def main() -> None:
     except GeosegError as error:
         click.echo(f"geoseg: {error}", err=True)
         sys.exit(2)
+    except OSError as error:
+        what = error.filename or "a file"
+        reason = (error.strerror or str(error)).lower()
+        click.echo(
+            f"geoseg: {what}: {reason}; check the path, its permissions and the disk", err=True
+        )
+        sys.exit(2)

@@ -99,7 +99,14 @@ def _run(settings: Config, folder: Path, scene: Path, truth: Path, start: float)
     )
     _say(start, f"predict: {scene} → {folder / 'out'}")
     with progress_bar("tiles") as progress:
-        predict(scene, result.model, folder / "out", options=settings.predict, progress=progress)
+        predict(
+            scene,
+            result.model,
+            folder / "out",
+            options=settings.predict,
+            thresholds=settings.vectorize,
+            progress=progress,
+        )
 
     _say(start, "evaluate: on the ground that training never saw")
     aoi = folder / "tiles" / "test.geojson"
