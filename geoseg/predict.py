@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from rasterio.windows import Window
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 
 from geoseg.dataset import normalise
@@ -399,11 +400,20 @@ def _place(plan: PredictPlan, stitched: Path, placed: Path, tags: dict[str, str]
         _prob_raster(placed, plan.out_grid, plan.spec.outputs, tags) as sink,
     ):
         for window in iter_row_windows(plan.out_grid, rows=512):
-            data, _ = prob.read(window)  # 0 where the model's coarser pixels saw only nodata
+            data, seen = prob.read(window)
             _, valid = scene.read(window)
-            data[:, ~valid] = 0
+            data = _fill(data, seen) * valid
             sink.write(data, window=window)
             sink.write_mask(valid, window=window)
+
+
+def _fill(data: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """Gives pixels that the model's coarser grid missed, at edges, the nearest one's values."""
+    if seen.all() or not seen.any():
+        return data
+    rows, columns = distance_transform_edt(~seen, return_distances=False, return_indices=True)
+    filled: np.ndarray = data[:, rows, columns]
+    return filled
 
 
 def _write_mask(prob_path: Path, path: Path, threshold: float, spec: ModelSpec) -> None:

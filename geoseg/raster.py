@@ -83,7 +83,7 @@ class Scene:
             self._reader = self._source
             self._alpha: int | None = None
             if self.grid != self.info.grid:
-                self._reader = _warped(self._source, self.grid)
+                self._reader = _warped(self._source, self.info.grid, self.grid)
                 colours = self._reader.colorinterp
                 if ColorInterp.alpha in colours:
                     self._alpha = colours.index(ColorInterp.alpha) + 1
@@ -355,8 +355,8 @@ def _select_bands(
     indexes = []
     for band in bands:
         number = int(band) if str(band).isdecimal() else None
-        if number is None and band in names:
-            number = names.index(str(band)) + 1
+        if isinstance(band, str) and band in names:  # a name may be a number, as of Sentinel-2
+            number = names.index(band) + 1
         if number is None or not 1 <= number <= source.count:
             choices = ", ".join(f"{i} ({name})" for i, name in enumerate(names, start=1))
             raise ConfigError(f"{path}: has no band {band!r}; its bands are {choices}")
@@ -389,7 +389,7 @@ def _is_no_colour(nodata: float | None, dtype: np.dtype[Any]) -> bool:
     return dtype != np.uint8 or nodata != 255
 
 
-def _warped(source: Any, grid: Grid) -> WarpedVRT:
+def _warped(source: Any, own: Grid, grid: Grid) -> WarpedVRT:
     # Validity travels through the warp as an alpha band, by which a pixel is nodata where
     # all bands hold the sentinel; or as the sentinel, which `Scene.read` finds in any band.
     validity: dict[str, Any] = {"add_alpha": ColorInterp.alpha not in source.colorinterp}
@@ -405,5 +405,9 @@ def _warped(source: Any, grid: Grid) -> WarpedVRT:
         width=grid.width,
         resampling=Resampling.bilinear,
         tolerance=_WARP_TOLERANCE,
+        # Else GDAL takes the kernel's width from each window's rounded extent, and a pixel
+        # depends on the window that it is read with.
+        XSCALE=str(own.axis_gsd_m[0] / grid.axis_gsd_m[0]),
+        YSCALE=str(own.axis_gsd_m[1] / grid.axis_gsd_m[1]),
         **validity,
     )

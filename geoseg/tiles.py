@@ -339,7 +339,7 @@ def _row_tasks(plan: TilesPlan, folder: Path) -> Iterator[RowTask]:
         near = labels.footprints.iloc[np.sort(labels.footprints.sindex.query(strip))]
         yield RowTask(
             folder=folder,
-            scene=plan.scenes[index].path,
+            scene=_absolute(plan.scenes[index].path),
             bands=plan.scenes[index].indexes,
             grid=grid,
             size=plan.options.size,
@@ -347,6 +347,11 @@ def _row_tasks(plan: TilesPlan, folder: Path) -> Iterator[RowTask]:
             ids=list(part.id),
             windows=windows,
         )
+
+
+def _absolute(path: str) -> str:
+    """A local path that workers in other folders find too; others as they are."""
+    return str(Path(path).resolve()) if Path(path).exists() else path
 
 
 def _bounding_window(windows: Sequence[Window], halo: int) -> Window:

@@ -111,7 +111,7 @@ def train(
     history = History(folder, options, report)
     trainer = _build_trainer(folder, options, device, history, progress_bar)
     train_loader, val_loader = _build_loaders(train_set, val_set, options)
-    checkpoint = str(last) if resuming else None
+    checkpoint = str(_check_state(last, module)) if resuming else None
     if not resuming:
         _clear(folder)
     trainer.fit(module, train_loader, val_loader, ckpt_path=checkpoint, weights_only=True)
@@ -260,6 +260,23 @@ def _clear(folder: Path) -> None:
     """Removes the states of an earlier run, which this one must not take for its own."""
     for name in (MODEL_NAME, "best.ckpt", "last.ckpt"):
         (folder / name).unlink(missing_ok=True)
+
+
+def _check_state(path: Path, module: nn.Module) -> Path:
+    """Refuses a training state that is damaged or of another network."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    except Exception as error:
+        raise ModelFileError(
+            f"{path}: cannot be read as a training state; start anew with --overwrite"
+        ) from error
+    wanted = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    if {name: tensor.shape for name, tensor in state.items()} != wanted:
+        raise ModelFileError(
+            f"{path}: is the state of another network; resume with the settings that the run "
+            "began with, or start anew with --overwrite"
+        )
+    return path
 
 
 def _build_loaders(
