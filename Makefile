@@ -12,7 +12,7 @@ DEMO_F1 ?= 0.80
 .PHONY: demo test lint clean
 
 demo: $(VENV)/.installed
-	@echo "== geoseg demo: tile, train for two minutes, predict, evaluate"
+	@echo "== geoseg demo: tile, train for some minutes, predict, evaluate"
 	$(BIN)/geoseg demo -o demo --overwrite --min-f1 $(DEMO_F1)
 
 test: $(VENV)/.test
