@@ -17,7 +17,7 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.test
 	@echo "== tests"
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadscope
 
 lint: $(VENV)/.lint
 	@echo "== style, types, spelling"
