@@ -20,8 +20,9 @@ def augment(
     black: Tensor,
     ignore: int,
     generator: torch.Generator,
+    full: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Turns, mirrors, scales and recolours every sample of a batch at random.
+    """Turns, mirrors, scales, shades and recolours every sample of a batch at random.
 
     Args:
         image: (N, C, H, W) float, normalised.
@@ -30,11 +31,12 @@ def augment(
         black: (C,), the normalised value of black.
         ignore: Target value of pixels that count for nothing.
         generator: Source of randomness, on the CPU.
+        full: Any turn, scale and shadows besides quarter turns, mirrors and colours.
 
     Returns:
         The three, of the same shapes. What comes into view from beyond the tile mirrors it.
     """
-    grid = _sampling_grid(image.shape, generator).to(image.device)
+    grid = _sampling_grid(image.shape, generator, free_share=0.5 if full else 0.0).to(image.device)
     image = F.grid_sample(
         image, grid, mode="bilinear", padding_mode="reflection", align_corners=False
     )
@@ -46,7 +48,9 @@ def augment(
     target = whole[:, :-1].round().to(target.dtype)
     valid = whole[:, -1:] > 0.5
     target = torch.where(valid, target, torch.full_like(target, ignore))
-    image = cast_shadows(recolour(image, generator), black, generator)
+    image = recolour(image, generator)
+    if full:
+        image = cast_shadows(image, black, generator)
     return image * valid, target, valid
 
 
@@ -92,7 +96,7 @@ def cast_shadows(image: Tensor, black: Tensor, generator: torch.Generator) -> Te
     return (image - floor) * light.unsqueeze(1).to(image.device) + floor
 
 
-def _sampling_grid(shape: torch.Size, generator: torch.Generator) -> Tensor:
+def _sampling_grid(shape: torch.Size, generator: torch.Generator, *, free_share: float) -> Tensor:
     """Where each output pixel looks: one of 4 quarter turns plus up to ±20°, mirror, scale."""
     count, _, height, width = shape
 
@@ -100,8 +104,8 @@ def _sampling_grid(shape: torch.Size, generator: torch.Generator) -> Tensor:
         return torch.rand(count, generator=generator)
 
     quarter = torch.randint(0, 4, (count,), generator=generator) * (math.pi / 2)
-    # Half of the samples stay on the pixel grid, where nothing is blurred.
-    free = (draw() < 0.5).float()
+    # The other samples stay on the pixel grid, where nothing is blurred.
+    free = (draw() < free_share).float()
     angle = quarter + free * (draw() * 2 - 1) * math.radians(20)
     scale = _SCALE ** (free * (draw() * 2 - 1))
     mirror = (draw() < 0.5).float() * 2 - 1

@@ -85,7 +85,10 @@ class TrainOptions(Options):
     loss: dict[str, Annotated[float, Field(ge=0)]] = Field(
         {"bce": 1.0, "dice": 1.0}, description="Weight of each term; see geoseg.losses"
     )
-    augment: bool = Field(True, description="Turn, mirror, scale and recolour training tiles")
+    augment: Literal["none", "light", "full"] = Field(
+        "full",
+        description="light: quarter turns, mirrors, colours; full: any turn, scale and shadows too",
+    )
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
         "auto", description="auto: bf16 where the device computes in it, else 32 bit"
     )

@@ -152,7 +152,7 @@ class Segmenter(L.LightningModule):
     def training_step(self, batch: Sample, _: int) -> Tensor:
         """Loss of one augmented batch."""
         image, target, valid = self._prepare(batch)
-        if self.options.augment:
+        if self.options.augment != "none":
             image, target, valid = augment(
                 image,
                 target,
@@ -160,6 +160,7 @@ class Segmenter(L.LightningModule):
                 black=-self.mean / self.std,
                 ignore=self.ignore,
                 generator=self._generator(),
+                full=self.options.augment == "full",
             )
         loss = self._loss(image, target)[0]
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(image))

@@ -324,17 +324,26 @@ def test_an_input_is_not_overwritten(make_scene, tmp_path):
     assert made.labels.is_file()
 
 
-@pytest.mark.parametrize("output", [".", "..", "link"])
+@pytest.mark.parametrize("output", [".", "..", "../../link"])
 def test_the_current_folder_is_not_replaced(make_scene, tmp_path, monkeypatch, output):
     made = make_scene()
-    here = tmp_path / "above" / "here"
+    here = tmp_path / "run" / "tiles"
     here.mkdir(parents=True)
-    (here / "link").symlink_to(here.parent)
-    (tmp_path / "above" / "mine.txt").write_text("mine")
+    (tmp_path / "link").symlink_to(here.parent)
+    (here.parent / "tiles.json").write_text("earlier")
     monkeypatch.chdir(here)
     with pytest.raises(OutputExistsError, match="is the current folder or holds it"):
         cut(made.path, made.labels, output, overwrite=True)
-    assert (tmp_path / "above" / "mine.txt").read_text() == "mine"
+    assert (here.parent / "tiles.json").read_text() == "earlier"
+
+
+def test_a_folder_of_somebody_elses_files_is_not_replaced(make_scene, tmp_path):
+    made = make_scene()
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("mine")
+    with pytest.raises(OutputExistsError, match=r"holds thesis\.txt, which geoseg did not write"):
+        cut(made.path, made.labels, tmp_path / "home", overwrite=True)
+    assert (tmp_path / "home" / "thesis.txt").read_text() == "mine"
 
 
 def test_an_output_may_be_a_link(make_scene, tmp_path):

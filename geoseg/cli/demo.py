@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @output_option("Folder for everything.")
-@click.option("--size", nargs=2, type=int, default=(768, 1280), show_default=True, metavar="H W")
+@click.option("--size", nargs=2, type=int, default=(896, 1280), show_default=True, metavar="H W")
 @click.option("--seed", type=int, default=7, show_default=True, help="Another seed, another town.")
 @click.option("--crs", default="EPSG:32633", show_default=True)
 @click.option("--bands", type=click.IntRange(1, 16), default=3, show_default=True)
