@@ -85,9 +85,9 @@ def claim_output(
     path = check_output(path, overwrite=overwrite, inputs=inputs).resolve()
     if path.is_mount():
         raise OutputExistsError(f"{path}: is a mount point; name a folder inside it")
-    _check_made_here(path)
     if Path.cwd().is_relative_to(path):
         raise OutputExistsError(f"{path}: is the current folder or holds it; name one inside it")
+    _check_made_here(path)
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
