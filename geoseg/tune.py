@@ -25,7 +25,7 @@ Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 # Candidates, searched one coordinate after the other: each is a full vectorize.
 _CANDIDATES = {
-    "seed": (0.35, 0.45, 0.55, 0.65, 0.75, 0.85),
+    "seed": (0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9),
     "border": (0.7, 1.0, 1.4, 2.0),
     "body": (0.3, 0.4, 0.5, 0.6),
     "min_area_m2": (3.0, 6.0, 12.0, 20.0),
