@@ -96,7 +96,7 @@ class Grid:
         except ProjError:
             steps = [math.nan]
         if not all(math.isfinite(step) and step > 0 for step in steps):
-            unit = _unit_m(self.crs)
+            unit = unit_m(self.crs)
             steps = [math.hypot(xs[i] - xs[0], ys[i] - ys[0]) * unit for i in (1, 2)]
         return steps[0], steps[1]
 
@@ -145,7 +145,7 @@ class Grid:
         )
 
 
-def _unit_m(crs: CRS) -> float:
+def unit_m(crs: CRS | pyproj.CRS) -> float:
     """Length of a CRS's unit in metres; a degree's on the equator of its own ellipsoid."""
     known = pyproj.CRS.from_wkt(crs.to_wkt())
     factor = float(known.axis_info[0].unit_conversion_factor) if known.axis_info else 1.0

@@ -121,7 +121,9 @@ def read_labels(
     return Labels(grid, footprints, int(layer_part.attrs.get("repaired", 0)))
 
 
-def check_labels(labels: list[Labels], path: str | Path, where: str | None) -> None:
+def check_labels(
+    labels: list[Labels], path: str | Path, where: str | None, layer: str | None = None
+) -> None:
     """Refuses labels of which none meets any scene.
 
     Raises:
@@ -130,7 +132,7 @@ def check_labels(labels: list[Labels], path: str | Path, where: str | None) -> N
     """
     if any(len(label.footprints) for label in labels):
         return
-    everything = read_footprints(path, where=where)
+    everything = read_footprints(path, where=where, layer=layer)
     if everything.empty:
         kept = f" where {where}" if where else ""
         raise LabelError(f"{path}: holds no footprint{kept}; check the layer and the filter")

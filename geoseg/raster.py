@@ -286,11 +286,13 @@ def write_cog(source: str | Path, path: str | Path, *, resampling: str) -> None:
 
 def _open(path: str | Path) -> Any:
     name = str(path)
-    if not name.startswith(_REMOTE) and not Path(name).exists():
-        raise SceneReadError(f"{name}: no such file; check the path (and quotes around spaces)")
     try:
         return rasterio.open(name)
     except RasterioIOError as error:
+        if not name.startswith(_REMOTE) and not Path(name).exists():
+            raise SceneReadError(
+                f"{name}: no such file; check the path (and quotes around spaces)"
+            ) from error
         raise SceneReadError(
             f"{name}: GDAL cannot read this as a raster ({_reason(error)}); give a GeoTIFF, COG, "
             "VRT or another raster format"

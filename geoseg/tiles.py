@@ -23,7 +23,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rasterio.windows import Window
 
-from geoseg.errors import EmptyDatasetError, GridMismatchError, LabelError
+from geoseg.errors import ConfigError, EmptyDatasetError, GridMismatchError, LabelError
 from geoseg.grid import Grid
 from geoseg.journal import claim_output
 from geoseg.labels import IGNORE, TARGETS, Labels, check_labels, read_labels
@@ -146,6 +146,10 @@ def plan_tiles(scenes: Sequence[str | Path], labels: str | Path, options: TileOp
         DataError: If scenes or labels cannot be read or do not belong together.
         ConfigError: If a scene lacks a band, or is too small for its blocks.
     """
+    places = [_absolute(str(scene)) for scene in scenes]
+    repeated = next((place for place in places if places.count(place) > 1), None)
+    if repeated:
+        raise ConfigError(f"{repeated}: is given twice; name each scene once")
     infos = [read_info(scene, bands=options.bands) for scene in scenes]
     _check_same_bands(infos)
     gsd_m = options.gsd_m or infos[0].grid.gsd_m
@@ -153,7 +157,7 @@ def plan_tiles(scenes: Sequence[str | Path], labels: str | Path, options: TileOp
     on_scenes = [
         read_labels(labels, grid, where=options.where, layer=options.layer) for grid in grids
     ]
-    check_labels(on_scenes, labels, options.where)
+    check_labels(on_scenes, labels, options.where, options.layer)
 
     regions = [
         STRATEGIES[options.split](

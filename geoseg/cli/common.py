@@ -54,24 +54,30 @@ def resolve(config: str | None, overrides: tuple[str, ...], **given: Any) -> Con
         **given: Options by `section__key`; None means not given.
     """
     settings = load_config(config, overrides)
+    sections: dict[str, dict[str, Any]] = {}
     for name, value in given.items():
         if value is not None:
             section, key = name.split("__")
-            settings = _replace(settings, section, key, value)
+            sections.setdefault(section, {})[key] = value
+    for section, values in sections.items():
+        settings = _replace(settings, section, values)
     return settings
 
 
-def _replace(settings: Config, section: str, key: str, value: Any) -> Config:
+def _replace(settings: Config, section: str, values: dict[str, Any]) -> Config:
     import pydantic
 
     from geoseg.errors import ConfigError
 
     options = getattr(settings, section)
     try:
-        changed = type(options).model_validate(options.model_dump() | {key: value})
+        changed = type(options).model_validate(options.model_dump() | values)
     except pydantic.ValidationError as error:
-        message = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"--{key.replace('_', '-')}: {message} (got {value!r})") from error
+        first = error.errors()[0]
+        key = ".".join((section, *map(str, first["loc"])))
+        message = first["msg"].removeprefix("Value error, ")
+        given = ", ".join(f"{name} {value}" for name, value in values.items())
+        raise ConfigError(f"{key}: {message} (given: {given})") from error
     return settings.model_copy(update={section: changed})
 
 

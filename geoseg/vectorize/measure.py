@@ -8,7 +8,7 @@ from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
 from shapely.geometry import Polygon
 
-from geoseg.grid import WGS84_ELLIPSOID, Grid
+from geoseg.grid import WGS84_ELLIPSOID, Grid, unit_m
 from geoseg.vector import as_crs
 
 
@@ -24,7 +24,7 @@ def geodesic_measures(polygons: np.ndarray, crs: CRS) -> tuple[np.ndarray, np.nd
     """
     lonlat = _to_lonlat(polygons, crs)
     if lonlat is None:
-        factor = _unit_m(crs)
+        factor = unit_m(crs)
         return shapely.area(polygons) * factor**2, shapely.length(polygons) * factor
     measures = [_measure(polygon) for polygon in lonlat]
     areas, perimeters = np.array(measures, dtype=np.float64).reshape(-1, 2).T
@@ -49,7 +49,7 @@ def pixel_areas_m2(grid: Grid, columns: np.ndarray, rows: np.ndarray) -> np.ndar
         transformer = Transformer.from_crs(as_crs(grid.crs), 4326, always_xy=True)
         lon, lat = transformer.transform(corners[:, 0], corners[:, 1], errcheck=True)
     except ProjError:
-        unit = _unit_m(as_crs(grid.crs))
+        unit = unit_m(as_crs(grid.crs))
         return np.full(len(columns), abs(grid.transform.determinant) * unit**2)
     sides = [WGS84_ELLIPSOID.inv(lon[0], lat[0], lon[i], lat[i])[2] for i in (1, 2)]
     areas: np.ndarray = np.asarray(sides[0]) * np.asarray(sides[1])
@@ -66,11 +66,6 @@ def _to_lonlat(polygons: np.ndarray, crs: CRS) -> np.ndarray | None:
     except ProjError:
         return None
     return lonlat if np.isfinite(shapely.bounds(lonlat)).all() else None
-
-
-def _unit_m(crs: CRS) -> float:
-    """Metres per unit of a CRS that cannot be placed on the globe."""
-    return float(crs.axis_info[0].unit_conversion_factor) if crs.axis_info else 1.0
 
 
 def _measure(polygon: Polygon) -> tuple[float, float]:
