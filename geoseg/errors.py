@@ -83,3 +83,8 @@ class WeightsError(ModelError, OSError):
 
 class InputShapeError(ModelError, ValueError):
     """A size or a band count that the network cannot take."""
+
+
+def one_line(error: BaseException) -> str:
+    """What a library, or the one beneath it, says went wrong, to stand inside a message."""
+    return " ".join(str(error.__cause__ or error).split())[:160].rstrip(".")

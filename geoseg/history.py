@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 
 from geoseg.journal import replace_file
 from geoseg.options import TrainOptions
-from geoseg.report import draw_curves
+from geoseg.pictures import draw_curves
 
 COLUMNS = ("epoch", "step", "minutes", "lr", "train_loss", "val_loss", "val_iou", "val_f1")
 

@@ -22,7 +22,7 @@ from geoseg.errors import ModelFileError
 from geoseg.history import History
 from geoseg.journal import check_output
 from geoseg.losses import CompositeLoss
-from geoseg.metrics import PixelCounts
+from geoseg.metrics import PixelCounts, count_pixels
 from geoseg.model_file import ModelSpec, save_model
 from geoseg.models import build_model, check_tile_size, encoder_of, resolve_architecture
 from geoseg.options import ModelOptions, Thresholds, TrainOptions
@@ -175,12 +175,8 @@ class Segmenter(L.LightningModule):
         image, target, _valid = self._prepare(batch)
         loss, logits = self._loss(image, target)
         self.log("val_loss", loss, batch_size=len(image))
-        body, truth = logits[:, 0] > 0, target[:, 0]
-        tp = int((body & (truth == 1)).sum())
-        fp = int((body & (truth == 0)).sum())
-        fn = int((~body & (truth == 1)).sum())
-        tn = int((~body & (truth == 0)).sum())
-        self.counts += PixelCounts(tp=tp, fp=fp, fn=fn, tn=tn)
+        body, truth = (logits[:, 0] > 0).cpu().numpy(), target[:, 0].cpu().numpy()
+        self.counts += count_pixels(body, truth == 1, truth != self.ignore)
 
     def on_validation_epoch_end(self) -> None:
         """Scores of all validation pixels together."""
@@ -212,6 +208,24 @@ class Segmenter(L.LightningModule):
     def _generator(self) -> torch.Generator:
         # A function of the step alone, so that a resumed run draws what it would have drawn.
         return torch.Generator().manual_seed(self.options.seed * 1_000_003 + self.global_step)
+
+
+class RunCheckpoints(ModelCheckpoint):
+    """Lightning's checkpoints, which keep the best score when the run's folder was moved."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up the state of an earlier process, its paths in the folder of this one."""
+        folder = Path(str(self.dirpath))
+
+        def here(path: str) -> str:
+            return str(folder / Path(path).name) if path else path
+
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        moved = {name: here(state_dict[name]) for name in paths}
+        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict(
+            {**state_dict, **moved, "best_k_models": best, "dirpath": self.dirpath}
+        )
 
 
 class PassSampler(Sampler[int]):
@@ -310,7 +324,7 @@ def _build_trainer(
     precision = options.precision
     if precision == "auto":
         precision = "bf16-mixed" if computes_bf16(device) else "32-true"
-    best = ModelCheckpoint(
+    best = RunCheckpoints(
         folder, "best", monitor="val_iou", mode="max", save_last=True, enable_version_counter=False
     )
     return L.Trainer(

@@ -188,8 +188,11 @@ def test_a_filter_that_leaves_nothing(make_scene):
 
 def test_one_scene_with_footprints_is_enough(make_scene):
     made = make_scene()
-    check_labels([Labels(made.grid, gpd.GeoDataFrame(geometry=[], crs=32645)),
-                  read_labels(made.labels, made.grid)], made.labels, None)  # fmt: skip
+    labels = [Labels(made.grid, gpd.GeoDataFrame(geometry=[], crs=32645))]
+    with pytest.raises(GridMismatchError, match="outside every scene"):
+        check_labels(labels, made.labels, None)
+    labels.append(read_labels(made.labels, made.grid))
+    check_labels(labels, made.labels, None)
 
 
 def test_a_layer_that_is_not_there(tmp_path):

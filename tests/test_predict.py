@@ -182,6 +182,19 @@ def test_a_scene_is_brought_to_the_models_pixels_and_back(model, tmp_path):
     assert read_info(tmp_path / "own.tif").grid == plan.grid
 
 
+def test_a_constant_stays_constant_when_it_is_resampled(model, tmp_path):
+    spec, weights = load_model(model)
+    undecided = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
+    save_model(tmp_path / "flat.safetensors", undecided, spec)
+    town = build_town(130, 190, seed=5, gsd_m=0.31)
+    scene, _ = write_town(town, tmp_path)
+    predict(scene, tmp_path / "flat.safetensors", tmp_path / "prob.tif")
+    with Scene(tmp_path / "prob.tif") as prob:
+        data, valid = prob.read()
+    assert set(np.unique(data[:, valid])) == {128}
+    assert np.array_equal(valid, town.valid)
+
+
 def test_a_scene_smaller_than_a_tile(model, tmp_path):
     town = build_town(40, 51, seed=1, nodata_corner=False)
     scene, _ = write_town(town, tmp_path)

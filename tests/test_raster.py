@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags
@@ -292,6 +292,41 @@ def test_a_warp_to_another_crs_finds_the_same_ground(make_scene):
     agrees = (found[0].ravel() > 70) == inside
     assert agrees.mean() > 0.93  # what is left are the pixels that walls cross
     assert 0.1 < inside.mean() < 0.5
+
+
+@given(
+    top=st.integers(0, 140),
+    left=st.integers(0, 200),
+    height=st.integers(1, 150),
+    width=st.integers(1, 210),
+)
+@example(top=0, left=0, height=150, width=210)
+@example(top=0, left=3, height=149, width=128)
+def test_a_warped_pixel_does_not_depend_on_its_window(resampled, top, left, height, width):
+    scene, data, valid = resampled
+    rows, columns = valid.shape
+    window = Window(left, top, min(width, columns - left), min(height, rows - top))
+    found, known = scene.read(window)
+    np.testing.assert_array_equal(found, data[(slice(None), *window.toslices())])
+    np.testing.assert_array_equal(known, valid[window.toslices()])
+
+
+@pytest.fixture(scope="module", params=[(0.4, 0), (0.4, 20), (1.1, 0), (1.1, 20)])
+def resampled(request, tmp_path_factory):
+    """A scene of sentinels, gaps and noise, read on coarser or finer pixels."""
+    gsd_m, rotation = request.param
+    transform = GRID.transform @ Affine.rotation(rotation)
+    own = Grid(UTM, transform, *((121, 170) if gsd_m < 0.5 else (331, 463)))
+    data = noise(3, "uint16", own)
+    data[:, 40:60, 70:90] = 65535
+    data[1, 5, 6] = 65535
+    path = tmp_path_factory.mktemp("resampled") / "a.tif"
+    write_array(path, own, data, nodata=65535)
+    with Scene(path, grid=own.resampled(gsd_m)) as scene:
+        data, valid = scene.read()
+        assert 0.8 < valid.mean() < 1
+        assert data.max() < 100
+        yield scene, data, valid
 
 
 # Errors

@@ -1,7 +1,9 @@
 """A few steps of training, and what they leave behind."""
 
 import csv
+import shutil
 
+import numpy as np
 import pytest
 import torch
 
@@ -117,9 +119,24 @@ def test_a_resumed_run_equals_an_uninterrupted_one(run, tiles, tmp_path):
         torch.testing.assert_close(again[name], tensor, rtol=1e-4, atol=1e-5)
 
 
-def test_time_ends_training(tiles, tmp_path):
+def test_a_run_that_was_moved_keeps_its_best_epoch(run, tiles, tmp_path):
+    folder, _, _ = run
+    moved = tmp_path / "moved"
+    shutil.copytree(folder, moved)
+    # At this rate the network forgets what it knew.
+    ruined = OPTIONS.model_copy(update={"epochs": 4, "lr": 1.0})
+    result = train(tiles, moved, model=MODEL, options=ruined, resume=True)
+    scores = [float(row["val_iou"]) for row in rows(moved)]
+    assert len(scores) == 4
+    best = int(np.argmax(scores))
+    assert best < 2
+    assert torch.load(moved / "best.ckpt", weights_only=True)["epoch"] == best
+    assert result.val_iou == pytest.approx(scores[best])
+
+
+def test_time_ends_training_and_without_a_state_resume_begins_one(tiles, tmp_path):
     limited = OPTIONS.model_copy(update={"epochs": 1000, "max_minutes": 0.001})
-    result = train(tiles, tmp_path / "short", model=MODEL, options=limited)
+    result = train(tiles, tmp_path / "short", model=MODEL, options=limited, resume=True)
     assert len(rows(tmp_path / "short")) == 1
     assert result.model.is_file()
 

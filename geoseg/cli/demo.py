@@ -9,13 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from geoseg.cli.common import (
-    config_options,
-    output_option,
-    overwrite_option,
-    progress_bar,
-    resolve,
-)
+from geoseg.cli.options import config_options, output_option, overwrite_option, resolve
+from geoseg.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from geoseg.config import Config
@@ -78,8 +73,8 @@ def command(
 
 def _run(settings: Config, folder: Path, scene: Path, truth: Path, start: float) -> Report:
     from geoseg.evaluate import evaluate
+    from geoseg.pictures import draw_comparison
     from geoseg.predict import predict
-    from geoseg.report import draw_comparison
     from geoseg.tiles import plan_tiles, tile_scenes
     from geoseg.train import train
     from geoseg.vector import read_footprints

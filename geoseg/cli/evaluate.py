@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from geoseg.cli.common import output_option, overwrite_option
+from geoseg.cli.options import output_option, overwrite_option
 
 
 @click.command()

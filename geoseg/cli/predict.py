@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import click
 
-from geoseg.cli.common import (
-    config_options,
-    output_option,
-    overwrite_option,
-    parse_bands,
-    progress_bar,
-    resolve,
-)
+from geoseg.cli.options import config_options, output_option, overwrite_option, parse_bands, resolve
+from geoseg.cli.progress import progress_bar
 
 
 @click.command()

@@ -7,14 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from geoseg.cli.common import (
-    config_options,
-    output_option,
-    overwrite_option,
-    parse_bands,
-    progress_bar,
-    resolve,
-)
+from geoseg.cli.options import config_options, output_option, overwrite_option, parse_bands, resolve
+from geoseg.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from geoseg.tiles import TilesPlan

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from geoseg.cli.common import config_options, output_option, overwrite_option, resolve
+from geoseg.cli.options import config_options, output_option, overwrite_option, resolve
 
 
 @click.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from geoseg.cli.common import config_options, output_option, overwrite_option, resolve
+from geoseg.cli.options import config_options, output_option, overwrite_option, resolve
 
 
 @click.command()

@@ -19,13 +19,13 @@ from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError
 from shapely.geometry.base import BaseGeometry
 
-from geoseg.errors import MissingCRSError, VectorReadError
+from geoseg.errors import MissingCRSError, VectorReadError, one_line
+from geoseg.paths import is_missing
 
 logger = logging.getLogger(__name__)
 
 FOOTPRINT_LAYER = "footprints"
 
-_REMOTE = ("/vsi", "http://", "https://", "s3://", "gs://")
 _POLYGON, _MULTIPOLYGON, _COLLECTION = 3, 6, 7
 
 
@@ -134,14 +134,9 @@ def as_crs(crs: Any, where: str | Path = "layer") -> CRS:
         ) from error
 
 
-def reason_of(error: Exception) -> str:
-    """One line of what a library says went wrong."""
-    return " ".join(str(error).split())[:160].rstrip(".")
-
-
 def _layers(path: str | Path) -> list[tuple[str, str | None]]:
     name = str(path)
-    if not name.startswith(_REMOTE) and not Path(name).exists():
+    if is_missing(name):
         raise VectorReadError(f"{name}: no such file; check the path (and quotes around spaces)")
     if Path(name).suffix.lower() == ".parquet":
         return [(Path(name).stem, "Unknown")]
@@ -282,7 +277,7 @@ def _polygonal_part(collection: BaseGeometry) -> BaseGeometry:
 
 def _not_vector(path: str | Path, error: Exception) -> VectorReadError:
     return VectorReadError(
-        f"{path}: cannot be read as a vector layer ({reason_of(error)}); give a GeoJSON, "
+        f"{path}: cannot be read as a vector layer ({one_line(error)}); give a GeoJSON, "
         "GeoPackage, Shapefile, FlatGeobuf or GeoParquet file"
     )
 

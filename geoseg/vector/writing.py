@@ -22,8 +22,8 @@ from pyarrow import parquet
 from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 from pyproj import CRS
 
-from geoseg.errors import ConfigError, VectorReadError
-from geoseg.vector.reading import FOOTPRINT_LAYER, as_crs, reason_of
+from geoseg.errors import ConfigError, VectorReadError, one_line
+from geoseg.vector.reading import FOOTPRINT_LAYER, as_crs
 
 # What every footprint that geoseg traces carries; a writer falls back on it for an empty layer.
 FOOTPRINT_COLUMNS: Mapping[str, str] = {
@@ -278,7 +278,7 @@ def _atomic(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(f".{path.name}.partial", ".", path.parent))
     except OSError as error:
-        raise VectorReadError(f"{path}: cannot be written ({reason_of(error)})") from error
+        raise VectorReadError(f"{path}: cannot be written ({one_line(error)})") from error
     try:
         yield folder / path.name
         if path.suffix.lower() == ".shp":
@@ -287,6 +287,6 @@ def _atomic(path: Path) -> Iterator[Path]:
         for written in sorted(folder.iterdir(), key=lambda file: file.name == path.name):
             os.replace(written, path.with_name(written.name))
     except (DataSourceError, DataLayerError, FeatureError, pa.ArrowInvalid) as error:
-        raise VectorReadError(f"{path}: cannot be written ({reason_of(error)})") from error
+        raise VectorReadError(f"{path}: cannot be written ({one_line(error)})") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,10 +1,8 @@
-"""The one door for rasters: opens, reads windows with validity, warps on the fly, writes."""
+"""Opens rasters, reads windows with their validity, warps on the fly."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,16 +17,13 @@ from rasterio.shutil import copy as gdal_copy
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from geoseg.errors import ConfigError, MissingCRSError, SceneReadError
+from geoseg.errors import ConfigError, MissingCRSError, SceneReadError, one_line
 from geoseg.grid import Grid
+from geoseg.paths import is_missing
 
 # Pixels of error that GDAL's approximate transformer may make; its default of 1/8 moves
 # outlines visibly, and exactly 0 is refused.
 _WARP_TOLERANCE = 0.001
-
-_RGB = ("red", "green", "blue")
-
-_REMOTE = ("/vsi", "http://", "https://", "s3://", "gs://")
 
 
 @dataclass(frozen=True)
@@ -129,7 +124,7 @@ class Scene:
             raise SceneReadError(
                 f"{self.info.path}: cannot read rows {window.row_off}-"
                 f"{window.row_off + window.height}, columns {window.col_off}-"
-                f"{window.col_off + window.width} ({_reason(error)}); the file looks damaged, "
+                f"{window.col_off + window.width} ({one_line(error)}); the file looks damaged, "
                 "copy or download it again"
             ) from error
         if data.dtype.kind == "f":
@@ -161,147 +156,19 @@ def read_tags(path: str | Path) -> dict[str, str]:
         return dict(source.tags())
 
 
-@contextmanager
-def open_for_writing(
-    path: str | Path,
-    grid: Grid,
-    *,
-    count: int,
-    dtype: str,
-    nodata: float | None = None,
-    tags: dict[str, str] | None = None,
-    descriptions: Sequence[str] = (),
-    colormap: dict[int, tuple[int, int, int, int]] | None = None,
-    **profile: Any,
-) -> Iterator[Any]:
-    """Opens a tiled, compressed GeoTIFF that is renamed to `path` only when complete.
-
-    Args:
-        path: Final name.
-        grid: Place on the ground.
-        count: Bands.
-        dtype: Data type.
-        nodata: Sentinel.
-        tags: Dataset tags.
-        descriptions: Name of each band.
-        colormap: Colours of the first band's values.
-        **profile: Further GeoTIFF creation options.
-
-    Yields:
-        A rasterio dataset in mode w.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    options = {
-        "driver": "GTiff",
-        "compress": "deflate",
-        "predictor": 2 if np.dtype(dtype).kind in "iu" else 3,
-        "zlevel": 6,
-        "tiled": True,
-        "blockxsize": 256,
-        "blockysize": 256,
-        "bigtiff": "if_safer",
-        # GDAL would take a fourth band of bytes for alpha.
-        "photometric": "rgb" if tuple(descriptions) == _RGB else "minisblack",
-        **profile,
-    }
-    try:
-        with rasterio.open(
-            partial,
-            "w",
-            crs=grid.crs,
-            transform=grid.transform,
-            height=grid.height,
-            width=grid.width,
-            count=count,
-            dtype=dtype,
-            nodata=nodata,
-            **options,
-        ) as sink:
-            sink.update_tags(**(tags or {}))
-            for index, description in enumerate(descriptions, start=1):
-                sink.set_band_description(index, description)
-            if colormap:
-                sink.write_colormap(1, colormap)
-            yield sink
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_array(
-    path: str | Path,
-    grid: Grid,
-    array: np.ndarray,
-    *,
-    valid: np.ndarray | None = None,
-    **options: Any,
-) -> None:
-    """Writes (C, H, W) as one GeoTIFF.
-
-    Args:
-        path: Final name.
-        grid: Place on the ground.
-        array: (C, H, W).
-        valid: (H, W); where False, the file's own mask says nodata.
-        **options: As in `open_for_writing`.
-    """
-    with (
-        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
-        open_for_writing(path, grid, count=len(array), dtype=array.dtype.name, **options) as sink,
-    ):
-        sink.write(array)
-        if valid is not None and not valid.all():
-            sink.write_mask(valid)
-
-
-def write_cog(source: str | Path, path: str | Path, *, resampling: str) -> None:
-    """Rewrites a GeoTIFF as a Cloud Optimized GeoTIFF with overviews.
-
-    Args:
-        source: A complete GeoTIFF.
-        path: Final name; appears only when complete.
-        resampling: How overviews are made: `average` for probabilities, `nearest` or `mode`
-            for classes.
-    """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        gdal_copy(
-            str(source),
-            str(partial),
-            driver="COG",
-            compress="DEFLATE",
-            predictor="YES",
-            bigtiff="IF_SAFER",
-            overview_resampling=resampling.upper(),
-            blocksize="256",
-            num_threads="1",
-        )
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def _open(path: str | Path) -> Any:
     name = str(path)
     try:
         return rasterio.open(name)
     except RasterioIOError as error:
-        if not name.startswith(_REMOTE) and not Path(name).exists():
+        if is_missing(name):
             raise SceneReadError(
                 f"{name}: no such file; check the path (and quotes around spaces)"
             ) from error
         raise SceneReadError(
-            f"{name}: GDAL cannot read this as a raster ({_reason(error)}); give a GeoTIFF, COG, "
+            f"{name}: GDAL cannot read this as a raster ({one_line(error)}); give a GeoTIFF, COG, "
             "VRT or another raster format"
         ) from error
-
-
-def _reason(error: Exception) -> str:
-    cause = error.__cause__ or error
-    return " ".join(str(cause).split())[:160].rstrip(".")
 
 
 def _inspect(source: Any, path: str, bands: Sequence[int | str] | None) -> SceneInfo:

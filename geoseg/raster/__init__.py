@@ -1,0 +1,14 @@
+"""The one door for rasters: reads windows on any grid with their validity, writes GeoTIFFs."""
+
+from geoseg.raster.reading import Scene, SceneInfo, read_info, read_tags
+from geoseg.raster.writing import open_for_writing, write_array, write_cog
+
+__all__ = [
+    "Scene",
+    "SceneInfo",
+    "open_for_writing",
+    "read_info",
+    "read_tags",
+    "write_array",
+    "write_cog",
+]

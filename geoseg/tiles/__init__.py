@@ -1,0 +1,24 @@
+"""Scenes and footprints → a folder of tiles to train on.
+
+tiles/
+images/ID.tif     the scene's bands, (C, size, size)
+targets/ID.tif    building, border: 0, 1, or 255 where there is no data
+tiles.parquet     one row per tile: id, scene, window, split, fractions, geometry
+footprints.parquet  the labels, as they were burnt
+train.geojson, val.geojson, test.geojson   the ground of each split
+tiles.json        what a model must know of the tiles
+"""
+
+from geoseg.tiles.cut import tile_scenes
+from geoseg.tiles.index import TilesInfo, load_tiles_info, read_tiles, tile_window
+from geoseg.tiles.plan import TilesPlan, plan_tiles
+
+__all__ = [
+    "TilesInfo",
+    "TilesPlan",
+    "load_tiles_info",
+    "plan_tiles",
+    "read_tiles",
+    "tile_scenes",
+    "tile_window",
+]

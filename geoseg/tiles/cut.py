@@ -1,0 +1,214 @@
+"""Cuts the tiles of a plan into a folder, one row of tiles at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+from rasterio.windows import Window
+
+from geoseg.errors import EmptyDatasetError, LabelError
+from geoseg.grid import Grid
+from geoseg.journal import claim_output
+from geoseg.labels import IGNORE, TARGETS, Labels
+from geoseg.paths import absolute_path
+from geoseg.raster import Scene, write_array
+from geoseg.splits import SPLITS
+from geoseg.tiles.index import TilesInfo, tile_window
+from geoseg.tiles.plan import TilesPlan
+
+Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
+
+
+@dataclass(frozen=True)
+class RowTask:
+    """One row of tiles of one scene: a recipe that any process can carry out."""
+
+    folder: Path
+    scene: str
+    bands: tuple[int, ...]
+    grid: Grid
+    size: int
+    labels: Labels
+    ids: list[str]
+    windows: list[Window] = field(repr=False)
+
+
+def tile_scenes(
+    plan: TilesPlan,
+    output: str | Path,
+    *,
+    overwrite: bool = False,
+    run: Run = map,
+    progress: Callable[[int, int], None] | None = None,
+) -> TilesInfo:
+    """Cuts the tiles of a plan into a folder, which appears only when complete.
+
+    Args:
+        plan: From `plan_tiles`.
+        output: The folder.
+        overwrite: Replace it if it is there.
+        run: Calls a function on every task and yields the results in order; `map` does so
+            in this process.
+        progress: Told the finished and the total number of tiles.
+
+    Returns:
+        What `tiles.json` holds.
+
+    Raises:
+        OutputExistsError: If the folder is there and may not be overwritten, or holds the
+            scenes or the footprints.
+        LabelError: If no pixel of any tile is a building.
+        EmptyDatasetError: If no training tile has a valid pixel.
+    """
+    inputs = (*(scene.path for scene in plan.scenes), plan.labels_path)
+    with claim_output(output, overwrite=overwrite, inputs=inputs) as folder:
+        (folder / "images").mkdir(parents=True)
+        (folder / "targets").mkdir()
+        rows = []
+        for part in run(cut_row, _row_tasks(plan, folder)):
+            rows += part
+            if progress:
+                progress(len(rows), len(plan.tiles))
+        tiles = plan.tiles.merge(pd.DataFrame(rows), on="id", sort=False)
+        _drop_empty(tiles, folder)
+        tiles = tiles[tiles.valid_fraction > 0].reset_index(drop=True)
+        info = _summarise(plan, tiles)
+        _write_index(plan, tiles, info, folder)
+    return info
+
+
+def cut_row(task: RowTask) -> list[dict[str, Any]]:
+    """Cuts one row of tiles and writes their files.
+
+    Returns:
+        Per tile: id, valid and building fraction, and sums per band over its valid pixels.
+    """
+    rows = []
+    with Scene(task.scene, bands=task.bands, grid=task.grid) as scene:
+        for id_, window in zip(task.ids, task.windows, strict=True):
+            data, valid = scene.read(window)
+            target = task.labels.burn(window, valid)
+            data, valid, target = _pad(data, valid, target, task.size)
+            grid = task.grid.window_grid(Window(window.col_off, window.row_off, *data.shape[:0:-1]))
+            name = f"{id_}.tif"
+            write_array(
+                task.folder / "images" / name, grid, data, valid=valid,
+                descriptions=scene.info.bands,
+            )  # fmt: skip
+            write_array(
+                task.folder / "targets" / name, grid, target, nodata=IGNORE, descriptions=TARGETS
+            )
+            rows.append(_measure(id_, data, valid, target))
+    return rows
+
+
+def _row_tasks(plan: TilesPlan, folder: Path) -> Iterator[RowTask]:
+    for (index, _), part in plan.tiles.groupby(["scene_index", "row_off"], sort=True):
+        grid, labels = plan.grids[index], plan.labels[index]
+        windows = [tile_window(tile) for tile in part.itertuples()]
+        strip = grid.window_polygon(_bounding_window(windows, labels.border_px))
+        near = labels.footprints.iloc[np.sort(labels.footprints.sindex.query(strip))]
+        yield RowTask(
+            folder=folder,
+            scene=absolute_path(plan.scenes[index].path),
+            bands=plan.scenes[index].indexes,
+            grid=grid,
+            size=plan.options.size,
+            labels=Labels(grid, near.reset_index(drop=True)),
+            ids=list(part.id),
+            windows=windows,
+        )
+
+
+def _bounding_window(windows: Sequence[Window], halo: int) -> Window:
+    left = min(w.col_off for w in windows) - halo
+    top = min(w.row_off for w in windows) - halo
+    right = max(w.col_off + w.width for w in windows) + halo
+    bottom = max(w.row_off + w.height for w in windows) + halo
+    return Window(left, top, right - left, bottom - top)
+
+
+def _pad(
+    data: np.ndarray, valid: np.ndarray, target: np.ndarray, size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Fills a tile that is cut short by its region with nodata."""
+    missing = [(0, size - length) for length in valid.shape]
+    return (
+        np.pad(data, [(0, 0), *missing]),
+        np.pad(valid, missing),
+        np.pad(target, [(0, 0), *missing], constant_values=IGNORE),
+    )
+
+
+def _measure(id_: str, data: np.ndarray, valid: np.ndarray, target: np.ndarray) -> dict[str, Any]:
+    pixels = data[:, valid].astype(np.float64)
+    count = int(valid.sum())
+    buildings = int((target[0] == 1).sum())
+    return {
+        "id": id_,
+        "valid_fraction": count / valid.size,
+        "building_fraction": buildings / max(1, count),
+        "pixels": count,
+        "sums": pixels.sum(axis=1),
+        "squares": (pixels**2).sum(axis=1),
+    }
+
+
+def _drop_empty(tiles: gpd.GeoDataFrame, folder: Path) -> None:
+    for id_ in tiles.id[tiles.valid_fraction == 0]:
+        (folder / "images" / f"{id_}.tif").unlink()
+        (folder / "targets" / f"{id_}.tif").unlink()
+
+
+def _summarise(plan: TilesPlan, tiles: gpd.GeoDataFrame) -> TilesInfo:
+    train = tiles[tiles.split == "train"]
+    if train.empty:
+        raise EmptyDatasetError(
+            f"{plan.scenes[0].path}: no training tile has a valid pixel; check nodata and splits"
+        )
+    if not (tiles.building_fraction > 0).any():
+        raise LabelError(
+            f"{plan.labels_path}: class building has no pixel in any tile; check that the "
+            "footprints lie on the scene and are larger than a pixel"
+        )
+    pixels = train.pixels.sum()
+    mean = train.sums.sum() / pixels
+    std = np.sqrt(np.maximum(train.squares.sum() / pixels - mean**2, 0))
+    first, options = plan.scenes[0], plan.options
+    return TilesInfo(
+        bands=first.bands,
+        dtype=first.dtype,
+        gsd_m=round(float(options.gsd_m or plan.grids[0].gsd_m), 6),
+        nodata=first.nodata if first.nodata is None or np.isfinite(first.nodata) else None,
+        size=options.size,
+        overlap=options.overlap_px,
+        mean=tuple(round(float(m), 6) for m in mean),
+        # A band without contrast must not divide by zero.
+        std=tuple(round(float(s), 6) or 1.0 for s in std),
+        scenes=tuple(info.path for info in plan.scenes),
+        labels=plan.labels_path,
+        where=options.where,
+        split={"by": options.split, "fractions": list(options.fractions), "seed": options.seed},
+        tiles={split: int((tiles.split == split).sum()) for split in SPLITS},
+        shared_pixels=plan.shared_pixels,
+    )
+
+
+def _write_index(plan: TilesPlan, tiles: gpd.GeoDataFrame, info: TilesInfo, folder: Path) -> None:
+    columns = [c for c in tiles.columns if c not in ("pixels", "sums", "squares", "scene_index")]
+    tiles[columns].to_parquet(folder / "tiles.parquet")
+    labels = [
+        label.footprints[["geometry"]].assign(scene=scene.path).to_crs(4326)
+        for scene, label in zip(plan.scenes, plan.labels, strict=True)
+    ]
+    footprints = gpd.GeoDataFrame(pd.concat(labels, ignore_index=True))
+    footprints.to_parquet(folder / "footprints.parquet")
+    for split, part in plan.ground.groupby("split"):
+        part.to_file(folder / f"{split}.geojson", driver="GeoJSON", RFC7946="YES")
+    (folder / "tiles.json").write_text(info.model_dump_json(indent=2) + "\n")

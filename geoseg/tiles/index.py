@@ -1,0 +1,89 @@
+"""What a folder of tiles says of itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import geopandas as gpd
+from pydantic import BaseModel, ConfigDict, ValidationError
+from rasterio.windows import Window
+
+from geoseg.errors import EmptyDatasetError
+from geoseg.labels import IGNORE, TARGETS
+
+
+class TilesInfo(BaseModel):
+    """What `tiles.json` holds.
+
+    Attributes:
+        bands: Names of the image bands, in order.
+        dtype: Data type of the images.
+        gsd_m: Ground sampling distance, metres per pixel.
+        nodata: The scenes' sentinel; in the tiles nodata is masked.
+        size: Tile side.
+        overlap: Pixels shared by neighbouring tiles.
+        classes: Class names.
+        targets: Meaning of each target band.
+        ignore: Target value of pixels that count for nothing.
+        mean: Per band over the valid pixels of the training split.
+        std: Per band over the valid pixels of the training split.
+        scenes: Paths of the scenes.
+        labels: Path of the footprints.
+        where: Attribute filter of the footprints.
+        split: How the ground was separated: strategy, fractions, seed.
+        tiles: Number of tiles per split.
+        shared_pixels: Pixels that two splits share.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    bands: tuple[str, ...]
+    dtype: str
+    gsd_m: float
+    nodata: float | None
+    size: int
+    overlap: int
+    classes: tuple[str, ...] = ("building",)
+    targets: tuple[str, ...] = TARGETS
+    ignore: int = IGNORE
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    scenes: tuple[str, ...]
+    labels: str
+    where: str | None
+    split: dict[str, Any]
+    tiles: dict[str, int]
+    shared_pixels: int
+
+
+def load_tiles_info(folder: str | Path) -> TilesInfo:
+    """Reads `tiles.json`.
+
+    Raises:
+        EmptyDatasetError: If the folder is no tiles folder.
+    """
+    path = Path(folder) / "tiles.json"
+    if not path.is_file():
+        raise EmptyDatasetError(
+            f"{folder}: holds no tiles.json; make the folder with geoseg tile SCENE --labels "
+            f"FOOTPRINTS -o {folder}"
+        )
+    try:
+        return TilesInfo.model_validate(json.loads(path.read_text()))
+    except (ValidationError, ValueError) as error:
+        raise EmptyDatasetError(
+            f"{path}: is damaged or of another version of geoseg; tile the scenes again"
+        ) from error
+
+
+def read_tiles(folder: str | Path) -> gpd.GeoDataFrame:
+    """Reads `tiles.parquet`, one row per tile, in the order in which they were cut."""
+    return gpd.read_parquet(Path(folder) / "tiles.parquet")
+
+
+def tile_window(tile: Any) -> Window:
+    """The window of a row of `tiles.parquet` on its scene's grid."""
+    return Window(tile.col_off, tile.row_off, tile.width, tile.height)

@@ -1,0 +1,164 @@
+"""Plans the tiles of scenes, and on which side of which split each lies, reading no pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+from rasterio.windows import Window
+
+from geoseg.errors import ConfigError, GridMismatchError
+from geoseg.grid import Grid
+from geoseg.labels import TARGETS, Labels, check_labels, read_labels
+from geoseg.options import TileOptions
+from geoseg.paths import absolute_path
+from geoseg.raster import SceneInfo, read_info
+from geoseg.splits import (
+    SPLITS,
+    STRATEGIES,
+    Region,
+    count_shared_pixels,
+    drop_shared,
+    merge_regions,
+)
+from geoseg.tiling import TilePlan
+
+# Blocks of the split `blocks` are this many tiles wide.
+_TILES_PER_BLOCK = 2
+
+
+@dataclass(frozen=True)
+class TilesPlan:
+    """What `geoseg tile` will do, before it reads a pixel.
+
+    Attributes:
+        scenes: The scenes.
+        grids: The grid that each is tiled on.
+        labels: The footprints on each.
+        tiles: One row per tile, in longitude and latitude.
+        ground: One row per split, in longitude and latitude.
+        shared_pixels: Pixels that two splits share.
+        options: How scenes are cut.
+    """
+
+    scenes: list[SceneInfo]
+    grids: list[Grid]
+    labels: list[Labels]
+    tiles: gpd.GeoDataFrame
+    ground: gpd.GeoDataFrame
+    shared_pixels: int
+    options: TileOptions
+    labels_path: str
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Tiles per split."""
+        return {split: int((self.tiles.split == split).sum()) for split in SPLITS}
+
+    @property
+    def bytes(self) -> int:
+        """Size of the images and targets before compression."""
+        pixel = np.dtype(self.scenes[0].dtype).itemsize * len(self.scenes[0].bands) + len(TARGETS)
+        return int(len(self.tiles) * self.options.size**2 * pixel)
+
+
+def plan_tiles(scenes: Sequence[str | Path], labels: str | Path, options: TileOptions) -> TilesPlan:
+    """Plans the tiles of scenes, reading no pixel.
+
+    Raises:
+        DataError: If scenes or labels cannot be read or do not belong together.
+        ConfigError: If a scene lacks a band, or is too small for its blocks.
+    """
+    places = [absolute_path(scene) for scene in scenes]
+    repeated = next((place for place in places if places.count(place) > 1), None)
+    if repeated:
+        raise ConfigError(f"{repeated}: is given twice; name each scene once")
+    infos = [read_info(scene, bands=options.bands) for scene in scenes]
+    _check_same_bands(infos)
+    gsd_m = options.gsd_m or infos[0].grid.gsd_m
+    grids = [info.grid.resampled(gsd_m) for info in infos]
+    on_scenes = [
+        read_labels(labels, grid, where=options.where, layer=options.layer) for grid in grids
+    ]
+    check_labels(on_scenes, labels, options.where, options.layer)
+
+    regions = [
+        STRATEGIES[options.split](
+            *grid.shape,
+            fractions=options.fractions,
+            block=options.size * _TILES_PER_BLOCK,
+            seed=options.seed + index,
+        )
+        for index, grid in enumerate(grids)
+    ]
+    records = [
+        record
+        for index, grid in enumerate(grids)
+        for region in regions[index]
+        for record in _region_tiles(index, infos[index].path, grid, region, options)
+    ]
+    common = grids[0].crs.to_wkt()
+    pixel_area = abs(grids[0].transform.determinant)
+    tiles = drop_shared(_to_common(records, grids, common), pixel_area)
+    shared = count_shared_pixels(tiles, pixel_area)
+    ground = merge_regions([_region_ground(g, r) for g, r in zip(grids, regions, strict=True)])
+    return TilesPlan(
+        infos, grids, on_scenes, tiles.to_crs(4326), ground, shared, options, str(labels)
+    )
+
+
+def _check_same_bands(infos: Sequence[SceneInfo]) -> None:
+    first = infos[0]
+    for info in infos[1:]:
+        if info.bands != first.bands or info.dtype != first.dtype:
+            raise GridMismatchError(
+                f"{info.path}: has bands {', '.join(info.bands)} of {info.dtype}, but "
+                f"{first.path} has {', '.join(first.bands)} of {first.dtype}; choose common bands "
+                "with --bands"
+            )
+
+
+def _region_tiles(
+    index: int, scene: str, grid: Grid, region: Region, options: TileOptions
+) -> Iterator[dict[str, Any]]:
+    area = region.window
+    for tile in TilePlan(area.height, area.width, options.size, options.overlap_px):
+        window = Window(
+            area.col_off + tile.window.col_off,
+            area.row_off + tile.window.row_off,
+            tile.window.width,
+            tile.window.height,
+        )
+        yield {
+            "id": f"{index:03d}_{window.row_off:06d}_{window.col_off:06d}",
+            "scene": scene,
+            "scene_index": index,
+            "row_off": int(window.row_off),
+            "col_off": int(window.col_off),
+            "height": int(window.height),
+            "width": int(window.width),
+            "split": region.split,
+            "geometry": grid.window_polygon(window),
+        }
+
+
+def _to_common(records: list[dict[str, Any]], grids: list[Grid], common: str) -> gpd.GeoDataFrame:
+    frame = pd.DataFrame(records)
+    parts = [
+        gpd.GeoDataFrame(part, geometry="geometry", crs=grids[int(str(index))].crs.to_wkt())
+        for index, part in frame.groupby("scene_index", sort=True)
+    ]
+    return gpd.GeoDataFrame(pd.concat([part.to_crs(common) for part in parts], ignore_index=True))
+
+
+def _region_ground(grid: Grid, regions: Sequence[Region]) -> gpd.GeoDataFrame:
+    return gpd.GeoDataFrame(
+        {"split": [region.split for region in regions]},
+        geometry=[grid.window_polygon(region.window) for region in regions],
+        crs=grid.crs.to_wkt(),
+    )
