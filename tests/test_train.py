@@ -99,17 +99,38 @@ def test_a_perfect_network_is_tuned_to_nearly_all_buildings(tiles):
     assert tune_thresholds(oracle, dataset).f1 > 0.9
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(run, tiles, tmp_path):
+def test_a_running_average_is_validated_and_kept(tiles, tmp_path):
+    slow = OPTIONS.model_copy(update={"ema": 0.9})
+    result = train(tiles, tmp_path / "a", model=MODEL, options=slow)
+    state = torch.load(tmp_path / "a" / "last.ckpt", weights_only=True)
+    best = torch.load(tmp_path / "a" / "best.ckpt", weights_only=True)
+    kept = load_model(result.model)[1]
+    moved = 0
+    for name, tensor in kept.items():
+        torch.testing.assert_close(tensor, best["state_dict"][f"network.{name}"])
+        moved += not torch.equal(
+            state["current_model_state"][f"network.{name}"], state["state_dict"][f"network.{name}"]
+        )
+    assert moved > 0.9 * len(kept)
+    assert not any(name.startswith(("module.", "n_averaged")) for name in kept)
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_resumed_run_equals_an_uninterrupted_one(run, tiles, tmp_path, ema):
     folder, result, _ = run
+    options = OPTIONS.model_copy(update={"ema": ema})
+    if ema:
+        folder = tmp_path / "a"
+        result = train(tiles, folder, model=MODEL, options=options)
 
     def pull_the_plug(line):
         if line.startswith("epoch 2"):
             raise RuntimeError("no power")
 
     with pytest.raises(RuntimeError, match="no power"):
-        train(tiles, tmp_path / "b", model=MODEL, options=OPTIONS, report=pull_the_plug)
+        train(tiles, tmp_path / "b", model=MODEL, options=options, report=pull_the_plug)
     assert not (tmp_path / "b" / "model.safetensors").exists()
-    train(tiles, tmp_path / "b", model=MODEL, options=OPTIONS, resume=True)
+    train(tiles, tmp_path / "b", model=MODEL, options=options, resume=True)
     assert [r["epoch"] for r in rows(tmp_path / "b")] == ["0", "1"]
     for key in ("train_loss", "val_loss", "val_iou"):
         resumed = [float(row[key]) for row in rows(tmp_path / "b")]
