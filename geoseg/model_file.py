@@ -23,7 +23,7 @@ class ModelSpec(BaseModel):
 
     Attributes:
         arch: Architecture name of `geoseg.models`.
-        encoder: Encoder name, for architectures that take one.
+        encoder: Encoder name; None where the architecture has none to choose.
         options: Further arguments of the architecture.
         bands: Names of the input bands, in order.
         dtype: Data type of the scenes that the model was trained on.
@@ -42,7 +42,7 @@ class ModelSpec(BaseModel):
 
     format: Literal[1] = 1
     arch: str
-    encoder: str
+    encoder: str | None
     options: dict[str, Any] = {}
     bands: tuple[str, ...]
     dtype: str

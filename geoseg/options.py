@@ -60,7 +60,9 @@ class ModelOptions(Options):
     """Which network."""
 
     arch: str = Field("deepglobe", description="Architecture; see geoseg models")
-    encoder: str = Field("se_resnext50_32x4d", description="Encoder of smp, or tu-NAME of timm")
+    encoder: str | None = Field(
+        None, description="Encoder of smp, or tu-NAME of timm; the architecture's own when null"
+    )
     encoder_weights: str | None = Field(
         "imagenet", description="imagenet, none, or a local .safetensors or .pth file"
     )
@@ -82,6 +84,13 @@ class TrainOptions(Options):
     encoder_lr: float = Field(0.5, ge=0, le=1, description="The encoder's, as a share of lr")
     weight_decay: float = Field(1e-2, ge=0)
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of training with a rising rate")
+    ema: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Validate and keep the weights' running average, of which each step keeps "
+        "this share; 0: the weights themselves",
+    )
     loss: dict[str, Annotated[float, Field(ge=0)]] = Field(
         {"bce": 1.0, "dice": 1.0}, description="Weight of each term; see geoseg.losses"
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
@@ -24,7 +24,13 @@ from geoseg.journal import check_output
 from geoseg.losses import CompositeLoss
 from geoseg.metrics import PixelCounts, count_pixels
 from geoseg.model_file import ModelSpec, save_model
-from geoseg.models import build_model, check_tile_size, encoder_of, resolve_architecture
+from geoseg.models import (
+    build_model,
+    check_tile_size,
+    choose_encoder,
+    encoder_of,
+    resolve_architecture,
+)
 from geoseg.options import ModelOptions, Thresholds, TrainOptions
 from geoseg.predict import Predictor, choose_device, computes_bf16
 from geoseg.tiles import TilesInfo
@@ -255,9 +261,10 @@ class PassSampler(Sampler[int]):
 
 def _describe(info: TilesInfo, model: ModelOptions) -> ModelSpec:
     """The model's header as far as it is known before training."""
+    arch = resolve_architecture(model.arch)
     return ModelSpec(
-        arch=resolve_architecture(model.arch),
-        encoder=model.encoder,
+        arch=arch,
+        encoder=choose_encoder(arch, model.encoder),
         options=model.options,
         bands=info.bands,
         dtype=info.dtype,
@@ -327,12 +334,13 @@ def _build_trainer(
     best = RunCheckpoints(
         folder, "best", monitor="val_iou", mode="max", save_last=True, enable_version_counter=False
     )
+    averaging = [EMAWeightAveraging(decay=options.ema)] if options.ema else []
     return L.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=1,
         precision=precision,
         max_epochs=options.epochs,
-        callbacks=[history, best],
+        callbacks=[history, best, *averaging],
         logger=False,
         enable_progress_bar=progress_bar,
         enable_model_summary=False,

@@ -202,7 +202,7 @@ BAD = {
     "overlap": ("tile {scene} --labels {truth} --overlap 200 -o {new}", "at most half"),
     "band": ("tile {scene} --labels {truth} --bands 7 -o {new}", "has no band 7"),
     "no tiles": ("train {tmp}/rgbn -o {new}", "holds no tiles.json"),
-    "arch": ("train {tiles} -o {new} --set model.arch=nonet", "choose from deepglobe, smp-"),
+    "arch": ("train {tiles} -o {new} --set model.arch=nonet", "choose from deepglobe, deeplabv2"),
     "typo": ("train {tiles} -o {new} --config {tmp}/typo.yaml", "train.learning_rate: no such key"),
     "set": ("train {tiles} -o {new} --set train.lr=-1", "--set: train.lr: "),
     "config": ("train {tiles} -o {new} --config absent.yaml", "geoseg ships"),

@@ -1,53 +1,29 @@
 """Networks by name: our own first, then everything that segmentation-models-pytorch builds.
 
-All networks take (N, bands, H, W) and return logits (N, outputs, H, W). A building model has
-independent outputs, each through a sigmoid.
+All networks take (N, bands, H, W) of any H and W and return logits (N, outputs, H, W). A
+building model has independent outputs, each through a sigmoid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
-import segmentation_models_pytorch as smp
-from segmentation_models_pytorch.encoders import encoders, get_encoder
 from torch import nn
 
-from geoseg.errors import ConfigError, InputShapeError, UnknownArchitectureError
-from geoseg.models.deepglobe import DeepGlobe
+from geoseg.errors import ConfigError, InputShapeError
+from geoseg.models.encoders import MakeEncoder, check_encoder, list_encoders
+from geoseg.models.registry import (
+    ARCHITECTURES,
+    list_architectures,
+    resolve_architecture,
+)
 from geoseg.models.weights import load_encoder_weights
-
-Builder = Callable[..., nn.Module]
-
-# Our own networks: called with a built encoder and the number of outputs.
-ARCHITECTURES: dict[str, Builder] = {
-    "deepglobe": DeepGlobe,
-}
-
-_SMP_PREFIX = "smp-"
-_SMP = {
-    name.lower(): name
-    for name in (
-        "Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet",
-        "DeepLabV3", "DeepLabV3Plus", "PAN", "UPerNet", "Segformer", "DPT",
-    )
-    if hasattr(smp, name)
-}  # fmt: skip
-
-
-def list_architectures() -> list[str]:
-    """All architecture names: ours, then `smp-NAME` for each of smp's."""
-    return [*sorted(ARCHITECTURES), *(_SMP_PREFIX + name for name in sorted(_SMP))]
-
-
-def list_encoders() -> list[str]:
-    """Encoder names of smp; `tu-NAME` reaches any timm network besides."""
-    return sorted(encoders)
 
 
 def build_model(
     arch: str,
-    encoder: str,
+    encoder: str | None = None,
     *,
     bands: Sequence[str],
     outputs: int,
@@ -59,10 +35,11 @@ def build_model(
     Args:
         arch: A name of `list_architectures`; smp's work without their prefix too, where we
             have no network of that name.
-        encoder: An encoder of smp, or `tu-NAME` for timm's.
+        encoder: An encoder of smp, or `tu-NAME` for timm's; None for the architecture's own.
         bands: Names of the input bands.
         outputs: Channels of the logits.
-        encoder_weights: `imagenet`, a local file, or None for random ones.
+        encoder_weights: `imagenet`, a local file, or None for random ones. Architectures
+            without an encoder to choose begin from random ones.
         options: Further arguments of the architecture.
 
     Returns:
@@ -74,31 +51,39 @@ def build_model(
         ConfigError: If an option is not the architecture's.
     """
     arch = resolve_architecture(arch)
+    encoder = choose_encoder(arch, encoder)
     model = _build(arch, encoder, len(bands), outputs, dict(options or {}))
-    if encoder_weights is not None:
+    if encoder is not None and encoder_weights is not None:
         load_encoder_weights(encoder_of(model), encoder, encoder_weights, bands)
     return model
+
+
+def choose_encoder(arch: str, encoder: str | None) -> str | None:
+    """The encoder that a network is built with.
+
+    Args:
+        arch: A name of `list_architectures`.
+        encoder: What the user asks for; None for the architecture's own.
+
+    Returns:
+        Its name, or None where the architecture has none to choose.
+
+    Raises:
+        UnknownArchitectureError: If no encoder goes by the name.
+        ConfigError: If one is asked for where there is none to choose.
+    """
+    own = ARCHITECTURES[arch].encoder
+    if encoder is None:
+        return own
+    if own is None:
+        raise ConfigError(f"{arch} has no encoder to choose; leave model.encoder out")
+    check_encoder(encoder)
+    return encoder
 
 
 def encoder_of(model: nn.Module) -> nn.Module:
     """The encoder of a network that `build_model` built."""
     return cast(nn.Module, model.encoder)
-
-
-def resolve_architecture(arch: str) -> str:
-    """The full name of an architecture.
-
-    Raises:
-        UnknownArchitectureError: If there is none; lists the choices.
-    """
-    if arch in ARCHITECTURES:
-        return arch
-    name = arch.lower().removeprefix(_SMP_PREFIX)
-    if name in _SMP:
-        return _SMP_PREFIX + name
-    raise UnknownArchitectureError(
-        f"no architecture is called {arch!r}; choose from {', '.join(list_architectures())}"
-    )
 
 
 def check_tile_size(model: nn.Module, size: int) -> None:
@@ -118,50 +103,21 @@ def check_tile_size(model: nn.Module, size: int) -> None:
 
 
 def size_multiple(model: nn.Module) -> int:
-    """What the height and the width of a tile must be a multiple of."""
-    if isinstance(model, smp.Unet):
-        return 1  # it pads what it halves
-    return int(getattr(encoder_of(model), "output_stride", 32))
+    """What the sides of an image must be a multiple of, else the network pads it."""
+    return int(cast(int, getattr(model, "size_multiple", 1)))
 
 
 def _build(
-    arch: str, encoder: str, in_channels: int, outputs: int, options: dict[str, Any]
+    arch: str, encoder: str | None, bands: int, outputs: int, options: dict[str, Any]
 ) -> nn.Module:
-    _check_encoder(encoder)
+    what = arch if encoder is None else f"{arch} on {encoder}"
+    source = bands if encoder is None else MakeEncoder(encoder, bands)
     try:
-        if arch in ARCHITECTURES:
-            built = get_encoder(encoder, in_channels=in_channels, depth=5, weights=None)
-            return ARCHITECTURES[arch](built, outputs, **options)
-        return cast(
-            nn.Module,
-            smp.create_model(
-                arch.removeprefix(_SMP_PREFIX),
-                encoder_name=encoder,
-                encoder_weights=None,
-                in_channels=in_channels,
-                classes=outputs,
-                **options,
-            ),
-        )
+        return ARCHITECTURES[arch].build(source, outputs, **options)
     except (TypeError, ValueError, KeyError, RuntimeError, ArithmeticError) as error:
         raise ConfigError(
-            f"cannot build {arch} on {encoder}: {_one_line(error)}; mend model.encoder or "
-            "model.options"
+            f"cannot build {what}: {_one_line(error)}; mend model.encoder or model.options"
         ) from error
-
-
-def _check_encoder(encoder: str) -> None:
-    known = encoder in encoders
-    if encoder.startswith("tu-"):
-        import timm
-
-        known = encoder[3:].split(".")[0] in timm.list_models()
-    if not known:
-        near = [name for name in list_encoders() if name[:4] == encoder[:4]] or list_encoders()
-        raise UnknownArchitectureError(
-            f"no encoder is called {encoder!r}; choose from {', '.join(near[:24])} or tu-NAME "
-            "for any network of timm"
-        )
 
 
 def _one_line(error: Exception) -> str:
@@ -170,9 +126,9 @@ def _one_line(error: Exception) -> str:
 
 __all__ = [
     "ARCHITECTURES",
-    "DeepGlobe",
     "build_model",
     "check_tile_size",
+    "choose_encoder",
     "encoder_of",
     "list_architectures",
     "list_encoders",

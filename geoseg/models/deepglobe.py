@@ -14,13 +14,13 @@ adds them as in LinkNet.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geoseg.models.aspp import ASPP, conv_bn_relu
+from geoseg.models.encoders import MakeEncoder, channels_of
+from geoseg.models.layers import ASPP, conv_bn_relu, crop, pad_to_multiple, resize
 
 Fusion = Literal["concat", "add"]
 
@@ -54,8 +54,7 @@ class DeepGlobe(nn.Module):
     """Encoder, ASPP on its deepest map, four decoder blocks, one head.
 
     Args:
-        encoder: Five-stage encoder of segmentation-models-pytorch; its maps have strides
-            1, 2, 4, 8, 16, 32.
+        encoder: Makes an encoder with maps at strides 2, 4, 8, 16 and 32.
         classes: Channels of the logits.
         aspp_channels: Width of ASPP.
         rates: Atrous rates of ASPP at stride 32.
@@ -65,9 +64,11 @@ class DeepGlobe(nn.Module):
         ValueError: If an option is out of range or the encoder lacks a map at stride 2.
     """
 
+    output_stride = size_multiple = 32
+
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: MakeEncoder,
         classes: int,
         *,
         aspp_channels: int = 256,
@@ -75,16 +76,16 @@ class DeepGlobe(nn.Module):
         fusion: Fusion = "concat",
     ) -> None:
         super().__init__()
-        *skips, deepest = cast(Sequence[int], encoder.out_channels)[1:]
         if fusion not in get_args(Fusion):
             raise ValueError(f"fusion {fusion!r} is none of {', '.join(get_args(Fusion))}")
         if aspp_channels < 1:
             raise ValueError(f"aspp_channels must be at least 1, got {aspp_channels}")
+        self.encoder = encoder()
+        *skips, deepest = channels_of(self.encoder)[1:]
         if 0 in skips:
             raise ValueError("this encoder has no map at stride 2, which smp-unet can do without")
-        self.encoder = encoder
         self.fusion = fusion
-        self.aspp = ASPP(deepest, aspp_channels, rates)
+        self.aspp = ASPP(deepest, aspp_channels, rates, norm="group")
         self.blocks = nn.ModuleList()
         channels = aspp_channels
         for skip in reversed(skips):
@@ -96,12 +97,12 @@ class DeepGlobe(nn.Module):
         )
 
     def forward(self, image: Tensor) -> Tensor:
-        """(N, bands, H, W) → logits (N, classes, H, W); H and W multiples of 32."""
-        *skips, deepest = self.encoder(image)[1:]
+        """(N, bands, H, W) → logits (N, classes, H, W), any H and W."""
+        *skips, deepest = self.encoder(pad_to_multiple(image, self.size_multiple))[1:]
         features = self.aspp(deepest)
         for block, skip in zip(self.blocks, reversed(skips), strict=True):
             features = block(features)
             joined = (features, skip)
             features = torch.cat(joined, dim=1) if self.fusion == "concat" else sum(joined)
         logits = self.head(features)
-        return F.interpolate(logits, size=image.shape[2:], mode="bilinear", align_corners=False)
+        return crop(resize(logits, [2 * side for side in logits.shape[2:]]), image.shape[2:])
