@@ -1,17 +1,22 @@
 """The contract that every network keeps, whatever its name, and the networks of the papers."""
 
+import json
+
 import pytest
 import torch
 import torchvision
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from geoseg.cli import cli
 from geoseg.errors import ConfigError
 from geoseg.model_file import ModelSpec, load_model, save_model
 from geoseg.models import build_model, encoder_of, list_architectures
+from geoseg.models.card import make_card
 from geoseg.models.layers import (
     BilinearDeconv,
     ImagePooling,
@@ -223,9 +228,7 @@ def test_the_kernel_of_a_factor_of_two_by_hand():
     assert not weight[0, 1].any()
 
 
-@pytest.mark.parametrize(
-    ("stride", "level"), [(32, 5), (16, 5), (16, 4), (8, 5), (8, 4), (8, 3)]
-)
+@pytest.mark.parametrize(("stride", "level"), [(32, 5), (16, 5), (16, 4), (8, 5), (8, 4), (8, 3)])
 @pytest.mark.parametrize("padding", ["same", "paper"])
 def test_fcn_lays_its_maps_where_they_were_seen(padding, stride, level):
     """Where the map of a level holds the columns of its own pixels, so do the logits."""
@@ -508,3 +511,37 @@ def test_every_architecture_names_its_paper_and_an_encoder_that_builds():
     for name, architecture in ARCHITECTURES.items():
         assert any(mark in architecture.paper for mark in ("arXiv", "CVPRW", "IEEE")), name
         assert (architecture.encoder is None) == (name == "unet")
+
+
+# Cards
+
+
+@pytest.mark.parametrize("arch", list_architectures())
+def test_a_card_counts_the_network_itself(arch):
+    card = make_card(arch, bands=4, classes=3)
+    network = paper(arch, bands=4, classes=3)
+    assert card.parameters == count(network)
+    assert card.encoder_parameters == count(encoder_of(network))
+    assert card.multiply_adds > card.parameters / card.output_stride**2
+    assert card.output_stride in (8, 16, 32)
+    assert (card.bands, card.classes, card.arch) == (4, 3, arch)
+
+
+def test_multiply_adds_by_hand():
+    card = make_card("unet", bands=2, classes=5, options={"width": 4, "depth": 1})
+    pixels = 512 * 512
+    full = 9 * (2 * 4 + 4 * 4) + 9 * (8 * 4 + 4 * 4) + 4 * 5
+    half = 9 * (4 * 8 + 8 * 8) + 4 * 8 * 4
+    assert card.multiply_adds == pixels * full + pixels // 4 * half
+
+
+def test_the_command_prints_the_exact_count():
+    def geoseg(line):
+        return CliRunner().invoke(cli, line.split(), catch_exceptions=False).output
+
+    found = json.loads(geoseg("models fcn8s --bands 3 --classes 21 --json"))
+    assert found["parameters"] == 134_489_759
+    found = geoseg("models unet --bands 1 --classes 2 --set model.options.padding=valid")
+    assert "parameters        31,030,658\n" in found
+    found = geoseg("models")
+    assert all(f"\n{arch} " in found for arch in list_architectures())

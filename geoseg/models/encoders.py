@@ -112,7 +112,7 @@ def make_atrous_vgg(make: MakeEncoder) -> nn.Module:
                 module.kernel_size, module.stride, module.padding = 3, 1, 1
         elif isinstance(module, nn.Conv2d) and pools == 4:
             module.dilation, module.padding = (2, 2), (2, 2)
-    encoder._output_stride = 8
+    encoder._output_stride = 8  # type: ignore[assignment]
     return encoder
 
 

@@ -9,6 +9,8 @@ channels before the last convolution, and aligns corners when it upsamples.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -70,7 +72,7 @@ class SemanticHead(nn.Module):
         """Maps (N, inputs, h, w), the finest first → (N, channels, H/4, W/4)."""
         total = None
         for level, (stages, features) in enumerate(zip(self.branches, pyramid, strict=True)):
-            for stage, conv in enumerate(stages):
+            for stage, conv in enumerate(cast(nn.ModuleList, stages)):
                 features = conv(features)
                 if level:
                     features = resize(features, pyramid[level - 1 - stage].shape[2:])

@@ -136,7 +136,9 @@ class ImagePooling(nn.Sequential):
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, inputs, H, W) → (N, outputs, H, W), constant over each image."""
-        pooled: Tensor = super().forward(input.mean(dim=(2, 3), keepdim=True))
+        pooled = input.mean(dim=(2, 3), keepdim=True)
+        for layer in self:
+            pooled = layer(pooled)
         return pooled.expand(-1, -1, *input.shape[2:])
 
 

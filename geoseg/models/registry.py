@@ -76,7 +76,7 @@ ARCHITECTURES |= {
     SMP_PREFIX + name.lower(): Architecture(
         partial(SMPNetwork, name), _SMP_ENCODERS.get(name, "resnet34"), paper
     )
-    for name, paper in sorted(_SMP_PAPERS.items())
+    for name, paper in sorted(_SMP_PAPERS.items(), key=lambda item: item[0].lower())
     if hasattr(smp, name)
 }
 
