@@ -1,7 +1,10 @@
 """The contract that every network keeps, whatever its name, and the networks of the papers."""
 
 import json
+import logging
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 import torchvision
@@ -138,9 +141,21 @@ def test_bfloat16_agrees_with_float32(network):
 
 def test_the_compiler_follows_the_network(network):
     network.eval()
+    torch.compiler.reset()  # else the networks before count against its limit of recompilations
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
     with torch.inference_mode():
         torch.testing.assert_close(compiled(image()), network(image()), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporter's, of its own making
+def test_onnx_runs_as_the_network_does(network, caplog):
+    network.eval()
+    with caplog.at_level(logging.ERROR), torch.inference_mode():
+        program = torch.onnx.export(network, (image(),), dynamo=True, verbose=False)
+        expected = network(image()).numpy()
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    (found,) = session.run(None, {session.get_inputs()[0].name: image().numpy()})
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * expected.std())
 
 
 @pytest.mark.parametrize("arch", [a for a in list_architectures() if not a.startswith("smp-")])
@@ -322,8 +337,6 @@ def test_real_surroundings_take_the_place_of_the_mirror():
     columns=st.integers(0, 15),
 )  # fmt: skip
 def test_a_mirror_of_any_width(height, width, rows, columns):
-    import numpy as np
-
     values = torch.arange(height * width, dtype=torch.float32).view(1, 1, height, width)
     expected = np.pad(
         values.numpy(), [(0, 0), (0, 0), (rows, rows), (columns, columns)], mode="symmetric"
