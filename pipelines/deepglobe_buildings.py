@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from geoseg.config import Config, load_config
+from geoseg.errors import ConfigError
 from geoseg.evaluate import evaluate
 from geoseg.execution import run_tasks
 from geoseg.predict import predict
@@ -36,6 +37,8 @@ def run(
     Returns:
         Building F1@0.5 on the training scene's test ground.
     """
+    if len({source.stem for source in (scene, *others)}) <= len(others):
+        raise ConfigError("two scenes have one name; their results would share a folder")
     tiles, scenes = output / "tiles", output / "scenes"
     model = output / "run" / "model.safetensors"
     if not tiles.exists():

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from geoseg.config import load_config
+from geoseg.errors import ConfigError
 from geoseg.town import build_town, write_town
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
@@ -37,3 +38,12 @@ def test_deepglobe_buildings_runs_and_restarts(recipe, tmp_path):
     assert recipe.run(scene, labels, [], work, config) == f1
     assert (work / "run" / "model.safetensors").read_bytes() == model
     assert {path: path.stat().st_mtime_ns for path in outputs} == outputs
+
+
+def test_two_scenes_of_one_name_are_refused(recipe, tmp_path):
+    with pytest.raises(ConfigError, match="two scenes have one name"):
+        recipe.run(
+            tmp_path / "a" / "scene.tif", tmp_path / "truth.gpkg",
+            [tmp_path / "b" / "scene.tif"], tmp_path / "work", load_config("small"),
+        )  # fmt: skip
+    assert not (tmp_path / "work").exists()

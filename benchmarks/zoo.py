@@ -1,0 +1,195 @@
+"""Every network on the same ground with the same budget and the same seed, as one table.
+
+    python benchmarks/zoo.py -o work/ [--minutes 10] [--scene SCENE --footprints FOOTPRINTS]
+
+Trains each network on the synthetic town, and on a scene of yours, with EfficientNet-lite0 as
+encoder where one can be chosen, or with each architecture's own by --own-encoders. Every result
+is kept in work/results.jsonl, so that an interrupted run goes on where it stopped; the table is
+work/zoo.md. It states the device and the budget: figures of different budgets do not compare.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+
+from geoseg.config import Config, load_config
+from geoseg.errors import GeosegError
+from geoseg.evaluate import evaluate
+from geoseg.model_file import load_model
+from geoseg.models import ARCHITECTURES, list_architectures
+from geoseg.models.card import make_card
+from geoseg.options import ModelOptions
+from geoseg.predict import Predictor, predict
+from geoseg.tiles import plan_tiles, tile_scenes
+from geoseg.town import build_town, write_town
+from geoseg.train import train
+
+LITE = "tu-tf_efficientnet_lite0"
+
+# Networks made of one kind of encoder take a small one of that kind.
+SMALL = {"fcn": "vgg11", "smp-dpt": "tu-vit_tiny_patch16_224"}
+
+_SECONDS_OF_SPEED = 5.0
+
+
+@click.command()
+@click.option("-o", "--output", type=Path, required=True)
+@click.option("--minutes", default=10.0, show_default=True, help="Of training, per network.")
+@click.option("--only", multiple=True, help="These networks alone.")
+@click.option("--own-encoders", is_flag=True, help="Each architecture's own, from random weights.")
+@click.option("--scene", type=Path, help="A further scene.")
+@click.option("--footprints", type=Path, help="Its footprints.")
+@click.option("--config", default="configs/banepa.yaml", show_default=True)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE")
+def main(
+    output: Path,
+    minutes: float,
+    only: tuple[str, ...],
+    own_encoders: bool,
+    scene: Path | None,
+    footprints: Path | None,
+    config: str,
+    overrides: tuple[str, ...],
+) -> None:
+    """Trains, scores and tabulates."""
+    settings = load_config(config, (*overrides, f"train.max_minutes={minutes}"))
+    grounds = {"town": write_town(build_town(896, 1280, seed=7), output / "town")}
+    if scene and footprints:
+        grounds[scene.parent.name] = (scene, footprints)
+    results = output / "results.jsonl"
+    done = {(row["ground"], row["arch"]) for row in read_results(results)}
+    for ground, (source, truth) in grounds.items():
+        tiles = cut(source, truth, output / f"tiles_{ground}", settings)
+        for arch in only or list_architectures():
+            if (ground, arch) not in done:
+                model = choose_model(arch, own_encoders, settings)
+                row = score(ground, source, truth, tiles, model, settings, output / "runs")
+                with results.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                click.echo(json.dumps(row))
+    table = format_table(read_results(results), minutes)
+    (output / "zoo.md").write_text(table)
+    click.echo(table)
+
+
+def cut(scene: Path, truth: Path, folder: Path, settings: Config) -> Path:
+    """Tiles of a scene, cut once."""
+    if not folder.exists():
+        tile_scenes(plan_tiles([scene], truth, settings.tile), folder)
+    return folder
+
+
+def choose_model(arch: str, own_encoders: bool, settings: Config) -> ModelOptions:
+    """An architecture with the common encoder, where it takes that."""
+    own = ARCHITECTURES[arch].encoder
+    small = next((name for prefix, name in SMALL.items() if arch.startswith(prefix)), LITE)
+    encoder = None if own is None or own_encoders else small
+    return ModelOptions(
+        arch=arch,
+        encoder=encoder,
+        encoder_weights="imagenet" if encoder == LITE else None,
+        options=settings.model.options if arch == settings.model.arch else {},
+    )
+
+
+def score(
+    ground: str,
+    scene: Path,
+    truth: Path,
+    tiles: Path,
+    model: ModelOptions,
+    settings: Config,
+    runs: Path,
+) -> dict[str, Any]:
+    """One row: the network's card, its speed, and its scores on ground that it never saw."""
+    run = runs / f"{ground}_{model.arch}"
+    card = make_card(model.arch, model.encoder, options=model.options, classes=2)
+    row: dict[str, Any] = {
+        "ground": ground,
+        "arch": card.arch,
+        "encoder": card.encoder,
+        "parameters": card.parameters,
+        "multiply_adds": card.multiply_adds,
+        "device": device_name(),
+        "minutes": settings.train.max_minutes,
+    }
+    try:
+        result = train(tiles, run, model=model, options=settings.train, overwrite=True)
+    except GeosegError as error:  # a network that cannot be trained here is a row too
+        return {**row, "error": str(error)}
+    rows = (run / "metrics.csv").read_text().splitlines()
+    out = run / "footprints.gpkg"
+    predict(scene, result.model, out, options=settings.predict, overwrite=True)
+    report = evaluate(out, truth, aoi=tiles / "test.geojson")
+    return {
+        **row,
+        "steps": int(rows[-1].split(",")[1]),
+        "tiles_per_second": round(measure_speed(result.model), 2),
+        "f1": round(report.f1, 4),
+        "iou_pixel": round(report.iou_pixel, 4),
+    }
+
+
+def measure_speed(path: Path) -> float:
+    """Tiles that a network predicts per second, batches of 8, read from memory."""
+    spec, weights = load_model(path)
+    predictor = Predictor(spec, weights, "auto")
+    data = np.random.default_rng(0).integers(0, 255, (8, len(spec.bands), spec.size, spec.size))
+    batch = data.astype(spec.dtype), np.ones((8, spec.size, spec.size), bool)
+    predictor(*batch)
+    count, start = 0, time.perf_counter()
+    while time.perf_counter() - start < _SECONDS_OF_SPEED:
+        predictor(*batch)
+        count += 8
+    return count / (time.perf_counter() - start)
+
+
+def device_name() -> str:
+    """What the figures were measured on."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{torch.get_num_threads()} CPU threads, {platform.machine()}"
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """The rows written so far."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def format_table(rows: list[dict[str, Any]], minutes: float) -> str:
+    """The rows as Markdown, one line per network."""
+    grounds = list(dict.fromkeys(row["ground"] for row in rows))
+    device = rows[0]["device"] if rows else device_name()
+    lines = [
+        f"Measured on {device}; {minutes:g} minutes of training per network and ground.",
+        "",
+        "| network | encoder | parameters | GMAC 512² | tiles/s |"
+        + "".join(f" {g} steps | {g} IoU | {g} F1 |" for g in grounds),
+        "|---|---|---:|---:|---:|" + "---:|---:|---:|" * len(grounds),
+    ]
+    for arch in dict.fromkeys(row["arch"] for row in rows):
+        found = {row["ground"]: row for row in rows if row["arch"] == arch}
+        first = next(iter(found.values()))
+        speed = max(row.get("tiles_per_second", 0.0) for row in found.values())
+        line = (
+            f"| `{arch}` | {first['encoder'] or '(its own)'} | {first['parameters'] / 1e6:.1f} M "
+            f"| {first['multiply_adds'] / 1e9:.1f} | {speed:.1f} |"
+        )
+        for ground in grounds:
+            row = found.get(ground, {})
+            cells = [row.get(key) for key in ("steps", "iou_pixel", "f1")]
+            line += "".join(f" {'–' if cell is None else cell} |" for cell in cells)
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
