@@ -20,6 +20,7 @@ from geoseg.grid import Grid
 from geoseg.journal import check_output, claim_output
 from geoseg.model_file import ModelSpec, load_model
 from geoseg.models import build_model
+from geoseg.models.unet import UNet
 from geoseg.options import PredictOptions, VectorizeOptions
 from geoseg.raster import Scene, SceneInfo, open_for_writing, read_info, write_cog
 from geoseg.stitch import stitch_rows
@@ -83,6 +84,8 @@ class Predictor:
             ) from error
         network = network.eval().to(self.device)
         self.network: nn.Module = network.to(memory_format=torch.channels_last)
+        # Surroundings of a tile that the network wants to see, where they are known.
+        self.margin = network.margin(spec.size) if isinstance(network, UNet) else 0
         self._mean = torch.tensor(spec.mean, device=self.device)
         self._std = torch.tensor(spec.std, device=self.device)
 
@@ -91,11 +94,12 @@ class Predictor:
         """Probabilities of a batch.
 
         Args:
-            data: (N, C, H, W) in the scene's units.
+            data: (N, C, H, W) in the scene's units; tiles of the model's size may show
+                `margin` pixels more on every side.
             valid: (N, H, W) bool.
 
         Returns:
-            float32 (N, outputs, H, W).
+            float32 (N, outputs, H, W), without the margin.
         """
         image = torch.from_numpy(data.astype(np.float32, copy=False)).to(self.device)
         mask = torch.from_numpy(valid[:, None]).to(self.device)
@@ -109,9 +113,17 @@ class Predictor:
         seen = torch.rot90(image.flip(-1) if mirrored else image, turns, (-2, -1))
         seen = seen.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=computes_bf16(self.device)):
-            logits = self.network(seen)
+            logits = self._logits(seen)
         prob = torch.rot90(logits.float().sigmoid(), -turns, (-2, -1))
         return prob.flip(-1) if mirrored else prob
+
+    def _logits(self, image: Tensor) -> Tensor:
+        size = self.spec.size
+        if self.margin and image.shape[-1] == size + 2 * self.margin:
+            logits: Tensor = self.network.valid_logits(image, (size, size))  # type: ignore[operator]
+        else:
+            logits = self.network(image)
+        return logits
 
 
 @dataclass(frozen=True)
@@ -223,6 +235,7 @@ def iter_probs(
     *,
     size: int,
     batch_size: int,
+    margin: int = 0,
     progress: Progress | None = None,
 ) -> Iterator[tuple[Tile, np.ndarray]]:
     """Predicts the tiles of a plan in their order, all batches of one shape.
@@ -232,22 +245,25 @@ def iter_probs(
     Args:
         scene: The scene on the plan's grid.
         plan: The tiles.
-        predictor: (N, C, size, size), (N, size, size) → (N, outputs, size, size).
+        predictor: (N, C, S, S), (N, S, S) → (N, outputs, size, size), S = size + 2 margin.
         size: Tile side; smaller scenes are mirrored up to it.
         batch_size: Tiles per batch; the last batch is filled up by repeating a tile.
+        margin: Pixels around each tile that the predictor sees besides, mirrored at the
+            scene's edge (the overlap-tile strategy of U-Net, arXiv 1505.04597).
         progress: Told the finished and the total number of tiles.
 
     Yields:
         Tile and float32 (outputs + 1, h, w).
     """
     done = 0
-    for batch in _batches(_read_tiles(scene, plan), batch_size):
+    for batch in _batches(_read_tiles(scene, plan, size, margin), batch_size):
         filled = batch + [batch[-1]] * (batch_size - len(batch))
-        padded = [mirror(data, valid, size) for _, data, valid in filled]
-        probs = predictor(np.stack([d for d, _ in padded]), np.stack([v for _, v in padded]))
-        for (tile, _, valid), prob in zip(batch, probs, strict=False):
-            height, width = valid.shape
-            yield tile, np.concatenate([prob[:, :height, :width], valid[None]], axis=0)
+        _, data, valid = (list(parts) for parts in zip(*filled, strict=True))
+        probs = predictor(np.stack(data), np.stack(valid))
+        for (tile, _, seen), prob in zip(batch, probs, strict=False):
+            inside = tile_part(tile.window, margin)
+            known = seen[inside][None]
+            yield tile, np.concatenate([prob[:, : known.shape[1], : known.shape[2]], known])
         done = batch[-1][0].row * len(plan.columns) + batch[-1][0].column + 1
         if progress:
             progress(done, len(plan))
@@ -255,14 +271,51 @@ def iter_probs(
         progress(len(plan), len(plan))
 
 
-def mirror(data: np.ndarray, valid: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mirrors (C, h, w) and (h, w) at their far edges up to `size`."""
-    missing = [(0, size - length) for length in valid.shape]
-    if not any(pad for _, pad in missing):
+def read_tile(
+    scene: Scene, window: Window, size: int, margin: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reads a window and what surrounds it, mirrored at the scene's edges.
+
+    Args:
+        scene: The scene.
+        window: Inside the scene, no larger than `size`.
+        size: Side of the result without its margin; a smaller window is mirrored up to it.
+        margin: Pixels more on every side.
+
+    Returns:
+        Data (C, S, S) and valid (S, S), S = size + 2 margin; the window begins at (margin,
+        margin).
+    """
+    near = _clip(window, margin, scene.grid)
+    data, valid = scene.read(near)
+    pads = []
+    for start, begin, length in (
+        (window.row_off, near.row_off, near.height),
+        (window.col_off, near.col_off, near.width),
+    ):
+        before = margin - (start - begin)
+        pads.append((before, size + 2 * margin - before - length))
+    if not any(before or after for before, after in pads):
         return data, valid
     return (
-        np.pad(data, [(0, 0), *missing], mode="symmetric"),
-        np.pad(valid, missing, mode="symmetric"),
+        np.pad(data, [(0, 0), *pads], mode="symmetric"),
+        np.pad(valid, pads, mode="symmetric"),
+    )
+
+
+def _clip(window: Window, margin: int, grid: Grid) -> Window:
+    """The window with its margin, as far as the grid reaches."""
+    top, left = max(0, window.row_off - margin), max(0, window.col_off - margin)
+    bottom = min(grid.height, window.row_off + window.height + margin)
+    right = min(grid.width, window.col_off + window.width + margin)
+    return Window(left, top, right - left, bottom - top)
+
+
+def tile_part(window: Window, margin: int) -> tuple[slice, slice]:
+    """Where the window lies in what `read_tile` returns."""
+    return (
+        slice(margin, margin + int(window.height)),
+        slice(margin, margin + int(window.width)),
     )
 
 
@@ -330,10 +383,12 @@ def _parent(output: Path) -> Path:
     return output.parent
 
 
-def _read_tiles(scene: Scene, plan: TilePlan) -> Iterator[tuple[Tile, np.ndarray, np.ndarray]]:
+def _read_tiles(
+    scene: Scene, plan: TilePlan, size: int, margin: int
+) -> Iterator[tuple[Tile, np.ndarray, np.ndarray]]:
     for tile in plan:
-        data, valid = scene.read(tile.window)
-        if valid.any():
+        data, valid = read_tile(scene, tile.window, size, margin)
+        if valid[tile_part(tile.window, margin)].any():
             yield tile, data, valid
 
 
@@ -372,6 +427,7 @@ def _write_prob(
                 predictor,
                 size=plan.spec.size,
                 batch_size=batch_size,
+                margin=predictor.margin,
                 progress=progress,
             )
             for row, block in stitch_rows(plan.tiles, tiles, len(outputs) + 1):

@@ -13,7 +13,15 @@ from geoseg.grid import Grid
 from geoseg.model_file import ModelSpec, load_model, save_model
 from geoseg.models import build_model
 from geoseg.options import PredictOptions, Thresholds
-from geoseg.predict import Predictor, iter_probs, mirror, plan_prediction, predict, quantise
+from geoseg.predict import (
+    Predictor,
+    iter_probs,
+    plan_prediction,
+    predict,
+    quantise,
+    read_tile,
+    tile_part,
+)
 from geoseg.raster import Scene, read_info, write_array
 from geoseg.stitch import stitch_rows
 from geoseg.tiling import TilePlan
@@ -110,16 +118,69 @@ def test_every_batch_has_one_shape_and_tiles_without_data_are_left_out(tmp_path)
     assert found[:, :, 70:].max() == 0
 
 
-@given(height=st.integers(1, 40), width=st.integers(1, 40), size=st.integers(40, 100))
-def test_mirroring_repeats_what_is_there(height, width, size):
-    data = np.arange(height * width, dtype=np.float32).reshape(1, height, width)
-    valid = np.ones((height, width), bool)
-    mirrored, mask = mirror(data, valid, size)
-    assert mirrored.shape == (1, size, size)
-    assert mask.all()
-    assert np.array_equal(mirrored[:, :height, :width], data)
-    if size > height:
-        assert np.array_equal(mirrored[:, height, :width], data[:, -1])
+@given(
+    top=st.integers(0, 29), left=st.integers(0, 43), height=st.integers(1, 30),
+    width=st.integers(1, 44), more=st.integers(0, 70), margin=st.integers(0, 90),
+)  # fmt: skip
+def test_a_tile_is_read_with_its_surroundings(small_scene, top, left, height, width, more, margin):
+    scene, data, valid = small_scene
+    height, width = min(height, 30 - top), min(width, 44 - left)
+    window, size = Window(left, top, width, height), max(height, width) + more
+    found, known = read_tile(scene, window, size, margin)
+    assert known.shape == (size + 2 * margin,) * 2
+    part = tile_part(window, margin)
+    assert np.array_equal(found[(slice(None), *part)], data[(slice(None), *window.toslices())])
+    assert np.array_equal(known[part], valid[window.toslices()])
+    # True surroundings where the scene has them, its mirror image beyond.
+    rows = np.arange(top - margin, top + height + margin)
+    columns = np.arange(left - margin, left + width + margin)
+    rows, columns = (
+        np.where(places % (2 * n) < n, places % (2 * n), 2 * n - 1 - places % (2 * n))
+        for places, n in ((rows, 30), (columns, 44))
+    )
+    near = (slice(height + 2 * margin), slice(width + 2 * margin))
+    inside = np.ix_(range(3), rows, columns)
+    if margin <= min(top, left, 30 - top - height, 44 - left - width):
+        assert np.array_equal(found[(slice(None), *near)], data[inside])
+    else:
+        assert np.isin(found, data).all()
+
+
+@pytest.fixture(scope="module")
+def small_scene(tmp_path_factory):
+    town = build_town(64, 64, seed=2, nodata_corner=False)
+    grid = Grid(town.grid.crs, town.grid.transform, 30, 44)
+    data = np.random.default_rng(0).integers(1, 255, (3, 30, 44)).astype(np.uint8)
+    data[:, 3:9, 5:20] = 0
+    path = tmp_path_factory.mktemp("small") / "scene.tif"
+    write_array(path, grid, data, nodata=0)
+    with Scene(path) as scene:
+        yield scene, data, (data != 0).all(axis=0)
+
+
+def test_what_the_published_unet_says_of_a_pixel_does_not_depend_on_its_tile(tmp_path, monkeypatch):
+    monkeypatch.setattr("geoseg.predict.computes_bf16", lambda _: False)
+    spec = SPEC.model_copy(
+        update={"arch": "unet", "encoder": None, "options": {"padding": "valid", "width": 4}}
+    )
+    torch.manual_seed(0)
+    network = build_model(
+        spec.arch, spec.encoder, bands=spec.bands, outputs=2, options=spec.options
+    )
+    predictor = Predictor(spec, network.state_dict(), "cpu")
+    scene, _ = write_town(build_town(150, 210, seed=3, gsd_m=0.5, nodata_corner=False), tmp_path)
+
+    def whole(overlap, margin):
+        with Scene(scene) as source:
+            plan = TilePlan(*source.grid.shape, 64, overlap)
+            tiles = iter_probs(source, plan, predictor, size=64, batch_size=2, margin=margin)
+            return np.concatenate([block for _, block in stitch_rows(plan, tiles, 3)], axis=1)
+
+    assert predictor.margin == network.margin(64) == 94
+    seen = np.abs(whole(0, 94) - whole(32, 94)).max()
+    mirrored = np.abs(whole(0, 0) - whole(32, 0)).max()
+    assert seen < 1e-5
+    assert mirrored > 100 * seen
 
 
 def test_quantising_is_monotone_and_keeps_the_ends():
