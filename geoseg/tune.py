@@ -33,6 +33,9 @@ _CANDIDATES = {
 }
 _ROUNDS = 2
 
+# Less than this is the noise of some hundred buildings, and no reason to leave a default.
+_LEAST_GAIN = 0.005
+
 # Validation ground beyond this many pixels is left out of the search.
 _MOST_PIXELS = 16_000_000
 
@@ -99,12 +102,18 @@ def tune_thresholds(predict: Predict, tiles: TileDataset, *, batch_size: int = 8
     for _ in range(_ROUNDS):
         before = best
         for name, values in _CANDIDATES.items():
-            choices = [best, *(best.model_copy(update={name: value}) for value in values)]
-            # The first of equals is the least change.
-            best = max(choices, key=lambda t: score(t)[1] if name == "body" else sum(score(t)))
+            choices = [best.model_copy(update={name: value}) for value in values]
+            goal = _covered if name == "body" else sum
+            winner = max(choices, key=lambda choice: goal(score(choice)))
+            if goal(score(winner)) > goal(score(best)) + _LEAST_GAIN:
+                best = winner
         if best == before:
             break
     return Tuned(best, score(best)[0])
+
+
+def _covered(scores: tuple[float, float]) -> float:
+    return scores[1]
 
 
 def _iter_grounds(predict: Predict, tiles: TileDataset, batch_size: int) -> Iterator[Ground]:
