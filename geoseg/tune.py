@@ -17,7 +17,7 @@ from geoseg.evaluate import evaluate_layers
 from geoseg.grid import Grid
 from geoseg.options import Thresholds
 from geoseg.raster import read_info
-from geoseg.tiles import tile_window
+from geoseg.tiles import read_tile_footprints, tile_window
 from geoseg.tiling import blend_weights
 from geoseg.vectorize import vectorize_arrays
 
@@ -101,7 +101,7 @@ def tune_thresholds(predict: Predict, tiles: TileDataset, *, batch_size: int = 8
 
 
 def _iter_grounds(predict: Predict, tiles: TileDataset, batch_size: int) -> Iterator[Ground]:
-    footprints = gpd.read_parquet(tiles.folder / "footprints.parquet")
+    footprints = read_tile_footprints(tiles.folder)
     pixels = 0
     for scene, rows in tiles.tiles.groupby("scene", sort=False):
         for part in _runs(rows, _MOST_PIXELS - pixels, tiles.info.size):
