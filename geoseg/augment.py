@@ -11,6 +11,9 @@ from torch import Tensor
 # Scale factors are drawn between 1/_SCALE and _SCALE.
 _SCALE = 1.4
 
+# Elastic deformation displaces a grid of 3 x 3 knots.
+_KNOTS = 3
+
 
 def augment(
     image: Tensor,
@@ -21,8 +24,9 @@ def augment(
     ignore: int,
     generator: torch.Generator,
     full: bool = True,
+    elastic_px: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Turns, mirrors, scales, shades and recolours every sample of a batch at random.
+    """Turns, mirrors, scales, bends, shades and recolours every sample of a batch at random.
 
     Args:
         image: (N, C, H, W) float, normalised.
@@ -32,11 +36,16 @@ def augment(
         ignore: Target value of pixels that count for nothing.
         generator: Source of randomness, on the CPU.
         full: Any turn, scale and shadows besides quarter turns, mirrors and colours.
+        elastic_px: Standard deviation of the displacements that bend a sample, pixels.
 
     Returns:
         The three, of the same shapes. What comes into view from beyond the tile mirrors it.
     """
-    grid = _sampling_grid(image.shape, generator, free_share=0.5 if full else 0.0).to(image.device)
+    grid = _sampling_grid(image.shape, generator, free_share=0.5 if full else 0.0)
+    if elastic_px:
+        coarse = torch.randn(len(image), 2, _KNOTS, _KNOTS, generator=generator) * elastic_px
+        grid = grid + bend(coarse, *image.shape[-2:])
+    grid = grid.to(image.device)
     image = F.grid_sample(
         image, grid, mode="bilinear", padding_mode="reflection", align_corners=False
     )
@@ -52,6 +61,22 @@ def augment(
     if full:
         image = cast_shadows(image, black, generator)
     return image * valid, target, valid
+
+
+def bend(coarse: Tensor, height: int, width: int) -> Tensor:
+    """Spreads displacements on a coarse grid to every pixel, bicubically (U-Net, 1505.04597).
+
+    Args:
+        coarse: (N, 2, rows, columns), by how many pixels (x, y) the knots look elsewhere; the
+            outermost knots lie on the outermost pixels.
+        height: Rows of the samples.
+        width: Columns of the samples.
+
+    Returns:
+        (N, H, W, 2), to be added to the grid of `grid_sample` with `align_corners=False`.
+    """
+    field = F.interpolate(coarse, (height, width), mode="bicubic", align_corners=True)
+    return field.movedim(1, -1) * (2 / field.new_tensor([width, height]))
 
 
 def recolour(image: Tensor, generator: torch.Generator) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import Field, ValidationError
@@ -110,10 +110,16 @@ def _parse_override(override: str) -> tuple[str, Any]:
 
 def _assign(tree: dict[str, Any], key: str, value: Any) -> None:
     *sections, last = key.split(".")
-    for section in sections:
-        nested = tree.get(section)
-        tree[section] = nested if isinstance(nested, dict) else {}
-        tree = tree[section]
+    for depth, section in enumerate(sections, start=1):
+        nested = tree.setdefault(section, {})
+        if nested is None:
+            nested = tree[section] = {}
+        if not isinstance(nested, dict):
+            raise ConfigError(
+                f"--set {key}: {'.'.join(sections[:depth])} is {nested!r:.40} already and has no "
+                f"{last}; set it whole"
+            )
+        tree = nested
     tree[last] = value
 
 
@@ -147,8 +153,9 @@ def _did_you_mean(location: tuple[int | str, ...]) -> str:
     model: Any = Config
     for part in location[:-1]:
         field = model.model_fields.get(str(part))
-        model = field.annotation if field else None
-        if model is None or not hasattr(model, "model_fields"):
+        kinds = get_args(field.annotation) or (field.annotation,) if field else ()
+        model = next((kind for kind in kinds if hasattr(kind, "model_fields")), None)
+        if model is None:
             return ""
     choices = list(model.model_fields)
     near = difflib.get_close_matches(str(location[-1]), choices, n=1)

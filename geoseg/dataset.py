@@ -7,12 +7,16 @@ from pathlib import Path
 import geopandas as gpd
 import numpy as np
 import torch
+from rasterio.windows import Window
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from geoseg.errors import EmptyDatasetError
-from geoseg.raster import Scene
-from geoseg.tiles import TilesInfo, load_tiles_info, read_tiles
+from geoseg.grid import Grid
+from geoseg.labels import Labels
+from geoseg.losses import burn_separation, separation_reach
+from geoseg.raster import Scene, read_info
+from geoseg.tiles import TilesInfo, load_tiles_info, read_tile_footprints, read_tiles
 
 # Tiles are kept in memory up to this much, and read from disk beyond it.
 CACHE_BYTES = 2 * 1024**3
@@ -24,17 +28,20 @@ class TileDataset(Dataset[Sample]):
     """The tiles of one split.
 
     A sample holds `image` (C, size, size) float32 in the scene's units, `target`
-    (2, size, size) uint8 and `valid` (1, size, size) bool, False on nodata.
+    (2, size, size) uint8 and `valid` (1, size, size) bool, False on nodata; with `sigma_px`
+    also `separation` (1, size, size) uint8, see `geoseg.losses.burn_separation`.
 
     Args:
         folder: A folder made by `geoseg tile`.
         split: `train`, `val` or `test`.
+        sigma_px: Width of the gaps between buildings that the weight map stresses; no
+            `separation` when None.
 
     Raises:
         EmptyDatasetError: If the folder or the split is empty.
     """
 
-    def __init__(self, folder: str | Path, split: str) -> None:
+    def __init__(self, folder: str | Path, split: str, *, sigma_px: float | None = None) -> None:
         self.folder = Path(folder)
         self.info: TilesInfo = load_tiles_info(folder)
         tiles = read_tiles(folder)
@@ -43,22 +50,28 @@ class TileDataset(Dataset[Sample]):
             raise EmptyDatasetError(
                 f"{folder}: has no tile in split {split}; tile again with other --fractions"
             )
-        self._cache: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
-        pixel = np.dtype(self.info.dtype).itemsize * len(self.info.bands) + 3
+        self.sigma_px = sigma_px
+        self._footprints = self._read_footprints() if sigma_px else {}
+        self._cache: dict[int, dict[str, np.ndarray]] = {}
+        pixel = np.dtype(self.info.dtype).itemsize * len(self.info.bands) + 3 + bool(sigma_px)
         self._cached = min(len(self.tiles), CACHE_BYTES // (pixel * self.info.size**2))
 
     def __len__(self) -> int:
         return len(self.tiles)
 
-    def __getitem__(self, index: int) -> Sample:
-        image, target, valid = self._load(index)
-        return {
-            "image": torch.from_numpy(image.astype(np.float32)),
-            "target": torch.tensor(target),  # a copy: the cache stays as it is
-            "valid": torch.tensor(valid[None]),
-        }
+    @property
+    def building_share(self) -> float:
+        """Share of building pixels among the valid ones."""
+        valid = self.tiles.valid_fraction
+        return float((self.tiles.building_fraction * valid).sum() / valid.sum())
 
-    def _load(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def __getitem__(self, index: int) -> Sample:
+        # Copies: the cache stays as it is.
+        loaded = dict(self._load(index))
+        image = torch.from_numpy(loaded.pop("image").astype(np.float32))
+        return {"image": image} | {name: torch.tensor(array) for name, array in loaded.items()}
+
+    def _load(self, index: int) -> dict[str, np.ndarray]:
         if index in self._cache:
             return self._cache[index]
         name = f"{self.tiles.id[index]}.tif"
@@ -69,10 +82,31 @@ class TileDataset(Dataset[Sample]):
             data, valid = image.read()
             burnt, known = target.read()
         burnt[:, ~known] = self.info.ignore
-        loaded = data, burnt, valid
+        loaded = {"image": data, "target": burnt, "valid": valid[None]}
+        if self.sigma_px:
+            loaded["separation"] = self._burn_separation(index, image.grid, self.sigma_px)[None]
         if index < self._cached:
             self._cache[index] = loaded
         return loaded
+
+    def _burn_separation(self, index: int, grid: Grid, sigma_px: float) -> np.ndarray:
+        # Buildings outside the tile make gaps within it.
+        halo = separation_reach(sigma_px)
+        wide = Window(-halo, -halo, grid.width + 2 * halo, grid.height + 2 * halo)
+        ids = Labels(grid, self._footprints[self.tiles.scene[index]]).burn_ids(wide)
+        return burn_separation(ids, sigma_px)[halo:-halo, halo:-halo]
+
+    def _read_footprints(self) -> dict[str, gpd.GeoDataFrame]:
+        """The footprints of each scene, in its CRS."""
+        footprints = read_tile_footprints(self.folder)
+        crs = {
+            scene: read_info(self.folder / "images" / f"{rows.id.iloc[0]}.tif").grid.crs
+            for scene, rows in self.tiles.groupby("scene")
+        }
+        return {
+            scene: footprints[footprints.scene == scene].to_crs(known.to_wkt())
+            for scene, known in crs.items()
+        }
 
 
 def normalise(image: Tensor, valid: Tensor, mean: Tensor, std: Tensor) -> Tensor:

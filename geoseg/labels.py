@@ -65,13 +65,21 @@ class Labels:
             window.width + 2 * halo,
             window.height + 2 * halo,
         )
-        ids = self._burn_ids(wide)
+        ids = self.burn_ids(wide)
         border = _edges(ids, 2 * halo + 1)
         targets = np.stack([ids > 0, border])[:, halo:-halo, halo:-halo].astype(np.uint8)
         targets[:, ~valid] = IGNORE
         return targets
 
-    def _burn_ids(self, window: Window) -> np.ndarray:
+    def burn_ids(self, window: Window) -> np.ndarray:
+        """Burns which footprint the centre of each pixel lies in.
+
+        Args:
+            window: Of the grid's lattice, also beyond its edges.
+
+        Returns:
+            int32 (H, W): position in `footprints` + 1, or 0 on the ground.
+        """
         geometry = self.footprints.geometry
         hits = np.sort(geometry.sindex.query(self.grid.window_polygon(window)))
         shapes = [(geometry.iloc[i], i + 1) for i in hits]

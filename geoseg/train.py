@@ -16,24 +16,21 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
 from geoseg import __version__
-from geoseg.augment import augment
-from geoseg.dataset import Sample, TileDataset, normalise
+from geoseg.dataset import Sample, TileDataset
 from geoseg.errors import ModelFileError
 from geoseg.history import History
 from geoseg.journal import check_output
-from geoseg.losses import CompositeLoss
-from geoseg.metrics import PixelCounts, count_pixels
 from geoseg.model_file import ModelSpec, save_model
 from geoseg.models import (
     build_model,
     check_tile_size,
     choose_encoder,
-    encoder_of,
     resolve_architecture,
 )
 from geoseg.options import ModelOptions, Thresholds, TrainOptions
 from geoseg.predict import Predictor, choose_device, computes_bf16
-from geoseg.tiles import TilesInfo
+from geoseg.segmenter import Segmenter
+from geoseg.tiles import TilesInfo, load_tiles_info
 from geoseg.tune import tune_thresholds
 
 Report = Callable[[str], None]
@@ -95,7 +92,7 @@ def train(
             then.
     """
     model, options = model or ModelOptions(), options or TrainOptions()
-    train_set, val_set = (TileDataset(tiles, split) for split in ("train", "val"))
+    train_set, val_set = _load_tiles(tiles, options)
     folder, last = Path(output), Path(output) / "last.ckpt"
     resuming = resume and last.is_file()
     check_output(output, overwrite=overwrite or resuming)
@@ -113,7 +110,13 @@ def train(
         options=spec.options,
     )
     check_tile_size(network, spec.size)
-    module = Segmenter(network, train_set.info, options)
+    module = Segmenter(
+        network,
+        train_set.info,
+        options,
+        building_share=train_set.building_share,
+        pretrained=spec.encoder is not None and model.encoder_weights is not None,
+    )
     history = History(folder, options, report)
     trainer = _build_trainer(folder, options, device, history, progress_bar)
     train_loader, val_loader = _build_loaders(train_set, val_set, options)
@@ -131,89 +134,6 @@ def train(
     return TrainResult(
         folder / MODEL_NAME, history.best_iou, tuned.f1, tuned.thresholds, history.minutes
     )
-
-
-class Segmenter(L.LightningModule):
-    """A network, its loss and its optimiser, as Lightning runs them.
-
-    Args:
-        network: (N, C, H, W) → logits (N, outputs, H, W).
-        info: What the tiles are.
-        options: How to train.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, network: nn.Module, info: TilesInfo, options: TrainOptions) -> None:
-        super().__init__()
-        self.network = network.to(memory_format=torch.channels_last)
-        self.loss = CompositeLoss(options.loss)
-        self.options = options
-        self.ignore = info.ignore
-        self.register_buffer("mean", torch.tensor(info.mean), persistent=False)
-        self.register_buffer("std", torch.tensor(info.std), persistent=False)
-        self.counts = PixelCounts(0, 0, 0, 0)
-
-    def training_step(self, batch: Sample, _: int) -> Tensor:
-        """Loss of one augmented batch."""
-        image, target, valid = self._prepare(batch)
-        if self.options.augment != "none":
-            image, target, valid = augment(
-                image,
-                target,
-                valid,
-                black=-self.mean / self.std,
-                ignore=self.ignore,
-                generator=self._generator(),
-                full=self.options.augment == "full",
-            )
-        loss = self._loss(image, target)[0]
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(image))
-        return loss
-
-    def on_validation_epoch_start(self) -> None:
-        """Starts counting anew."""
-        self.counts = PixelCounts(0, 0, 0, 0)
-
-    def validation_step(self, batch: Sample, _: int) -> None:
-        """Loss and pixel counts of one batch."""
-        image, target, _valid = self._prepare(batch)
-        loss, logits = self._loss(image, target)
-        self.log("val_loss", loss, batch_size=len(image))
-        body, truth = (logits[:, 0] > 0).cpu().numpy(), target[:, 0].cpu().numpy()
-        self.counts += count_pixels(body, truth == 1, truth != self.ignore)
-
-    def on_validation_epoch_end(self) -> None:
-        """Scores of all validation pixels together."""
-        self.log("val_iou", self.counts.iou)
-        self.log("val_f1", self.counts.f1)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW; a gentler rate for the encoder, which has learnt before."""
-        encoder = list(encoder_of(self.network).parameters())
-        known = {id(p) for p in encoder}
-        rest = [p for p in self.network.parameters() if id(p) not in known]
-        lr = self.options.lr
-        groups = [
-            {"params": encoder, "share": self.options.encoder_lr},
-            {"params": rest, "share": 1.0},
-        ]
-        return torch.optim.AdamW(groups, lr=lr, weight_decay=self.options.weight_decay)
-
-    def _prepare(self, batch: Sample) -> tuple[Tensor, Tensor, Tensor]:
-        image = normalise(batch["image"], batch["valid"], self.mean, self.std)
-        return image, batch["target"], batch["valid"]
-
-    def _loss(self, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.network(image.contiguous(memory_format=torch.channels_last))
-        known = target != self.ignore
-        loss: Tensor = self.loss(logits, target * known, known)
-        return loss, logits
-
-    def _generator(self) -> torch.Generator:
-        # A function of the step alone, so that a resumed run draws what it would have drawn.
-        return torch.Generator().manual_seed(self.options.seed * 1_000_003 + self.global_step)
 
 
 class RunCheckpoints(ModelCheckpoint):
@@ -257,6 +177,14 @@ class PassSampler(Sampler[int]):
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning at the start of each epoch."""
         self.epoch = epoch
+
+
+def _load_tiles(folder: str | Path, options: TrainOptions) -> tuple[TileDataset, TileDataset]:
+    """The tiles to train on and those to validate."""
+    weighing = options.weight_map
+    sigma_px = weighing.sigma(load_tiles_info(folder).gsd_m) if weighing else None
+    train_set, val_set = (TileDataset(folder, s, sigma_px=sigma_px) for s in ("train", "val"))
+    return train_set, val_set
 
 
 def _describe(info: TilesInfo, model: ModelOptions) -> ModelSpec:

@@ -18,7 +18,7 @@ from geoseg.grid import Grid
 from geoseg.metrics import AreaCounts, Score
 from geoseg.options import Thresholds
 from geoseg.raster import read_info
-from geoseg.tiles import tile_window
+from geoseg.tiles import read_tile_footprints, tile_window
 from geoseg.tiling import blend_weights
 from geoseg.vectorize import vectorize_arrays
 
@@ -117,7 +117,7 @@ def _covered(scores: tuple[float, float]) -> float:
 
 
 def _iter_grounds(predict: Predict, tiles: TileDataset, batch_size: int) -> Iterator[Ground]:
-    footprints = gpd.read_parquet(tiles.folder / "footprints.parquet")
+    footprints = read_tile_footprints(tiles.folder)
     pixels = 0
     for scene, rows in tiles.tiles.groupby("scene", sort=False):
         for part in _runs(rows, _MOST_PIXELS - pixels, tiles.info.size):

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy import ndimage
 
 import geoseg.augment
-from geoseg.augment import augment, cast_shadows, recolour
+from geoseg.augment import augment, bend, cast_shadows, recolour
 
 BLACK = torch.tensor([-2.0, -1.5, -1.0])
 
@@ -29,9 +30,9 @@ def batch(count=24, height=48, width=48, seed=0):
     return image, target, valid
 
 
-def run(image, target, valid, seed=0):
+def run(image, target, valid, seed=0, **options):
     generator = torch.Generator().manual_seed(seed)
-    return augment(image, target, valid, black=BLACK, ignore=255, generator=generator)
+    return augment(image, target, valid, black=BLACK, ignore=255, generator=generator, **options)
 
 
 def clear_of_edges(mask, margin=2):
@@ -164,3 +165,89 @@ def test_shadows_darken_a_stripe_and_never_below_black():
     shadowed = (light < 0.99).flatten(1).float().mean(dim=1)
     assert 10 <= (shadowed > 0).sum() <= 30
     assert (shadowed < 1).all()
+
+
+# Elastic deformation
+
+
+def look(image, offsets, mode="nearest"):
+    """The image seen through an untouched grid with the offsets added."""
+    count, _, height, width = image.shape
+    unit = torch.eye(2, 3).expand(count, 2, 3)
+    grid = F.affine_grid(unit, [count, 1, height, width], align_corners=False) + offsets
+    return F.grid_sample(image, grid, mode=mode, padding_mode="reflection", align_corners=False)
+
+
+def test_one_displacement_of_all_knots_shifts_by_whole_pixels():
+    image = torch.rand(2, 3, 20, 33, generator=torch.Generator().manual_seed(0))
+    coarse = torch.tensor([[3.0, -2.0], [0.0, 5.0]]).view(2, 2, 1, 1).expand(2, 2, 3, 3)
+    found = look(image, bend(coarse, 20, 33))
+    # A pixel takes what lies 3 columns to its right and 2 rows above it.
+    assert torch.equal(found[0, :, 2:, :-3], image[0, :, :-2, 3:])
+    assert torch.equal(found[1, :, :-5], image[1, :, 5:])
+
+
+def test_one_knot_moves_its_own_surroundings():
+    coarse = torch.zeros(1, 2, 3, 3)
+    coarse[0, 0, 1, 2] = 4  # the middle of the right edge, to the right
+    pixels = bend(coarse, 21, 33)[0] * torch.tensor([33 / 2, 21 / 2])
+    assert pixels[10, 32, 0].item() == pytest.approx(4, abs=1e-5)
+    assert (pixels[..., 1] == 0).all()
+    for row in (0, 10, 20):
+        for column in (0, 16, 32):
+            if (row, column) != (10, 32):
+                assert pixels[row, column, 0].item() == pytest.approx(0, abs=1e-5)
+    # Half-way between knots a cubic of a = -0.75 gives 0.59375 of the near, and of the border,
+    # which it repeats, -0.09375 more.
+    assert pixels[10, 24, 0].item() == pytest.approx(4 * (0.59375 - 0.09375), abs=1e-5)
+    assert pixels[5, 32, 0].item() == pytest.approx(4 * 0.59375, abs=1e-5)
+
+
+def test_no_displacement_is_the_identity():
+    image = torch.rand(1, 2, 9, 14)
+    assert (bend(torch.zeros(1, 2, 3, 3), 9, 14) == 0).all()
+    assert torch.equal(look(image, bend(torch.zeros(1, 2, 3, 3), 9, 14)), image)
+    plain, bent = run(*batch()), run(*batch(), elastic_px=0.0)
+    assert all(torch.equal(a, b) for a, b in zip(plain, bent, strict=True))
+
+
+def test_displacements_deviate_as_asked(monkeypatch):
+    seen = []
+
+    def spy(coarse, height, width):
+        seen.append((coarse, height, width))
+        return bend(coarse, height, width)
+
+    monkeypatch.setattr(geoseg.augment, "bend", spy)
+    run(*batch(count=500, height=16, width=24), elastic_px=7.0)
+    ((coarse, height, width),) = seen
+    assert coarse.shape == (500, 2, 3, 3)
+    assert (height, width) == (16, 24)
+    assert coarse.std().item() == pytest.approx(7, rel=0.03)
+    assert coarse.mean().abs() < 0.3
+    # Every knot of every sample goes its own way.
+    assert torch.corrcoef(coarse.flatten(1).T).fill_diagonal_(0).abs().max() < 0.25
+
+
+def test_bent_image_and_targets_stay_aligned(uncoloured):
+    image, target, valid = batch(height=48, width=64)
+    valid[:, :, :10, 50:] = False
+    image, found, valid = run(image, target, valid, elastic_px=3.0)
+    assert found.dtype == torch.uint8
+    assert set(found.unique().tolist()) == {0, 1, 255}
+    assert (found[(~valid).expand_as(found)] == 255).all()
+    plain = run(*batch(height=48, width=64))[1]
+    assert ((found != plain).flatten(1).float().mean(1) > 0.01).all()
+    for sample, mask, known in zip(image, found[:, 0].numpy(), valid[:, 0].numpy(), strict=True):
+        clear = clear_of_edges(mask) & known
+        assert clear.mean() > 0.3
+        assert ((sample[0] > 5).numpy() == mask)[clear].all()
+
+
+def test_bytes_in_a_further_target_channel_keep_their_values():
+    image, target, valid = batch(height=48, width=64)
+    steps = torch.arange(48 * 64).view(1, 1, 48, 64).remainder(199).to(torch.uint8) + 7
+    further = torch.cat([target, steps.expand(24, 1, 48, 64)], dim=1)
+    _, found, _ = run(image, further, valid, elastic_px=3.0)
+    assert set(found[:, 2].unique().tolist()) <= set(range(7, 206))
+    assert torch.equal(found[:, :2], run(image, target, valid, elastic_px=3.0)[1])

@@ -11,7 +11,14 @@ from pydantic import ValidationError
 import geoseg
 from geoseg.config import Config, find_config, load_config, shipped_configs
 from geoseg.errors import ConfigError
-from geoseg.options import Thresholds, TileOptions, VectorizeOptions
+from geoseg.options import (
+    FocalOptions,
+    LossOptions,
+    Thresholds,
+    TileOptions,
+    TrainOptions,
+    VectorizeOptions,
+)
 
 ROOT = Path(geoseg.__file__).parents[1]
 
@@ -96,7 +103,7 @@ def test_the_command_line_comes_last(write):
          "model.encoder_weights=", "train.lr = 2e-4"],
     )  # fmt: skip
     assert config.train.lr == 2e-4
-    assert config.train.loss == {"dice": 1.0, "bce": 2.0}
+    assert config.train.loss == LossOptions(dice=1, bce=2)
     assert config.model.options == {"fusion": "add"}
     assert config.tile.bands == (3, "nir")
     assert config.model.encoder_weights is None
@@ -134,7 +141,7 @@ def test_a_misspelt_key_is_named_with_its_file(write):
 def test_a_wrong_value_is_named_with_its_place(write):
     path = write("train:\n  lr: -1\n")
     assert refusal(path) == f"{path}: train.lr: input should be greater than 0 (got -1)"
-    assert "train.loss.bce: input should be greater than or equal to 0 (got -1)" in refusal(
+    assert "train.loss.bce.weight: input should be greater than or equal to 0 (got -1)" in refusal(
         write("train: {loss: {bce: -1}}")
     )
     assert "tile.bands.0: " in refusal(write("tile: {bands: [1.5]}"))
@@ -153,6 +160,99 @@ def test_a_wrong_value_is_named_with_its_place(write):
 def test_tiles_that_cannot_be(tile, problem):
     with pytest.raises(ValidationError, match=problem):
         TileOptions(**tile)
+
+
+# The loss
+
+
+def test_a_number_is_the_weight_of_a_term(write):
+    loss = load_config(write("train: {loss: {bce: 1.0, dice: 1.0}}")).train.loss
+    assert loss == TrainOptions().loss == LossOptions(bce={"weight": 1}, dice={"weight": 1})
+    assert list(loss.terms) == ["bce", "dice"]
+    loss = load_config(
+        write("train: {loss: {focal: {weight: 10, gamma: 1.5, alpha: 0.25}, dice: 1.0, bce: 0}}")
+    ).train.loss
+    assert list(loss.terms) == ["dice", "focal"]
+    assert loss.focal == FocalOptions(weight=10, gamma=1.5, alpha=0.25)
+    assert loss.focal.normalise == "pixels"
+
+
+def test_weights_of_classes_are_one_number_or_several(write):
+    for text, weights in (("3", (3.0,)), ("[3, 0.5]", (3.0, 0.5))):
+        path = write(f"train: {{loss: {{bce: {{pos_weight: {text}}}}}}}")
+        assert load_config(path).train.loss.bce.pos_weight == weights
+
+
+def test_the_loss_is_shown_as_it_may_be_written():
+    shown = LossOptions(dice=2, focal={"alpha": 0.25}).model_dump()
+    assert list(shown) == ["dice", "focal"]
+    assert shown["dice"] == {"weight": 2.0, "smooth": 1.0}
+    assert LossOptions.model_validate(shown) == LossOptions(dice=2, focal={"alpha": 0.25})
+
+
+def test_a_parameter_joins_those_of_the_file(write):
+    path = write("train: {loss: {focal: {weight: 10}}}")
+    loss = load_config(path, ["train.loss.focal.gamma=3", "train.loss.bce=0.5"]).train.loss
+    assert loss == LossOptions(focal={"weight": 10, "gamma": 3}, bce=0.5)
+    # The weight of 10 must not get lost without a word.
+    message = refusal(write("train: {loss: {focal: 10}}"), "train.loss.focal.gamma=3")
+    assert message == (
+        "--set train.loss.focal.gamma: train.loss.focal is 10 already and has no gamma; set it "
+        "whole"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{lovasz: 1}",
+         "train.loss.lovasz: no such key; did you mean lovasz_hinge? the keys are bce, "
+         "cross_entropy, dice, focal, jaccard, lovasz_hinge, lovasz_softmax, tversky"),
+        ("{focal: {gama: 2}}",
+         "train.loss.focal.gama: no such key; did you mean gamma? the keys are weight, gamma, "),
+        ("{focal: {alpha: 1}}", "train.loss.focal.alpha: input should be less than 1 (got 1)"),
+        ("{focal: {normalise: anchors}}",
+         "train.loss.focal.normalise: input should be 'pixels' or 'positives' (got 'anchors')"),
+        ("{tversky: {alpha: 0}}", "train.loss.tversky.alpha: input should be greater than 0"),
+        ("{bce: {pos_weight: [1, 0]}}", "train.loss.bce.pos_weight.1: input should be greater"),
+        ("{lovasz_softmax: {classes: [1]}}", "train.loss.lovasz_softmax.classes: input should be "),
+        ("{}", "train.loss: no term has a positive weight (got {})"),
+        ("{bce: 0.0}", "train.loss: no term has a positive weight"),
+        ("{bce: [1]}", "train.loss.bce.weight: input should be a valid number (got [1])"),
+    ],
+)  # fmt: skip
+def test_a_loss_that_cannot_be(write, text, problem):
+    path = write(f"train: {{loss: {text}}}")
+    message = refusal(path)
+    assert message.startswith(f"{path}: {problem}")
+    assert "\n" not in message
+
+
+def test_the_weight_map_has_its_own_settings(write):
+    assert load_config().train.weight_map is None
+    weighing = load_config(write("train: {weight_map: {}}")).train.weight_map
+    assert (weighing.w0, weighing.sigma_px, weighing.balance) == (10, 5, True)
+    assert weighing.sigma(gsd_m=0.3) == 5
+    weighing = load_config(write("train: {weight_map: {w0: 3, sigma_m: 1.5}}")).train.weight_map
+    assert (weighing.w0, weighing.sigma(gsd_m=0.3)) == (3, pytest.approx(5))
+    assert (
+        "train.weight_map.sigma: no such key; did you mean sigma_m? the keys are w0, "
+        in refusal(write("train: {weight_map: {sigma: 3}}"))
+    )
+    assert "train.weight_map.sigma_px: input should be greater than 0" in refusal(
+        write("train: {weight_map: {sigma_px: 0}}")
+    )
+
+
+def test_settings_without_an_effect_are_refused(write):
+    path = write("train: {loss: {dice: 1, lovasz_hinge: 1, bce: 0}, weight_map: {}}")
+    assert refusal(path).startswith(
+        f"{path}: train: weight_map weighs pixels, which no term of loss counts one by one; add "
+        "bce or focal to loss"
+    )
+    path = write("train: {augment: none, elastic_px: 10}")
+    assert refusal(path).startswith(f"{path}: train: elastic_px needs augment, light or full")
+    assert load_config(write("train: {augment: light, elastic_px: 10}")).train.elastic_px == 10
 
 
 def test_a_clash_names_both_who_made_it(write):
@@ -174,6 +274,7 @@ def test_a_clash_names_both_who_made_it(write):
         ("train.lr=[1", "--set train.lr=[1: '[1' is not a YAML value"),
         ("train.lr=fast", "--set: train.lr: input should be a valid number"),
         ("train.lr.x=5", "--set: train.lr: input should be a valid number"),
+        ("train.loss.bce=much", "--set: train.loss.bce.weight: input should be a valid number"),
         ("train=5", "--set: train: input should be"),
         ("train.rate=1", "--set: train.rate: no such key; "),
         ("lr=1", "--set: lr: no such key; "),

@@ -1,6 +1,8 @@
 """Tiles as tensors: the values on disk, nodata ignored, every pass the same."""
 
+import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -8,6 +10,7 @@ from torch.utils.data import DataLoader
 import geoseg.dataset
 from geoseg.dataset import TileDataset, normalise
 from geoseg.errors import EmptyDatasetError, SceneReadError
+from geoseg.losses import burn_separation
 from geoseg.options import TileOptions
 from geoseg.tiles import plan_tiles, tile_scenes, tile_window
 
@@ -59,6 +62,62 @@ def test_what_is_done_to_a_sample_does_not_reach_the_next(tiles):
     for tensor in dataset[0].values():
         tensor.zero_()
     assert all(torch.equal(before[name], dataset[0][name]) for name in before)
+
+
+def test_separation_is_that_of_the_whole_scene(tiles):
+    made, folder = tiles
+    ids = np.zeros(made.grid.shape, int)
+    for number, (left, top, right, bottom) in enumerate(made.boxes, start=1):
+        ids[top:bottom, left:right] = number
+    whole = burn_separation(ids, 6)
+    for split in ("train", "val"):
+        dataset, plain = TileDataset(folder, split, sigma_px=6), TileDataset(folder, split)
+        for index, tile in enumerate(dataset.tiles.itertuples()):
+            sample = dataset[index]
+            found = sample.pop("separation")
+            assert (found.shape, found.dtype) == ((1, 32, 32), torch.uint8)
+            assert found.max() > 0
+            np.testing.assert_array_equal(found[0], whole[tile_window(tile).toslices()])
+            assert all(torch.equal(sample[name], array) for name, array in plain[index].items())
+            assert torch.equal(dataset[index]["separation"], found)  # from the cache
+
+
+def test_separation_of_two_scenes_comes_from_their_own_footprints(make_scene, tmp_path):
+    # In two CRSs; in the second every other building is missing.
+    first = make_scene("first")
+    second = make_scene("second", crs="EPSG:32644", origin=(500_000.0, 2_000_000.0),
+                        buildings=first.boxes[::2])  # fmt: skip
+    frames = [gpd.read_file(made.labels).to_crs(4326) for made in (first, second)]
+    gpd.GeoDataFrame(pd.concat(frames)).to_file(tmp_path / "both.gpkg")
+    options = TileOptions(size=32, overlap=8, fractions=(0.6, 0.2, 0.2))
+    plan = plan_tiles([first.path, second.path], tmp_path / "both.gpkg", options)
+    tile_scenes(plan, tmp_path / "both")
+    dataset = TileDataset(tmp_path / "both", "train", sigma_px=6)
+    wholes = {}
+    for made in (first, second):
+        ids = np.zeros(made.grid.shape, int)
+        for number, (left, top, right, bottom) in enumerate(made.boxes, start=1):
+            ids[top:bottom, left:right] = number
+        wholes[str(made.path)] = burn_separation(ids, 6)
+    assert set(dataset.tiles.scene) == set(wholes)
+    for index, tile in enumerate(dataset.tiles.itertuples()):
+        expected = wholes[tile.scene][tile_window(tile).toslices()]
+        np.testing.assert_array_equal(dataset[index]["separation"][0], expected)
+
+
+def test_separation_needs_the_footprints(tiles):
+    (tiles[1] / "footprints.parquet").unlink()
+    TileDataset(tiles[1], "train")
+    with pytest.raises(EmptyDatasetError, match=r"footprints\.parquet: is missing; tile the scen"):
+        TileDataset(tiles[1], "train", sigma_px=5)
+
+
+def test_the_share_of_buildings_is_that_of_the_pixels(tiles):
+    dataset = TileDataset(tiles[1], "train")
+    targets = torch.stack([dataset[index]["target"][0] for index in range(len(dataset))])
+    assert (targets == 255).any()
+    expected = (targets == 1).sum() / (targets != 255).sum()
+    assert dataset.building_share == pytest.approx(expected.item())
 
 
 def test_a_split_without_a_tile(make_scene, tmp_path):

@@ -16,8 +16,8 @@ FLOORS = (
     {"grid", "paths", "tiling", "stitch", "metrics", "options"},
     {"raster", "vector", "model_file", "journal"},
     {
-        "labels", "splits", "tiles", "dataset", "augment", "models", "losses", "train", "history",
-        "predict", "tune", "vectorize", "evaluate", "pictures", "town",
+        "labels", "splits", "tiles", "dataset", "augment", "models", "losses", "segmenter", "train",
+        "history", "predict", "tune", "vectorize", "evaluate", "pictures", "town",
     },
     {"config", "execution"},
     {"cli"},

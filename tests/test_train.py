@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from geoseg.dataset import TileDataset
-from geoseg.errors import InputShapeError, OutputExistsError, UnknownArchitectureError
+from geoseg.errors import ConfigError, InputShapeError, OutputExistsError, UnknownArchitectureError
 from geoseg.history import schedule
 from geoseg.model_file import load_model
-from geoseg.options import ModelOptions, TileOptions, TrainOptions
+from geoseg.options import LossOptions, ModelOptions, TileOptions, TrainOptions
 from geoseg.predict import Predictor
 from geoseg.tiles import plan_tiles, tile_scenes
 from geoseg.town import build_town, write_town
@@ -153,6 +153,31 @@ def test_a_run_that_was_moved_keeps_its_best_epoch(run, tiles, tmp_path):
     assert best < 2
     assert torch.load(moved / "best.ckpt", weights_only=True)["epoch"] == best
     assert result.val_iou == pytest.approx(scores[best])
+
+
+def test_a_run_with_every_option_of_the_papers(tiles, tmp_path):
+    loss = {"bce": 1, "focal": {"weight": 10, "alpha": 0.25}, "lovasz_hinge": {"per_image": True},
+            "tversky": {"alpha": 0.3, "beta": 0.7}}  # fmt: skip
+    options = TrainOptions.model_validate(
+        OPTIONS.model_dump()
+        | {"loss": loss, "weight_map": {"w0": 5, "sigma_m": 1.5}, "elastic_px": 3, "lr": 5e-3}
+    )
+    train(tiles, tmp_path / "papers", model=MODEL, options=options)
+    table = rows(tmp_path / "papers")
+    assert float(table[-1]["train_loss"]) < float(table[0]["train_loss"])
+    spec, _ = load_model(tmp_path / "papers" / "model.safetensors")
+    kept = TrainOptions.model_validate(spec.provenance["train"])
+    assert kept == options
+    # The weights of pixels are no part of the state: resuming asks for none.
+    state = torch.load(tmp_path / "papers" / "last.ckpt", weights_only=True)["state_dict"]
+    assert {name.split(".")[0] for name in state} == {"network"}
+
+
+def test_a_loss_for_another_task_leaves_no_folder(tiles, tmp_path):
+    options = OPTIONS.model_copy(update={"loss": LossOptions(cross_entropy=1)})
+    with pytest.raises(ConfigError, match="cross_entropy: is for exclusive classes"):
+        train(tiles, tmp_path / "run", model=MODEL, options=options)
+    assert not (tmp_path / "run").exists()
 
 
 def test_time_ends_training_and_without_a_state_resume_begins_one(tiles, tmp_path):

@@ -10,7 +10,13 @@ tiles.json        what a model must know of the tiles
 """
 
 from geoseg.tiles.cut import tile_scenes
-from geoseg.tiles.index import TilesInfo, load_tiles_info, read_tiles, tile_window
+from geoseg.tiles.index import (
+    TilesInfo,
+    load_tiles_info,
+    read_tile_footprints,
+    read_tiles,
+    tile_window,
+)
 from geoseg.tiles.plan import TilesPlan, plan_tiles
 
 __all__ = [
@@ -18,6 +24,7 @@ __all__ = [
     "TilesPlan",
     "load_tiles_info",
     "plan_tiles",
+    "read_tile_footprints",
     "read_tiles",
     "tile_scenes",
     "tile_window",

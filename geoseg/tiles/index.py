@@ -84,6 +84,18 @@ def read_tiles(folder: str | Path) -> gpd.GeoDataFrame:
     return gpd.read_parquet(Path(folder) / "tiles.parquet")
 
 
+def read_tile_footprints(folder: str | Path) -> gpd.GeoDataFrame:
+    """Reads `footprints.parquet`: the labels in longitude and latitude, and the scene of each.
+
+    Raises:
+        EmptyDatasetError: If the file is missing.
+    """
+    path = Path(folder) / "footprints.parquet"
+    if not path.is_file():
+        raise EmptyDatasetError(f"{path}: is missing; tile the scenes again")
+    return gpd.read_parquet(path)
+
+
 def tile_window(tile: Any) -> Window:
     """The window of a row of `tiles.parquet` on its scene's grid."""
     return Window(tile.col_off, tile.row_off, tile.width, tile.height)

@@ -1,0 +1,38 @@
+"""Losses by name, each usable alone, and their weighted sum.
+
+All of them compare logits (N, C, H, W) with the truth of one of two tasks:
+
+- `binary`: every channel is a problem of its own (sigmoid); target (N, C, H, W) in 0..1,
+  valid (N, C, H, W).
+- `multiclass`: classes exclude each other (softmax); target (N, H, W), the index of each pixel's
+  class, valid (N, H, W).
+
+Pixels that are not valid count in none of them, whatever they hold. What a term does on ground
+without a building is said in its docstring.
+"""
+
+from geoseg.losses.batch import Batch, Task, build_batch
+from geoseg.losses.composite import LOSSES, CompositeLoss
+from geoseg.losses.lovasz import lovasz_hinge, lovasz_softmax
+from geoseg.losses.overlap import dice_loss, jaccard_loss, tversky_loss
+from geoseg.losses.pixelwise import bce_loss, cross_entropy_loss, focal_loss
+from geoseg.losses.weight_map import WeightMap, burn_separation, separation_reach
+
+__all__ = [
+    "LOSSES",
+    "Batch",
+    "CompositeLoss",
+    "Task",
+    "WeightMap",
+    "bce_loss",
+    "build_batch",
+    "burn_separation",
+    "cross_entropy_loss",
+    "dice_loss",
+    "focal_loss",
+    "jaccard_loss",
+    "lovasz_hinge",
+    "lovasz_softmax",
+    "separation_reach",
+    "tversky_loss",
+]

@@ -1,0 +1,131 @@
+"""One step of training by hand: what is weighed, what is ignored, what augmentation moves."""
+
+import pytest
+import torch
+from torch import nn
+
+import geoseg.segmenter
+from geoseg.losses import CompositeLoss, WeightMap
+from geoseg.models import build_model
+from geoseg.options import TrainOptions
+from geoseg.segmenter import Segmenter
+from geoseg.tiles import TilesInfo
+
+INFO = TilesInfo(
+    bands=("red", "green", "blue"), dtype="uint8", gsd_m=0.3, nodata=None, size=32, overlap=0,
+    mean=(10.0, 20.0, 30.0), std=(2.0, 2.0, 2.0), scenes=("a.tif",), labels="a.gpkg", where=None,
+    split={}, tiles={"train": 2}, shared_pixels=0,
+)  # fmt: skip
+
+
+class Fixed(nn.Module):
+    """Answers with the first two bands."""
+
+    def forward(self, image):
+        return image[:, :2]
+
+
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(3, 3, 20, 28, generator=generator) * 40
+    target = torch.randint(0, 2, (3, 2, 20, 28), generator=generator, dtype=torch.uint8)
+    valid = torch.ones(3, 1, 20, 28, dtype=torch.bool)
+    valid[:, :, :4, :6] = False
+    target[:, :, :4, :6] = 255
+    target[0, 1, 15:, 20:] = 255  # unknown in the border alone
+    separation = torch.randint(0, 255, (3, 1, 20, 28), generator=generator, dtype=torch.uint8)
+    return {"image": image, "target": target, "valid": valid, "separation": separation}
+
+
+def build(building_share=0.25, **options):
+    options = TrainOptions.model_validate(options)
+    return Segmenter(Fixed(), INFO, options, building_share=building_share)
+
+
+def step(module, sample):
+    image, target, _ = module._prepare(sample)
+    return module._loss(image, target)[0].item()
+
+
+def test_the_loss_is_that_of_known_pixels():
+    sample = batch()
+    logits = (sample["image"] - torch.tensor(INFO.mean).view(1, 3, 1, 1)) / 2 * sample["valid"]
+    known = sample["target"] != 255
+    for loss in ({"bce": 1, "dice": 1}, {"focal": {"weight": 2, "alpha": 0.3}, "tversky": 1}):
+        module = build(loss=loss)
+        alone = CompositeLoss(module.options.loss, channels=2)
+        assert step(module, sample) == pytest.approx(
+            alone(logits[:, :2], sample["target"], known).item(), rel=1e-5
+        )
+
+
+def test_the_weight_map_weighs_buildings_by_their_share_and_gaps_in_both_targets():
+    sample = batch()
+    module = build(loss={"bce": 1}, weight_map={"w0": 4})
+    image, target, _ = module._prepare(sample)
+    assert target.shape == (3, 3, 20, 28)
+    weights = WeightMap(4, [0.25, None])(sample["target"], sample["separation"])
+    alone = CompositeLoss(module.options.loss, channels=2)
+    known = sample["target"] != 255
+    expected = alone(image[:, :2], sample["target"], known, weights)
+    assert step(module, sample) == pytest.approx(expected.item(), rel=1e-5)
+    assert expected.item() > alone(image[:, :2], sample["target"], known).item() * 1.5
+    unbalanced = build(loss={"bce": 1}, weight_map={"w0": 4, "balance": False})
+    assert (unbalanced.weight_map.balance == 1).all()
+
+
+def test_a_weight_map_of_nothing_changes_nothing():
+    sample = batch()
+    plain = step(build(), sample)
+    nothing = build(weight_map={"w0": 0, "balance": False})
+    assert step(nothing, sample) == pytest.approx(plain, rel=1e-6)
+    assert step(build(weight_map={"w0": 0}), sample) != pytest.approx(plain, rel=1e-3)
+
+
+def test_augmentation_is_told_to_bend_and_moves_the_separation(monkeypatch):
+    sample, seen = batch(), []
+
+    def spy(image, target, valid, **options):
+        seen.append((target, options))
+        return image.flip(-1), target.flip(-1), valid.flip(-1)
+
+    monkeypatch.setattr(geoseg.segmenter, "augment", spy)
+    module = build(weight_map={}, elastic_px=7.0, augment="light")
+    monkeypatch.setattr(module, "log", lambda *_, **__: None)
+    monkeypatch.setattr(type(module), "global_step", 0)
+    found = module.training_step(sample, 0).item()
+    ((target, options),) = seen
+    assert torch.equal(target[:, 2:], sample["separation"])
+    assert (options["elastic_px"], options["full"], options["ignore"]) == (7.0, False, 255)
+    # Mirrored together, the pixels have the weights that they had.
+    assert found == pytest.approx(step(module, sample), rel=1e-5)
+
+
+def test_no_weight_is_part_of_the_state():
+    assert build(weight_map={}).state_dict() == {}
+
+
+def test_the_loss_of_deeplabv2_is_summed_over_scales_and_their_maximum():
+    torch.manual_seed(0)
+    network = build_model(
+        "deeplabv2", "resnet18", bands=INFO.bands, outputs=2, options={"scales": [0.5, 1.0]}
+    ).eval()
+    sample = batch()
+    module = Segmenter(network, INFO, TrainOptions())
+    image, target, _ = module._prepare(sample)
+    with torch.no_grad():
+        loss, logits = module._loss(image, target)
+        parts = [module.loss(s, target, target != 255) for s in network.training_logits(image)]
+        assert torch.equal(logits, network(image))
+    assert len(parts) == 3
+    assert loss.item() == pytest.approx(sum(part.item() for part in parts), rel=1e-5)
+
+
+@pytest.mark.parametrize(("pretrained", "share"), [(True, 0.25), (False, 1.0)])
+def test_only_an_encoder_that_has_learnt_before_learns_gently(pretrained, share):
+    network = build_model("unet", bands=INFO.bands, outputs=2, options={"width": 4})
+    module = Segmenter(network, INFO, TrainOptions(encoder_lr=0.25), pretrained=pretrained)
+    encoder, rest = module.configure_optimizers().param_groups
+    assert (encoder["share"], rest["share"]) == (share, 1.0)
+    assert {id(p) for p in encoder["params"]} == {id(p) for p in network.encoder.parameters()}
+    assert len(encoder["params"]) + len(rest["params"]) == len(list(network.parameters()))
