@@ -20,6 +20,8 @@ A message says what is wrong, where, and what to do about it. The command line c
 `GeosegError`, prints the message on one line and exits with code 2.
 """
 
+import textwrap
+
 
 class GeosegError(Exception):
     """Base of all errors that a user can mend."""
@@ -87,4 +89,5 @@ class InputShapeError(ModelError, ValueError):
 
 def one_line(error: BaseException) -> str:
     """What a library, or the one beneath it, says went wrong, to stand inside a message."""
-    return " ".join(str(error.__cause__ or error).split())[:160].rstrip(".")
+    said = " ".join(str(error.__cause__ or error).split()).rstrip(".")
+    return textwrap.shorten(said, 160, placeholder=" …")

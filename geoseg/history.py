@@ -16,7 +16,10 @@ from geoseg.journal import replace_file
 from geoseg.options import TrainOptions
 from geoseg.pictures import draw_curves
 
-COLUMNS = ("epoch", "step", "minutes", "lr", "train_loss", "val_loss", "val_iou", "val_f1")
+COLUMNS = ("epoch", "step", "minutes", "lr", "train_loss", "val_loss", "val_iou", "val_f1_pixel")
+
+# An epoch that takes longer says so this often.
+_SECONDS_PER_LINE = 30.0
 
 
 def schedule(progress: float, warmup: float) -> float:
@@ -40,7 +43,7 @@ class History(Callback):
         self.rows: list[dict[str, float]] = []
         self.rate = 0.0
         self._before = 0.0
-        self._start = time.monotonic()
+        self._start = self._told = time.monotonic()
 
     @property
     def minutes(self) -> float:
@@ -74,7 +77,9 @@ class History(Callback):
             group["lr"] = self.rate * group["share"]
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Stops when time is up."""
+        """Stops when time is up, and says between long epochs that all is well."""
+        if time.monotonic() - self._told > _SECONDS_PER_LINE:
+            self._tell(f"epoch {trainer.current_epoch + 1}: {self.minutes:.1f} min, at work")
         limit = self.options.max_minutes
         if limit is not None and self.minutes >= limit:
             trainer.should_stop = True
@@ -94,10 +99,14 @@ class History(Callback):
             writer.writeheader()
             writer.writerows(self.rows)
         draw_curves(self.rows, self.folder / "curves.png")
-        self.report(
+        self._tell(
             f"epoch {row['epoch'] + 1}: {row['minutes']:.1f} min, "
             + ", ".join(f"{name} {row[name]:.3f}" for name in COLUMNS[4:] if name in row)
         )
+
+    def _tell(self, line: str) -> None:
+        self._told = time.monotonic()
+        self.report(line)
 
     def _progress(self, trainer: L.Trainer) -> float:
         steps = trainer.global_step / max(1, trainer.estimated_stepping_batches)

@@ -143,6 +143,11 @@ def check_labels(
     everything = read_footprints(path, where=where, layer=layer)
     if everything.empty:
         kept = f" where {where}" if where else ""
+        if everything.attrs.get("dropped"):
+            raise LabelError(
+                f"{path}: holds {everything.attrs['dropped']} features{kept}, but no polygon; "
+                "footprints are polygons"
+            )
         raise LabelError(f"{path}: holds no footprint{kept}; check the layer and the filter")
     west, south, east, north = everything.to_crs(4326).total_bounds
     raise GridMismatchError(

@@ -89,6 +89,10 @@ def load_model(path: str | Path) -> tuple[ModelSpec, dict[str, torch.Tensor]]:
 
 
 def _read(path: str | Path, *, tensors: bool = False) -> tuple[ModelSpec, dict[str, torch.Tensor]]:
+    if Path(path).is_dir():
+        inside = Path(path) / "model.safetensors"
+        remedy = f"pass {inside}" if inside.is_file() else "pass the model.safetensors of a run"
+        raise ModelFileError(f"{path}: is a folder, not a model file; {remedy}")
     if not Path(path).is_file():
         raise ModelFileError(
             f"{path}: no such model file; pass the model.safetensors that geoseg train wrote"

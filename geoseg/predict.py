@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from geoseg.stitch import stitch_rows
 from geoseg.tiling import Tile, TilePlan
 from geoseg.vector import WRITABLE_SUFFIXES
 from geoseg.vectorize import THRESHOLDS_TAG, vectorize
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 
@@ -358,6 +361,13 @@ def _match_bands(
             f"{scene}: has {len(names)} bands ({', '.join(info.bands)}), the model wants "
             f"{len(wanted)} ({', '.join(spec.bands)}); name the bands in the model's order "
             "with --bands"
+        )
+    if bands is None and names != wanted:
+        logger.warning(
+            "%s: its bands or the model's have no names; taken in order as %s, --bands says "
+            "otherwise",
+            scene,
+            ", ".join(spec.bands),
         )
     return info
 

@@ -85,7 +85,7 @@ class Segmenter(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Scores of all validation pixels together."""
         self.log("val_iou", self.counts.iou)
-        self.log("val_f1", self.counts.f1)
+        self.log("val_f1_pixel", self.counts.f1)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW; a gentler rate for an encoder that has learnt before."""

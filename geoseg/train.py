@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from geoseg import __version__
 from geoseg.dataset import Sample, TileDataset
-from geoseg.errors import ModelFileError
+from geoseg.errors import ConfigError, ModelFileError
 from geoseg.history import History
 from geoseg.journal import check_output
 from geoseg.model_file import ModelSpec, save_model
@@ -120,10 +121,17 @@ def train(
     history = History(folder, options, report)
     trainer = _build_trainer(folder, options, device, history, progress_bar)
     train_loader, val_loader = _build_loaders(train_set, val_set, options)
-    checkpoint = str(_check_state(last, module)) if resuming else None
+    checkpoint = str(_check_state(last, module, options)) if resuming else None
     if not resuming:
+        if resume:
+            report(f"{folder}: holds no run to go on with; beginning one")
         _clear(folder)
-    trainer.fit(module, train_loader, val_loader, ckpt_path=checkpoint, weights_only=True)
+    try:
+        trainer.fit(module, train_loader, val_loader, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:  # Lightning's answer to ctrl-C
+        kept = "--resume goes on from the last epoch" if last.is_file() else "no epoch was finished"
+        report(f"interrupted; {kept}")
+        raise
 
     weights = _best_weights(folder / "best.ckpt")
     report("tuning thresholds on validation ground")
@@ -212,10 +220,11 @@ def _clear(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def _check_state(path: Path, module: nn.Module) -> Path:
-    """Refuses a training state that is damaged or of another network."""
+def _check_state(path: Path, module: nn.Module, options: TrainOptions) -> Path:
+    """Refuses a training state that is damaged, of another network, or of a finished run."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        state = checkpoint["state_dict"]
     except Exception as error:
         raise ModelFileError(
             f"{path}: cannot be read as a training state; start anew with --overwrite"
@@ -223,8 +232,15 @@ def _check_state(path: Path, module: nn.Module) -> Path:
     wanted = {name: tensor.shape for name, tensor in module.state_dict().items()}
     if {name: tensor.shape for name, tensor in state.items()} != wanted:
         raise ModelFileError(
-            f"{path}: is the state of another network; resume with the settings that the run "
-            "began with, or start anew with --overwrite"
+            f"{path}: is the state of another network; resume with the --config and --set that "
+            "the run began with, or start anew with --overwrite"
+        )
+    epochs, minutes = checkpoint["epoch"] + 1, checkpoint["callbacks"]["History"]["minutes"]
+    finished = epochs >= options.epochs or minutes >= (options.max_minutes or math.inf)
+    if finished and (path.parent / MODEL_NAME).is_file():
+        raise ConfigError(
+            f"{path.parent}: the run is finished, after {epochs} epochs and {minutes:.1f} minutes; "
+            "raise train.epochs and train.max_minutes to go on"
         )
     return path
 

@@ -199,6 +199,18 @@ BAD = {
     "no labels": ("tile {scene} --labels {tmp}/absent.gpkg -o {new}", "absent.gpkg"),
     "no class": ("tile {scene} --labels {truth} --where id<0 -o {new}", "holds no footprint"),
     "bad filter": ("tile {scene} --labels {truth} --where nope=1 -o {new}", "nope"),
+    "coarse": ("tile {scene} --labels {truth} --gsd 30 -o {new}", "no tile falls to"),
+    "mask": ("vectorize {folder}/out/mask.tif -o {new}.gpkg", "is a mask of classes"),
+    "run folder": ("predict {scene} -m {folder}/runs/a -o {new}", "runs/a/model.safetensors"),
+    "elsewhere": (
+        "evaluate {folder}/out/footprints.gpkg --truth {tmp}/far.gpkg -o {new}",
+        "lie apart",
+    ),
+    "finished": (
+        "train {tiles} -o {folder}/runs/a --resume --config {folder}/run.yaml",
+        "is finished",
+    ),
+    "folder": ("info {folder}/out", "is a folder of neither tiles nor a run"),
     "overlap": ("tile {scene} --labels {truth} --overlap 200 -o {new}", "at most half"),
     "band": ("tile {scene} --labels {truth} --bands 7 -o {new}", "has no band 7"),
     "no tiles": ("train {tmp}/rgbn -o {new}", "holds no tiles.json"),
@@ -222,7 +234,7 @@ def test_bad_input_ends_with_one_line_and_code_2(bad, case):
     folder, tmp = bad
     line, wanted = BAD[case]
     names = {
-        "tmp": tmp, "new": tmp / "new", "scene": folder / "scene.tif",
+        "tmp": tmp, "folder": folder, "new": tmp / "new", "scene": folder / "scene.tif",
         "truth": folder / "truth.gpkg", "tiles": folder / "tiles",
         "model": folder / "runs/a/model.safetensors", "prob": folder / "out/prob.tif",
     }  # fmt: skip

@@ -101,10 +101,11 @@ def test_a_spec_does_not_change_and_takes_no_unknown_key():
 
 
 def test_a_model_that_is_not_there(tmp_path):
-    for path in (tmp_path / "none.safetensors", tmp_path):
-        with pytest.raises(
-            ModelFileError, match=r"no such model file; pass the model\.safetensors"
-        ):
+    for path, problem in (
+        (tmp_path / "none.safetensors", "no such model file"),
+        (tmp_path, "is a folder, not a model file"),
+    ):
+        with pytest.raises(ModelFileError, match=rf"{problem}; pass the model\.safetensors"):
             load_spec(path)
 
 

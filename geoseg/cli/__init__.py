@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 
 import click
 
@@ -42,18 +43,21 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="geoseg")
 def cli() -> None:
-    r"""From a GeoTIFF to a map layer.
+    """From a GeoTIFF to a map layer.
 
     \b
     geoseg tile scene.tif --labels footprints.geojson -o tiles/
     geoseg train tiles/ -o runs/a --config configs/small.yaml
     geoseg predict other.tif -m runs/a/model.safetensors -o out/
+    geoseg vectorize out/prob.tif -o other.geojson
     geoseg evaluate out/footprints.gpkg --truth truth.gpkg -o report/
-    """
+    """  # noqa: D301
 
 
 def main() -> None:
     """Runs the command line; errors that a user can mend end with one line and code 2."""
+    # A scene without a place on Earth is refused with a line of ours.
+    warnings.filterwarnings("ignore", "Dataset has no geotransform")
     try:
         cli(prog_name="geoseg")
     except GeosegError as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from geoseg.errors import DataError
+from geoseg.errors import DataError, SceneReadError
 
 
 @click.command()
@@ -15,6 +15,13 @@ def command(path: str) -> None:
     """Describe a scene, a tiles folder, a model or a layer."""
     if (Path(path) / "tiles.json").is_file():
         lines = _tiles(path)
+    elif (Path(path) / "model.safetensors").is_file():
+        lines = _model(str(Path(path) / "model.safetensors"))
+    elif Path(path).is_dir():
+        raise SceneReadError(
+            f"{path}: is a folder of neither tiles nor a run; give a scene, a tiles folder, a "
+            "model or a layer"
+        )
     elif path.endswith(".safetensors"):
         lines = _model(path)
     else:
@@ -45,6 +52,10 @@ def _scene_or_layer(path: str) -> list[tuple[str, object]]:
         try:
             return _layer(path)
         except DataError:
+            if Path(path).exists():
+                raise SceneReadError(
+                    f"{path}: is no scene, tiles folder, model or layer that geoseg can read"
+                ) from error
             raise error from None
     grid = info.grid
     gsd_x, gsd_y = grid.axis_gsd_m

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from geoseg.metrics import (
     spacenet_filter,
 )
 from geoseg.vector import read_footprints, union_aoi
+
+logger = logging.getLogger(__name__)
 
 # A building that only touches the area of interest leaves a part of rounding size inside.
 _SLIVER_SHARE = 1e-8
@@ -66,6 +69,7 @@ def read_layers(
     working_crs = _equal_area_crs(pred if true.empty else true) if crs.is_geographic else crs
     pred, true = _project(pred, working_crs, footprints), _project(true, working_crs, truth)
     if aoi is None:
+        _check_overlap(pred, true, footprints, truth)
         return pred, true, None, crs
     area = union_aoi(aoi, working_crs)
     shapely.prepare(area)
@@ -75,6 +79,29 @@ def read_layers(
             "is of the same place"
         )
     return pred, true, area, crs
+
+
+def _check_overlap(
+    pred: gpd.GeoDataFrame, true: gpd.GeoDataFrame, footprints: str | Path, truth: str | Path
+) -> None:
+    """Refuses layers of two places, and says when most of the truth lies beyond the footprints."""
+    if pred.empty or true.empty:
+        return
+    extent = shapely.box(*pred.total_bounds)
+    outside = int((~shapely.intersects(extent, shapes_of(true))).sum())
+    if outside == len(true):
+        raise GridMismatchError(
+            f"{footprints} and {truth} lie apart from each other; check that both are of the same "
+            "place, and their CRS"
+        )
+    if outside > len(true) / 2:
+        logger.warning(
+            "%d of %d buildings of %s lie beyond the footprints and count as missed; restrict the "
+            "area with --aoi",
+            outside,
+            len(true),
+            truth,
+        )
 
 
 def evaluate_layers(

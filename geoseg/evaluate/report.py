@@ -12,7 +12,7 @@ import geopandas as gpd
 import numpy as np
 from pyproj import CRS
 
-from geoseg.errors import OutputExistsError
+from geoseg.errors import ConfigError, OutputExistsError
 from geoseg.evaluate.layers import Evaluation, confidence_of, shapes_of
 from geoseg.journal import replace_file
 from geoseg.metrics import AreaCounts, Score
@@ -149,6 +149,8 @@ def check_report_folder(output: str | Path | None, overwrite: bool) -> Path | No
     folder = Path(output)
     if folder.exists() and not folder.is_dir():
         raise OutputExistsError(f"{folder}: is a file; give a folder for the report")
+    if folder.suffix.lower() in (".json", ".gpkg", ".csv"):
+        raise ConfigError(f"{folder}: looks like a file; give a folder for the report")
     for name in (REPORT_NAME, LAYERS_NAME):
         if (folder / name).exists() and not overwrite:
             raise OutputExistsError(

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from rasterio.windows import Window
 
-from geoseg.errors import ConfigError, GridMismatchError
+from geoseg.errors import ConfigError, EmptyDatasetError, GridMismatchError
 from geoseg.grid import Grid
 from geoseg.labels import TARGETS, Labels, check_labels, read_labels
 from geoseg.options import TileOptions
@@ -102,6 +102,7 @@ def plan_tiles(scenes: Sequence[str | Path], labels: str | Path, options: TileOp
         for region in regions[index]
         for record in _region_tiles(index, infos[index].path, grid, region, options)
     ]
+    _check_splits(records, grids, options)
     common = grids[0].crs.to_wkt()
     pixel_area = abs(grids[0].transform.determinant)
     tiles = drop_shared(_to_common(records, grids, common), pixel_area)
@@ -110,6 +111,19 @@ def plan_tiles(scenes: Sequence[str | Path], labels: str | Path, options: TileOp
     return TilesPlan(
         infos, grids, on_scenes, tiles.to_crs(4326), ground, shared, options, str(labels)
     )
+
+
+def _check_splits(records: list[dict[str, Any]], grids: list[Grid], options: TileOptions) -> None:
+    """Refuses ground that is too small for a split that was asked for."""
+    found = {record["split"] for record in records}
+    for split, fraction in zip(SPLITS, options.fractions, strict=True):
+        if fraction > 0 and split not in found:
+            sides = ", ".join(f"{grid.height} x {grid.width}" for grid in grids)
+            raise EmptyDatasetError(
+                f"no tile falls to {split}: at {grids[0].gsd_m:.3g} m the scenes measure {sides} "
+                f"pixels, too few for tiles of {options.size}; check --gsd (metres per pixel), or "
+                "choose a smaller --size or other --fractions"
+            )
 
 
 def _check_same_bands(infos: Sequence[SceneInfo]) -> None:

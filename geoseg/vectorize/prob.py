@@ -12,7 +12,7 @@ from rasterio.windows import Window
 
 from geoseg.errors import SceneReadError
 from geoseg.grid import Grid
-from geoseg.raster import Scene, SceneInfo, read_info
+from geoseg.raster import Scene, SceneInfo, read_info, read_tags
 
 _TOLERANCE = 1e-3  # a float raster may overshoot 0..1 by what resampling adds
 
@@ -85,7 +85,13 @@ class SceneProb:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self._scene = Scene(path, bands=_prob_bands(read_info(path)))
+        bands = _prob_bands(read_info(path))
+        if any(name.startswith("CLASS_") for name in read_tags(path)):
+            raise SceneReadError(
+                f"{path}: is a mask of classes, not of probabilities; give the prob.tif that "
+                "predict wrote with it"
+            )
+        self._scene = Scene(path, bands=bands)
         self.grid = self._scene.grid
 
     def __enter__(self) -> Self:
