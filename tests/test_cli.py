@@ -207,7 +207,7 @@ BAD = {
         "lie apart",
     ),
     "finished": (
-        "train {tiles} -o {folder}/runs/a --resume --config {folder}/run.yaml",
+        " ".join(["train {tiles} -o {folder}/runs/a --resume --config configs/small.yaml", *QUICK]),
         "is finished",
     ),
     "folder": ("info {folder}/out", "is a folder of neither tiles nor a run"),
