@@ -6,12 +6,15 @@ from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import torch
+from rasterio.windows import Window
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from geoseg.errors import EmptyDatasetError
-from geoseg.raster import Scene
+from geoseg.grid import Grid
+from geoseg.raster import Scene, read_info
 from geoseg.tiles import TilesInfo, load_tiles_info, read_tiles
 
 # Tiles are kept in memory up to this much, and read from disk beyond it.
@@ -73,6 +76,22 @@ class TileDataset(Dataset[Sample]):
         if index < self._cached:
             self._cache[index] = loaded
         return loaded
+
+
+def bounding_grid(tiles: TileDataset, rows: pd.DataFrame) -> Grid:
+    """The lattice of tiles of one scene over all of them; any tile's file knows where it lies.
+
+    Args:
+        tiles: The tiles.
+        rows: Those rows of `tiles.tiles` that the grid is to hold.
+    """
+    first = rows.iloc[0]
+    placed = read_info(tiles.folder / "images" / f"{first.id}.tif").grid
+    top, left = rows.row_off.min(), rows.col_off.min()
+    corner = Window(left - first.col_off, top - first.row_off, 1, 1)
+    height = (rows.row_off + rows.height).max() - top
+    width = (rows.col_off + rows.width).max() - left
+    return Grid(placed.crs, placed.window_transform(corner), int(height), int(width))
 
 
 def normalise(image: Tensor, valid: Tensor, mean: Tensor, std: Tensor) -> Tensor:

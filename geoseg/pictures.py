@@ -32,7 +32,7 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     for name, colour in (("val_iou", _TRUTH), ("val_f1", _MISSED)):
         scores.plot(epochs, [row.get(name, np.nan) for row in rows], label=name, color=colour)
     losses.set(title="loss", xlabel="epoch")
-    scores.set(title="validation, pixels of buildings", xlabel="epoch", ylim=(0, 1))
+    scores.set(title="validation", xlabel="epoch", ylim=(0, 1))
     for axes in (losses, scores):
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)

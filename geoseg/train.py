@@ -17,10 +17,13 @@ from torch.utils.data import DataLoader, Sampler
 
 from geoseg import __version__
 from geoseg.augment import augment
+from geoseg.boxes.learner import BOX_RECIPE
 from geoseg.dataset import Sample, TileDataset, normalise
+from geoseg.device import choose_device, computes_bf16
 from geoseg.errors import ModelFileError
 from geoseg.history import History
 from geoseg.journal import check_output
+from geoseg.learner import Learner, Recipe
 from geoseg.losses import CompositeLoss
 from geoseg.metrics import PixelCounts, count_pixels
 from geoseg.model_file import ModelSpec, save_model
@@ -28,13 +31,13 @@ from geoseg.models import (
     build_model,
     check_tile_size,
     choose_encoder,
-    encoder_of,
     resolve_architecture,
+    task_of,
 )
 from geoseg.options import ModelOptions, Thresholds, TrainOptions
-from geoseg.predict import Predictor, choose_device, computes_bf16
+from geoseg.predict import Predictor
 from geoseg.tiles import TilesInfo
-from geoseg.tune import tune_thresholds
+from geoseg.tune import Tuned, tune_thresholds
 
 Report = Callable[[str], None]
 
@@ -95,7 +98,8 @@ def train(
             then.
     """
     model, options = model or ModelOptions(), options or TrainOptions()
-    train_set, val_set = (TileDataset(tiles, split) for split in ("train", "val"))
+    recipe = RECIPES[task_of(model.arch)]
+    train_set, val_set = (recipe.dataset(tiles, split) for split in ("train", "val"))
     folder, last = Path(output), Path(output) / "last.ckpt"
     resuming = resume and last.is_file()
     check_output(output, overwrite=overwrite or resuming)
@@ -103,7 +107,7 @@ def train(
 
     _quieten_lightning()
     L.seed_everything(options.seed, verbose=False)
-    spec = _describe(train_set.info, model)
+    spec = _describe(train_set.info, model, recipe)
     network = build_model(
         spec.arch,
         spec.encoder,
@@ -113,8 +117,8 @@ def train(
         options=spec.options,
     )
     check_tile_size(network, spec.size)
-    module = Segmenter(network, train_set.info, options)
-    history = History(folder, options, report)
+    module = recipe.learner(network, val_set, options)
+    history = History(folder, options, report, recipe.monitor)
     trainer = _build_trainer(folder, options, device, history, progress_bar)
     train_loader, val_loader = _build_loaders(train_set, val_set, options)
     checkpoint = str(_check_state(last, module)) if resuming else None
@@ -124,7 +128,7 @@ def train(
 
     weights = _best_weights(folder / "best.ckpt")
     report("tuning thresholds on validation ground")
-    tuned = tune_thresholds(Predictor(spec, weights, options.device), val_set)
+    tuned = recipe.tune(spec, weights, options.device, val_set)
     provenance = _provenance(train_set.info, model, options, history, tuned.f1)
     spec = spec.model_copy(update={"thresholds": tuned.thresholds, "provenance": provenance})
     save_model(folder / MODEL_NAME, weights, spec)
@@ -133,8 +137,8 @@ def train(
     )
 
 
-class Segmenter(L.LightningModule):
-    """A network, its loss and its optimiser, as Lightning runs them.
+class Segmenter(Learner):
+    """A network of pixels, its loss and its validation.
 
     Args:
         network: (N, C, H, W) → logits (N, outputs, H, W).
@@ -142,17 +146,10 @@ class Segmenter(L.LightningModule):
         options: How to train.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, network: nn.Module, info: TilesInfo, options: TrainOptions) -> None:
-        super().__init__()
-        self.network = network.to(memory_format=torch.channels_last)
+        super().__init__(network, info, options)
         self.loss = CompositeLoss(options.loss)
-        self.options = options
         self.ignore = info.ignore
-        self.register_buffer("mean", torch.tensor(info.mean), persistent=False)
-        self.register_buffer("std", torch.tensor(info.std), persistent=False)
         self.counts = PixelCounts(0, 0, 0, 0)
 
     def training_step(self, batch: Sample, _: int) -> Tensor:
@@ -189,18 +186,6 @@ class Segmenter(L.LightningModule):
         self.log("val_iou", self.counts.iou)
         self.log("val_f1", self.counts.f1)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW; a gentler rate for the encoder, which has learnt before."""
-        encoder = list(encoder_of(self.network).parameters())
-        known = {id(p) for p in encoder}
-        rest = [p for p in self.network.parameters() if id(p) not in known]
-        lr = self.options.lr
-        groups = [
-            {"params": encoder, "share": self.options.encoder_lr},
-            {"params": rest, "share": 1.0},
-        ]
-        return torch.optim.AdamW(groups, lr=lr, weight_decay=self.options.weight_decay)
-
     def _prepare(self, batch: Sample) -> tuple[Tensor, Tensor, Tensor]:
         image = normalise(batch["image"], batch["valid"], self.mean, self.std)
         return image, batch["target"], batch["valid"]
@@ -210,10 +195,6 @@ class Segmenter(L.LightningModule):
         known = target != self.ignore
         loss: Tensor = self.loss(logits, target * known, known)
         return loss, logits
-
-    def _generator(self) -> torch.Generator:
-        # A function of the step alone, so that a resumed run draws what it would have drawn.
-        return torch.Generator().manual_seed(self.options.seed * 1_000_003 + self.global_step)
 
 
 class RunCheckpoints(ModelCheckpoint):
@@ -259,7 +240,24 @@ class PassSampler(Sampler[int]):
         self.epoch = epoch
 
 
-def _describe(info: TilesInfo, model: ModelOptions) -> ModelSpec:
+def _tune(spec: ModelSpec, weights: dict[str, Tensor], device: str, tiles: TileDataset) -> Tuned:
+    return tune_thresholds(Predictor(spec, weights, device), tiles)
+
+
+# By what a network finds, see `task_of`.
+RECIPES = {
+    "pixels": Recipe(
+        dataset=TileDataset,
+        outputs=lambda info: info.targets,
+        learner=lambda network, tiles, options: Segmenter(network, tiles.info, options),
+        monitor="val_iou",
+        tune=_tune,
+    ),
+    "boxes": BOX_RECIPE,
+}
+
+
+def _describe(info: TilesInfo, model: ModelOptions, recipe: Recipe) -> ModelSpec:
     """The model's header as far as it is known before training."""
     arch = resolve_architecture(model.arch)
     return ModelSpec(
@@ -272,7 +270,7 @@ def _describe(info: TilesInfo, model: ModelOptions) -> ModelSpec:
         std=info.std,
         gsd_m=info.gsd_m,
         classes=info.classes,
-        outputs=info.targets,
+        outputs=recipe.outputs(info),
         size=info.size,
         overlap=info.size // 4,
     )
@@ -332,7 +330,12 @@ def _build_trainer(
     if precision == "auto":
         precision = "bf16-mixed" if computes_bf16(device) else "32-true"
     best = RunCheckpoints(
-        folder, "best", monitor="val_iou", mode="max", save_last=True, enable_version_counter=False
+        folder,
+        "best",
+        monitor=history.monitor,
+        mode="max",
+        save_last=True,
+        enable_version_counter=False,
     )
     averaging = [EMAWeightAveraging(decay=options.ema)] if options.ema else []
     return L.Trainer(

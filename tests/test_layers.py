@@ -17,7 +17,8 @@ FLOORS = (
     {"raster", "vector", "model_file", "journal"},
     {
         "labels", "splits", "tiles", "dataset", "augment", "models", "losses", "train", "history",
-        "predict", "tune", "vectorize", "evaluate", "pictures", "town",
+        "predict", "tune", "vectorize", "evaluate", "pictures", "town", "boxes", "device",
+        "learner", "plan",
     },
     {"config", "execution"},
     {"cli"},

@@ -13,7 +13,8 @@ from geoseg.grid import Grid
 from geoseg.model_file import ModelSpec, load_model, save_model
 from geoseg.models import build_model
 from geoseg.options import PredictOptions, Thresholds
-from geoseg.predict import Predictor, iter_probs, mirror, plan_prediction, predict, quantise
+from geoseg.plan import plan_prediction
+from geoseg.predict import Predictor, iter_probs, mirror, predict, quantise
 from geoseg.raster import Scene, read_info, write_array
 from geoseg.stitch import stitch_rows
 from geoseg.tiling import TilePlan
