@@ -6,6 +6,7 @@ from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import torch
 from rasterio.windows import Window
 from torch import Tensor
@@ -107,6 +108,22 @@ class TileDataset(Dataset[Sample]):
             scene: footprints[footprints.scene == scene].to_crs(known.to_wkt())
             for scene, known in crs.items()
         }
+
+
+def bounding_grid(tiles: TileDataset, rows: pd.DataFrame) -> Grid:
+    """The lattice of tiles of one scene over all of them; any tile's file knows where it lies.
+
+    Args:
+        tiles: The tiles.
+        rows: Those rows of `tiles.tiles` that the grid is to hold.
+    """
+    first = rows.iloc[0]
+    placed = read_info(tiles.folder / "images" / f"{first.id}.tif").grid
+    top, left = rows.row_off.min(), rows.col_off.min()
+    corner = Window(left - first.col_off, top - first.row_off, 1, 1)
+    height = (rows.row_off + rows.height).max() - top
+    width = (rows.col_off + rows.width).max() - left
+    return Grid(placed.crs, placed.window_transform(corner), int(height), int(width))
 
 
 def normalise(image: Tensor, valid: Tensor, mean: Tensor, std: Tensor) -> Tensor:

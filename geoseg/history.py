@@ -16,7 +16,17 @@ from geoseg.journal import replace_file
 from geoseg.options import TrainOptions
 from geoseg.pictures import draw_curves
 
-COLUMNS = ("epoch", "step", "minutes", "lr", "train_loss", "val_loss", "val_iou", "val_f1_pixel")
+COLUMNS = (
+    "epoch",
+    "step",
+    "minutes",
+    "lr",
+    "train_loss",
+    "val_loss",
+    "val_iou",
+    "val_f1_pixel",
+    "val_f1",
+)
 
 # An epoch that takes longer says so this often.
 _SECONDS_PER_LINE = 30.0
@@ -36,10 +46,17 @@ class History(Callback):
         folder: The run's folder.
         options: How to train.
         report: Told one line per epoch.
+        monitor: The column that chooses the best epoch, the greatest being the best.
     """
 
-    def __init__(self, folder: Path, options: TrainOptions, report: Callable[[str], None]) -> None:
-        self.folder, self.options, self.report = folder, options, report
+    def __init__(
+        self,
+        folder: Path,
+        options: TrainOptions,
+        report: Callable[[str], None],
+        monitor: str = "val_iou",
+    ) -> None:
+        self.folder, self.options, self.report, self.monitor = folder, options, report, monitor
         self.rows: list[dict[str, float]] = []
         self.rate = 0.0
         self._before = 0.0
@@ -52,8 +69,9 @@ class History(Callback):
 
     @property
     def best_iou(self) -> float:
-        """Best pixel IoU on validation tiles so far."""
-        return max((row["val_iou"] for row in self.rows), default=0.0)
+        """Pixel IoU on validation tiles in the best epoch so far."""
+        best = max(self.rows, key=lambda row: row[self.monitor], default={"val_iou": 0.0})
+        return best["val_iou"]
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must keep."""

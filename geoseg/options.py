@@ -268,6 +268,9 @@ class PredictOptions(Options):
     tta: Literal["none", "flips", "d4"] = Field(
         "none", description="Average over mirrored (4x) or also turned (8x) tiles; slower, better"
     )
+    nms_iou: float = Field(
+        0.5, gt=0, lt=1, description="Of two boxes that overlap by more, the better one stays"
+    )
     keep_model_grid: bool = Field(
         False, description="Write rasters on the model's pixel size, not the scene's"
     )
@@ -277,7 +280,8 @@ class Thresholds(Options):
     """How probabilities become footprints.
 
     The seeds of buildings are the connected pixels whose seed score
-    `p_body * (1 - border * p_border)` reaches `seed`.
+    `p_body * (1 - border * p_border)` reaches `seed`. Of a model of boxes `body` is the least
+    score of a box, `min_area_m2` holds, and the others say nothing.
     """
 
     body: float = Field(0.5, gt=0, lt=1, description="Least building probability, 0-1")

@@ -29,10 +29,12 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     epochs = [row["epoch"] + 1 for row in rows]
     for name, colour in (("train_loss", "#555555"), ("val_loss", _FOUND)):
         losses.plot(epochs, [row.get(name, np.nan) for row in rows], label=name, color=colour)
-    for name, colour in (("val_iou", _TRUTH), ("val_f1_pixel", _MISSED)):
-        scores.plot(epochs, [row.get(name, np.nan) for row in rows], label=name, color=colour)
+    scored = {"val_iou": _TRUTH, "val_f1_pixel": _MISSED, "val_f1": _MISSED}
+    for name, colour in scored.items():
+        if any(name in row for row in rows):
+            scores.plot(epochs, [row.get(name, np.nan) for row in rows], label=name, color=colour)
     losses.set(title="loss", xlabel="epoch")
-    scores.set(title="validation, pixels of buildings", xlabel="epoch", ylim=(0, 1))
+    scores.set(title="validation", xlabel="epoch", ylim=(0, 1))
     for axes in (losses, scores):
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +13,22 @@ from rasterio.windows import Window
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 
+from geoseg.boxes.predict import predict_boxes
 from geoseg.dataset import normalise
-from geoseg.errors import ConfigError, GridMismatchError, ModelFileError
+from geoseg.device import choose_device, computes_bf16
+from geoseg.errors import ConfigError
 from geoseg.grid import Grid
 from geoseg.journal import check_output, claim_output
 from geoseg.model_file import ModelSpec, load_model
-from geoseg.models import build_model
+from geoseg.models import load_network, task_of
 from geoseg.models.unet import UNet
 from geoseg.options import PredictOptions, VectorizeOptions
-from geoseg.raster import Scene, SceneInfo, open_for_writing, read_info, write_cog
+from geoseg.plan import PredictPlan, Progress, iter_batches, plan_prediction, tile_part
+from geoseg.raster import Scene, open_for_writing, write_cog
 from geoseg.stitch import stitch_rows
 from geoseg.tiling import Tile, TilePlan
 from geoseg.vector import WRITABLE_SUFFIXES
 from geoseg.vectorize import THRESHOLDS_TAG, vectorize
-
-logger = logging.getLogger(__name__)
-
-Progress = Callable[[int, int], None]
-
-# A scene whose pixels differ from the model's by more than this factor shows other things.
-_MOST_SCALE = 4.0
 
 # (quarter turns, mirrored) of each view of a tile. Two turns and a mirror make the other flip.
 TTA_VIEWS = {
@@ -71,21 +65,7 @@ class Predictor:
         self.spec = spec
         self.views = TTA_VIEWS[tta]
         self.device = choose_device(device)
-        network = build_model(
-            spec.arch,
-            spec.encoder,
-            bands=spec.bands,
-            outputs=len(spec.outputs),
-            options=spec.options,
-        )
-        try:
-            network.load_state_dict(weights)
-        except RuntimeError as error:
-            raise ModelFileError(
-                f"the weights do not fit {spec.arch} on {spec.encoder}; the file is damaged or "
-                "of another version of geoseg"
-            ) from error
-        network = network.eval().to(self.device)
+        network = load_network(spec, weights).eval().to(self.device)
         self.network: nn.Module = network.to(memory_format=torch.channels_last)
         # Surroundings of a tile that the network wants to see, where they are known.
         self.margin = network.margin(spec.size) if isinstance(network, UNet) else 0
@@ -129,55 +109,6 @@ class Predictor:
         return logits
 
 
-@dataclass(frozen=True)
-class PredictPlan:
-    """What `geoseg predict` will do, before it reads a pixel.
-
-    Attributes:
-        scene: The scene, its bands in the model's order.
-        spec: The model's header.
-        grid: The grid that tiles are predicted on.
-        out_grid: The grid of the rasters.
-        tiles: The tiles.
-    """
-
-    scene: SceneInfo
-    spec: ModelSpec
-    grid: Grid
-    out_grid: Grid
-    tiles: TilePlan
-
-
-def plan_prediction(
-    scene: str | Path, spec: ModelSpec, options: PredictOptions | None = None
-) -> PredictPlan:
-    """Plans the tiles of a scene for a model, reading no pixel.
-
-    Raises:
-        SceneReadError: If the scene cannot be read.
-        GridMismatchError: If it lacks the model's bands, dtype or pixel size.
-    """
-    options = options or PredictOptions()
-    info = _match_bands(scene, spec, options.bands)
-    if info.dtype != spec.dtype:
-        raise GridMismatchError(
-            f"{scene}: holds {info.dtype} pixels, the model was trained on {spec.dtype}; convert "
-            "the scene as the training scenes were (gdal_translate -ot ... -scale ...) or retrain"
-        )
-    scale = spec.gsd_m / info.grid.gsd_m
-    if not 1 / _MOST_SCALE <= scale <= _MOST_SCALE:
-        raise GridMismatchError(
-            f"{scene}: its pixels measure {info.grid.gsd_m:.3g} m on the ground, the model wants "
-            f"{spec.gsd_m:.3g} m, more than {_MOST_SCALE:g} times off; use a model trained near "
-            "the scene's pixel size"
-        )
-    grid = info.grid.resampled(spec.gsd_m)
-    overlap = spec.overlap if options.overlap is None else options.overlap
-    tiles = TilePlan(grid.height, grid.width, spec.size, overlap)
-    out_grid = grid if options.keep_model_grid else info.grid
-    return PredictPlan(info, spec, grid, out_grid, tiles)
-
-
 def predict(
     scene: str | Path,
     model: str | Path,
@@ -194,7 +125,8 @@ def predict(
         scene: Any raster that GDAL opens.
         model: A model file that `geoseg train` wrote.
         output: A folder for `prob.tif`, `mask.tif` and `footprints.gpkg`; or one file: a
-            `.tif` for probabilities, a vector format for footprints.
+            `.tif` for probabilities, a vector format for footprints. Of a model of boxes there
+            are footprints alone.
         options: How to predict.
         thresholds: Replace the model's.
         overwrite: Replace the output if it is there.
@@ -212,8 +144,12 @@ def predict(
     suffix = _check_suffix(output)
     spec, weights = load_model(model)
     plan = plan_prediction(scene, spec, options)
-    predictor = Predictor(spec, weights, options.device, options.tta)
     chosen = (thresholds or VectorizeOptions()).over(spec.thresholds)
+    if task_of(spec.arch) == "boxes":
+        return predict_boxes(
+            plan, weights, output, options, chosen, overwrite=overwrite, progress=progress
+        )
+    predictor = Predictor(spec, weights, options.device, options.tta)
     tags = {THRESHOLDS_TAG: chosen.model_dump_json(), "GEOSEG_SCALE": str(1 / 255)}
     if suffix in _RASTER_SUFFIXES:
         _write_prob(plan, predictor, output, tags, options.batch_size, progress)
@@ -259,7 +195,7 @@ def iter_probs(
         Tile and float32 (outputs + 1, h, w).
     """
     done = 0
-    for batch in _batches(_read_tiles(scene, plan, size, margin), batch_size):
+    for batch in iter_batches(scene, plan, batch_size, size=size, margin=margin):
         filled = batch + [batch[-1]] * (batch_size - len(batch))
         _, data, valid = (list(parts) for parts in zip(*filled, strict=True))
         probs = predictor(np.stack(data), np.stack(valid))
@@ -274,107 +210,10 @@ def iter_probs(
         progress(len(plan), len(plan))
 
 
-def read_tile(
-    scene: Scene, window: Window, size: int, margin: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Reads a window and what surrounds it, mirrored at the scene's edges.
-
-    Args:
-        scene: The scene.
-        window: Inside the scene, no larger than `size`.
-        size: Side of the result without its margin; a smaller window is mirrored up to it.
-        margin: Pixels more on every side.
-
-    Returns:
-        Data (C, S, S) and valid (S, S), S = size + 2 margin; the window begins at (margin,
-        margin).
-    """
-    near = _clip(window, margin, scene.grid)
-    data, valid = scene.read(near)
-    pads = []
-    for start, begin, length in (
-        (window.row_off, near.row_off, near.height),
-        (window.col_off, near.col_off, near.width),
-    ):
-        before = margin - (start - begin)
-        pads.append((before, size + 2 * margin - before - length))
-    if not any(before or after for before, after in pads):
-        return data, valid
-    return (
-        np.pad(data, [(0, 0), *pads], mode="symmetric"),
-        np.pad(valid, pads, mode="symmetric"),
-    )
-
-
-def _clip(window: Window, margin: int, grid: Grid) -> Window:
-    """The window with its margin, as far as the grid reaches."""
-    top, left = max(0, window.row_off - margin), max(0, window.col_off - margin)
-    bottom = min(grid.height, window.row_off + window.height + margin)
-    right = min(grid.width, window.col_off + window.width + margin)
-    return Window(left, top, right - left, bottom - top)
-
-
-def tile_part(window: Window, margin: int) -> tuple[slice, slice]:
-    """Where the window lies in what `read_tile` returns."""
-    return (
-        slice(margin, margin + int(window.height)),
-        slice(margin, margin + int(window.width)),
-    )
-
-
 def quantise(prob: np.ndarray) -> np.ndarray:
     """Probabilities 0..1 to uint8 0..255, monotone, 0 → 0 and 1 → 255."""
     levels: np.ndarray = np.rint(np.clip(prob, 0, 1) * 255).astype(np.uint8)
     return levels
-
-
-def choose_device(device: str) -> torch.device:
-    """The device that a name means.
-
-    Raises:
-        ConfigError: If a GPU is asked for and there is none.
-    """
-    has_gpu = torch.cuda.is_available()
-    if device == "gpu" and not has_gpu:
-        raise ConfigError("device: no CUDA GPU is visible; use device=cpu, or see nvidia-smi")
-    return torch.device("cuda" if has_gpu and device != "cpu" else "cpu")
-
-
-def computes_bf16(device: torch.device) -> bool:
-    """Whether a device computes in bfloat16 rather than imitate it."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported())
-
-
-def _match_bands(
-    scene: str | Path, spec: ModelSpec, bands: tuple[int | str, ...] | None
-) -> SceneInfo:
-    info = read_info(scene, bands=bands)
-    names, wanted = [n.lower() for n in info.bands], [n.lower() for n in spec.bands]
-    if bands is None and names != wanted and set(wanted) <= set(names):
-        return read_info(scene, bands=[info.indexes[names.index(name)] for name in wanted])
-    unlike = len(names) != len(wanted)
-    named = bands is None and not (_are_numbered(names) or _are_numbered(wanted))
-    if unlike or (named and names != wanted):
-        raise GridMismatchError(
-            f"{scene}: has {len(names)} bands ({', '.join(info.bands)}), the model wants "
-            f"{len(wanted)} ({', '.join(spec.bands)}); name the bands in the model's order "
-            "with --bands"
-        )
-    if bands is None and names != wanted:
-        logger.warning(
-            "%s: its bands or the model's have no names; taken in order as %s, --bands says "
-            "otherwise",
-            scene,
-            ", ".join(spec.bands),
-        )
-    return info
-
-
-def _are_numbered(names: list[str]) -> bool:
-    """Whether bands have no names of their own, so that only their order can tell."""
-    return all(name.removeprefix("band").isdigit() for name in names)
 
 
 def _check_suffix(output: Path) -> str:
@@ -391,28 +230,6 @@ def _check_suffix(output: Path) -> str:
 def _parent(output: Path) -> Path:
     output.parent.mkdir(parents=True, exist_ok=True)
     return output.parent
-
-
-def _read_tiles(
-    scene: Scene, plan: TilePlan, size: int, margin: int
-) -> Iterator[tuple[Tile, np.ndarray, np.ndarray]]:
-    for tile in plan:
-        data, valid = read_tile(scene, tile.window, size, margin)
-        if valid[tile_part(tile.window, margin)].any():
-            yield tile, data, valid
-
-
-def _batches(
-    tiles: Iterable[tuple[Tile, np.ndarray, np.ndarray]], size: int
-) -> Iterator[list[tuple[Tile, np.ndarray, np.ndarray]]]:
-    batch = []
-    for tile in tiles:
-        batch.append(tile)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _write_prob(

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 
 from geoseg.augment import augment
 from geoseg.dataset import Sample, normalise
+from geoseg.learner import Learner
 from geoseg.losses import CompositeLoss, WeightMap
 from geoseg.metrics import PixelCounts, count_pixels
-from geoseg.models import encoder_of
 from geoseg.models.deeplabv2 import DeepLabV2
 from geoseg.options import TrainOptions
 from geoseg.tiles import TilesInfo
 
 
-class Segmenter(L.LightningModule):
+class Segmenter(Learner):
     """A network, its loss and its optimiser, as Lightning runs them.
 
     Args:
@@ -28,9 +27,6 @@ class Segmenter(L.LightningModule):
         pretrained: The encoder has learnt before, and learns at its own gentler rate.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self,
         network: nn.Module,
@@ -40,16 +36,11 @@ class Segmenter(L.LightningModule):
         building_share: float | None = None,
         pretrained: bool = True,
     ) -> None:
-        super().__init__()
-        self.network = network.to(memory_format=torch.channels_last)
+        super().__init__(network, info, options, pretrained=pretrained)
         self.outputs = len(info.targets)
         self.loss = CompositeLoss(options.loss, channels=self.outputs)
         self.weight_map = _build_weight_map(info, options, building_share)
-        self.options = options
-        self.encoder_share = options.encoder_lr if pretrained else 1.0
         self.ignore = info.ignore
-        self.register_buffer("mean", torch.tensor(info.mean), persistent=False)
-        self.register_buffer("std", torch.tensor(info.std), persistent=False)
         self.counts = PixelCounts(0, 0, 0, 0)
 
     def training_step(self, batch: Sample, _: int) -> Tensor:
@@ -87,18 +78,6 @@ class Segmenter(L.LightningModule):
         self.log("val_iou", self.counts.iou)
         self.log("val_f1_pixel", self.counts.f1)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW; a gentler rate for an encoder that has learnt before."""
-        encoder = list(encoder_of(self.network).parameters())
-        known = {id(p) for p in encoder}
-        rest = [p for p in self.network.parameters() if id(p) not in known]
-        lr = self.options.lr
-        groups = [
-            {"params": encoder, "share": self.encoder_share},
-            {"params": rest, "share": 1.0},
-        ]
-        return torch.optim.AdamW(groups, lr=lr, weight_decay=self.options.weight_decay)
-
     def _prepare(self, batch: Sample) -> tuple[Tensor, Tensor, Tensor]:
         image = normalise(batch["image"], batch["valid"], self.mean, self.std)
         target = batch["target"]
@@ -117,10 +96,6 @@ class Segmenter(L.LightningModule):
         for scores in others:
             loss = loss + self.loss(scores, target, known, weights)
         return loss, logits
-
-    def _generator(self) -> torch.Generator:
-        # A function of the step alone, so that a resumed run draws what it would have drawn.
-        return torch.Generator().manual_seed(self.options.seed * 1_000_003 + self.global_step)
 
 
 def _all_logits(network: nn.Module, image: Tensor) -> list[Tensor]:

@@ -17,22 +17,26 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
 from geoseg import __version__
+from geoseg.boxes.learner import BOX_RECIPE
 from geoseg.dataset import Sample, TileDataset
+from geoseg.device import choose_device, computes_bf16
 from geoseg.errors import ConfigError, ModelFileError
 from geoseg.history import History
 from geoseg.journal import check_output
+from geoseg.learner import Learner, Recipe
 from geoseg.model_file import ModelSpec, save_model
 from geoseg.models import (
     build_model,
     check_tile_size,
     choose_encoder,
     resolve_architecture,
+    task_of,
 )
 from geoseg.options import ModelOptions, Thresholds, TrainOptions
-from geoseg.predict import Predictor, choose_device, computes_bf16
+from geoseg.predict import Predictor
 from geoseg.segmenter import Segmenter
 from geoseg.tiles import TilesInfo, load_tiles_info
-from geoseg.tune import tune_thresholds
+from geoseg.tune import Tuned, tune_thresholds
 
 Report = Callable[[str], None]
 
@@ -93,7 +97,8 @@ def train(
             then.
     """
     model, options = model or ModelOptions(), options or TrainOptions()
-    train_set, val_set = _load_tiles(tiles, options)
+    recipe = RECIPES[task_of(model.arch)]
+    train_set, val_set = recipe.datasets(tiles, options)
     folder, last = Path(output), Path(output) / "last.ckpt"
     resuming = resume and last.is_file()
     check_output(output, overwrite=overwrite or resuming)
@@ -101,7 +106,7 @@ def train(
 
     _quieten_lightning()
     L.seed_everything(options.seed, verbose=False)
-    spec = _describe(train_set.info, model)
+    spec = _describe(train_set.info, model, recipe)
     network = build_model(
         spec.arch,
         spec.encoder,
@@ -111,14 +116,9 @@ def train(
         options=spec.options,
     )
     check_tile_size(network, spec.size)
-    module = Segmenter(
-        network,
-        train_set.info,
-        options,
-        building_share=train_set.building_share,
-        pretrained=spec.encoder is not None and model.encoder_weights is not None,
-    )
-    history = History(folder, options, report)
+    pretrained = spec.encoder is not None and model.encoder_weights is not None
+    module = recipe.learner(network, train_set, val_set, options, pretrained)
+    history = History(folder, options, report, recipe.monitor)
     trainer = _build_trainer(folder, options, device, history, progress_bar)
     train_loader, val_loader = _build_loaders(train_set, val_set, options)
     checkpoint = str(_check_state(last, module, options)) if resuming else None
@@ -135,7 +135,7 @@ def train(
 
     weights = _best_weights(folder / "best.ckpt")
     report("tuning thresholds on validation ground")
-    tuned = tune_thresholds(Predictor(spec, weights, options.device), val_set)
+    tuned = recipe.tune(spec, weights, options.device, val_set)
     provenance = _provenance(train_set.info, model, options, history, tuned.f1)
     spec = spec.model_copy(update={"thresholds": tuned.thresholds, "provenance": provenance})
     save_model(folder / MODEL_NAME, weights, spec)
@@ -188,14 +188,41 @@ class PassSampler(Sampler[int]):
 
 
 def _load_tiles(folder: str | Path, options: TrainOptions) -> tuple[TileDataset, TileDataset]:
-    """The tiles to train on and those to validate."""
     weighing = options.weight_map
     sigma_px = weighing.sigma(load_tiles_info(folder).gsd_m) if weighing else None
     train_set, val_set = (TileDataset(folder, s, sigma_px=sigma_px) for s in ("train", "val"))
     return train_set, val_set
 
 
-def _describe(info: TilesInfo, model: ModelOptions) -> ModelSpec:
+def _segment(
+    network: nn.Module,
+    train_set: TileDataset,
+    val_set: TileDataset,
+    options: TrainOptions,
+    pretrained: bool,
+) -> Learner:
+    share = train_set.building_share
+    return Segmenter(network, val_set.info, options, building_share=share, pretrained=pretrained)
+
+
+def _tune(spec: ModelSpec, weights: dict[str, Tensor], device: str, tiles: TileDataset) -> Tuned:
+    return tune_thresholds(Predictor(spec, weights, device), tiles)
+
+
+# By what a network finds, see `task_of`.
+RECIPES = {
+    "pixels": Recipe(
+        datasets=_load_tiles,
+        outputs=lambda info: info.targets,
+        learner=_segment,
+        monitor="val_iou",
+        tune=_tune,
+    ),
+    "boxes": BOX_RECIPE,
+}
+
+
+def _describe(info: TilesInfo, model: ModelOptions, recipe: Recipe) -> ModelSpec:
     """The model's header as far as it is known before training."""
     arch = resolve_architecture(model.arch)
     return ModelSpec(
@@ -208,7 +235,7 @@ def _describe(info: TilesInfo, model: ModelOptions) -> ModelSpec:
         std=info.std,
         gsd_m=info.gsd_m,
         classes=info.classes,
-        outputs=info.targets,
+        outputs=recipe.outputs(info),
         size=info.size,
         overlap=info.size // 4,
     )
@@ -276,7 +303,12 @@ def _build_trainer(
     if precision == "auto":
         precision = "bf16-mixed" if computes_bf16(device) else "32-true"
     best = RunCheckpoints(
-        folder, "best", monitor="val_iou", mode="max", save_last=True, enable_version_counter=False
+        folder,
+        "best",
+        monitor=history.monitor,
+        mode="max",
+        save_last=True,
+        enable_version_counter=False,
     )
     averaging = [EMAWeightAveraging(decay=options.ema)] if options.ema else []
     return L.Trainer(

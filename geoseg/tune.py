@@ -12,12 +12,11 @@ import shapely
 from rasterio.windows import Window
 from shapely.geometry.base import BaseGeometry
 
-from geoseg.dataset import TileDataset
+from geoseg.dataset import TileDataset, bounding_grid
 from geoseg.evaluate import Evaluation, evaluate_layers
 from geoseg.grid import Grid
 from geoseg.metrics import AreaCounts, Score
 from geoseg.options import Thresholds
-from geoseg.raster import read_info
 from geoseg.tiles import read_tile_footprints, tile_window
 from geoseg.tiling import blend_weights
 from geoseg.vectorize import vectorize_arrays
@@ -153,7 +152,7 @@ def _assemble(
     truth: gpd.GeoDataFrame,
     batch_size: int,
 ) -> Ground:
-    grid = _bounding_grid(tiles, rows)
+    grid = bounding_grid(tiles, rows)
     top, left = rows.row_off.min(), rows.col_off.min()
     outputs, size = len(tiles.info.targets), tiles.info.size
     total = np.zeros((outputs, *grid.shape), np.float32)
@@ -179,17 +178,6 @@ def _assemble(
     in_crs = truth.to_crs(grid.crs.to_wkt())
     in_crs.geometry = shapely.make_valid(in_crs.geometry.values)
     return Ground(prob, valid, grid, area, in_crs)
-
-
-def _bounding_grid(tiles: TileDataset, rows: pd.DataFrame) -> Grid:
-    """The lattice of the tiles over all of them; any tile's file knows where it lies."""
-    first = rows.iloc[0]
-    placed = read_info(tiles.folder / "images" / f"{first.id}.tif").grid
-    top, left = rows.row_off.min(), rows.col_off.min()
-    corner = Window(left - first.col_off, top - first.row_off, 1, 1)
-    height = (rows.row_off + rows.height).max() - top
-    width = (rows.col_off + rows.width).max() - left
-    return Grid(placed.crs, placed.window_transform(corner), int(height), int(width))
 
 
 def _polygon(row: object, grid: Grid, left: int, top: int) -> BaseGeometry:

@@ -199,7 +199,7 @@ BAD = {
     "no labels": ("tile {scene} --labels {tmp}/absent.gpkg -o {new}", "absent.gpkg"),
     "no class": ("tile {scene} --labels {truth} --where id<0 -o {new}", "holds no footprint"),
     "bad filter": ("tile {scene} --labels {truth} --where nope=1 -o {new}", "nope"),
-    "coarse": ("tile {scene} --labels {truth} --gsd 30 -o {new}", "no tile falls to"),
+    "coarse": ("tile {scene} --labels {truth} --gsd 30 -o {new}", "check --gsd"),
     "mask": ("vectorize {folder}/out/mask.tif -o {new}.gpkg", "is a mask of classes"),
     "run folder": ("predict {scene} -m {folder}/runs/a -o {new}", "runs/a/model.safetensors"),
     "elsewhere": (

@@ -16,8 +16,9 @@ FLOORS = (
     {"grid", "paths", "tiling", "stitch", "metrics", "options"},
     {"raster", "vector", "model_file", "journal"},
     {
-        "labels", "splits", "tiles", "dataset", "augment", "models", "losses", "segmenter", "train",
-        "history", "predict", "tune", "vectorize", "evaluate", "pictures", "town",
+        "labels", "splits", "tiles", "dataset", "augment", "models", "losses", "learner",
+        "segmenter", "boxes", "train", "history", "device", "plan", "predict", "tune", "vectorize",
+        "evaluate", "pictures", "town",
     },
     {"config", "execution"},
     {"cli"},

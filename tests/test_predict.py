@@ -13,15 +13,8 @@ from geoseg.grid import Grid
 from geoseg.model_file import ModelSpec, load_model, save_model
 from geoseg.models import build_model
 from geoseg.options import PredictOptions, Thresholds
-from geoseg.predict import (
-    Predictor,
-    iter_probs,
-    plan_prediction,
-    predict,
-    quantise,
-    read_tile,
-    tile_part,
-)
+from geoseg.plan import plan_prediction, read_tile, tile_part
+from geoseg.predict import Predictor, iter_probs, predict, quantise
 from geoseg.raster import Scene, read_info, write_array
 from geoseg.stitch import stitch_rows
 from geoseg.tiling import TilePlan

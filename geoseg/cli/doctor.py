@@ -66,7 +66,7 @@ def _torch() -> str:
 def _device() -> str:
     import torch
 
-    from geoseg.predict import choose_device, computes_bf16
+    from geoseg.device import choose_device, computes_bf16
 
     device = choose_device("auto")
     bits = "bf16" if computes_bf16(device) else "32 bit"

@@ -52,7 +52,8 @@ def command(
         predict__tta=tta,
         predict__keep_model_grid=keep_model_grid,
     )
-    from geoseg.predict import plan_prediction, predict
+    from geoseg.plan import plan_prediction
+    from geoseg.predict import predict
 
     if dry_run:
         from geoseg.model_file import load_spec

@@ -1,7 +1,8 @@
 """Networks by name: our own first, then everything that segmentation-models-pytorch builds.
 
-All networks take (N, bands, H, W) of any H and W and return logits (N, outputs, H, W). A
-building model has independent outputs, each through a sigmoid.
+Networks take (N, bands, H, W) of any H and W. Those of pixels return logits (N, outputs, H, W);
+a building model has independent outputs, each through a sigmoid. Those of boxes say of each of
+their anchors what it shows and where that is, see `geoseg.models.retinanet`.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 
-from geoseg.errors import ConfigError, InputShapeError
+from geoseg.errors import ConfigError, InputShapeError, ModelFileError
+from geoseg.model_file import ModelSpec
 from geoseg.models.encoders import MakeEncoder, check_encoder, list_encoders
 from geoseg.models.registry import (
     ARCHITECTURES,
     list_architectures,
     resolve_architecture,
+    task_of,
 )
 from geoseg.models.weights import load_encoder_weights
 
@@ -56,6 +59,29 @@ def build_model(
     if encoder is not None and encoder_weights is not None:
         load_encoder_weights(encoder_of(model), encoder, encoder_weights, bands)
     return model
+
+
+def load_network(spec: ModelSpec, weights: dict[str, Tensor]) -> nn.Module:
+    """Builds the network of a model file, its weights in it.
+
+    Raises:
+        ModelFileError: If the weights do not belong to the architecture.
+    """
+    network = build_model(
+        spec.arch,
+        spec.encoder,
+        bands=spec.bands,
+        outputs=len(spec.outputs),
+        options=spec.options,
+    )
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ModelFileError(
+            f"the weights do not fit {spec.arch} on {spec.encoder}; the file is damaged or "
+            "of another version of geoseg"
+        ) from error
+    return network
 
 
 def choose_encoder(arch: str, encoder: str | None) -> str | None:
@@ -132,6 +158,8 @@ __all__ = [
     "encoder_of",
     "list_architectures",
     "list_encoders",
+    "load_network",
     "resolve_architecture",
     "size_multiple",
+    "task_of",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import segmentation_models_pytorch as smp
 from torch import nn
@@ -15,8 +16,11 @@ from geoseg.models.deeplabv2 import DeepLabV2
 from geoseg.models.deeplabv3 import DeepLabV3, DeepLabV3Plus
 from geoseg.models.fcn import FCN
 from geoseg.models.fpn import FPN
+from geoseg.models.retinanet import RetinaNet
 from geoseg.models.smp import SMPNetwork
 from geoseg.models.unet import UNet
+
+Task = Literal["pixels", "boxes"]
 
 
 @dataclass(frozen=True)
@@ -28,11 +32,13 @@ class Architecture:
             no encoder to choose, then the number of classes, then its options.
         encoder: The paper's encoder, or smp's usual one; None where there is none to choose.
         paper: Where the network was published.
+        task: What it finds: `pixels` of buildings, or `boxes` around them.
     """
 
     build: Callable[..., nn.Module]
     encoder: str | None
     paper: str
+    task: Task = "pixels"
 
 
 _FCN = "Long et al. 2015, arXiv 1411.4038"
@@ -49,6 +55,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "fcn32s": Architecture(partial(FCN, stride=32), "vgg16", _FCN),
     "fcn8s": Architecture(partial(FCN, stride=8), "vgg16", _FCN),
     "fpn": Architecture(FPN, "resnet50", "Lin et al. 2016, arXiv 1612.03144; Kirillov et al. 2019"),
+    "retinanet": Architecture(
+        RetinaNet, "resnet50", "Lin et al. 2017, arXiv 1708.02002", task="boxes"
+    ),
     "unet": Architecture(UNet, None, "Ronneberger et al. 2015, arXiv 1505.04597"),
 }
 
@@ -81,9 +90,14 @@ ARCHITECTURES |= {
 }
 
 
-def list_architectures() -> list[str]:
-    """All architecture names: ours, then `smp-NAME` for each of smp's."""
-    return list(ARCHITECTURES)
+def list_architectures(task: Task | None = None) -> list[str]:
+    """Architecture names: ours, then `smp-NAME` for each of smp's; all, or those of one task."""
+    return [name for name, known in ARCHITECTURES.items() if task in (None, known.task)]
+
+
+def task_of(arch: str) -> Task:
+    """What an architecture finds. Raises as `resolve_architecture` does."""
+    return ARCHITECTURES[resolve_architecture(arch)].task
 
 
 def resolve_architecture(arch: str) -> str:

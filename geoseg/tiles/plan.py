@@ -102,10 +102,10 @@ def plan_tiles(scenes: Sequence[str | Path], labels: str | Path, options: TileOp
         for region in regions[index]
         for record in _region_tiles(index, infos[index].path, grid, region, options)
     ]
-    _check_splits(records, grids, options)
     common = grids[0].crs.to_wkt()
     pixel_area = abs(grids[0].transform.determinant)
     tiles = drop_shared(_to_common(records, grids, common), pixel_area)
+    _check_splits(set(tiles.split), grids, options)
     shared = count_shared_pixels(tiles, pixel_area)
     ground = merge_regions([_region_ground(g, r) for g, r in zip(grids, regions, strict=True)])
     return TilesPlan(
@@ -113,17 +113,19 @@ def plan_tiles(scenes: Sequence[str | Path], labels: str | Path, options: TileOp
     )
 
 
-def _check_splits(records: list[dict[str, Any]], grids: list[Grid], options: TileOptions) -> None:
-    """Refuses ground that is too small for a split that was asked for."""
-    found = {record["split"] for record in records}
-    for split, fraction in zip(SPLITS, options.fractions, strict=True):
-        if fraction > 0 and split not in found:
-            sides = ", ".join(f"{grid.height} x {grid.width}" for grid in grids)
-            raise EmptyDatasetError(
-                f"no tile falls to {split}: at {grids[0].gsd_m:.3g} m the scenes measure {sides} "
-                f"pixels, too few for tiles of {options.size}; check --gsd (metres per pixel), or "
-                "choose a smaller --size or other --fractions"
-            )
+def _check_splits(found: set[str], grids: list[Grid], options: TileOptions) -> None:
+    """Refuses ground that is too small for tiles, or for a split that was asked for."""
+    wanted = [s for s, share in zip(SPLITS, options.fractions, strict=True) if share > 0]
+    missing = [split for split in wanted if split not in found]
+    largest = max(side for grid in grids for side in grid.shape)
+    if missing or largest < options.size / 2:
+        sides = ", ".join(f"{grid.height} x {grid.width}" for grid in grids)
+        lack = f"no tile falls to {missing[0]}" if missing else "the ground is less than a tile"
+        raise EmptyDatasetError(
+            f"{lack}: at {grids[0].gsd_m:.3g} m the scenes measure {sides} pixels, for tiles of "
+            f"{options.size}; check --gsd (metres per pixel), or choose a smaller --size or other "
+            "--fractions"
+        )
 
 
 def _check_same_bands(infos: Sequence[SceneInfo]) -> None:

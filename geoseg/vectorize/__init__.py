@@ -2,7 +2,13 @@
 
 from geoseg.options import Thresholds
 from geoseg.vectorize.components import Component, find_components
-from geoseg.vectorize.layer import iter_footprints, vectorize, vectorize_arrays
+from geoseg.vectorize.layer import (
+    iter_footprints,
+    join_batches,
+    place_footprints,
+    vectorize,
+    vectorize_arrays,
+)
 from geoseg.vectorize.measure import geodesic_measures
 from geoseg.vectorize.prob import ArrayProb, Prob, ProbSource, SceneProb
 from geoseg.vectorize.separate import fill_holes, separate
@@ -21,6 +27,8 @@ __all__ = [
     "find_components",
     "geodesic_measures",
     "iter_footprints",
+    "join_batches",
+    "place_footprints",
     "read_thresholds",
     "separate",
     "simplify_coverage",

@@ -108,21 +108,42 @@ def vectorize_arrays(
         All footprints, columns as in `iter_footprints`.
     """
     source = ArrayProb(body, border, valid, grid)
-    batches = list(_iter_batches(source, thresholds, grid.height))
-    return pd.concat(batches, ignore_index=True) if batches else _build_batch([], grid)
+    return join_batches(_iter_batches(source, thresholds, grid.height), grid)
+
+
+def place_footprints(
+    outlines: Iterator[tuple[Polygon, float]], grid: Grid, min_area_m2: float
+) -> Iterator[gpd.GeoDataFrame]:
+    """Brings outlines to the ground, measures and numbers them.
+
+    Args:
+        outlines: Outline in pixels of the grid, and confidence.
+        grid: Place on the ground.
+        min_area_m2: Smaller footprints are dropped.
+
+    Yields:
+        Frames as in `iter_footprints`.
+    """
+    next_id = 1
+    while batch := list(islice(outlines, _BATCH)):
+        frame = _build_batch(batch, grid)
+        frame = frame[frame["area_m2"] >= min_area_m2].reset_index(drop=True)
+        frame["id"] = np.arange(next_id, next_id + len(frame), dtype=np.int64)
+        next_id += len(frame)
+        yield frame
 
 
 def _iter_batches(
     source: ProbSource, thresholds: Thresholds, block_rows: int
 ) -> Iterator[gpd.GeoDataFrame]:
     objects = _iter_objects(source, thresholds, block_rows)
-    next_id = 1
-    while batch := list(islice(objects, _BATCH)):
-        frame = _build_batch(batch, source.grid)
-        frame = frame[frame["area_m2"] >= thresholds.min_area_m2].reset_index(drop=True)
-        frame["id"] = np.arange(next_id, next_id + len(frame), dtype=np.int64)
-        next_id += len(frame)
-        yield frame
+    return place_footprints(objects, source.grid, thresholds.min_area_m2)
+
+
+def join_batches(batches: Iterator[gpd.GeoDataFrame], grid: Grid) -> gpd.GeoDataFrame:
+    """All footprints of some frames as one, which may be empty, on their grid."""
+    frames = list(batches)
+    return pd.concat(frames, ignore_index=True) if frames else _build_batch([], grid)
 
 
 def _iter_objects(

@@ -1,0 +1,149 @@
+"""Boxes of validation tiles, stitched as on a scene and compared with the true footprints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import geopandas as gpd
+import numpy as np
+import shapely
+from rasterio.windows import Window
+from shapely.geometry.base import BaseGeometry
+from torch import Tensor
+
+from geoseg.boxes.boxes import Boxes, outlines_of
+from geoseg.boxes.dataset import iter_scenes, tile_corners
+from geoseg.boxes.predictor import BoxPredictor
+from geoseg.boxes.stitch import Stitcher
+from geoseg.dataset import TileDataset
+from geoseg.evaluate import Evaluation, evaluate_layers
+from geoseg.grid import Grid
+from geoseg.metrics import AreaCounts, Score
+from geoseg.model_file import ModelSpec
+from geoseg.options import PredictOptions, Thresholds
+from geoseg.tune import Tuned
+from geoseg.vectorize import join_batches, place_footprints
+
+# Least scores to choose from.
+_CANDIDATES = np.arange(5, 100, 5) / 100
+
+_BATCH = 8
+
+
+@dataclass(frozen=True, eq=False)
+class BoxGround:
+    """The validation ground of one scene.
+
+    Attributes:
+        grid: Place of its tiles on the ground.
+        windows: Each tile's window of the grid, by its row in the dataset.
+        area: Outline of the tiles, in the grid's CRS.
+        truth: Footprints, in the grid's CRS.
+    """
+
+    grid: Grid
+    windows: Mapping[int, Window]
+    area: BaseGeometry
+    truth: gpd.GeoDataFrame
+
+    def lay_out(self, found: Mapping[int, Boxes]) -> gpd.GeoDataFrame:
+        """The boxes of the ground's tiles as footprints, as `geoseg predict` makes them."""
+        stitcher = Stitcher(PredictOptions().nms_iou)
+        for index, window in self.windows.items():
+            stitcher.add(window, found[index])
+        outlines = iter(outlines_of(stitcher.advance()))
+        return join_batches(
+            place_footprints(outlines, self.grid, Thresholds().min_area_m2), self.grid
+        )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How well boxes fit the truth.
+
+    Attributes:
+        threshold: The least score with which building F1@0.5 is greatest.
+        f1: That F1.
+        iou: Of the ground that those boxes and the footprints cover.
+    """
+
+    threshold: float
+    f1: float
+    iou: float
+
+
+def build_grounds(tiles: TileDataset) -> list[BoxGround]:
+    """The ground of each scene that a dataset has tiles of."""
+    grounds = []
+    for rows, grid, truth in iter_scenes(tiles):
+        corners = tile_corners(rows)
+        windows = {
+            int(index): Window(left, top, right - left, bottom - top)
+            for index, (left, top, right, bottom) in zip(rows.index, corners.tolist(), strict=True)
+        }
+        outlines = [grid.window_polygon(window) for window in windows.values()]
+        grounds.append(BoxGround(grid, windows, shapely.union_all(outlines), truth))
+    return grounds
+
+
+def judge(grounds: Sequence[BoxGround], found: Mapping[int, Boxes]) -> Verdict:
+    """Finds the least score that suits all grounds together, and what it reaches.
+
+    Args:
+        grounds: Validation ground.
+        found: Boxes of each tile, in its own pixels, by its row in the dataset.
+    """
+    layers = [ground.lay_out(found) for ground in grounds]
+    everything = [
+        evaluate_layers(layer, ground.truth, aoi=ground.area)
+        for layer, ground in zip(layers, grounds, strict=True)
+    ]
+    rates = np.array([_f1(everything, least) for least in _CANDIDATES])
+    best = np.flatnonzero(rates == rates.max())
+    threshold = float(_CANDIDATES[best[len(best) // 2]])  # far from where the next is worse
+    sure = [
+        evaluate_layers(layer[layer.confidence >= threshold], ground.truth, aoi=ground.area)
+        for layer, ground in zip(layers, grounds, strict=True)
+    ]
+    area = sum((one.area for one in sure), AreaCounts(0.0, 0.0, 0.0))
+    return Verdict(threshold, float(rates.max()), area.iou)
+
+
+def tune_boxes(
+    spec: ModelSpec, weights: dict[str, Tensor], device: str, tiles: TileDataset
+) -> Tuned:
+    """Searches the least score whose building F1@0.5 on validation ground is greatest.
+
+    Args:
+        spec: The model's header.
+        weights: Its state dict.
+        device: `auto`, `cpu` or `gpu`.
+        tiles: Validation tiles.
+
+    Returns:
+        Thresholds whose `body` is that score.
+    """
+    predictor = BoxPredictor(spec, weights, device)
+    found: dict[int, Boxes] = {}
+    for start in range(0, len(tiles), _BATCH):
+        indexes = range(start, min(start + _BATCH, len(tiles)))
+        samples = [tiles[index] for index in indexes]
+        data = np.stack([sample["image"].numpy() for sample in samples])
+        valid = np.stack([sample["valid"][0].numpy() for sample in samples])
+        found |= zip(indexes, predictor(data, valid), strict=True)
+    verdict = judge(build_grounds(tiles), found)
+    return Tuned(Thresholds(body=verdict.threshold), verdict.f1)
+
+
+def _f1(evaluations: Sequence[Evaluation], least: float) -> float:
+    """Building F1 of the boxes of at least some score.
+
+    The surest choose first, so leaving out the others changes none of their matches.
+    """
+    total = Score(0, 0, 0)
+    for one in evaluations:
+        sure = one.pred.confidence.to_numpy() >= least
+        tp = int(np.count_nonzero(one.matches.proposal_match[sure] >= 0))
+        total += Score(tp, int(sure.sum()) - tp, len(one.truth) - tp)
+    return total.f1

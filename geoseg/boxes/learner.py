@@ -1,0 +1,123 @@
+"""How a network of boxes is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from geoseg.boxes.augment import augment_boxes
+from geoseg.boxes.boxes import Boxes
+from geoseg.boxes.dataset import BoxDataset
+from geoseg.boxes.judge import build_grounds, judge, tune_boxes
+from geoseg.boxes.predictor import LEAST_SCORE, find_boxes
+from geoseg.dataset import Sample, TileDataset, normalise
+from geoseg.errors import ConfigError
+from geoseg.learner import Learner, Recipe
+from geoseg.models.retinanet import RetinaNet
+from geoseg.options import PredictOptions, TrainOptions
+
+
+class BoxLearner(Learner):
+    """A network of boxes, as Lightning trains it.
+
+    Its `val_f1` is building F1@0.5 against the true footprints, with the least score that
+    suits best, and its `val_iou` that of the ground that these boxes cover.
+
+    Args:
+        network: A `RetinaNet`.
+        tiles: The tiles to validate on.
+        options: How to train; the loss is the network's own.
+        pretrained: The encoder has learnt before.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        tiles: TileDataset,
+        options: TrainOptions,
+        *,
+        pretrained: bool = True,
+    ) -> None:
+        super().__init__(network, tiles.info, options, pretrained=pretrained)
+        self.grounds = build_grounds(tiles)
+        self.found: dict[int, Boxes] = {}
+
+    def training_step(self, batch: Sample, _: int) -> Tensor:
+        """Loss of one augmented batch."""
+        image, boxes, valid = self._normal(batch), batch["boxes"], batch["valid"]
+        if self.options.augment != "none":
+            image, boxes, valid = augment_boxes(
+                image,
+                boxes,
+                valid,
+                black=-self.mean / self.std,
+                generator=self._generator(),
+                full=self.options.augment == "full",
+            )
+        loss = self._retinanet.loss(self._say(image), boxes, batch["learnt"], valid)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(image))
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Forgets the boxes of the epoch before."""
+        self.found = {}
+
+    def validation_step(self, batch: Sample, _: int) -> None:
+        """Loss and boxes of one batch."""
+        valid = batch["valid"]
+        said = self._say(self._normal(batch))
+        loss = self._retinanet.loss(said, batch["boxes"], batch["learnt"], valid)
+        self.log("val_loss", loss, batch_size=len(valid))
+        found = find_boxes(
+            self._retinanet, said, valid, least=LEAST_SCORE, iou=PredictOptions().nms_iou
+        )
+        self.found |= zip(batch["index"].tolist(), found, strict=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Scores of all validation ground together."""
+        verdict = judge(self.grounds, self.found)
+        self.log("val_iou", verdict.iou)
+        self.log("val_f1", verdict.f1)
+
+    @property
+    def _retinanet(self) -> RetinaNet:
+        return cast(RetinaNet, self.network)
+
+    def _normal(self, batch: Sample) -> Tensor:
+        return normalise(batch["image"], batch["valid"], self.mean, self.std)
+
+    def _say(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        said: tuple[Tensor, Tensor] = self.network(
+            image.contiguous(memory_format=torch.channels_last)
+        )
+        return said
+
+
+def _load_tiles(folder: str | Path, options: TrainOptions) -> tuple[TileDataset, TileDataset]:
+    if options.weight_map or options.elastic_px:
+        raise ConfigError(
+            "train.weight_map and train.elastic_px are of networks of pixels; leave them out"
+        )
+    return BoxDataset(folder, "train"), BoxDataset(folder, "val")
+
+
+def _learn(
+    network: nn.Module,
+    _: TileDataset,
+    val_set: TileDataset,
+    options: TrainOptions,
+    pretrained: bool,
+) -> BoxLearner:
+    return BoxLearner(network, val_set, options, pretrained=pretrained)
+
+
+BOX_RECIPE = Recipe(
+    datasets=_load_tiles,
+    outputs=lambda info: info.classes,
+    learner=_learn,
+    monitor="val_f1",
+    tune=tune_boxes,
+)

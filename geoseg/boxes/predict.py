@@ -1,0 +1,125 @@
+"""Scene → boxes as footprints, one row of tiles in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from shapely.geometry import Polygon
+from torch import Tensor
+
+from geoseg.boxes.boxes import Boxes, outlines_of
+from geoseg.boxes.predictor import LEAST_SCORE, BoxPredictor
+from geoseg.boxes.stitch import stitch_boxes
+from geoseg.errors import ConfigError
+from geoseg.journal import claim_output
+from geoseg.options import PredictOptions, Thresholds
+from geoseg.plan import PredictPlan, Progress, iter_batches
+from geoseg.raster import Scene
+from geoseg.tiling import Tile, TilePlan
+from geoseg.vector import WRITABLE_SUFFIXES, write_footprints
+from geoseg.vectorize import place_footprints
+
+_LAYER_NAME = "footprints.gpkg"
+
+FindBoxes = Callable[[np.ndarray, np.ndarray], list[Boxes]]
+
+
+def predict_boxes(
+    plan: PredictPlan,
+    weights: dict[str, Tensor],
+    output: Path,
+    options: PredictOptions,
+    thresholds: Thresholds,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Predicts a scene by a model of boxes.
+
+    Args:
+        plan: What to predict, from `plan_prediction`.
+        weights: State dict of the model.
+        output: A folder for `footprints.gpkg`, or a file of footprints.
+        options: How to predict.
+        thresholds: `body` is the least score of a box; `min_area_m2` holds too.
+        overwrite: Replace the output if it is there.
+        progress: Told the finished and the total number of tiles.
+
+    Returns:
+        The file written.
+
+    Raises:
+        ConfigError: If probabilities per pixel are asked for.
+    """
+    is_folder = output.is_dir() or not output.suffix
+    if not is_folder and output.suffix.lower() not in WRITABLE_SUFFIXES:
+        raise ConfigError(
+            f"{output}: cannot be written, {plan.spec.arch} finds boxes and has no probabilities "
+            f"per pixel; use a folder or one of {', '.join(WRITABLE_SUFFIXES)}"
+        )
+    if options.tta != "none":
+        raise ConfigError(
+            f"predict.tta: {options.tta} averages probabilities per pixel, which "
+            f"{plan.spec.arch} has none of; leave it at none"
+        )
+    least = min(LEAST_SCORE, thresholds.body)
+    predictor = BoxPredictor(plan.spec, weights, options.device, least=least, iou=options.nms_iou)
+    if not is_folder:
+        _write(plan, predictor, output, options, thresholds, progress)
+        return [output]
+    with claim_output(output, overwrite=overwrite) as folder:
+        _write(plan, predictor, folder / _LAYER_NAME, options, thresholds, progress)
+    return [output / _LAYER_NAME]
+
+
+def iter_boxes(
+    scene: Scene,
+    plan: TilePlan,
+    predictor: FindBoxes,
+    *,
+    batch_size: int,
+    progress: Progress | None = None,
+) -> Iterator[tuple[Tile, Boxes]]:
+    """Finds the boxes of the tiles of a plan, in their order.
+
+    Tiles without a valid pixel are left out.
+
+    Args:
+        scene: The scene on the plan's grid.
+        plan: The tiles.
+        predictor: (N, C, h, w), (N, h, w) → boxes in pixels of each of the N tiles.
+        batch_size: Tiles per batch.
+        progress: Told the finished and the total number of tiles.
+    """
+    for batch in iter_batches(scene, plan, batch_size):
+        tiles, data, valid = zip(*batch, strict=True)
+        yield from zip(tiles, predictor(np.stack(data), np.stack(valid)), strict=True)
+        if progress:
+            progress(tiles[-1].row * len(plan.columns) + tiles[-1].column + 1, len(plan))
+    if progress:
+        progress(len(plan), len(plan))
+
+
+def _write(
+    plan: PredictPlan,
+    predictor: BoxPredictor,
+    path: Path,
+    options: PredictOptions,
+    thresholds: Thresholds,
+    progress: Progress | None,
+) -> None:
+    with Scene(plan.scene.path, bands=plan.scene.indexes, grid=plan.grid) as scene:
+        tiles = iter_boxes(
+            scene, plan.tiles, predictor, batch_size=options.batch_size, progress=progress
+        )
+        stitched = stitch_boxes(plan.tiles, tiles, options.nms_iou)
+        outlines = _outlines(stitched, thresholds.body)
+        frames = place_footprints(outlines, plan.grid, thresholds.min_area_m2)
+        write_footprints(path, frames, crs=plan.grid.crs)
+
+
+def _outlines(batches: Iterator[Boxes], least: float) -> Iterator[tuple[Polygon, float]]:
+    for boxes in batches:
+        yield from outlines_of(boxes[boxes.scores >= least])

@@ -1,0 +1,84 @@
+"""What training has in common, whatever the network finds, and what each kind brings itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from geoseg.dataset import TileDataset
+from geoseg.model_file import ModelSpec
+from geoseg.models import encoder_of
+from geoseg.options import TrainOptions
+from geoseg.tiles import TilesInfo
+from geoseg.tune import Tuned
+
+
+class Learner(L.LightningModule):
+    """A network and its optimiser, as Lightning runs them.
+
+    Args:
+        network: Takes normalised images (N, C, H, W).
+        info: What the tiles are.
+        options: How to train.
+        pretrained: The encoder has learnt before, and learns at its own gentler rate.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        info: TilesInfo,
+        options: TrainOptions,
+        *,
+        pretrained: bool = True,
+    ) -> None:
+        super().__init__()
+        self.network = network.to(memory_format=torch.channels_last)
+        self.options = options
+        self.encoder_share = options.encoder_lr if pretrained else 1.0
+        self.register_buffer("mean", torch.tensor(info.mean), persistent=False)
+        self.register_buffer("std", torch.tensor(info.std), persistent=False)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW; a gentler rate for an encoder that has learnt before."""
+        encoder = list(encoder_of(self.network).parameters())
+        known = {id(p) for p in encoder}
+        rest = [p for p in self.network.parameters() if id(p) not in known]
+        lr = self.options.lr
+        groups = [
+            {"params": encoder, "share": self.encoder_share},
+            {"params": rest, "share": 1.0},
+        ]
+        return torch.optim.AdamW(groups, lr=lr, weight_decay=self.options.weight_decay)
+
+    def _generator(self) -> torch.Generator:
+        # A function of the step alone, so that a resumed run draws what it would have drawn.
+        return torch.Generator().manual_seed(self.options.seed * 1_000_003 + self.global_step)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What of training depends on what a network finds.
+
+    Attributes:
+        datasets: Reads the training and the validation split of a folder of tiles.
+        outputs: What the channels of the network's logits mean, for these tiles.
+        learner: Puts a network together with its loss, for tiles to train on and tiles to
+            validate; the last argument says whether the encoder has learnt before. It logs
+            `train_loss`, `val_loss`, `val_iou`, and `val_f1_pixel` or `val_f1` of buildings.
+        monitor: Which of them chooses the best epoch, the greatest being the best.
+        tune: Header, weights, device and validation tiles → the best thresholds.
+    """
+
+    datasets: Callable[[str | Path, TrainOptions], tuple[TileDataset, TileDataset]]
+    outputs: Callable[[TilesInfo], tuple[str, ...]]
+    learner: Callable[[nn.Module, TileDataset, TileDataset, TrainOptions, bool], Learner]
+    monitor: str
+    tune: Callable[[ModelSpec, dict[str, Tensor], str, TileDataset], Tuned]

@@ -1,0 +1,634 @@
+"""Buildings as boxes: targets, augmentation, stitching, prediction, and the whole job."""
+
+import csv
+import dataclasses
+import json
+import math
+import re
+from functools import partial
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import shapely
+import shapely.affinity
+import torch
+from click.testing import CliRunner
+from conftest import write_scene
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rasterio.windows import Window
+from scipy import ndimage
+
+import geoseg.train
+from geoseg.boxes import learner as box_learner
+from geoseg.boxes import predict as box_predict
+from geoseg.boxes import predictor as box_predictor
+from geoseg.boxes.augment import augment_boxes, turn_boxes, turn_image
+from geoseg.boxes.boxes import LEAST_SHARE, Boxes, join_boxes, valid_shares
+from geoseg.boxes.dataset import BoxDataset
+from geoseg.boxes.judge import Verdict, build_grounds, judge, tune_boxes
+from geoseg.boxes.predictor import BoxPredictor
+from geoseg.boxes.stitch import Stitcher, stitch_boxes
+from geoseg.cli import cli
+from geoseg.errors import ConfigError, ModelFileError
+from geoseg.evaluate import evaluate_layers
+from geoseg.model_file import ModelSpec, load_model, save_model
+from geoseg.models import build_model
+from geoseg.options import (
+    ModelOptions,
+    PredictOptions,
+    Thresholds,
+    TileOptions,
+    TrainOptions,
+    VectorizeOptions,
+)
+from geoseg.predict import predict
+from geoseg.raster import write_array
+from geoseg.tiles import plan_tiles, tile_scenes, tile_window
+from geoseg.tiling import TilePlan
+from geoseg.train import train
+from geoseg.vector import FOOTPRINT_COLUMNS
+
+SPEC = ModelSpec(
+    arch="retinanet", encoder="resnet18", options={"channels": 32}, bands=("red", "green", "blue"),
+    dtype="uint8", mean=(50.0,) * 3, std=(30.0,) * 3, gsd_m=0.5, outputs=("building",), size=64,
+    overlap=24,
+)  # fmt: skip
+MODEL = ModelOptions(
+    arch="retinanet", encoder="resnet18", encoder_weights=None, options={"channels": 32}
+)
+QUICK = TrainOptions(epochs=2, batch_size=2, precision="32-true", device="cpu", augment="light")
+
+
+def boxes_of(corners, scores=None):
+    corners = np.asarray(corners, dtype=np.float64).reshape(-1, 4)
+    return Boxes(corners, np.full(len(corners), 0.9) if scores is None else np.asarray(scores))
+
+
+def sorted_rows(corners):
+    return sorted(map(tuple, np.asarray(corners).tolist()))
+
+
+# Values
+
+
+@settings(max_examples=50)
+@given(
+    seed=st.integers(0, 99), height=st.integers(1, 30), width=st.integers(1, 30),
+    count=st.integers(0, 5),
+)  # fmt: skip
+def test_the_valid_share_of_a_box_is_counted_in_pixels(seed, height, width, count):
+    rng = np.random.default_rng(seed)
+    valid = rng.random((height, width)) < 0.6
+    corners = rng.uniform(-5, 35, (count, 4)).round(1)
+    for (left, top, right, bottom), share in zip(
+        corners, valid_shares(corners, valid), strict=True
+    ):
+        rows = slice(*np.rint(np.clip([top, bottom], 0, height)).astype(int))
+        columns = slice(*np.rint(np.clip([left, right], 0, width)).astype(int))
+        part = valid[rows, columns]
+        if left <= right and top <= bottom:
+            assert share == pytest.approx(part.mean() if part.size else 0.0)
+
+
+# Targets
+
+
+@pytest.fixture
+def tiles(make_scene, tmp_path):
+    """A scene with buildings on tile edges and under nodata, and the folder of its tiles."""
+    made = make_scene(nodata=0, holes=[(100, 0, 160, 18)], rotation=20.0)
+    options = TileOptions(size=32, overlap=8, fractions=(0.6, 0.2, 0.2))
+    tile_scenes(plan_tiles([made.path], made.labels, options), tmp_path / "tiles")
+    return made, tmp_path / "tiles"
+
+
+def test_the_boxes_of_a_tile_are_the_buildings_in_it(tiles):
+    made, folder = tiles
+    learnt = unclear = 0
+    for split in ("train", "val", "test"):
+        dataset = BoxDataset(folder, split)
+        for index, tile in enumerate(dataset.tiles.itertuples()):
+            sample = dataset[index]
+            assert sample["index"] == index
+            window = tile_window(tile)
+            expected = {}
+            for left, top, right, bottom in made.boxes:
+                seen = np.array(
+                    [
+                        max(left - window.col_off, 0), max(top - window.row_off, 0),
+                        min(right - window.col_off, window.width),
+                        min(bottom - window.row_off, window.height),
+                    ]
+                )  # fmt: skip
+                width, height = seen[2] - seen[0], seen[3] - seen[1]
+                if width <= 0 or height <= 0:
+                    continue
+                valid = sample["valid"][0, seen[1] : seen[3], seen[0] : seen[2]].float().mean()
+                share = width * height / ((right - left) * (bottom - top)) * valid.item()
+                expected[tuple(seen.tolist())] = share >= LEAST_SHARE and min(width, height) >= 2
+            there = ~sample["boxes"].isnan().any(dim=1)
+            found = sample["boxes"][there]
+            assert len(found) == len(expected)
+            for corners, is_learnt in zip(found, sample["learnt"][there].tolist(), strict=True):
+                near = min(expected, key=lambda key: np.abs(corners.numpy() - key).max())
+                np.testing.assert_allclose(corners, near, atol=1e-3)
+                assert expected[near] == is_learnt
+                learnt, unclear = learnt + is_learnt, unclear + (not is_learnt)
+            assert not sample["learnt"][~there].any()
+    assert learnt > 10
+    assert unclear > 10
+
+
+def test_tiles_of_a_split_have_as_many_rows_of_boxes(tiles):
+    dataset = BoxDataset(tiles[1], "train")
+    counts = [int((~dataset[i]["boxes"].isnan().any(dim=1)).sum()) for i in range(len(dataset))]
+    assert {len(dataset[i]["boxes"]) for i in range(len(dataset))} == {max(counts)}
+    assert min(counts) < max(counts)
+
+
+# Augmentation
+
+
+@given(
+    turns=st.integers(0, 3), mirrored=st.booleans(), height=st.integers(3, 20),
+    width=st.integers(3, 20), data=st.data(),
+)  # fmt: skip
+def test_a_box_turns_with_its_pixels(turns, mirrored, height, width, data):
+    left, top = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
+    right, bottom = (
+        data.draw(st.integers(left + 1, width)), data.draw(st.integers(top + 1, height))
+    )  # fmt: skip
+    image = torch.zeros(1, height, width)
+    image[:, top:bottom, left:right] = 1
+    turned = turn_image(image, turns, mirrored)[0]
+    rows, columns = turned.nonzero().unbind(dim=1)
+    boxes = torch.tensor([[left, top, right, bottom], [math.nan] * 4], dtype=torch.float32)
+    found = turn_boxes(boxes, (height, width), turns, mirrored)
+    assert found[0].tolist() == [
+        columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+    ]  # fmt: skip
+    assert found[1].isnan().all()
+
+
+@pytest.mark.parametrize("size", [(24, 24), (16, 28)])
+@pytest.mark.parametrize("full", [False, True])
+def test_augmented_boxes_hold_what_they_held(size, full):
+    height, width = size
+    corners = torch.tensor([[3.0, 2, 9, 6], [12, 8, 15, 15]])
+    boxes = torch.stack([corners[i % 2] for i in range(96)])[:, None]
+    valid = torch.zeros(96, 1, height, width, dtype=torch.bool)
+    for index, (left, top, right, bottom) in enumerate(boxes[:, 0].int().tolist()):
+        valid[index, :, top:bottom, left:right] = True
+    image = torch.randn(96, 2, height, width)
+    generator = torch.Generator().manual_seed(0)
+    found, moved, mask = augment_boxes(
+        image, boxes, valid, black=torch.tensor([-2.0, -3.0]), generator=generator, full=full
+    )
+    assert found.shape == image.shape
+    assert not torch.equal(found, image)
+    assert (found[~mask.expand_as(found)] == 0).all()
+    for (left, top, right, bottom), one in zip(moved[:, 0].int().tolist(), mask, strict=True):
+        assert one[0, top:bottom, left:right].all()
+        assert one.sum() == (bottom - top) * (right - left)
+    views = {tuple(box) for box in moved[::2, 0].int().tolist()}
+    assert len(views) == (8 if height == width else 4)
+
+
+# Stitching
+
+
+def seen_by(window, buildings, scores, least=4):
+    """What a perfect network would find of buildings in a tile."""
+    left, top = window.col_off, window.row_off
+    frame = np.array([left, top, left + window.width, top + window.height])
+    low = np.maximum(buildings[:, :2], frame[:2])
+    high = np.minimum(buildings[:, 2:], frame[2:])
+    there = (high - low >= least).all(axis=1)
+    return boxes_of(np.hstack([low, high])[there], scores[there]).moved(-left, -top)
+
+
+def stitched(plan, buildings, seed=0):
+    rng = np.random.default_rng(seed)
+    tiles = [
+        (tile, seen_by(tile.window, buildings, rng.uniform(0.5, 1, len(buildings))))
+        for tile in plan
+    ]
+    return join_boxes(list(stitch_boxes(plan, tiles, 0.5))), tiles
+
+
+@settings(max_examples=60)
+@given(
+    seed=st.integers(0, 10_000), height=st.integers(40, 200), width=st.integers(40, 200),
+    overlap=st.integers(8, 32), largest=st.integers(10, 64),
+)  # fmt: skip
+def test_every_building_is_found_once_wherever_tiles_meet(seed, height, width, overlap, largest):
+    rng = np.random.default_rng(seed)
+    buildings, plan = [], TilePlan(height, width, 64, overlap)
+    for _ in range(30):
+        size = rng.integers(8, largest + 1, 2)
+        left, top = (
+            rng.integers(0, max(1, width - size[0])),
+            rng.integers(0, max(1, height - size[1])),
+        )
+        box = shapely.box(left, top, min(left + size[0], width), min(top + size[1], height))
+        if not any(box.intersects(other) for other in buildings):
+            buildings.append(box)
+    corners = shapely.bounds(np.array(buildings))
+    found, tiles = stitched(plan, corners, seed)
+    assert sorted_rows(found.corners) == sorted_rows(corners)
+    assert (found.scores <= 1).all()
+    # At once, in any order: the same.
+    stitcher = Stitcher(0.5)
+    for at in rng.permutation(len(tiles)):
+        stitcher.add(tiles[at][0].window, tiles[at][1])
+    assert sorted_rows(stitcher.advance().corners) == sorted_rows(corners)
+
+
+def test_the_tile_that_sees_a_building_whole_is_believed():
+    stitcher = Stitcher(0.5)
+    stitcher.add(Window(0, 0, 64, 48), boxes_of([[50, 10, 64, 30]], [0.95]))  # cut on its right
+    stitcher.add(Window(40, 0, 64, 48), boxes_of([[9.5, 10.5, 31, 30]], [0.6]))
+    found = stitcher.advance()
+    assert found.corners.tolist() == [[49.5, 10.5, 71, 30]]
+    assert found.scores.tolist() == [0.95]
+
+
+def test_a_building_wider_than_the_overlap_is_joined_from_its_parts():
+    stitcher = Stitcher(0.5)
+    stitcher.add(Window(0, 0, 64, 48), boxes_of([[30, 10, 63, 30]], [0.8]))
+    stitcher.add(Window(48, 0, 64, 48), boxes_of([[0.5, 11, 64, 30]], [0.7]))
+    stitcher.add(Window(96, 0, 64, 48), boxes_of([[0, 10, 24, 31]], [0.9]))
+    found = stitcher.advance()
+    # Where it is not cut, the surest of the parts with fewest cuts says where it ends.
+    assert found.corners.tolist() == [[30.0, 10.0, 120.0, 31.0]]
+    assert found.scores.tolist() == [0.9]
+
+
+def test_houses_that_touch_on_a_seam_stay_apart():
+    row = np.array([[left, 10, left + 12, 30] for left in range(4, 150, 12)], dtype=float)
+    found, _ = stitched(TilePlan(48, 160, 64, 16), row)
+    assert sorted_rows(found.corners) == sorted_rows(row)
+
+
+def test_what_is_given_away_early_is_never_asked_for_again():
+    plan = TilePlan(400, 64, 64, 16)
+    rows = np.arange(5, 380, 20)
+    buildings = np.stack([np.full(len(rows), 10), rows, np.full(len(rows), 40), rows + 12], axis=1)
+    scores = np.ones(len(rows))
+    held, stitcher, given = [], Stitcher(0.5), []
+    for tile in plan:
+        given.append(stitcher.advance(tile.window.row_off))
+        stitcher.add(tile.window, seen_by(tile.window, buildings, scores))
+        held.append(len(stitcher._boxes))
+    given.append(stitcher.advance())
+    assert max(held) <= 8
+    assert sorted_rows(join_boxes(given).corners) == sorted_rows(buildings)
+    tops = np.concatenate([part.corners[:, 1] for part in given])
+    assert (np.diff(tops) > 0).all()
+
+
+def test_of_two_boxes_on_one_building_the_surer_stays():
+    stitcher = Stitcher(0.5)
+    stitcher.add(Window(0, 0, 64, 48), boxes_of([[40, 10, 58, 30]], [0.6]))
+    stitcher.add(Window(32, 0, 64, 48), boxes_of([[9, 11, 27, 30]], [0.8]))
+    assert stitcher.advance().corners.tolist() == [[41, 11, 59, 30]]
+    assert len(stitcher.advance()) == 0
+
+
+# Scenes
+
+
+def bright(data, valid):
+    """Finds the bright rectangles of `make_scene`, to the pixel, as a perfect network would."""
+    found = []
+    for image, mask in zip(data, valid, strict=True):
+        slices = ndimage.find_objects(ndimage.label((image[0] >= 80) & mask)[0])
+        corners = [[c.start, r.start, c.stop, r.stop] for r, c in slices]
+        found.append(boxes_of(corners))
+    return found
+
+
+@pytest.fixture
+def perfect(monkeypatch):
+    """Puts a perfect network in the place of the model's."""
+    monkeypatch.setattr(box_predict, "BoxPredictor", lambda *_, **__: bright)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    torch.manual_seed(0)
+    network = build_model(
+        "retinanet", "resnet18", bands=SPEC.bands, outputs=1, options=SPEC.options
+    )
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    save_model(path, network.state_dict(), SPEC)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".shp", ".fgb", ".parquet"])
+def test_boxes_become_footprints_in_every_format(make_scene, model, perfect, tmp_path, suffix):
+    made = make_scene(rotation=-15.0, height=100, width=210)
+    path = tmp_path / f"boxes{suffix}"
+    assert predict(made.path, model, path) == [path]
+    layer = gpd.read_parquet(path) if suffix == ".parquet" else gpd.read_file(path)
+    names = [name for name in FOOTPRINT_COLUMNS if name != "perimeter_m" or suffix != ".shp"]
+    assert set(names) <= set(layer.columns)
+    assert sorted(layer.id) == list(range(1, len(made.boxes) + 1))
+    layer = layer.to_crs(made.grid.crs.to_wkt())
+    # GeoJSON keeps seven decimals of a degree.
+    atol = 0.02 if suffix == ".geojson" else 1e-6
+    for polygon in made.polygons:
+        hit = layer[layer.intersects(polygon.centroid)]
+        assert len(hit) == 1
+        assert hit.geometry.iloc[0].hausdorff_distance(polygon) < atol
+        assert hit.area_m2.iloc[0] == pytest.approx(polygon.area / 0.9996**2, rel=1e-3)
+        assert hit.confidence.iloc[0] == 0.9
+
+
+def test_batches_do_not_change_the_boxes(make_scene, model, perfect, tmp_path):
+    made = make_scene(height=150, width=230)
+    layers = []
+    for batch_size in (1, 3, 8):
+        path = tmp_path / f"{batch_size}.gpkg"
+        predict(made.path, model, path, options=PredictOptions(batch_size=batch_size))
+        layers.append(gpd.read_file(path))
+    assert len(layers[0]) == len(made.boxes)
+    assert layers[0].equals(layers[1])
+    assert layers[0].equals(layers[2])
+
+
+def test_a_folder_gets_footprints_alone(make_scene, model, perfect, tmp_path):
+    made = make_scene(nodata=0, holes=[(0, 0, 64, 40)])
+    steps = []
+    files = predict(
+        made.path, model, tmp_path / "out", progress=lambda done, total: steps.append((done, total))
+    )
+    assert files == [tmp_path / "out" / "footprints.gpkg"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["footprints.gpkg"]
+    found = gpd.read_file(files[0])
+    hole = made.grid.window_polygon(Window(0, 0, 64, 40))
+    assert 0 < len(found) < len(made.boxes)
+    assert found.intersection(hole).area.max() == pytest.approx(0, abs=1e-6)
+    assert steps[-1][0] == steps[-1][1] == len(TilePlan(96, 160, 64, 24))
+    assert steps == sorted(steps)
+
+
+def test_a_scene_of_other_pixels_and_one_smaller_than_a_tile(make_scene, model, perfect, tmp_path):
+    fine = make_scene("fine", gsd=0.25, height=130, width=200,
+                      buildings=[(20, 20, 60, 52), (100, 80, 148, 110)])  # fmt: skip
+    predict(fine.path, model, tmp_path / "boxes.gpkg")
+    found = gpd.read_file(tmp_path / "boxes.gpkg")
+    assert len(found) == 2
+    for polygon in fine.polygons:
+        overlap = found.intersection(polygon).area / found.union(polygon).area
+        assert overlap.max() > 0.85
+    small = make_scene("small", height=40, width=50)
+    predict(small.path, model, tmp_path / "boxes.gpkg", overwrite=True)
+    assert len(gpd.read_file(tmp_path / "boxes.gpkg")) == len(small.boxes)
+
+
+def test_thresholds_of_boxes(make_scene, model, perfect, tmp_path):
+    made = make_scene()
+    for name, thresholds in (
+        ("score", VectorizeOptions(body=0.95)),
+        ("area", VectorizeOptions(min_area_m2=30)),
+    ):
+        path = tmp_path / f"{name}.gpkg"
+        predict(made.path, model, path, thresholds=thresholds)
+        assert len(gpd.read_file(path)) == 0
+        assert list(gpd.read_file(path).columns) == [*FOOTPRINT_COLUMNS, "geometry"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("prob.tif", {}, r"prob\.tif: .*retinanet finds boxes and has no probabilities per pixel"),
+        ("boxes.gpkg", {"tta": "flips"}, r"predict\.tta: flips averages probabilities per pixel"),
+        ("boxes.png", {}, r"cannot tell what to write by \.png"),
+    ],
+)
+def test_what_boxes_cannot_do_is_refused(make_scene, model, tmp_path, name, options, message):
+    made = make_scene()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigError, match=message):
+        predict(made.path, model, tmp_path / name, options=PredictOptions(**options))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_weights_of_another_network_are_refused(make_scene, model, tmp_path):
+    made = make_scene()
+    spec, weights = load_model(model)
+    other = spec.model_copy(update={"options": {"channels": 64}})
+    save_model(tmp_path / "other.safetensors", weights, other)
+    with pytest.raises(ModelFileError, match="the weights do not fit retinanet on resnet18"):
+        predict(made.path, tmp_path / "other.safetensors", tmp_path / "boxes.gpkg")
+
+
+def test_a_model_file_brings_the_same_boxes_back(model):
+    spec, weights = load_model(model)
+    data = np.random.default_rng(0).integers(0, 255, (2, 3, 64, 96)).astype(np.uint8)
+    valid = np.ones((2, 64, 96), dtype=bool)
+    network = build_model(
+        "retinanet", "resnet18", bands=SPEC.bands, outputs=1, options=SPEC.options
+    )
+    network.load_state_dict(weights)
+    one = BoxPredictor(spec, weights, "cpu", least=0.009)(data, valid)
+    again = BoxPredictor(spec, network.state_dict(), "cpu", least=0.009)(data, valid)
+    assert min(len(boxes) for boxes in one) > 5
+    for boxes, same in zip(one, again, strict=True):
+        assert np.array_equal(boxes.corners, same.corners)
+        assert np.array_equal(boxes.scores, same.scores)
+    nowhere = BoxPredictor(spec, weights, "cpu", least=0.009)(data, valid & False)
+    assert [len(boxes) for boxes in nowhere] == [0, 0]
+
+
+# Judging
+
+
+def test_the_threshold_parts_true_boxes_from_false(tiles):
+    _, folder = tiles
+    dataset = BoxDataset(folder, "train")
+    rng = np.random.default_rng(0)
+    found = {}
+    for index in range(len(dataset)):
+        sample = dataset[index]
+        true = sample["boxes"][sample["learnt"]].numpy()
+        false = np.array([[2.0, 2.0, 8.0, 9.0]])
+        scores = np.concatenate([rng.uniform(0.62, 1, len(true)), rng.uniform(0.1, 0.48, 1)])
+        found[index] = boxes_of(np.concatenate([true, false]), scores)
+    grounds = build_grounds(dataset)
+    verdict = judge(grounds, found)
+    assert 0.48 <= verdict.threshold <= 0.62
+    best = [
+        evaluate_layers(layer[layer.confidence >= verdict.threshold], ground.truth, aoi=ground.area)
+        for ground in grounds
+        for layer in [ground.lay_out(found)]
+    ]
+    assert verdict.f1 == pytest.approx(best[0].score.f1)
+    assert verdict.iou == pytest.approx(best[0].area.iou)
+    assert verdict.f1 > 0.6
+
+
+def test_without_boxes_the_score_is_none_and_the_threshold_in_the_middle(tiles):
+    dataset = BoxDataset(tiles[1], "val")
+    verdict = judge(build_grounds(dataset), {i: boxes_of([], []) for i in range(len(dataset))})
+    assert (verdict.threshold, verdict.f1, verdict.iou) == (0.5, 0.0, 0.0)
+
+
+# Training
+
+
+@pytest.fixture(scope="module")
+def quick_tiles(tmp_path_factory):
+    """Few small tiles, on half of which there is no building."""
+    folder = tmp_path_factory.mktemp("quick")
+    houses = [(x, y, x + 14, y + 12) for y in (8, 40) for x in (6, 32, 140, 200)]
+    made = write_scene(folder, height=64, width=256, buildings=houses)
+    options = TileOptions(size=64, overlap=0, fractions=(0.5, 0.25, 0.25))
+    tile_scenes(plan_tiles([made.path], made.labels, options), folder / "tiles")
+    return folder / "tiles"
+
+
+def rows(folder):
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def run(quick_tiles, tmp_path, monkeypatch):
+    """Trains for a few steps per epoch."""
+    monkeypatch.setattr(geoseg.train, "_LEAST_STEPS", 4)
+    return partial(train, quick_tiles, model=MODEL, options=QUICK)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(run, quick_tiles, tmp_path):
+    dataset = BoxDataset(quick_tiles, "train")
+    assert [int(dataset[i]["learnt"].sum()) for i in range(len(dataset))] == [4, 0]
+
+    def pull_the_plug(line):
+        if line.startswith("epoch 2"):
+            raise RuntimeError("no power")
+
+    result = run(tmp_path / "a")
+    with pytest.raises(RuntimeError, match="no power"):
+        run(tmp_path / "b", report=pull_the_plug)
+    assert not (tmp_path / "b" / "model.safetensors").exists()
+    run(tmp_path / "b", resume=True)
+    whole, resumed = rows(tmp_path / "a"), rows(tmp_path / "b")
+    assert [row["epoch"] for row in resumed] == ["0", "1"]
+    for key in ("train_loss", "val_loss", "val_iou", "val_f1"):
+        values = [float(row[key]) for row in whole]
+        assert np.isfinite(values).all()
+        assert [float(row[key]) for row in resumed] == pytest.approx(values, rel=1e-4)
+    again = load_model(tmp_path / "b" / "model.safetensors")[1]
+    for name, tensor in load_model(result.model)[1].items():
+        torch.testing.assert_close(again[name], tensor, rtol=1e-4, atol=1e-5)
+    assert (tmp_path / "a" / "curves.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_best_epoch_is_that_of_the_best_building_f1(run, quick_tiles, tmp_path, monkeypatch):
+    # Building F1 and IoU of each epoch, as if the network had them.
+    verdicts = iter([Verdict(0.4, 0.3, 0.5), Verdict(0.6, 0.7, 0.2), Verdict(0.5, 0.1, 0.9)])
+    monkeypatch.setattr(box_learner, "judge", lambda *_: next(verdicts))
+    result = run(tmp_path / "a", options=QUICK.model_copy(update={"epochs": 3, "augment": "none"}))
+    assert torch.load(tmp_path / "a" / "best.ckpt", weights_only=True)["epoch"] == 1
+    assert result.val_iou == pytest.approx(0.2)
+    scores = [float(row["val_f1"]) for row in rows(tmp_path / "a")]
+    assert scores == pytest.approx([0.3, 0.7, 0.1])
+    spec, weights = load_model(result.model)
+    assert spec.outputs == ("building",)
+    assert spec.provenance["val_f1"] == pytest.approx(result.val_f1, abs=1e-4)
+    tuned = tune_boxes(spec, weights, "cpu", BoxDataset(quick_tiles, "val"))
+    assert (tuned.thresholds, tuned.f1) == (result.thresholds, result.val_f1)
+    assert spec.thresholds == tuned.thresholds == Thresholds(body=tuned.thresholds.body)
+
+
+# The whole job
+
+
+def write_thrice(folder):
+    """A tile of nine houses, three times side by side: to train on, to validate on, to test."""
+    rng = np.random.default_rng(3)
+    houses = []
+    for top in (5, 35, 65):
+        for left in (5, 36, 67):
+            x, y = np.array([left, top]) + rng.integers(0, 5, 2)
+            width, height = rng.integers(12, 23, 2)
+            houses.append((x, y, x + width, y + height))
+    one = write_scene(folder, "one", height=96, width=96, buildings=houses)
+    grid = dataclasses.replace(one.grid, width=288)
+    scene, labels = folder / "scene.tif", folder / "labels.gpkg"
+    write_array(scene, grid, np.tile(one.data, 3), descriptions=SPEC.bands)
+    polygons = [
+        shapely.affinity.translate(polygon, times * 96 * 0.5)
+        for times in range(3)
+        for polygon in one.polygons
+    ]
+    gpd.GeoDataFrame(geometry=polygons, crs=grid.crs.to_wkt()).to_file(labels)
+    return scene, labels
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """A run that has learnt one tile of houses by heart, all of it by the command line."""
+    folder = tmp_path_factory.mktemp("job")
+    scene, labels = write_thrice(folder)
+    model = f"{folder}/run/model.safetensors"
+    words = (
+        f"tile {scene} --labels {labels} -o {folder}/tiles --size 96 --overlap 0 "
+        "--set tile.fractions=[0.3334,0.3333,0.3333]",
+        f"train {folder}/tiles -o {folder}/run --set model.arch=retinanet "
+        "--set model.encoder=tu-tf_efficientnet_lite0 --set model.options.channels=32 "
+        "--set train.epochs=7 --set train.lr=0.002 --set train.augment=none "
+        "--set train.precision=32-true --set train.device=cpu",
+        f"predict {scene} -m {model} -o {folder}/boxes.gpkg --overlap 0",
+        f"evaluate {folder}/boxes.gpkg --truth {labels} --aoi {folder}/tiles/train.geojson "
+        f"-o {folder}/report",
+        f"info {model}",
+    )
+    said = {}
+    for line in words:
+        result = CliRunner().invoke(cli, line.split(), catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        said[line.split()[0]] = result.output
+    return folder, scene, said
+
+
+def test_a_tile_is_learnt_by_heart(job):
+    folder, _, said = job
+    assert "1 train, 1 val, 1 test" in said["tile"]
+    report = json.loads((folder / "report" / "report.json").read_text())
+    assert report["tp"] + report["fn"] == 9
+    assert report["f1"] >= 0.9
+    assert max(float(row["val_f1"]) for row in rows(folder / "run")) >= 0.9
+    for line in (r"arch +retinanet", r"outputs +building\n", r"thresholds\.body +0\.\d"):
+        assert re.search(line, said["info"])
+
+
+def test_boxes_of_a_scene_do_not_depend_on_the_batch_size(job, tmp_path, monkeypatch):
+    folder, scene, _ = job
+    # bf16 kernels of different batch sizes round differently.
+    monkeypatch.setattr(box_predictor, "computes_bf16", lambda _: False)
+    layers = []
+    for size in (1, 2, 5):
+        path, options = tmp_path / f"{size}.gpkg", PredictOptions(batch_size=size, overlap=32)
+        predict(scene, folder / "run" / "model.safetensors", path, options=options)
+        layers.append(gpd.read_file(path))
+    assert len(layers[0]) > 20
+    for layer in layers[1:]:
+        assert len(layer) == len(layers[0])
+        np.testing.assert_allclose(layer.bounds, layers[0].bounds, atol=0.01)
+        np.testing.assert_allclose(layer.confidence, layers[0].confidence, atol=2e-3)
+
+
+def test_the_words_say_what_boxes_are(tmp_path):
+    def geoseg(line):
+        return CliRunner().invoke(cli, line.split(), catch_exceptions=False).output
+
+    card = json.loads(geoseg("models retinanet --encoder resnet18 --json"))
+    assert card["arch"] == "retinanet"
+    assert card["paper"] == "Lin et al. 2017, arXiv 1708.02002"
+    paper = geoseg("models retinanet --classes 91")
+    assert "parameters        34,068,119\n" in paper
