@@ -129,8 +129,7 @@ def train(
     try:
         trainer.fit(module, train_loader, val_loader, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:  # Lightning's answer to ctrl-C
-        kept = "--resume goes on from the last epoch" if last.is_file() else "no epoch was finished"
-        report(f"interrupted; {kept}")
+        report(_interrupted(last))
         raise
 
     weights = _best_weights(folder / "best.ckpt")
@@ -239,6 +238,11 @@ def _describe(info: TilesInfo, model: ModelOptions, recipe: Recipe) -> ModelSpec
         size=info.size,
         overlap=info.size // 4,
     )
+
+
+def _interrupted(last: Path) -> str:
+    kept = "--resume goes on from the last epoch" if last.is_file() else "no epoch was finished"
+    return f"interrupted; {kept}"
 
 
 def _clear(folder: Path) -> None:
