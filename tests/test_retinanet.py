@@ -1,7 +1,9 @@
 """RetinaNet as the paper and torchvision have it, and what geoseg asks of it besides."""
 
+import logging
 import math
 
+import onnxruntime
 import pytest
 import torch
 import torchvision
@@ -236,6 +238,18 @@ def test_the_compiler_follows_the_network():
     with torch.inference_mode():
         for found, expected in zip(compiled(image()), network(image()), strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporter's, of its own making
+def test_onnx_runs_as_the_network_does(caplog):
+    network = build().eval()
+    with caplog.at_level(logging.ERROR), torch.inference_mode():
+        program = torch.onnx.export(network, (image(),), dynamo=True, verbose=False)
+        expected = network(image())
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    found = session.run(None, {session.get_inputs()[0].name: image().numpy()})
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(torch.from_numpy(one), other, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(

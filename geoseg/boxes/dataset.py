@@ -79,6 +79,7 @@ def _lay_boxes(tiles: TileDataset) -> np.ndarray:
     parts = [np.zeros((0, 6))]
     for rows, grid, truth in iter_scenes(tiles):
         shapes = shapely.transform(truth.geometry.values, partial(_to_pixels, grid))
+        shapes = shapes[shapely.area(shapes) > 0]
         windows = tile_corners(rows)
         frames = shapely.box(*windows.T)
         tile, shape = shapely.STRtree(shapes).query(frames, predicate="intersects")
