@@ -20,11 +20,12 @@ import click
 import numpy as np
 import torch
 
+from geoseg.boxes.predictor import BoxPredictor
 from geoseg.config import Config, load_config
 from geoseg.errors import GeosegError
 from geoseg.evaluate import evaluate
 from geoseg.model_file import load_model
-from geoseg.models import ARCHITECTURES, list_architectures
+from geoseg.models import ARCHITECTURES, list_architectures, task_of
 from geoseg.models.card import make_card
 from geoseg.options import ModelOptions
 from geoseg.predict import Predictor, predict
@@ -141,7 +142,8 @@ def score(
 def measure_speed(path: Path) -> float:
     """Tiles that a network predicts per second, batches of 8, read from memory."""
     spec, weights = load_model(path)
-    predictor = Predictor(spec, weights, "auto")
+    boxes = task_of(spec.arch) == "boxes"
+    predictor = BoxPredictor(spec, weights) if boxes else Predictor(spec, weights)
     data = np.random.default_rng(0).integers(0, 255, (8, len(spec.bands), spec.size, spec.size))
     batch = data.astype(spec.dtype), np.ones((8, spec.size, spec.size), bool)
     predictor(*batch)

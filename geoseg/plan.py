@@ -19,7 +19,8 @@ from geoseg.tiling import Tile, TilePlan
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]
+# Told how much is finished, of how much in all, and of what.
+Progress = Callable[[int, int, str], None]
 
 # A tile with its data (C, h, w) and where that is valid (h, w).
 ReadTile = tuple[Tile, np.ndarray, np.ndarray]

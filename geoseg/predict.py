@@ -24,7 +24,9 @@ from geoseg.models import load_network, task_of
 from geoseg.models.unet import UNet
 from geoseg.options import PredictOptions, VectorizeOptions
 from geoseg.plan import PredictPlan, Progress, iter_batches, plan_prediction, tile_part
+from geoseg.quantise import quantise
 from geoseg.raster import Scene, open_for_writing, write_cog
+from geoseg.refine import refine_raster
 from geoseg.stitch import stitch_rows
 from geoseg.tiling import Tile, TilePlan
 from geoseg.vector import WRITABLE_SUFFIXES
@@ -130,7 +132,7 @@ def predict(
         options: How to predict.
         thresholds: Replace the model's.
         overwrite: Replace the output if it is there.
-        progress: Told the finished and the total number of tiles.
+        progress: Told the finished and the total number of tiles, then of the CRF's blocks.
 
     Returns:
         The files written.
@@ -152,16 +154,16 @@ def predict(
     predictor = Predictor(spec, weights, options.device, options.tta)
     tags = {THRESHOLDS_TAG: chosen.model_dump_json(), "GEOSEG_SCALE": str(1 / 255)}
     if suffix in _RASTER_SUFFIXES:
-        _write_prob(plan, predictor, output, tags, options.batch_size, progress)
+        _write_prob(plan, predictor, output, tags, options, progress)
         return [output]
     if suffix:
         with tempfile.TemporaryDirectory(prefix=".geoseg-", dir=_parent(output)) as folder:
             prob = Path(folder) / "prob.tif"
-            _write_prob(plan, predictor, prob, tags, options.batch_size, progress)
+            _write_prob(plan, predictor, prob, tags, options, progress)
             vectorize(prob, output, overwrite=overwrite)
         return [output]
     with claim_output(output, overwrite=overwrite, inputs=inputs) as folder:
-        _write_prob(plan, predictor, folder / "prob.tif", tags, options.batch_size, progress)
+        _write_prob(plan, predictor, folder / "prob.tif", tags, options, progress)
         _write_mask(folder / "prob.tif", folder / "mask.tif", chosen.body, spec)
         vectorize(folder / "prob.tif", folder / "footprints.gpkg")
     return [output / name for name in ("prob.tif", "mask.tif", "footprints.gpkg")]
@@ -205,15 +207,9 @@ def iter_probs(
             yield tile, np.concatenate([prob[:, : known.shape[1], : known.shape[2]], known])
         done = batch[-1][0].row * len(plan.columns) + batch[-1][0].column + 1
         if progress:
-            progress(done, len(plan))
+            progress(done, len(plan), "tiles")
     if progress and done < len(plan):
-        progress(len(plan), len(plan))
-
-
-def quantise(prob: np.ndarray) -> np.ndarray:
-    """Probabilities 0..1 to uint8 0..255, monotone, 0 → 0 and 1 → 255."""
-    levels: np.ndarray = np.rint(np.clip(prob, 0, 1) * 255).astype(np.uint8)
-    return levels
+        progress(len(plan), len(plan), "tiles")
 
 
 def _check_suffix(output: Path) -> str:
@@ -237,36 +233,51 @@ def _write_prob(
     predictor: Predictor,
     path: Path,
     tags: dict[str, str],
-    batch_size: int,
+    options: PredictOptions,
     progress: Progress | None,
 ) -> None:
     """Predicts into a plain GeoTIFF on the model's grid, then rewrites that as the COG."""
     with tempfile.TemporaryDirectory(prefix=".geoseg-", dir=_parent(path)) as folder:
-        stitched, placed = Path(folder) / "stitched.tif", Path(folder) / "placed.tif"
-        outputs = plan.spec.outputs
-        with (
-            Scene(plan.scene.path, bands=plan.scene.indexes, grid=plan.grid) as scene,
-            _prob_raster(stitched, plan.grid, outputs, tags) as sink,
-        ):
-            tiles = iter_probs(
-                scene,
-                plan.tiles,
-                predictor,
-                size=plan.spec.size,
-                batch_size=batch_size,
-                margin=predictor.margin,
-                progress=progress,
-            )
-            for row, block in stitch_rows(plan.tiles, tiles, len(outputs) + 1):
-                window = Window(0, row, plan.grid.width, block.shape[1])
-                valid = block[-1] > 0.5
-                sink.write(quantise(block[:-1] * valid), window=window)
-                sink.write_mask(valid, window=window)
-        if plan.out_grid == plan.grid:
-            placed = stitched
-        else:
-            _place(plan, stitched, placed, tags)
-        write_cog(placed, path, resampling="average")
+        prob = Path(folder) / "stitched.tif"
+        _stitch(plan, predictor, prob, tags, options.batch_size, progress)
+        if options.crf:
+            prob, raw = prob.with_name("refined.tif"), prob
+            scene, bands = plan.scene.path, plan.scene.indexes
+            refine_raster(raw, scene, prob, options=options.crf, bands=bands, progress=progress)
+        if plan.out_grid != plan.grid:
+            prob, on_model_grid = prob.with_name("placed.tif"), prob
+            _place(plan, on_model_grid, prob, tags)
+        write_cog(prob, path, resampling="average")
+
+
+def _stitch(
+    plan: PredictPlan,
+    predictor: Predictor,
+    path: Path,
+    tags: dict[str, str],
+    batch_size: int,
+    progress: Progress | None,
+) -> None:
+    """Predicts all tiles into one raster on the model's grid."""
+    outputs = plan.spec.outputs
+    with (
+        Scene(plan.scene.path, bands=plan.scene.indexes, grid=plan.grid) as scene,
+        _prob_raster(path, plan.grid, outputs, tags) as sink,
+    ):
+        tiles = iter_probs(
+            scene,
+            plan.tiles,
+            predictor,
+            size=plan.spec.size,
+            batch_size=batch_size,
+            margin=predictor.margin,
+            progress=progress,
+        )
+        for row, block in stitch_rows(plan.tiles, tiles, len(outputs) + 1):
+            window = Window(0, row, plan.grid.width, block.shape[1])
+            valid = block[-1] > 0.5
+            sink.write(quantise(block[:-1] * valid), window=window)
+            sink.write_mask(valid, window=window)
 
 
 def _prob_raster(path: Path, grid: Grid, outputs: tuple[str, ...], tags: dict[str, str]) -> Any:

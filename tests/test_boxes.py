@@ -363,7 +363,10 @@ def test_a_folder_gets_footprints_alone(make_scene, model, perfect, tmp_path):
     made = make_scene(nodata=0, holes=[(0, 0, 64, 40)])
     steps = []
     files = predict(
-        made.path, model, tmp_path / "out", progress=lambda done, total: steps.append((done, total))
+        made.path,
+        model,
+        tmp_path / "out",
+        progress=lambda done, total, what: steps.append((done, total)),
     )
     assert files == [tmp_path / "out" / "footprints.gpkg"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["footprints.gpkg"]
@@ -406,6 +409,7 @@ def test_thresholds_of_boxes(make_scene, model, perfect, tmp_path):
     [
         ("prob.tif", {}, r"prob\.tif: .*retinanet finds boxes and has no probabilities per pixel"),
         ("boxes.gpkg", {"tta": "flips"}, r"predict\.tta: flips averages probabilities per pixel"),
+        ("boxes.gpkg", {"crf": {}}, r"predict\.crf: refines probabilities per pixel"),
         ("boxes.png", {}, r"cannot tell what to write by \.png"),
     ],
 )

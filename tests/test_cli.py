@@ -104,6 +104,26 @@ def test_one_verb_and_two_give_the_same_footprints(work):
     assert shape.is_valid.all()
 
 
+def test_crf_refines_at_either_verb(work, tmp_path):
+    folder, _ = work
+    few = ("--set", "predict.crf.bilateral_sigma=20", "--set", "predict.crf.iterations=3")
+    model = folder / "runs" / "a" / "model.safetensors"
+    code, _, err = geoseg(
+        "predict", folder / "scene.tif", "-m", model, "-o", tmp_path / "out", "--crf", *few
+    )
+    assert code == 0, err
+    code, _, err = geoseg(
+        "vectorize", folder / "out" / "prob.tif", "-o", tmp_path / "again.gpkg",
+        "--crf", folder / "scene.tif", *few,
+    )  # fmt: skip
+    assert code == 0, err
+    one = gpd.read_file(tmp_path / "out" / "footprints.gpkg")
+    two = gpd.read_file(tmp_path / "again.gpkg")
+    assert list(one.geometry.to_wkb()) == list(two.geometry.to_wkb())
+    plain = gpd.read_file(folder / "out" / "footprints.gpkg")
+    assert list(one.geometry.to_wkb()) != list(plain.geometry.to_wkb())
+
+
 @pytest.mark.parametrize("suffix", [".geojson", ".shp", ".gpkg", ".fgb", ".parquet"])
 def test_every_format_reads_back(work, tmp_path, suffix):
     folder, _ = work

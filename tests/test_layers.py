@@ -13,11 +13,12 @@ ROOT = Path(geoseg.__file__).parent
 
 FLOORS = (
     {"__init__", "errors"},
-    {"grid", "paths", "tiling", "stitch", "metrics", "options"},
+    {"grid", "paths", "tiling", "stitch", "quantise", "crf", "metrics", "options"},
     {"raster", "vector", "model_file", "journal"},
     {
         "labels", "splits", "tiles", "dataset", "augment", "models", "losses", "learner",
-        "segmenter", "boxes", "train", "history", "device", "plan", "predict", "tune", "vectorize",
+        "segmenter", "boxes", "train", "history", "device", "plan", "predict",
+        "refine", "tune", "vectorize",
         "evaluate", "pictures", "town",
     },
     {"config", "execution"},

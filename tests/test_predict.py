@@ -12,10 +12,12 @@ from geoseg.errors import ConfigError, GridMismatchError, OutputExistsError
 from geoseg.grid import Grid
 from geoseg.model_file import ModelSpec, load_model, save_model
 from geoseg.models import build_model
-from geoseg.options import PredictOptions, Thresholds
+from geoseg.options import CRFOptions, PredictOptions, Thresholds
 from geoseg.plan import plan_prediction, read_tile, tile_part
-from geoseg.predict import Predictor, iter_probs, predict, quantise
+from geoseg.predict import Predictor, iter_probs, predict
+from geoseg.quantise import quantise
 from geoseg.raster import Scene, read_info, write_array
+from geoseg.refine import refine_raster
 from geoseg.stitch import stitch_rows
 from geoseg.tiling import TilePlan
 from geoseg.town import build_town, write_town
@@ -329,6 +331,30 @@ def test_nodata_holds_no_probability(town, model, tmp_path):
     predict(scene, model, tmp_path / "prob.tif")
     with rasterio.open(tmp_path / "prob.tif") as prob:
         assert prob.read()[:, ~built.valid].max() == 0
+
+
+def test_a_scene_is_refined_on_the_models_grid(model, tmp_path):
+    town = build_town(120, 168, seed=9, gsd_m=0.4)
+    scene, _ = write_town(town, tmp_path / "town")
+    keep = {"keep_model_grid": True}
+    crf = CRFOptions(bilateral_sigma=20)
+    told = []
+    predict(scene, model, tmp_path / "raw.tif", options=PredictOptions(**keep))
+    predict(scene, model, tmp_path / "refined.tif", options=PredictOptions(crf=crf, **keep),
+            progress=lambda done, total, what: told.append(what))  # fmt: skip
+    refine_raster(tmp_path / "raw.tif", scene, tmp_path / "wanted.tif", options=crf)
+    predict(scene, model, tmp_path / "out", options=PredictOptions(crf=crf))
+    with Scene(tmp_path / "refined.tif") as found, Scene(tmp_path / "wanted.tif") as wanted:
+        assert found.grid.gsd_m == pytest.approx(0.5)
+        data, _ = found.read()
+        assert (data == wanted.read()[0]).all()
+    with Scene(tmp_path / "raw.tif") as raw:
+        before = raw.read()[0]
+    assert (data[1] == before[1]).all()
+    assert np.abs(data[0].astype(int) - before[0]).max() > 20
+    with Scene(tmp_path / "out" / "prob.tif") as placed:
+        assert placed.grid.shape == (120, 168)
+    assert list(dict.fromkeys(told)) == ["tiles", "blocks refined"]
 
 
 @pytest.mark.parametrize("tta", ["flips", "d4"])

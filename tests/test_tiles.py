@@ -262,7 +262,7 @@ def test_two_workers_cut_the_same_bytes(make_scene, tmp_path):
     plan = plan_tiles([made.path], made.labels, TileOptions(**SMALL))
     tile_scenes(
         plan, tmp_path / "parallel", run=partial(run_tasks, workers=2),
-        progress=lambda done, total: told.append((done, total)),
+        progress=lambda done, total, what: told.append((done, total)),
     )  # fmt: skip
     serial, parallel = tmp_path / "serial", tmp_path / "parallel"
     assert listing(serial) == listing(parallel)

@@ -64,6 +64,11 @@ def predict_boxes(
             f"predict.tta: {options.tta} averages probabilities per pixel, which "
             f"{plan.spec.arch} has none of; leave it at none"
         )
+    if options.crf:
+        raise ConfigError(
+            f"predict.crf: refines probabilities per pixel, which {plan.spec.arch} has none of; "
+            "leave it out"
+        )
     least = min(LEAST_SCORE, thresholds.body)
     predictor = BoxPredictor(plan.spec, weights, options.device, least=least, iou=options.nms_iou)
     if not is_folder:
@@ -97,9 +102,9 @@ def iter_boxes(
         tiles, data, valid = zip(*batch, strict=True)
         yield from zip(tiles, predictor(np.stack(data), np.stack(valid)), strict=True)
         if progress:
-            progress(tiles[-1].row * len(plan.columns) + tiles[-1].column + 1, len(plan))
+            progress(tiles[-1].row * len(plan.columns) + tiles[-1].column + 1, len(plan), "tiles")
     if progress:
-        progress(len(plan), len(plan))
+        progress(len(plan), len(plan), "tiles")
 
 
 def _write(

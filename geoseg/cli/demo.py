@@ -98,7 +98,7 @@ def _run(settings: Config, folder: Path, scene: Path, truth: Path, start: float)
         report=lambda line: _say(start, f"train: {line}"),
     )
     _say(start, f"predict: {scene} → {folder / 'out'}")
-    with progress_bar("tiles") as progress:
+    with progress_bar() as progress:
         predict(
             scene,
             result.model,

@@ -6,6 +6,7 @@ import click
 
 from geoseg.cli.options import config_options, output_option, overwrite_option, parse_bands, resolve
 from geoseg.cli.progress import progress_bar
+from geoseg.options import CRFOptions
 
 
 @click.command()
@@ -17,6 +18,7 @@ from geoseg.cli.progress import progress_bar
 @click.option("--batch-size", type=int, help="Tiles per step.  [default: 8]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), help="[default: auto]")
 @click.option("--tta", type=click.Choice(["none", "flips", "d4"]), help="Average over views.")
+@click.option("--crf", is_flag=True, help="Refine by the scene's colours with a dense CRF.")
 @click.option(
     "--keep-model-grid", is_flag=True, default=None, help="Rasters on the model's pixels."
 )
@@ -32,6 +34,7 @@ def command(
     batch_size: int | None,
     device: str | None,
     tta: str | None,
+    crf: bool,
     keep_model_grid: bool | None,
     dry_run: bool,
     overwrite: bool,
@@ -52,25 +55,28 @@ def command(
         predict__tta=tta,
         predict__keep_model_grid=keep_model_grid,
     )
+    options = settings.predict
+    if crf and options.crf is None:
+        options = options.model_copy(update={"crf": CRFOptions()})
     from geoseg.plan import plan_prediction
     from geoseg.predict import predict
 
     if dry_run:
         from geoseg.model_file import load_spec
 
-        plan = plan_prediction(scene, load_spec(model), settings.predict)
+        plan = plan_prediction(scene, load_spec(model), options)
         click.echo(
             f"{scene}: {plan.grid.height} x {plan.grid.width} pixels of {plan.grid.gsd_m:.3g} m, "
             f"{len(plan.tiles)} tiles of {plan.tiles.size} pixels, overlap {plan.tiles.overlap}; "
             f"outputs of {plan.out_grid.height} x {plan.out_grid.width} pixels"
         )
         return
-    with progress_bar("tiles") as progress:
+    with progress_bar() as progress:
         files = predict(
             scene,
             model,
             output,
-            options=settings.predict,
+            options=options,
             thresholds=settings.vectorize,
             overwrite=overwrite,
             progress=progress,

@@ -6,25 +6,27 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import click
 
-Progress = Callable[[int, int], None]
+# Told how much is finished, of how much in all, and of what.
+Progress = Callable[[int, int, str], None]
 
 # Where no terminal shows a bar, a line is written this often.
 _SECONDS_PER_LINE = 10.0
 
 
 @contextmanager
-def progress_bar(what: str) -> Iterator[Progress]:
+def progress_bar() -> Iterator[Progress]:
     """Shows progress with rate and remaining time: a bar on a terminal, else plain lines."""
     if sys.stderr.isatty():
-        yield from _rich_bar(what)
+        yield from _rich_bars()
     else:
-        yield _plain_lines(what)
+        yield _plain_lines()
 
 
-def _rich_bar(what: str) -> Iterator[Progress]:
+def _rich_bars() -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -35,23 +37,32 @@ def _rich_bar(what: str) -> Iterator[Progress]:
     )
     from rich.progress import Progress as Bar
 
-    counts = (TextColumn(what), BarColumn(), MofNCompleteColumn())
+    counts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     with Bar(*counts, *times, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        tasks: dict[str, Any] = {}
+
+        def show(done: int, total: int, what: str) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        yield show
 
 
-def _plain_lines(what: str) -> Progress:
-    start = last = time.monotonic()
+def _plain_lines() -> Progress:
+    started: dict[str, float] = {}
+    said: dict[str, float] = {}
 
-    def show(done: int, total: int) -> None:
-        nonlocal last
+    def show(done: int, total: int, what: str) -> None:
         now = time.monotonic()
-        if now - last < _SECONDS_PER_LINE and (done < total or now - start < _SECONDS_PER_LINE):
+        start = started.setdefault(what, now)
+        short = now - start < _SECONDS_PER_LINE
+        recent = now - said.get(what, start) < _SECONDS_PER_LINE
+        if short or (recent and done < total):
             return
-        last = now
-        rate = done / max(now - start, 1e-9)
+        said[what] = now
+        rate = done / (now - start)
         left = (total - done) / max(rate, 1e-9)
         click.echo(f"{what}: {done}/{total}, {rate:.1f}/s, {left:.0f} s left", err=True)
 

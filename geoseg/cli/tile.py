@@ -80,7 +80,7 @@ def command(
     click.echo(_describe(plan))
     if dry_run:
         return
-    with progress_bar("tiles") as progress:
+    with progress_bar() as progress:
         info = tile_scenes(
             plan,
             output,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from geoseg.cli.options import config_options, output_option, overwrite_option, resolve
+from geoseg.cli.progress import progress_bar
 
 
 @click.command()
@@ -13,6 +14,12 @@ from geoseg.cli.options import config_options, output_option, overwrite_option, 
 @click.option("--threshold", type=float, help="Least building probability.  [default: the model's]")
 @click.option("--min-area-m2", type=float, help="Smaller footprints are dropped.")
 @click.option("--simplify-m", type=float, help="Outlines may move by about this, metres.")
+@click.option(
+    "--crf",
+    "scene",
+    metavar="SCENE",
+    help="First refine the probabilities by the colours of this scene with a dense CRF.",
+)
 @overwrite_option
 @config_options
 def command(
@@ -21,6 +28,7 @@ def command(
     threshold: float | None,
     min_area_m2: float | None,
     simplify_m: float | None,
+    scene: str | None,
     overwrite: bool,
     config: str | None,
     overrides: tuple[str, ...],
@@ -39,5 +47,14 @@ def command(
     from geoseg.vectorize import read_thresholds, vectorize
 
     thresholds = settings.vectorize.over(read_thresholds(prob))
-    count = vectorize(prob, output, thresholds=thresholds, overwrite=overwrite)
+    with progress_bar() as progress:
+        count = vectorize(
+            prob,
+            output,
+            thresholds=thresholds,
+            scene=scene,
+            crf=settings.predict.crf,
+            overwrite=overwrite,
+            progress=progress,
+        )
     click.echo(f"{count} footprints → {output}")

@@ -1,5 +1,6 @@
 """The one door for rasters: reads windows on any grid with their validity, writes GeoTIFFs."""
 
+from geoseg.raster.prob import read_prob_info
 from geoseg.raster.reading import Scene, SceneInfo, read_info, read_tags
 from geoseg.raster.writing import open_for_writing, write_array, write_cog
 
@@ -8,6 +9,7 @@ __all__ = [
     "SceneInfo",
     "open_for_writing",
     "read_info",
+    "read_prob_info",
     "read_tags",
     "write_array",
     "write_cog",

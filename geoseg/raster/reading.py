@@ -104,11 +104,15 @@ class Scene:
             reader.close()
         self._source.close()
 
-    def read(self, window: Window | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def read(
+        self, window: Window | None = None, *, shape: tuple[int, int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Reads a window of the grid.
 
         Args:
             window: Window inside the grid; the whole grid when None.
+            shape: (height, width) to thin the window out to, by nearest pixels; overviews
+                are used where there are some. Its own pixels when None.
 
         Returns:
             Data (C, H, W) in the scene's dtype, and valid (H, W), False on nodata. Data under
@@ -119,7 +123,7 @@ class Scene:
         """
         window = window or self.grid.window
         try:
-            data, valid = self._read(window)
+            data, valid = self._read(window, shape or (window.height, window.width))
         except RasterioError as error:
             raise SceneReadError(
                 f"{self.info.path}: cannot read rows {window.row_off}-"
@@ -134,14 +138,14 @@ class Scene:
         data[:, ~valid] = 0
         return data, valid
 
-    def _read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+    def _read(self, window: Window, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         indexes = list(self.info.indexes)
+        data = self._reader.read(indexes, window=window, out_shape=(len(indexes), *shape))
         if self._alpha is not None:
-            data = self._reader.read(indexes, window=window)
-            valid = self._reader.read(self._alpha, window=window) > 0
-            return data, valid
-        data = self._reader.read(indexes, window=window)
-        return data, self._reader.dataset_mask(window=window) > 0
+            valid = self._reader.read(self._alpha, window=window, out_shape=shape)
+        else:
+            valid = self._reader.dataset_mask(window=window, out_shape=shape)
+        return data, valid > 0
 
 
 def read_info(path: str | Path, *, bands: Sequence[int | str] | None = None) -> SceneInfo:

@@ -61,6 +61,7 @@ def open_for_writing(
     }
     with (
         replace_file(path) as partial,
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
         rasterio.open(
             partial,
             "w",
@@ -99,10 +100,7 @@ def write_array(
         valid: (H, W); where False, the file's own mask says nodata.
         **options: As in `open_for_writing`.
     """
-    with (
-        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
-        open_for_writing(path, grid, count=len(array), dtype=array.dtype.name, **options) as sink,
-    ):
+    with open_for_writing(path, grid, count=len(array), dtype=array.dtype.name, **options) as sink:
         sink.write(array)
         if valid is not None and not valid.all():
             sink.write_mask(valid)

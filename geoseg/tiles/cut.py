@@ -45,7 +45,7 @@ def tile_scenes(
     *,
     overwrite: bool = False,
     run: Run = map,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> TilesInfo:
     """Cuts the tiles of a plan into a folder, which appears only when complete.
 
@@ -74,7 +74,7 @@ def tile_scenes(
         for part in run(cut_row, _row_tasks(plan, folder)):
             rows += part
             if progress:
-                progress(len(rows), len(plan.tiles))
+                progress(len(rows), len(plan.tiles), "tiles")
         tiles = plan.tiles.merge(pd.DataFrame(rows), on="id", sort=False)
         _drop_empty(tiles, folder)
         tiles = tiles[tiles.valid_fraction > 0].reset_index(drop=True)

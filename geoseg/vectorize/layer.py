@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import geopandas as gpd
 import numpy as np
@@ -18,7 +20,9 @@ from shapely.geometry import Polygon
 
 from geoseg.errors import OutputExistsError
 from geoseg.grid import Grid
-from geoseg.options import Thresholds
+from geoseg.options import CRFOptions, Thresholds
+from geoseg.plan import Progress
+from geoseg.refine import refine_raster
 from geoseg.vector import FOOTPRINT_COLUMNS, as_crs, check_suffix, write_footprints
 from geoseg.vectorize.components import EIGHT, Component, find_components
 from geoseg.vectorize.measure import geodesic_measures, pixel_areas_m2
@@ -37,8 +41,11 @@ def vectorize(
     output: str | Path,
     *,
     thresholds: Thresholds | None = None,
+    scene: str | Path | None = None,
+    crf: CRFOptions | None = None,
     block_rows: int = BLOCK_ROWS,
     overwrite: bool = False,
+    progress: Progress | None = None,
 ) -> int:
     """Turns a probability raster into a file of footprints.
 
@@ -46,8 +53,11 @@ def vectorize(
         prob: Probability raster, see `SceneProb`.
         output: .geojson, .shp, .gpkg, .fgb or .parquet; appears only when complete.
         thresholds: When None those in the raster's tags, else the defaults.
+        scene: When given, probabilities are first refined by its colours with a dense CRF.
+        crf: How they are refined; the defaults when None.
         block_rows: Rows in memory at a time; the result does not depend on it.
         overwrite: Whether an existing output may be replaced.
+        progress: Told the finished and the total number of blocks refined.
 
     Returns:
         Number of footprints written.
@@ -61,9 +71,31 @@ def vectorize(
     check_suffix(output)
     if Path(output).exists() and not overwrite:
         raise OutputExistsError(f"{output}: exists already; pass --overwrite or another name")
-    with SceneProb(prob) as source:
+    with _refined(prob, scene, crf, output, progress) as refined, SceneProb(refined) as source:
         batches = _iter_batches(source, thresholds or read_thresholds(prob), block_rows)
         return write_footprints(output, batches, crs=source.grid.crs)
+
+
+@contextmanager
+def _refined(
+    prob: str | Path,
+    scene: str | Path | None,
+    options: CRFOptions | None,
+    output: str | Path,
+    progress: Progress | None,
+) -> Iterator[str | Path]:
+    """The probabilities refined beside the output, or as they are where no scene is given."""
+    if scene is None:
+        yield prob
+        return
+    with SceneProb(prob):  # refuse what is no probability raster before the work begins
+        pass
+    parent = Path(output).parent
+    parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".geoseg-", dir=parent) as folder:
+        refined = Path(folder) / "refined.tif"
+        refine_raster(prob, scene, refined, options=options, progress=progress)
+        yield refined
 
 
 def iter_footprints(

@@ -12,7 +12,8 @@ from rasterio.windows import Window
 
 from geoseg.errors import SceneReadError
 from geoseg.grid import Grid
-from geoseg.raster import Scene, SceneInfo, read_info, read_tags
+from geoseg.quantise import dequantise
+from geoseg.raster import Scene, SceneInfo, read_prob_info
 
 _TOLERANCE = 1e-3  # a float raster may overshoot 0..1 by what resampling adds
 
@@ -68,8 +69,8 @@ class ArrayProb:
     def read(self, window: Window) -> Prob:
         """Reads the probabilities of a window inside the grid."""
         part = window.toslices()
-        border = None if self._border is None else _unit(self._border[part])
-        return Prob(_unit(self._body[part]), border, self._valid[part])
+        border = None if self._border is None else dequantise(self._border[part])
+        return Prob(dequantise(self._body[part]), border, self._valid[part])
 
 
 class SceneProb:
@@ -85,13 +86,7 @@ class SceneProb:
     """
 
     def __init__(self, path: str | Path) -> None:
-        bands = _prob_bands(read_info(path))
-        if any(name.startswith("CLASS_") for name in read_tags(path)):
-            raise SceneReadError(
-                f"{path}: is a mask of classes, not of probabilities; give the prob.tif that "
-                "predict wrote with it"
-            )
-        self._scene = Scene(path, bands=bands)
+        self._scene = Scene(path, bands=_building_bands(read_prob_info(path)))
         self.grid = self._scene.grid
 
     def __enter__(self) -> Self:
@@ -119,22 +114,11 @@ class SceneProb:
                     f"{self._scene.info.path}: holds values from {low:g} to {high:g}, not "
                     "probabilities from 0 to 1; give the prob.tif that predict writes"
                 )
-        return Prob(_unit(data[0]), _unit(data[1]) if len(data) > 1 else None, valid)
+        return Prob(dequantise(data[0]), dequantise(data[1]) if len(data) > 1 else None, valid)
 
 
-def _unit(array: np.ndarray) -> np.ndarray:
-    """Stored probabilities as float32 in 0..1."""
-    scale = np.float32(255) if array.dtype == np.uint8 else np.float32(1)
-    return array.astype(np.float32) / scale
-
-
-def _prob_bands(info: SceneInfo) -> list[int]:
+def _building_bands(info: SceneInfo) -> list[int]:
     """1-based numbers of the body band and, where there is one, the border band."""
-    if info.dtype != "uint8" and not info.dtype.startswith("float"):
-        raise SceneReadError(
-            f"{info.path}: holds {info.dtype} pixels; a probability raster is uint8 (255 = "
-            "certain) or float from 0 to 1"
-        )
     if "building" in info.bands:
         names = [name for name in ("building", "border") if name in info.bands]
         return [info.indexes[info.bands.index(name)] for name in names]

@@ -1,0 +1,17 @@
+"""Probabilities as rasters hold them: bytes, of which 255 is certain, or numbers in 0..1."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def quantise(prob: np.ndarray) -> np.ndarray:
+    """Probabilities 0..1 to uint8 0..255, monotone, 0 → 0 and 1 → 255."""
+    levels: np.ndarray = np.rint(np.clip(prob, 0, 1) * 255).astype(np.uint8)
+    return levels
+
+
+def dequantise(stored: np.ndarray) -> np.ndarray:
+    """Stored probabilities, uint8 or float, as float32 in 0..1."""
+    scale = np.float32(255) if stored.dtype == np.uint8 else np.float32(1)
+    return stored.astype(np.float32) / scale
