@@ -1,0 +1,130 @@
+"""What the dense CRF costs per megapixel, and against what floor and which peer.
+
+    python benchmarks/crf.py [--scene SCENE] [--side 512] [--repeat 3]
+
+Prints one JSON line per setting: seconds per megapixel, the ratio to the floor (as many Gaussian
+blurs of the same pixels as there are steps: no filter can pass over them less often), and, where
+pydensecrf2 is installed, the ratio to it and the share of pixels that get the same label. Every
+figure is the least of some repeats in this one run, on one core.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+import numpy as np
+from rasterio.windows import Window
+from scipy.ndimage import gaussian_filter
+
+from geoseg.crf import refine
+from geoseg.options import CRFOptions
+from geoseg.raster import Scene
+from geoseg.town import build_town
+
+SETTINGS = {
+    "default": CRFOptions(),
+    "deeplab": CRFOptions(gaussian_sigma=1, bilateral_sigma=67, colour_sigma=3),
+    "densecrf": CRFOptions(
+        bilateral_weight=10, bilateral_sigma=80, colour_sigma=13, iterations=5
+    ),
+}  # fmt: skip
+
+
+@click.command()
+@click.option("--scene", type=Path, help="Else the synthetic town; its first three bands.")
+@click.option("--side", default=512, show_default=True, help="Pixels, from the middle.")
+@click.option("--repeat", default=3, show_default=True)
+def main(scene: Path | None, side: int, repeat: int) -> None:
+    """Times every setting on one image."""
+    image = read_image(scene, side)
+    prob = doubtful_roofs(image)
+    for name, options in SETTINGS.items():
+        click.echo(json.dumps({"setting": name, **compare(prob, image, options, repeat)}))
+
+
+def read_image(scene: Path | None, side: int) -> np.ndarray:
+    """Bytes (3, H, W)."""
+    if scene is None:
+        return build_town(side, side + 64, seed=7).image[:3]
+    with Scene(scene) as source:
+        height, width = source.grid.shape
+        left, top = max(0, (width - side) // 2), max(0, (height - side) // 2)
+        data, _ = source.read(Window(left, top, min(side, width), min(side, height)))
+    return data[:3].astype(np.uint8)
+
+
+def doubtful_roofs(image: np.ndarray) -> np.ndarray:
+    """Probabilities (1, H, W) that follow brightness, with noise."""
+    bright = gaussian_filter(image.mean(axis=0), 2)
+    score = (bright - bright.mean()) / bright.std()
+    noise = np.random.default_rng(0).normal(0, 1, score.shape)
+    prob: np.ndarray = 1 / (1 + np.exp(-(score + noise)))
+    return prob[None].astype(np.float32)
+
+
+def compare(
+    prob: np.ndarray, image: np.ndarray, options: CRFOptions, repeat: int
+) -> dict[str, float]:
+    """Seconds per megapixel, and ratios."""
+    valid = np.ones(prob.shape[1:], dtype=bool)
+    seconds, ours = timed(lambda: refine(prob, image, valid, options), repeat)
+    sigma = options.bilateral_sigma
+
+    def blurs() -> np.ndarray:
+        blurred = prob[0]
+        for _ in range(options.iterations):
+            blurred = gaussian_filter(prob[0], sigma, truncate=2)
+        return blurred
+
+    figures = {
+        "s_per_megapixel": seconds / valid.size * 1e6,
+        "to_blurs": seconds / timed(blurs, repeat)[0],
+    }
+    if find_spec("pydensecrf") is None:
+        return rounded(figures)
+    theirs_seconds, theirs = timed(lambda: by_pydensecrf(prob, image, options), repeat)
+    figures["to_pydensecrf2"] = seconds / theirs_seconds
+    figures["same_labels"] = float(((ours[0] > 0.5) == (theirs > 0.5)).mean())
+    return rounded(figures)
+
+
+def by_pydensecrf(prob: np.ndarray, image: np.ndarray, options: CRFOptions) -> np.ndarray:
+    """What pydensecrf2 makes of the same input, (H, W)."""
+    import pydensecrf.densecrf as densecrf
+
+    _, height, width = prob.shape
+    known = np.concatenate([prob, 1 - prob]).reshape(2, -1).clip(1e-5, 1 - 1e-5)
+    model = densecrf.DenseCRF2D(width, height, 2)
+    model.setUnaryEnergy(np.ascontiguousarray(-np.log(known)))
+    model.addPairwiseGaussian(sxy=options.gaussian_sigma, compat=options.gaussian_weight)
+    model.addPairwiseBilateral(
+        sxy=options.bilateral_sigma,
+        srgb=options.colour_sigma,
+        rgbim=np.ascontiguousarray(image.transpose(1, 2, 0)),
+        compat=options.bilateral_weight,
+    )
+    return np.array(model.inference(options.iterations))[0].reshape(height, width)
+
+
+def timed(work: Callable[[], np.ndarray], repeat: int) -> tuple[float, np.ndarray]:
+    """Least CPU seconds of some runs, and the result."""
+    best, result = float("inf"), np.empty(0)
+    for _ in range(repeat):
+        start = time.process_time()
+        result = work()
+        best = min(best, time.process_time() - start)
+    return best, result
+
+
+def rounded(figures: dict[str, float]) -> dict[str, float]:
+    """Four significant digits."""
+    return {name: float(f"{figure:.4g}") for name, figure in figures.items()}
+
+
+if __name__ == "__main__":
+    main()
