@@ -43,6 +43,14 @@ class Labels:
         """Half the border's width in pixels, at least one."""
         return max(1, round(BORDER_M / self.grid.gsd_m))
 
+    def built(self, window: Window) -> float:
+        """Building pixels inside a window, by the footprints' area; overlaps count twice."""
+        outline = self.grid.window_polygon(window)
+        geometry = self.footprints.geometry
+        near = geometry.iloc[geometry.sindex.query(outline, predicate="intersects")]
+        inside = shapely.intersection(near.values, outline)
+        return float(shapely.area(inside).sum() / abs(self.grid.transform.determinant))
+
     def burn(self, window: Window, valid: np.ndarray) -> np.ndarray:
         """Burns the targets of a window.
 

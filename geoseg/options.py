@@ -46,11 +46,38 @@ class TileOptions(Options):
     )
     where: str | None = Field(None, description="Attribute filter of the footprints")
     layer: str | None = Field(None, description="Layer of the footprints")
-    split: Literal["stripes", "blocks"] = Field("stripes", description="How ground is separated")
+    split: Literal["stripes", "blocks", "kfold", "scenes", "areas"] = Field(
+        "stripes", description="How ground is separated"
+    )
     fractions: tuple[Share, Share, Share] = Field(
         (0.7, 0.15, 0.15), description="Shares of train, val and test"
     )
-    seed: int = Field(0, ge=0, description="Of the split into blocks")
+    gap: int | None = Field(
+        None,
+        ge=0,
+        description="Pixels between splits; when null a tile, or less where the ground is small, "
+        "and none between scenes or areas",
+    )
+    block: int | None = Field(
+        None, ge=32, description="Side of blocks, pixels; when null 8 tiles, or fewer if too few"
+    )
+    folds: int = Field(5, ge=3, description="Of kfold")
+    fold: int = Field(0, ge=0, description="Which fold of kfold is test ground")
+    val_scenes: tuple[str, ...] = Field((), description="Of scenes: names or patterns such as *_7*")
+    test_scenes: tuple[str, ...] = Field((), description="Of scenes: names or patterns")
+    areas: str | None = Field(
+        None, description="Of areas: polygons whose attribute split is train, val or test"
+    )
+    keep_empty: Share = Field(
+        1.0, description="Share of the training tiles without a building that is kept"
+    )
+    seed: int = Field(0, ge=0, description="Of what is dealt at random")
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether the user says which ground is for what, so that fractions say nothing."""
+        named = self.split == "scenes" and bool(self.val_scenes or self.test_scenes)
+        return self.split == "areas" or named
 
     @property
     def overlap_px(self) -> int:
@@ -63,6 +90,8 @@ class TileOptions(Options):
             raise ValueError(f"overlap must be at most half the size ({self.size // 2})")
         if abs(sum(self.fractions) - 1) > 1e-6 or self.fractions[0] == 0:
             raise ValueError("fractions must sum to 1, with some for train")
+        if self.fold >= self.folds:
+            raise ValueError(f"fold must be below folds ({self.folds}); the first is 0")
         return self
 
 

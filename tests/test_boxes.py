@@ -99,7 +99,7 @@ def test_the_valid_share_of_a_box_is_counted_in_pixels(seed, height, width, coun
 def tiles(make_scene, tmp_path):
     """A scene with buildings on tile edges and under nodata, and the folder of its tiles."""
     made = make_scene(nodata=0, holes=[(100, 0, 160, 18)], rotation=20.0)
-    options = TileOptions(size=32, overlap=8, fractions=(0.6, 0.2, 0.2))
+    options = TileOptions(size=32, overlap=8, fractions=(0.6, 0.2, 0.2), gap=0)
     tile_scenes(plan_tiles([made.path], made.labels, options), tmp_path / "tiles")
     return made, tmp_path / "tiles"
 
@@ -490,7 +490,7 @@ def quick_tiles(tmp_path_factory):
     folder = tmp_path_factory.mktemp("quick")
     houses = [(x, y, x + 14, y + 12) for y in (8, 40) for x in (6, 32, 140, 200)]
     made = write_scene(folder, height=64, width=256, buildings=houses)
-    options = TileOptions(size=64, overlap=0, fractions=(0.5, 0.25, 0.25))
+    options = TileOptions(size=64, overlap=0, fractions=(0.5, 0.25, 0.25), gap=0)
     tile_scenes(plan_tiles([made.path], made.labels, options), folder / "tiles")
     return folder / "tiles"
 

@@ -19,7 +19,7 @@ from geoseg.tiles import plan_tiles, tile_scenes, tile_window
 def tiles(make_scene, tmp_path):
     """A scene with a corner of nodata and the folder of its tiles."""
     made = make_scene(bands=4, dtype="uint16", nodata=0, holes=[(0, 0, 20, 10)])
-    options = TileOptions(size=32, overlap=8, fractions=(0.6, 0.2, 0.2))
+    options = TileOptions(size=32, overlap=8, fractions=(0.6, 0.2, 0.2), gap=0)
     plan = plan_tiles([made.path], made.labels, options)
     tile_scenes(plan, tmp_path / "tiles")
     return made, tmp_path / "tiles"
@@ -89,7 +89,7 @@ def test_separation_of_two_scenes_comes_from_their_own_footprints(make_scene, tm
                         buildings=first.boxes[::2])  # fmt: skip
     frames = [gpd.read_file(made.labels).to_crs(4326) for made in (first, second)]
     gpd.GeoDataFrame(pd.concat(frames)).to_file(tmp_path / "both.gpkg")
-    options = TileOptions(size=32, overlap=8, fractions=(0.6, 0.2, 0.2))
+    options = TileOptions(size=32, overlap=8, fractions=(0.6, 0.2, 0.2), gap=0)
     plan = plan_tiles([first.path, second.path], tmp_path / "both.gpkg", options)
     tile_scenes(plan, tmp_path / "both")
     dataset = TileDataset(tmp_path / "both", "train", sigma_px=6)
@@ -122,7 +122,7 @@ def test_the_share_of_buildings_is_that_of_the_pixels(tiles):
 
 def test_a_split_without_a_tile(make_scene, tmp_path):
     made = make_scene()
-    options = TileOptions(size=32, overlap=8, fractions=(0.5, 0.5, 0))
+    options = TileOptions(size=32, overlap=8, fractions=(0.5, 0.5, 0), gap=0)
     tile_scenes(plan_tiles([made.path], made.labels, options), tmp_path / "tiles")
     with pytest.raises(EmptyDatasetError, match="has no tile in split test; tile again"):
         TileDataset(tmp_path / "tiles", "test")

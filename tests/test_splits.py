@@ -3,23 +3,38 @@
 import geopandas as gpd
 import numpy as np
 import pytest
+from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
+from rasterio.crs import CRS
 from rasterio.windows import Window
-from shapely.geometry import box
+from shapely.geometry import Polygon, box
 
-from geoseg.errors import ConfigError
+from geoseg.errors import ConfigError, GridMismatchError, VectorReadError
+from geoseg.grid import Grid
+from geoseg.options import TileOptions
 from geoseg.splits import (
     SPLITS,
+    STRATEGIES,
+    Ground,
     Region,
     count_shared_pixels,
-    drop_shared,
+    deal,
+    drop_near,
     merge_regions,
-    split_blocks,
-    split_stripes,
 )
 
 UTM = "EPSG:32645"
+
+
+def ground(height, width, *, name="scene.tif", left=500_000.0, built=lambda window: 0.0):
+    """A scene of pixels of half a metre."""
+    transform = Affine.translation(left, 3_000_000.0) @ Affine.scale(0.5, -0.5)
+    return Ground(name, Grid(CRS.from_epsg(32645), transform, height, width), built)
+
+
+def separate(split, *grounds, **options):
+    return STRATEGIES[split](grounds, TileOptions(split=split, **options))
 
 
 def owners(regions, height, width):
@@ -40,26 +55,50 @@ fractions = st.tuples(st.integers(1, 10), st.integers(0, 5), st.integers(0, 5)).
 )
 
 
-@given(height=st.integers(1, 300), width=st.integers(1, 300), shares=fractions)
-def test_stripes_partition_the_scene(height, width, shares):
-    regions = split_stripes(height, width, fractions=shares)
+@given(
+    height=st.integers(1, 300),
+    width=st.integers(1, 300),
+    shares=fractions,
+    gap=st.integers(0, 20),
+)
+def test_stripes_share_the_scene_but_for_the_gaps(height, width, shares, gap):
+    try:
+        made = separate("stripes", ground(height, width), fractions=shares, gap=gap)
+    except ConfigError:
+        assert gap * 2 + 3 > max(height, width)
+        return
+    (regions,) = made.regions
     hits, pixels = owners(regions, height, width)
-    assert (hits == 1).all()
     across, long = min(height, width), max(height, width)
+    asked = sum(share > 0 for share in shares)
+    assert hits.max() == 1
+    assert (hits == 0).sum() == (asked - 1) * gap * across
+    usable = long - (asked - 1) * gap
     for split, share in zip(SPLITS, shares, strict=True):
-        assert pixels[split] / across == pytest.approx(share * long, abs=1.01)
+        assert pixels[split] / across == pytest.approx(share * usable, abs=1.01)
 
 
 def test_stripes_lie_across_the_longer_side():
-    assert split_stripes(100, 200, fractions=(0.5, 0.25, 0.25)) == [
-        Region("train", Window(0, 0, 100, 100)),
-        Region("val", Window(100, 0, 50, 100)),
-        Region("test", Window(150, 0, 50, 100)),
+    halves = {"fractions": (0.5, 0.25, 0.25)}
+    assert separate("stripes", ground(100, 200), gap=0, **halves).regions == [
+        [
+            Region("train", Window(0, 0, 100, 100)),
+            Region("val", Window(100, 0, 50, 100)),
+            Region("test", Window(150, 0, 50, 100)),
+        ]
     ]
-    assert split_stripes(200, 100, fractions=(0.6, 0.4, 0)) == [
-        Region("train", Window(0, 0, 100, 120)),
-        Region("val", Window(0, 120, 100, 80)),
+    assert separate("stripes", ground(210, 100), gap=10, fractions=(0.6, 0.4, 0)).regions == [
+        [Region("train", Window(0, 0, 100, 120)), Region("val", Window(0, 130, 100, 80))]
     ]
+
+
+@pytest.mark.parametrize(("length", "gap"), [(6000, 256), (2560, 256), (1330, 133), (400, 40)])
+def test_the_gap_is_a_tile_or_less_where_the_scene_is_small(length, gap):
+    made = separate("stripes", ground(300, length))
+    assert made.gap == gap
+    train, val, test = (region.window for region in made.regions[0])
+    assert val.col_off - (train.col_off + train.width) == gap
+    assert test.col_off - (val.col_off + val.width) == gap
 
 
 @given(
@@ -70,34 +109,161 @@ def test_stripes_lie_across_the_longer_side():
 )
 def test_blocks_partition_the_scene(height, width, seed, shares):
     try:
-        regions = split_blocks(height, width, fractions=shares, block=20, seed=seed)
+        made = separate(
+            "blocks", ground(height, width), fractions=shares, block=32, seed=seed, size=32
+        )
     except ConfigError:
         return
+    (regions,) = made.regions
     hits, pixels = owners(regions, height, width)
     assert (hits == 1).all()
     for region in regions:
-        assert 20 <= region.window.height < 40
-        assert 20 <= region.window.width < 40
+        assert 32 <= region.window.height < 64
+        assert 32 <= region.window.width < 64
     assert {split for split in SPLITS if pixels[split]} == {
         split for split, share in zip(SPLITS, shares, strict=True) if share
     }
 
 
 def test_blocks_are_dealt_by_the_seed():
-    deal = {"fractions": (0.6, 0.2, 0.2), "block": 20}
-    one, again, other = (split_blocks(100, 200, **deal, seed=seed) for seed in (1, 1, 2))
+    options = {"fractions": (0.6, 0.2, 0.2), "block": 32, "size": 32}
+    one, again, other = (
+        separate("blocks", ground(160, 320), seed=seed, **options).regions for seed in (1, 1, 2)
+    )
     assert one == again
     assert one != other
-    counts = [sum(region.split == split for region in one) for split in SPLITS]
+    counts = [sum(region.split == split for region in one[0]) for split in SPLITS]
     assert counts == [30, 10, 10]
 
 
 def test_too_few_blocks_for_the_splits():
-    with pytest.raises(ConfigError, match="only 2 blocks, too few for the splits; use smaller"):
-        split_blocks(100, 250, fractions=(0.6, 0.2, 0.2), block=100, seed=0)
+    with pytest.raises(ConfigError, match="only 2 pieces, too few for the splits; use smaller"):
+        separate("blocks", ground(100, 250), block=100, size=32)
 
 
-# Scenes that overlap
+@pytest.mark.parametrize(("side", "block"), [(20_000, 2048), (5000, 1024), (1500, 512)])
+def test_blocks_are_as_large_as_there_are_enough_of(side, block):
+    made = separate("blocks", ground(side, side + 100))
+    assert made.regions[0][0].window.height == block
+    assert made.gap == min(256, block // 8)
+
+
+def test_buildings_are_shared_out_too():
+    """A town in the middle of fields: every split gets as much of it as of the ground."""
+
+    def built(window):
+        return 1000.0 if 192 <= window.row_off < 448 and 128 <= window.col_off < 512 else 10.0
+
+    town = ground(640, 704, built=built)
+    for seed in range(5):
+        (regions,) = separate(
+            "blocks", town, block=64, size=32, seed=seed, fractions=(0.6, 0.2, 0.2)
+        ).regions
+        total = sum(built(region.window) for region in regions)
+        for split, share in zip(SPLITS, (0.6, 0.2, 0.2), strict=True):
+            held = sum(built(region.window) for region in regions if region.split == split)
+            assert held / total == pytest.approx(share, abs=0.05)
+
+
+def test_each_block_is_test_ground_in_one_fold():
+    options = {"folds": 4, "block": 64, "size": 32, "seed": 3}
+    tested, judged = [], []
+    for fold in range(4):
+        (regions,) = separate("kfold", ground(300, 400), fold=fold, **options).regions
+        tested += [region.window for region in regions if region.split == "test"]
+        judged.append({str(region.window) for region in regions if region.split == "val"})
+        assert len(regions) == 24
+        assert sum(region.split == "train" for region in regions) == 12
+    assert len(tested) == len({str(window) for window in tested}) == 24
+    for fold in range(4):
+        (regions,) = separate("kfold", ground(300, 400), fold=(fold + 1) % 4, **options).regions
+        assert judged[fold] == {str(r.window) for r in regions if r.split == "test"}
+
+
+def test_whole_scenes_by_name():
+    scenes = [ground(90, 100, name=f"imgs/town_{number}.tif") for number in range(6)]
+    made = separate(
+        "scenes", *scenes, val_scenes=["town_2*"], test_scenes=["*/town_5.tif", "town_0.tif"]
+    )
+    assert [region.split for (region,) in made.regions] == [
+        *("test", "train", "val", "train", "train", "test")
+    ]
+    assert all(region.window == Window(0, 0, 100, 90) for (region,) in made.regions)
+    assert made.gap == 0
+    with pytest.raises(ConfigError, match="city_1 matches none of the 6 scenes"):
+        separate("scenes", *scenes, test_scenes=["city_1"])
+
+
+def test_whole_scenes_by_shares_of_ground_and_buildings():
+    sizes = [800, 100, 100, 100, 100, 100, 100]
+    scenes = [ground(80, width, name=f"{n}.tif") for n, width in enumerate(sizes)]
+    made = separate("scenes", *scenes, fractions=(0.6, 0.2, 0.2), seed=5)
+    names = [region.split for (region,) in made.regions]
+    assert names[0] == "train"
+    assert (names.count("val"), names.count("test")) == (1, 1)
+    with pytest.raises(ConfigError, match="only 2 pieces"):
+        separate("scenes", *scenes[:2])
+
+
+def drawn(folder, *areas):
+    """A file of areas: (split, left, bottom, right, top) in metres from the corner."""
+    path = folder / "areas.gpkg"
+    gpd.GeoDataFrame(
+        {"split": [name for name, *_ in areas]},
+        geometry=[
+            box(5e5 + left, 3e6 - bottom, 5e5 + right, 3e6 - top)
+            for _, left, bottom, right, top in areas
+        ],
+        crs=UTM,
+    ).to_crs(4326).to_file(path)
+    return path
+
+
+def test_ground_as_the_user_drew_it(tmp_path):
+    path = drawn(
+        tmp_path, ("train", -10, 60, 40, -10), ("Test ", 50, 50, 70, 20), ("val", 900, 9, 950, 0)
+    )
+    made = separate("areas", ground(100, 160), areas=str(path))
+    train, test = made.regions[0]
+    assert (train.split, test.split) == ("train", "test")
+    # Whole pixels that lie inside; the way to longitudes and back moves corners by a hair.
+    assert train.window.col_off == train.window.row_off == 0
+    assert 79 <= train.window.width <= 80
+    assert train.window.height == 100
+    assert 100 <= test.window.col_off <= 101
+    assert 38 <= test.window.width <= 40
+    far = ground(100, 160, left=600_000.0)
+    with pytest.raises(GridMismatchError, match="none of its 3 areas meets a scene"):
+        separate("areas", far, areas=str(path))
+
+
+def test_areas_must_say_what_they_are_for(tmp_path):
+    with pytest.raises(ConfigError, match="pass --areas FILE"):
+        separate("areas", ground(100, 160))
+    with pytest.raises(VectorReadError, match="split is 'validation'"):
+        separate("areas", ground(9, 16), areas=str(drawn(tmp_path, ("validation", 0, 9, 9, 0))))
+    unnamed = tmp_path / "unnamed.gpkg"
+    gpd.GeoDataFrame({"a": [1]}, geometry=[box(0, 0, 1, 1)], crs=UTM).to_file(unnamed)
+    with pytest.raises(VectorReadError, match="attribute split"):
+        separate("areas", ground(9, 16), areas=str(unnamed))
+
+
+@given(
+    pieces=st.integers(3, 40),
+    seed=st.integers(0, 1000),
+    shares=fractions,
+)
+def test_every_share_gets_a_piece_and_no_piece_is_lost(pieces, seed, shares):
+    amounts = np.random.default_rng(seed).random((2, pieces))
+    groups = deal(*amounts, shares, seed=seed)
+    assert groups.shape == (pieces,)
+    assert set(groups) == {group for group, share in enumerate(shares) if share > 0}
+    for group in (1, 2):
+        wanted = pieces * shares[group]
+        assert abs((groups == group).sum() - wanted) <= max(1, 0.5 + 1e-9)
+
+
+# Tiles of different splits
 
 
 def squares(*parts):
@@ -119,7 +285,7 @@ def test_shared_pixels_are_counted():
 
 def test_test_ground_is_kept_before_validation_and_that_before_training():
     tiles = squares(("train", 0), ("val", 5), ("test", 12), ("train", 20), ("train", 30))
-    kept = drop_shared(tiles, 0.25)
+    kept = drop_near(tiles, 0.25)
     # The tile of val meets test and goes; the first of train then meets nobody.
     assert list(kept.split) == ["train", "test", "train"]
     assert [round(g.bounds[0]) for g in kept.geometry] == [0, 12, 30]
@@ -129,8 +295,8 @@ def test_test_ground_is_kept_before_validation_and_that_before_training():
 
 def test_tiles_that_touch_stay():
     tiles = squares(("train", 0), ("val", 10), ("test", 19.999))
-    assert len(drop_shared(tiles, 0.25)) == 3
-    assert len(drop_shared(squares(("train", 0), ("train", 3)), 0.25)) == 2
+    assert len(drop_near(tiles, 0.25)) == 3
+    assert len(drop_near(squares(("train", 0), ("train", 3)), 0.25)) == 2
 
 
 def test_the_ground_of_each_split_over_all_scenes():
@@ -139,3 +305,22 @@ def test_the_ground_of_each_split_over_all_scenes():
     assert list(ground.split) == ["train", "val"]
     assert ground.crs.to_epsg() == 4326
     assert ground.to_crs(UTM).area.tolist() == pytest.approx([200, 100], rel=1e-3)
+
+
+def test_a_gap_is_kept_between_splits():
+    tiles = squares(("train", 0), ("train", 10), ("val", 25), ("test", 40))
+    kept = drop_near(tiles, 0.25, gap=5.0)
+    # 5 m lie between the second tile of train and val, and between val and test: enough.
+    assert list(kept.split) == ["train", "train", "val", "test"]
+    kept = drop_near(tiles, 0.25, gap=6.0)
+    assert [round(g.bounds[0]) for g in kept.geometry] == [0, 10, 40]
+    kept = drop_near(tiles, 0.25, gap=25.0)
+    assert [round(g.bounds[0]) for g in kept.geometry] == [0, 40]
+    turned = tiles.set_geometry(tiles.geometry.rotate(30, origin=(0, 0)))
+    assert len(drop_near(turned, 0.25, gap=5.0)) == 4
+
+
+def test_pixels_shared_by_many_tiles_count_once():
+    crossing = squares(("train", 0), ("train", 5), ("val", 8), ("val", 9))
+    both = Polygon([(8, 0), (15, 0), (15, 10), (8, 10)])
+    assert count_shared_pixels(crossing, 0.25) == both.area / 0.25

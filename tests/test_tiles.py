@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import rasterio
 from rasterio.windows import Window
+from scipy.ndimage import binary_dilation
+from shapely.geometry import Polygon
 
 from geoseg.errors import (
     ConfigError,
@@ -24,7 +26,7 @@ from geoseg.raster import Scene, read_info
 from geoseg.splits import count_shared_pixels
 from geoseg.tiles import load_tiles_info, plan_tiles, read_tiles, tile_scenes, tile_window
 
-SMALL = {"size": 32, "overlap": 8, "fractions": (0.6, 0.2, 0.2)}
+SMALL = {"size": 32, "overlap": 8, "fractions": (0.6, 0.2, 0.2), "gap": 0}
 
 
 def cut(scenes, labels, output, *, run=map, overwrite=False, **options):
@@ -63,7 +65,12 @@ def test_the_folder_holds_what_it_promises(make_scene, tmp_path):
     assert info.gsd_m == pytest.approx(0.5 / 0.9996, abs=1e-6)
     assert info.scenes == (str(made.path),)
     assert info.labels == str(made.labels)
-    assert info.split == {"by": "stripes", "fractions": [0.6, 0.2, 0.2], "seed": 0}
+    assert info.split == {
+        "by": "stripes",
+        "gap": 0,
+        "fractions": [0.6, 0.2, 0.2],
+        "seed": 0,
+    }
     # 96 rows in 4 tiles; stripes of 96, 32 and 32 columns in 4, 1 and 1.
     assert info.tiles == {"train": 16, "val": 4, "test": 4}
     assert info.tiles == {split: sum(tiles.split == split) for split in info.tiles}
@@ -116,6 +123,63 @@ def test_splits_share_no_pixel(make_scene, tmp_path, split):
     for name, mask in owner.items():
         ground = gpd.read_file(tmp_path / "tiles" / f"{name}.geojson").to_crs(32645)
         assert ground.area.sum() == pytest.approx(mask.sum() * 0.25, rel=1e-3)
+
+
+@pytest.mark.parametrize("split", ["stripes", "blocks", "kfold"])
+def test_a_gap_lies_between_splits(make_scene, tmp_path, split):
+    made = make_scene(height=300, width=420, buildings=((5, 5, 20, 20), (300, 250, 320, 280)))
+    info = cut(made.path, made.labels, tmp_path / "tiles", split=split, gap=24, block=96, fold=1)
+    tiles = read_tiles(tmp_path / "tiles")
+    owned = {name: np.zeros((300, 420), dtype=bool) for name in info.tiles}
+    for tile in tiles.itertuples():
+        owned[tile.split][tile_window(tile).toslices()] = True
+    for name, mask in owned.items():
+        others = np.any([other for key, other in owned.items() if key != name], axis=0)
+        # Squares of 24 pixels to every side of a tile hold nothing of another split.
+        assert not (binary_dilation(mask, np.ones((47, 47))) & others).any()
+        assert mask.any()
+    assert info.split["gap"] == 24
+    assert info.shared_pixels == 0
+
+
+def test_empty_training_tiles_are_kept_by_share(make_scene, tmp_path):
+    made = make_scene(height=160, width=400, buildings=((5, 5, 20, 20), (300, 70, 320, 90)))
+    counts = {}
+    for share in (1.0, 0.25, 0.0):
+        folder = tmp_path / f"tiles_{share}"
+        info = cut(made.path, made.labels, folder, overlap=0, keep_empty=share)
+        tiles = read_tiles(folder)
+        train = tiles[tiles.split == "train"]
+        counts[share] = (int((train.building_fraction == 0).sum()), info.tiles)
+        assert (train.building_fraction > 0).any()
+        assert len(list((folder / "images").iterdir())) == len(tiles)
+    assert counts[0.25][0] == round(counts[1.0][0] / 4) > 3
+    assert counts[0.0][0] == 0
+    for split in ("val", "test"):
+        assert counts[0.0][1][split] == counts[1.0][1][split] > 0
+
+
+def test_tiles_lie_whole_in_drawn_areas(make_scene, tmp_path):
+    made = make_scene(height=160, width=300)
+    left, top = made.grid.transform @ (0, 0)
+    areas = {
+        "train": Polygon([(0, 0), (100, 0), (60, -80), (0, -80)]),
+        "test": Polygon([(110, 0), (150, 0), (150, -80), (110, -80)]),
+    }
+    layer = gpd.GeoDataFrame({"split": list(areas)}, geometry=list(areas.values()), crs=32645)
+    layer.geometry = layer.geometry.translate(left, top)
+    layer.to_file(tmp_path / "areas.gpkg")
+    info = cut(
+        made.path, made.labels, tmp_path / "tiles", split="areas",
+        areas=str(tmp_path / "areas.gpkg"),
+    )  # fmt: skip
+    tiles = read_tiles(tmp_path / "tiles").to_crs(32645)
+    assert info.tiles["val"] == 0
+    assert min(info.tiles["train"], info.tiles["test"]) > 5
+    for split, area in layer.set_index("split").geometry.items():
+        assert tiles[tiles.split == split].within(area.buffer(0.01)).all()
+        ground = gpd.read_file(tmp_path / "tiles" / f"{split}.geojson").to_crs(32645)
+        assert ground.area.sum() == pytest.approx(area.area, rel=1e-3)
 
 
 def test_statistics_are_those_of_the_training_pixels(make_scene, tmp_path):
@@ -387,7 +451,7 @@ def test_a_scene_of_nothing_but_nodata(make_scene, tmp_path):
 
 def test_a_scene_too_small_for_its_blocks(make_scene, tmp_path):
     made = make_scene()
-    with pytest.raises(ConfigError, match="use smaller tiles or --split stripes"):
+    with pytest.raises(ConfigError, match="too few for the splits; use smaller --block"):
         cut(made.path, made.labels, tmp_path / "tiles", split="blocks", size=64)
 
 

@@ -28,7 +28,7 @@ OPTIONS = TrainOptions(epochs=2, batch_size=2, precision="32-true", device="cpu"
 def tiles(tmp_path_factory):
     folder = tmp_path_factory.mktemp("town")
     scene, footprints = write_town(build_town(128, 320, seed=4, nodata_corner=False), folder)
-    plan = plan_tiles([scene], footprints, TileOptions(size=64, overlap=0))
+    plan = plan_tiles([scene], footprints, TileOptions(size=64, overlap=0, gap=0))
     tile_scenes(plan, folder / "tiles")
     return folder / "tiles"
 
@@ -202,7 +202,7 @@ def test_wrong_networks_leave_no_folder(tiles, tmp_path, model, error, message):
 
 def test_a_tile_size_that_the_encoder_cannot_take_names_one_that_it_can(tmp_path):
     scene, footprints = write_town(build_town(120, 300, seed=4, nodata_corner=False), tmp_path)
-    plan = plan_tiles([scene], footprints, TileOptions(size=50, overlap=0))
+    plan = plan_tiles([scene], footprints, TileOptions(size=50, overlap=0, gap=0))
     tile_scenes(plan, tmp_path / "tiles")
     with pytest.raises(InputShapeError, match="--size 32 or 64"):
         train(tmp_path / "tiles", tmp_path / "run", model=MODEL, options=OPTIONS)

@@ -26,9 +26,17 @@ if TYPE_CHECKING:
 @click.option("--gsd", type=float, metavar="METRES", help="Pixel size on the ground.")
 @click.option("--size", type=int, help="Tile side in pixels.  [default: 256]")
 @click.option("--overlap", type=int, help="Pixels shared with the neighbour.  [default: half]")
-@click.option("--split", type=click.Choice(["stripes", "blocks"]), help="How ground is separated.")
+@click.option(
+    "--split",
+    type=click.Choice(["stripes", "blocks", "kfold", "scenes", "areas"]),
+    help="How ground is separated.",
+)
 @click.option("--fractions", metavar="T,V,T", help="Train, val, test.  [default: 0.7,0.15,0.15]")
-@click.option("--seed", type=int, help="Of the split into blocks.  [default: 0]")
+@click.option("--gap", type=int, help="Pixels between splits.  [default: a tile]")
+@click.option("--fold", type=int, help="Which of tile.folds is test ground.  [default: 0]")
+@click.option("--areas", metavar="FILE", help="Polygons with an attribute split.")
+@click.option("--keep-empty", type=float, help="Share of empty training tiles.  [default: 1]")
+@click.option("--seed", type=int, help="Of what is dealt at random.  [default: 0]")
 @click.option("--workers", type=click.IntRange(1), default=1, help="Local processes.")
 @click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler, e.g. tcp://host:8786.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
@@ -46,6 +54,10 @@ def command(
     overlap: int | None,
     split: str | None,
     fractions: str | None,
+    gap: int | None,
+    fold: int | None,
+    areas: str | None,
+    keep_empty: float | None,
     seed: int | None,
     workers: int,
     scheduler: str | None,
@@ -69,6 +81,10 @@ def command(
         tile__overlap=overlap,
         tile__split=split,
         tile__fractions=tuple(fractions.split(",")) if fractions else None,
+        tile__gap=gap,
+        tile__fold=fold,
+        tile__areas=areas,
+        tile__keep_empty=keep_empty,
         tile__seed=seed,
     )
     from geoseg.execution import run_tasks
@@ -89,7 +105,10 @@ def command(
             progress=progress,
         )
     counts = ", ".join(f"{count} {split}" for split, count in info.tiles.items())
-    click.echo(f"pixels shared between splits: {info.shared_pixels}")
+    click.echo(
+        f"pixels shared between splits: {info.shared_pixels}; gap between them: {plan.gap} pixels "
+        f"({plan.gap * info.gsd_m:.3g} m)"
+    )
     click.echo(f"{sum(info.tiles.values())} tiles ({counts}) → {output}")
 
 

@@ -16,6 +16,7 @@ from geoseg.errors import EmptyDatasetError, LabelError
 from geoseg.grid import Grid
 from geoseg.journal import claim_output
 from geoseg.labels import IGNORE, TARGETS, Labels
+from geoseg.options import TileOptions
 from geoseg.paths import absolute_path
 from geoseg.raster import Scene, write_array
 from geoseg.splits import SPLITS
@@ -76,8 +77,9 @@ def tile_scenes(
             if progress:
                 progress(len(rows), len(plan.tiles), "tiles")
         tiles = plan.tiles.merge(pd.DataFrame(rows), on="id", sort=False)
-        _drop_empty(tiles, folder)
-        tiles = tiles[tiles.valid_fraction > 0].reset_index(drop=True)
+        kept = _choose_kept(tiles, plan.options)
+        _remove_files(tiles.id[~kept], folder)
+        tiles = tiles[kept].reset_index(drop=True)
         info = _summarise(plan, tiles)
         _write_index(plan, tiles, info, folder)
     return info
@@ -160,8 +162,21 @@ def _measure(id_: str, data: np.ndarray, valid: np.ndarray, target: np.ndarray) 
     }
 
 
-def _drop_empty(tiles: gpd.GeoDataFrame, folder: Path) -> None:
-    for id_ in tiles.id[tiles.valid_fraction == 0]:
+def _choose_kept(tiles: gpd.GeoDataFrame, options: TileOptions) -> pd.Series:
+    """Which tiles are kept: those with data, of training tiles without a building a share.
+
+    What is judged on keeps its empty ground, so that false alarms there count.
+    """
+    kept = tiles.valid_fraction > 0
+    empty = tiles.index[kept & (tiles.split == "train") & (tiles.building_fraction == 0)]
+    order = np.random.default_rng(options.seed).permutation(len(empty))
+    kept[empty[order[round(len(empty) * options.keep_empty) :]]] = False
+    chosen: pd.Series = kept
+    return chosen
+
+
+def _remove_files(ids: pd.Series, folder: Path) -> None:
+    for id_ in ids:
         (folder / "images" / f"{id_}.tif").unlink()
         (folder / "targets" / f"{id_}.tif").unlink()
 
@@ -194,10 +209,18 @@ def _summarise(plan: TilesPlan, tiles: gpd.GeoDataFrame) -> TilesInfo:
         scenes=tuple(info.path for info in plan.scenes),
         labels=plan.labels_path,
         where=options.where,
-        split={"by": options.split, "fractions": list(options.fractions), "seed": options.seed},
+        split=_describe_split(plan),
         tiles={split: int((tiles.split == split).sum()) for split in SPLITS},
         shared_pixels=plan.shared_pixels,
     )
+
+
+def _describe_split(plan: TilesPlan) -> dict[str, Any]:
+    options = plan.options
+    said: dict[str, Any] = {"by": options.split, "gap": plan.gap, "seed": options.seed}
+    if options.split == "kfold":
+        return said | {"folds": options.folds, "fold": options.fold}
+    return said | {"fractions": list(options.fractions)}
 
 
 def _write_index(plan: TilesPlan, tiles: gpd.GeoDataFrame, info: TilesInfo, folder: Path) -> None:

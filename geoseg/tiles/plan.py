@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +22,13 @@ from geoseg.raster import SceneInfo, read_info
 from geoseg.splits import (
     SPLITS,
     STRATEGIES,
+    Ground,
     Region,
     count_shared_pixels,
-    drop_shared,
+    drop_near,
     merge_regions,
 )
 from geoseg.tiling import TilePlan
-
-# Blocks of the split `blocks` are this many tiles wide.
-_TILES_PER_BLOCK = 2
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,7 @@ class TilesPlan:
         tiles: One row per tile, in longitude and latitude.
         ground: One row per split, in longitude and latitude.
         shared_pixels: Pixels that two splits share.
+        gap: Pixels that tiles of different splits lie apart at the least.
         options: How scenes are cut.
     """
 
@@ -52,6 +52,7 @@ class TilesPlan:
     tiles: gpd.GeoDataFrame
     ground: gpd.GeoDataFrame
     shared_pixels: int
+    gap: int
     options: TileOptions
     labels_path: str
 
@@ -87,35 +88,44 @@ def plan_tiles(scenes: Sequence[str | Path], labels: str | Path, options: TileOp
     ]
     check_labels(on_scenes, labels, options.where, options.layer)
 
-    regions = [
-        STRATEGIES[options.split](
-            *grid.shape,
-            fractions=options.fractions,
-            block=options.size * _TILES_PER_BLOCK,
-            seed=options.seed + index,
-        )
-        for index, grid in enumerate(grids)
+    grounds = [
+        Ground(info.path, grid, placed.built)
+        for info, grid, placed in zip(infos, grids, on_scenes, strict=True)
     ]
+    separation = STRATEGIES[options.split](grounds, options)
     records = [
         record
         for index, grid in enumerate(grids)
-        for region in regions[index]
+        for region in separation.regions[index]
         for record in _region_tiles(index, infos[index].path, grid, region, options)
     ]
     common = grids[0].crs.to_wkt()
     pixel_area = abs(grids[0].transform.determinant)
-    tiles = drop_shared(_to_common(records, grids, common), pixel_area)
+    tiles = _to_common(records, grids, common)
+    tiles = drop_near(tiles, pixel_area, separation.gap * _pixel_side(grids[0]))
     _check_splits(set(tiles.split), grids, options)
     shared = count_shared_pixels(tiles, pixel_area)
-    ground = merge_regions([_region_ground(g, r) for g, r in zip(grids, regions, strict=True)])
+    ground = merge_regions(
+        [_region_ground(g, r) for g, r in zip(grids, separation.regions, strict=True)]
+    )
     return TilesPlan(
-        infos, grids, on_scenes, tiles.to_crs(4326), ground, shared, options, str(labels)
+        infos,
+        grids,
+        on_scenes,
+        tiles.to_crs(4326),
+        ground,
+        shared,
+        separation.gap,
+        options,
+        str(labels),
     )
 
 
 def _check_splits(found: set[str], grids: list[Grid], options: TileOptions) -> None:
     """Refuses ground that is too small for tiles, or for a split that was asked for."""
     wanted = [s for s, share in zip(SPLITS, options.fractions, strict=True) if share > 0]
+    if options.is_drawn:
+        wanted = ["train"]
     missing = [split for split in wanted if split not in found]
     largest = max(side for grid in grids for side in grid.shape)
     if missing or largest < options.size / 2:
@@ -142,7 +152,7 @@ def _check_same_bands(infos: Sequence[SceneInfo]) -> None:
 def _region_tiles(
     index: int, scene: str, grid: Grid, region: Region, options: TileOptions
 ) -> Iterator[dict[str, Any]]:
-    area = region.window
+    area, side = region.window, _pixel_side(grid)
     for tile in TilePlan(area.height, area.width, options.size, options.overlap_px):
         window = Window(
             area.col_off + tile.window.col_off,
@@ -150,6 +160,9 @@ def _region_tiles(
             tile.window.width,
             tile.window.height,
         )
+        outline = grid.window_polygon(window)
+        if region.area is not None and not region.area.buffer(1e-6 * side).covers(outline):
+            continue
         yield {
             "id": f"{index:03d}_{window.row_off:06d}_{window.col_off:06d}",
             "scene": scene,
@@ -159,8 +172,14 @@ def _region_tiles(
             "height": int(window.height),
             "width": int(window.width),
             "split": region.split,
-            "geometry": grid.window_polygon(window),
+            "geometry": outline,
         }
+
+
+def _pixel_side(grid: Grid) -> float:
+    """Length of a pixel's longer side, in the CRS's unit."""
+    transform = grid.transform
+    return max(math.hypot(transform.a, transform.d), math.hypot(transform.b, transform.e))
 
 
 def _to_common(records: list[dict[str, Any]], grids: list[Grid], common: str) -> gpd.GeoDataFrame:
@@ -175,6 +194,6 @@ def _to_common(records: list[dict[str, Any]], grids: list[Grid], common: str) ->
 def _region_ground(grid: Grid, regions: Sequence[Region]) -> gpd.GeoDataFrame:
     return gpd.GeoDataFrame(
         {"split": [region.split for region in regions]},
-        geometry=[grid.window_polygon(region.window) for region in regions],
+        geometry=[region.polygon(grid) for region in regions],
         crs=grid.crs.to_wkt(),
     )
