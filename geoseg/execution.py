@@ -25,8 +25,11 @@ def run_tasks(
     *,
     workers: int = 1,
     scheduler: str | None = None,
-) -> Iterator[Result]:
+) -> Iterator[Result | Exception]:
     """Calls a function on every task and yields the results in the order of the tasks.
+
+    A worker that dies is replaced and its tasks are done again. A task with which workers die
+    every time is given up: an exception is yielded in place of its result.
 
     Args:
         function: A function of a module, so that other processes find it.
@@ -47,9 +50,18 @@ def run_tasks(
         for task in islice(remaining, ahead):
             waiting.append(client.submit(function, task, pure=False))
         while waiting:
-            yield waiting.popleft().result()
+            yield _result(waiting.popleft())
             for task in islice(remaining, 1):
                 waiting.append(client.submit(function, task, pure=False))
+
+
+def _result(future: Any) -> Any:
+    from distributed import KilledWorker
+
+    try:
+        return future.result()
+    except KilledWorker as error:
+        return error
 
 
 def _connect(workers: int, scheduler: str | None) -> Any:
@@ -57,7 +69,7 @@ def _connect(workers: int, scheduler: str | None) -> Any:
 
     if scheduler is None:
         cluster = LocalCluster(
-            n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=40
+            n_workers=workers, threads_per_worker=1, dashboard_address=":0", silence_logs=40
         )
         return _OwningClient(cluster)
     try:

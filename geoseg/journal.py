@@ -1,14 +1,19 @@
-"""Outputs that appear under their final name only when they are complete."""
+"""Outputs that appear under their final name only when complete, and jobs that go on."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
-from geoseg.errors import OutputExistsError
+from geoseg import __version__
+from geoseg.errors import GeosegError, OutputExistsError
 
 # What geoseg writes into folders that it replaces as a whole. A folder that holds anything
 # else is somebody's, and is not replaced.
@@ -63,20 +68,26 @@ def _check_made_here(path: Path) -> None:
 
 @contextmanager
 def claim_output(
-    path: str | Path, *, overwrite: bool = False, inputs: Iterable[str | Path] = ()
+    path: str | Path,
+    *,
+    overwrite: bool = False,
+    inputs: Iterable[str | Path] = (),
+    job: str | None = None,
 ) -> Iterator[Path]:
     """A working folder beside `path` that takes its name when the block ends well.
 
-    What an earlier, interrupted run left there is removed; if the block fails, so is the
-    working folder, and `path` is as it was.
+    What an earlier, interrupted run left there is removed, unless its `Journal` says that it
+    is the same job. If the block fails, so is the working folder, unless a job that can go on
+    was interrupted; `path` is as it was.
 
     Args:
         path: The output folder.
         overwrite: Replace it if it is there.
         inputs: What the work reads; a folder that holds one of them is not replaced.
+        job: What the work is, from `describe_job`, where it keeps a `Journal`.
 
     Yields:
-        The working folder, which does not exist yet.
+        The working folder, which exists only if an interrupted job goes on.
 
     Raises:
         OutputExistsError: If the output is there and may not be overwritten, if it is the
@@ -89,12 +100,15 @@ def claim_output(
         raise OutputExistsError(f"{path}: is the current folder or holds it; name one inside it")
     _check_made_here(path)
     partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    if job is None or not Journal.continues(partial, job):
+        shutil.rmtree(partial, ignore_errors=True)
     try:
         yield partial
         _swap(partial, path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    except BaseException as error:
+        if job is None or isinstance(error, GeosegError):
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def _swap(partial: Path, path: Path) -> None:
@@ -126,3 +140,90 @@ def replace_file(path: str | Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def describe_job(*parts: Any, files: Iterable[str | Path] = ()) -> str:
+    """A short text that differs for any two jobs whose results could.
+
+    Args:
+        *parts: Settings and plans, as JSON takes them; anything else counts by its text.
+        files: What is read; local files count by size and time of change, too.
+    """
+    stats = [(str(file), *_size_and_time(Path(file))) for file in files]
+    text = json.dumps([__version__, parts, stats], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _size_and_time(file: Path) -> tuple[int, int]:
+    try:
+        found = file.stat()
+    except OSError:  # not a local file
+        return (0, 0)
+    return (found.st_size, found.st_mtime_ns)
+
+
+class Journal:
+    """What of a job is finished: a line of JSON per task, in the job's working folder.
+
+    It is removed when the block ends well, and read again when the job goes on.
+
+    Args:
+        folder: The working folder.
+        job: From `describe_job`.
+
+    Attributes:
+        done: The result of each finished task, by its key.
+    """
+
+    NAME = "journal.jsonl"
+
+    def __init__(self, folder: Path, job: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / self.NAME
+        self.done: dict[str, Any] = {}
+        lines = _whole_lines(self._path)
+        for line in lines[1:]:
+            key, result = json.loads(line)
+            self.done[key] = result
+        # A line that was cut short is written again.
+        text = "".join(lines) or json.dumps(job) + "\n"
+        self._path.write_text(text)
+        self._file = self._path.open("a")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        if kind is None:
+            self._path.unlink()
+
+    @classmethod
+    def continues(cls, folder: Path, job: str) -> bool:
+        """Whether a working folder was left by this very job."""
+        lines = _whole_lines(folder / cls.NAME)
+        return bool(lines) and json.loads(lines[0]) == job
+
+    def add(self, key: str, result: Any) -> None:
+        """Says that a task is finished.
+
+        Args:
+            key: Of the task.
+            result: What JSON takes; numbers come back to the last digit.
+        """
+        self.done[key] = result
+        self._file.write(json.dumps([key, result]) + "\n")
+        self._file.flush()
+
+
+def _whole_lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text().splitlines(keepends=True)
+    except OSError:
+        return []
+    return [line for line in lines if line.endswith("\n")]

@@ -2,6 +2,7 @@
 
 import operator
 import os
+import signal
 import threading
 
 import pytest
@@ -33,7 +34,7 @@ def who(_):
 def cluster():
     """A scheduler with two workers in threads: quick to start."""
     with LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
+        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0"
     ) as cluster:
         yield cluster
 
@@ -113,3 +114,18 @@ def test_a_scheduler_that_does_not_answer(monkeypatch):
 def test_an_address_that_is_none():
     with pytest.raises(ConfigError, match="no Dask scheduler answers there"):
         list(run_tasks(work, TASKS, scheduler="carrier-pigeon://loft"))
+
+
+def die_once(task):
+    """Kills its process the first time that it is called."""
+    marker, number = task
+    if number == 2 and not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_tasks_of_a_worker_that_dies_are_done_again(tmp_path):
+    tasks = [(tmp_path / "died", number) for number in range(6)]
+    assert list(run_tasks(die_once, tasks, workers=2)) == list(range(6))
+    assert (tmp_path / "died").exists()

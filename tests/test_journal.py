@@ -1,11 +1,14 @@
 """Outputs take their name when they are complete, and nothing is lost when they are not."""
 
 import os
+import signal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from geoseg.errors import OutputExistsError
-from geoseg.journal import check_output, claim_output, replace_file
+from geoseg.errors import LabelError, OutputExistsError
+from geoseg.journal import Journal, check_output, claim_output, describe_job, replace_file
 
 
 def write(folder, text):
@@ -126,3 +129,96 @@ def test_a_file_is_replaced_only_by_a_complete_one(tmp_path):
         run()
     assert path.read_text() == "first"
     assert names(path.parent) == ["a.txt"]
+
+
+# Jobs that go on
+
+JOB = describe_job({"size": 64}, ["a", "b"])
+
+
+def interrupted(path, job, done, error=KeyboardInterrupt):
+    """A job that finishes some tasks, leaves a file, and is interrupted."""
+
+    def run():
+        with claim_output(path, job=job) as folder, Journal(folder, job) as book:
+            for key in done:
+                book.add(key, {"of": key, "share": 0.1 + 0.2})
+            (folder / "tiles.json").write_text("half")
+            raise error("stop")
+
+    with pytest.raises(error):
+        run()
+
+
+def test_an_interrupted_job_goes_on(tmp_path):
+    path = tmp_path / "tiles"
+    interrupted(path, JOB, ["a"])
+    assert not path.exists()
+    interrupted(path, JOB, ["b"])
+    with claim_output(path, job=JOB) as folder, Journal(folder, JOB) as book:
+        assert book.done == {key: {"of": key, "share": 0.30000000000000004} for key in "ab"}
+        assert (folder / "tiles.json").read_text() == "half"
+        (folder / "tiles.json").write_text("whole")
+    assert names(path) == ["tiles.json"]
+    assert names(tmp_path) == ["tiles"]
+
+
+def test_another_job_starts_anew(tmp_path):
+    path = tmp_path / "tiles"
+    interrupted(path, JOB, ["a"])
+    other = describe_job({"size": 32}, ["a", "b"])
+    with claim_output(path, job=other) as folder:
+        assert not folder.exists()
+        with Journal(folder, other) as book:
+            assert book.done == {}
+        (folder / "tiles.json").write_text("new")
+    assert (path / "tiles.json").read_text() == "new"
+
+
+def test_a_job_that_cannot_end_well_leaves_nothing(tmp_path):
+    interrupted(tmp_path / "tiles", JOB, ["a"], LabelError)
+    assert names(tmp_path) == []
+
+
+def test_a_job_differs_by_settings_and_by_what_it_reads(tmp_path):
+    scene = tmp_path / "scene.tif"
+    scene.write_text("one")
+    os.utime(scene, ns=(0, 1_000_000))
+    jobs = {describe_job(1, files=[scene]), describe_job(2, files=[scene]), describe_job(1)}
+    assert describe_job(1, files=[scene]) in jobs
+    os.utime(scene, ns=(0, 2_000_000))
+    jobs.add(describe_job(1, files=[scene]))
+    scene.write_text("other")
+    os.utime(scene, ns=(0, 1_000_000))
+    jobs.add(describe_job(1, files=[scene]))
+    jobs.add(describe_job(1, files=["https://example.org/scene.tif"]))
+    assert len(jobs) == 6
+
+
+@given(cut=st.integers(0, 400))
+def test_a_journal_cut_anywhere_keeps_its_whole_lines(tmp_path_factory, cut):
+    folder = tmp_path_factory.mktemp("job")
+    results = {f"{n}/{n * 7}": [n / 3, "wall\n"] for n in range(6)}
+    book = Journal(folder, JOB)
+    for key, result in results.items():
+        book.add(key, result)
+    book.__exit__(RuntimeError, None, None)  # interrupted: the file stays
+    path = folder / Journal.NAME
+    text = path.read_text()[:cut]
+    path.write_text(text)
+    whole = max(0, text.count("\n") - 1)
+    assert Journal.continues(folder, JOB) == ("\n" in text)
+    with Journal(folder, JOB) as book:
+        assert list(book.done.items()) == list(results.items())[:whole]
+        book.add("more", 1)
+
+
+def test_what_a_killed_process_wrote_is_read_again(tmp_path):
+    child = os.fork()
+    if child == 0:
+        book = Journal(tmp_path / "job", JOB)
+        book.add("a", [1, 2.5])
+        os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    with Journal(tmp_path / "job", JOB) as book:
+        assert book.done == {"a": [1, 2.5]}

@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import time
 from functools import partial
 
 import geopandas as gpd
@@ -350,11 +352,11 @@ def broken(function, tasks):
         yield function(task)
 
 
-def test_an_interrupted_run_leaves_nothing_and_can_run_again(make_scene, tmp_path):
+def test_an_interrupted_run_leaves_no_folder_and_can_run_again(make_scene, tmp_path):
     made = make_scene()
     with pytest.raises(KeyboardInterrupt):
         cut(made.path, made.labels, tmp_path / "out" / "tiles", run=broken)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert [entry.name for entry in (tmp_path / "out").iterdir()] == [".tiles.partial"]
     assert cut(made.path, made.labels, tmp_path / "out" / "tiles").tiles["train"] == 16
 
 
@@ -500,3 +502,121 @@ def test_labels_far_larger_than_the_scene(realdata):
     assert plan.grids[0].gsd_m == pytest.approx(0.077, abs=0.001)
     first = plan.tiles.iloc[0]
     assert tile_window(first) == Window(0, 0, 256, 256)
+
+
+# Interruptions and faults
+
+
+def bytes_of(folder):
+    return {name: (folder / name).read_bytes() for name in listing(folder)}
+
+
+def stopping(after):
+    """Runs some tasks, and is interrupted before the next."""
+
+    def run(function, tasks):
+        for number, task in enumerate(tasks):
+            if number == after:
+                raise KeyboardInterrupt
+            yield function(task)
+
+    return run
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bytes(make_scene, tmp_path):
+    made = make_scene(height=150, width=170, nodata=0, holes=[(0, 0, 50, 60)])
+    cut(made.path, made.labels, tmp_path / "whole", keep_empty=0.5)
+    started = []
+
+    def counting(function, tasks):
+        for task in tasks:
+            started.append(task)
+            yield function(task)
+
+    for after in (2, 0, 3):
+        with pytest.raises(KeyboardInterrupt):
+            cut(
+                made.path, made.labels, tmp_path / "tiles", keep_empty=0.5, run=stopping(after)
+            )  # fmt: skip
+        assert not (tmp_path / "tiles").exists()
+    cut(made.path, made.labels, tmp_path / "tiles", keep_empty=0.5, run=counting)
+    rows = read_tiles(tmp_path / "whole").groupby("split").row_off.nunique().sum()
+    assert 0 < len(started) < rows
+    assert bytes_of(tmp_path / "tiles") == bytes_of(tmp_path / "whole")
+    assert sorted(entry.name for entry in tmp_path.iterdir() if "tiles" in entry.name) == ["tiles"]
+
+
+def test_killed_ten_times_it_ends_with_the_same_bytes(make_scene, tmp_path):
+    made = make_scene(height=260, width=300)
+    cut(made.path, made.labels, tmp_path / "whole")
+    rng, killed = np.random.default_rng(0), 0
+
+    def slowly(function, tasks):
+        for task in tasks:
+            yield function(task)
+            time.sleep(0.02)
+
+    for _ in range(10):
+        child = os.fork()
+        if child == 0:
+            cut(made.path, made.labels, tmp_path / "tiles", run=slowly, overwrite=True)
+            os._exit(0)
+        time.sleep(rng.uniform(0.02, 0.4))
+        os.kill(child, signal.SIGKILL)
+        killed += os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert killed > 2
+    cut(made.path, made.labels, tmp_path / "tiles", overwrite=True)
+    assert bytes_of(tmp_path / "tiles") == bytes_of(tmp_path / "whole")
+
+
+def damage(path, column, row):
+    """Overwrites one block of a GeoTIFF that is stored in compressed blocks of 64 x 64."""
+    with rasterio.open(path) as source:
+        offset = int(source.get_tag_item(f"BLOCK_OFFSET_{column}_{row}", "TIFF", bidx=1))
+        size = int(source.get_tag_item(f"BLOCK_SIZE_{column}_{row}", "TIFF", bidx=1))
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(b"\xff" * size)
+
+
+def test_a_tile_that_cannot_be_read_is_left_out_and_named(make_scene, tmp_path):
+    made = make_scene(height=150, width=330)
+    packed = tmp_path / "packed.tif"
+    with rasterio.open(made.path) as source:
+        profile = source.profile | {"compress": "deflate"}
+        with rasterio.open(packed, "w", **profile) as sink:
+            sink.write(source.read())
+    damage(packed, 1, 1)
+    whole = cut(made.path, made.labels, tmp_path / "whole")
+    info = cut(packed, made.labels, tmp_path / "tiles")
+    tiles = read_tiles(tmp_path / "tiles")
+    everything = read_tiles(tmp_path / "whole")
+    hit = everything[
+        (everything.row_off < 128)
+        & (everything.row_off + everything.height > 64)
+        & (everything.col_off < 128)
+        & (everything.col_off + everything.width > 64)
+    ]
+    assert {tile.id for tile in info.failed} == set(hit.id)
+    assert len(hit) > 3
+    assert set(tiles.id) == set(everything.id) - set(hit.id)
+    assert sum(info.tiles.values()) == sum(whole.tiles.values()) - len(hit)
+    first = info.failed[0]
+    assert first.scene == str(packed)
+    assert "packed.tif: cannot read rows" in first.error
+    assert list(first.window) == hit.loc[
+        hit.id == first.id, ["col_off", "row_off", "width", "height"]
+    ].values.tolist()[0]  # fmt: skip
+
+
+def test_tiles_of_a_lost_task_are_left_out(make_scene, tmp_path):
+    made = make_scene()
+
+    def losing(function, tasks):
+        for number, task in enumerate(tasks):
+            yield RuntimeError("worker died") if number == 1 else function(task)
+
+    info = cut(made.path, made.labels, tmp_path / "tiles", run=losing)
+    assert {tile.error for tile in info.failed} == {"worker died"}
+    assert {tile.window[1] for tile in info.failed} == {24}
+    assert 24 not in set(read_tiles(tmp_path / "tiles").row_off)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,9 @@ import click
 
 from geoseg.cli.options import config_options, output_option, overwrite_option, parse_bands, resolve
 from geoseg.cli.progress import progress_bar
+
+# Exit code when some of the work could not be done and the rest was.
+INCOMPLETE = 3
 
 if TYPE_CHECKING:
     from geoseg.tiles import TilesPlan
@@ -110,6 +114,10 @@ def command(
         f"({plan.gap * info.gsd_m:.3g} m)"
     )
     click.echo(f"{sum(info.tiles.values())} tiles ({counts}) → {output}")
+    for tile in info.failed:
+        click.echo(f"geoseg: left out tile {tile.id}: {tile.error}", err=True)
+    if info.failed:
+        sys.exit(INCOMPLETE)
 
 
 def _describe(plan: TilesPlan) -> str:

@@ -12,15 +12,15 @@ import numpy as np
 import pandas as pd
 from rasterio.windows import Window
 
-from geoseg.errors import EmptyDatasetError, LabelError
+from geoseg.errors import EmptyDatasetError, LabelError, SceneReadError, one_line
 from geoseg.grid import Grid
-from geoseg.journal import claim_output
+from geoseg.journal import Journal, claim_output, describe_job
 from geoseg.labels import IGNORE, TARGETS, Labels
 from geoseg.options import TileOptions
 from geoseg.paths import absolute_path
 from geoseg.raster import Scene, write_array
 from geoseg.splits import SPLITS
-from geoseg.tiles.index import TilesInfo, tile_window
+from geoseg.tiles.index import FailedTile, TilesInfo, tile_window
 from geoseg.tiles.plan import TilesPlan
 
 Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
@@ -36,8 +36,7 @@ class RowTask:
     grid: Grid
     size: int
     labels: Labels
-    ids: list[str]
-    windows: list[Window] = field(repr=False)
+    tiles: list[tuple[str, Window]] = field(repr=False)
 
 
 def tile_scenes(
@@ -50,12 +49,15 @@ def tile_scenes(
 ) -> TilesInfo:
     """Cuts the tiles of a plan into a folder, which appears only when complete.
 
+    An interrupted run goes on when it is started again. Tiles that cannot be cut are left out
+    and named in the result.
+
     Args:
         plan: From `plan_tiles`.
         output: The folder.
         overwrite: Replace it if it is there.
-        run: Calls a function on every task and yields the results in order; `map` does so
-            in this process.
+        run: Calls a function on every task and yields the results in order, an exception for
+            a task that was lost; `map` does so in this process.
         progress: Told the finished and the total number of tiles.
 
     Returns:
@@ -68,19 +70,23 @@ def tile_scenes(
         EmptyDatasetError: If no training tile has a valid pixel.
     """
     inputs = (*(scene.path for scene in plan.scenes), plan.labels_path)
-    with claim_output(output, overwrite=overwrite, inputs=inputs) as folder:
-        (folder / "images").mkdir(parents=True)
-        (folder / "targets").mkdir()
-        rows = []
-        for part in run(cut_row, _row_tasks(plan, folder)):
-            rows += part
-            if progress:
-                progress(len(rows), len(plan.tiles), "tiles")
-        tiles = plan.tiles.merge(pd.DataFrame(rows), on="id", sort=False)
+    job = describe_job(plan.options.model_dump(), list(plan.tiles.id), files=inputs)
+    with (
+        claim_output(output, overwrite=overwrite, inputs=inputs, job=job) as folder,
+        Journal(folder, job) as journal,
+    ):
+        for kind in ("images", "targets"):
+            (folder / kind).mkdir(exist_ok=True)
+        rows = _cut_rows(plan, folder, journal, run, progress)
+        failed = [row for row in rows if "error" in row]
+        if len(failed) == len(rows):
+            raise SceneReadError(failed[0]["error"])
+        cut = pd.DataFrame([row for row in rows if "error" not in row])
+        tiles = plan.tiles.merge(cut, on="id", sort=False)
         kept = _choose_kept(tiles, plan.options)
         _remove_files(tiles.id[~kept], folder)
         tiles = tiles[kept].reset_index(drop=True)
-        info = _summarise(plan, tiles)
+        info = _summarise(plan, tiles, failed)
         _write_index(plan, tiles, info, folder)
     return info
 
@@ -88,44 +94,85 @@ def tile_scenes(
 def cut_row(task: RowTask) -> list[dict[str, Any]]:
     """Cuts one row of tiles and writes their files.
 
+    A tile whose ground cannot be read is tried again by itself, and given up if that fails.
+
     Returns:
-        Per tile: id, valid and building fraction, and sums per band over its valid pixels.
+        Per tile: id, valid and building fraction, and sums per band over its valid pixels; or
+        id and error of a tile that was given up. All of it as JSON takes it.
     """
-    rows = []
-    with Scene(task.scene, bands=task.bands, grid=task.grid) as scene:
-        for id_, window in zip(task.ids, task.windows, strict=True):
-            data, valid = scene.read(window)
-            target = task.labels.burn(window, valid)
-            data, valid, target = _pad(data, valid, target, task.size)
-            grid = task.grid.window_grid(Window(window.col_off, window.row_off, *data.shape[:0:-1]))
-            name = f"{id_}.tif"
-            write_array(
-                task.folder / "images" / name, grid, data, valid=valid,
-                descriptions=scene.info.bands,
-            )  # fmt: skip
-            write_array(
-                task.folder / "targets" / name, grid, target, nodata=IGNORE, descriptions=TARGETS
-            )
-            rows.append(_measure(id_, data, valid, target))
-    return rows
+    try:
+        with _open(task) as scene:
+            return [_cut(task, scene, *tile) for tile in task.tiles]
+    except SceneReadError:
+        return [_cut_alone(task, *tile) for tile in task.tiles]
 
 
-def _row_tasks(plan: TilesPlan, folder: Path) -> Iterator[RowTask]:
-    for (index, _), part in plan.tiles.groupby(["scene_index", "row_off"], sort=True):
-        grid, labels = plan.grids[index], plan.labels[index]
-        windows = [tile_window(tile) for tile in part.itertuples()]
-        strip = grid.window_polygon(_bounding_window(windows, labels.border_px))
-        near = labels.footprints.iloc[np.sort(labels.footprints.sindex.query(strip))]
-        yield RowTask(
-            folder=folder,
-            scene=absolute_path(plan.scenes[index].path),
-            bands=plan.scenes[index].indexes,
-            grid=grid,
-            size=plan.options.size,
-            labels=Labels(grid, near.reset_index(drop=True)),
-            ids=list(part.id),
-            windows=windows,
-        )
+def _cut_alone(task: RowTask, id_: str, window: Window) -> dict[str, Any]:
+    try:
+        with _open(task) as scene:
+            return _cut(task, scene, id_, window)
+    except SceneReadError as error:
+        return {"id": id_, "error": str(error)}
+
+
+def _open(task: RowTask) -> Scene:
+    return Scene(task.scene, bands=task.bands, grid=task.grid)
+
+
+def _cut(task: RowTask, scene: Scene, id_: str, window: Window) -> dict[str, Any]:
+    data, valid = scene.read(window)
+    target = task.labels.burn(window, valid)
+    data, valid, target = _pad(data, valid, target, task.size)
+    grid = task.grid.window_grid(Window(window.col_off, window.row_off, *data.shape[:0:-1]))
+    image, burnt = (task.folder / kind / f"{id_}.tif" for kind in ("images", "targets"))
+    write_array(image, grid, data, valid=valid, descriptions=scene.info.bands)
+    write_array(burnt, grid, target, nodata=IGNORE, descriptions=TARGETS)
+    return _measure(id_, data, valid, target)
+
+
+def _cut_rows(
+    plan: TilesPlan,
+    folder: Path,
+    journal: Journal,
+    run: Run,
+    progress: Callable[[int, int, str], None] | None,
+) -> list[dict[str, Any]]:
+    """Cuts all rows that are not yet cut; what is known of every tile."""
+    parts = {
+        f"{index}/{row}": part
+        for (index, row), part in plan.tiles.groupby(["scene_index", "row_off"], sort=True)
+    }
+    missing = [key for key in parts if key not in journal.done]
+    tasks = (_row_task(plan, folder, parts[key]) for key in missing)
+    done = sum(len(rows) for rows in journal.done.values())
+    for key, found in zip(missing, run(cut_row, tasks), strict=True):
+        rows = _given_up(parts[key], found) if isinstance(found, Exception) else found
+        journal.add(key, rows)
+        done += len(rows)
+        if progress:
+            progress(done, len(plan.tiles), "tiles")
+    return [row for key in parts for row in journal.done[key]]
+
+
+def _given_up(part: gpd.GeoDataFrame, error: Exception) -> list[dict[str, Any]]:
+    return [{"id": id_, "error": one_line(error)} for id_ in part.id]
+
+
+def _row_task(plan: TilesPlan, folder: Path, part: gpd.GeoDataFrame) -> RowTask:
+    index = int(part.scene_index.iloc[0])
+    grid, labels = plan.grids[index], plan.labels[index]
+    windows = [tile_window(tile) for tile in part.itertuples()]
+    strip = grid.window_polygon(_bounding_window(windows, labels.border_px))
+    near = labels.footprints.iloc[np.sort(labels.footprints.sindex.query(strip))]
+    return RowTask(
+        folder=folder,
+        scene=absolute_path(plan.scenes[index].path),
+        bands=plan.scenes[index].indexes,
+        grid=grid,
+        size=plan.options.size,
+        labels=Labels(grid, near.reset_index(drop=True)),
+        tiles=list(zip(part.id, windows, strict=True)),
+    )
 
 
 def _bounding_window(windows: Sequence[Window], halo: int) -> Window:
@@ -157,8 +204,8 @@ def _measure(id_: str, data: np.ndarray, valid: np.ndarray, target: np.ndarray) 
         "valid_fraction": count / valid.size,
         "building_fraction": buildings / max(1, count),
         "pixels": count,
-        "sums": pixels.sum(axis=1),
-        "squares": (pixels**2).sum(axis=1),
+        "sums": pixels.sum(axis=1).tolist(),
+        "squares": (pixels**2).sum(axis=1).tolist(),
     }
 
 
@@ -181,7 +228,9 @@ def _remove_files(ids: pd.Series, folder: Path) -> None:
         (folder / "targets" / f"{id_}.tif").unlink()
 
 
-def _summarise(plan: TilesPlan, tiles: gpd.GeoDataFrame) -> TilesInfo:
+def _summarise(
+    plan: TilesPlan, tiles: gpd.GeoDataFrame, failed: Sequence[dict[str, Any]]
+) -> TilesInfo:
     train = tiles[tiles.split == "train"]
     if train.empty:
         raise EmptyDatasetError(
@@ -193,8 +242,9 @@ def _summarise(plan: TilesPlan, tiles: gpd.GeoDataFrame) -> TilesInfo:
             "footprints lie on the scene and are larger than a pixel"
         )
     pixels = train.pixels.sum()
-    mean = train.sums.sum() / pixels
-    std = np.sqrt(np.maximum(train.squares.sum() / pixels - mean**2, 0))
+    mean = np.sum(train.sums.tolist(), axis=0) / pixels
+    squares = np.sum(train.squares.tolist(), axis=0) / pixels
+    std = np.sqrt(np.maximum(squares - mean**2, 0))
     first, options = plan.scenes[0], plan.options
     return TilesInfo(
         bands=first.bands,
@@ -212,6 +262,21 @@ def _summarise(plan: TilesPlan, tiles: gpd.GeoDataFrame) -> TilesInfo:
         split=_describe_split(plan),
         tiles={split: int((tiles.split == split).sum()) for split in SPLITS},
         shared_pixels=plan.shared_pixels,
+        failed=_describe_failed(plan, failed),
+    )
+
+
+def _describe_failed(plan: TilesPlan, failed: Sequence[dict[str, Any]]) -> tuple[FailedTile, ...]:
+    tiles = plan.tiles.set_index("id")
+    found = ((row, tiles.loc[row["id"]]) for row in failed)
+    return tuple(
+        FailedTile(
+            id=row["id"],
+            scene=tile.scene,
+            window=(tile.col_off, tile.row_off, tile.width, tile.height),
+            error=row["error"],
+        )
+        for row, tile in found
     )
 
 

@@ -14,6 +14,24 @@ from geoseg.errors import EmptyDatasetError
 from geoseg.labels import IGNORE, TARGETS
 
 
+class FailedTile(BaseModel):
+    """A tile that could not be cut.
+
+    Attributes:
+        id: Of the tile.
+        scene: Path of its scene.
+        window: (column, row, width, height) on the scene's grid at the tiles' pixel size.
+        error: Why.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    scene: str
+    window: tuple[int, int, int, int]
+    error: str
+
+
 class TilesInfo(BaseModel):
     """What `tiles.json` holds.
 
@@ -35,6 +53,7 @@ class TilesInfo(BaseModel):
         split: How the ground was separated: strategy, fractions, seed.
         tiles: Number of tiles per split.
         shared_pixels: Pixels that two splits share.
+        failed: Tiles that could not be cut and are not there.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,6 +76,7 @@ class TilesInfo(BaseModel):
     split: dict[str, Any]
     tiles: dict[str, int]
     shared_pixels: int
+    failed: tuple[FailedTile, ...] = ()
 
 
 def load_tiles_info(folder: str | Path) -> TilesInfo:
