@@ -12,7 +12,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
@@ -314,7 +314,7 @@ def _build_trainer(
         save_last=True,
         enable_version_counter=False,
     )
-    averaging = [EMAWeightAveraging(decay=options.ema)] if options.ema else []
+    averaging = [WeightAveraging(avg_fn=running_average(options.ema))] if options.ema else []
     return L.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=1,
@@ -328,6 +328,28 @@ def _build_trainer(
         gradient_clip_val=1.0,
         default_root_dir=folder,
     )
+
+
+def running_average(decay: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """The exponential moving average of weights, which forgets faster in its first steps.
+
+    Of n steps it keeps (1 + n) / (10 + n) at the most: else a short run would validate a mix of
+    trained and initial weights, whose batch statistics belong to neither.
+
+    Args:
+        decay: Share of the average that a step keeps in the end.
+
+    Returns:
+        (average, weights, steps so far) → average.
+    """
+
+    def average(kept: Tensor, new: Tensor, steps: Tensor) -> Tensor:
+        if not kept.is_floating_point():
+            return new
+        count = float(steps)
+        return torch.lerp(new, kept, min(decay, (1 + count) / (10 + count)))
+
+    return average
 
 
 def _quieten_lightning() -> None:

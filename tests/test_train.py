@@ -1,6 +1,7 @@
 """A few steps of training, and what they leave behind."""
 
 import csv
+import math
 import shutil
 
 import numpy as np
@@ -15,7 +16,7 @@ from geoseg.options import LossOptions, ModelOptions, TileOptions, TrainOptions
 from geoseg.predict import Predictor
 from geoseg.tiles import plan_tiles, tile_scenes
 from geoseg.town import build_town, write_town
-from geoseg.train import PassSampler, train
+from geoseg.train import PassSampler, running_average, train
 from geoseg.tune import tune_thresholds
 
 MODEL = ModelOptions(
@@ -111,8 +112,22 @@ def test_a_running_average_is_validated_and_kept(tiles, tmp_path):
         moved += not torch.equal(
             state["current_model_state"][f"network.{name}"], state["state_dict"][f"network.{name}"]
         )
-    assert moved > 0.9 * len(kept)
+    assert moved > 0.9 * sum(tensor.is_floating_point() for tensor in kept.values())
     assert not any(name.startswith(("module.", "n_averaged")) for name in kept)
+
+
+def test_the_running_average_forgets_the_first_weights_soon():
+    average = running_average(0.99)
+    kept = torch.tensor([1.0])
+    for step in range(1, 41):
+        kept = average(kept, torch.tensor([0.0]), torch.tensor(step))
+    # By hand: the product of (1 + n) / (10 + n) over the steps; 0.99 ** 40 would be 0.67.
+    assert kept.item() == pytest.approx(math.prod((1 + n) / (10 + n) for n in range(1, 41)))
+    assert kept.item() < 1e-4
+    late = average(torch.tensor([1.0]), torch.tensor([0.0]), torch.tensor(10_000))
+    assert late.item() == pytest.approx(0.99)
+    counted = average(torch.tensor(5), torch.tensor(7), torch.tensor(3))
+    assert counted.item() == 7
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
