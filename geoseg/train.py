@@ -98,6 +98,11 @@ def train(
     """
     model, options = model or ModelOptions(), options or TrainOptions()
     recipe = RECIPES[task_of(model.arch)]
+    if load_tiles_info(tiles).exclusive:
+        raise ConfigError(
+            f"{tiles}: holds exclusive classes, which geoseg train does not learn yet; tile with "
+            "buildings as labels"
+        )
     train_set, val_set = recipe.datasets(tiles, options)
     folder, last = Path(output), Path(output) / "last.ckpt"
     resuming = resume and last.is_file()

@@ -15,6 +15,7 @@ from geoseg.cli.progress import progress_bar
 INCOMPLETE = 3
 
 if TYPE_CHECKING:
+    from geoseg.labels import Labels
     from geoseg.tiles import TilesPlan
 
 
@@ -125,9 +126,17 @@ def _describe(plan: TilesPlan) -> str:
     for scene, grid, labels in zip(plan.scenes, plan.grids, plan.labels, strict=True):
         lines.append(
             f"{scene.path}: {grid.height} x {grid.width} pixels of {grid.gsd_m:.3g} m, bands "
-            f"{', '.join(scene.bands)}, {len(labels.footprints)} footprints"
-            + (f" ({labels.repaired} repaired)" if labels.repaired else "")
+            f"{', '.join(scene.bands)}, {_describe_labels(labels)}"
         )
     counts = ", ".join(f"{count} {split}" for split, count in plan.counts.items())
     lines.append(f"{len(plan.tiles)} tiles planned ({counts}), {plan.bytes / 1e6:.0f} MB at most")
     return "\n".join(lines)
+
+
+def _describe_labels(labels: Labels) -> str:
+    from geoseg.labels import RasterLabels
+
+    if isinstance(labels, RasterLabels):
+        return f"mask {labels.path}"
+    mended = f" ({labels.repaired} repaired)" if labels.repaired else ""
+    return f"{len(labels)} footprints{mended}"
