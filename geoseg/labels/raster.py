@@ -79,17 +79,19 @@ class RasterLabels:
         return mask
 
     def _classify(self, data: np.ndarray, nodata: float | None) -> np.ndarray:
-        if not self.scheme.exclusive:
-            mask = (data[0] != 0).astype(np.uint8)
-            if nodata:
-                mask[data[0] == nodata] = IGNORE
-            return mask
-        if len(data) >= 3:
+        if self.scheme.exclusive:
+            return self._classes(data)
+        mask = np.where(data[0] != 0, np.uint8(1), np.uint8(0))
+        if nodata:
+            mask[data[0] == nodata] = IGNORE
+        return mask
+
+    def _classes(self, data: np.ndarray) -> np.ndarray:
+        coloured = len(data) >= 3
+        if coloured:
             red, green, blue = data[:3].astype(np.int64)
             data = (red * 65536 + green * 256 + blue)[None]
-            names = np.vectorize(lambda colour: f"#{colour:06x}", otypes=[object])
-        else:
-            names = np.vectorize(lambda value: value, otypes=[object])
         found, places = np.unique(data[0], return_inverse=True)
-        mask: np.ndarray = self.scheme.look_up(names(found))[places].reshape(data[0].shape)
+        names = [f"#{value:06x}" if coloured else value for value in found.tolist()]
+        mask: np.ndarray = self.scheme.look_up(names)[places].reshape(data[0].shape)
         return mask
