@@ -1,0 +1,125 @@
+"""A folder of tiles → what there is to know of its labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+
+from geoseg.errors import EmptyDatasetError
+from geoseg.splits import SPLITS
+from geoseg.survey.bands import measure_bands
+from geoseg.survey.classes import class_values, count_classes
+from geoseg.survey.footprints import measure_footprints
+from geoseg.survey.report import Ground, LabelReport
+from geoseg.survey.sample import choose_sheet
+from geoseg.survey.shift import measure_shifts
+from geoseg.tiles import TilesInfo, load_tiles_info, read_tile_footprints, read_tiles
+
+# Tiles on the page.
+_SHEET = 24
+
+
+def measure_labels(
+    folder: str | Path,
+    *,
+    repaired: int | None = None,
+    dropped: int | None = None,
+    seed: int = 0,
+) -> LabelReport:
+    """Measures the labels of a folder of tiles; the same folder gives the same report.
+
+    Classes are counted in every target; the shift and the values of bands come from a sample
+    of tiles, spread evenly.
+
+    Args:
+        folder: A folder made by `geoseg tile`.
+        repaired: How many footprints were invalid and mended, if known.
+        dropped: How many features were no polygons and are left out, if known.
+        seed: Of the tiles that the page shows, and of the shift's error.
+
+    Raises:
+        EmptyDatasetError: If the folder is no folder of tiles or has none.
+        SceneReadError: If a tile cannot be read.
+    """
+    folder = Path(folder)
+    info, tiles = load_tiles_info(folder), read_tiles(folder)
+    if tiles.empty:
+        raise EmptyDatasetError(f"{folder}: has no tile; tile the scenes again")
+    footprints = read_footprints_if_any(folder)
+    grounds = _measure_grounds(folder, tiles, info, footprints)
+    shift, scene_shifts = measure_shifts(folder, tiles, info, seed)
+    return LabelReport(
+        scenes=info.scenes,
+        labels=info.labels,
+        size=info.size,
+        gsd_m=info.gsd_m,
+        failed=len(info.failed),
+        ground=grounds.pop(""),
+        splits=grounds,
+        footprints=None
+        if footprints is None
+        else measure_footprints(footprints, info.gsd_m, repaired, dropped),
+        shift=shift,
+        scene_shifts=scene_shifts,
+        bands=measure_bands(folder, tiles[tiles.split == "train"], info),
+        sheet=choose_sheet(tiles, _SHEET, seed),
+    )
+
+
+def read_footprints_if_any(folder: Path) -> gpd.GeoDataFrame | None:
+    """The footprints that were burnt, or None where the labels were a raster."""
+    if not (folder / "footprints.parquet").is_file():
+        return None
+    return read_tile_footprints(folder)
+
+
+def _measure_grounds(
+    folder: Path, tiles: gpd.GeoDataFrame, info: TilesInfo, footprints: gpd.GeoDataFrame | None
+) -> dict[str, Ground]:
+    """What all tiles hold, under the empty name, and those of each split."""
+    counts = count_classes(folder, tiles, info)
+    splits = [split for split in SPLITS if (tiles.split == split).any()]
+    owners = None if footprints is None else find_splits(footprints, tiles)
+    grounds = {}
+    for split in ("", *splits):
+        here = counts if not split else counts[(tiles.split == split).to_numpy()]
+        owned = None
+        if owners is not None:
+            owned = len(owners) if not split else int((owners == split).sum())
+        grounds[split] = _sum_ground(here, owned, info)
+    return grounds
+
+
+def _sum_ground(counts: np.ndarray, footprints: int | None, info: TilesInfo) -> Ground:
+    *classes, ignored = counts.sum(axis=0).tolist()
+    return Ground(
+        tiles=len(counts),
+        pixels=sum(classes) + ignored,
+        ignored=ignored,
+        classes=dict(zip(class_values(info).values(), classes, strict=True)),
+        # Footprints have one class so far.
+        footprints=None if footprints is None else {info.classes[0]: footprints},
+    )
+
+
+def find_splits(footprints: gpd.GeoDataFrame, tiles: gpd.GeoDataFrame) -> np.ndarray:
+    """Finds in which split the middle of each footprint lies.
+
+    Args:
+        footprints: In longitude and latitude, with the scene of each.
+        tiles: All tiles.
+
+    Returns:
+        Names (N,); empty where no tile of its scene holds the middle.
+    """
+    owners = pd.Series("", index=range(len(footprints)), dtype=object)
+    middles = footprints.geometry.representative_point().reset_index(drop=True)
+    scenes = footprints.scene.to_numpy()
+    for scene, part in tiles.groupby("scene", sort=True):
+        here = middles[scenes == scene]
+        found, tile = part.sindex.query(here.geometry, predicate="within")
+        owners.iloc[here.index[found]] = part.split.to_numpy()[tile]
+    return owners.to_numpy()
