@@ -32,11 +32,13 @@ class Labels:
         grid: The grid that they are burnt on.
         footprints: In the grid's CRS.
         repaired: How many of the layer's polygons near the scene were invalid and mended.
+        dropped: How many of the layer's features near the scene were no polygons.
     """
 
     grid: Grid
     footprints: gpd.GeoDataFrame
     repaired: int = 0
+    dropped: int = 0
 
     @property
     def border_px(self) -> int:
@@ -134,7 +136,8 @@ def read_labels(
     )
     meets = footprints.geometry.intersects(grid.polygon)
     footprints = footprints[meets].reset_index(drop=True)
-    return Labels(grid, footprints, int(layer_part.attrs.get("repaired", 0)))
+    repaired, dropped = (int(layer_part.attrs.get(name, 0)) for name in ("repaired", "dropped"))
+    return Labels(grid, footprints, repaired, dropped)
 
 
 def check_labels(

@@ -64,7 +64,7 @@ def draw_comparison(
     with Scene(scene) as source:
         window = window or source.grid.window
         data, valid = source.read(window)
-        picture = stretch_colours(data, valid)
+        picture = _stretched(data, valid)
         grid = source.grid
     inverse = ~grid.window_transform(window)
     to_pixels = [inverse.a, inverse.b, inverse.d, inverse.e, inverse.c, inverse.f]
@@ -87,7 +87,7 @@ def draw_comparison(
     _save(figure, path)
 
 
-def stretch_colours(data: np.ndarray, valid: np.ndarray) -> Any:
+def _stretched(data: np.ndarray, valid: np.ndarray) -> Any:
     """Any bands as an RGB picture in 0..1: first three, or one in grey; nodata white."""
     shown = data[:3] if len(data) >= 3 else data[[0, 0, 0]]
     shown = shown.astype(np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -93,6 +94,7 @@ def command(
     )
     from geoseg.execution import run_tasks
     from geoseg.journal import check_output
+    from geoseg.survey import PAGE_NAME, headline, load_report, survey_tiles
     from geoseg.tiles import plan_tiles, tile_scenes
 
     check_output(output, overwrite=overwrite)
@@ -107,12 +109,18 @@ def command(
             overwrite=overwrite,
             run=partial(run_tasks, workers=workers, scheduler=scheduler),
             progress=progress,
+            finish=partial(
+                survey_tiles,
+                repaired=sum(labels.repaired for labels in plan.labels),
+                dropped=sum(labels.dropped for labels in plan.labels),
+            ),
         )
     counts = ", ".join(f"{count} {split}" for split, count in info.tiles.items())
     click.echo(
         f"pixels shared between splits: {info.shared_pixels}; gap between them: {plan.gap} pixels "
         f"({plan.gap * info.gsd_m:.3g} m)"
     )
+    click.echo(f"labels: {headline(load_report(output))}; see {Path(output) / PAGE_NAME}")
     click.echo(f"{sum(info.tiles.values())} tiles ({counts}) → {output}")
     for tile in info.failed:
         click.echo(f"geoseg: left out tile {tile.id}: {tile.error}", err=True)

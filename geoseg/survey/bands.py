@@ -22,9 +22,7 @@ _PIXELS = 1_000_000
 _PERCENTILES = (0.1, 99.9)
 
 
-def measure_bands(
-    folder: Path, tiles: gpd.GeoDataFrame, info: TilesInfo
-) -> tuple[Histogram, ...]:
+def measure_bands(folder: Path, tiles: gpd.GeoDataFrame, info: TilesInfo) -> tuple[Histogram, ...]:
     """Counts the values of each band over a sample of tiles.
 
     Args:

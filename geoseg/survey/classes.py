@@ -15,7 +15,7 @@ GROUND = "ground"
 
 def class_values(info: TilesInfo) -> dict[int, str]:
     """Which class each value of the first target band stands for, the ground included."""
-    return {0: GROUND} | {value: name for value, name in enumerate(info.classes, start=1)}
+    return {0: GROUND} | dict(enumerate(info.classes, start=1))
 
 
 def read_classes(folder: Path, id_: str, info: TilesInfo) -> tuple[np.ndarray, np.ndarray]:

@@ -38,7 +38,7 @@ def draw_areas(found: Footprints) -> bytes:
         f"median {found.area_m2['median']:,.3g} m²", (median, 1), (4, -4), ha="left", va="top",
         xycoords=("data", "axes fraction"), textcoords="offset points", color=_INK, fontsize=9,
     )  # fmt: skip
-    axes.set(xlabel="area in m² (logarithmic)", ylabel="footprints")
+    _name_axes(axes, "area in m² (logarithmic)", "footprints")
     return _png(figure)
 
 
@@ -56,8 +56,13 @@ def draw_shift(shift: Shift) -> bytes:
         draw(0, color="white", linewidth=0.6, alpha=0.6)
     colour = "#37e2d5" if shift.clear else "#b8c4ce"
     axes.plot(shift.dx, shift.dy, "o", markersize=11, mfc="none", mec=colour, mew=1.6)
-    axes.set(xlabel="labels moved right (pixels)", ylabel="labels moved down (pixels)")
-    figure.colorbar(shown, ax=axes, label="fit (deviations)", shrink=0.9)
+    axes.tick_params(labelcolor=_INK, color=_SOFT, labelsize=8, length=3)
+    axes.spines[:].set_visible(False)
+    _name_axes(axes, "labels moved right (pixels)", "labels moved down (pixels)")
+    bar = figure.colorbar(shown, ax=axes, shrink=0.9, aspect=30)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelcolor=_INK, color=_SOFT, labelsize=8, length=3)
+    bar.set_label("fit (deviations)", fontsize=9, color=_INK)
     return _png(figure)
 
 
@@ -82,12 +87,20 @@ def _draw_bars(axes: Any, histogram: Histogram, colour: str) -> None:
     axes.set(xlim=(histogram.low, histogram.high), ylim=(0, None))
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(_SOFT)
-    axes.tick_params(colors=_INK, labelsize=8, length=3, color=_SOFT)
+    axes.tick_params(labelcolor=_INK, color=_SOFT, labelsize=8, length=3)
     axes.yaxis.get_major_locator().set_params(integer=True, nbins=4)
+
+
+def _name_axes(axes: Any, along: str, up: str) -> None:
+    axes.set_xlabel(along, fontsize=9, color=_INK)
+    axes.set_ylabel(up, fontsize=9, color=_INK)
 
 
 def _png(figure: Figure) -> bytes:
     file = io.BytesIO()
     # No name and version of the program that drew it: the same figure is the same file.
-    figure.savefig(file, dpi=_DPI, format="png", metadata={"Software": None})
+    figure.savefig(
+        file, dpi=_DPI, format="png", metadata={"Software": None}, bbox_inches="tight",
+        pad_inches=0.05,
+    )  # fmt: skip
     return file.getvalue()

@@ -74,7 +74,8 @@ def _of_scenes(shifts: dict[str, Shift]) -> Iterator[Finding]:
     for scene, shift in shifts.items():
         if shift.clear and shift.length > max(_SHIFT_PX, 2 * shift.error):
             yield Finding(
-                False, f"On {scene} by itself, moving the labels {say_move(shift)} would fit better."
+                False,
+                f"On {scene} by itself, moving the labels {say_move(shift)} would fit better.",
             )
 
 

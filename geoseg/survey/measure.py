@@ -49,7 +49,7 @@ def measure_labels(
     if tiles.empty:
         raise EmptyDatasetError(f"{folder}: has no tile; tile the scenes again")
     footprints = read_footprints_if_any(folder)
-    grounds = _measure_grounds(folder, tiles, info, footprints)
+    ground, splits = _measure_grounds(folder, tiles, info, footprints)
     shift, scene_shifts = measure_shifts(folder, tiles, info, seed)
     return LabelReport(
         scenes=info.scenes,
@@ -57,8 +57,8 @@ def measure_labels(
         size=info.size,
         gsd_m=info.gsd_m,
         failed=len(info.failed),
-        ground=grounds.pop(""),
-        splits=grounds,
+        ground=ground,
+        splits=splits,
         footprints=None
         if footprints is None
         else measure_footprints(footprints, info.gsd_m, repaired, dropped),
@@ -78,19 +78,17 @@ def read_footprints_if_any(folder: Path) -> gpd.GeoDataFrame | None:
 
 def _measure_grounds(
     folder: Path, tiles: gpd.GeoDataFrame, info: TilesInfo, footprints: gpd.GeoDataFrame | None
-) -> dict[str, Ground]:
-    """What all tiles hold, under the empty name, and those of each split."""
+) -> tuple[Ground, dict[str, Ground]]:
+    """What all tiles hold, and those of each split."""
     counts = count_classes(folder, tiles, info)
-    splits = [split for split in SPLITS if (tiles.split == split).any()]
     owners = None if footprints is None else find_splits(footprints, tiles)
-    grounds = {}
-    for split in ("", *splits):
-        here = counts if not split else counts[(tiles.split == split).to_numpy()]
-        owned = None
-        if owners is not None:
-            owned = len(owners) if not split else int((owners == split).sum())
-        grounds[split] = _sum_ground(here, owned, info)
-    return grounds
+    splits = {}
+    for split in SPLITS:
+        here = (tiles.split == split).to_numpy()
+        if here.any():
+            owned = None if owners is None else int((owners == split).sum())
+            splits[split] = _sum_ground(counts[here], owned, info)
+    return _sum_ground(counts, None if owners is None else len(owners), info), splits
 
 
 def _sum_ground(counts: np.ndarray, footprints: int | None, info: TilesInfo) -> Ground:

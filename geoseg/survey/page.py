@@ -54,9 +54,8 @@ def write_report(report: LabelReport, folder: str | Path) -> None:
     """
     folder = Path(folder)
     info = load_tiles_info(folder)
-    pictures = draw_sheet(
-        folder, report.sheet, read_tiles(folder), read_footprints_if_any(folder), info
-    )
+    tiles, footprints = read_tiles(folder), read_footprints_if_any(folder)
+    pictures = draw_sheet(folder, report.sheet, tiles, footprints, info, report.bands)
     with replace_file(folder / PAGE_NAME) as partial:
         partial.write_text(build_page(report, pictures), encoding="utf-8")
     with replace_file(folder / JSON_NAME) as partial:

@@ -15,10 +15,12 @@ JSON_NAME = "labels.json"
 PAGE_NAME = "labels.html"
 
 # A shift is clear if its peak stands this many deviations above the background, lies within
-# the reach and moves by no more than a pixel when other tiles are drawn. Labels of other ground
-# reach 5 deviations by chance, and their peak jumps by the whole reach.
+# the reach and moves by no more than a pixel when other tiles are drawn. Labels laid over other
+# ground reach 5 deviations by chance, some 8 where tiles are few and small, but then their peak
+# jumps by the whole reach; of fewer tiles than these it may not.
 CLEAR_STRENGTH = 6.0
 CLEAR_ERROR_PX = 1.0
+CLEAR_TILES = 6
 
 
 class _Frozen(BaseModel):
@@ -114,7 +116,7 @@ class Shift(_Frozen):
             lies on the ground.
         east_m: The same on the ground, positive to the east.
         north_m: The same on the ground, positive to the north.
-        error: Standard error of the shift in pixels, by drawing the tiles anew.
+        error: How far the shift moves, in pixels, in two of three draws of other tiles.
         strength: Height of the peak above the background, in deviations of the background.
         reach: Shifts up to this many pixels were tried.
         tiles: Tiles that were looked at.
@@ -141,7 +143,8 @@ class Shift(_Frozen):
     def clear(self) -> bool:
         """Whether the shift can be relied on."""
         inside = max(abs(self.dx), abs(self.dy)) < self.reach - 0.5
-        return inside and self.strength >= CLEAR_STRENGTH and self.error <= CLEAR_ERROR_PX
+        steady = self.error <= CLEAR_ERROR_PX and self.tiles >= CLEAR_TILES
+        return inside and steady and self.strength >= CLEAR_STRENGTH
 
 
 class LabelReport(_Frozen):

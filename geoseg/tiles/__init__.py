@@ -7,6 +7,7 @@ tiles.parquet     one row per tile: id, scene, window, split, fractions, geometr
 footprints.parquet  the labels, as they were burnt
 train.geojson, val.geojson, test.geojson   the ground of each split
 tiles.json        what a model must know of the tiles
+labels.json, labels.html   what `geoseg.survey` found, where `geoseg tile` made the folder
 """
 
 from geoseg.tiles.cut import tile_scenes

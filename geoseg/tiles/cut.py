@@ -46,6 +46,7 @@ def tile_scenes(
     overwrite: bool = False,
     run: Run = map,
     progress: Callable[[int, int, str], None] | None = None,
+    finish: Callable[[Path], object] | None = None,
 ) -> TilesInfo:
     """Cuts the tiles of a plan into a folder, which appears only when complete.
 
@@ -59,6 +60,8 @@ def tile_scenes(
         run: Calls a function on every task and yields the results in order, an exception for
             a task that was lost; `map` does so in this process.
         progress: Told the finished and the total number of tiles.
+        finish: Given the folder when all of the above is in it, just before it appears; what
+            it writes there appears with the rest.
 
     Returns:
         What `tiles.json` holds.
@@ -88,6 +91,8 @@ def tile_scenes(
         tiles = tiles[kept].reset_index(drop=True)
         info = _summarise(plan, tiles, failed)
         _write_index(plan, tiles, info, folder)
+        if finish:
+            finish(folder)
     return info
 
 
@@ -224,8 +229,9 @@ def _choose_kept(tiles: gpd.GeoDataFrame, options: TileOptions) -> pd.Series:
 
 def _remove_files(ids: pd.Series, folder: Path) -> None:
     for id_ in ids:
-        (folder / "images" / f"{id_}.tif").unlink()
-        (folder / "targets" / f"{id_}.tif").unlink()
+        # They may be gone already, if the job was interrupted after this.
+        (folder / "images" / f"{id_}.tif").unlink(missing_ok=True)
+        (folder / "targets" / f"{id_}.tif").unlink(missing_ok=True)
 
 
 def _summarise(
