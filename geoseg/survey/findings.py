@@ -11,6 +11,9 @@ from geoseg.survey.report import Footprints, LabelReport, Shift, percent
 # Labels that lie further beside the image than this are worth moving.
 _SHIFT_PX = 1.0
 
+# The smaller part of a move is not said if it is less than this of the larger.
+_ASIDE = 0.05
+
 # Splits differ if one has this many times the other's share of a class.
 _UNEVEN = 2.0
 
@@ -44,10 +47,14 @@ def list_findings(report: LabelReport) -> list[Finding]:
 
 
 def say_move(shift: Shift) -> str:
-    """A move on the ground, e.g. `1.2 m east and 0.3 m south`."""
-    east = f"{abs(shift.east_m):.2g} m {'east' if shift.east_m >= 0 else 'west'}"
-    north = f"{abs(shift.north_m):.2g} m {'north' if shift.north_m >= 0 else 'south'}"
-    return f"{east} and {north}"
+    """A move on the ground, e.g. `1.2 m east and 0.3 m south`, or `1.2 m east`."""
+    east, north = shift.east_m, shift.north_m
+    said = [
+        f"{abs(metres):.2g} m {ahead if metres > 0 else back}"
+        for metres, ahead, back in ((east, "east", "west"), (north, "north", "south"))
+        if abs(metres) > _ASIDE * max(abs(east), abs(north))
+    ]
+    return " and ".join(said) or "0 m"
 
 
 def _of_shift(shift: Shift | None) -> Iterator[Finding]:

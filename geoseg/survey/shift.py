@@ -89,10 +89,10 @@ def estimate_shift(fits: dict[str, list[Fit]], grids: dict[str, Grid], seed: int
         weights=[len(part) for part in fits.values()],
     )
     return Shift(
-        dx=round(dx, 2),
-        dy=round(dy, 2),
-        east_m=round(float(east), 2),
-        north_m=round(float(north), 2),
+        dx=_rounded(dx),
+        dy=_rounded(dy),
+        east_m=_rounded(east),
+        north_m=_rounded(north),
         error=round(_error(edges, outlines, (dx, dy), seed), 2),
         strength=round(float(strengths.max()), 1),
         reach=len(surface) // 2,
@@ -133,6 +133,11 @@ def move_on_ground(grid: Grid, dx: float, dy: float) -> tuple[float, float]:
     azimuth, _, metres = WGS84_ELLIPSOID.inv(lon[0], lat[0], lon[1], lat[1])
     angle = np.deg2rad(azimuth)
     return float(metres * np.sin(angle)), float(metres * np.cos(angle))
+
+
+def _rounded(value: float) -> float:
+    """To a hundredth; adding zero turns -0.0 into 0.0."""
+    return round(float(value), 2) + 0.0
 
 
 def _fit_tile(folder: Path, id_: str, info: TilesInfo, reach: int) -> tuple[Grid, Fit | None]:
