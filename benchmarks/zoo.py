@@ -171,7 +171,7 @@ def format_table(rows: list[dict[str, Any]], minutes: float) -> str:
     grounds = list(dict.fromkeys(row["ground"] for row in rows))
     device = rows[0]["device"] if rows else device_name()
     lines = [
-        f"Measured on {device}; {minutes:g} minutes of training per network and ground.",
+        f"Measured on {device}; {minutes:g} min of training per network and ground.",
         "",
         "| network | encoder | parameters | GMAC 512² | tiles/s |"
         + "".join(f" {g} steps | {g} IoU | {g} F1 |" for g in grounds),
@@ -188,9 +188,16 @@ def format_table(rows: list[dict[str, Any]], minutes: float) -> str:
         for ground in grounds:
             row = found.get(ground, {})
             cells = [row.get(key) for key in ("steps", "iou_pixel", "f1")]
-            line += "".join(f" {'–' if cell is None else cell} |" for cell in cells)
+            line += "".join(f" {format_cell(cell)} |" for cell in cells)
         lines.append(line)
     return "\n".join(lines) + "\n"
+
+
+def format_cell(value: float | None) -> str:
+    """A count, or a rate by three digits."""
+    if value is None:
+        return "–"
+    return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from geoseg.errors import EmptyDatasetError
 from geoseg.grid import Grid
-from geoseg.labels import Labels
+from geoseg.labels import FootprintLabels
 from geoseg.losses import burn_separation, separation_reach
 from geoseg.raster import Scene, read_info
 from geoseg.tiles import TilesInfo, load_tiles_info, read_tile_footprints, read_tiles
@@ -94,7 +94,7 @@ class TileDataset(Dataset[Sample]):
         # Buildings outside the tile make gaps within it.
         halo = separation_reach(sigma_px)
         wide = Window(-halo, -halo, grid.width + 2 * halo, grid.height + 2 * halo)
-        ids = Labels(grid, self._footprints[self.tiles.scene[index]]).burn_ids(wide)
+        ids = FootprintLabels(grid, self._footprints[self.tiles.scene[index]]).burn_ids(wide)
         return burn_separation(ids, sigma_px)[halo:-halo, halo:-halo]
 
     def _read_footprints(self) -> dict[str, gpd.GeoDataFrame]:

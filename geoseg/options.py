@@ -29,6 +29,36 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class ClassOptions(Options):
+    """Exclusive classes of the ground, and what the labels call them."""
+
+    attribute: str | None = Field(None, description="Attribute that names the class of a polygon")
+    values: dict[str, tuple[int | float | str, ...]] = Field(
+        min_length=1,
+        description="Class → its values: of the attribute, of a mask raster, or colours #rrggbb",
+    )
+    background: str | None = Field(
+        "background", description="Class of ground that no polygon covers; ignored when null"
+    )
+
+    @field_validator("values", mode="before")
+    @classmethod
+    def _lists(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: v if isinstance(v, list | tuple) else (v,) for name, v in value.items()}
+
+    @model_validator(mode="after")
+    def _distinct(self) -> ClassOptions:
+        listed = [str(value).lower() for values in self.values.values() for value in values]
+        twice = next((value for value in listed if listed.count(value) > 1), None)
+        if twice is not None:
+            raise ValueError(f"the value {twice} stands for two classes")
+        if self.background in self.values:
+            raise ValueError(f"background: {self.background} is one of the classes already")
+        return self
+
+
 class TileOptions(Options):
     """How scenes are cut into tiles."""
 
@@ -43,6 +73,12 @@ class TileOptions(Options):
         None,
         min_length=1,
         description="Bands by number or name, in this order; all data bands when null",
+    )
+    classes: ClassOptions | None = Field(
+        None, description="Exclusive classes of land cover; buildings when null"
+    )
+    targets: tuple[Literal["building", "border", "contact", "distance"], ...] = Field(
+        ("building", "border"), description="What of buildings is learnt; building first"
     )
     where: str | None = Field(None, description="Attribute filter of the footprints")
     layer: str | None = Field(None, description="Layer of the footprints")
@@ -74,6 +110,11 @@ class TileOptions(Options):
     seed: int = Field(0, ge=0, description="Of what is dealt at random")
 
     @property
+    def target_names(self) -> tuple[str, ...]:
+        """What the bands of a tile's target are."""
+        return ("class",) if self.classes else self.targets
+
+    @property
     def is_drawn(self) -> bool:
         """Whether the user says which ground is for what, so that fractions say nothing."""
         named = self.split == "scenes" and bool(self.val_scenes or self.test_scenes)
@@ -90,6 +131,8 @@ class TileOptions(Options):
             raise ValueError(f"overlap must be at most half the size ({self.size // 2})")
         if abs(sum(self.fractions) - 1) > 1e-6 or self.fractions[0] == 0:
             raise ValueError("fractions must sum to 1, with some for train")
+        if self.targets[:1] != ("building",) or len(set(self.targets)) < len(self.targets):
+            raise ValueError("targets must begin with building and name none twice")
         if self.fold >= self.folds:
             raise ValueError(f"fold must be below folds ({self.folds}); the first is 0")
         return self

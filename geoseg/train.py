@@ -98,6 +98,11 @@ def train(
     """
     model, options = model or ModelOptions(), options or TrainOptions()
     recipe = RECIPES[task_of(model.arch)]
+    if load_tiles_info(tiles).exclusive:
+        raise ConfigError(
+            f"{tiles}: holds exclusive classes, which geoseg train does not learn yet; tile with "
+            "buildings as labels"
+        )
     train_set, val_set = recipe.datasets(tiles, options)
     folder, last = Path(output), Path(output) / "last.ckpt"
     resuming = resume and last.is_file()
@@ -135,6 +140,8 @@ def train(
     weights = _best_weights(folder / "best.ckpt")
     report("tuning thresholds on validation ground")
     tuned = recipe.tune(spec, weights, options.device, val_set)
+    if tuned.f1 == 0:
+        report("no building of the validation ground is found; train longer, or look at its labels")
     provenance = _provenance(train_set.info, model, options, history, tuned.f1)
     spec = spec.model_copy(update={"thresholds": tuned.thresholds, "provenance": provenance})
     save_model(folder / MODEL_NAME, weights, spec)
@@ -144,7 +151,16 @@ def train(
 
 
 class RunCheckpoints(ModelCheckpoint):
-    """Lightning's checkpoints, which keep the best score when the run's folder was moved."""
+    """Lightning's checkpoints, which keep the best score when the run's folder was moved.
+
+    Of epochs that score the same the last is the best: while nothing is found yet, all score 0.
+    """
+
+    def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
+        """Whether an epoch is as good as the best."""
+        better: bool = super().check_monitor_top_k(trainer, current)
+        best = self.best_model_score
+        return better or (current is not None and best is not None and bool(current == best))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up the state of an earlier process, its paths in the folder of this one."""

@@ -215,7 +215,7 @@ def stitched(plan, buildings, seed=0):
         (tile, seen_by(tile.window, buildings, rng.uniform(0.5, 1, len(buildings))))
         for tile in plan
     ]
-    return join_boxes(list(stitch_boxes(plan, tiles, 0.5))), tiles
+    return join_boxes(list(stitch_boxes(plan, tiles))), tiles
 
 
 @settings(max_examples=60)
@@ -238,16 +238,54 @@ def test_every_building_is_found_once_wherever_tiles_meet(seed, height, width, o
     corners = shapely.bounds(np.array(buildings))
     found, tiles = stitched(plan, corners, seed)
     assert sorted_rows(found.corners) == sorted_rows(corners)
-    assert (found.scores <= 1).all()
     # At once, in any order: the same.
-    stitcher = Stitcher(0.5)
+    stitcher = Stitcher()
     for at in rng.permutation(len(tiles)):
         stitcher.add(tiles[at][0].window, tiles[at][1])
     assert sorted_rows(stitcher.advance().corners) == sorted_rows(corners)
 
 
+@settings(max_examples=40)
+@given(seed=st.integers(0, 10_000), overlap=st.integers(24, 32))
+def test_boxes_that_are_some_pixels_off_are_still_one_building(seed, overlap):
+    rng = np.random.default_rng(seed)
+    plan = TilePlan(150, 190, 64, overlap)
+    places = [(x, y) for y in range(6, 120, 34) for x in range(5, 160, 34)]
+    corners = np.array([[x, y, x + 22, y + 20] for x, y in places], dtype=float)
+    corners += np.tile(rng.integers(-4, 5, (len(corners), 2)), 2)
+    tiles = []
+    for tile in plan:
+        boxes = seen_by(tile.window, corners, rng.uniform(0.5, 1, len(corners)), least=6)
+        off = boxes.corners + rng.uniform(-1.5, 1.5, boxes.corners.shape)
+        tiles.append((tile, boxes_of(off.clip(0, 64), boxes.scores)))
+    found = join_boxes(list(stitch_boxes(plan, tiles)))
+    assert len(found) == len(corners)
+    tree = shapely.STRtree(shapely.box(*corners.T))
+    near = tree.nearest(shapely.box(*found.corners.T))
+    assert sorted(near) == list(range(len(corners)))
+    for box, index in zip(shapely.box(*found.corners.T), near, strict=True):
+        truth = shapely.box(*corners[index])
+        assert box.intersection(truth).area / box.union(truth).area > 0.5
+
+
+def test_a_sliver_on_a_seam_is_no_building_of_its_own():
+    stitcher = Stitcher((64, 104))
+    stitcher.add(Window(0, 0, 64, 64), boxes_of([[20, 10, 43, 30]], [0.9]))
+    stitcher.add(Window(40, 0, 64, 64), boxes_of([[0, 10, 6, 30]], [0.7]))
+    assert stitcher.advance().corners.tolist() == [[20, 10, 43, 30]]
+
+
+def test_the_edge_of_the_scene_cuts_nothing_off():
+    stitcher = Stitcher((64, 104))
+    stitcher.add(Window(0, 0, 64, 64), boxes_of([[46, 0, 60, 12]], [0.95]))
+    stitcher.add(Window(40, 0, 64, 64), boxes_of([[6, 5, 20, 12]], [0.06]))
+    found = stitcher.advance()
+    assert found.corners.tolist() == [[46, 0, 60, 12]]
+    assert found.scores.tolist() == [0.95]
+
+
 def test_the_tile_that_sees_a_building_whole_is_believed():
-    stitcher = Stitcher(0.5)
+    stitcher = Stitcher()
     stitcher.add(Window(0, 0, 64, 48), boxes_of([[50, 10, 64, 30]], [0.95]))  # cut on its right
     stitcher.add(Window(40, 0, 64, 48), boxes_of([[9.5, 10.5, 31, 30]], [0.6]))
     found = stitcher.advance()
@@ -256,7 +294,7 @@ def test_the_tile_that_sees_a_building_whole_is_believed():
 
 
 def test_a_building_wider_than_the_overlap_is_joined_from_its_parts():
-    stitcher = Stitcher(0.5)
+    stitcher = Stitcher()
     stitcher.add(Window(0, 0, 64, 48), boxes_of([[30, 10, 63, 30]], [0.8]))
     stitcher.add(Window(48, 0, 64, 48), boxes_of([[0.5, 11, 64, 30]], [0.7]))
     stitcher.add(Window(96, 0, 64, 48), boxes_of([[0, 10, 24, 31]], [0.9]))
@@ -277,7 +315,7 @@ def test_what_is_given_away_early_is_never_asked_for_again():
     rows = np.arange(5, 380, 20)
     buildings = np.stack([np.full(len(rows), 10), rows, np.full(len(rows), 40), rows + 12], axis=1)
     scores = np.ones(len(rows))
-    held, stitcher, given = [], Stitcher(0.5), []
+    held, stitcher, given = [], Stitcher(), []
     for tile in plan:
         given.append(stitcher.advance(tile.window.row_off))
         stitcher.add(tile.window, seen_by(tile.window, buildings, scores))
@@ -290,7 +328,7 @@ def test_what_is_given_away_early_is_never_asked_for_again():
 
 
 def test_of_two_boxes_on_one_building_the_surer_stays():
-    stitcher = Stitcher(0.5)
+    stitcher = Stitcher()
     stitcher.add(Window(0, 0, 64, 48), boxes_of([[40, 10, 58, 30]], [0.6]))
     stitcher.add(Window(32, 0, 64, 48), boxes_of([[9, 11, 27, 30]], [0.8]))
     assert stitcher.advance().corners.tolist() == [[41, 11, 59, 30]]
@@ -390,6 +428,14 @@ def test_a_scene_of_other_pixels_and_one_smaller_than_a_tile(make_scene, model, 
     small = make_scene("small", height=40, width=50)
     predict(small.path, model, tmp_path / "boxes.gpkg", overwrite=True)
     assert len(gpd.read_file(tmp_path / "boxes.gpkg")) == len(small.boxes)
+
+
+def test_tiles_that_do_not_overlap_are_warned_of(make_scene, model, perfect, tmp_path, caplog):
+    made = make_scene()
+    predict(made.path, model, tmp_path / "a.gpkg")
+    assert "found twice" not in caplog.text
+    predict(made.path, model, tmp_path / "b.gpkg", options=PredictOptions(overlap=0))
+    assert "a building between two of them is found twice" in caplog.text
 
 
 def test_thresholds_of_boxes(make_scene, model, perfect, tmp_path):
@@ -581,7 +627,7 @@ def job(tmp_path_factory):
     scene, labels = write_thrice(folder)
     model = f"{folder}/run/model.safetensors"
     words = (
-        f"tile {scene} --labels {labels} -o {folder}/tiles --size 96 --overlap 0 "
+        f"tile {scene} --labels {labels} -o {folder}/tiles --size 96 --overlap 0 --gap 0 "
         "--set tile.fractions=[0.3334,0.3333,0.3333]",
         f"train {folder}/tiles -o {folder}/run --set model.arch=retinanet "
         "--set model.encoder=tu-tf_efficientnet_lite0 --set model.options.channels=32 "

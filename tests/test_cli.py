@@ -265,3 +265,44 @@ def test_bad_input_ends_with_one_line_and_code_2(bad, case):
     assert err.startswith("geoseg: ")
     assert len((out + err).splitlines()) == 1, out + err
     assert sorted(tmp.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("tile", "Missing argument 'SCENE...'; see geoseg tile --help"),
+        ("tile a.tif --labels b.gpkg", "Missing option '-o' / '--output'; see geoseg tile --help"),
+        ("tile a.tif --gsd much", "Invalid value for '--gsd': 'much' is not a valid float; see"),
+        (
+            "predict a.tif --tta all",
+            "'all' is not one of 'none', 'flips', 'd4'; see geoseg predict",
+        ),
+        ("fly", "No such command 'fly'; see geoseg --help"),
+        ("train tiles --speed 3", "No such option"),
+    ],
+)
+def test_words_that_are_wrong_end_with_one_line_and_code_2(words, wanted):
+    code, out, err = geoseg(*words.split())
+    assert code == 2
+    assert out == ""
+    assert err.startswith("geoseg: ")
+    assert wanted in err
+    assert len(err.splitlines()) == 1
+
+
+def test_no_words_get_the_help():
+    code, _, err = geoseg()
+    assert code == 2
+    assert "Usage: geoseg" in err
+    assert geoseg("tile", "--help")[0] == 0
+
+
+def test_an_interruption_is_said_in_one_line(monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("geoseg.tiles.plan_tiles", stop)
+    code, out, err = geoseg("tile", "a.tif", "--labels", "b.gpkg", "-o", "nowhere")
+    assert code == 130
+    assert (out + err).strip().startswith("geoseg: interrupted; ")
+    assert len((out + err).strip().splitlines()) == 1

@@ -3,16 +3,30 @@
 import geopandas as gpd
 import numpy as np
 import pytest
+import rasterio
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
+from pyproj import Transformer
 from rasterio.crs import CRS
 from rasterio.windows import Window
 from shapely.geometry import MultiPolygon, Polygon, box
 
 from geoseg.errors import GridMismatchError, LabelError, MissingCRSError, VectorReadError
 from geoseg.grid import Grid
-from geoseg.labels import BORDER_M, IGNORE, Labels, check_labels, read_labels
+from geoseg.labels import (
+    BORDER_M,
+    IGNORE,
+    FootprintLabels,
+    RasterLabels,
+    check_footprints,
+    read_labels,
+    resolve_scheme,
+)
+from geoseg.labels import burn as burn_targets
+from geoseg.labels.targets import border_px
+from geoseg.options import ClassOptions
 
 UTM = CRS.from_epsg(32645)
 GRID = Grid(UTM, Affine(0.5, 0, 500_000, 0, -0.5, 3e6), 40, 60)
@@ -27,13 +41,13 @@ def on_ground(grid, left, top, right, bottom):
 
 def labels_of(*boxes, grid=GRID):
     shapes = [b if isinstance(b, (Polygon, MultiPolygon)) else on_ground(grid, *b) for b in boxes]
-    return Labels(grid, gpd.GeoDataFrame(geometry=shapes, crs=grid.crs.to_wkt()))
+    return FootprintLabels(grid, gpd.GeoDataFrame(geometry=shapes, crs=grid.crs.to_wkt()))
 
 
 def burn(labels, window=None, valid=None):
     window = window or labels.grid.window
     shape = (int(window.height), int(window.width))
-    return labels.burn(window, np.ones(shape, dtype=bool) if valid is None else valid)
+    return burn_targets(labels, window, np.ones(shape, dtype=bool) if valid is None else valid)
 
 
 # Burning
@@ -68,7 +82,7 @@ def test_a_courtyard_and_several_parts():
 def test_a_border_runs_along_every_edge_shared_walls_included():
     # 0.75 m are nearly two pixels of 0.4 m: two on each side of the wall.
     labels = labels_of((10, 10, 20, 20), (20, 10, 30, 20), grid=FINE)
-    assert labels.border_px == 2
+    assert border_px(labels.grid) == 2
     border = burn(labels)[1]
     expected = np.zeros((40, 60), dtype=np.uint8)
     expected[8:22, 8:32] = 1
@@ -80,7 +94,7 @@ def test_a_border_runs_along_every_edge_shared_walls_included():
 def test_a_border_is_at_least_a_pixel_wide():
     coarse = Grid(UTM, Affine(5, 0, 500_000, 0, -5, 3e6), 40, 60)
     labels = labels_of((10, 10, 20, 20), (20, 10, 30, 20), grid=coarse)
-    assert labels.border_px == 1
+    assert border_px(labels.grid) == 1
     assert burn(labels)[1][15].nonzero()[0].tolist() == [9, 10, 19, 20, 29, 30]
     assert BORDER_M < 5
 
@@ -176,23 +190,23 @@ def test_a_layer_that_lies_elsewhere_says_where(make_scene, tmp_path):
     frame.to_file(tmp_path / "far.gpkg")
     labels = read_labels(tmp_path / "far.gpkg", made.grid)
     with pytest.raises(GridMismatchError, match=r"its 24 footprints lie at longitude 88\.0"):
-        check_labels([labels], tmp_path / "far.gpkg", None)
+        check_footprints([labels], tmp_path / "far.gpkg", None)
 
 
 def test_a_filter_that_leaves_nothing(make_scene):
     made = make_scene()
     labels = read_labels(made.labels, made.grid, where="label = 9")
     with pytest.raises(LabelError, match="no footprint where label = 9; check the layer"):
-        check_labels([labels], made.labels, "label = 9")
+        check_footprints([labels], made.labels, "label = 9")
 
 
 def test_one_scene_with_footprints_is_enough(make_scene):
     made = make_scene()
-    labels = [Labels(made.grid, gpd.GeoDataFrame(geometry=[], crs=32645))]
+    labels = [FootprintLabels(made.grid, gpd.GeoDataFrame(geometry=[], crs=32645))]
     with pytest.raises(GridMismatchError, match="outside every scene"):
-        check_labels(labels, made.labels, None)
+        check_footprints(labels, made.labels, None)
     labels.append(read_labels(made.labels, made.grid))
-    check_labels(labels, made.labels, None)
+    check_footprints(labels, made.labels, None)
 
 
 def test_a_layer_that_is_not_there(tmp_path):
@@ -205,3 +219,206 @@ def test_a_scene_in_a_local_crs_cannot_meet_footprints(make_scene):
     grid = Grid(LOCAL, made.grid.transform, *made.grid.shape)
     with pytest.raises(MissingCRSError, match="local and has no place on Earth"):
         read_labels(made.labels, grid)
+
+
+# Contact, distance, ground that was not labelled
+
+
+def test_contact_lies_where_two_buildings_are_near():
+    # 0.75 m are nearly two pixels of 0.4 m.
+    shapes = ((10, 10, 20, 20), (20, 10, 30, 20), (33, 10, 40, 20), (50, 30, 55, 35))
+    valid = np.ones(FINE.shape, dtype=bool)
+    (contact,) = burn_targets(labels_of(*shapes, grid=FINE), FINE.window, valid, ("contact",))
+    expected = np.zeros(FINE.shape, dtype=np.uint8)
+    expected[8:22, 18:22] = 1  # along the wall, and two pixels past its ends
+    expected[8:22, 31:32] = 1  # of a gap of three pixels only the middle is near to both
+    assert border_px(FINE) == 2
+    np.testing.assert_array_equal(contact, expected)
+
+
+@given(
+    boxes=st.lists(
+        st.tuples(st.integers(0, 50), st.integers(0, 30), st.integers(2, 20), st.integers(2, 15)),
+        max_size=4,
+    )
+)
+def test_the_distance_is_that_to_the_nearest_edge(boxes):
+    labels = labels_of(*((x, y, x + w, y + h) for x, y, w, h in boxes))
+    valid = np.ones(GRID.shape, dtype=bool)
+    (distance,) = burn_targets(labels, GRID.window, valid, ("distance",))
+    wide = Window(-30, -30, GRID.width + 60, GRID.height + 60)
+    ids = labels.burn_ids(wide)
+    rows, columns = np.indices(ids.shape)
+    for y, x in [(0, 0), (5, 9), (20, 31), (39, 59), (13, 44), (28, 3)]:
+        other = ids != ids[y + 30, x + 30]
+        if ids[y + 30, x + 30] == 0:
+            other = ids > 0
+        far = np.hypot(rows - y - 30, columns - x - 30)[other]
+        d = min(15.0, far.min() - 0.5) if far.size else 15.0
+        if ids[y + 30, x + 30] == 0:
+            d = -d
+        assert distance[y, x] == round(127 + 8 * d) or abs(distance[y, x] - 127 - 8 * d) <= 0.5
+
+
+@given(
+    top=st.integers(0, 30),
+    left=st.integers(0, 40),
+    height=st.integers(3, 10),
+    width=st.integers(4, 20),
+)
+def test_every_target_is_the_same_however_the_ground_is_cut(top, left, height, width):
+    names = ("building", "border", "contact", "distance")
+    labels = labels_of((10, 5, 22, 14), (22, 5, 30, 20), (5, 25, 18, 33), (33, 4, 58, 38))
+    whole = burn_targets(labels, GRID.window, np.ones(GRID.shape, dtype=bool), names)
+    part = burn_targets(
+        labels.near(Window(left - 20, top - 20, width + 40, height + 40)),
+        Window(left, top, width, height),
+        np.ones((height, width), dtype=bool),
+        names,
+    )
+    np.testing.assert_array_equal(part, whole[:, top : top + height, left : left + width])
+
+
+def test_ignored_areas_count_for_nothing(make_scene, tmp_path):
+    made = make_scene()
+    path = tmp_path / "labels.gpkg"
+    gpd.GeoDataFrame(geometry=made.polygons, crs=32645).to_file(path, layer="footprints")
+    hidden = on_ground(made.grid, 40, 20, 90, 60)
+    gpd.GeoDataFrame(geometry=[hidden], crs=32645).to_crs(4326).to_file(path, layer="ignored areas")
+    labels = read_labels(path, made.grid)
+    targets = burn(labels)
+    inside = np.zeros(made.grid.shape, dtype=bool)
+    inside[20:60, 40:90] = True
+    assert len(labels) == len(made.polygons)
+    assert (targets[:, inside] == IGNORE).all()
+    np.testing.assert_array_equal(targets[0][~inside], made.mask[~inside])
+
+
+# Classes
+
+
+LAND = ClassOptions(attribute="kind", values={"water": [3, "lake"], "wood": "Forest"})
+
+
+def land_layer(folder):
+    path = folder / "land.gpkg"
+    shapes = [(0, 0, 20, 40), (20, 0, 35, 40), (35, 0, 45, 40), (45, 0, 50, 40)]
+    gpd.GeoDataFrame(
+        {"kind": ["lake", "forest ", "swamp", "3"]},
+        geometry=[on_ground(GRID, *shape) for shape in shapes],
+        crs=32645,
+    ).to_file(path)
+    return path
+
+
+@pytest.mark.parametrize("background", ["open", None])
+def test_classes_by_attribute(tmp_path, background):
+    scheme = resolve_scheme(LAND.model_copy(update={"background": background}))
+    labels = read_labels(land_layer(tmp_path), GRID, scheme)
+    (mask,) = burn_targets(labels, GRID.window, np.ones(GRID.shape, dtype=bool), ("class",))
+    first = 0 if background is None else 1
+    assert scheme.names == (("open",) if background else ()) + ("water", "wood")
+    assert (mask[:, :20] == first).all()
+    assert (mask[:, 20:35] == first + 1).all()
+    assert (mask[:, 35:45] == IGNORE).all()  # a swamp is of no class that is asked for
+    assert (mask[:, 45:50] == first).all()
+    assert (mask[:, 50:] == (0 if background else IGNORE)).all()
+
+
+def test_classes_need_their_attribute(tmp_path):
+    for options, message in (
+        (LAND.model_copy(update={"attribute": None}), "set tile.classes.attribute"),
+        (LAND.model_copy(update={"attribute": "type"}), "has no attribute type .*it has kind"),
+    ):
+        with pytest.raises(LabelError, match=message):
+            read_labels(land_layer(tmp_path), GRID, resolve_scheme(options))
+
+
+def test_a_value_stands_for_one_class():
+    with pytest.raises(ValidationError, match="the value 3 stands for two classes"):
+        ClassOptions(values={"water": 3, "wood": [4, "3"]})
+    with pytest.raises(ValidationError, match="water is one of the classes already"):
+        ClassOptions(values={"water": 3}, background="water")
+
+
+# Mask rasters
+
+
+def mask_raster(folder, array, *, nodata=None, crs="EPSG:32645", scale=0.5):
+    path = folder / "mask.tif"
+    array = array if array.ndim == 3 else array[None]
+    with rasterio.open(
+        path, "w", driver="GTiff", height=array.shape[1], width=array.shape[2], count=len(array),
+        dtype=array.dtype, crs=crs, nodata=nodata,
+        transform=Affine(scale, 0, 500_000, 0, -scale, 3e6),
+    ) as sink:  # fmt: skip
+        sink.write(array)
+    return path
+
+
+@pytest.mark.parametrize(("value", "nodata"), [(1, None), (255, 0), (7, 9)])
+def test_a_mask_of_buildings(tmp_path, value, nodata):
+    array = np.zeros(GRID.shape, dtype=np.uint8)
+    array[5:14, 10:22] = array[20:30, 30:50] = value
+    if nodata == 9:
+        array[:, 55:] = 9
+    labels = read_labels(mask_raster(tmp_path, array, nodata=nodata), GRID)
+    assert isinstance(labels, RasterLabels)
+    drawn = burn(labels_of((10, 5, 22, 14), (30, 20, 50, 30)))
+    found = burn(labels)
+    if nodata == 9:
+        assert (found[:, :, 55:] == IGNORE).all()
+        drawn[:, :, 55:] = IGNORE
+        drawn[1, :, 53:55] = found[1, :, 53:55]
+    np.testing.assert_array_equal(found, drawn)
+    assert labels.built(Window(0, 0, 60, 20)) == pytest.approx(9 * 12, rel=0.15)
+
+
+@given(seed=st.integers(0, 1000), nodata=st.sampled_from([None, 0, 2, 40]))
+def test_no_class_is_eaten_by_a_nodata_tag(tmp_path_factory, seed, nodata):
+    array = np.random.default_rng(seed).choice([0, 1, 2, 40], GRID.shape).astype(np.uint8)
+    path = mask_raster(tmp_path_factory.mktemp("mask"), array, nodata=nodata)
+    options = ClassOptions(values={"soil": 0, "water": [2, 40]}, background=None)
+    labels = read_labels(path, GRID, resolve_scheme(options))
+    (mask,) = burn_targets(labels, GRID.window, np.ones(GRID.shape, dtype=bool), ("class",))
+    expected = np.select([array == 0, array == 1], [0, IGNORE], 1)
+    np.testing.assert_array_equal(mask, expected)
+
+
+def test_colours_are_classes(tmp_path):
+    array = np.zeros((3, *GRID.shape), dtype=np.uint8)
+    array[:, :, :20] = np.array([0, 255, 255])[:, None, None]
+    array[:, :, 20:50] = np.array([255, 255, 0])[:, None, None]
+    options = ClassOptions(values={"urban": "#00FFFF", "fields": "#ffff00"}, background=None)
+    path = mask_raster(tmp_path, array)
+    labels = read_labels(path, GRID, resolve_scheme(options))
+    (mask,) = burn_targets(labels, GRID.window, np.ones(GRID.shape, dtype=bool), ("class",))
+    assert (mask[:, :20] == 0).all()
+    assert (mask[:, 20:50] == 1).all()
+    assert (mask[:, 50:] == IGNORE).all()
+    with pytest.raises(LabelError, match="has 3 bands; a mask has one band"):
+        read_labels(path, GRID)
+    one = mask_raster(tmp_path, array[0])
+    with pytest.raises(LabelError, match="has 1 bands"):
+        read_labels(one, GRID, resolve_scheme(options))
+
+
+def test_a_coarse_mask_in_another_crs_is_read_under_each_centre(tmp_path):
+    coarse = np.random.default_rng(0).integers(0, 5, (11, 16)).astype(np.uint8)
+    path = mask_raster(tmp_path, coarse, scale=2.0)
+    options = ClassOptions(values={str(v): v for v in range(5)}, background=None)
+    scheme = resolve_scheme(options)
+    (mask,) = burn_targets(
+        read_labels(path, GRID, scheme), GRID.window, np.ones(GRID.shape, dtype=bool), ("class",)
+    )
+    np.testing.assert_array_equal(mask, np.kron(coarse, np.ones((4, 4)))[:40, :60])
+    turned = Grid(CRS.from_epsg(4326), Affine(4e-6, 1e-6, 87.0, 1e-6, -4e-6, 27.1195), 30, 50)
+    (mask,) = burn_targets(
+        read_labels(path, turned, scheme), turned.window, np.ones((30, 50), bool), ("class",)
+    )
+    to_mask = Transformer.from_crs(4326, 32645, always_xy=True)
+    for row, column in [(3, 4), (20, 11), (29, 49), (15, 30)]:
+        x, y = to_mask.transform(*(turned.transform @ (column + 0.5, row + 0.5)))
+        place = int((3e6 - y) // 2), int((x - 500_000) // 2)
+        inside = 0 <= place[0] < 11 and 0 <= place[1] < 16
+        assert mask[row, column] == (coarse[place] if inside else IGNORE)

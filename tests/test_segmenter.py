@@ -14,7 +14,8 @@ from geoseg.tiles import TilesInfo
 INFO = TilesInfo(
     bands=("red", "green", "blue"), dtype="uint8", gsd_m=0.3, nodata=None, size=32, overlap=0,
     mean=(10.0, 20.0, 30.0), std=(2.0, 2.0, 2.0), scenes=("a.tif",), labels="a.gpkg", where=None,
-    split={}, tiles={"train": 2}, shared_pixels=0,
+    split={}, tiles={"train": 2}, shared_pixels=0, classes=("building",),
+    targets=("building", "border"),
 )  # fmt: skip
 
 

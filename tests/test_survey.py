@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 import re
 from html.parser import HTMLParser
 from types import SimpleNamespace
@@ -37,7 +36,6 @@ from geoseg.survey import (
     survey_tiles,
     write_report,
 )
-from geoseg.survey.classes import class_values, count_classes
 from geoseg.survey.edges import draw_outlines, fit_outlines, measure_edges
 from geoseg.survey.findings import list_findings
 from geoseg.survey.footprints import count_overlaps
@@ -248,17 +246,21 @@ def test_a_move_on_the_ground_is_in_metres(crs):
 # Classes and footprints
 
 
-def test_classes_are_counted_in_every_target(tiles, report):
-    wanted = {0: 0, 1: 0, 255: 0}
-    for path in (tiles.folder / "targets").iterdir():
+def count_targets(folder):
+    """Pixels of each value in the first band of all targets."""
+    counts = np.zeros(256, dtype=int)
+    for path in (folder / "targets").iterdir():
         with rasterio.open(path) as source:
-            values, counts = np.unique(source.read(1), return_counts=True)
-        for value, count in zip(values, counts, strict=True):
-            wanted[int(value)] += int(count)
-    assert report.ground.classes == {"ground": wanted[0], "building": wanted[1]}
-    assert report.ground.ignored == wanted[255] > 1000
-    assert report.ground.pixels == sum(wanted.values()) == report.ground.tiles * 32**2
-    assert report.ground.shares["building"] == wanted[1] / (wanted[0] + wanted[1])
+            counts += np.bincount(source.read(1).ravel(), minlength=256)
+    return counts
+
+
+def test_classes_are_counted_in_every_target(tiles, report):
+    counts = count_targets(tiles.folder)
+    assert report.ground.classes == {"ground": counts[0], "building": counts[1]}
+    assert report.ground.ignored == counts[255] > 1000
+    assert report.ground.pixels == counts.sum() == report.ground.tiles * 32**2
+    assert report.ground.shares["building"] == counts[1] / (counts[0] + counts[1])
     summed = sum(pd.Series(ground.classes) for ground in report.splits.values())
     assert summed.to_dict() == report.ground.classes
     assert list(report.splits) == ["train", "val", "test"]
@@ -321,41 +323,57 @@ def test_overlaps_do_not_depend_on_order(copies, seed):
     assert count_overlaps(shapes[:0]) == (0, 0)
 
 
-@pytest.fixture
-def raster_tiles(tiles, tmp_path):
-    """Tiles of two classes that know no footprints."""
-    folder = tmp_path / "tiles"
-    (folder / "targets").mkdir(parents=True)
-    (folder / "images").symlink_to(tiles.folder / "images")
-    info = json.loads((tiles.folder / "tiles.json").read_text())
-    (folder / "tiles.json").write_text(json.dumps(info | {"classes": ["building", "road"]}))
-    read_tiles(tiles.folder).to_parquet(folder / "tiles.parquet")
-    for path in (tiles.folder / "targets").iterdir():
-        with rasterio.open(path) as source:
-            target, grid = source.read(), Grid(source.crs, source.transform, *source.shape)
-        target[0, 28:30][target[0, 28:30] != 255] = 2
-        write_array(folder / "targets" / path.name, grid, target, nodata=255)
-    return folder
+@pytest.fixture(scope="module")
+def raster_tiles(tmp_path_factory):
+    """Tiles whose labels are a mask raster of two classes on a background."""
+    folder = tmp_path_factory.mktemp("raster")
+    made = write_scene(folder)
+    mask = made.mask.astype(np.uint8)
+    mask[40:44] = 7
+    write_array(folder / "mask.tif", made.grid, mask[None])
+    classes = {"values": {"roof": 1, "road": 7}}
+    return cut(made.path, folder / "mask.tif", folder / "tiles", classes=classes)
 
 
 def test_labels_may_be_a_raster_of_classes(raster_tiles):
-    info = load_tiles_info(raster_tiles)
-    assert class_values(info) == {0: "ground", 1: "building", 2: "road"}
     report = survey_tiles(raster_tiles)
+    counts = count_targets(raster_tiles)
+    assert report.exclusive
     assert report.footprints is None
     assert report.ground.footprints is None
-    road = report.ground.classes["road"]
-    assert 0.9 * 64 * report.ground.tiles < road + report.ground.ignored / 16 < 72 * 24
-    shares = report.ground.shares
-    assert headline(report).startswith(
-        f"{percent(shares['building'])} building, {percent(shares['road'])} road; shift"
-    )
-    page = (raster_tiles / PAGE_NAME).read_text()
-    assert ">road<" in page
-    assert page.count('<path class="halo"') > 24
-    counts = count_classes(raster_tiles, read_tiles(raster_tiles), info)
-    assert (counts.sum(axis=1) == 32**2).all()
-    assert counts[:, 2].sum() == road
+    assert report.ground.classes == {"background": counts[0], "roof": counts[1], "road": counts[2]}
+    said = ", ".join(f"{percent(share)} {n}" for n, share in report.ground.shares.items())
+    assert headline(report).startswith(f"{said}; shift ")
+    page = Page((raster_tiles / PAGE_NAME).read_text())
+    assert "road" in page.text
+    assert "Footprints" not in page.text
+    assert len([path for path in page.paths if path]) > 2 * 24
+
+
+def test_polygons_may_be_of_several_classes(tiles, tmp_path):
+    classes = {"attribute": "label", "values": {"house": 1, "hall": 2}}
+    folder = cut(tiles.made.path, tiles.made.labels, tmp_path / "tiles", classes=classes)
+    report = survey_tiles(folder, repaired=0, dropped=0)
+    counts = count_targets(folder)
+    assert report.ground.classes == {"background": counts[0], "house": counts[1], "hall": counts[2]}
+    number = len(tiles.made.boxes)
+    assert report.ground.footprints == {
+        "background": 0, "house": (number + 1) // 2, "hall": number // 2
+    }  # fmt: skip
+    assert headline(report).startswith(f"{number} footprints: ")
+    page = (folder / PAGE_NAME).read_text()
+    colours = set(re.findall(r'Z" stroke="(#\w+)"', page))
+    assert len(colours) == 2
+
+
+def test_polygons_of_no_class_count_for_none(tiles, tmp_path):
+    classes = {"attribute": "label", "values": {"hall": 2}}
+    folder = cut(tiles.made.path, tiles.made.labels, tmp_path / "tiles", classes=classes)
+    report = measure_labels(folder)
+    number = len(tiles.made.boxes)
+    assert report.footprints.number == number
+    assert report.ground.footprints == {"background": 0, "hall": number // 2}
+    assert report.ground.ignored == count_targets(folder)[255]
 
 
 def test_pixels_of_a_class_are_traced_along_their_edges(raster_tiles):
@@ -366,9 +384,9 @@ def test_pixels_of_a_class_are_traced_along_their_edges(raster_tiles):
     known = np.ones((20, 30), dtype=bool)
     known[:, 28:] = False
     traced = trace_classes(classes, known, info)
-    assert sorted(points_of(traced["building"])[0]) == [(4, 3), (4, 7), (10, 3), (10, 7)]
+    assert sorted(points_of(traced["roof"])[0]) == [(4, 3), (4, 7), (10, 3), (10, 7)]
     assert sorted(points_of(traced["road"])[0]) == [(22, 15), (22, 18), (28, 15), (28, 18)]
-    assert set(trace_classes(classes, known & (classes != 2), info)) == {"building"}
+    assert set(trace_classes(classes, known & (classes != 2), info)) == {"roof"}
 
 
 # Bands
@@ -516,7 +534,7 @@ def test_the_page_needs_nothing_beside_it(tiles, report):
     assert all(link.startswith("data:image/png;base64,") for link in page.links)
     for link in page.links:
         assert imread(io.BytesIO(base64.b64decode(link.partition(",")[2]))).size > 0
-    assert len(page.links) == len(report.sheet) + 3
+    assert len(page.links) == len(report.sheet) + 2 + 3
     for id_ in report.sheet:
         assert text.count(f"<code>{id_}</code>") == 1
     assert "2 footprints had invalid outlines, now repaired." in page.text
@@ -540,13 +558,12 @@ def test_outlines_lie_where_buildings_lie(tiles):
     assert ends == sorted((100, y) for box in cut_off for y in (box[1], box[3]))
 
 
-def test_the_same_folder_gives_the_same_bytes(tiles, tmp_path, raster_tiles):
-    for folder in (tiles.folder, raster_tiles):
-        found = set()
-        for _ in range(2):
-            survey_tiles(folder)
-            found.add(((folder / JSON_NAME).read_bytes(), (folder / PAGE_NAME).read_bytes()))
-        assert len(found) == 1
+def test_the_same_folder_gives_the_same_bytes(tiles):
+    found = set()
+    for _ in range(2):
+        survey_tiles(tiles.folder)
+        found.add(tuple((tiles.folder / name).read_bytes() for name in (JSON_NAME, PAGE_NAME)))
+    assert len(found) == 1
 
 
 def test_a_report_comes_back_as_it_was(tiles, report):
@@ -555,7 +572,7 @@ def test_a_report_comes_back_as_it_was(tiles, report):
     assert load_report(tiles.folder) == report.model_copy(update={"shift": bare})
     assert "surface" not in (tiles.folder / JSON_NAME).read_text()
     write_report(load_report(tiles.folder), tiles.folder)
-    assert len(Page((tiles.folder / PAGE_NAME).read_text()).links) == len(report.sheet) + 2
+    assert len(Page((tiles.folder / PAGE_NAME).read_text()).links) == len(report.sheet) + 1 + 3
 
 
 def test_names_cannot_break_the_page(tiles, report):
@@ -649,7 +666,7 @@ def test_findings_praise_what_is_well(report):
     assert found == {
         "The labels lie on the image, to 0.5 pixels.": True,
         "No footprint repeats or overlaps another one.": True,
-        "Every split has a like share of every class.": True,
+        "Every class has a like share of every split.": True,
     }
 
 

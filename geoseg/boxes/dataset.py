@@ -15,6 +15,7 @@ import torch
 from geoseg.boxes.boxes import LEAST_SHARE, valid_shares
 from geoseg.dataset import Sample, TileDataset, bounding_grid
 from geoseg.grid import Grid
+from geoseg.tiles import read_tile_footprints
 
 # A box with a shorter side is too thin to be told from its neighbours.
 _LEAST_SIDE = 2.0
@@ -60,7 +61,7 @@ class BoxDataset(TileDataset):
 
 def iter_scenes(tiles: TileDataset) -> Iterator[tuple[pd.DataFrame, Grid, gpd.GeoDataFrame]]:
     """The rows of each scene's tiles, the grid over all of them, and its footprints there."""
-    footprints = gpd.read_parquet(tiles.folder / "footprints.parquet")
+    footprints = read_tile_footprints(tiles.folder)
     for scene, rows in tiles.tiles.groupby("scene", sort=False):
         grid = bounding_grid(tiles, rows)
         truth = footprints[footprints.scene == scene].to_crs(grid.crs.to_wkt())

@@ -21,7 +21,7 @@ from geoseg.evaluate import Evaluation, evaluate_layers
 from geoseg.grid import Grid
 from geoseg.metrics import AreaCounts, Score
 from geoseg.model_file import ModelSpec
-from geoseg.options import PredictOptions, Thresholds
+from geoseg.options import Thresholds
 from geoseg.tune import Tuned
 from geoseg.vectorize import join_batches, place_footprints
 
@@ -48,8 +48,11 @@ class BoxGround:
     truth: gpd.GeoDataFrame
 
     def lay_out(self, found: Mapping[int, Boxes]) -> gpd.GeoDataFrame:
-        """The boxes of the ground's tiles as footprints, as `geoseg predict` makes them."""
-        stitcher = Stitcher(PredictOptions().nms_iou)
+        """The boxes of the ground's tiles as footprints, stitched as `geoseg predict` does.
+
+        Validation tiles overlap by more than a scene's, so ground is seen more often here.
+        """
+        stitcher = Stitcher()
         for index, window in self.windows.items():
             stitcher.add(window, found[index])
         outlines = iter(outlines_of(stitcher.advance()))

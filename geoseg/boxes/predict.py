@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from geoseg.raster import Scene
 from geoseg.tiling import Tile, TilePlan
 from geoseg.vector import WRITABLE_SUFFIXES, write_footprints
 from geoseg.vectorize import place_footprints
+
+logger = logging.getLogger(__name__)
 
 _LAYER_NAME = "footprints.gpkg"
 
@@ -68,6 +71,11 @@ def predict_boxes(
         raise ConfigError(
             f"predict.crf: refines probabilities per pixel, which {plan.spec.arch} has none of; "
             "leave it out"
+        )
+    if plan.tiles.overlap == 0 and len(plan.tiles) > 1:
+        logger.warning(
+            "predict.overlap: 0 leaves no ground on which tiles could agree, a building between "
+            "two of them is found twice; choose some pixels more than a building is wide"
         )
     least = min(LEAST_SCORE, thresholds.body)
     predictor = BoxPredictor(plan.spec, weights, options.device, least=least, iou=options.nms_iou)
@@ -119,7 +127,7 @@ def _write(
         tiles = iter_boxes(
             scene, plan.tiles, predictor, batch_size=options.batch_size, progress=progress
         )
-        stitched = stitch_boxes(plan.tiles, tiles, options.nms_iou)
+        stitched = stitch_boxes(plan.tiles, tiles)
         outlines = _outlines(stitched, thresholds.body)
         frames = place_footprints(outlines, plan.grid, thresholds.min_area_m2)
         write_footprints(path, frames, crs=plan.grid.crs)

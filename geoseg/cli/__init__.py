@@ -11,6 +11,9 @@ import click
 from geoseg import __version__
 from geoseg.errors import GeosegError
 
+# Exit code when the user stops a command, as shells have it.
+_INTERRUPTED = 130
+
 # Name → what `geoseg --help` says. Each command is imported only when it runs.
 COMMANDS = {
     "tile": "Cut scenes and footprints into tiles to train on.",
@@ -56,17 +59,39 @@ def cli() -> None:
 
 def main() -> None:
     """Runs the command line; errors that a user can mend end with one line and code 2."""
+    sys.exit(_run())
+
+
+def _run() -> int:
+    """The exit code."""
     # A scene without a place on Earth is refused with a line of ours.
     warnings.filterwarnings("ignore", "Dataset has no geotransform")
     try:
-        cli(prog_name="geoseg")
+        code = cli(prog_name="geoseg", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+    except click.ClickException as error:
+        _complain(_usage_line(error))
+    except click.Abort:
+        _complain("interrupted; what was there before is as it was, run the same command again")
+        return _INTERRUPTED
     except GeosegError as error:
-        click.echo(f"geoseg: {error}", err=True)
-        sys.exit(2)
+        _complain(str(error))
     except OSError as error:
         what = error.filename or "a file"
         reason = (error.strerror or str(error)).lower()
-        click.echo(
-            f"geoseg: {what}: {reason}; check the path, its permissions and the disk", err=True
-        )
-        sys.exit(2)
+        _complain(f"{what}: {reason}; check the path, its permissions and the disk")
+    else:
+        return code if isinstance(code, int) else 0
+    return 2
+
+
+def _complain(line: str) -> None:
+    click.echo(f"geoseg: {line}", err=True)
+
+
+def _usage_line(error: click.ClickException) -> str:
+    """What is wrong with the words of a command, in one line."""
+    ctx = getattr(error, "ctx", None)
+    what = " ".join(error.format_message().split()).rstrip(".")
+    return f"{what}; see {ctx.command_path if ctx else 'geoseg'} --help"

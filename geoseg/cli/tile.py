@@ -16,6 +16,7 @@ from geoseg.cli.progress import progress_bar
 INCOMPLETE = 3
 
 if TYPE_CHECKING:
+    from geoseg.labels import Labels
     from geoseg.tiles import TilesPlan
 
 
@@ -102,6 +103,7 @@ def command(
     click.echo(_describe(plan))
     if dry_run:
         return
+    repaired, dropped = _count_mended(plan)
     with progress_bar() as progress:
         info = tile_scenes(
             plan,
@@ -109,11 +111,7 @@ def command(
             overwrite=overwrite,
             run=partial(run_tasks, workers=workers, scheduler=scheduler),
             progress=progress,
-            finish=partial(
-                survey_tiles,
-                repaired=sum(labels.repaired for labels in plan.labels),
-                dropped=sum(labels.dropped for labels in plan.labels),
-            ),
+            finish=partial(survey_tiles, repaired=repaired, dropped=dropped),
         )
     counts = ", ".join(f"{count} {split}" for split, count in info.tiles.items())
     click.echo(
@@ -133,9 +131,27 @@ def _describe(plan: TilesPlan) -> str:
     for scene, grid, labels in zip(plan.scenes, plan.grids, plan.labels, strict=True):
         lines.append(
             f"{scene.path}: {grid.height} x {grid.width} pixels of {grid.gsd_m:.3g} m, bands "
-            f"{', '.join(scene.bands)}, {len(labels.footprints)} footprints"
-            + (f" ({labels.repaired} repaired)" if labels.repaired else "")
+            f"{', '.join(scene.bands)}, {_describe_labels(labels)}"
         )
     counts = ", ".join(f"{count} {split}" for split, count in plan.counts.items())
     lines.append(f"{len(plan.tiles)} tiles planned ({counts}), {plan.bytes / 1e6:.0f} MB at most")
     return "\n".join(lines)
+
+
+def _describe_labels(labels: Labels) -> str:
+    from geoseg.labels import RasterLabels
+
+    if isinstance(labels, RasterLabels):
+        return f"mask {labels.path}"
+    mended = f" ({labels.repaired} repaired)" if labels.repaired else ""
+    return f"{len(labels)} footprints{mended}"
+
+
+def _count_mended(plan: TilesPlan) -> tuple[int | None, int | None]:
+    """How many features were repaired and dropped; None of a mask raster."""
+    from geoseg.labels import FootprintLabels
+
+    drawn = [labels for labels in plan.labels if isinstance(labels, FootprintLabels)]
+    if not drawn:
+        return None, None
+    return sum(labels.repaired for labels in drawn), sum(labels.dropped for labels in drawn)

@@ -83,6 +83,8 @@ class RetinaNet(nn.Module):
         ValueError: If sizes, octaves or ratios do not make anchors.
     """
 
+    size_multiple = _ENCODER_STRIDE
+
     def __init__(
         self,
         encoder: MakeEncoder,
@@ -110,8 +112,10 @@ class RetinaNet(nn.Module):
             head=RetinaNetHead(channels, count, classes),
             fg_iou_thresh=_ENOUGH_IOU,
             bg_iou_thresh=_LEAST_IOU,
-            # A tile of a dense town holds more buildings than a photograph holds things.
+            # A tile of a dense town holds more buildings than a photograph holds things, each
+            # with a dozen anchors to choose from.
             detections_per_img=1000,
+            topk_candidates=10_000,
         )
         # It would bring images to the size and the colours of photographs.
         self.detector.transform = nn.Identity()
@@ -188,7 +192,7 @@ class RetinaNet(nn.Module):
             match = self.detector.proposal_matcher(box_iou(boxes, anchors))
         nothing = ~inside
         if len(unclear):
-            nothing = nothing | (box_iou(unclear, anchors).amax(dim=0) >= _LEAST_IOU)
+            nothing = nothing | _shows_any(anchors, unclear)
         match[nothing & (match == _BACKGROUND)] = _IGNORED
         return match
 
@@ -236,6 +240,20 @@ def _within(boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
     """Those boxes of which the image shows anything: what lies beside it was cut to nothing."""
     seen = (boxes[:, 2:] - boxes[:, :2] >= _LEAST_SIDE).all(dim=1)
     return boxes[seen], scores[seen]
+
+
+def _shows_any(anchors: Tensor, boxes: Tensor) -> Tensor:
+    """Which anchors (A,) are centred in one of some boxes, or cover at least half of one.
+
+    Of a building at a tile's edge there may be a strip to see that no anchor fits.
+    """
+    centres = (anchors[:, None, :2] + anchors[:, None, 2:]) / 2
+    centred = ((centres >= boxes[:, :2]) & (centres < boxes[:, 2:])).all(dim=2)
+    low = torch.maximum(anchors[:, None, :2], boxes[:, :2])
+    high = torch.minimum(anchors[:, None, 2:], boxes[:, 2:])
+    shared = (high - low).clamp(min=0).prod(dim=2)
+    covered = shared >= 0.5 * (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
+    return (centred | covered).any(dim=1)
 
 
 def _centred_on(anchors: Tensor, valid: Tensor) -> Tensor:

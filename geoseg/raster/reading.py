@@ -69,7 +69,7 @@ class Scene:
         bands: Sequence[int | str] | None = None,
         grid: Grid | None = None,
     ) -> None:
-        self._source = _open(path)
+        self._source = open_raster(path)
         try:
             self.info = _inspect(self._source, str(path), bands)
             if _names_alpha(self._source, self.info.indexes):
@@ -156,11 +156,16 @@ def read_info(path: str | Path, *, bands: Sequence[int | str] | None = None) -> 
 
 def read_tags(path: str | Path) -> dict[str, str]:
     """Reads a raster's dataset tags."""
-    with _open(path) as source:
+    with open_raster(path) as source:
         return dict(source.tags())
 
 
-def _open(path: str | Path) -> Any:
+def open_raster(path: str | Path) -> Any:
+    """Opens a raster with rasterio.
+
+    Raises:
+        SceneReadError: If the file is absent or GDAL cannot read it.
+    """
     name = str(path)
     try:
         return rasterio.open(name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,6 @@ _COLOURS = {
 
 # Pixels per inch: two for each pixel of a common screen, so that pages print well.
 _DPI = 160
-
-# Figures of bands stand in rows of this many.
-_COLUMNS = 4
 
 
 def draw_areas(found: Footprints) -> bytes:
@@ -66,19 +62,13 @@ def draw_shift(shift: Shift) -> bytes:
     return _png(figure)
 
 
-def draw_bands(bands: Sequence[Histogram]) -> bytes:
-    """Draws the values of each band."""
-    columns = min(_COLUMNS, len(bands))
-    rows = -(-len(bands) // columns)
-    figure = Figure(figsize=(9.6 * columns / _COLUMNS + 1, 1.9 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, band in zip(panels, bands, strict=False):
-        _draw_bars(axes, band, _COLOURS.get(band.name.lower(), "#52606d"))
-        axes.set_yticks([])
-        axes.set_title(band.name, fontsize=10, color=_INK, loc="left")
-        axes.xaxis.get_major_locator().set_params(nbins=4)
-    for axes in panels[len(bands) :]:
-        axes.remove()
+def draw_band(band: Histogram) -> bytes:
+    """Draws how often the values of a band occur."""
+    figure = Figure(figsize=(2.6, 1.4))
+    axes = figure.add_axes((0.02, 0.16, 0.96, 0.82))
+    _draw_bars(axes, band, _COLOURS.get(band.name.lower(), "#52606d"))
+    axes.set_yticks([])
+    axes.locator_params(axis="x", nbins=4)
     return _png(figure)
 
 

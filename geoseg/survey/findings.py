@@ -130,7 +130,7 @@ def _of_splits(report: LabelReport) -> Iterator[Finding]:
                 f"{percent(shares[least])} of {least}.",
             )
     if even and len(report.splits) > 1:
-        yield Finding(True, "Every split has a like share of every class.")
+        yield Finding(True, "Every class has a like share of every split.")
 
 
 def _of_tiles(report: LabelReport) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ import pandas as pd
 from geoseg.errors import EmptyDatasetError
 from geoseg.splits import SPLITS
 from geoseg.survey.bands import measure_bands
-from geoseg.survey.classes import class_values, count_classes
+from geoseg.survey.classes import classify_footprints, count_names, count_pixels
 from geoseg.survey.footprints import measure_footprints
 from geoseg.survey.report import Ground, LabelReport
 from geoseg.survey.sample import choose_sheet
@@ -31,8 +31,8 @@ def measure_labels(
 ) -> LabelReport:
     """Measures the labels of a folder of tiles; the same folder gives the same report.
 
-    Classes are counted in every target; the shift and the values of bands come from a sample
-    of tiles, spread evenly.
+    Pixels of classes and footprints are all counted; the shift and the values of bands come
+    from a sample of tiles, spread evenly.
 
     Args:
         folder: A folder made by `geoseg tile`.
@@ -49,9 +49,12 @@ def measure_labels(
     if tiles.empty:
         raise EmptyDatasetError(f"{folder}: has no tile; tile the scenes again")
     footprints = read_footprints_if_any(folder)
-    ground, splits = _measure_grounds(folder, tiles, info, footprints)
+    ground, splits = _measure_grounds(tiles, info, footprints)
     shift, scene_shifts = measure_shifts(folder, tiles, info, seed)
+    # A folder may hold test ground only.
+    sampled = tiles[tiles.split == "train"] if "train" in splits else tiles
     return LabelReport(
+        exclusive=info.exclusive,
         scenes=info.scenes,
         labels=info.labels,
         size=info.size,
@@ -64,7 +67,7 @@ def measure_labels(
         else measure_footprints(footprints, info.gsd_m, repaired, dropped),
         shift=shift,
         scene_shifts=scene_shifts,
-        bands=measure_bands(folder, tiles[tiles.split == "train"], info),
+        bands=measure_bands(folder, sampled, info),
         sheet=choose_sheet(tiles, _SHEET, seed),
     )
 
@@ -77,29 +80,29 @@ def read_footprints_if_any(folder: Path) -> gpd.GeoDataFrame | None:
 
 
 def _measure_grounds(
-    folder: Path, tiles: gpd.GeoDataFrame, info: TilesInfo, footprints: gpd.GeoDataFrame | None
+    tiles: gpd.GeoDataFrame, info: TilesInfo, footprints: gpd.GeoDataFrame | None
 ) -> tuple[Ground, dict[str, Ground]]:
     """What all tiles hold, and those of each split."""
-    counts = count_classes(folder, tiles, info)
+    names = None if footprints is None else classify_footprints(footprints, info)
     owners = None if footprints is None else find_splits(footprints, tiles)
     splits = {}
     for split in SPLITS:
-        here = (tiles.split == split).to_numpy()
-        if here.any():
-            owned = None if owners is None else int((owners == split).sum())
-            splits[split] = _sum_ground(counts[here], owned, info)
-    return _sum_ground(counts, None if owners is None else len(owners), info), splits
+        part = tiles[tiles.split == split]
+        if len(part):
+            owned = None if names is None else names[owners == split]
+            splits[split] = _sum_ground(part, owned, info)
+    return _sum_ground(tiles, names, info), splits
 
 
-def _sum_ground(counts: np.ndarray, footprints: int | None, info: TilesInfo) -> Ground:
-    *classes, ignored = counts.sum(axis=0).tolist()
+def _sum_ground(tiles: gpd.GeoDataFrame, names: np.ndarray | None, info: TilesInfo) -> Ground:
+    classes = count_pixels(tiles, info)
+    pixels = len(tiles) * info.size**2
     return Ground(
-        tiles=len(counts),
-        pixels=sum(classes) + ignored,
-        ignored=ignored,
-        classes=dict(zip(class_values(info).values(), classes, strict=True)),
-        # Footprints have one class so far.
-        footprints=None if footprints is None else {info.classes[0]: footprints},
+        tiles=len(tiles),
+        pixels=pixels,
+        ignored=pixels - sum(classes.values()),
+        classes=classes,
+        footprints=None if names is None else count_names(names, info),
     )
 
 

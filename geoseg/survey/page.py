@@ -6,11 +6,12 @@ import base64
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
+from itertools import cycle
 from pathlib import Path
 
 from geoseg.journal import replace_file
 from geoseg.survey.classes import GROUND
-from geoseg.survey.figures import draw_areas, draw_bands, draw_shift
+from geoseg.survey.figures import draw_areas, draw_band, draw_shift
 from geoseg.survey.findings import list_findings, say_move
 from geoseg.survey.measure import measure_labels, read_footprints_if_any
 from geoseg.survey.report import (
@@ -25,9 +26,13 @@ from geoseg.survey.report import (
 from geoseg.survey.sheet import Picture, draw_sheet
 from geoseg.tiles import load_tiles_info, read_tiles
 
-# Colours of the classes, the ground first; the classes of the outlines have the same.
-_GROUND_COLOUR = "#e4e7eb"
+# Colours of the classes, in bars and outlines; what is no class in particular is grey.
+_PLAIN = (GROUND, "background")
+_PLAIN_COLOUR = "#d3d9e0"
 _CLASS_COLOURS = ("#ffd23f", "#37e2d5", "#ff6b6b", "#b892ff", "#7bd389", "#ff9f5a", "#5ab0ff")
+
+# More bands than these are not drawn.
+_BANDS = 16
 
 
 def survey_tiles(
@@ -95,8 +100,10 @@ def _header(report: LabelReport) -> str:
 
 
 def _cards(report: LabelReport) -> str:
-    covered = 1 - report.ground.shares[GROUND] if GROUND in report.ground.shares else 1.0
-    cards = [(percent(covered), "of the ground is labelled")]
+    name, share = list(report.ground.shares.items())[-1]
+    cards = [(percent(share), f"of the ground is {name}")]
+    if report.exclusive:
+        cards = [(f"{len(report.ground.classes)}", "classes")]
     if report.footprints:
         cards.insert(0, (f"{report.footprints.number:,}", "footprints"))
         cards.append((f"{report.footprints.area_m2['median']:,.3g} m²", "is the median footprint"))
@@ -219,16 +226,23 @@ def _shift(name: str, shift: Shift) -> str:
 
 
 def _bands(report: LabelReport) -> str:
+    shown = report.bands[:_BANDS]
+    more = f", the first {_BANDS} of {len(report.bands)} bands" if report.bands[_BANDS:] else ""
+    figures = "\n".join(
+        f"<figure><figcaption>{escape(band.name)}</figcaption>"
+        f"{_image(draw_band(band), 'histogram')}</figure>"
+        for band in shown
+    )
     return (
-        "<section><h2>Bands</h2>\n<p>Values of the valid pixels of training tiles.</p>\n"
-        f"{_image(draw_bands(report.bands), 'histograms')}</section>"
+        f"<section><h2>Bands</h2>\n<p>Values of the valid pixels of training tiles{more}.</p>\n"
+        f'<div class="bands">\n{figures}\n</div></section>'
     )
 
 
 def _colours(report: LabelReport) -> dict[str, str]:
-    names = [name for name in report.ground.classes if name != GROUND]
-    cycle = [_CLASS_COLOURS[i % len(_CLASS_COLOURS)] for i in range(len(names))]
-    return {GROUND: _GROUND_COLOUR} | dict(zip(names, cycle, strict=True))
+    colours = dict.fromkeys(_PLAIN, _PLAIN_COLOUR)
+    named = [name for name in report.ground.classes if name not in _PLAIN]
+    return colours | dict(zip(named, cycle(_CLASS_COLOURS), strict=False))
 
 
 def _image(png: bytes, alt: str) -> str:

@@ -36,7 +36,7 @@ class Ground(_Frozen):
         ignored: Pixels without data, which count for nothing.
         classes: Pixels of each class.
         footprints: Footprints of each class; those of a split have their middle in its tiles.
-            None where labels are no footprints.
+            None where labels are a raster.
     """
 
     tiles: int
@@ -151,6 +151,7 @@ class LabelReport(_Frozen):
     """What a survey of a folder of tiles found.
 
     Attributes:
+        exclusive: Whether each pixel is of one of several classes, instead of building or not.
         scenes: Paths of the scenes.
         labels: Path of the labels.
         size: Tile side.
@@ -158,7 +159,7 @@ class LabelReport(_Frozen):
         failed: Tiles that could not be cut.
         ground: All tiles.
         splits: The tiles of each split that has some.
-        footprints: None where labels are no footprints.
+        footprints: None where labels are a raster.
         shift: Over all scenes; None if no tile has both labels and edges.
         scene_shifts: Per scene, where there are several and enough tiles of one.
         bands: Values of each band, of a sample of the training tiles' valid pixels.
@@ -166,6 +167,7 @@ class LabelReport(_Frozen):
     """
 
     format: Literal[1] = 1
+    exclusive: bool
     scenes: tuple[str, ...]
     labels: str
     size: int
@@ -199,13 +201,14 @@ def load_report(folder: str | Path) -> LabelReport:
 
 def headline(report: LabelReport) -> str:
     """A report in one line: how many, how much of the ground, how well they lie."""
-    # Of a single class the rest of the ground goes without saying.
-    named = {name: share for name, share in report.ground.shares.items() if name != "ground"}
-    if report.footprints is None:
-        said = ", ".join(f"{percent(share)} {name}" for name, share in named.items())
+    shares = {name: percent(share) for name, share in report.ground.shares.items()}
+    if report.exclusive:
+        said = ", ".join(f"{share} {name}" for name, share in shares.items())
     else:
-        said = f"{report.footprints.number:,} footprints"
-        said += f" on {percent(sum(named.values()))} of the ground"
+        said = f"{list(shares.values())[-1]} of the ground"
+    if report.footprints:
+        number = f"{report.footprints.number:,} footprints"
+        said = f"{number}: {said}" if report.exclusive else f"{number} on {said}"
         for name in ("repaired", "dropped", "duplicates", "overlaps"):
             count = getattr(report.footprints, name)
             said += f", {count:,} {name}" if count else ""

@@ -18,7 +18,7 @@ from rasterio.windows import Window
 
 from geoseg.grid import Grid
 from geoseg.raster import Scene, read_info
-from geoseg.survey.classes import GROUND, class_values, read_classes
+from geoseg.survey.classes import class_names, classify_footprints, read_classes
 from geoseg.survey.report import Histogram
 from geoseg.tiles import TilesInfo
 
@@ -37,7 +37,7 @@ class Picture:
     Attributes:
         id: Of the tile.
         split: Of the tile.
-        share: Of buildings in its valid pixels.
+        share: Of its valid pixels that are of another class than the first.
         size: Tile side in pixels.
         png: The image.
         outlines: Per class an SVG path in pixels from the tile's upper left corner.
@@ -103,12 +103,12 @@ def trace_footprints(grid: Grid, footprints: gpd.GeoDataFrame, area: Window) -> 
 
 
 def trace_classes(classes: np.ndarray, known: np.ndarray, info: TilesInfo) -> dict[str, str]:
-    """Traces the pixels of each class but the ground, as SVG paths in pixels."""
+    """Traces the pixels of each class but the first, as SVG paths in pixels."""
     height, width = classes.shape
     traced = {}
-    for value, name in class_values(info).items():
+    for value, name in enumerate(class_names(info)):
         here = (classes == value) & known
-        if name != GROUND and here.any():
+        if value > 0 and here.any():
             found = shapes(here.astype(np.uint8), mask=here, transform=Affine.identity())
             polygons = np.array([shapely.geometry.shape(area) for area, _ in found])
             traced[name] = _path(polygons, Window(0, 0, width, height))
@@ -146,7 +146,12 @@ def _outline(
     near = footprints.iloc[np.sort(footprints.sindex.query(tile.geometry))]
     near = near[near.scene == tile.scene].to_crs(grid.crs.to_wkt())
     area = Window(0, 0, tile.width, tile.height)
-    return {info.classes[0]: trace_footprints(grid, near, area)}
+    names = classify_footprints(near, info)
+    return {
+        name: trace_footprints(grid, near[names == name], area)
+        for name in info.classes
+        if (names == name).any()
+    }
 
 
 def _colours(bands: Sequence[str]) -> list[int]:

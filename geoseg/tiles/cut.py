@@ -15,13 +15,16 @@ from rasterio.windows import Window
 from geoseg.errors import EmptyDatasetError, LabelError, SceneReadError, one_line
 from geoseg.grid import Grid
 from geoseg.journal import Journal, claim_output, describe_job
-from geoseg.labels import IGNORE, TARGETS, Labels
+from geoseg.labels import IGNORE, FootprintLabels, Labels, burn, halo_px
 from geoseg.options import TileOptions
 from geoseg.paths import absolute_path
 from geoseg.raster import Scene, write_array
 from geoseg.splits import SPLITS
 from geoseg.tiles.index import FailedTile, TilesInfo, tile_window
 from geoseg.tiles.plan import TilesPlan
+
+# What is known of each tile only to sum it up.
+_GATHERED = ("pixels", "sums", "squares", "of_value", "scene_index")
 
 Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
@@ -36,6 +39,7 @@ class RowTask:
     grid: Grid
     size: int
     labels: Labels
+    targets: tuple[str, ...]
     tiles: list[tuple[str, Window]] = field(repr=False)
 
 
@@ -126,13 +130,13 @@ def _open(task: RowTask) -> Scene:
 
 def _cut(task: RowTask, scene: Scene, id_: str, window: Window) -> dict[str, Any]:
     data, valid = scene.read(window)
-    target = task.labels.burn(window, valid)
+    target = burn(task.labels, window, valid, task.targets)
     data, valid, target = _pad(data, valid, target, task.size)
     grid = task.grid.window_grid(Window(window.col_off, window.row_off, *data.shape[:0:-1]))
     image, burnt = (task.folder / kind / f"{id_}.tif" for kind in ("images", "targets"))
     write_array(image, grid, data, valid=valid, descriptions=scene.info.bands)
-    write_array(burnt, grid, target, nodata=IGNORE, descriptions=TARGETS)
-    return _measure(id_, data, valid, target)
+    write_array(burnt, grid, target, nodata=IGNORE, descriptions=task.targets)
+    return _measure(id_, data, valid, target[0])
 
 
 def _cut_rows(
@@ -167,15 +171,15 @@ def _row_task(plan: TilesPlan, folder: Path, part: gpd.GeoDataFrame) -> RowTask:
     index = int(part.scene_index.iloc[0])
     grid, labels = plan.grids[index], plan.labels[index]
     windows = [tile_window(tile) for tile in part.itertuples()]
-    strip = grid.window_polygon(_bounding_window(windows, labels.border_px))
-    near = labels.footprints.iloc[np.sort(labels.footprints.sindex.query(strip))]
+    halo = halo_px(grid, plan.options.target_names)
     return RowTask(
         folder=folder,
         scene=absolute_path(plan.scenes[index].path),
         bands=plan.scenes[index].indexes,
         grid=grid,
         size=plan.options.size,
-        labels=Labels(grid, near.reset_index(drop=True)),
+        labels=labels.near(_bounding_window(windows, halo)),
+        targets=plan.options.target_names,
         tiles=list(zip(part.id, windows, strict=True)),
     )
 
@@ -200,14 +204,15 @@ def _pad(
     )
 
 
-def _measure(id_: str, data: np.ndarray, valid: np.ndarray, target: np.ndarray) -> dict[str, Any]:
+def _measure(id_: str, data: np.ndarray, valid: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
     pixels = data[:, valid].astype(np.float64)
     count = int(valid.sum())
-    buildings = int((target[0] == 1).sum())
+    of_value = np.bincount(mask.ravel(), minlength=IGNORE + 1)
     return {
         "id": id_,
         "valid_fraction": count / valid.size,
-        "building_fraction": buildings / max(1, count),
+        "building_fraction": int(of_value[1:IGNORE].sum()) / max(1, count),
+        "of_value": of_value[:IGNORE].tolist(),
         "pixels": count,
         "sums": pixels.sum(axis=1).tolist(),
         "squares": (pixels**2).sum(axis=1).tolist(),
@@ -242,11 +247,7 @@ def _summarise(
         raise EmptyDatasetError(
             f"{plan.scenes[0].path}: no training tile has a valid pixel; check nodata and splits"
         )
-    if not (tiles.building_fraction > 0).any():
-        raise LabelError(
-            f"{plan.labels_path}: class building has no pixel in any tile; check that the "
-            "footprints lie on the scene and are larger than a pixel"
-        )
+    _check_classes(plan, np.sum(tiles.of_value.tolist(), axis=0))
     pixels = train.pixels.sum()
     mean = np.sum(train.sums.tolist(), axis=0) / pixels
     squares = np.sum(train.squares.tolist(), axis=0) / pixels
@@ -259,6 +260,8 @@ def _summarise(
         nodata=first.nodata if first.nodata is None or np.isfinite(first.nodata) else None,
         size=options.size,
         overlap=options.overlap_px,
+        classes=plan.scheme.names,
+        targets=options.target_names,
         mean=tuple(round(float(m), 6) for m in mean),
         # A band without contrast must not divide by zero.
         std=tuple(round(float(s), 6) or 1.0 for s in std),
@@ -270,6 +273,20 @@ def _summarise(
         shared_pixels=plan.shared_pixels,
         failed=_describe_failed(plan, failed),
     )
+
+
+def _check_classes(plan: TilesPlan, of_value: np.ndarray) -> None:
+    """Refuses labels that give a class no pixel: what has no example is not learnt."""
+    scheme = plan.scheme
+    named = enumerate(scheme.names) if scheme.exclusive else [(1, scheme.names[0])]
+    # All ground may be covered, so that none is left to the background.
+    absent = [name for value, name in named if not of_value[value] and value != scheme.ground]
+    if absent:
+        check = "tile.classes.values" if scheme.exclusive else "that they are larger than a pixel"
+        raise LabelError(
+            f"{plan.labels_path}: class {absent[0]} has no pixel in any tile; check that the "
+            f"labels lie on the scene, and {check}"
+        )
 
 
 def _describe_failed(plan: TilesPlan, failed: Sequence[dict[str, Any]]) -> tuple[FailedTile, ...]:
@@ -295,14 +312,20 @@ def _describe_split(plan: TilesPlan) -> dict[str, Any]:
 
 
 def _write_index(plan: TilesPlan, tiles: gpd.GeoDataFrame, info: TilesInfo, folder: Path) -> None:
-    columns = [c for c in tiles.columns if c not in ("pixels", "sums", "squares", "scene_index")]
-    tiles[columns].to_parquet(folder / "tiles.parquet")
-    labels = [
-        label.footprints[["geometry"]].assign(scene=scene.path).to_crs(4326)
-        for scene, label in zip(plan.scenes, plan.labels, strict=True)
+    columns = [c for c in tiles.columns if c not in _GATHERED]
+    # Of buildings the mask knows two values, the ground's 0 and 1.
+    known = len(info.classes) if info.exclusive else 2
+    class_pixels = [of_value[:known] for of_value in tiles.of_value]
+    tiles[columns].assign(class_pixels=class_pixels).to_parquet(folder / "tiles.parquet")
+    kept = ["value", "geometry"] if info.exclusive else ["geometry"]
+    drawn = [
+        labels.footprints[kept].assign(scene=scene.path).to_crs(4326)
+        for scene, labels in zip(plan.scenes, plan.labels, strict=True)
+        if isinstance(labels, FootprintLabels)
     ]
-    footprints = gpd.GeoDataFrame(pd.concat(labels, ignore_index=True))
-    footprints.to_parquet(folder / "footprints.parquet")
+    if drawn:
+        footprints = gpd.GeoDataFrame(pd.concat(drawn, ignore_index=True))
+        footprints.to_parquet(folder / "footprints.parquet")
     for split, part in plan.ground.groupby("split"):
         part.to_file(folder / f"{split}.geojson", driver="GeoJSON", RFC7946="YES")
     (folder / "tiles.json").write_text(info.model_dump_json(indent=2) + "\n")

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rasterio.windows import Window
 
 from geoseg.errors import EmptyDatasetError
-from geoseg.labels import IGNORE, TARGETS
+from geoseg.labels import IGNORE
 
 
 class FailedTile(BaseModel):
@@ -42,7 +42,7 @@ class TilesInfo(BaseModel):
         nodata: The scenes' sentinel; in the tiles nodata is masked.
         size: Tile side.
         overlap: Pixels shared by neighbouring tiles.
-        classes: Class names.
+        classes: Class names; exclusive ones in the order of their mask values.
         targets: Meaning of each target band.
         ignore: Target value of pixels that count for nothing.
         mean: Per band over the valid pixels of the training split.
@@ -65,8 +65,8 @@ class TilesInfo(BaseModel):
     nodata: float | None
     size: int
     overlap: int
-    classes: tuple[str, ...] = ("building",)
-    targets: tuple[str, ...] = TARGETS
+    classes: tuple[str, ...]
+    targets: tuple[str, ...]
     ignore: int = IGNORE
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -77,6 +77,11 @@ class TilesInfo(BaseModel):
     tiles: dict[str, int]
     shared_pixels: int
     failed: tuple[FailedTile, ...] = ()
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether each pixel is of one of several classes, instead of building or not."""
+        return self.targets == ("class",)
 
 
 def load_tiles_info(folder: str | Path) -> TilesInfo:
@@ -100,12 +105,17 @@ def load_tiles_info(folder: str | Path) -> TilesInfo:
 
 
 def read_tiles(folder: str | Path) -> gpd.GeoDataFrame:
-    """Reads `tiles.parquet`, one row per tile, in the order in which they were cut."""
+    """Reads `tiles.parquet`, one row per tile, in the order in which they were cut.
+
+    Its `class_pixels` are the pixels of each value of the first target band, from 0.
+    """
     return gpd.read_parquet(Path(folder) / "tiles.parquet")
 
 
 def read_tile_footprints(folder: str | Path) -> gpd.GeoDataFrame:
     """Reads `footprints.parquet`: the labels in longitude and latitude, and the scene of each.
+
+    Of exclusive classes each has its mask value, too.
 
     Raises:
         EmptyDatasetError: If the file is missing.

@@ -15,7 +15,14 @@ from rasterio.windows import Window
 
 from geoseg.errors import ConfigError, EmptyDatasetError, GridMismatchError
 from geoseg.grid import Grid
-from geoseg.labels import TARGETS, Labels, check_labels, read_labels
+from geoseg.labels import (
+    FootprintLabels,
+    Labels,
+    Scheme,
+    check_footprints,
+    read_labels,
+    resolve_scheme,
+)
 from geoseg.options import TileOptions
 from geoseg.paths import absolute_path
 from geoseg.raster import SceneInfo, read_info
@@ -44,6 +51,7 @@ class TilesPlan:
         shared_pixels: Pixels that two splits share.
         gap: Pixels that tiles of different splits lie apart at the least.
         options: How scenes are cut.
+        scheme: The classes.
     """
 
     scenes: list[SceneInfo]
@@ -55,6 +63,7 @@ class TilesPlan:
     gap: int
     options: TileOptions
     labels_path: str
+    scheme: Scheme
 
     @property
     def counts(self) -> dict[str, int]:
@@ -64,7 +73,9 @@ class TilesPlan:
     @property
     def bytes(self) -> int:
         """Size of the images and targets before compression."""
-        pixel = np.dtype(self.scenes[0].dtype).itemsize * len(self.scenes[0].bands) + len(TARGETS)
+        pixel = np.dtype(self.scenes[0].dtype).itemsize * len(self.scenes[0].bands) + len(
+            self.options.target_names
+        )
         return int(len(self.tiles) * self.options.size**2 * pixel)
 
 
@@ -83,10 +94,14 @@ def plan_tiles(scenes: Sequence[str | Path], labels: str | Path, options: TileOp
     _check_same_bands(infos)
     gsd_m = options.gsd_m or infos[0].grid.gsd_m
     grids = [info.grid.resampled(gsd_m) for info in infos]
+    scheme = resolve_scheme(options.classes)
     on_scenes = [
-        read_labels(labels, grid, where=options.where, layer=options.layer) for grid in grids
+        read_labels(labels, grid, scheme, where=options.where, layer=options.layer)
+        for grid in grids
     ]
-    check_labels(on_scenes, labels, options.where, options.layer)
+    drawn = [one for one in on_scenes if isinstance(one, FootprintLabels)]
+    if drawn:
+        check_footprints(drawn, labels, options.where, options.layer)
 
     grounds = [
         Ground(info.path, grid, placed.built)
@@ -118,6 +133,7 @@ def plan_tiles(scenes: Sequence[str | Path], labels: str | Path, options: TileOp
         separation.gap,
         options,
         str(labels),
+        scheme,
     )
 
 

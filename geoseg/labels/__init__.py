@@ -1,0 +1,24 @@
+"""What users know of the ground, burnt into the targets that a network learns."""
+
+from geoseg.labels.classes import IGNORE, Scheme, resolve_scheme
+from geoseg.labels.footprints import FootprintLabels, check_footprints, read_footprint_labels
+from geoseg.labels.raster import RasterLabels
+from geoseg.labels.reading import Labels, read_labels
+from geoseg.labels.targets import BORDER_M, DISTANCE_PX, TARGETS, burn, halo_px
+
+__all__ = [
+    "BORDER_M",
+    "DISTANCE_PX",
+    "IGNORE",
+    "TARGETS",
+    "FootprintLabels",
+    "Labels",
+    "RasterLabels",
+    "Scheme",
+    "burn",
+    "check_footprints",
+    "halo_px",
+    "read_footprint_labels",
+    "read_labels",
+    "resolve_scheme",
+]

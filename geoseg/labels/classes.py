@@ -1,0 +1,65 @@
+"""Which value of the labels is which class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from geoseg.options import ClassOptions
+
+# Value of ground that counts for nothing: nodata, what no class names, what was not labelled.
+IGNORE = 255
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """The classes of a mask, and what the labels call them.
+
+    Attributes:
+        names: The classes; of buildings one, whose pixels are 1 on ground of 0. Exclusive
+            classes are 0, 1, 2 ... in this order.
+        exclusive: Whether every pixel is of one of several classes.
+        ground: Mask value where no label lies.
+        attribute: Of vector labels, names the class; None where all are of one.
+        values: What the labels say → mask value, as text; empty where all are of one class.
+    """
+
+    names: tuple[str, ...] = ("building",)
+    exclusive: bool = False
+    ground: int = 0
+    attribute: str | None = None
+    values: dict[str, int] = field(default_factory=dict)
+
+    def look_up(self, found: Iterable[Any]) -> np.ndarray:
+        """Mask values of what labels say; `IGNORE` for what the scheme does not name.
+
+        Args:
+            found: Values of the attribute, or of a mask raster.
+
+        Returns:
+            uint8, one per value.
+        """
+        return np.array([self.values.get(as_text(value), IGNORE) for value in found], np.uint8)
+
+
+def resolve_scheme(options: ClassOptions | None) -> Scheme:
+    """The scheme that a configuration describes; buildings when there is none."""
+    if options is None:
+        return Scheme()
+    names = (*(() if options.background is None else (options.background,)), *options.values)
+    values = {
+        as_text(value): names.index(name) for name, listed in options.values.items()
+        for value in listed
+    }  # fmt: skip
+    ground = IGNORE if options.background is None else 0
+    return Scheme(names, True, ground, options.attribute, values)
+
+
+def as_text(value: Any) -> str:
+    """A value as configurations and layers may both write it: 1, 1.0 and "1" are the same."""
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    return str(value).strip().lower()

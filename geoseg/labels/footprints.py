@@ -1,0 +1,210 @@
+"""Polygons as labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import shapely
+from pyproj.exceptions import ProjError
+from rasterio.features import rasterize
+from rasterio.windows import Window
+
+from geoseg.errors import GridMismatchError, LabelError, MissingCRSError
+from geoseg.grid import Grid
+from geoseg.labels.classes import IGNORE, Scheme
+from geoseg.vector import list_layers, read_footprints
+
+# A layer of this name holds ground that was not labelled.
+IGNORED_LAYER = "ignored areas"
+
+
+@dataclass(frozen=True)
+class FootprintLabels:
+    """Polygons on one scene's grid.
+
+    Attributes:
+        grid: The grid that they are burnt on.
+        footprints: In the grid's CRS; of several classes with the mask value of each, `value`.
+        scheme: Their classes.
+        ignored: Ground that was not labelled, in the grid's CRS.
+        repaired: How many of the layer's polygons near the scene were invalid and mended.
+        dropped: How many of its features were no polygons.
+    """
+
+    grid: Grid
+    footprints: gpd.GeoDataFrame
+    scheme: Scheme = field(default_factory=Scheme)
+    ignored: gpd.GeoSeries | None = None
+    repaired: int = 0
+    dropped: int = 0
+
+    def __len__(self) -> int:
+        return len(self.footprints)
+
+    def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        """Which footprint the centre of each pixel lies in, and the mask of classes.
+
+        Args:
+            window: Of the grid's lattice, also beyond its edges.
+
+        Returns:
+            int32 (H, W): position in `footprints` + 1, or 0 on the ground; uint8 (H, W).
+        """
+        ids = self.burn_ids(window)
+        values = self._values()
+        mask = values[ids] if len(values) else np.zeros(ids.shape, np.uint8)
+        if self.ignored is not None and len(self.ignored):
+            hidden = _rasterize(self.grid, window, self.ignored.array, [1] * len(self.ignored))
+            mask = np.where(hidden > 0, np.uint8(IGNORE), mask)
+        return ids, mask
+
+    def burn_ids(self, window: Window) -> np.ndarray:
+        """Burns which footprint the centre of each pixel lies in; see `read`."""
+        geometry = self.footprints.geometry
+        hits = np.sort(geometry.sindex.query(self.grid.window_polygon(window)))
+        return _rasterize(self.grid, window, geometry.array[hits], hits + 1)
+
+    def built(self, window: Window) -> float:
+        """Building pixels inside a window, by the footprints' area; overlaps count twice."""
+        outline = self.grid.window_polygon(window)
+        geometry = self.footprints.geometry
+        near = geometry.iloc[geometry.sindex.query(outline, predicate="intersects")]
+        inside = shapely.intersection(near.values, outline)
+        return float(shapely.area(inside).sum() / abs(self.grid.transform.determinant))
+
+    def near(self, window: Window) -> FootprintLabels:
+        """Those that meet a window: a small part that can be sent to another process."""
+        outline = self.grid.window_polygon(window)
+        hits = np.sort(self.footprints.sindex.query(outline))
+        ignored = self.ignored
+        if ignored is not None:
+            ignored = ignored.iloc[np.sort(ignored.sindex.query(outline))]
+        part = self.footprints.iloc[hits].reset_index(drop=True)
+        return FootprintLabels(self.grid, part, self.scheme, ignored)
+
+    def _values(self) -> np.ndarray:
+        """Mask value by position in `footprints` + 1; the first is the ground's."""
+        ground = np.array([self.scheme.ground], np.uint8)
+        if not self.scheme.exclusive:
+            return np.concatenate([ground, np.ones(len(self.footprints), np.uint8)])
+        return np.concatenate([ground, self.footprints["value"].to_numpy(np.uint8)])
+
+
+def _rasterize(
+    grid: Grid, window: Window, shapes: Sequence[shapely.Geometry], values: Iterable[int]
+) -> np.ndarray:
+    """int32 (H, W): the value of the last polygon that holds a pixel's centre, else 0."""
+    shape = (int(window.height), int(window.width))
+    if len(shapes) == 0:
+        return np.zeros(shape, dtype=np.int32)
+    burnt: np.ndarray = rasterize(
+        list(zip(shapes, values, strict=True)),
+        shape,
+        transform=grid.window_transform(window),
+        dtype="int32",
+    )
+    return burnt
+
+
+def read_footprint_labels(
+    path: str | Path,
+    grid: Grid,
+    scheme: Scheme,
+    *,
+    where: str | None = None,
+    layer: str | None = None,
+) -> FootprintLabels:
+    """Reads the polygons that lie on a scene.
+
+    Args:
+        path: Any vector layer, in any CRS.
+        grid: The scene's grid.
+        scheme: Their classes.
+        where: Attribute filter, e.g. `label == 1`.
+        layer: Layer name, where the file has several.
+
+    Returns:
+        Polygons in the grid's CRS; none may meet the scene, see `check_footprints`.
+
+    Raises:
+        VectorReadError: If the layer cannot be read.
+        LabelError: If it lacks the attribute that names the class.
+        MissingCRSError: If it or the scene does not say where on Earth it lies.
+    """
+    footprints = _read_on(path, grid, where=where, layer=layer)
+    if scheme.exclusive:
+        footprints = footprints.assign(value=_class_values(path, footprints, scheme))
+    ignored = None
+    if layer != IGNORED_LAYER and IGNORED_LAYER in list_layers(path):
+        ignored = _read_on(path, grid, layer=IGNORED_LAYER).geometry
+    counts = {name: int(footprints.attrs.get(name, 0)) for name in ("repaired", "dropped")}
+    return FootprintLabels(grid, footprints, scheme, ignored, **counts)
+
+
+def _read_on(
+    path: str | Path, grid: Grid, *, where: str | None = None, layer: str | None = None
+) -> gpd.GeoDataFrame:
+    """The polygons of a layer that meet a grid, in its CRS."""
+    try:
+        layer_part = read_footprints(
+            path, where=where, layer=layer, bounds=grid.bounds, bounds_crs=grid.crs
+        )
+        footprints = layer_part.to_crs(grid.crs.to_wkt())
+    except ProjError as error:
+        raise MissingCRSError(
+            f"{path}: cannot be laid over the scene, the CRS of one of them is local and has no "
+            "place on Earth; gdal_edit.py -a_srs or ogr2ogr -a_srs EPSG:CODE writes one that has"
+        ) from error
+    # A round trip between CRSs may fold a sliver over; only areas are kept of what that leaves.
+    footprints.geometry = shapely.make_valid(
+        footprints.geometry.values, method="structure", keep_collapsed=False
+    )
+    meets = footprints.geometry.intersects(grid.polygon)
+    found = footprints[meets].reset_index(drop=True)
+    found.attrs.update(layer_part.attrs)
+    return found
+
+
+def _class_values(path: str | Path, footprints: gpd.GeoDataFrame, scheme: Scheme) -> np.ndarray:
+    if scheme.attribute is None:
+        raise LabelError(
+            f"{path}: holds polygons, whose class an attribute must name; set "
+            "tile.classes.attribute"
+        )
+    if scheme.attribute not in footprints:
+        names = ", ".join(str(name) for name in footprints.columns if name != "geometry")
+        raise LabelError(
+            f"{path}: has no attribute {scheme.attribute} (tile.classes.attribute); it has {names}"
+        )
+    return scheme.look_up(footprints[scheme.attribute])
+
+
+def check_footprints(
+    labels: Sequence[FootprintLabels], path: str | Path, where: str | None, layer: str | None = None
+) -> None:
+    """Refuses labels of which none meets any scene.
+
+    Raises:
+        LabelError: If the layer, or what the filter leaves of it, is empty.
+        GridMismatchError: If it lies somewhere else.
+    """
+    if any(len(label) for label in labels):
+        return
+    everything = read_footprints(path, where=where, layer=layer)
+    if everything.empty:
+        kept = f" where {where}" if where else ""
+        if everything.attrs.get("dropped"):
+            raise LabelError(
+                f"{path}: holds {everything.attrs['dropped']} features{kept}, but no polygon; "
+                "footprints are polygons"
+            )
+        raise LabelError(f"{path}: holds no footprint{kept}; check the layer and the filter")
+    west, south, east, north = everything.to_crs(4326).total_bounds
+    raise GridMismatchError(
+        f"{path}: its {len(everything)} footprints lie at longitude {west:.4f} to {east:.4f}, "
+        f"latitude {south:.4f} to {north:.4f}, outside every scene; check its CRS and the scenes"
+    )
