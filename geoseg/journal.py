@@ -20,7 +20,7 @@ from geoseg.errors import GeosegError, OutputExistsError
 OURS = frozenset(
     (
         *("images", "targets", "tiles.parquet", "footprints.parquet", "tiles.json"),
-        *("train.geojson", "val.geojson", "test.geojson"),
+        *("train.geojson", "val.geojson", "test.geojson", "labels.json", "labels.html"),
         *("prob.tif", "mask.tif", "footprints.gpkg", "prob.tif.aux.xml", "mask.tif.aux.xml"),
         *("scene.tif", "scene.tif.aux.xml", "tiles", "run", "out", "report", "demo.png"),
     )

@@ -32,9 +32,14 @@ def command(path: str) -> None:
 
 
 def _tiles(path: str) -> list[tuple[str, object]]:
+    from geoseg.survey import JSON_NAME, PAGE_NAME, headline, load_report
     from geoseg.tiles import load_tiles_info
 
-    return _flat(load_tiles_info(path).model_dump())
+    lines = _flat(load_tiles_info(path).model_dump())
+    if (Path(path) / JSON_NAME).is_file():
+        lines.append(("survey", headline(load_report(path))))
+        lines.append(("page", Path(path) / PAGE_NAME))
+    return lines
 
 
 def _model(path: str) -> list[tuple[str, object]]:

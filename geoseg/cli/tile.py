@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -94,6 +95,7 @@ def command(
     )
     from geoseg.execution import run_tasks
     from geoseg.journal import check_output
+    from geoseg.survey import PAGE_NAME, headline, load_report, survey_tiles
     from geoseg.tiles import plan_tiles, tile_scenes
 
     check_output(output, overwrite=overwrite)
@@ -101,6 +103,7 @@ def command(
     click.echo(_describe(plan))
     if dry_run:
         return
+    repaired, dropped = _count_mended(plan)
     with progress_bar() as progress:
         info = tile_scenes(
             plan,
@@ -108,12 +111,14 @@ def command(
             overwrite=overwrite,
             run=partial(run_tasks, workers=workers, scheduler=scheduler),
             progress=progress,
+            finish=partial(survey_tiles, repaired=repaired, dropped=dropped),
         )
     counts = ", ".join(f"{count} {split}" for split, count in info.tiles.items())
     click.echo(
         f"pixels shared between splits: {info.shared_pixels}; gap between them: {plan.gap} pixels "
         f"({plan.gap * info.gsd_m:.3g} m)"
     )
+    click.echo(f"labels: {headline(load_report(output))}; see {Path(output) / PAGE_NAME}")
     click.echo(f"{sum(info.tiles.values())} tiles ({counts}) → {output}")
     for tile in info.failed:
         click.echo(f"geoseg: left out tile {tile.id}: {tile.error}", err=True)
@@ -140,3 +145,13 @@ def _describe_labels(labels: Labels) -> str:
         return f"mask {labels.path}"
     mended = f" ({labels.repaired} repaired)" if labels.repaired else ""
     return f"{len(labels)} footprints{mended}"
+
+
+def _count_mended(plan: TilesPlan) -> tuple[int | None, int | None]:
+    """How many features were repaired and dropped; None of a mask raster."""
+    from geoseg.labels import FootprintLabels
+
+    drawn = [labels for labels in plan.labels if isinstance(labels, FootprintLabels)]
+    if not drawn:
+        return None, None
+    return sum(labels.repaired for labels in drawn), sum(labels.dropped for labels in drawn)

@@ -3,10 +3,11 @@
 tiles/
 images/ID.tif     the scene's bands, (C, size, size)
 targets/ID.tif    building, border: 0, 1, or 255 where there is no data
-tiles.parquet     one row per tile: id, scene, window, split, fractions, geometry
+tiles.parquet     one row per tile: id, scene, window, split, fractions, class_pixels, geometry
 footprints.parquet  the labels, as they were burnt
 train.geojson, val.geojson, test.geojson   the ground of each split
 tiles.json        what a model must know of the tiles
+labels.json, labels.html   what `geoseg.survey` found, where `geoseg tile` made the folder
 """
 
 from geoseg.tiles.cut import tile_scenes

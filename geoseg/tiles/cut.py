@@ -50,6 +50,7 @@ def tile_scenes(
     overwrite: bool = False,
     run: Run = map,
     progress: Callable[[int, int, str], None] | None = None,
+    finish: Callable[[Path], object] | None = None,
 ) -> TilesInfo:
     """Cuts the tiles of a plan into a folder, which appears only when complete.
 
@@ -63,6 +64,8 @@ def tile_scenes(
         run: Calls a function on every task and yields the results in order, an exception for
             a task that was lost; `map` does so in this process.
         progress: Told the finished and the total number of tiles.
+        finish: Given the folder when all of the above is in it, just before it appears; what
+            it writes there appears with the rest.
 
     Returns:
         What `tiles.json` holds.
@@ -92,6 +95,8 @@ def tile_scenes(
         tiles = tiles[kept].reset_index(drop=True)
         info = _summarise(plan, tiles, failed)
         _write_index(plan, tiles, info, folder)
+        if finish:
+            finish(folder)
     return info
 
 
@@ -229,8 +234,9 @@ def _choose_kept(tiles: gpd.GeoDataFrame, options: TileOptions) -> pd.Series:
 
 def _remove_files(ids: pd.Series, folder: Path) -> None:
     for id_ in ids:
-        (folder / "images" / f"{id_}.tif").unlink()
-        (folder / "targets" / f"{id_}.tif").unlink()
+        # They may be gone already, if the job was interrupted after this.
+        (folder / "images" / f"{id_}.tif").unlink(missing_ok=True)
+        (folder / "targets" / f"{id_}.tif").unlink(missing_ok=True)
 
 
 def _summarise(
@@ -307,9 +313,13 @@ def _describe_split(plan: TilesPlan) -> dict[str, Any]:
 
 def _write_index(plan: TilesPlan, tiles: gpd.GeoDataFrame, info: TilesInfo, folder: Path) -> None:
     columns = [c for c in tiles.columns if c not in _GATHERED]
-    tiles[columns].to_parquet(folder / "tiles.parquet")
+    # Of buildings the mask knows two values, the ground's 0 and 1.
+    known = len(info.classes) if info.exclusive else 2
+    class_pixels = [of_value[:known] for of_value in tiles.of_value]
+    tiles[columns].assign(class_pixels=class_pixels).to_parquet(folder / "tiles.parquet")
+    kept = ["value", "geometry"] if info.exclusive else ["geometry"]
     drawn = [
-        labels.footprints[["geometry"]].assign(scene=scene.path).to_crs(4326)
+        labels.footprints[kept].assign(scene=scene.path).to_crs(4326)
         for scene, labels in zip(plan.scenes, plan.labels, strict=True)
         if isinstance(labels, FootprintLabels)
     ]

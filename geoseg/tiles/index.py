@@ -105,12 +105,17 @@ def load_tiles_info(folder: str | Path) -> TilesInfo:
 
 
 def read_tiles(folder: str | Path) -> gpd.GeoDataFrame:
-    """Reads `tiles.parquet`, one row per tile, in the order in which they were cut."""
+    """Reads `tiles.parquet`, one row per tile, in the order in which they were cut.
+
+    Its `class_pixels` are the pixels of each value of the first target band, from 0.
+    """
     return gpd.read_parquet(Path(folder) / "tiles.parquet")
 
 
 def read_tile_footprints(folder: str | Path) -> gpd.GeoDataFrame:
     """Reads `footprints.parquet`: the labels in longitude and latitude, and the scene of each.
+
+    Of exclusive classes each has its mask value, too.
 
     Raises:
         EmptyDatasetError: If the file is missing.

@@ -1,0 +1,37 @@
+"""Looks at a folder of tiles before anything is trained on it: are these labels good?
+
+measure_labels   folder of tiles → `LabelReport`: classes, footprints, shift, bands
+write_report     `LabelReport` → labels.json, labels.html (one page, nothing beside it)
+survey_tiles     both, for the verb `tile`
+load_report      labels.json → `LabelReport`
+headline         `LabelReport` → one line
+"""
+
+from geoseg.survey.measure import measure_labels
+from geoseg.survey.page import survey_tiles, write_report
+from geoseg.survey.report import (
+    JSON_NAME,
+    PAGE_NAME,
+    Footprints,
+    Ground,
+    Histogram,
+    LabelReport,
+    Shift,
+    headline,
+    load_report,
+)
+
+__all__ = [
+    "JSON_NAME",
+    "PAGE_NAME",
+    "Footprints",
+    "Ground",
+    "Histogram",
+    "LabelReport",
+    "Shift",
+    "headline",
+    "load_report",
+    "measure_labels",
+    "survey_tiles",
+    "write_report",
+]

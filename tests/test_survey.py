@@ -1,0 +1,725 @@
+"""What a survey says of labels is what was done to them: counts, sizes, and how far they moved."""
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pytest
+import rasterio
+import shapely
+from affine import Affine
+from conftest import write_scene
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.image import imread
+from rasterio.crs import CRS
+from rasterio.windows import Window
+from scipy.ndimage import gaussian_filter
+
+from geoseg.cli import main
+from geoseg.errors import EmptyDatasetError, LabelError
+from geoseg.grid import Grid
+from geoseg.options import TileOptions
+from geoseg.raster import write_array
+from geoseg.survey import (
+    JSON_NAME,
+    PAGE_NAME,
+    Histogram,
+    headline,
+    load_report,
+    measure_labels,
+    survey_tiles,
+    write_report,
+)
+from geoseg.survey.edges import draw_outlines, fit_outlines, measure_edges
+from geoseg.survey.findings import list_findings
+from geoseg.survey.footprints import count_overlaps
+from geoseg.survey.report import percent
+from geoseg.survey.sample import choose_sheet, spread_tiles
+from geoseg.survey.sheet import trace_classes, trace_footprints
+from geoseg.survey.shift import estimate_shift, find_peak, move_on_ground
+from geoseg.tiles import load_tiles_info, plan_tiles, read_tiles, tile_scenes
+from geoseg.town import build_town
+
+SMALL = {"size": 32, "overlap": 8, "fractions": (0.6, 0.2, 0.2), "gap": 0}
+
+
+def cut(scene, labels, folder, **options):
+    plan = plan_tiles([scene], labels, TileOptions(**(SMALL | options)))
+    tile_scenes(plan, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory):
+    """Tiles of a scene with a hole, and what is known of it."""
+    folder = tmp_path_factory.mktemp("small")
+    made = write_scene(
+        folder, descriptions=("red", "green", "blue"), nodata=0, holes=[(20, 0, 60, 30)]
+    )
+    cut(made.path, made.labels, folder / "tiles")
+    return SimpleNamespace(folder=folder / "tiles", made=made)
+
+
+@pytest.fixture(scope="module")
+def report(tiles):
+    return measure_labels(tiles.folder, repaired=2, dropped=0)
+
+
+@pytest.fixture(scope="module")
+def town():
+    return build_town(320, 460, seed=5, nodata=None)
+
+
+def matrix_of(transform):
+    return [transform.a, transform.b, transform.d, transform.e, transform.c, transform.f]
+
+
+def write_town_tiles(folder, town, *, moved=(0, 0), rotation=0, south_up=False, image=None):
+    """Cuts a town into tiles with its footprints moved by (dx, dy) pixels of the image.
+
+    The picture is laid on a rotated grid, or stored with its last row first.
+    """
+    image = town.image if image is None else image
+    turn = Affine.rotation(rotation)
+    if south_up:
+        image = image[:, ::-1]
+        turn = turn @ Affine(1, 0, 0, 0, -1, town.grid.height)
+    grid = Grid(town.grid.crs, town.grid.transform @ turn, *town.grid.shape)
+    in_pixels = town.footprints.geometry.affine_transform(matrix_of(~town.grid.transform))
+    stored = in_pixels.affine_transform([1, 0, 0, -1, 0, grid.height]) if south_up else in_pixels
+    shapes = stored.translate(*moved).affine_transform(matrix_of(grid.transform))
+    folder.mkdir(exist_ok=True)
+    gpd.GeoDataFrame(geometry=shapes, crs=town.footprints.crs).to_file(folder / "labels.gpkg")
+    write_array(folder / "scene.tif", grid, np.ascontiguousarray(image))
+    options = {"size": 96, "overlap": 24, "fractions": (1, 0, 0)}
+    cut(folder / "scene.tif", folder / "labels.gpkg", folder / "tiles", **options)
+    return folder / "tiles", grid
+
+
+# The shift
+
+
+@pytest.mark.parametrize(
+    ("moved", "grid"),
+    [
+        ((0, 0), {}),
+        ((3, -2), {}),
+        ((-7.5, 8), {}),
+        ((5.3, -1.6), {"rotation": 30}),
+        ((-2, 8), {"south_up": True}),
+        ((6.5, 3.2), {"south_up": True, "rotation": -75}),
+    ],
+)
+def test_labels_that_were_moved_are_moved_back(tmp_path, town, moved, grid):
+    folder, placed = write_town_tiles(tmp_path, town, moved=moved, **grid)
+    shift = measure_labels(folder).shift
+    assert (shift.dx, shift.dy) == pytest.approx((-moved[0], -moved[1]), abs=0.25)
+    assert shift.clear
+    assert shift.error < 0.2
+    east, north = np.array(placed.transform @ (0, 0)) - placed.transform @ moved
+    assert (shift.east_m, shift.north_m) == pytest.approx((east, north), abs=0.25)
+
+
+def test_noise_has_no_clear_shift(tmp_path, town):
+    noise = np.random.default_rng(1).integers(1, 255, town.image.shape).astype(np.uint8)
+    folder, _ = write_town_tiles(tmp_path, town, image=noise)
+    report = measure_labels(folder)
+    assert report.shift.strength < 6
+    assert not report.shift.clear
+    assert headline(report).endswith("; shift unclear")
+
+
+def test_labels_of_another_town_have_no_clear_shift(tmp_path, town):
+    other = build_town(*town.grid.shape, seed=6, nodata=None)
+    folder, _ = write_town_tiles(tmp_path, town, image=other.image)
+    report = measure_labels(folder)
+    assert not report.shift.clear
+    assert any("cannot be told" in found.text for found in list_findings(report))
+
+
+def test_each_scene_has_its_own_shift(tmp_path, town):
+    scenes = []
+    for name, moved in (("a", 0), ("b", 4)):
+        image = np.roll(town.image, -moved, axis=2)
+        # Scenes that do not share ground, on one layer of labels.
+        place = Affine.translation(0, -1000 * moved) @ town.grid.transform
+        grid = Grid(town.grid.crs, place, *town.grid.shape)
+        write_array(tmp_path / f"{name}.tif", grid, image)
+        shapes = town.footprints.geometry.translate(0, -1000 * moved)
+        scenes.append((tmp_path / f"{name}.tif", shapes))
+    shapes = pd.concat([shapes for _, shapes in scenes], ignore_index=True)
+    gpd.GeoDataFrame(geometry=shapes, crs=town.footprints.crs).to_file(tmp_path / "labels.gpkg")
+    options = TileOptions(size=96, overlap=24, fractions=(1, 0, 0), gap=0)
+    plan = plan_tiles([path for path, _ in scenes], tmp_path / "labels.gpkg", options)
+    tile_scenes(plan, tmp_path / "tiles")
+    report = measure_labels(tmp_path / "tiles")
+    found = [report.scene_shifts[str(path)] for path, _ in scenes]
+    assert [shift.dx for shift in found] == pytest.approx([0, -4], abs=0.25)
+    assert [shift.dy for shift in found] == pytest.approx([0, 0], abs=0.25)
+    assert all(shift.clear for shift in found)
+    lines = [finding.text for finding in list_findings(report) if "b.tif" in finding.text]
+    assert lines == [
+        f"On {tmp_path / 'b.tif'} by itself, moving the labels {abs(found[1].east_m):.2g} m west "
+        "would fit better."
+    ]
+
+
+@given(
+    dx=st.integers(-6, 6), dy=st.integers(-6, 6), seed=st.integers(0, 1000), bands=st.integers(1, 4)
+)
+def test_outlines_fit_where_they_were_drawn(dx, dy, seed, bands):
+    rng = np.random.default_rng(seed)
+    classes = np.zeros((80, 100), dtype=np.uint8)
+    for top, left in rng.integers(12, 50, (4, 2)):
+        classes[top : top + 14, left : left + 20] = 1
+    data = np.roll(60 * classes, (dy, dx), (0, 1)) + rng.normal(0, 3, (bands, 80, 100))
+    everywhere = np.ones((80, 100), dtype=bool)
+    fit = fit_outlines(data, everywhere, classes, everywhere, 10)
+    assert fit.edges.shape == fit.outlines.shape == (21, 21)
+    assert find_peak(fit.edges / fit.outlines) == pytest.approx((dx, dy), abs=0.3)
+
+
+def test_a_peak_between_pixels_is_found_between_them():
+    rows, columns = np.mgrid[-9:10, -9:10]
+    surface = 7 - 0.3 * (columns - 2.3) ** 2 - 0.2 * (rows + 4.6) ** 2
+    assert find_peak(surface) == pytest.approx((2.3, -4.6))
+    edge = -np.hypot(columns - 20, rows)
+    assert find_peak(edge)[0] == 9
+
+
+def test_nodata_has_neither_edges_nor_outlines():
+    valid = np.ones((40, 60), dtype=bool)
+    valid[:, 30:] = False
+    classes = np.zeros((40, 60), dtype=np.uint8)
+    classes[10:20, 24:30] = 1
+    data = np.full((2, 40, 60), 90.0)
+    data[:, ~valid] = 0
+    assert not measure_edges(data, valid).any()
+    outlines = draw_outlines(classes, valid)
+    assert outlines[15, 24] > 0.3
+    assert not outlines[:, 27:].any()
+    assert fit_outlines(data, valid, classes, valid, 5) is None
+    assert not measure_edges(data, np.zeros_like(valid)).any()
+
+
+def test_edges_do_not_depend_on_a_bands_unit():
+    rng = np.random.default_rng(0)
+    data = gaussian_filter(rng.normal(size=(3, 50, 70)), (0, 2, 2))
+    valid = np.ones((50, 70), dtype=bool)
+    scaled = data * np.array([1, 1000, 0.01])[:, None, None] + 5
+    np.testing.assert_allclose(measure_edges(data, valid), measure_edges(scaled, valid), atol=0.02)
+
+
+def test_few_tiles_or_a_peak_at_the_reach_are_not_clear(report):
+    rows, columns = np.mgrid[-10:11, -10:11]
+    grid = Grid(CRS.from_epsg(32633), Affine(0.5, 0, 4e5, 0, -0.5, 5e6), 64, 80)
+
+    def estimate(count, dx):
+        noise = np.random.default_rng(0).normal(0, 0.05, (count, 21, 21))
+        peak = np.exp(-((columns - dx) ** 2 + rows**2) / 4)
+        fits = [SimpleNamespace(edges=peak + n, outlines=np.ones((21, 21))) for n in noise]
+        return estimate_shift({"scene": fits}, {"scene": grid}, 0)
+
+    assert estimate(6, 2).clear
+    assert not estimate(5, 2).clear
+    assert not estimate(6, 10).clear
+    assert (estimate(6, 2).east_m, estimate(6, 2).tiles) == (pytest.approx(1, abs=0.05), 6)
+
+
+@pytest.mark.parametrize("crs", ["EPSG:32633", "EPSG:3857", "EPSG:4326"])
+def test_a_move_on_the_ground_is_in_metres(crs):
+    town = build_town(60, 90, crs=crs, rotation_deg=20, nodata=None)
+    dx, dy = 8.0, -5.0
+    east, north = move_on_ground(town.grid, dx, dy)
+    assert np.hypot(east, north) == pytest.approx(0.5 * np.hypot(dx, dy), rel=5e-3)
+    # Rows run down: (8, -5) points 32 degrees above the columns, which are turned by 20.
+    angle = np.rad2deg(np.arctan2(north, east))
+    assert angle == pytest.approx(np.rad2deg(np.arctan2(5, 8)) + 20, abs=3)
+
+
+# Classes and footprints
+
+
+def count_targets(folder):
+    """Pixels of each value in the first band of all targets."""
+    counts = np.zeros(256, dtype=int)
+    for path in (folder / "targets").iterdir():
+        with rasterio.open(path) as source:
+            counts += np.bincount(source.read(1).ravel(), minlength=256)
+    return counts
+
+
+def test_classes_are_counted_in_every_target(tiles, report):
+    counts = count_targets(tiles.folder)
+    assert report.ground.classes == {"ground": counts[0], "building": counts[1]}
+    assert report.ground.ignored == counts[255] > 1000
+    assert report.ground.pixels == counts.sum() == report.ground.tiles * 32**2
+    assert report.ground.shares["building"] == counts[1] / (counts[0] + counts[1])
+    summed = sum(pd.Series(ground.classes) for ground in report.splits.values())
+    assert summed.to_dict() == report.ground.classes
+    assert list(report.splits) == ["train", "val", "test"]
+
+
+def test_a_footprint_belongs_to_the_split_of_its_middle(tiles, report):
+    middles = [(left + right) / 2 for left, _, right, _ in tiles.made.boxes]
+    edges = {"train": (0, 96), "val": (96, 128), "test": (128, 160)}
+    for split, (start, end) in edges.items():
+        assert report.splits[split].footprints == {
+            "building": sum(start < middle < end for middle in middles)
+        }
+    assert report.ground.footprints == {"building": len(middles)}
+
+
+def test_areas_are_those_on_the_ground(tiles, report):
+    found = report.footprints
+    assert (found.number, found.repaired, found.dropped) == (len(tiles.made.boxes), 2, 0)
+    # 12 x 9 pixels of 0.5 m, where the map is 0.9996 of the ground.
+    assert set(found.area_m2.values()) == {round(108 * 0.25 / 0.9996**2, 2)}
+    assert sum(found.areas.counts) == found.number
+    assert (found.duplicates, found.overlaps, found.tiny) == (0, 0, 0)
+
+
+def test_what_repeats_and_overlaps_is_counted(tmp_path):
+    made = write_scene(tmp_path)
+    frame = gpd.read_file(made.labels)
+    box = frame.geometry
+    extra = [
+        shapely.Polygon(list(box[0].exterior.coords)[::-1]).segmentize(1),  # repeats
+        box[0].buffer(0.02),  # repeats
+        shapely.affinity.translate(box[3], 0.85 * 6, 0),  # shares 15 %
+        shapely.affinity.translate(box[10], 0.95 * 6, 0),  # shares 5 %
+        shapely.box(*(box[1].centroid.buffer(0.3).bounds)),  # within, and tiny
+    ]
+    everything = pd.concat([box, gpd.GeoSeries(extra, crs=frame.crs)], ignore_index=True)
+    gpd.GeoDataFrame(geometry=everything).to_file(made.labels)
+    found = measure_labels(cut(made.path, made.labels, tmp_path / "tiles")).footprints
+    assert (found.number, found.duplicates, found.overlaps, found.tiny) == (
+        len(everything),
+        2,
+        2,
+        1,
+    )
+
+
+@given(copies=st.lists(st.integers(0, 5), max_size=6), seed=st.integers(0, 99))
+@settings(max_examples=20)
+def test_overlaps_do_not_depend_on_order(copies, seed):
+    rng = np.random.default_rng(seed)
+    squares = [shapely.box(20 * i, 0, 20 * i + 10, 9) for i in range(6)]
+    touching = [shapely.box(20 * i + 10, 0, 20 * i + 12, 9) for i in range(6)]
+    covering = [shapely.box(20 * i + 3, 3, 20 * i + 15, 8) for i in set(copies)]
+    shapes = np.array([*squares, *touching, *(squares[i] for i in copies)])
+    rng.shuffle(shapes)
+    assert count_overlaps(shapes) == (len(copies), 0)
+    # Each covers a square, its copies and the whole wall beside it.
+    pairs = sum(2 + copies.count(i) for i in set(copies))
+    assert count_overlaps(np.array([*shapes, *covering])) == (len(copies), pairs)
+    assert count_overlaps(shapes[:0]) == (0, 0)
+
+
+@pytest.fixture(scope="module")
+def raster_tiles(tmp_path_factory):
+    """Tiles whose labels are a mask raster of two classes on a background."""
+    folder = tmp_path_factory.mktemp("raster")
+    made = write_scene(folder)
+    mask = made.mask.astype(np.uint8)
+    mask[40:44] = 7
+    write_array(folder / "mask.tif", made.grid, mask[None])
+    classes = {"values": {"roof": 1, "road": 7}}
+    return cut(made.path, folder / "mask.tif", folder / "tiles", classes=classes)
+
+
+def test_labels_may_be_a_raster_of_classes(raster_tiles):
+    report = survey_tiles(raster_tiles)
+    counts = count_targets(raster_tiles)
+    assert report.exclusive
+    assert report.footprints is None
+    assert report.ground.footprints is None
+    assert report.ground.classes == {"background": counts[0], "roof": counts[1], "road": counts[2]}
+    said = ", ".join(f"{percent(share)} {n}" for n, share in report.ground.shares.items())
+    assert headline(report).startswith(f"{said}; shift ")
+    page = Page((raster_tiles / PAGE_NAME).read_text())
+    assert "road" in page.text
+    assert "Footprints" not in page.text
+    assert len([path for path in page.paths if path]) > 2 * 24
+
+
+def test_polygons_may_be_of_several_classes(tiles, tmp_path):
+    classes = {"attribute": "label", "values": {"house": 1, "hall": 2}}
+    folder = cut(tiles.made.path, tiles.made.labels, tmp_path / "tiles", classes=classes)
+    report = survey_tiles(folder, repaired=0, dropped=0)
+    counts = count_targets(folder)
+    assert report.ground.classes == {"background": counts[0], "house": counts[1], "hall": counts[2]}
+    number = len(tiles.made.boxes)
+    assert report.ground.footprints == {
+        "background": 0, "house": (number + 1) // 2, "hall": number // 2
+    }  # fmt: skip
+    assert headline(report).startswith(f"{number} footprints: ")
+    page = (folder / PAGE_NAME).read_text()
+    colours = set(re.findall(r'Z" stroke="(#\w+)"', page))
+    assert len(colours) == 2
+
+
+def test_polygons_of_no_class_count_for_none(tiles, tmp_path):
+    classes = {"attribute": "label", "values": {"hall": 2}}
+    folder = cut(tiles.made.path, tiles.made.labels, tmp_path / "tiles", classes=classes)
+    report = measure_labels(folder)
+    number = len(tiles.made.boxes)
+    assert report.footprints.number == number
+    assert report.ground.footprints == {"background": 0, "hall": number // 2}
+    assert report.ground.ignored == count_targets(folder)[255]
+
+
+def test_pixels_of_a_class_are_traced_along_their_edges(raster_tiles):
+    info = load_tiles_info(raster_tiles)
+    classes = np.zeros((20, 30), dtype=np.uint8)
+    classes[3:7, 4:10] = 1
+    classes[15:18, 22:] = 2
+    known = np.ones((20, 30), dtype=bool)
+    known[:, 28:] = False
+    traced = trace_classes(classes, known, info)
+    assert sorted(points_of(traced["roof"])[0]) == [(4, 3), (4, 7), (10, 3), (10, 7)]
+    assert sorted(points_of(traced["road"])[0]) == [(22, 15), (22, 18), (28, 15), (28, 18)]
+    assert set(trace_classes(classes, known & (classes != 2), info)) == {"roof"}
+
+
+# Bands
+
+
+def test_bytes_are_counted_by_four(tiles, report):
+    ids = read_tiles(tiles.folder).query("split == 'train'").id
+    pixels = []
+    for id_ in ids:
+        with rasterio.open(tiles.folder / "images" / f"{id_}.tif") as source:
+            pixels.append(source.read()[:, source.dataset_mask() > 0])
+    pixels = np.concatenate(pixels, axis=1)
+    assert [band.name for band in report.bands] == ["red", "green", "blue"]
+    for band, values in zip(report.bands, pixels, strict=True):
+        assert (band.low, band.high, len(band.counts)) == (0, 256, 64)
+        assert band.counts == tuple(np.bincount(values // 4, minlength=64))
+        assert band.edges[:3] == [0, 4, 8]
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_other_types_are_counted_between_percentiles(tmp_path, dtype):
+    made = write_scene(tmp_path, dtype=dtype, bands=1)
+    with rasterio.open(made.path, "r+") as scene:
+        data = scene.read()
+        data[0, ::40, ::40] = 9000
+        scene.write(data)
+    folder = cut(made.path, made.labels, tmp_path / "tiles", overlap=0)
+    (band,) = measure_labels(folder).bands
+    values = data[0, :, :96]
+    assert (band.low, band.high) == (20, 119)
+    assert band.below == 0
+    assert band.above == np.count_nonzero(values == 9000) == 9
+    assert sum(band.counts) + band.above == values.size
+
+
+def test_a_band_of_one_value_is_found(tmp_path):
+    made = write_scene(tmp_path, bands=2, dtype="float32")
+    with rasterio.open(made.path, "r+") as scene:
+        scene.write(np.zeros(scene.shape, np.float32), 2)
+    report = survey_tiles(cut(made.path, made.labels, tmp_path / "tiles"))
+    assert max(report.bands[1].counts) == sum(report.bands[1].counts) > 0
+    assert "Band band2 holds a single value." in [f.text for f in list_findings(report)]
+
+
+# Which tiles are looked at
+
+
+def many_tiles(sizes, seed=0):
+    rng = np.random.default_rng(seed)
+    rows = [
+        {"id": f"{split}{i:03d}", "split": split, "scene": "s", "row_off": 10 * i, "col_off": 0}
+        for split, size in sizes.items()
+        for i in range(size)
+    ]
+    frame = pd.DataFrame(rows).assign(height=10, width=10)
+    share = rng.random(len(frame)) * (rng.random(len(frame)) < 0.5)
+    return frame.assign(building_fraction=share)
+
+
+@given(
+    sizes=st.fixed_dictionaries({s: st.integers(0, 40) for s in ("train", "val", "test")}).filter(
+        lambda sizes: sum(sizes.values())
+    ),
+    seed=st.integers(0, 99),
+)
+def test_the_sheet_is_shared_by_the_splits(sizes, seed):
+    tiles = many_tiles(sizes, seed)
+    ids = choose_sheet(tiles, 24, seed)
+    assert ids == choose_sheet(tiles, 24, seed)
+    assert len(set(ids)) == len(ids) == min(24, sum(sizes.values()))
+    chosen = tiles.set_index("id").loc[list(ids)]
+    counts = {split: int((chosen.split == split).sum()) for split in sizes}
+    for split, count in counts.items():
+        assert count == sizes[split] or count >= max(counts.values()) - 1
+        part, everything = chosen[chosen.split == split], tiles[tiles.split == split]
+        assert part.building_fraction.is_monotonic_decreasing
+        full = (everything.building_fraction > 0).sum()
+        assert (part.building_fraction == 0).sum() == max(
+            min(len(everything) - full, count // 4), count - full
+        )
+
+
+def test_the_sheet_shows_ground_once_where_it_can():
+    tiles = many_tiles({"train": 60}).assign(building_fraction=0.5)
+    tiles["row_off"] = 2 * np.arange(60)  # each tile overlaps four before and four after it
+    shown = tiles.set_index("id").row_off.loc[list(choose_sheet(tiles, 5, 0))]
+    assert np.diff(np.sort(shown)).min() >= 10
+
+
+@given(total=st.integers(1, 300), count=st.integers(1, 96))
+def test_tiles_are_spread_evenly(total, count):
+    places = spread_tiles(pd.DataFrame({"id": range(total)}), count).id.to_numpy()
+    assert len(places) == min(total, count)
+    gaps = np.diff(places)
+    assert len(gaps) == 0 or (gaps.min() >= 1 and gaps.max() - gaps.min() <= 1)
+
+
+# The files
+
+
+class Page(HTMLParser):
+    """Checks that tags are balanced, and keeps what pages refer to."""
+
+    VOID = ("meta", "img", "path")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.links, self.paths, self.text = [], [], [], [], ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.tags.append(tag)
+        self.links += [values[name] for name in ("src", "href", "xlink:href") if name in values]
+        self.paths += [values["d"]] if "d" in values else []
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def points_of(path):
+    """Points of each line of an SVG path."""
+    return [
+        [tuple(map(float, point.split())) for point in line.strip("Z").split("L")]
+        for line in path.split("M")[1:]
+    ]
+
+
+def test_the_page_needs_nothing_beside_it(tiles, report):
+    write_report(report, tiles.folder)
+    text = (tiles.folder / PAGE_NAME).read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.open == []
+    assert "script" not in page.tags
+    assert not re.search(r"https?:|url\(|@import|<link|\bon[a-z]+=", text)
+    assert all(link.startswith("data:image/png;base64,") for link in page.links)
+    for link in page.links:
+        assert imread(io.BytesIO(base64.b64decode(link.partition(",")[2]))).size > 0
+    assert len(page.links) == len(report.sheet) + 2 + 3
+    for id_ in report.sheet:
+        assert text.count(f"<code>{id_}</code>") == 1
+    assert "2 footprints had invalid outlines, now repaired." in page.text
+    assert page.text.count("train") > 5
+
+
+def test_outlines_lie_where_buildings_lie(tiles):
+    grid = tiles.made.grid
+    frame = gpd.GeoDataFrame(geometry=tiles.made.polygons, crs=grid.crs.to_wkt())
+    area = Window(0, 0, 100, 96)
+    lines = points_of(trace_footprints(grid, frame, area))
+    whole = [box for box in tiles.made.boxes if box[2] < 100]
+    cut_off = [box for box in tiles.made.boxes if box[0] < 100 <= box[2]]
+    closed = {
+        (*np.min(line, axis=0), *np.max(line, axis=0))
+        for line in lines
+        if max(x for x, _ in line) < 100
+    }
+    assert closed == set(whole)
+    ends = sorted(point for line in lines for point in (line[0], line[-1]) if line[0][0] == 100)
+    assert ends == sorted((100, y) for box in cut_off for y in (box[1], box[3]))
+
+
+def test_the_same_folder_gives_the_same_bytes(tiles):
+    found = set()
+    for _ in range(2):
+        survey_tiles(tiles.folder)
+        found.add(tuple((tiles.folder / name).read_bytes() for name in (JSON_NAME, PAGE_NAME)))
+    assert len(found) == 1
+
+
+def test_a_report_comes_back_as_it_was(tiles, report):
+    write_report(report, tiles.folder)
+    bare = report.shift.model_copy(update={"surface": ()})
+    assert load_report(tiles.folder) == report.model_copy(update={"shift": bare})
+    assert "surface" not in (tiles.folder / JSON_NAME).read_text()
+    write_report(load_report(tiles.folder), tiles.folder)
+    assert len(Page((tiles.folder / PAGE_NAME).read_text()).links) == len(report.sheet) + 1 + 3
+
+
+def test_names_cannot_break_the_page(tiles, report):
+    bad = report.model_copy(update={"labels": 'a<b>&"c.gpkg', "scenes": ("<i>.tif",) * 5})
+    write_report(bad, tiles.folder)
+    page = Page((tiles.folder / PAGE_NAME).read_text())
+    assert 'a<b>&"c.gpkg' in page.text
+    assert "<i>.tif, <i>.tif, <i>.tif and 2 more" in page.text
+    assert "b" not in page.open + [tag for tag in page.tags if tag == "i>.tif"]
+
+
+def test_what_is_no_report_is_refused(tiles, tmp_path):
+    with pytest.raises(EmptyDatasetError, match=r"labels\.json: is missing"):
+        load_report(tmp_path)
+    (tmp_path / JSON_NAME).write_text("{")
+    with pytest.raises(EmptyDatasetError, match="damaged"):
+        load_report(tmp_path)
+    with pytest.raises(EmptyDatasetError, match=r"tiles\.json"):
+        measure_labels(tmp_path)
+
+
+# What is said
+
+
+def test_the_headline_says_what_was_found(report):
+    footprints = report.footprints.model_copy(update={"number": 1231, "overlaps": 11})
+    shift = report.shift.model_copy(
+        update={"dx": 0.42, "dy": -1.21, "strength": 20.0, "error": 0.1, "tiles": 40}
+    )
+    said = headline(report.model_copy(update={"footprints": footprints, "shift": shift}))
+    share = percent(report.ground.shares["building"])
+    assert said == (
+        f"1,231 footprints on {share} of the ground, 2 repaired, 11 overlaps; "
+        "shift 0.4, -1.2 px (clear)"
+    )
+    assert headline(report.model_copy(update={"shift": None})).endswith("; shift unclear")
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [(0, "0 %"), (0.0004, "< 0.1 %"), (0.0123, "1.2 %"), (0.314, "31 %"), (1, "100 %")],
+)
+def test_shares_are_said_shortly(share, said):
+    assert percent(share) == said
+
+
+def findings(report, **changes):
+    return {f.text: f.good for f in list_findings(report.model_copy(update=changes))}
+
+
+def test_findings_name_what_is_wrong(report):
+    footprints = report.footprints.model_copy(
+        update={"duplicates": 1, "overlaps": 1200, "dropped": 1, "tiny": 20}
+    )
+    moved = report.shift.model_copy(
+        update={"dx": 3.0, "dy": 4.0, "east_m": 1.5, "north_m": -2.0, "strength": 20.0,
+                "error": 0.1, "tiles": 40}
+    )  # fmt: skip
+    empty = report.splits["val"].model_copy(
+        update={"pixels": 100, "ignored": 0, "classes": {"ground": 99, "building": 1}}
+    )
+    found = findings(
+        report, footprints=footprints, shift=moved, failed=3, splits=report.splits | {"val": empty}
+    )
+    share = percent(20 / report.footprints.number)
+    wrong = [text for text, good in found.items() if not good]
+    assert [
+        text for text in wrong if not text.startswith(("The splits", "1 footprint repeat"))
+    ] == [
+        "The labels lie 5.0 pixels beside the image: moving them 1.5 m east and 2 m south would "
+        "fit better. Look at the tiles below before you do.",
+        "1,200 pairs of footprints overlap by more than a tenth of the smaller one.",
+        "2 footprints had invalid outlines, now repaired.",
+        "1 feature without a polygon left out.",
+        f"{share} of the footprints are smaller than 3 × 3 pixels, too small for a network to see.",
+        "3 tiles could not be cut.",
+    ]
+    assert any(
+        re.fullmatch(r"The splits differ: building covers \d+ % of \w+ but 1.0 % of val\.", text)
+        for text in wrong
+    )
+
+
+def test_findings_praise_what_is_well(report):
+    near = report.shift.model_copy(
+        update={"dx": 0.3, "dy": 0.4, "strength": 20.0, "error": 0.1, "tiles": 40}
+    )
+    clean = report.footprints.model_copy(update={"repaired": None})
+    even = dict.fromkeys(report.splits, report.ground)
+    found = findings(report, shift=near, footprints=clean, splits=even)
+    assert found == {
+        "The labels lie on the image, to 0.5 pixels.": True,
+        "No footprint repeats or overlaps another one.": True,
+        "Every class has a like share of every split.": True,
+    }
+
+
+def test_a_histogram_knows_its_edges():
+    bars = Histogram(name="x", low=1.0, high=3.0, counts=(4, 0, 1, 2))
+    assert bars.edges == [1.0, 1.5, 2.0, 2.5, 3.0]
+
+
+# The command line
+
+
+def test_tile_surveys_and_info_says_so(tmp_path, town, monkeypatch, capsys):
+    def geoseg(*words):
+        monkeypatch.setattr("sys.argv", ["geoseg", *map(str, words)])
+        with pytest.raises(SystemExit) as ending:
+            main()
+        assert not ending.value.code
+        return capsys.readouterr().out
+
+    folder, _ = write_town_tiles(tmp_path, town, moved=(2, 0))
+    words = ("tile", tmp_path / "scene.tif", "--labels", tmp_path / "labels.gpkg", "-o", folder)
+    for _ in range(2):  # the report is geoseg's own and goes with the folder
+        out = geoseg(*words, "--size", 96, "--gap", 0, "--overwrite")
+    said = re.search(r"^labels: (.*); see (.*)$", out, re.MULTILINE)
+    assert said[1] == headline(load_report(folder))
+    assert re.search(r"shift -[12]\.\d, -?0\.\d px \(clear\)", said[1])
+    assert said[2] == str(folder / PAGE_NAME)
+    assert (folder / PAGE_NAME).stat().st_size > 50_000
+    shown = geoseg("info", folder)
+    assert said[1] in shown
+    assert said[2] in shown
+
+
+def test_no_folder_appears_if_its_end_fails(tmp_path):
+    made = write_scene(tmp_path)
+    plan = plan_tiles([made.path], made.labels, TileOptions(**SMALL))
+
+    def fail(folder):
+        assert (folder / "tiles.json").is_file()
+        raise LabelError("no")
+
+    with pytest.raises(LabelError):
+        tile_scenes(plan, tmp_path / "tiles", finish=fail)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scene.gpkg", "scene.tif"]
+    tile_scenes(plan, tmp_path / "tiles", finish=survey_tiles)
+    assert load_report(tmp_path / "tiles").ground.tiles == 24
+
+
+@pytest.mark.realdata
+def test_labels_of_a_real_town_lie_on_it(realdata, tmp_path):
+    scene, labels = realdata / "banepa" / "scene.tif", realdata / "banepa" / "footprints.geojson"
+    options = {"gsd_m": 0.6, "size": 128, "overlap": 0, "fractions": (0.7, 0.15, 0.15)}
+    report = measure_labels(cut(scene, labels, tmp_path / "tiles", **options))
+    assert report.footprints.number == 1231
+    assert report.shift.clear
+    assert report.shift.length < 0.3
