@@ -1,6 +1,7 @@
 """The one door for rasters: reads windows on any grid with their validity, writes GeoTIFFs."""
 
-from geoseg.raster.nearest import NearestRaster, is_raster
+from geoseg.raster.nearest import NearestRaster
+from geoseg.raster.opening import is_raster
 from geoseg.raster.prob import read_prob_info
 from geoseg.raster.reading import Scene, SceneInfo, read_info, read_tags
 from geoseg.raster.writing import open_for_writing, write_array, write_cog

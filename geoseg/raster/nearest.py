@@ -7,7 +7,6 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-import rasterio
 from affine import Affine
 from pyproj import Transformer
 from rasterio.errors import RasterioError
@@ -15,16 +14,7 @@ from rasterio.windows import Window
 
 from geoseg.errors import MissingCRSError, SceneReadError, one_line
 from geoseg.grid import Grid
-from geoseg.raster.reading import open_raster
-
-
-def is_raster(path: str | Path) -> bool:
-    """Whether GDAL opens a file as a raster with bands."""
-    try:
-        with rasterio.open(str(path)) as source:
-            return bool(source.count)
-    except RasterioError:
-        return False
+from geoseg.raster.opening import open_raster
 
 
 class NearestRaster:

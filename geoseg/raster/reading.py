@@ -1,29 +1,26 @@
-"""Opens rasters, reads windows with their validity, warps on the fly."""
+"""Reads scenes by window, with their validity, on their own grid or another."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import rasterio
-from rasterio.enums import ColorInterp, Resampling
-from rasterio.errors import RasterioError, RasterioIOError
-from rasterio.io import MemoryFile
-from rasterio.shutil import copy as gdal_copy
-from rasterio.vrt import WarpedVRT
+from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from geoseg.errors import ConfigError, MissingCRSError, SceneReadError, one_line
+from geoseg.errors import ConfigError, SceneReadError, one_line
 from geoseg.grid import Grid
-from geoseg.paths import is_missing
+from geoseg.raster.opening import open_raster
+from geoseg.raster.placing import Place, PlacedBy, find_place, open_warped, warn_of_terrain
+from geoseg.raster.view import Band, list_bands, open_view, validity_band
 
-# Pixels of error that GDAL's approximate transformer may make; its default of 1/8 moves
-# outlines visibly, and exactly 0 is refused.
-_WARP_TOLERANCE = 0.001
+# 64-bit integers are counts and keys, not light; means and warps would round them.
+_DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 
 
 @dataclass(frozen=True)
@@ -34,9 +31,10 @@ class SceneInfo:
         path: As given by the user.
         grid: Place on the ground.
         bands: Name of each data band: its description, else its colour, else `bandN`.
-        indexes: 1-based GDAL band numbers of the data bands.
+        indexes: 1-based numbers of the data bands; of a palette's colours where the scene has one.
         dtype: Data type that holds every band.
         nodata: Sentinel value, or None where validity comes from a mask or alpha band.
+        placed_by: `transform`, or `gcps` or `rpcs` where pixels are warped even to the own grid.
     """
 
     path: str
@@ -45,10 +43,15 @@ class SceneInfo:
     indexes: tuple[int, ...]
     dtype: str
     nodata: float | None
+    placed_by: PlacedBy = "transform"
 
 
 class Scene:
     """An open scene, its pixels read by window on its own grid or on another.
+
+    A palette is read as red, green and blue. Control points or RPCs place a scene that has no
+    transform, on a grid of its own that faces north. A pixel is valid where the mask or the alpha
+    band says so, or else where it is not the sentinel; infinite values never are.
 
     Args:
         path: Any raster that GDAL opens, `/vsi...` and `https://` included.
@@ -69,22 +72,22 @@ class Scene:
         bands: Sequence[int | str] | None = None,
         grid: Grid | None = None,
     ) -> None:
-        self._source = open_raster(path)
-        try:
-            self.info = _inspect(self._source, str(path), bands)
-            if _names_alpha(self._source, self.info.indexes):
-                self._source = _without_alpha(self._source)
+        with ExitStack() as stack:
+            source = stack.enter_context(open_raster(path))
+            self.info, self._place, chosen = _inspect(source, str(path), bands)
             self.grid = grid or self.info.grid
-            self._reader = self._source
-            self._alpha: int | None = None
-            if self.grid != self.info.grid:
-                self._reader = _warped(self._source, self.info.grid, self.grid)
-                colours = self._reader.colorinterp
-                if ColorInterp.alpha in colours:
-                    self._alpha = colours.index(ColorInterp.alpha) + 1
-        except BaseException:
-            self.close()
-            raise
+            self._validity = validity_band(source, chosen)
+            self._reader, self._indexes = source, list(self.info.indexes)
+            moved = self.grid != self.info.grid or self.info.placed_by != "transform"
+            if moved or not _reads_as_it_is(chosen):
+                self._reader = stack.enter_context(open_view(source, chosen, self._validity))
+                self._indexes = [*range(1, len(chosen) + 1)]
+                self._validity = self._find_alpha()
+            self._has_opacity = self._validity is not None
+            if moved:
+                self._reader = stack.enter_context(self._open_warped())
+                self._validity = self._find_alpha()
+            self._files = stack.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -99,10 +102,7 @@ class Scene:
 
     def close(self) -> None:
         """Closes the file."""
-        reader = getattr(self, "_reader", None)
-        if reader is not None and reader is not self._source:
-            reader.close()
-        self._source.close()
+        self._files.close()
 
     def read(
         self, window: Window | None = None, *, shape: tuple[int, int] | None = None
@@ -129,29 +129,52 @@ class Scene:
                 f"{self.info.path}: cannot read rows {window.row_off}-"
                 f"{window.row_off + window.height}, columns {window.col_off}-"
                 f"{window.col_off + window.width} ({one_line(error)}); the file looks damaged, "
-                "copy or download it again"
+                "copy or download it again, with all files that it refers to"
             ) from error
         if data.dtype.kind == "f":
             valid &= np.isfinite(data).all(axis=0)
-        if _is_no_colour(self.info.nodata, data.dtype):
-            valid &= (data != self.info.nodata).all(axis=0)
         data[:, ~valid] = 0
         return data, valid
 
     def _read(self, window: Window, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        indexes = list(self.info.indexes)
-        data = self._reader.read(indexes, window=window, out_shape=(len(indexes), *shape))
-        if self._alpha is not None:
-            valid = self._reader.read(self._alpha, window=window, out_shape=shape)
-        else:
-            valid = self._reader.dataset_mask(window=window, out_shape=shape)
-        return data, valid > 0
+        data = self._reader.read(
+            self._indexes, window=window, out_shape=(len(self._indexes), *shape)
+        )
+        nodata = self.info.nodata
+        valid = np.ones(shape, dtype=bool)
+        if self._validity is not None:
+            band = self._validity.removeprefix("mask,")
+            read = self._reader.read if band == self._validity else self._reader.read_masks
+            valid = read(int(band), window=window, out_shape=shape) > 0
+        elif _is_colour(nodata, data.dtype):
+            valid = (data != nodata).any(axis=0)
+        if nodata is not None and not _is_colour(nodata, data.dtype):
+            valid &= (data != nodata).all(axis=0)
+        return data, valid
+
+    def _find_alpha(self) -> str | None:
+        """Where a view or a warp has its alpha band: after the data bands."""
+        bands = len(self._indexes)
+        return str(bands + 1) if self._reader.count > bands else None
+
+    def _open_warped(self) -> Any:
+        nodata = self.info.nodata
+        return open_warped(
+            self._reader,
+            self._place,
+            self.grid,
+            alpha=self._has_opacity,
+            nodata=nodata,
+            is_colour=_is_colour(nodata, np.dtype(self.info.dtype)),
+        )
 
 
 def read_info(path: str | Path, *, bands: Sequence[int | str] | None = None) -> SceneInfo:
     """Reads what a scene is, without its pixels. Raises as `Scene` does."""
-    with Scene(path, bands=bands) as scene:
-        return scene.info
+    with open_raster(path) as source:
+        info, place, _ = _inspect(source, str(path), bands)
+    warn_of_terrain(place, info.path)
+    return info
 
 
 def read_tags(path: str | Path) -> dict[str, str]:
@@ -160,132 +183,89 @@ def read_tags(path: str | Path) -> dict[str, str]:
         return dict(source.tags())
 
 
-def open_raster(path: str | Path) -> Any:
-    """Opens a raster with rasterio.
-
-    Raises:
-        SceneReadError: If the file is absent or GDAL cannot read it.
-    """
-    name = str(path)
-    try:
-        return rasterio.open(name)
-    except RasterioIOError as error:
-        if is_missing(name):
-            raise SceneReadError(
-                f"{name}: no such file; check the path (and quotes around spaces)"
-            ) from error
-        raise SceneReadError(
-            f"{name}: GDAL cannot read this as a raster ({one_line(error)}); give a GeoTIFF, COG, "
-            "VRT or another raster format"
-        ) from error
-
-
-def _inspect(source: Any, path: str, bands: Sequence[int | str] | None) -> SceneInfo:
+def _inspect(
+    source: Any, path: str, wanted: Sequence[int | str] | None
+) -> tuple[SceneInfo, Place, list[Band]]:
     if source.count == 0:
+        others = f" but {len(source.subdatasets)} subdatasets" if source.subdatasets else ""
         raise SceneReadError(
-            f"{path}: holds {len(source.subdatasets)} subdatasets and no bands of its own; pass "
-            f"one of them, e.g. {next(iter(source.subdatasets), 'a GeoTIFF')}"
+            f"{path}: holds no bands of its own{others}; pass "
+            f"{next(iter(source.subdatasets), 'a GeoTIFF')}"
         )
-    if source.crs is None:
-        remedy = "gdal_edit.py -a_srs EPSG:CODE file.tif writes one"
-        if source.gcps[0]:
-            remedy = "it has ground control points; gdalwarp in.tif out.tif places it"
-        raise MissingCRSError(f"{path}: has no coordinate reference system; {remedy}")
-    if source.transform.is_identity:
-        raise MissingCRSError(
-            f"{path}: has a CRS but no position (its transform is the identity); gdalwarp or "
-            "gdal_translate -a_ullr ULX ULY LRX LRY in.tif out.tif writes one"
-        )
-    names = _band_names(source)
-    indexes = _select_bands(source, path, names, bands)
-    dtypes = [source.dtypes[i - 1] for i in indexes]
-    if any(name.startswith("complex") for name in dtypes):
-        raise SceneReadError(
-            f"{path}: holds {dtypes[0]} pixels; geoseg reads integers and real numbers, "
-            "gdal_translate -ot Float32 converts"
-        )
-    return SceneInfo(
+    place = find_place(source, path)
+    bands = list_bands(source)
+    indexes = _select_bands(bands, path, wanted)
+    chosen = [bands[i - 1] for i in indexes]
+    _check_dtypes(chosen, path)
+    info = SceneInfo(
         path=path,
-        grid=Grid(source.crs, source.transform, source.height, source.width),
-        bands=tuple(names[i - 1] for i in indexes),
+        grid=place.grid,
+        bands=tuple(band.name for band in chosen),
         indexes=tuple(indexes),
-        dtype=np.result_type(*dtypes).name,
-        nodata=source.nodatavals[indexes[0] - 1],
+        dtype=np.result_type(*(band.dtype for band in chosen)).name,
+        nodata=_common_nodata(chosen, path),
+        placed_by=place.by,
     )
-
-
-def _band_names(source: Any) -> list[str]:
-    names = []
-    for index, (description, colour) in enumerate(
-        zip(source.descriptions, source.colorinterp, strict=True), start=1
-    ):
-        named = colour not in (ColorInterp.undefined, ColorInterp.gray, ColorInterp.palette)
-        names.append(description or (colour.name if named else f"band{index}"))
-    return names
+    return info, place, chosen
 
 
 def _select_bands(
-    source: Any, path: str, names: list[str], bands: Sequence[int | str] | None
+    bands: Sequence[Band], path: str, wanted: Sequence[int | str] | None
 ) -> list[int]:
-    if bands is None:
-        data = [i for i, c in enumerate(source.colorinterp, start=1) if c != ColorInterp.alpha]
-        return data or list(range(1, source.count + 1))
+    if wanted is None:
+        data = [i for i, band in enumerate(bands, start=1) if not band.is_alpha]
+        return data or list(range(1, len(bands) + 1))
+    names = [band.name for band in bands]
     indexes = []
-    for band in bands:
+    for band in wanted:
         number = int(band) if str(band).isdecimal() else None
         if isinstance(band, str) and band in names:  # a name may be a number, as of Sentinel-2
             number = names.index(band) + 1
-        if number is None or not 1 <= number <= source.count:
+        if number is None or not 1 <= number <= len(bands):
             choices = ", ".join(f"{i} ({name})" for i, name in enumerate(names, start=1))
             raise ConfigError(f"{path}: has no band {band!r}; its bands are {choices}")
         indexes.append(number)
     return indexes
 
 
-def _names_alpha(source: Any, indexes: Sequence[int]) -> bool:
-    return any(source.colorinterp[i - 1] == ColorInterp.alpha for i in indexes)
+def _check_dtypes(bands: Sequence[Band], path: str) -> None:
+    strange = next((band.dtype for band in bands if band.dtype not in _DTYPES), None)
+    if strange is None:
+        return
+    if strange.startswith("complex"):
+        raise SceneReadError(
+            f"{path}: holds {strange} pixels; geoseg reads integers and real numbers, "
+            "gdal_translate -ot Float32 converts"
+        )
+    raise SceneReadError(
+        f"{path}: holds {strange} pixels; geoseg reads integers of up to 32 bits and float32 or "
+        "float64, gdal_translate -ot Int32 or -ot Float64 converts"
+    )
 
 
-def _without_alpha(source: Any) -> Any:
-    """Reopens a scene through a VRT in which its alpha band is plain data."""
-    with MemoryFile(ext=".vrt") as vrt:
-        gdal_copy(source, vrt.name, driver="VRT")
-        vrt.seek(0)
-        document = vrt.read().decode()
-    source.close()
-    return rasterio.open(document.replace("<ColorInterp>Alpha</ColorInterp>", ""))
+def _common_nodata(bands: Sequence[Band], path: str) -> float | None:
+    """The sentinel that bands share; those that have none cannot contradict."""
+    found = {
+        "nan" if np.isnan(band.nodata) else band.nodata for band in bands if band.nodata is not None
+    }
+    if len(found) > 1:
+        values = ", ".join(sorted(map(str, found)))
+        raise SceneReadError(
+            f"{path}: its bands mark nodata by several values ({values}); gdalwarp -dstnodata "
+            "VALUE in.tif out.tif gives them one"
+        )
+    return next((band.nodata for band in bands if band.nodata is not None), None)
 
 
-def _is_no_colour(nodata: float | None, dtype: np.dtype[Any]) -> bool:
-    """Whether a sentinel in one band makes the whole pixel nodata.
+def _reads_as_it_is(bands: Sequence[Band]) -> bool:
+    """Whether GDAL's own bands are the scene's, in one data type."""
+    return len({band.dtype for band in bands}) == 1 and not any(band.colour for band in bands)
+
+
+def _is_colour(nodata: float | None, dtype: np.dtype[Any]) -> bool:
+    """Whether a sentinel in one band of a pixel is no reason to call the pixel nodata.
 
     Pure red has 0 in two bands, so a sentinel of 0, or of 255 in bytes, counts only where
     all bands have it. No pixel has -9999 but by lack of data.
     """
-    if nodata is None or nodata == 0 or not np.isfinite(nodata):
-        return False
-    return dtype != np.uint8 or nodata != 255
-
-
-def _warped(source: Any, own: Grid, grid: Grid) -> WarpedVRT:
-    # Validity travels through the warp as an alpha band, by which a pixel is nodata where
-    # all bands hold the sentinel; or as the sentinel, which `Scene.read` finds in any band.
-    validity: dict[str, Any] = {"add_alpha": ColorInterp.alpha not in source.colorinterp}
-    if _is_no_colour(source.nodata, np.dtype(source.dtypes[0])) and validity["add_alpha"]:
-        validity = {"nodata": source.nodata, "UNIFIED_SRC_NODATA": "NO"}
-    elif source.nodata is not None:
-        validity["UNIFIED_SRC_NODATA"] = "YES"
-    return WarpedVRT(
-        source,
-        crs=grid.crs,
-        transform=grid.transform,
-        height=grid.height,
-        width=grid.width,
-        resampling=Resampling.bilinear,
-        tolerance=_WARP_TOLERANCE,
-        # Else GDAL takes the kernel's width from each window's rounded extent, and a pixel
-        # depends on the window that it is read with.
-        XSCALE=str(own.axis_gsd_m[0] / grid.axis_gsd_m[0]),
-        YSCALE=str(own.axis_gsd_m[1] / grid.axis_gsd_m[1]),
-        **validity,
-    )
+    return nodata is not None and (nodata == 0 or (nodata == 255 and dtype == np.uint8))

@@ -1,0 +1,57 @@
+"""Opens rasters, from files and from descriptions of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import rasterio
+from rasterio.errors import RasterioError, RasterioIOError
+from rasterio.io import MemoryFile
+from rasterio.shutil import copy as gdal_copy
+
+from geoseg.errors import SceneReadError, one_line
+from geoseg.paths import is_missing
+
+
+def open_raster(path: str | Path) -> Any:
+    """Opens a file, or another name that GDAL knows, as a rasterio dataset.
+
+    Raises:
+        SceneReadError: If it is absent, or no raster.
+    """
+    name = str(path)
+    try:
+        return rasterio.open(name)
+    except RasterioIOError as error:
+        if is_missing(name):
+            raise SceneReadError(
+                f"{name}: no such file; check the path (and quotes around spaces)"
+            ) from error
+        raise SceneReadError(
+            f"{name}: GDAL cannot read this as a raster ({one_line(error)}); give a GeoTIFF, COG, "
+            "VRT or another raster format"
+        ) from error
+
+
+def is_raster(path: str | Path) -> bool:
+    """Whether GDAL opens a file as a raster with bands."""
+    try:
+        with rasterio.open(str(path)) as source:
+            return bool(source.count)
+    except RasterioError:
+        return False
+
+
+def describe(source: Any) -> str:
+    """A dataset as the text of a GDAL VRT, in which its files have names that GDAL finds."""
+    with MemoryFile(ext=".vrt") as vrt:
+        gdal_copy(source, vrt.name, driver="VRT")
+        vrt.seek(0)
+        document: str = vrt.read().decode()
+    return document
+
+
+def open_description(document: str) -> Any:
+    """Opens the text of a GDAL VRT."""
+    return rasterio.open(document)
