@@ -195,10 +195,13 @@ def test_a_folder_holds_rasters_on_the_scenes_grid_and_footprints(town, model, t
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(f.name for f in files)
     for name in ("prob.tif", "mask.tif"):
         assert read_info(tmp_path / "out" / name).grid == built.grid
-    with Scene(tmp_path / "out" / "prob.tif") as prob, Scene(tmp_path / "out" / "mask.tif") as mask:
+    with (
+        Scene(tmp_path / "out" / "prob.tif") as prob,
+        rasterio.open(tmp_path / "out" / "mask.tif") as mask,
+    ):
         assert prob.info.bands == ("building", "border")
         data, valid = prob.read()
-        classes, known = mask.read()
+        classes, known = mask.read(), mask.dataset_mask() > 0
     assert np.array_equal(valid, built.valid)
     assert np.array_equal(known, built.valid)
     assert np.array_equal(classes[0][valid], (data[0][valid] >= 0.4 * 255).astype(np.uint8))

@@ -85,8 +85,9 @@ def warn_of_terrain(place: Place, path: str) -> None:
 def open_warped(
     view: Any, place: Place, grid: Grid, *, alpha: bool, nodata: float | None, is_colour: bool
 ) -> Any:
-    """Warps a view of a scene bilinearly to a grid, in blocks that do not depend on the windows
-    that are read.
+    """Warps a view of a scene bilinearly to a grid.
+
+    A pixel does not depend on the window that it is read with.
 
     Args:
         view: From `open_view`, or a dataset with nothing but data bands.

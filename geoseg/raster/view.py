@@ -57,7 +57,7 @@ def list_bands(source: Any) -> list[Band]:
     ]
     data = [band for band in bands if not band.is_alpha]
     if len(data) == 1 and _has_palette(source, data[0].number):
-        number, dtype = data[0].number, data[0].dtype
+        number = data[0].number
         colours = [
             Band(name, number, "uint8", None, colour)
             for colour, name in enumerate(_PALETTE_COLOURS, start=1)
