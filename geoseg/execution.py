@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -14,6 +16,9 @@ from geoseg.errors import ConfigError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+
+# Calls a function on every task and yields the results in the order of the tasks.
+Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
 # Tasks in flight per worker: enough to keep it busy, few enough to hold little memory.
 _AHEAD = 4
@@ -28,8 +33,7 @@ def run_tasks(
 ) -> Iterator[Result | Exception]:
     """Calls a function on every task and yields the results in the order of the tasks.
 
-    A worker that dies is replaced and its tasks are done again. A task with which workers die
-    every time is given up: an exception is yielded in place of its result.
+    See `open_workers`, which serves several steps with the same workers.
 
     Args:
         function: A function of a module, so that other processes find it.
@@ -40,19 +44,46 @@ def run_tasks(
     Raises:
         ConfigError: If the scheduler cannot be reached.
     """
+    with open_workers(workers, scheduler) as run:
+        yield from run(function, tasks)
+
+
+@contextmanager
+def open_workers(workers: int = 1, scheduler: str | None = None) -> Iterator[Run]:
+    """Opens workers, and closes them in the end.
+
+    A worker that dies is replaced and its tasks are done again. A task with which workers die
+    every time is given up: an exception is yielded in place of its result.
+
+    Args:
+        workers: Local processes; 1 runs in this process.
+        scheduler: Address of a Dask scheduler, instead of local processes.
+
+    Yields:
+        What runs a function over tasks, as `run_tasks` does.
+
+    Raises:
+        ConfigError: If the scheduler cannot be reached.
+    """
     if workers <= 1 and scheduler is None:
-        yield from map(function, tasks)
+        yield map
         return
     with _connect(workers, scheduler) as client:
-        ahead = _AHEAD * max(workers, len(client.nthreads()))
-        waiting: deque[Any] = deque()
-        remaining = iter(tasks)
-        for task in islice(remaining, ahead):
+        yield partial(_run_on, client, workers)
+
+
+def _run_on(
+    client: Any, workers: int, function: Callable[[Any], Any], tasks: Iterable[Any]
+) -> Iterator[Any]:
+    ahead = _AHEAD * max(workers, len(client.nthreads()))
+    waiting: deque[Any] = deque()
+    remaining = iter(tasks)
+    for task in islice(remaining, ahead):
+        waiting.append(client.submit(function, task, pure=False))
+    while waiting:
+        yield _result(waiting.popleft())
+        for task in islice(remaining, 1):
             waiting.append(client.submit(function, task, pure=False))
-        while waiting:
-            yield _result(waiting.popleft())
-            for task in islice(remaining, 1):
-                waiting.append(client.submit(function, task, pure=False))
 
 
 def _result(future: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -115,6 +116,11 @@ class Grid:
         """The grid of a window."""
         transform = self.window_transform(window)
         return Grid(self.crs, transform, int(window.height), int(window.width))
+
+    def row_windows(self, rows: int) -> Iterator[Window]:
+        """Windows of whole rows, so many at a time, from top to bottom."""
+        for top in range(0, self.height, rows):
+            yield Window(0, top, self.width, min(rows, self.height - top))
 
     def resampled(self, gsd_m: float, *, tolerance: float = GSD_TOLERANCE) -> Grid:
         """This ground at another pixel size, anchored at the same origin.

@@ -95,6 +95,48 @@ class PixelCounts(AreaCounts):
 
 
 @dataclass(frozen=True, eq=False)
+class Confusion:
+    """Which class pixels are of and which they were taken for; adds up over tiles.
+
+    Attributes:
+        counts: int64 (classes, classes), [truth, prediction] in pixels.
+    """
+
+    counts: NDArray[np.int64]
+
+    def __add__(self, other: Confusion) -> Confusion:
+        return Confusion(self.counts + other.counts)
+
+    @property
+    def per_class(self) -> tuple[PixelCounts, ...]:
+        """Each class against all others."""
+        hits = self.counts.diagonal()
+        false, missed = self.counts.sum(axis=0) - hits, self.counts.sum(axis=1) - hits
+        right = self.counts.sum() - hits - false - missed
+        columns = (column.tolist() for column in (hits, false, missed, right))
+        return tuple(PixelCounts(*row) for row in zip(*columns, strict=True))
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the pixels whose class is right."""
+        return _ratio(float(self.counts.trace()), float(self.counts.sum()))
+
+    @property
+    def mean_iou(self) -> float:
+        """Mean IoU of the classes that occur, in the truth or the prediction."""
+        return _mean([one.iou for one in self._occurring])
+
+    @property
+    def mean_f1(self) -> float:
+        """Mean F1 of the classes that occur, in the truth or the prediction."""
+        return _mean([one.f1 for one in self._occurring])
+
+    @property
+    def _occurring(self) -> list[PixelCounts]:
+        return [one for one in self.per_class if one.tp + one.fp + one.fn > 0]
+
+
+@dataclass(frozen=True, eq=False)
 class Matches:
     """Which proposal found which truth.
 
@@ -161,6 +203,31 @@ def count_pixels(
     fp = int(np.count_nonzero(pred)) - tp
     fn = int(np.count_nonzero(truth)) - tp
     return PixelCounts(tp, fp, fn, pred.size - tp - fp - fn)
+
+
+def count_classes(
+    pred: NDArray[np.integer], truth: NDArray[np.integer], valid: NDArray[np.bool_], classes: int
+) -> Confusion:
+    """Counts classes where valid.
+
+    Args:
+        pred: (..., H, W) predicted classes, from 0.
+        truth: The same shape, what is there.
+        valid: The same shape, True where pixels count.
+        classes: How many there are.
+
+    Raises:
+        ValueError: If the shapes differ, or a valid pixel is of none of the classes.
+    """
+    if not pred.shape == truth.shape == valid.shape:
+        raise ValueError(
+            f"pred {pred.shape}, truth {truth.shape} and valid {valid.shape} need one shape"
+        )
+    pairs = truth[valid].astype(np.int64), pred[valid].astype(np.int64)
+    if any(len(part) and not 0 <= part.min() <= part.max() < classes for part in pairs):
+        raise ValueError(f"classes are 0 to {classes - 1}; a valid pixel is of another")
+    counts = np.bincount(pairs[0] * classes + pairs[1], minlength=classes**2)
+    return Confusion(counts.reshape(classes, classes))
 
 
 def match_footprints(
@@ -246,6 +313,10 @@ def measure_areas(proposals: Polygons, truth: Polygons) -> AreaCounts:
 
 def _ratio(part: float, whole: float) -> float:
     return part / whole if whole > 0 else 0.0
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
 
 
 def _as_array(polygons: Polygons) -> NDArray[np.object_]:

@@ -30,7 +30,11 @@ class ModelSpec(BaseModel):
         mean: Per band, in the scene's units.
         std: Per band, in the scene's units.
         gsd_m: Ground sampling distance, metres per pixel.
-        classes: Class names; one class with independent outputs here.
+        classes: Class names.
+        colours: Of exclusive classes, #rrggbb each.
+        background: Of exclusive classes, that of ground where no label lies.
+        exclusive: Whether each pixel is of one of the classes, and the outputs are theirs; else
+            the outputs are independent of each other.
         outputs: What each channel of the logits means.
         size: Tile side.
         overlap: Pixels that neighbouring tiles share.
@@ -50,6 +54,9 @@ class ModelSpec(BaseModel):
     std: tuple[float, ...]
     gsd_m: float = Field(gt=0)
     classes: tuple[str, ...] = ("building",)
+    colours: tuple[str, ...] = ()
+    background: str | None = None
+    exclusive: bool = False
     outputs: tuple[str, ...] = ("building", "border")
     size: int = Field(gt=0)
     overlap: int = Field(ge=0)

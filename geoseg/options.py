@@ -56,6 +56,8 @@ class ClassOptions(Options):
             raise ValueError(f"the value {twice} stands for two classes")
         if self.background in self.values:
             raise ValueError(f"background: {self.background} is one of the classes already")
+        if self.background is None and len(self.values) == 1:
+            raise ValueError("values: one class without a background leaves nothing to learn")
         return self
 
 
@@ -260,6 +262,10 @@ class LossOptions(Options):
         return {name: term for name, term in handler(self).items() if term is not None}
 
 
+# What is learnt by when nothing is said, of buildings and of exclusive classes.
+USUAL_LOSS = LossOptions(bce=BceOptions(), dice=OverlapOptions())
+USUAL_LOSS_OF_CLASSES = LossOptions(cross_entropy=CrossEntropyOptions(), dice=OverlapOptions())
+
 # The terms that count pixel by pixel, so that a pixel's weight means something to them.
 PIXELWISE = ("bce", "cross_entropy", "focal")
 
@@ -294,9 +300,10 @@ class TrainOptions(Options):
         description="Validate and keep the weights' running average, of which each step keeps "
         "this share; 0: the weights themselves",
     )
-    loss: LossOptions = Field(
-        LossOptions(bce=BceOptions(), dice=OverlapOptions()),
-        description="Terms with their weights and parameters",
+    loss: LossOptions | None = Field(
+        None,
+        description="Terms with their weights and parameters; when null BCE, of exclusive classes "
+        "cross-entropy, and dice",
     )
     weight_map: WeightMapOptions | None = Field(
         None, description="Weigh pixels between buildings, in terms that count pixels"
@@ -317,7 +324,7 @@ class TrainOptions(Options):
 
     @model_validator(mode="after")
     def _has_effect(self) -> TrainOptions:
-        if self.weight_map and not set(PIXELWISE) & set(self.loss.terms):
+        if self.weight_map and self.loss and not set(PIXELWISE) & set(self.loss.terms):
             raise ValueError(
                 "weight_map weighs pixels, which no term of loss counts one by one; add bce or "
                 "focal to loss"

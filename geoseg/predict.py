@@ -19,6 +19,7 @@ from geoseg.device import choose_device, computes_bf16
 from geoseg.errors import ConfigError
 from geoseg.grid import Grid
 from geoseg.journal import check_output, claim_output
+from geoseg.mask import write_mask
 from geoseg.model_file import ModelSpec, load_model
 from geoseg.models import load_network, task_of
 from geoseg.models.unet import UNet
@@ -30,7 +31,13 @@ from geoseg.refine import refine_raster
 from geoseg.stitch import stitch_rows
 from geoseg.tiling import Tile, TilePlan
 from geoseg.vector import WRITABLE_SUFFIXES
-from geoseg.vectorize import THRESHOLDS_TAG, vectorize
+from geoseg.vectorize import (
+    CLASSES_TAG,
+    THRESHOLDS_TAG,
+    describe_classes,
+    refuse_thresholds,
+    vectorize,
+)
 
 # (quarter turns, mirrored) of each view of a tile. Two turns and a mirror make the other flip.
 TTA_VIEWS = {
@@ -39,8 +46,6 @@ TTA_VIEWS = {
     "d4": tuple((turns, mirrored) for turns in range(4) for mirrored in (False, True)),
 }
 
-_MASK_NODATA = 255
-_MASK_COLOURS = {0: (0, 0, 0, 0), 1: (227, 74, 51, 255)}
 _RASTER_SUFFIXES = (".tif", ".tiff")
 
 
@@ -99,7 +104,9 @@ class Predictor:
         seen = seen.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=computes_bf16(self.device)):
             logits = self._logits(seen)
-        prob = torch.rot90(logits.float().sigmoid(), -turns, (-2, -1))
+        scores = logits.float()
+        prob = scores.softmax(dim=1) if self.spec.exclusive else scores.sigmoid()
+        prob = torch.rot90(prob, -turns, (-2, -1))
         return prob.flip(-1) if mirrored else prob
 
     def _logits(self, image: Tensor) -> Tensor:
@@ -146,13 +153,18 @@ def predict(
     suffix = _check_suffix(output)
     spec, weights = load_model(model)
     plan = plan_prediction(scene, spec, options)
-    chosen = (thresholds or VectorizeOptions()).over(spec.thresholds)
+    thresholds = thresholds or VectorizeOptions()
+    if spec.exclusive:
+        refuse_thresholds(thresholds)
+    chosen = thresholds.over(spec.thresholds)
     if task_of(spec.arch) == "boxes":
         return predict_boxes(
             plan, weights, output, options, chosen, overwrite=overwrite, progress=progress
         )
     predictor = Predictor(spec, weights, options.device, options.tta)
     tags = {THRESHOLDS_TAG: chosen.model_dump_json(), "GEOSEG_SCALE": str(1 / 255)}
+    if spec.exclusive:
+        tags[CLASSES_TAG] = describe_classes(spec.classes, spec.background)
     if suffix in _RASTER_SUFFIXES:
         _write_prob(plan, predictor, output, tags, options, progress)
         return [output]
@@ -164,7 +176,7 @@ def predict(
         return [output]
     with claim_output(output, overwrite=overwrite, inputs=inputs) as folder:
         _write_prob(plan, predictor, folder / "prob.tif", tags, options, progress)
-        _write_mask(folder / "prob.tif", folder / "mask.tif", chosen.body, spec)
+        write_mask(folder / "prob.tif", folder / "mask.tif", spec, chosen.body)
         vectorize(folder / "prob.tif", folder / "footprints.gpkg")
     return [output / name for name in ("prob.tif", "mask.tif", "footprints.gpkg")]
 
@@ -293,7 +305,7 @@ def _place(plan: PredictPlan, stitched: Path, placed: Path, tags: dict[str, str]
         Scene(plan.scene.path, bands=plan.scene.indexes) as scene,
         _prob_raster(placed, plan.out_grid, plan.spec.outputs, tags) as sink,
     ):
-        for window in iter_row_windows(plan.out_grid, rows=512):
+        for window in plan.out_grid.row_windows(512):
             data, seen = prob.read(window)
             _, valid = scene.read(window)
             data = _fill(data, seen) * valid
@@ -308,25 +320,3 @@ def _fill(data: np.ndarray, seen: np.ndarray) -> np.ndarray:
     rows, columns = distance_transform_edt(~seen, return_distances=False, return_indices=True)
     filled: np.ndarray = data[:, rows, columns]
     return filled
-
-
-def _write_mask(prob_path: Path, path: Path, threshold: float, spec: ModelSpec) -> None:
-    plain = path.with_name(".mask.tif")
-    with Scene(prob_path, bands=[1]) as prob, open_for_writing(
-        plain, prob.grid, count=1, dtype="uint8", nodata=_MASK_NODATA, zlevel=1,
-        descriptions=["class"], colormap=_MASK_COLOURS,
-        tags={f"CLASS_{i}": name for i, name in enumerate(("background", *spec.classes))},
-    ) as sink:  # fmt: skip
-        for window in iter_row_windows(prob.grid, rows=512):
-            data, valid = prob.read(window)
-            mask = (data >= np.float32(threshold) * 255).astype(np.uint8)
-            mask[:, ~valid] = _MASK_NODATA
-            sink.write(mask, window=window)
-    write_cog(plain, path, resampling="mode")
-    plain.unlink()
-
-
-def iter_row_windows(grid: Grid, *, rows: int) -> Iterator[Window]:
-    """Windows of whole rows, from top to bottom."""
-    for top in range(0, grid.height, rows):
-        yield Window(0, top, grid.width, min(rows, grid.height - top))

@@ -15,7 +15,7 @@ from geoseg.quantise import dequantise, quantise
 from geoseg.raster import Scene, open_for_writing, read_prob_info, read_tags
 
 # Channels that say more of a building than where it is; they stay as they are.
-_BESIDES = ("border", "contact")
+_BESIDES = ("border", "contact", "distance")
 
 # Colours that are not 8-bit are stretched so that these percentiles of at most this many
 # pixels by this many lie as far apart as black and white.

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from geoseg.augment import augment
 from geoseg.dataset import Sample, normalise
+from geoseg.errors import ConfigError
+from geoseg.labels import FULL_VALUES
 from geoseg.learner import Learner
 from geoseg.losses import CompositeLoss, WeightMap
-from geoseg.metrics import PixelCounts, count_pixels
+from geoseg.metrics import Confusion, count_classes
 from geoseg.models.deeplabv2 import DeepLabV2
-from geoseg.options import TrainOptions
+from geoseg.options import USUAL_LOSS, USUAL_LOSS_OF_CLASSES, TrainOptions
 from geoseg.tiles import TilesInfo
 
 
@@ -27,6 +30,8 @@ class Segmenter(Learner):
         pretrained: The encoder has learnt before, and learns at its own gentler rate.
     """
 
+    full: Tensor
+
     def __init__(
         self,
         network: nn.Module,
@@ -37,11 +42,11 @@ class Segmenter(Learner):
         pretrained: bool = True,
     ) -> None:
         super().__init__(network, info, options, pretrained=pretrained)
-        self.outputs = len(info.targets)
-        self.loss = CompositeLoss(options.loss, channels=self.outputs)
+        self.info = info
+        self.loss = _build_loss(info, options)
         self.weight_map = _build_weight_map(info, options, building_share)
-        self.ignore = info.ignore
-        self.counts = PixelCounts(0, 0, 0, 0)
+        self.register_buffer("full", _full_values(info), persistent=False)
+        self.confusion = self._nothing_counted()
 
     def training_step(self, batch: Sample, _: int) -> Tensor:
         """Loss of one augmented batch."""
@@ -52,7 +57,7 @@ class Segmenter(Learner):
                 target,
                 valid,
                 black=-self.mean / self.std,
-                ignore=self.ignore,
+                ignore=self.info.ignore,
                 generator=self._generator(),
                 full=self.options.augment == "full",
                 elastic_px=self.options.elastic_px,
@@ -63,20 +68,32 @@ class Segmenter(Learner):
 
     def on_validation_epoch_start(self) -> None:
         """Starts counting anew."""
-        self.counts = PixelCounts(0, 0, 0, 0)
+        self.confusion = self._nothing_counted()
 
     def validation_step(self, batch: Sample, _: int) -> None:
         """Loss and pixel counts of one batch."""
         image, target, _valid = self._prepare(batch)
         loss, logits = self._loss(image, target)
         self.log("val_loss", loss, batch_size=len(image))
-        body, truth = (logits[:, 0] > 0).cpu().numpy(), target[:, 0].cpu().numpy()
-        self.counts += count_pixels(body, truth == 1, truth != self.ignore)
+        found = logits.argmax(dim=1) if self.info.exclusive else logits[:, 0] > 0
+        truth = target[:, 0].cpu().numpy()
+        self.confusion += count_classes(
+            found.cpu().numpy(), truth, truth != self.info.ignore, len(self.confusion.counts)
+        )
 
     def on_validation_epoch_end(self) -> None:
-        """Scores of all validation pixels together."""
-        self.log("val_iou", self.counts.iou)
-        self.log("val_f1_pixel", self.counts.f1)
+        """Scores of all validation pixels together: of buildings, or the mean of the classes'."""
+        if self.info.exclusive:
+            iou, f1 = self.confusion.mean_iou, self.confusion.mean_f1
+        else:
+            building = self.confusion.per_class[1]
+            iou, f1 = building.iou, building.f1
+        self.log("val_iou", iou)
+        self.log("val_f1_pixel", f1)
+
+    def _nothing_counted(self) -> Confusion:
+        classes = len(self.info.classes) if self.info.exclusive else 2
+        return Confusion(np.zeros((classes, classes), dtype=np.int64))
 
     def _prepare(self, batch: Sample) -> tuple[Tensor, Tensor, Tensor]:
         image = normalise(batch["image"], batch["valid"], self.mean, self.std)
@@ -89,9 +106,14 @@ class Segmenter(Learner):
     def _loss(self, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         image = image.contiguous(memory_format=torch.channels_last)
         *others, logits = _all_logits(self.network, image)
-        target, separation = target[:, : self.outputs], target[:, self.outputs :]
-        known = target != self.ignore
+        bands = len(self.info.targets)
+        target, separation = target[:, :bands], target[:, bands:]
+        known = target != self.info.ignore
         weights = self.weight_map(target, separation) if self.weight_map else None
+        if self.info.exclusive:
+            target, known = target[:, 0], known[:, 0]
+        else:
+            target = target / self.full
         loss: Tensor = self.loss(logits, target, known, weights)
         for scores in others:
             loss = loss + self.loss(scores, target, known, weights)
@@ -105,12 +127,36 @@ def _all_logits(network: nn.Module, image: Tensor) -> list[Tensor]:
     return [network(image)]
 
 
+def _build_loss(info: TilesInfo, options: TrainOptions) -> CompositeLoss:
+    if info.exclusive:
+        loss = options.loss or USUAL_LOSS_OF_CLASSES
+        return CompositeLoss(loss, channels=len(info.outputs), task="multiclass")
+    loss = options.loss or USUAL_LOSS
+    graded = next((name for name in info.targets if name in FULL_VALUES), None)
+    if graded and loss.lovasz_hinge:
+        raise ConfigError(
+            f"train.loss.lovasz_hinge: tells yes from no, and the target {graded} is a matter of "
+            "degree; leave one of them out"
+        )
+    return CompositeLoss(loss, channels=len(info.outputs))
+
+
+def _full_values(info: TilesInfo) -> Tensor:
+    """What is learnt as 1 in each target band, (bands, 1, 1)."""
+    return torch.tensor([[[float(FULL_VALUES.get(name, 1))]] for name in info.targets])
+
+
 def _build_weight_map(
     info: TilesInfo, options: TrainOptions, building_share: float | None
 ) -> WeightMap | None:
     weighing = options.weight_map
     if weighing is None:
         return None
+    if info.exclusive:
+        raise ConfigError(
+            "train.weight_map: weighs ground between buildings, and these tiles hold exclusive "
+            "classes; leave it out"
+        )
     balanced = building_share if weighing.balance else None
     # How frequent the other targets are is not known without reading every tile.
     return WeightMap(weighing.w0, [balanced, *[None] * (len(info.targets) - 1)])

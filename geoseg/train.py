@@ -52,15 +52,16 @@ class TrainResult:
 
     Attributes:
         model: Path of the model file.
-        val_iou: Pixel IoU of the best epoch on validation tiles.
-        val_f1: Building F1@0.5 on validation ground with the tuned thresholds.
+        val_iou: Pixel IoU of the best epoch on validation tiles; of exclusive classes their mean.
+        val_f1: Building F1@0.5 on validation ground with the tuned thresholds; None of exclusive
+            classes.
         thresholds: The tuned thresholds.
         minutes: Time in the loop, over all resumptions.
     """
 
     model: Path
     val_iou: float
-    val_f1: float
+    val_f1: float | None
     thresholds: Thresholds
     minutes: float
 
@@ -98,10 +99,10 @@ def train(
     """
     model, options = model or ModelOptions(), options or TrainOptions()
     recipe = RECIPES[task_of(model.arch)]
-    if load_tiles_info(tiles).exclusive:
+    if load_tiles_info(tiles).exclusive and task_of(model.arch) == "boxes":
         raise ConfigError(
-            f"{tiles}: holds exclusive classes, which geoseg train does not learn yet; tile with "
-            "buildings as labels"
+            f"{tiles}: holds exclusive classes, which {model.arch} cannot learn, as it finds boxes "
+            "around buildings; choose a network of pixels (geoseg models)"
         )
     train_set, val_set = recipe.datasets(tiles, options)
     folder, last = Path(output), Path(output) / "last.ckpt"
@@ -138,7 +139,8 @@ def train(
         raise
 
     weights = _best_weights(folder / "best.ckpt")
-    report("tuning thresholds on validation ground")
+    if not spec.exclusive:
+        report("tuning thresholds on validation ground")
     tuned = recipe.tune(spec, weights, options.device, val_set)
     if tuned.f1 == 0:
         report("no building of the validation ground is found; train longer, or look at its labels")
@@ -221,6 +223,8 @@ def _segment(
 
 
 def _tune(spec: ModelSpec, weights: dict[str, Tensor], device: str, tiles: TileDataset) -> Tuned:
+    if spec.exclusive:  # the likeliest class wins, whatever the thresholds
+        return Tuned(Thresholds(), None)
     return tune_thresholds(Predictor(spec, weights, device), tiles)
 
 
@@ -228,7 +232,7 @@ def _tune(spec: ModelSpec, weights: dict[str, Tensor], device: str, tiles: TileD
 RECIPES = {
     "pixels": Recipe(
         datasets=_load_tiles,
-        outputs=lambda info: info.targets,
+        outputs=lambda info: info.outputs,
         learner=_segment,
         monitor="val_iou",
         tune=_tune,
@@ -250,6 +254,9 @@ def _describe(info: TilesInfo, model: ModelOptions, recipe: Recipe) -> ModelSpec
         std=info.std,
         gsd_m=info.gsd_m,
         classes=info.classes,
+        colours=info.colours,
+        background=info.background,
+        exclusive=info.exclusive,
         outputs=recipe.outputs(info),
         size=info.size,
         overlap=info.size // 4,
@@ -385,7 +392,11 @@ def _best_weights(checkpoint: Path) -> dict[str, Tensor]:
 
 
 def _provenance(
-    info: TilesInfo, model: ModelOptions, options: TrainOptions, history: History, f1: float
+    info: TilesInfo,
+    model: ModelOptions,
+    options: TrainOptions,
+    history: History,
+    f1: float | None,
 ) -> dict[str, Any]:
     return {
         "geoseg": __version__,
@@ -397,5 +408,5 @@ def _provenance(
         "train": options.model_dump(),
         "minutes": round(history.minutes, 2),
         "val_iou": round(history.best_iou, 4),
-        "val_f1": round(f1, 4),
+        "val_f1": f1 if f1 is None else round(f1, 4),
     }

@@ -41,10 +41,13 @@ _MOST_PIXELS = 16_000_000
 
 @dataclass(frozen=True)
 class Tuned:
-    """The best thresholds and the building F1@0.5 that they reach on validation ground."""
+    """The best thresholds and the building F1@0.5 that they reach on validation ground.
+
+    None where there is nothing to tune, since each pixel is of its likeliest class.
+    """
 
     thresholds: Thresholds
-    f1: float
+    f1: float | None
 
 
 @dataclass(frozen=True)

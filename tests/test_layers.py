@@ -18,7 +18,7 @@ FLOORS = (
     {
         "labels", "splits", "tiles", "dataset", "augment", "models", "losses", "learner",
         "segmenter", "boxes", "train", "history", "device", "plan", "predict",
-        "refine", "tune", "vectorize",
+        "refine", "mask", "tune", "vectorize",
         "evaluate", "pictures", "survey", "town",
     },
     {"config", "execution"},

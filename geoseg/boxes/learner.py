@@ -101,7 +101,7 @@ def _load_tiles(folder: str | Path, options: TrainOptions) -> tuple[TileDataset,
         raise ConfigError(
             "train.weight_map and train.elastic_px are of networks of pixels; leave them out"
         )
-    if options.loss != TrainOptions().loss:
+    if options.loss is not None:
         raise ConfigError(
             "train.loss: is of networks of pixels; networks of boxes bring their own, leave it out"
         )

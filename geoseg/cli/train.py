@@ -54,7 +54,7 @@ def command(
         progress_bar=sys.stderr.isatty(),
         report=lambda line: click.echo(line, err=True),
     )
-    click.echo(
-        f"{result.minutes:.1f} min, val pixel IoU {result.val_iou:.3f}, val building F1 "
-        f"{result.val_f1:.3f} → {result.model}"
-    )
+    scores = f"val pixel IoU {result.val_iou:.3f}"
+    if result.val_f1 is not None:
+        scores += f", val building F1 {result.val_f1:.3f}"
+    click.echo(f"{result.minutes:.1f} min, {scores} → {result.model}")

@@ -4,11 +4,12 @@ from geoseg.labels.classes import IGNORE, Scheme, resolve_scheme
 from geoseg.labels.footprints import FootprintLabels, check_footprints, read_footprint_labels
 from geoseg.labels.raster import RasterLabels
 from geoseg.labels.reading import Labels, read_labels
-from geoseg.labels.targets import BORDER_M, DISTANCE_PX, TARGETS, burn, halo_px
+from geoseg.labels.targets import BORDER_M, DISTANCE_PX, FULL_VALUES, TARGETS, burn, halo_px
 
 __all__ = [
     "BORDER_M",
     "DISTANCE_PX",
+    "FULL_VALUES",
     "IGNORE",
     "TARGETS",
     "FootprintLabels",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,8 +11,16 @@ import numpy as np
 
 from geoseg.options import ClassOptions
 
+# Of classes whose labels are no colours: told apart by the colour-blind, too.
+_PALETTE = (
+    "#332288", "#ddcc77", "#117733", "#cc6677", "#88ccee", "#882255", "#44aa99", "#999933",
+    "#aa4499", "#dddddd",
+)  # fmt: skip
+
 # Value of ground that counts for nothing: nodata, what no class names, what was not labelled.
 IGNORE = 255
+
+_COLOUR = re.compile("#[0-9a-f]{6}")
 
 
 @dataclass(frozen=True)
@@ -25,6 +34,7 @@ class Scheme:
         ground: Mask value where no label lies.
         attribute: Of vector labels, names the class; None where all are of one.
         values: What the labels say → mask value, as text; empty where all are of one class.
+        colours: Of exclusive classes, #rrggbb each: what the labels call them, or of a palette.
     """
 
     names: tuple[str, ...] = ("building",)
@@ -32,6 +42,12 @@ class Scheme:
     ground: int = 0
     attribute: str | None = None
     values: dict[str, int] = field(default_factory=dict)
+    colours: tuple[str, ...] = ()
+
+    @property
+    def background(self) -> str | None:
+        """Of exclusive classes, that of ground where no label lies."""
+        return self.names[0] if self.exclusive and self.ground == 0 else None
 
     def look_up(self, found: Iterable[Any]) -> np.ndarray:
         """Mask values of what labels say; `IGNORE` for what the scheme does not name.
@@ -55,7 +71,15 @@ def resolve_scheme(options: ClassOptions | None) -> Scheme:
         for value in listed
     }  # fmt: skip
     ground = IGNORE if options.background is None else 0
-    return Scheme(names, True, ground, options.attribute, values)
+    return Scheme(names, True, ground, options.attribute, values, _choose_colours(names, options))
+
+
+def _choose_colours(names: tuple[str, ...], options: ClassOptions) -> tuple[str, ...]:
+    def choose(place: int, name: str) -> str:
+        written = map(as_text, options.values.get(name, ()))
+        return next(filter(_COLOUR.fullmatch, written), _PALETTE[place % len(_PALETTE)])
+
+    return tuple(choose(place, name) for place, name in enumerate(names))
 
 
 def as_text(value: Any) -> str:

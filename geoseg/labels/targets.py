@@ -25,6 +25,9 @@ DISTANCE_PX = 15
 _STEPS = 8
 _MIDDLE = 127
 
+# The value of a target that a network learns as 1.
+FULL_VALUES = {"distance": _MIDDLE + _STEPS * DISTANCE_PX}
+
 # What of buildings is learnt by default.
 TARGETS = ("building", "border")
 
@@ -66,7 +69,8 @@ def burn(
       included: what is left of a building without its border is apart from its neighbours.
     - `contact`: 1 within `BORDER_M` of two buildings at once.
     - `distance`: 127 + 8 d, rounded; d is the distance in pixels from a pixel's centre to the
-      nearest edge of a footprint, positive inside of one, cut at ±`DISTANCE_PX`.
+      nearest edge of a footprint, positive inside of one, cut at ±`DISTANCE_PX`; a network
+      learns it as a share of its greatest value, `FULL_VALUES`.
 
     Args:
         labels: The labels.

@@ -261,6 +261,8 @@ def _summarise(
         size=options.size,
         overlap=options.overlap_px,
         classes=plan.scheme.names,
+        colours=plan.scheme.colours,
+        background=plan.scheme.background,
         targets=options.target_names,
         mean=tuple(round(float(m), 6) for m in mean),
         # A band without contrast must not divide by zero.

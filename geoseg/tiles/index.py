@@ -43,6 +43,8 @@ class TilesInfo(BaseModel):
         size: Tile side.
         overlap: Pixels shared by neighbouring tiles.
         classes: Class names; exclusive ones in the order of their mask values.
+        colours: Of exclusive classes, #rrggbb each.
+        background: Of exclusive classes, that of ground where no label lies.
         targets: Meaning of each target band.
         ignore: Target value of pixels that count for nothing.
         mean: Per band over the valid pixels of the training split.
@@ -66,6 +68,8 @@ class TilesInfo(BaseModel):
     size: int
     overlap: int
     classes: tuple[str, ...]
+    colours: tuple[str, ...] = ()
+    background: str | None = None
     targets: tuple[str, ...]
     ignore: int = IGNORE
     mean: tuple[float, ...]
@@ -82,6 +86,11 @@ class TilesInfo(BaseModel):
     def exclusive(self) -> bool:
         """Whether each pixel is of one of several classes, instead of building or not."""
         return self.targets == ("class",)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What the channels of a network that learns these targets mean."""
+        return self.classes if self.exclusive else self.targets
 
 
 def load_tiles_info(folder: str | Path) -> TilesInfo:

@@ -2,34 +2,42 @@
 
 from geoseg.options import Thresholds
 from geoseg.vectorize.components import Component, find_components
-from geoseg.vectorize.layer import (
-    iter_footprints,
-    join_batches,
-    place_footprints,
-    vectorize,
-    vectorize_arrays,
-)
+from geoseg.vectorize.layer import iter_footprints, vectorize, vectorize_arrays
 from geoseg.vectorize.measure import geodesic_measures
-from geoseg.vectorize.prob import ArrayProb, Prob, ProbSource, SceneProb
+from geoseg.vectorize.place import join_batches, place_footprints
+from geoseg.vectorize.prob import ArrayProb, ClassProb, Prob, ProbSource, SceneProb, likeliest
 from geoseg.vectorize.separate import fill_holes, separate
-from geoseg.vectorize.thresholds import THRESHOLDS_TAG, read_thresholds
+from geoseg.vectorize.thresholds import (
+    CLASSES_TAG,
+    THRESHOLDS_TAG,
+    describe_classes,
+    read_classes,
+    read_thresholds,
+    refuse_thresholds,
+)
 from geoseg.vectorize.trace import simplify_coverage, trace
 
 __all__ = [
+    "CLASSES_TAG",
     "THRESHOLDS_TAG",
     "ArrayProb",
+    "ClassProb",
     "Component",
     "Prob",
     "ProbSource",
     "SceneProb",
     "Thresholds",
+    "describe_classes",
     "fill_holes",
     "find_components",
     "geodesic_measures",
     "iter_footprints",
     "join_batches",
+    "likeliest",
     "place_footprints",
+    "read_classes",
     "read_thresholds",
+    "refuse_thresholds",
     "separate",
     "simplify_coverage",
     "trace",

@@ -1,39 +1,29 @@
-"""A probability raster becomes a layer of footprints, component by component."""
+"""A probability raster becomes a layer, of footprints or of the polygons of each class."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import geopandas as gpd
 import numpy as np
-import pandas as pd
-import shapely
-from affine import Affine
-from rasterio.windows import Window
-from scipy import ndimage
-from shapely.geometry import Polygon
 
 from geoseg.errors import OutputExistsError
 from geoseg.grid import Grid
 from geoseg.options import CRFOptions, Thresholds
 from geoseg.plan import Progress
+from geoseg.raster import read_prob_info
 from geoseg.refine import refine_raster
-from geoseg.vector import FOOTPRINT_COLUMNS, as_crs, check_suffix, write_footprints
-from geoseg.vectorize.components import EIGHT, Component, find_components
-from geoseg.vectorize.measure import geodesic_measures, pixel_areas_m2
-from geoseg.vectorize.prob import ArrayProb, Prob, ProbSource, SceneProb
-from geoseg.vectorize.separate import fill_holes, separate
-from geoseg.vectorize.thresholds import read_thresholds
-from geoseg.vectorize.trace import simplify_coverage, trace
+from geoseg.vector import FOOTPRINT_COLUMNS, check_suffix, write_footprints
+from geoseg.vectorize.buildings import iter_buildings
+from geoseg.vectorize.classes import CLASS_COLUMNS, iter_classes
+from geoseg.vectorize.place import join_batches, place_footprints
+from geoseg.vectorize.prob import ArrayProb, ClassProb, ProbSource, SceneProb
+from geoseg.vectorize.thresholds import read_classes, read_thresholds
 
 BLOCK_ROWS = 1024
-_BATCH = 4096  # footprints
-_SEED_SHARE = 0.25  # of the minimum area; a smaller seed is noise
 
 
 def vectorize(
@@ -47,7 +37,7 @@ def vectorize(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> int:
-    """Turns a probability raster into a file of footprints.
+    """Turns a probability raster into a file of footprints, or of polygons of each class.
 
     Args:
         prob: Probability raster, see `SceneProb`.
@@ -71,9 +61,12 @@ def vectorize(
     check_suffix(output)
     if Path(output).exists() and not overwrite:
         raise OutputExistsError(f"{output}: exists already; pass --overwrite or another name")
-    with _refined(prob, scene, crf, output, progress) as refined, SceneProb(refined) as source:
-        batches = _iter_batches(source, thresholds or read_thresholds(prob), block_rows)
-        return write_footprints(output, batches, crs=source.grid.crs)
+    thresholds = thresholds or read_thresholds(prob)
+    with _refined(prob, scene, crf, output, progress) as refined:
+        batches = iter_footprints(refined, thresholds=thresholds, block_rows=block_rows)
+        columns = CLASS_COLUMNS if read_classes(prob) else FOOTPRINT_COLUMNS
+        crs = read_prob_info(prob).grid.crs
+        return write_footprints(output, batches, crs=crs, columns=columns)
 
 
 @contextmanager
@@ -88,8 +81,7 @@ def _refined(
     if scene is None:
         yield prob
         return
-    with SceneProb(prob):  # refuse what is no probability raster before the work begins
-        pass
+    _open_source(prob).close()  # refuse what is no probability raster before the work begins
     parent = Path(output).parent
     parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".geoseg-", dir=parent) as folder:
@@ -101,7 +93,7 @@ def _refined(
 def iter_footprints(
     prob: str | Path, *, thresholds: Thresholds, block_rows: int = BLOCK_ROWS
 ) -> Iterator[gpd.GeoDataFrame]:
-    """Yields the footprints of a probability raster in batches.
+    """Yields the footprints of a probability raster in batches, or the polygons of each class.
 
     Args:
         prob: Probability raster, see `SceneProb`.
@@ -110,14 +102,23 @@ def iter_footprints(
 
     Yields:
         Frames in the raster's CRS with id (1..n in scan order), area_m2, perimeter_m,
-        confidence (mean p_body inside, 0..1) and geometry (valid Polygons).
+        confidence (mean p_body inside, 0..1) and geometry (valid Polygons); of exclusive classes
+        see `iter_classes`.
 
     Raises:
         SceneReadError: If `prob` cannot be read or is no probability raster.
         MissingCRSError: If `prob` does not say where it lies.
     """
-    with SceneProb(prob) as source:
-        yield from _iter_batches(source, thresholds, block_rows)
+    with _open_source(prob) as source:
+        if isinstance(source, ClassProb):
+            yield from iter_classes(source, thresholds, block_rows)
+        else:
+            yield from _iter_batches(source, thresholds, block_rows)
+
+
+def _open_source(prob: str | Path) -> SceneProb | ClassProb:
+    classes = read_classes(prob)
+    return ClassProb(prob, classes) if classes else SceneProb(prob)
 
 
 def vectorize_arrays(
@@ -143,106 +144,8 @@ def vectorize_arrays(
     return join_batches(_iter_batches(source, thresholds, grid.height), grid)
 
 
-def place_footprints(
-    outlines: Iterator[tuple[Polygon, float]], grid: Grid, min_area_m2: float
-) -> Iterator[gpd.GeoDataFrame]:
-    """Brings outlines to the ground, measures and numbers them.
-
-    Args:
-        outlines: Outline in pixels of the grid, and confidence.
-        grid: Place on the ground.
-        min_area_m2: Smaller footprints are dropped.
-
-    Yields:
-        Frames as in `iter_footprints`.
-    """
-    next_id = 1
-    while batch := list(islice(outlines, _BATCH)):
-        frame = _build_batch(batch, grid)
-        frame = frame[frame["area_m2"] >= min_area_m2].reset_index(drop=True)
-        frame["id"] = np.arange(next_id, next_id + len(frame), dtype=np.int64)
-        next_id += len(frame)
-        yield frame
-
-
 def _iter_batches(
     source: ProbSource, thresholds: Thresholds, block_rows: int
 ) -> Iterator[gpd.GeoDataFrame]:
-    objects = _iter_objects(source, thresholds, block_rows)
-    return place_footprints(objects, source.grid, thresholds.min_area_m2)
-
-
-def join_batches(batches: Iterator[gpd.GeoDataFrame], grid: Grid) -> gpd.GeoDataFrame:
-    """All footprints of some frames as one, which may be empty, on their grid."""
-    frames = list(batches)
-    return pd.concat(frames, ignore_index=True) if frames else _build_batch([], grid)
-
-
-def _iter_objects(
-    source: ProbSource, thresholds: Thresholds, block_rows: int
-) -> Iterator[tuple[Polygon, float]]:
-    """Yields outline in pixels of the grid and confidence, component by component."""
-
-    def read_mask(window: Window) -> np.ndarray:
-        return _mask(source.read(window), thresholds)
-
-    components = find_components(read_mask, source.grid.shape, block_rows)
-    centres = np.array([component.centre for component in components]).reshape(-1, 2)
-    areas_m2 = pixel_areas_m2(source.grid, centres[:, 1], centres[:, 0])
-    for component, pixel_m2 in zip(components, areas_m2.tolist(), strict=True):
-        if component.area * pixel_m2 >= thresholds.min_area_m2:
-            prob = source.read(component.window)
-            yield from _trace_component(prob, component, thresholds, pixel_m2)
-
-
-def _trace_component(
-    prob: Prob, component: Component, thresholds: Thresholds, pixel_m2: float
-) -> list[tuple[Polygon, float]]:
-    """Objects of one component, from the probabilities of its own window."""
-    row, column = component.first[0], component.first[1]
-    top, left = component.window.row_off, component.window.col_off
-    pieces, _ = ndimage.label(_mask(prob, thresholds), structure=EIGHT)
-    mask = pieces == pieces[row - top, column - left]
-    min_area_px = thresholds.min_area_m2 / pixel_m2
-    labels = separate(
-        prob.body,
-        prob.border,
-        fill_holes(mask, prob.valid, min_area_px),
-        thresholds,
-        min_seed_px=_SEED_SHARE * min_area_px,
-        min_area_px=min_area_px,
-    )
-    outlines = [polygon for _, polygon in trace(labels, Affine.translation(left, top))]
-    if not outlines:
-        return []
-    tolerance = thresholds.simplify_m / math.sqrt(pixel_m2)
-    confidences = ndimage.mean(prob.body, labels, np.arange(1, len(outlines) + 1))
-    return list(zip(simplify_coverage(outlines, tolerance), confidences, strict=True))
-
-
-def _mask(prob: Prob, thresholds: Thresholds) -> np.ndarray:
-    mask: np.ndarray = prob.valid & (prob.body >= np.float32(thresholds.body))
-    return mask
-
-
-def _build_batch(objects: list[tuple[Polygon, float]], grid: Grid) -> gpd.GeoDataFrame:
-    """Places outlines in pixels on the ground and measures them; ids are left at 0."""
-    crs = as_crs(grid.crs)
-    polygons = _to_ground(np.array([polygon for polygon, _ in objects], dtype=object), grid)
-    areas, perimeters = geodesic_measures(polygons, crs)
-    frame = pd.DataFrame(
-        {
-            "id": np.zeros(len(polygons)),
-            "area_m2": areas.round(3),
-            "perimeter_m": perimeters.round(3),
-            "confidence": np.array([confidence for _, confidence in objects]).round(4),
-        }
-    )
-    return gpd.GeoDataFrame(frame.astype(dict(FOOTPRINT_COLUMNS)), geometry=polygons, crs=crs)
-
-
-def _to_ground(polygons: np.ndarray, grid: Grid) -> np.ndarray:
-    ground: np.ndarray = shapely.transform(
-        polygons, lambda pixels: np.column_stack(grid.transform @ (pixels[:, 0], pixels[:, 1]))
-    )
-    return ground
+    buildings = iter_buildings(source, thresholds, block_rows)
+    return place_footprints(buildings, source.grid, thresholds.min_area_m2)

@@ -14,6 +14,7 @@ from geoseg.errors import SceneReadError
 from geoseg.grid import Grid
 from geoseg.quantise import dequantise
 from geoseg.raster import Scene, SceneInfo, read_prob_info
+from geoseg.vectorize.thresholds import Classes
 
 _TOLERANCE = 1e-3  # a float raster may overshoot 0..1 by what resampling adds
 
@@ -73,20 +74,11 @@ class ArrayProb:
         return Prob(dequantise(self._body[part]), border, self._valid[part])
 
 
-class SceneProb:
-    """A probability raster on disk; a context manager that holds it open.
+class _OpenProb:
+    """A probability raster on disk; a context manager that holds it open."""
 
-    Args:
-        path: Raster with a band named `building` and perhaps one named `border`; or one or two
-            bands without such names, in this order. Uint8 (255 = certain) or float in 0..1.
-
-    Raises:
-        SceneReadError: If the file cannot be read or is no probability raster.
-        MissingCRSError: If it does not say where it lies.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self._scene = Scene(path, bands=_building_bands(read_prob_info(path)))
+    def __init__(self, path: str | Path, bands: list[int]) -> None:
+        self._scene = Scene(path, bands=bands)
         self.grid = self._scene.grid
 
     def __enter__(self) -> Self:
@@ -98,14 +90,14 @@ class SceneProb:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file."""
         self._scene.close()
 
-    def read(self, window: Window) -> Prob:
-        """Reads the probabilities of a window inside the grid.
-
-        Raises:
-            SceneReadError: If the file is damaged there, or its values are no probabilities.
-        """
+    def _read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        """Float32 (bands, H, W) in 0..1, and valid (H, W)."""
         data, valid = self._scene.read(window)
         if data.dtype.kind == "f" and data.size:
             low, high = float(data.min()), float(data.max())
@@ -114,7 +106,79 @@ class SceneProb:
                     f"{self._scene.info.path}: holds values from {low:g} to {high:g}, not "
                     "probabilities from 0 to 1; give the prob.tif that predict writes"
                 )
-        return Prob(dequantise(data[0]), dequantise(data[1]) if len(data) > 1 else None, valid)
+        return dequantise(data), valid
+
+
+class SceneProb(_OpenProb):
+    """Probabilities of buildings on disk; a context manager that holds the file open.
+
+    Args:
+        path: Raster with a band named `building` and perhaps one named `border`; or one or two
+            bands without such names, in this order. Uint8 (255 = certain) or float in 0..1.
+
+    Raises:
+        SceneReadError: If the file cannot be read or is no probability raster.
+        MissingCRSError: If it does not say where it lies.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(path, _building_bands(read_prob_info(path)))
+
+    def read(self, window: Window) -> Prob:
+        """Reads the probabilities of a window inside the grid.
+
+        Raises:
+            SceneReadError: If the file is damaged there, or its values are no probabilities.
+        """
+        prob, valid = self._read(window)
+        return Prob(prob[0], prob[1] if len(prob) > 1 else None, valid)
+
+
+class ClassProb(_OpenProb):
+    """Probabilities of exclusive classes on disk; a context manager that holds the file open.
+
+    Args:
+        path: Raster with a band per class. Uint8 (255 = certain) or float in 0..1.
+        classes: The classes, from its tags.
+
+    Raises:
+        SceneReadError: If the file cannot be read or is no raster of these classes.
+        MissingCRSError: If it does not say where it lies.
+    """
+
+    def __init__(self, path: str | Path, classes: Classes) -> None:
+        info = read_prob_info(path)
+        if len(info.bands) != len(classes.names):
+            raise SceneReadError(
+                f"{path}: has {len(info.bands)} bands for {len(classes.names)} classes; give the "
+                "prob.tif that predict wrote, with all its bands"
+            )
+        super().__init__(path, list(info.indexes))
+        self.classes = classes
+
+    def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        """Reads the probabilities of a window inside the grid.
+
+        Returns:
+            Float32 (classes, H, W) in 0..1, and valid (H, W).
+
+        Raises:
+            SceneReadError: If the file is damaged there, or its values are no probabilities.
+        """
+        return self._read(window)
+
+
+def likeliest(prob: np.ndarray) -> np.ndarray:
+    """The likeliest class of each pixel, of several the first.
+
+    Args:
+        prob: (classes, H, W).
+
+    Returns:
+        uint8 (H, W), from 0.
+    """
+    best: np.ndarray = prob.argmax(axis=0).astype(np.uint8)
+    return best
 
 
 def _building_bands(info: SceneInfo) -> list[int]:

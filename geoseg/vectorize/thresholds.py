@@ -1,16 +1,32 @@
-"""The thresholds that a probability raster carries in its tags."""
+"""What a probability raster says of itself in its tags: thresholds, exclusive classes."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from geoseg.errors import ConfigError
-from geoseg.options import Thresholds
+from geoseg.options import Thresholds, VectorizeOptions
 from geoseg.raster import read_tags
 
 THRESHOLDS_TAG = "GEOSEG_THRESHOLDS"
+CLASSES_TAG = "GEOSEG_CLASSES"
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Exclusive classes whose probabilities a raster holds.
+
+    Attributes:
+        names: Of its bands, in order.
+        background: The one that is ground between the others, if there is one.
+    """
+
+    names: tuple[str, ...]
+    background: str | None
 
 
 def read_thresholds(path: str | Path) -> Thresholds:
@@ -29,3 +45,41 @@ def read_thresholds(path: str | Path) -> Thresholds:
         raise ConfigError(
             f"{path}: the tag {THRESHOLDS_TAG} is damaged ({problem}); pass thresholds explicitly"
         ) from error
+
+
+def describe_classes(names: tuple[str, ...], background: str | None) -> str:
+    """The tag `CLASSES_TAG` of a raster of exclusive classes, for `read_classes`."""
+    return json.dumps({"names": names, "background": background})
+
+
+def read_classes(path: str | Path) -> Classes | None:
+    """Reads which exclusive classes a probability raster holds; None of buildings.
+
+    Raises:
+        ConfigError: If the tag is damaged.
+        SceneReadError: If the raster cannot be opened.
+    """
+    text = read_tags(path).get(CLASSES_TAG)
+    if text is None:
+        return None
+    try:
+        said = json.loads(text)
+        return Classes(tuple(map(str, said["names"])), said["background"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(
+            f"{path}: the tag {CLASSES_TAG} is damaged; predict the scene again"
+        ) from error
+
+
+def refuse_thresholds(options: VectorizeOptions) -> None:
+    """Refuses thresholds that say nothing of exclusive classes.
+
+    Raises:
+        ConfigError: If one is set.
+    """
+    for name in ("body", "seed", "border"):
+        if getattr(options, name) is not None:
+            raise ConfigError(
+                f"vectorize.{name}: is of buildings; of exclusive classes the likeliest wins, "
+                "without a threshold"
+            )
