@@ -7,13 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from geoseg.model_file import ModelSpec
-from geoseg.raster import Scene, open_for_writing, write_cog
+from geoseg.raster import CLASS_TAG, Scene, open_for_writing, write_cog
 from geoseg.vectorize import likeliest
 
 MASK_NODATA = 255
-
-# What the tags of a mask call its values.
-CLASS_TAG = "CLASS_{}"
 
 _ROWS = 512
 _CLEAR = (0, 0, 0, 0)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,68 @@ def predict(
         write_mask(folder / "prob.tif", folder / "mask.tif", spec, chosen.body)
         vectorize(folder / "prob.tif", folder / "footprints.gpkg")
     return [output / name for name in ("prob.tif", "mask.tif", "footprints.gpkg")]
+
+
+@dataclass(frozen=True)
+class PredictTask:
+    """One scene to predict: a recipe that any process can carry out; see `predict`."""
+
+    scene: str | Path
+    model: str | Path
+    output: Path
+    options: PredictOptions
+    thresholds: VectorizeOptions
+
+
+def predict_scenes(
+    scenes: Sequence[str | Path],
+    model: str | Path,
+    output: str | Path,
+    *,
+    options: PredictOptions | None = None,
+    thresholds: VectorizeOptions | None = None,
+    run: Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]] = map,
+) -> list[Path]:
+    """Predicts scenes, each into a folder of its name; those that are there already stay.
+
+    Args:
+        scenes: The scenes.
+        model: A model file that `geoseg train` wrote.
+        output: Where the folders lie.
+        options: How to predict.
+        thresholds: Replace the model's.
+        run: Calls a function on every task and yields the results in order, an exception for
+            a task that was lost; `map` does so in this process.
+
+    Returns:
+        The folders.
+
+    Raises:
+        ConfigError: If two scenes have one name.
+        GeosegError: As `predict` raises it.
+    """
+    folders = [Path(output) / Path(scene).stem for scene in scenes]
+    repeated = next((folder for folder in folders if folders.count(folder) > 1), None)
+    if repeated:
+        raise ConfigError(
+            f"two scenes have one name, {repeated.name}; their results would share a folder"
+        )
+    tasks = [
+        PredictTask(
+            scene, model, folder, options or PredictOptions(), thresholds or VectorizeOptions()
+        )
+        for scene, folder in zip(scenes, folders, strict=True)
+        if not folder.exists()
+    ]
+    for lost in run(predict_task, tasks):
+        if isinstance(lost, Exception):
+            raise lost
+    return folders
+
+
+def predict_task(task: PredictTask) -> None:
+    """Predicts one scene."""
+    predict(task.scene, task.model, task.output, options=task.options, thresholds=task.thresholds)
 
 
 def iter_probs(

@@ -8,16 +8,14 @@ that an interrupted run is simply started again.
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import click
 
 from geoseg.config import Config, load_config
-from geoseg.errors import ConfigError
 from geoseg.evaluate import evaluate
-from geoseg.execution import run_tasks
-from geoseg.predict import predict
+from geoseg.execution import open_workers
+from geoseg.predict import predict_scenes
 from geoseg.tiles import plan_tiles, tile_scenes
 from geoseg.train import train
 
@@ -37,26 +35,28 @@ def run(
     Returns:
         Building F1@0.5 on the training scene's test ground.
     """
-    if len({source.stem for source in (scene, *others)}) <= len(others):
-        raise ConfigError("two scenes have one name; their results would share a folder")
-    tiles, scenes = output / "tiles", output / "scenes"
-    model = output / "run" / "model.safetensors"
-    if not tiles.exists():
-        runner = partial(run_tasks, workers=workers, scheduler=scheduler)
-        tile_scenes(plan_tiles([scene], labels, config.tile), tiles, run=runner)
-    if not model.exists():
-        train(tiles, model.parent, model=config.model, options=config.train, resume=True)
-    for source in (scene, *others):
-        if not (scenes / source.stem).exists():
-            predict(
-                source, model, scenes / source.stem,
-                options=config.predict, thresholds=config.vectorize,
-            )  # fmt: skip
-    found = scenes / scene.stem / "footprints.gpkg"
+    tiles, model = output / "tiles", output / "run" / "model.safetensors"
+    with open_workers(workers, scheduler) as on_workers:
+        if not tiles.exists():
+            tile_scenes(plan_tiles([scene], labels, config.tile), tiles, run=on_workers)
+        if not model.exists():
+            train(tiles, model.parent, model=config.model, options=config.train, resume=True)
+        found, *_ = predict_scenes(
+            [scene, *others],
+            model,
+            output / "scenes",
+            options=config.predict,
+            thresholds=config.vectorize,
+            run=on_workers,
+        )
     report = evaluate(
-        found, labels, output / "report", aoi=tiles / "test.geojson", where=config.tile.where,
+        found / "footprints.gpkg",
+        labels,
+        output / "report",
+        aoi=tiles / "test.geojson",
+        where=config.tile.where,
         overwrite=True,
-    )  # fmt: skip
+    )
     return report.f1
 
 
@@ -67,11 +67,14 @@ def run(
 @click.option("-o", "--output", type=Path, required=True)
 @click.option("--config", default="configs/deepglobe.yaml", show_default=True)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE")
-def main(
-    scene: Path, labels: Path, others: tuple[Path], output: Path, config: str, overrides: tuple[str]
-) -> None:
+@click.option("--workers", type=click.IntRange(1), default=1, help="Local processes.")
+@click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler.")
+def main(scene, labels, others, output, config, overrides, workers, scheduler):  # noqa: ANN001, ANN201
     """Train on SCENE and its footprints LABELS, and predict it and OTHERS."""
-    f1 = run(scene, labels, list(others), output, load_config(config, overrides))
+    settings = load_config(config, overrides)
+    f1 = run(
+        scene, labels, list(others), output, settings, workers=workers, scheduler=scheduler
+    )  # fmt: skip
     click.echo(f"F1 {f1:.3f} → {output}")
 
 

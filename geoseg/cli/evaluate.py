@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from geoseg.cli.options import output_option, overwrite_option
+from geoseg.cli.options import config_options, output_option, overwrite_option, resolve
+from geoseg.errors import ConfigError
 
 
 @click.command()
@@ -18,6 +19,7 @@ from geoseg.cli.options import output_option, overwrite_option
 )
 @click.option("--min-area-m2", type=float, help="Smaller buildings do not count.  [default: 0]")
 @overwrite_option
+@config_options
 def command(
     footprints: str,
     truth: str,
@@ -27,12 +29,28 @@ def command(
     threshold: float,
     min_area_m2: float | None,
     overwrite: bool,
+    config: str | None,
+    overrides: tuple[str, ...],
 ) -> None:
     """Score footprints against the truth, by the SpaceNet building metric.
 
-    Two .csv files in SpaceNet's format are scored per image and per city.
+    Two .csv files in SpaceNet's format are scored per image and per city; a mask.tif per class
+    and pixel, the classes by the --config that its tiles were made with.
     """
-    from geoseg.evaluate import evaluate, format_table
+    settings = resolve(config, overrides)
+    from geoseg.evaluate import evaluate, evaluate_mask, format_classes, format_table
+    from geoseg.raster import is_mask
+
+    if is_mask(footprints):
+        if min_area_m2 is not None:
+            raise ConfigError("--min-area-m2 is of footprints; a mask is compared by its pixels")
+        found = evaluate_mask(
+            footprints, truth, output, classes=settings.tile.classes, aoi=aoi, where=where,
+            overwrite=overwrite,
+        )  # fmt: skip
+        click.echo(format_classes(found))
+        click.echo(f"mean IoU {found.mean_iou:.3f}, accuracy {found.accuracy:.3f} → {output}")
+        return
 
     report = evaluate(
         footprints,

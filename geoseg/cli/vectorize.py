@@ -44,8 +44,10 @@ def command(
         vectorize__min_area_m2=min_area_m2,
         vectorize__simplify_m=simplify_m,
     )
-    from geoseg.vectorize import read_thresholds, vectorize
+    from geoseg.vectorize import read_classes, read_thresholds, refuse_thresholds, vectorize
 
+    if read_classes(prob):
+        refuse_thresholds(settings.vectorize)
     thresholds = settings.vectorize.over(read_thresholds(prob))
     with progress_bar() as progress:
         count = vectorize(

@@ -1,4 +1,4 @@
-"""Compares footprints with the truth, by building and by area, and writes a report."""
+"""Compares footprints, or a mask, with the truth and writes a report."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import geopandas as gpd
 
 from geoseg.errors import ConfigError
+from geoseg.evaluate.classes import ClassReport, evaluate_mask, format_classes
 from geoseg.evaluate.layers import Evaluation, evaluate_layers, read_layers
 from geoseg.evaluate.report import (
     LAYERS_NAME,
@@ -111,9 +112,12 @@ def _are_contest_files(
 __all__ = [
     "LAYERS_NAME",
     "REPORT_NAME",
+    "ClassReport",
     "Evaluation",
     "Report",
     "evaluate",
     "evaluate_layers",
+    "evaluate_mask",
+    "format_classes",
     "format_table",
 ]

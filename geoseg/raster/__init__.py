@@ -2,17 +2,20 @@
 
 from geoseg.raster.nearest import NearestRaster
 from geoseg.raster.opening import is_raster
-from geoseg.raster.prob import read_prob_info
+from geoseg.raster.prob import CLASS_TAG, is_mask, read_mask_classes, read_prob_info
 from geoseg.raster.reading import Scene, SceneInfo, read_info, read_tags
 from geoseg.raster.writing import open_for_writing, write_array, write_cog
 
 __all__ = [
+    "CLASS_TAG",
     "NearestRaster",
     "Scene",
     "SceneInfo",
+    "is_mask",
     "is_raster",
     "open_for_writing",
     "read_info",
+    "read_mask_classes",
     "read_prob_info",
     "read_tags",
     "write_array",

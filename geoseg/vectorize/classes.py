@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import geopandas as gpd
 import numpy as np
+import shapely
 from affine import Affine
 from rasterio.windows import Window
 from scipy import ndimage
@@ -94,14 +95,18 @@ def _trace(
     parts, _ = ndimage.label(values == component.value, structure=EIGHT)
     mask = parts == parts[component.first[0] - top, component.first[1] - left]
     pieces, count = ndimage.label(mask, structure=FOUR)
-    labels = np.where(mask, pieces, np.where(values > 0, values + count, 0))
-    traced = trace(labels, Affine.translation(left, top))
-    simple = simplify_coverage([polygon for _, polygon in traced], tolerance)
+    # Numbered class by class: a line is taken from the first of its two polygons, and must run
+    # the same way in the neighbour's window, for in a tie the way decides which corner goes.
+    numbers = values * (count + 1) + pieces
+    traced = trace(np.where(values > 0, numbers, 0), Affine.translation(left, top))
+    outlines = shapely.normalize(np.array([polygon for _, polygon in traced], dtype=object))
+    simple = simplify_coverage(list(outlines), tolerance)
+    own = component.value * (count + 1)
     confidence = ndimage.mean(prob[component.value - 1], pieces, np.arange(1, count + 1))
     return [
-        (polygon, confidence[label - 1])
-        for polygon, (label, _) in zip(simple, traced, strict=True)
-        if label <= count
+        (polygon, confidence[number - own - 1])
+        for polygon, (number, _) in zip(simple, traced, strict=True)
+        if own < number <= own + count
     ]
 
 

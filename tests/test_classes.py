@@ -1,0 +1,419 @@
+"""Exclusive classes of the ground, from labels to polygons and scores."""
+
+import json
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+import shapely
+import torch
+import yaml
+from affine import Affine
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as nps
+from rasterio.crs import CRS
+from rasterio.features import rasterize
+from scipy import ndimage
+from torch import nn
+
+from geoseg.cli import cli
+from geoseg.errors import ConfigError, GridMismatchError, SceneReadError
+from geoseg.evaluate import evaluate_mask
+from geoseg.grid import Grid
+from geoseg.metrics import count_classes
+from geoseg.model_file import load_spec
+from geoseg.options import ClassOptions, ModelOptions, Thresholds, TrainOptions, VectorizeOptions
+from geoseg.predict import predict
+from geoseg.raster import Scene, write_array
+from geoseg.segmenter import Segmenter
+from geoseg.tiles import TilesInfo
+from geoseg.town import build_town, write_town
+from geoseg.train import train
+from geoseg.vector import read_footprints
+from geoseg.vectorize import (
+    CLASSES_TAG,
+    describe_classes,
+    find_components,
+    iter_footprints,
+    join_batches,
+    vectorize,
+)
+from geoseg.vectorize.components import EIGHT
+
+UTM = CRS.from_epsg(32645)
+NAMES = ("ground", "field", "water")
+maps = nps.arrays(
+    np.uint8, st.tuples(st.integers(1, 19), st.integers(2, 23)), elements=st.integers(0, 3)
+)
+
+
+def grid_of(shape, gsd_m=0.5):
+    return Grid(UTM, Affine(gsd_m, 0, 300_000, 0, -gsd_m, 3_000_000), *shape)
+
+
+def write_prob(path, classes, background=None, sure=0.8):
+    """One-hot probabilities of a map of classes from 1; 0 is nodata."""
+    prob = np.stack([np.where(classes == value, sure, 0.1) for value in (1, 2, 3)])
+    write_array(
+        path, grid_of(classes.shape), np.rint(255 * prob).astype(np.uint8), valid=classes > 0,
+        descriptions=NAMES, tags={CLASSES_TAG: describe_classes(NAMES, background)},
+    )  # fmt: skip
+    return path
+
+
+def polygons(path, **thresholds):
+    chosen = Thresholds(**{"min_area_m2": 0, "simplify_m": 0} | thresholds)
+    with Scene(path) as scene:
+        grid = scene.grid
+    return join_batches(iter_footprints(path, thresholds=chosen), grid), grid
+
+
+def burnt(frame, grid):
+    values = frame["class"].map({name: i for i, name in enumerate(NAMES, start=1)})
+    shapes = list(zip(frame.geometry, values, strict=True))
+    return rasterize(shapes, grid.shape, transform=grid.transform, dtype="uint8")
+
+
+def blobs(seed, shape=(57, 83)):
+    rng = np.random.default_rng(seed)
+    fields = [ndimage.gaussian_filter(rng.normal(size=shape), 3) for _ in NAMES]
+    classes = np.argmax(fields, axis=0).astype(np.uint8) + 1
+    classes[:9, -14:] = 0
+    return classes
+
+
+@given(classes=maps)
+def test_outlines_give_the_map_back(tmp_path_factory, classes):
+    path = write_prob(tmp_path_factory.mktemp("prob") / "prob.tif", classes)
+    if not classes.any():
+        classes = classes + 0
+    frame, grid = polygons(path)
+    assert np.array_equal(burnt(frame, grid) if len(frame) else np.zeros_like(classes), classes)
+    assert frame.geometry.is_valid.all()
+    assert shapely.area(frame.geometry.values).sum() == pytest.approx((classes > 0).sum() * 0.25)
+    assert frame["id"].tolist() == list(range(1, len(frame) + 1))
+    assert frame["confidence"].tolist() == [0.8] * len(frame)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_simplified_neighbours_share_their_lines(tmp_path, seed):
+    classes = blobs(seed)
+    path = write_prob(tmp_path / "prob.tif", classes)
+    exact, grid = polygons(path)
+    simple, _ = polygons(path, simplify_m=0.6)
+    vertices = [shapely.get_num_coordinates(f.geometry.values).sum() for f in (exact, simple)]
+    assert vertices[1] < 0.7 * vertices[0]
+    assert len(simple) == len(exact)
+    whole = shapely.union_all(simple.geometry.values)
+    total = shapely.area(simple.geometry.values).sum()
+    assert total == pytest.approx(whole.area, rel=1e-9)
+    # What is not covered lies along the scene's own nodata, nowhere between two classes.
+    holes = [ring for part in shapely.get_parts(whole) for ring in part.interiors]
+    assert holes == []
+    assert (burnt(simple, grid) == classes).mean() > 0.97
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 100])
+def test_blocks_change_nothing(tmp_path, rows):
+    path = write_prob(tmp_path / "prob.tif", blobs(7), background="ground")
+    chosen = Thresholds(min_area_m2=3, simplify_m=0.4)
+    one, cut = (
+        join_batches(iter_footprints(path, thresholds=chosen, block_rows=n), grid_of((57, 83)))
+        for n in (57, rows)
+    )
+    assert set(one["class"]) == {"field", "water"}
+    assert (one.area_m2 >= 3).all()
+    assert cut.drop(columns="geometry").equals(one.drop(columns="geometry"))
+    assert (
+        shapely.to_wkb(cut.geometry.values).tolist() == shapely.to_wkb(one.geometry.values).tolist()
+    )
+
+
+@given(classes=maps, rows=st.integers(1, 9))
+def test_components_are_of_one_value(classes, rows):
+    found = find_components(lambda window: classes[window.toslices()], classes.shape, rows)
+    expected = set()
+    for value in range(1, 4):
+        labels, count = ndimage.label(classes == value, structure=EIGHT)
+        for number in range(1, count + 1):
+            pixels = np.argwhere(labels == number)
+            expected.add((value, *pixels[0].tolist(), len(pixels)))
+    assert {(one.value, *one.first, one.area) for one in found} == expected
+    assert len(found) == len(expected)
+
+
+def test_an_empty_map_is_an_empty_layer_with_its_columns(tmp_path):
+    path = write_prob(tmp_path / "prob.tif", np.ones((9, 14), np.uint8), background="ground")
+    assert vectorize(path, tmp_path / "empty.gpkg") == 0
+    layer = read_footprints(tmp_path / "empty.gpkg")
+    assert list(layer.columns) == [
+        "id", "class", "area_m2", "perimeter_m", "confidence", "geometry",
+    ]  # fmt: skip
+    assert len(layer) == 0
+
+
+def test_bands_and_classes_must_agree(tmp_path):
+    tags = {CLASSES_TAG: describe_classes(("a", "b"), None)}
+    bands = np.zeros((3, 8, 9), np.uint8)
+    write_array(tmp_path / "a.tif", grid_of((8, 9)), bands, tags=tags)
+    with pytest.raises(SceneReadError, match="has 3 bands for 2 classes"):
+        vectorize(tmp_path / "a.tif", tmp_path / "a.gpkg")
+    write_array(tmp_path / "b.tif", grid_of((8, 9)), bands, tags={CLASSES_TAG: "{"})
+    with pytest.raises(ConfigError, match="tag GEOSEG_CLASSES is damaged"):
+        vectorize(tmp_path / "b.tif", tmp_path / "b.gpkg")
+
+
+def test_confusion_by_hand():
+    truth = np.array([[0, 0, 1], [2, 2, 9]])
+    pred = np.array([[0, 1, 1], [2, 0, 0]])
+    found = count_classes(pred, truth, truth != 9, 4)
+    assert found.counts.tolist() == [[1, 1, 0, 0], [0, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0]]
+    assert [(one.tp, one.fp, one.fn, one.tn) for one in found.per_class] == [
+        (1, 1, 1, 2), (1, 1, 0, 3), (1, 0, 1, 3), (0, 0, 0, 5),
+    ]  # fmt: skip
+    assert found.accuracy == pytest.approx(3 / 5)
+    # The last class occurs nowhere and is no part of the mean.
+    assert found.mean_iou == pytest.approx((1 / 3 + 1 / 2 + 1 / 2) / 3)
+    assert found.mean_f1 == pytest.approx((1 / 2 + 2 / 3 + 2 / 3) / 3)
+    assert (found + found).counts.sum() == 10
+    with pytest.raises(ValueError, match="classes are 0 to 3"):
+        count_classes(pred, truth, truth >= 0, 4)
+
+
+INFO = TilesInfo(
+    bands=("red", "green", "blue"), dtype="uint8", gsd_m=0.3, nodata=None, size=32, overlap=0,
+    mean=(0.0,) * 3, std=(1.0,) * 3, scenes=("a.tif",), labels="a.gpkg", where=None,
+    split={}, tiles={"train": 2}, shared_pixels=0, classes=NAMES, targets=("class",),
+)  # fmt: skip
+
+
+class Same(nn.Module):
+    """Answers with its bands."""
+
+    def forward(self, image):
+        return image
+
+
+def test_the_learner_scores_the_likeliest_class():
+    module = Segmenter(Same(), INFO, TrainOptions())
+    module.log = lambda name, value, **_: logged.__setitem__(name, float(value))
+    logged: dict[str, float] = {}
+    image = torch.zeros(1, 3, 4, 6)
+    image[0, 0, :, :3], image[0, 2, :, 3:] = 9.0, 9.0
+    target = torch.zeros(1, 1, 4, 6, dtype=torch.uint8)
+    target[..., 4:], target[:, :, 0] = 2, 255
+    module.validation_step(
+        {"image": image, "target": target, "valid": torch.ones(1, 1, 4, 6, dtype=torch.bool)}, 0
+    )
+    module.on_validation_epoch_end()
+    # Three known rows: 9 pixels are right of class 0, 6 of class 2, 3 of class 0 taken for it.
+    assert logged["val_iou"] == pytest.approx((9 / 12 + 6 / 9) / 2)
+    assert module.confusion.accuracy == pytest.approx(15 / 18)
+    assert logged["val_loss"] == pytest.approx(
+        torch.nn.functional.cross_entropy(
+            image[:, :, 1:], target[:, 0, 1:].long()
+        ).item() + dice_by_hand(image[0, :, 1:], target[0, 0, 1:]), rel=1e-4,
+    )  # fmt: skip
+
+
+class Fixed(nn.Module):
+    """Answers the same, whatever it sees."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, _):
+        return self.logits
+
+
+def dice_by_hand(logits, target):
+    prob = logits.softmax(dim=0)
+    scores = [
+        (2 * prob[i][target == i].sum() + 1) / (prob[i].sum() + (target == i).sum() + 1)
+        for i in range(3)
+    ]
+    return 1 - sum(scores).item() / 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weight_map": {}}, "weighs ground between buildings"),
+        ({"loss": {"bce": 1}}, "bce: is for independent channels; exclusive classes take"),
+        ({"loss": {"cross_entropy": {"class_weights": [1, 2]}}}, "has 2 values for 3 classes"),
+    ],
+)
+def test_what_is_of_buildings_is_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        Segmenter(Same(), INFO, TrainOptions.model_validate(options))
+
+
+def test_a_graded_target_is_learnt_as_a_share():
+    info = INFO.model_copy(update={"targets": ("building", "distance"), "classes": ("building",)})
+    with pytest.raises(ConfigError, match="the target distance is a matter of degree"):
+        Segmenter(Same(), info, TrainOptions.model_validate({"loss": {"lovasz_hinge": 1}}))
+    module = Segmenter(Same(), info, TrainOptions.model_validate({"loss": {"bce": 1}}))
+    target = torch.tensor([0, 60, 127, 247]).view(1, 1, 1, 4).repeat(1, 2, 1, 1)
+    target[:, 0] = torch.tensor([0, 0, 1, 1])
+    logits = torch.randn(1, 2, 1, 4)
+    module.network = Fixed(logits)
+    found, _ = module._loss(torch.zeros(1, 3, 1, 4), target.to(torch.uint8))
+    shares = torch.stack([target[0, 0].float(), target[0, 1] / 247])[None]
+    assert found.item() == pytest.approx(
+        nn.functional.binary_cross_entropy_with_logits(logits, shares).item(), rel=1e-5
+    )
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """A town whose kinds of buildings are classes, cut and learnt for two epochs."""
+    folder = tmp_path_factory.mktemp("land")
+    town = build_town(128, 320, seed=4, density=1.2)
+    scene, labels = write_town(town, folder)
+    values = {"house": ["house", "l_shape", "courtyard", "hall"], "row": ["#c04000", "row_house"]}
+    config = {
+        "tile": {
+            "size": 64, "overlap": 0, "gap": 0,
+            "classes": {"attribute": "kind", "values": values},
+        },
+        "model": {"arch": "smp-unet", "encoder": "resnet18", "encoder_weights": "none"},
+        "train": {
+            "epochs": 2, "batch_size": 2, "precision": "32-true", "device": "cpu",
+            "loss": {"cross_entropy": 1, "lovasz_softmax": 1},
+        },
+        "predict": {"device": "cpu"},
+    }  # fmt: skip
+    path = folder / "land.yaml"
+    path.write_text(yaml.safe_dump(config))
+    run(f"tile {scene} --labels {labels} -o {folder}/tiles --config {path}")
+    trained = run(f"train {folder}/tiles -o {folder}/run --config {path}")
+    predicted = run(
+        f"predict {scene} -m {folder}/run/model.safetensors -o {folder}/out --config {path}"
+    )
+    return folder, town, trained + predicted
+
+
+def run(words):
+    result = CliRunner().invoke(cli, words.split())
+    if result.exception:
+        raise result.exception
+    return result.output
+
+
+def test_the_model_knows_its_classes(job):
+    folder, _, said = job
+    spec = load_spec(folder / "run" / "model.safetensors")
+    assert spec.exclusive
+    assert spec.background == "background"
+    assert spec.outputs == spec.classes == ("background", "house", "row")
+    assert spec.colours[2] == "#c04000"
+    assert "building F1" not in said
+    assert spec.provenance["val_f1"] is None
+
+
+def test_mask_and_probabilities_agree(job):
+    folder, town, _ = job
+    with rasterio.open(folder / "out" / "prob.tif") as prob, \
+            rasterio.open(folder / "out" / "mask.tif") as mask:  # fmt: skip
+        assert prob.descriptions == ("background", "house", "row")
+        data, valid = prob.read(), prob.dataset_mask() > 0
+        assert np.array_equal(valid, town.valid)
+        # Probabilities of exclusive classes sum to 1, but for the rounding of each band.
+        assert abs(data[:, valid].astype(int).sum(axis=0) - 255).max() <= 2
+        values = mask.read(1)
+        assert np.array_equal(values[valid], data[:, valid].argmax(axis=0))
+        assert (values[~valid] == 255).all()
+        assert mask.colormap(1)[2] == (0xC0, 0x40, 0x00, 255)
+        assert mask.colormap(1)[0][:3] == (0, 0, 0)
+        assert mask.tags()["CLASS_1"] == "house"
+
+
+def test_polygons_are_those_of_the_mask(job):
+    folder, town, _ = job
+    run(f"vectorize {folder}/out/prob.tif -o {folder}/exact.gpkg --min-area-m2 0 --simplify-m 0")
+    layer = gpd.read_file(folder / "exact.gpkg")
+    names = ("background", "house", "row")
+    assert set(layer["class"]) <= set(names[1:])
+    with rasterio.open(folder / "out" / "mask.tif") as mask:
+        values = mask.read(1)
+    values[values == 255] = 0
+    shapes = [(g, names.index(c)) for g, c in zip(layer.geometry, layer["class"], strict=True)]
+    found = (
+        rasterize(shapes, town.grid.shape, transform=town.grid.transform, dtype="uint8")
+        if shapes
+        else np.zeros_like(values)
+    )
+    assert np.array_equal(found, values)
+
+
+def test_a_mask_is_scored_by_class(job):
+    folder, town, _ = job
+    config = yaml.safe_load((folder / "land.yaml").read_text())
+    classes = ClassOptions.model_validate(config["tile"]["classes"])
+    report = evaluate_mask(
+        folder / "out" / "mask.tif", folder / "footprints.gpkg", folder / "report",
+        classes=classes, aoi=folder / "tiles" / "test.geojson",
+    )  # fmt: skip
+    with rasterio.open(folder / "out" / "mask.tif") as mask:
+        found = mask.read(1)
+    places = {kind: i for i, kinds in enumerate(config["tile"]["classes"]["values"].values(), 1)
+              for kind in kinds}  # fmt: skip
+    kinds = town.footprints.kind.map(places)
+    truth = rasterize(
+        list(zip(town.footprints.geometry, kinds, strict=True)), found.shape,
+        transform=town.grid.transform, dtype="uint8",
+    )  # fmt: skip
+    area = gpd.read_file(folder / "tiles" / "test.geojson").to_crs(town.grid.crs.to_wkt())
+    inside = rasterize(area.geometry, found.shape, transform=town.grid.transform) == 1
+    expected = count_classes(found, truth, inside & (found < 3), 3)
+    assert report.confusion == tuple(map(tuple, expected.counts.tolist()))
+    assert report.mean_iou == expected.mean_iou
+    written = json.loads((folder / "report" / "report.json").read_text())
+    assert written["classes"][1]["class"] == "house"
+    said = run(
+        f"evaluate {folder}/out/mask.tif --truth {folder}/footprints.gpkg -o {folder}/again "
+        f"--config {folder}/land.yaml --aoi {folder}/tiles/test.geojson"
+    )
+    assert f"mean IoU {expected.mean_iou:.3f}" in said
+
+
+def test_a_mask_of_other_classes_is_refused(job, tmp_path):
+    folder, town, _ = job
+    with pytest.raises(ConfigError, match="holds the classes background, house, row, but"):
+        evaluate_mask(folder / "out" / "mask.tif", folder / "footprints.gpkg")
+    with pytest.raises(SceneReadError, match="does not say which value is which class"):
+        evaluate_mask(folder / "scene.tif", folder / "footprints.gpkg")
+    beside = Grid(
+        town.grid.crs, town.grid.transform @ Affine.translation(9000, 0), *town.grid.shape
+    )
+    tags = {"CLASS_0": "background", "CLASS_1": "building"}
+    nothing = np.full((1, *beside.shape), 255, np.uint8)
+    write_array(tmp_path / "mask.tif", beside, nothing, nodata=255, tags=tags)
+    with pytest.raises(GridMismatchError, match="share no pixel whose class both name"):
+        evaluate_mask(tmp_path / "mask.tif", folder / "footprints.gpkg")
+
+
+def test_thresholds_of_buildings_say_nothing_of_classes(job, tmp_path):
+    folder, _, _ = job
+    model = folder / "run" / "model.safetensors"
+    with pytest.raises(ConfigError, match="of exclusive classes the likeliest wins"):
+        predict(
+            folder / "scene.tif", model, tmp_path / "out", thresholds=VectorizeOptions(body=0.4)
+        )
+    result = CliRunner().invoke(
+        cli,
+        ["vectorize", f"{folder}/out/prob.tif", "-o", f"{tmp_path}/a.gpkg", "--threshold", "0.4"],
+    )
+    assert isinstance(result.exception, ConfigError)
+    assert not (tmp_path / "a.gpkg").exists()
+
+
+def test_boxes_cannot_learn_classes(job, tmp_path):
+    folder, _, _ = job
+    with pytest.raises(ConfigError, match="retinanet cannot learn, as it finds boxes"):
+        train(folder / "tiles", tmp_path / "run", model=ModelOptions(arch="retinanet"))
+    assert not (tmp_path / "run").exists()
