@@ -45,6 +45,11 @@ class ClassReport:
     truth: str
     aoi: str | None = None
 
+    @property
+    def counts(self) -> Confusion:
+        """The confusion, which adds up over scenes."""
+        return Confusion(np.array(self.confusion, dtype=np.int64))
+
 
 def evaluate_mask(
     mask: str | Path,

@@ -75,6 +75,11 @@ class Report:
     cities: tuple[dict[str, Any], ...] = ()
     images: tuple[dict[str, Any], ...] = ()
 
+    @property
+    def counts(self) -> Score:
+        """The counts of buildings, which add up over scenes."""
+        return Score(self.tp, self.fp, self.fn)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `report.json` holds them."""
         return asdict(self)

@@ -45,6 +45,11 @@ class Scheme:
     colours: tuple[str, ...] = ()
 
     @property
+    def has_ground(self) -> bool:
+        """Whether ground where no label lies has a mask value of its own."""
+        return self.ground != IGNORE
+
+    @property
     def background(self) -> str | None:
         """Of exclusive classes, that of ground where no label lies."""
         return self.names[0] if self.exclusive and self.ground == 0 else None

@@ -60,10 +60,10 @@ class RasterLabels:
         return label(mask == 1)[0].astype(np.int32), mask
 
     def built(self, window: Window) -> float:
-        """Building pixels inside a window, estimated from a lattice of points."""
+        """Pixels of any class but the ground's in a window, estimated from a lattice of points."""
         shape = (min(_SAMPLES, int(window.height)), min(_SAMPLES, int(window.width)))
         mask = self._mask(window, shape)
-        share = ((mask > 0) & (mask != IGNORE)).mean()
+        share = ((mask != IGNORE) & (mask != self.scheme.ground)).mean()
         return float(share * window.width * window.height)
 
     def near(self, _: Window) -> RasterLabels:

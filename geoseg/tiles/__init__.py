@@ -2,7 +2,7 @@
 
 tiles/
 images/ID.tif     the scene's bands, (C, size, size)
-targets/ID.tif    building, border: 0, 1, or 255 where there is no data
+targets/ID.tif    building, border: 0, 1, or 255 where nothing is known; or the class's number
 tiles.parquet     one row per tile: id, scene, window, split, fractions, class_pixels, geometry
 footprints.parquet  the labels, as they were burnt
 train.geojson, val.geojson, test.geojson   the ground of each split
@@ -13,6 +13,7 @@ labels.json, labels.html   what `geoseg.survey` found, where `geoseg tile` made 
 from geoseg.tiles.cut import tile_scenes
 from geoseg.tiles.index import (
     TilesInfo,
+    list_scenes,
     load_tiles_info,
     read_tile_footprints,
     read_tiles,
@@ -23,6 +24,7 @@ from geoseg.tiles.plan import TilesPlan, plan_tiles
 __all__ = [
     "TilesInfo",
     "TilesPlan",
+    "list_scenes",
     "load_tiles_info",
     "plan_tiles",
     "read_tile_footprints",

@@ -16,7 +16,6 @@ from geoseg.errors import EmptyDatasetError, LabelError, SceneReadError, one_lin
 from geoseg.grid import Grid
 from geoseg.journal import Journal, claim_output, describe_job
 from geoseg.labels import IGNORE, FootprintLabels, Labels, burn, halo_px
-from geoseg.options import TileOptions
 from geoseg.paths import absolute_path
 from geoseg.raster import Scene, write_array
 from geoseg.splits import SPLITS
@@ -90,7 +89,7 @@ def tile_scenes(
             raise SceneReadError(failed[0]["error"])
         cut = pd.DataFrame([row for row in rows if "error" not in row])
         tiles = plan.tiles.merge(cut, on="id", sort=False)
-        kept = _choose_kept(tiles, plan.options)
+        kept = _choose_kept(tiles, plan)
         _remove_files(tiles.id[~kept], folder)
         tiles = tiles[kept].reset_index(drop=True)
         info = _summarise(plan, tiles, failed)
@@ -219,11 +218,15 @@ def _measure(id_: str, data: np.ndarray, valid: np.ndarray, mask: np.ndarray) ->
     }
 
 
-def _choose_kept(tiles: gpd.GeoDataFrame, options: TileOptions) -> pd.Series:
+def _choose_kept(tiles: gpd.GeoDataFrame, plan: TilesPlan) -> pd.Series:
     """Which tiles are kept: those with data, of training tiles without a building a share.
 
-    What is judged on keeps its empty ground, so that false alarms there count.
+    What is judged on keeps its empty ground, so that false alarms there count. Where every class
+    is one to learn, no tile is empty.
     """
+    options = plan.options
+    if not plan.scheme.has_ground:
+        return pd.Series(tiles.valid_fraction > 0)
     kept = tiles.valid_fraction > 0
     empty = tiles.index[kept & (tiles.split == "train") & (tiles.building_fraction == 0)]
     order = np.random.default_rng(options.seed).permutation(len(empty))

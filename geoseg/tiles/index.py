@@ -121,6 +121,21 @@ def read_tiles(folder: str | Path) -> gpd.GeoDataFrame:
     return gpd.read_parquet(Path(folder) / "tiles.parquet")
 
 
+def list_scenes(folder: str | Path, split: str) -> list[str]:
+    """Paths of the scenes that hold ground of a split.
+
+    Raises:
+        EmptyDatasetError: If there is none.
+    """
+    tiles = read_tiles(folder)
+    found: list[str] = tiles.scene[tiles.split == split].unique().tolist()
+    if not found:
+        raise EmptyDatasetError(
+            f"{folder}: has no tile in split {split}; tile again with other --fractions"
+        )
+    return found
+
+
 def read_tile_footprints(folder: str | Path) -> gpd.GeoDataFrame:
     """Reads `footprints.parquet`: the labels in longitude and latitude, and the scene of each.
 
