@@ -1,81 +1,78 @@
-"""Buildings with the network of the DeepGlobe solution: tile → train → predict → evaluate.
+"""Buildings by the network of the DeepGlobe solution, from tiles to scores.
 
-    python pipelines/deepglobe_buildings.py TRAINING_SCENE FOOTPRINTS OTHER_SCENE -o work/
+    python pipelines/deepglobe_buildings.py scenes/*.tif --labels footprints.gpkg \
+        --also another.tif -o work/
 
-Every step writes below the output folder and is skipped where its result is there already, so
-that an interrupted run is simply started again.
+tile → train → predict and vectorize (scenes with test ground, those of --also) → evaluate. What
+is there already is not done again, so an interrupted run is simply started again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from geoseg.config import Config, load_config
 from geoseg.evaluate import evaluate
 from geoseg.execution import open_workers
+from geoseg.labels import labels_of
 from geoseg.predict import predict_scenes
-from geoseg.tiles import plan_tiles, tile_scenes
+from geoseg.tiles import list_scenes, plan_tiles, tile_scenes
 from geoseg.train import train
 
 
 def run(
-    scene: Path,
-    labels: Path,
-    others: list[Path],
+    scenes: Sequence[str | Path],
+    labels: str | Path,
+    also: Sequence[str | Path],
     output: Path,
     config: Config,
     *,
     workers: int = 1,
     scheduler: str | None = None,
 ) -> float:
-    """Runs the recipe: trains on `scene`, predicts it and `others`, all below `output`.
+    """Runs the recipe, all of it below `output`.
 
     Returns:
-        Building F1@0.5 on the training scene's test ground.
+        Building F1@0.5 on test ground.
     """
     tiles, model = output / "tiles", output / "run" / "model.safetensors"
     with open_workers(workers, scheduler) as on_workers:
         if not tiles.exists():
-            tile_scenes(plan_tiles([scene], labels, config.tile), tiles, run=on_workers)
+            tile_scenes(plan_tiles(scenes, labels, config.tile), tiles, run=on_workers)
         if not model.exists():
             train(tiles, model.parent, model=config.model, options=config.train, resume=True)
-        found, *_ = predict_scenes(
-            [scene, *others],
-            model,
-            output / "scenes",
-            options=config.predict,
-            thresholds=config.vectorize,
-            run=on_workers,
+        tested = list_scenes(tiles, "test")
+        folders = predict_scenes(
+            [*tested, *also], model, output / "scenes",
+            options=config.predict, thresholds=config.vectorize, run=on_workers,
+        )  # fmt: skip
+    reports = [
+        evaluate(
+            folder / "footprints.gpkg", labels_of(scene, labels), output / "reports" / folder.name,
+            aoi=tiles / "test.geojson", where=config.tile.where, overwrite=True,
         )
-    report = evaluate(
-        found / "footprints.gpkg",
-        labels,
-        output / "report",
-        aoi=tiles / "test.geojson",
-        where=config.tile.where,
-        overwrite=True,
-    )
-    return report.f1
+        for scene, folder in zip(tested, folders, strict=False)
+    ]  # fmt: skip
+    return sum((report.counts for report in reports[1:]), reports[0].counts).f1
 
 
 @click.command()
-@click.argument("scene", type=Path)
-@click.argument("labels", type=Path)
-@click.argument("others", nargs=-1, type=Path)
+@click.argument("scenes", nargs=-1, required=True)
+@click.option("--labels", required=True, help="Footprints; {} stands for a scene's name.")
+@click.option("--also", multiple=True, help="A scene to predict, too. May be repeated.")
 @click.option("-o", "--output", type=Path, required=True)
 @click.option("--config", default="configs/deepglobe.yaml", show_default=True)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE")
-@click.option("--workers", type=click.IntRange(1), default=1, help="Local processes.")
+@click.option("--workers", default=1, help="Local processes.")
 @click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler.")
-def main(scene, labels, others, output, config, overrides, workers, scheduler):  # noqa: ANN001, ANN201
-    """Train on SCENE and its footprints LABELS, and predict it and OTHERS."""
-    settings = load_config(config, overrides)
-    f1 = run(
-        scene, labels, list(others), output, settings, workers=workers, scheduler=scheduler
-    )  # fmt: skip
-    click.echo(f"F1 {f1:.3f} → {output}")
+def main(output: Path, config: str, overrides: tuple[str, ...], **given: Any) -> None:
+    """Learn the buildings of SCENES from their LABELS."""
+    score = run(output=output, config=load_config(config, overrides), **given)
+    click.echo(f"F1 {score:.3f} → {output}")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("scenes", nargs=-1, required=True, metavar="SCENE...")
 @click.option(
-    "--labels", required=True, metavar="FOOTPRINTS", help="Footprints, any format and CRS."
+    "--labels",
+    required=True,
+    metavar="FOOTPRINTS",
+    help="Footprints, any format and CRS, or a mask; {} in it stands for each scene's name.",
 )
 @output_option("Folder for the tiles.")
 @click.option("--where", help='Attribute filter of the footprints, e.g. "label == 1".')

@@ -3,7 +3,7 @@
 from geoseg.labels.classes import IGNORE, Scheme, resolve_scheme
 from geoseg.labels.footprints import FootprintLabels, check_footprints, read_footprint_labels
 from geoseg.labels.raster import RasterLabels
-from geoseg.labels.reading import Labels, read_labels
+from geoseg.labels.reading import Labels, labels_of, read_labels
 from geoseg.labels.targets import BORDER_M, DISTANCE_PX, FULL_VALUES, TARGETS, burn, halo_px
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "burn",
     "check_footprints",
     "halo_px",
+    "labels_of",
     "read_footprint_labels",
     "read_labels",
     "resolve_scheme",

@@ -184,9 +184,21 @@ def _class_values(path: str | Path, footprints: gpd.GeoDataFrame, scheme: Scheme
 
 
 def check_footprints(
-    labels: Sequence[FootprintLabels], path: str | Path, where: str | None, layer: str | None = None
+    labels: Sequence[FootprintLabels],
+    path: str | Path,
+    where: str | None,
+    layer: str | None = None,
+    *,
+    files: Iterable[str | Path] = (),
 ) -> None:
     """Refuses labels of which none meets any scene.
+
+    Args:
+        labels: Those of each scene.
+        path: As the user names them.
+        where: Attribute filter.
+        layer: Layer name.
+        files: Where they were read; `path` when there is none.
 
     Raises:
         LabelError: If the layer, or what the filter leaves of it, is empty.
@@ -194,17 +206,21 @@ def check_footprints(
     """
     if any(len(label) for label in labels):
         return
-    everything = read_footprints(path, where=where, layer=layer)
-    if everything.empty:
+    layers = [
+        read_footprints(file, where=where, layer=layer) for file in dict.fromkeys(files or [path])
+    ]
+    drawn = [found for found in layers if len(found)]
+    if not drawn:
         kept = f" where {where}" if where else ""
-        if everything.attrs.get("dropped"):
+        dropped = sum(found.attrs.get("dropped", 0) for found in layers)
+        if dropped:
             raise LabelError(
-                f"{path}: holds {everything.attrs['dropped']} features{kept}, but no polygon; "
-                "footprints are polygons"
+                f"{path}: holds {dropped} features{kept}, but no polygon; footprints are polygons"
             )
         raise LabelError(f"{path}: holds no footprint{kept}; check the layer and the filter")
-    west, south, east, north = everything.to_crs(4326).total_bounds
+    bounds = np.array([found.to_crs(4326).total_bounds for found in drawn])
+    (west, south), (east, north) = bounds[:, :2].min(axis=0), bounds[:, 2:].max(axis=0)
     raise GridMismatchError(
-        f"{path}: its {len(everything)} footprints lie at longitude {west:.4f} to {east:.4f}, "
+        f"{path}: its {sum(map(len, drawn))} footprints lie at longitude {west:.4f} to {east:.4f}, "
         f"latitude {south:.4f} to {north:.4f}, outside every scene; check its CRS and the scenes"
     )

@@ -4,13 +4,49 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from geoseg.errors import LabelError
 from geoseg.grid import Grid
 from geoseg.labels.classes import Scheme
 from geoseg.labels.footprints import FootprintLabels, read_footprint_labels
 from geoseg.labels.raster import RasterLabels
+from geoseg.paths import is_missing
 from geoseg.raster import is_raster
 
 Labels = FootprintLabels | RasterLabels
+
+# In a path of labels, stands for the name of a scene.
+SCENE_NAME = "{}"
+
+
+def labels_of(scene: str | Path, labels: str | Path) -> str:
+    """The path of a scene's labels.
+
+    `{}` in the path of labels stands for the scene's name without its suffix; where no such file
+    is, for the longest part of it that leaves out words at its beginning or at its end, divided
+    by `_`: scene `RGB_img7.tif` may have the labels `buildings_img7.geojson`, of the path
+    `buildings_{}.geojson`, and `7_sat.jpg` those of `{}_mask.png`.
+
+    Args:
+        scene: Path of the scene.
+        labels: Path of the labels, with or without `{}`.
+
+    Raises:
+        LabelError: If no such file is there.
+    """
+    path = str(labels)
+    if SCENE_NAME not in path:
+        return path
+    words = Path(scene).stem.split("_")
+    parts = [words[start:] for start in range(len(words))]
+    parts += [words[:end] for end in range(len(words) - 1, 0, -1)]
+    tried = [path.replace(SCENE_NAME, "_".join(part)) for part in parts]
+    found = next((one for one in tried if not is_missing(one)), None)
+    if found is None:
+        raise LabelError(
+            f"{scene}: has no labels; there is none of {', '.join(tried)}; check the path of the "
+            "labels, in which {} stands for a scene's name or a part of it"
+        )
+    return found
 
 
 def read_labels(

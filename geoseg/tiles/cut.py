@@ -75,7 +75,7 @@ def tile_scenes(
         LabelError: If no pixel of any tile is a building.
         EmptyDatasetError: If no training tile has a valid pixel.
     """
-    inputs = (*(scene.path for scene in plan.scenes), plan.labels_path)
+    inputs = (*(scene.path for scene in plan.scenes), *plan.label_files)
     job = describe_job(plan.options.model_dump(), list(plan.tiles.id), files=inputs)
     with (
         claim_output(output, overwrite=overwrite, inputs=inputs, job=job) as folder,

@@ -20,6 +20,7 @@ from geoseg.labels import (
     Labels,
     Scheme,
     check_footprints,
+    labels_of,
     read_labels,
     resolve_scheme,
 )
@@ -51,6 +52,8 @@ class TilesPlan:
         shared_pixels: Pixels that two splits share.
         gap: Pixels that tiles of different splits lie apart at the least.
         options: How scenes are cut.
+        labels_path: Of the labels, as the user gave it.
+        label_files: What it stands for.
         scheme: The classes.
     """
 
@@ -63,6 +66,7 @@ class TilesPlan:
     gap: int
     options: TileOptions
     labels_path: str
+    label_files: tuple[str, ...]
     scheme: Scheme
 
     @property
@@ -95,13 +99,14 @@ def plan_tiles(scenes: Sequence[str | Path], labels: str | Path, options: TileOp
     gsd_m = options.gsd_m or infos[0].grid.gsd_m
     grids = [info.grid.resampled(gsd_m) for info in infos]
     scheme = resolve_scheme(options.classes)
+    files = [labels_of(info.path, labels) for info in infos]
     on_scenes = [
-        read_labels(labels, grid, scheme, where=options.where, layer=options.layer)
-        for grid in grids
+        read_labels(file, grid, scheme, where=options.where, layer=options.layer)
+        for file, grid in zip(files, grids, strict=True)
     ]
     drawn = [one for one in on_scenes if isinstance(one, FootprintLabels)]
     if drawn:
-        check_footprints(drawn, labels, options.where, options.layer)
+        check_footprints(drawn, labels, options.where, options.layer, files=files)
 
     grounds = [
         Ground(info.path, grid, placed.built)
@@ -133,6 +138,7 @@ def plan_tiles(scenes: Sequence[str | Path], labels: str | Path, options: TileOp
         separation.gap,
         options,
         str(labels),
+        tuple(dict.fromkeys(files)),
         scheme,
     )
 
