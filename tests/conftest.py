@@ -10,10 +10,13 @@ import pytest
 import rasterio
 import torch
 from affine import Affine
+from click.testing import CliRunner
 from hypothesis import settings
 from rasterio.crs import CRS
 from shapely.geometry import Polygon
 
+from geoseg.cli import cli
+from geoseg.errors import GeosegError
 from geoseg.grid import Grid
 
 # `HYPOTHESIS_PROFILE=ci pytest` tries more examples, the same ones each time.
@@ -154,3 +157,82 @@ def write_scene(
     return MadeScene(
         path, labels, Grid(known, transform, height, width), data, valid, boxes, polygons
     )
+
+
+# What users see of `geoseg tile`, and a table of it when all tests have run
+
+_TABLE = "given to geoseg tile"
+
+
+@dataclass(frozen=True)
+class TileOutcome:
+    """How `geoseg tile` ended.
+
+    Attributes:
+        message: The line of the refusal, or nothing.
+        said: What was printed.
+        folder: The tiles.
+    """
+
+    message: str
+    said: str
+    folder: Path
+
+    @property
+    def refused(self):
+        return bool(self.message)
+
+
+@pytest.fixture
+def give_to_tile(tmp_path, record_property):
+    """A function that gives scenes and words to `geoseg tile`, and puts a row into the table.
+
+    It either leaves whole tiles, or ends with one line of a `GeosegError` and leaves nothing.
+    """
+
+    def give(scenes, *words, about=None):
+        folder = tmp_path / "tiles"
+        words = ["tile", *scenes, "-o", folder, *words]
+        result = CliRunner().invoke(cli, [str(word) for word in words])
+        error = result.exception
+        if error is not None and not isinstance(error, GeosegError):
+            raise error
+        message = "" if error is None else str(error)
+        if error is None:
+            assert result.exit_code == 0, result.output
+        else:
+            assert len(message.splitlines()) == 1
+            assert "; " in message, f"does not say what to do: {message}"
+            assert "Traceback" not in message
+            assert not folder.exists()
+        if about is not None:
+            row = {key: str(value) for key, value in about.items()}
+            row["outcome"] = "refused" if error else "tiled"
+            for given in (*map(str, scenes), str(tmp_path)):
+                message = message.replace(given + "/", "").replace(given, "it")
+            record_property(_TABLE, row | {"reason": message})
+        return TileOutcome(str(error or ""), result.stdout, folder)
+
+    return give
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Shows what became of each file that tests gave to `geoseg tile`."""
+    rows = [
+        value
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", None) == "call"
+        for name, value in report.user_properties
+        if name == _TABLE
+    ]
+    if not rows:
+        return
+    columns = ["file", "outcome", "bands", "dtype", "placed by", "reason"]
+    columns = [name for name in columns if any(row.get(name) for row in rows)]
+    width = {name: max(len(name), *(len(row.get(name, "")) for row in rows)) for name in columns}
+    terminalreporter.section(_TABLE)
+    heads = {name: name for name in columns}
+    for row in [heads, *sorted(rows, key=lambda row: row["file"])]:
+        line = "  ".join(row.get(name, "").ljust(width[name]) for name in columns)
+        terminalreporter.write_line(line.rstrip())
