@@ -10,14 +10,14 @@ import pytest
 import rasterio
 import torch
 from affine import Affine
-from click.testing import CliRunner
 from hypothesis import settings
 from rasterio.crs import CRS
 from shapely.geometry import Polygon
 
-from geoseg.cli import cli
 from geoseg.errors import GeosegError
 from geoseg.grid import Grid
+from geoseg.options import TileOptions
+from geoseg.tiles import plan_tiles, tile_scenes
 
 # `HYPOTHESIS_PROFILE=ci pytest` tries more examples, the same ones each time.
 settings.register_profile("dev", max_examples=25, deadline=None)
@@ -159,7 +159,7 @@ def write_scene(
     )
 
 
-# What users see of `geoseg tile`, and a table of it when all tests have run
+# What becomes of files that are given to `geoseg tile`, and a table of it when all tests have run
 
 _TABLE = "given to geoseg tile"
 
@@ -170,12 +170,10 @@ class TileOutcome:
 
     Attributes:
         message: The line of the refusal, or nothing.
-        said: What was printed.
         folder: The tiles.
     """
 
     message: str
-    said: str
     folder: Path
 
     @property
@@ -185,33 +183,30 @@ class TileOutcome:
 
 @pytest.fixture
 def give_to_tile(tmp_path, record_property):
-    """A function that gives scenes and words to `geoseg tile`, and puts a row into the table.
+    """A function that tiles scenes as `geoseg tile` does, and puts a row into the table.
 
     It either leaves whole tiles, or ends with one line of a `GeosegError` and leaves nothing.
     """
 
-    def give(scenes, *words, about=None):
-        folder = tmp_path / "tiles"
-        words = ["tile", *scenes, "-o", folder, *words]
-        result = CliRunner().invoke(cli, [str(word) for word in words])
-        error = result.exception
-        if error is not None and not isinstance(error, GeosegError):
-            raise error
-        message = "" if error is None else str(error)
-        if error is None:
-            assert result.exit_code == 0, result.output
-        else:
+    def give(scenes, labels, *, about=None, finish=None, **options):
+        folder, message = tmp_path / "tiles", ""
+        try:
+            plan = plan_tiles(scenes, labels, TileOptions(**options))
+            info = tile_scenes(plan, folder, finish=finish)
+            assert not info.failed
+        except GeosegError as error:
+            message = str(error)
             assert len(message.splitlines()) == 1
             assert "; " in message, f"does not say what to do: {message}"
-            assert "Traceback" not in message
             assert not folder.exists()
         if about is not None:
-            row = {key: str(value) for key, value in about.items()}
-            row["outcome"] = "refused" if error else "tiled"
-            for given in (*map(str, scenes), str(tmp_path)):
-                message = message.replace(given + "/", "").replace(given, "it")
-            record_property(_TABLE, row | {"reason": message})
-        return TileOutcome(str(error or ""), result.stdout, folder)
+            row = {name: str(value) for name, value in about.items()}
+            row["outcome"] = "refused" if message else "tiled"
+            reason = message
+            for given in (*map(str, scenes), str(labels)):
+                reason = reason.replace(given, Path(given).name)
+            record_property(_TABLE, {"reason": reason} | row)
+        return TileOutcome(message, folder)
 
     return give
 
