@@ -200,7 +200,7 @@ def check_footprints(
         if everything.attrs.get("dropped"):
             raise LabelError(
                 f"{path}: holds {everything.attrs['dropped']} features{kept}, but no polygon; "
-                "footprints are polygons"
+                "footprints are polygons with finite coordinates"
             )
         raise LabelError(f"{path}: holds no footprint{kept}; check the layer and the filter")
     west, south, east, north = everything.to_crs(4326).total_bounds
