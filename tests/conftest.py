@@ -14,7 +14,10 @@ from hypothesis import settings
 from rasterio.crs import CRS
 from shapely.geometry import Polygon
 
+from geoseg.errors import GeosegError
 from geoseg.grid import Grid
+from geoseg.options import TileOptions
+from geoseg.tiles import plan_tiles, tile_scenes
 
 # `HYPOTHESIS_PROFILE=ci pytest` tries more examples, the same ones each time.
 settings.register_profile("dev", max_examples=25, deadline=None)
@@ -154,3 +157,77 @@ def write_scene(
     return MadeScene(
         path, labels, Grid(known, transform, height, width), data, valid, boxes, polygons
     )
+
+
+# What becomes of files that are given to `geoseg tile`, and a table of it when all tests have run
+
+_TABLE = "given to geoseg tile"
+
+
+@dataclass(frozen=True)
+class TileOutcome:
+    """How `geoseg tile` ended.
+
+    Attributes:
+        message: The line of the refusal, or nothing.
+        folder: The tiles.
+    """
+
+    message: str
+    folder: Path
+
+    @property
+    def refused(self):
+        return bool(self.message)
+
+
+@pytest.fixture
+def give_to_tile(tmp_path, record_property):
+    """A function that tiles scenes as `geoseg tile` does, and puts a row into the table.
+
+    It either leaves whole tiles, or ends with one line of a `GeosegError` and leaves nothing.
+    """
+
+    def give(scenes, labels, *, about=None, finish=None, **options):
+        folder, message = tmp_path / "tiles", ""
+        try:
+            plan = plan_tiles(scenes, labels, TileOptions(**options))
+            info = tile_scenes(plan, folder, finish=finish)
+            assert not info.failed
+        except GeosegError as error:
+            message = str(error)
+            assert len(message.splitlines()) == 1
+            assert "; " in message, f"does not say what to do: {message}"
+            assert not folder.exists()
+        if about is not None:
+            row = {name: str(value) for name, value in about.items()}
+            row["outcome"] = "refused" if message else "tiled"
+            reason = message
+            for given in (*map(str, scenes), str(labels)):
+                reason = reason.replace(given, Path(given).name)
+            record_property(_TABLE, {"reason": reason} | row)
+        return TileOutcome(message, folder)
+
+    return give
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Shows what became of each file that tests gave to `geoseg tile`."""
+    rows = [
+        value
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", None) == "call"
+        for name, value in report.user_properties
+        if name == _TABLE
+    ]
+    if not rows:
+        return
+    columns = ["file", "outcome", "bands", "dtype", "placed by", "reason"]
+    columns = [name for name in columns if any(row.get(name) for row in rows)]
+    width = {name: max(len(name), *(len(row.get(name, "")) for row in rows)) for name in columns}
+    terminalreporter.section(_TABLE)
+    heads = {name: name for name in columns}
+    for row in [heads, *sorted(rows, key=lambda row: row["file"])]:
+        line = "  ".join(row.get(name, "").ljust(width[name]) for name in columns)
+        terminalreporter.write_line(line.rstrip())

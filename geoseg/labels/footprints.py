@@ -215,7 +215,8 @@ def check_footprints(
         dropped = sum(found.attrs.get("dropped", 0) for found in layers)
         if dropped:
             raise LabelError(
-                f"{path}: holds {dropped} features{kept}, but no polygon; footprints are polygons"
+                f"{path}: holds {dropped} features{kept}, but no polygon; footprints are polygons "
+                "with finite coordinates"
             )
         raise LabelError(f"{path}: holds no footprint{kept}; check the layer and the filter")
     bounds = np.array([found.to_crs(4326).total_bounds for found in drawn])

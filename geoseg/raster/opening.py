@@ -28,10 +28,19 @@ def open_raster(path: str | Path) -> Any:
             raise SceneReadError(
                 f"{name}: no such file; check the path (and quotes around spaces)"
             ) from error
+        if lacks_file(error):
+            raise SceneReadError(
+                f"{name}: lacks a file that it refers to ({one_line(error)}); put that beside it"
+            ) from error
         raise SceneReadError(
             f"{name}: GDAL cannot read this as a raster ({one_line(error)}); give a GeoTIFF, COG, "
             "VRT or another raster format"
         ) from error
+
+
+def lacks_file(error: RasterioError) -> bool:
+    """Whether what could not be read is another file, which is not there."""
+    return "no such file" in one_line(error).lower()
 
 
 def is_raster(path: str | Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree
 
@@ -28,6 +29,9 @@ _WARP_TOLERANCE = 0.001
 
 # Rows and columns that a warp computes at a time, as GDAL chooses them itself.
 _BLOCK = (128, 512)
+
+# Files that GDAL keeps beside a raster and finds by itself.
+_PARTS = {".msk": "its mask", ".ovr": "its overviews"}
 
 _LONGITUDE_LATITUDE = CRS.from_epsg(4326)
 
@@ -170,6 +174,12 @@ def _fitted(source: Any, path: str, by: PlacedBy, crs: CRS, **model: Any) -> Pla
 
 
 def _nowhere(source: Any, path: str, has_points: bool) -> MissingCRSError:
+    stem, dot, suffix = path.rpartition(".")
+    if dot + suffix.lower() in _PARTS:
+        return MissingCRSError(
+            f"{path}: is only a part of {Path(stem).name}, {_PARTS[dot + suffix.lower()]}; give "
+            "that file itself"
+        )
     if has_points:
         return MissingCRSError(
             f"{path}: has ground control points but no CRS; gdal_translate -a_srs EPSG:CODE in.tif "

@@ -15,7 +15,7 @@ from rasterio.windows import Window
 
 from geoseg.errors import ConfigError, SceneReadError, one_line
 from geoseg.grid import Grid
-from geoseg.raster.opening import open_raster
+from geoseg.raster.opening import lacks_file, open_raster
 from geoseg.raster.placing import Place, PlacedBy, find_place, open_warped, warn_of_terrain
 from geoseg.raster.view import Band, list_bands, open_view, validity_band
 
@@ -125,16 +125,25 @@ class Scene:
         try:
             data, valid = self._read(window, shape or (window.height, window.width))
         except RasterioError as error:
-            raise SceneReadError(
-                f"{self.info.path}: cannot read rows {window.row_off}-"
-                f"{window.row_off + window.height}, columns {window.col_off}-"
-                f"{window.col_off + window.width} ({one_line(error)}); the file looks damaged, "
-                "copy or download it again, with all files that it refers to"
-            ) from error
+            raise self._unreadable(window, error) from error
         if data.dtype.kind == "f":
             valid &= np.isfinite(data).all(axis=0)
         data[:, ~valid] = 0
         return data, valid
+
+    def _unreadable(self, window: Window, error: RasterioError) -> SceneReadError:
+        said = one_line(error)
+        if lacks_file(error):
+            return SceneReadError(
+                f"{self.info.path}: lacks a file that it refers to ({said}); put that where it is "
+                "looked for, or make the scene again"
+            )
+        return SceneReadError(
+            f"{self.info.path}: cannot read rows {window.row_off}-"
+            f"{window.row_off + window.height}, columns {window.col_off}-"
+            f"{window.col_off + window.width} ({said}); the file looks damaged, copy or download "
+            "it again, with all files that it refers to"
+        )
 
     def _read(self, window: Window, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         data = self._reader.read(

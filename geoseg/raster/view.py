@@ -19,8 +19,6 @@ _PALETTE_ALPHA = 4
 # What says where a raster lies, in a VRT.
 _PLACE = ("SRS", "GeoTransform", "GCPList")
 
-_ALPHA_DTYPES = ("uint8", "uint16")
-
 # Any opacity is validity, whatever the type of the alpha band.
 _OPAQUE = "0:0,1:255"
 
@@ -69,15 +67,15 @@ def list_bands(source: Any) -> list[Band]:
 def validity_band(source: Any, bands: Sequence[Band]) -> str | None:
     """What says where a scene's bands are valid, as VRT names bands: `4`, `mask,1`, or nothing.
 
-    A mask or an alpha band knows better than a sentinel, which may be a colour. Alpha counts in the
-    types in which GDAL takes it for a mask.
+    A mask or an alpha band knows better than a sentinel, which may be a colour. Alpha counts in
+    every type, not only in those in which GDAL takes it for a mask: where it is 0, nothing is seen.
 
     Args:
         source: The dataset.
         bands: Those that are read; an alpha band among them says nothing but its own values.
     """
     alpha = next((i for i, c in enumerate(source.colorinterp, 1) if c == ColorInterp.alpha), None)
-    if alpha is not None and source.dtypes[alpha - 1] in _ALPHA_DTYPES:
+    if alpha is not None:
         return None if any(band.number == alpha for band in bands) else str(alpha)
     if MaskFlags.per_dataset in source.mask_flag_enums[bands[0].number - 1]:
         return f"mask,{bands[0].number}"

@@ -21,6 +21,7 @@ from geoseg.raster import Scene, write_array
 from geoseg.splits import SPLITS
 from geoseg.tiles.index import FailedTile, TilesInfo, tile_window
 from geoseg.tiles.plan import TilesPlan
+from geoseg.vector import within_globe
 
 # What is known of each tile only to sum it up.
 _GATHERED = ("pixels", "sums", "squares", "of_value", "scene_index")
@@ -247,9 +248,7 @@ def _summarise(
 ) -> TilesInfo:
     train = tiles[tiles.split == "train"]
     if train.empty:
-        raise EmptyDatasetError(
-            f"{plan.scenes[0].path}: no training tile has a valid pixel; check nodata and splits"
-        )
+        raise _nothing_to_train_on(plan, bool(len(tiles)))
     _check_classes(plan, np.sum(tiles.of_value.tolist(), axis=0))
     pixels = train.pixels.sum()
     mean = np.sum(train.sums.tolist(), axis=0) / pixels
@@ -280,6 +279,19 @@ def _summarise(
     )
 
 
+def _nothing_to_train_on(plan: TilesPlan, elsewhere: bool) -> EmptyDatasetError:
+    first = plan.scenes[0]
+    what = f"{first.path}: no training tile has a valid pixel"
+    if elsewhere:
+        return EmptyDatasetError(f"{what}, but those of other splits have; choose another --split")
+    if first.nodata is None:
+        return EmptyDatasetError(f"{what}, all is masked; gdalinfo says by what, or take another")
+    return EmptyDatasetError(
+        f"{what}, all of it is {first.nodata:g}, the value of nodata; if that is data, "
+        "gdal_edit.py -unsetnodata file.tif says so, else take another scene"
+    )
+
+
 def _check_classes(plan: TilesPlan, of_value: np.ndarray) -> None:
     """Refuses labels that give a class no pixel: what has no example is not learnt."""
     scheme = plan.scheme
@@ -290,7 +302,7 @@ def _check_classes(plan: TilesPlan, of_value: np.ndarray) -> None:
         check = "tile.classes.values" if scheme.exclusive else "that they are larger than a pixel"
         raise LabelError(
             f"{plan.labels_path}: class {absent[0]} has no pixel in any tile; check that the "
-            f"labels lie on the scene, and {check}"
+            f"labels lie on ground where the scene has data, and {check}"
         )
 
 
@@ -332,5 +344,6 @@ def _write_index(plan: TilesPlan, tiles: gpd.GeoDataFrame, info: TilesInfo, fold
         footprints = gpd.GeoDataFrame(pd.concat(drawn, ignore_index=True))
         footprints.to_parquet(folder / "footprints.parquet")
     for split, part in plan.ground.groupby("split"):
+        part = part.set_geometry([within_globe(shape) for shape in part.geometry], crs=part.crs)
         part.to_file(folder / f"{split}.geojson", driver="GeoJSON", RFC7946="YES")
     (folder / "tiles.json").write_text(info.model_dump_json(indent=2) + "\n")

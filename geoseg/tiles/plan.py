@@ -11,9 +11,12 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import pyproj
+from pyproj import Transformer
+from pyproj.exceptions import ProjError
 from rasterio.windows import Window
 
-from geoseg.errors import ConfigError, EmptyDatasetError, GridMismatchError
+from geoseg.errors import ConfigError, EmptyDatasetError, GridMismatchError, MissingCRSError
 from geoseg.grid import Grid
 from geoseg.labels import (
     FootprintLabels,
@@ -95,6 +98,7 @@ def plan_tiles(scenes: Sequence[str | Path], labels: str | Path, options: TileOp
     if repeated:
         raise ConfigError(f"{repeated}: is given twice; name each scene once")
     infos = [read_info(scene, bands=options.bands) for scene in scenes]
+    _check_on_earth(infos)
     _check_same_bands(infos)
     gsd_m = options.gsd_m or infos[0].grid.gsd_m
     grids = [info.grid.resampled(gsd_m) for info in infos]
@@ -123,7 +127,7 @@ def plan_tiles(scenes: Sequence[str | Path], labels: str | Path, options: TileOp
     pixel_area = abs(grids[0].transform.determinant)
     tiles = _to_common(records, grids, common)
     tiles = drop_near(tiles, pixel_area, separation.gap * _pixel_side(grids[0]))
-    _check_splits(set(tiles.split), grids, options)
+    _check_splits(infos, set(tiles.split), grids, options)
     shared = count_shared_pixels(tiles, pixel_area)
     ground = merge_regions(
         [_region_ground(g, r) for g, r in zip(grids, separation.regions, strict=True)]
@@ -143,7 +147,22 @@ def plan_tiles(scenes: Sequence[str | Path], labels: str | Path, options: TileOp
     )
 
 
-def _check_splits(found: set[str], grids: list[Grid], options: TileOptions) -> None:
+def _check_on_earth(infos: Sequence[SceneInfo]) -> None:
+    """Refuses scenes whose tiles have no longitude and latitude."""
+    for info in infos:
+        try:
+            Transformer.from_crs(info.grid.crs.to_wkt(), 4326)
+        except ProjError as error:
+            name = pyproj.CRS.from_wkt(info.grid.crs.to_wkt()).name
+            raise MissingCRSError(
+                f"{info.path}: is not on Earth, or says not where: its CRS is {name}; "
+                "gdal_edit.py -a_srs EPSG:CODE file.tif writes one that is"
+            ) from error
+
+
+def _check_splits(
+    infos: Sequence[SceneInfo], found: set[str], grids: list[Grid], options: TileOptions
+) -> None:
     """Refuses ground that is too small for tiles, or for a split that was asked for."""
     wanted = [s for s, share in zip(SPLITS, options.fractions, strict=True) if share > 0]
     if options.is_drawn:
@@ -151,12 +170,15 @@ def _check_splits(found: set[str], grids: list[Grid], options: TileOptions) -> N
     missing = [split for split in wanted if split not in found]
     largest = max(side for grid in grids for side in grid.shape)
     if missing or largest < options.size / 2:
+        scenes = infos[0].path if len(infos) == 1 else f"{infos[0].path} and {len(infos) - 1} more"
         sides = ", ".join(f"{grid.height} x {grid.width}" for grid in grids)
-        lack = f"no tile falls to {missing[0]}" if missing else "the ground is less than a tile"
+        lack = "the ground is less than a tile"
+        if largest >= options.size / 2:
+            lack = f"no tile falls to {missing[0]}"
         raise EmptyDatasetError(
-            f"{lack}: at {grids[0].gsd_m:.3g} m the scenes measure {sides} pixels, for tiles of "
-            f"{options.size}; check --gsd (metres per pixel), or choose a smaller --size or other "
-            "--fractions"
+            f"{scenes}: {lack}, {sides} pixels at {grids[0].gsd_m:.3g} m for tiles of "
+            f"{options.size}; check --gsd (metres per pixel), or choose a smaller --size or --gap, "
+            "or other --fractions"
         )
 
 

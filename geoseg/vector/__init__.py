@@ -11,6 +11,7 @@ from geoseg.vector.writing import (
     FOOTPRINT_COLUMNS,
     WRITABLE_SUFFIXES,
     check_suffix,
+    within_globe,
     write_footprints,
     write_layers,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "list_layers",
     "read_footprints",
     "union_aoi",
+    "within_globe",
     "write_footprints",
     "write_layers",
 ]

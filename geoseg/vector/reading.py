@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import re
+import zipfile
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import geopandas as gpd
@@ -27,6 +28,12 @@ logger = logging.getLogger(__name__)
 FOOTPRINT_LAYER = "footprints"
 
 _POLYGON, _MULTIPOLYGON, _COLLECTION = 3, 6, 7
+
+# What a zip archive may hold, in any folder of its own.
+_ZIPPED = (".shp", ".gpkg", ".geojson", ".json", ".fgb", ".kml", ".gml")
+
+# No place in any CRS has a larger coordinate, and no area of larger ones is computed right.
+_FARTHEST = 1e12
 
 
 def list_layers(path: str | Path) -> list[str]:
@@ -54,8 +61,8 @@ def read_footprints(
 ) -> gpd.GeoDataFrame:
     """Reads polygons, valid whatever the file holds.
 
-    Null and empty geometries, points and lines are dropped, invalid polygons repaired, Z dropped
-    and collections reduced to their polygons. `.attrs["dropped"]` and `.attrs["repaired"]` of
+    Null and empty geometries, points, lines and what has infinite coordinates are dropped, invalid
+    polygons repaired, Z dropped and collections reduced to their polygons. `.attrs["dropped"]` and `.attrs["repaired"]` of
     the result count the rows.
 
     Args:
@@ -141,12 +148,36 @@ def _layers(path: str | Path) -> list[tuple[str, str | None]]:
     if Path(name).suffix.lower() == ".parquet":
         return [(Path(name).stem, "Unknown")]
     try:
-        layers = [(str(layer), kind) for layer, kind in pyogrio.list_layers(path)]
+        layers = [(str(layer), kind) for layer, kind in pyogrio.list_layers(_gdal_name(path))]
     except DataSourceError as error:
         raise _not_vector(path, error) from error
     if not layers:
         raise VectorReadError(f"{name}: holds no vector layer; give a file that does")
     return layers
+
+
+def _gdal_name(path: str | Path) -> str:
+    """What GDAL opens a file by; of a zip archive the file in it, or the folder of its layers."""
+    if Path(path).suffix.lower() != ".zip" or not zipfile.is_zipfile(path):
+        return str(path)
+    with zipfile.ZipFile(path) as archive:
+        members = [PurePosixPath(name) for name in archive.namelist()]
+    found = [
+        member
+        for member in members
+        if member.suffix.lower() in _ZIPPED and "__MACOSX" not in member.parts
+    ]
+    if not found:
+        raise VectorReadError(
+            f"{path}: holds no vector file; give a zip archive of a Shapefile, GeoPackage or GeoJSON"
+        )
+    folders = {member.parent for member in found}
+    if len(folders) > 1:
+        raise VectorReadError(
+            f"{path}: holds several vector files ({_join(map(str, found))}); unpack it, give one"
+        )
+    inside = found[0] if len(found) == 1 else found[0].parent
+    return f"/vsizip/{Path(path).absolute()}/{inside}"
 
 
 def _select_layer(path: str | Path, layer: str | None) -> str:
@@ -176,14 +207,15 @@ def _read_ogr(
     bounds_crs: Any,
 ) -> gpd.GeoDataFrame:
     try:
-        info = pyogrio.read_info(path, layer=layer)
+        name = _gdal_name(path)
+        info = pyogrio.read_info(name, layer=layer)
         if info["geometry_type"] is None:
             raise _no_geometry(path)
         crs = as_crs(info["crs"], path)
         if info["features"] == 0:
             where = None  # an empty GeoJSON has no attributes that a filter could name
         return pyogrio.read_dataframe(
-            path, layer=layer, where=where, bbox=_bounds_in(bounds, bounds_crs, crs)
+            name, layer=layer, where=where, bbox=_bounds_in(bounds, bounds_crs, crs)
         )
     except (DataSourceError, DataLayerError) as error:
         if where:
@@ -255,6 +287,7 @@ def _polygons_only(features: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     shapes = shapely.force_2d(np.array(features.geometry.array, dtype=object))
     kinds = shapely.get_type_id(shapes)
     areal = np.isin(kinds, (_POLYGON, _MULTIPOLYGON, _COLLECTION)) & ~shapely.is_empty(shapes)
+    areal &= _are_places(shapes)
     invalid = areal & ~shapely.is_valid(shapes)
     shapes[invalid] = shapely.make_valid(shapes[invalid])
     mixed = areal & (shapely.get_type_id(shapes) == _COLLECTION)
@@ -268,6 +301,14 @@ def _polygons_only(features: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     return result
 
 
+def _are_places(shapes: np.ndarray) -> np.ndarray:
+    """Which geometries have nothing but coordinates that a place can have, bool (N,)."""
+    coordinates, owners = shapely.get_coordinates(shapes, return_index=True)
+    places = np.ones(len(shapes), dtype=bool)
+    places[owners[~(np.abs(coordinates) <= _FARTHEST).all(axis=1)]] = False
+    return places
+
+
 def _polygonal_part(collection: BaseGeometry) -> BaseGeometry:
     parts = shapely.get_parts(collection)
     while (shapely.get_type_id(parts) == _COLLECTION).any():
@@ -276,9 +317,19 @@ def _polygonal_part(collection: BaseGeometry) -> BaseGeometry:
 
 
 def _not_vector(path: str | Path, error: Exception) -> VectorReadError:
+    place = Path(path)
+    if place.is_dir():
+        return VectorReadError(f"{path}: is a folder, and none of shapefiles; give a file in it")
+    if place.suffix.lower() == ".shp" and not place.with_suffix(".shx").exists():
+        return VectorReadError(
+            f"{path}: lacks {place.stem}.shx, the index of a Shapefile; copy it from where the rest "
+            "comes from, or ogr2ogr --config SHAPE_RESTORE_SHX YES out.gpkg in.shp does without"
+        )
+    # What follows is about drivers, which nobody needs to name.
+    said = one_line(Exception(str(error).partition("; It might help")[0]))
     return VectorReadError(
-        f"{path}: cannot be read as a vector layer ({one_line(error)}); give a GeoJSON, "
-        "GeoPackage, Shapefile, FlatGeobuf or GeoParquet file"
+        f"{path}: cannot be read as a vector layer ({said}); give a GeoJSON, GeoPackage, "
+        "Shapefile, FlatGeobuf or GeoParquet file"
     )
 
 

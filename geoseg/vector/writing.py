@@ -21,6 +21,8 @@ import shapely
 from pyarrow import parquet
 from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 from pyproj import CRS
+from shapely.affinity import translate
+from shapely.geometry.base import BaseGeometry
 
 from geoseg.errors import ConfigError, VectorReadError, one_line
 from geoseg.vector.reading import FOOTPRINT_LAYER, as_crs
@@ -173,9 +175,31 @@ def _single_polygons(
         )
 
 
+def within_globe(shape: BaseGeometry) -> BaseGeometry:
+    """Brings back what lies beyond 180 degrees, by a turn, and cuts off what lies beyond a pole.
+
+    A scene in degrees may reach from 179 to 181, and one that was resampled ends up to a pixel
+    further south; GeoJSON knows neither.
+
+    Args:
+        shape: In longitude and latitude.
+
+    Returns:
+        The same ground between -180 and 180, -90 and 90 degrees.
+    """
+    left, bottom, right, top = shape.bounds
+    if shape.is_empty or (left >= -180 and right <= 180 and bottom >= -90 and top <= 90):
+        return shape
+    parts = [
+        translate(shape.intersection(shapely.box(turn - 180, -90, turn + 180, 90)), -turn)
+        for turn in (-360, 0, 360)
+    ]
+    return shapely.union_all([part for part in parts if part.area > 0])
+
+
 def _cut_at_antimeridian(frame: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     """Cuts polygons that cross 180 degrees in two, as RFC 7946 asks."""
-    shapes = np.array(frame.geometry.array, dtype=object)
+    shapes = np.array([within_globe(shape) for shape in frame.geometry], dtype=object)
     left, _, right, _ = shapely.bounds(shapes).reshape(-1, 4).T
     for index in np.flatnonzero(right - left > 180):
         whole = shapely.transform(shapes[index], lambda xy: xy + (xy[:, :1] < 0) * [360, 0])
