@@ -134,6 +134,8 @@ def a_spreadsheet(town, tmp_path):
 @case
 def a_database_of_another_kind(town, tmp_path):
     with sqlite3.connect(tmp_path / "a.gpkg") as base:
+        base.execute(f"PRAGMA application_id = {int.from_bytes(b'GPKG')}")
+        base.execute("PRAGMA user_version = 10400")
         base.execute("CREATE TABLE houses (id INTEGER)")
     return Given(tmp_path / "a.gpkg", refused="a.gpkg")
 
@@ -224,7 +226,7 @@ def metres_in_a_geojson_of_degrees(town, tmp_path):
     ]
     text = json.dumps({"type": "FeatureCollection", "features": features})
     (tmp_path / "a.geojson").write_text(text)
-    return Given(tmp_path / "a.geojson", refused="outside every scene; check its CRS")
+    return Given(tmp_path / "a.geojson", refused="are no place in WGS 84")
 
 
 @case
@@ -232,7 +234,7 @@ def latitude_before_longitude(town, tmp_path):
     frame = gpd.GeoSeries(town.houses, crs=town.crs).to_crs(4326)
     swapped = shapely.transform(frame.array, lambda xy: xy[:, ::-1])
     gpd.GeoSeries(swapped, crs=4326).to_file(tmp_path / "a.geojson")
-    return Given(tmp_path / "a.geojson", refused="outside every scene; check its CRS")
+    return Given(tmp_path / "a.geojson", refused="latitude and longitude are swapped")
 
 
 @case
@@ -301,11 +303,9 @@ def coordinates_that_are_huge(town, tmp_path):
 
 @case
 def a_polygon_from_here_to_1e300(town, tmp_path):
-    (left, bottom, right, top) = box_inside(town)
-    return Given(
-        layer(town, [box(left, bottom, 1e300, top), *town.houses], tmp_path / "a.gpkg"),
-        [*town.houses],
-    )
+    left, bottom, _, top = box_inside(town)
+    shapes = [box(left, bottom, 1e300, top), *town.houses]
+    return Given(layer(town, shapes, tmp_path / "a.gpkg"), town.houses)
 
 
 @case
@@ -318,35 +318,37 @@ def huge_degrees(town, tmp_path):
 
 @case
 def infinite_coordinates(town, tmp_path):
-    shapes = [Polygon([(0, 0), (np.inf, 0), (1, 1)]), *town.houses]
+    shapes = [no_place(np.inf), *town.houses]
     return Given(layer(town, shapes, tmp_path / "a.gpkg"), town.houses)
 
 
 @case
 def coordinates_that_are_no_numbers(town, tmp_path):
-    shapes = [Polygon([(0, 0), (np.nan, 0), (1, 1), (0, 0)]), *town.houses]
+    shapes = [no_place(np.nan), *town.houses]
     return Given(layer(town, shapes, tmp_path / "a.gpkg"), town.houses)
 
 
 @case
 def nothing_but_infinite_coordinates(town, tmp_path):
-    shapes = [
-        Polygon([(0, 0), (np.inf, 0), (1, 1)]),
-        Polygon([(0, 0), (np.nan, 0), (1, 1), (0, 0)]),
-    ]
-    return Given(layer(town, shapes, tmp_path / "a.gpkg"), refused="")
+    return Given(
+        layer(town, [no_place(np.inf)], tmp_path / "a.gpkg"),
+        refused="holds 1 features, but no polygon",
+    )
 
 
 @case
 def nothing_but_huge_coordinates(town, tmp_path):
     shapes = [box(1e299, 1e299, 1e300, 1e300)]
-    return Given(layer(town, shapes, tmp_path / "a.gpkg"), refused="")
+    return Given(
+        layer(town, shapes, tmp_path / "a.gpkg"), refused="holds 1 features, but no polygon"
+    )
 
 
 @case
 def curves(town, tmp_path):
     left, bottom, right, top = box_inside(town)
-    x, y, radius = (left + right) / 2, (bottom + top) / 2, (right - left) / 2
+    # No pixel's centre lies between the circle and the chords that GDAL draws for it.
+    x, y, radius = (left + right) / 2, (bottom + top) / 2, 14.1
     write_curve(tmp_path / "a.gpkg", town, x, y, radius)
     return Given(tmp_path / "a.gpkg", [Point(x, y).buffer(radius, quad_segs=64)])
 
@@ -374,7 +376,7 @@ def a_zip_of_something_else(town, tmp_path):
 def a_shapefile_without_shx(town, tmp_path):
     layer(town, town.houses, tmp_path / "a.shp")
     (tmp_path / "a.shx").unlink()
-    return Given(tmp_path / "a.shp", town.houses)
+    return Given(tmp_path / "a.shp", refused="lacks a.shx")
 
 
 @case
@@ -501,6 +503,12 @@ def box_inside(town):
     return left + 0.3 * width, bottom + 0.3 * height, right - 0.3 * width, top - 0.3 * height
 
 
+def no_place(number):
+    """A triangle with a corner that does not exist."""
+    with np.errstate(invalid="ignore"):
+        return Polygon([(0, 0), (number, 0), (1, 1), (0, 0)])
+
+
 def write_curve(path, town, x, y, radius):
     """Writes a circle as GDAL has it, not shapely: a polygon of arcs."""
     points = [(x - radius, y), (x, y + radius), (x + radius, y), (x, y - radius), (x - radius, y)]
@@ -522,3 +530,48 @@ def test_burnt_right_or_refused_with_a_reason(town, tmp_path, give_to_tile, name
         assert str(given.path) in outcome.message
     else:
         check_burnt(outcome.folder, given.burnt)
+
+
+# The antimeridian
+
+
+def split_at_180(polygon):
+    """As RFC 7946 has it: two parts, of which one lies at -180."""
+    east = polygon.intersection(box(0, -90, 180, 90))
+    west = shapely.transform(polygon.intersection(box(180, -90, 360, 90)), turn(-360))
+    return MultiPolygon([part for part in (east, west) if part.area > 0])
+
+
+def wrap_at_180(polygon):
+    """As a plain change of CRS leaves it: from 179.9 to -179.9, the long way round."""
+    return shapely.transform(polygon, lambda xy: xy - (xy[:, :1] > 180) * [360, 0])
+
+
+def go_on_past_180(polygon):
+    return polygon
+
+
+def turn(degrees):
+    return lambda xy: xy + np.array([degrees, 0])
+
+
+@pytest.mark.parametrize("write", [split_at_180, wrap_at_180, go_on_past_180])
+@pytest.mark.parametrize("crs", ["EPSG:32660", "EPSG:4326"])
+def test_footprints_across_the_antimeridian(make_scene, tmp_path, give_to_tile, crs, write):
+    x, y = Transformer.from_crs(4326, crs, always_xy=True).transform(180 - 4e-4, 20)
+    made = make_scene(crs=crs, origin=(x, y), gsd=5e-6 if crs == "EPSG:4326" else 0.5)
+    degrees = gpd.GeoSeries(made.polygons, crs=crs).to_crs(4326)
+    around = shapely.transform(degrees.array, lambda xy: xy + (xy[:, :1] < 0) * [360, 0])
+    bounds = shapely.bounds(around)
+    assert ((bounds[:, 0] < 180) & (bounds[:, 2] > 180)).any()
+    labels = tmp_path / "across.gpkg"
+    gpd.GeoSeries([write(shape) for shape in around], crs=4326).to_file(labels)
+    about = {"file": f"{write.__name__.replace('_', ' ')}, scene in {crs}"}
+    options = {"size": 32, "overlap": 0, "fractions": (1, 0, 0)}
+    outcome = give_to_tile([made.path], labels, about=about, **options)
+    assert not outcome.refused, outcome.message
+    check_burnt(outcome.folder, made.polygons)
+    ground = gpd.read_file(outcome.folder / "train.geojson")
+    west, south, east, north = ground.total_bounds
+    assert (west, east) == (-180, 180)
+    assert 19.99 < south < north < 20.01

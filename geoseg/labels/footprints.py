@@ -8,6 +8,7 @@ from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import shapely
 from pyproj.exceptions import ProjError
 from rasterio.features import rasterize
@@ -149,16 +150,23 @@ def _read_on(
     path: str | Path, grid: Grid, *, where: str | None = None, layer: str | None = None
 ) -> gpd.GeoDataFrame:
     """The polygons of a layer that meet a grid, in its CRS."""
+    left, _, right, _ = grid.bounds
+    beyond = grid.crs.is_geographic and (left < -180 or right > 180)
     try:
         layer_part = read_footprints(
-            path, where=where, layer=layer, bounds=grid.bounds, bounds_crs=grid.crs
-        )
+            path, where=where, layer=layer, bounds=None if beyond else grid.bounds,
+            bounds_crs=grid.crs,
+        )  # fmt: skip
         footprints = layer_part.to_crs(grid.crs.to_wkt())
     except ProjError as error:
         raise MissingCRSError(
             f"{path}: cannot be laid over the scene, the CRS of one of them is local and has no "
             "place on Earth; gdal_edit.py -a_srs or ogr2ogr -a_srs EPSG:CODE writes one that has"
         ) from error
+    if beyond:
+        footprints = _turned_to(footprints, (left + right) / 2)
+    # Of some places there is none in the scene's CRS.
+    footprints = footprints[np.isfinite(footprints.bounds).all(axis=1)]
     # A round trip between CRSs may fold a sliver over; only areas are kept of what that leaves.
     footprints.geometry = shapely.make_valid(
         footprints.geometry.values, method="structure", keep_collapsed=False
@@ -167,6 +175,20 @@ def _read_on(
     found = footprints[meets].reset_index(drop=True)
     found.attrs.update(layer_part.attrs)
     return found
+
+
+def _turned_to(footprints: gpd.GeoDataFrame, longitude: float) -> gpd.GeoDataFrame:
+    """Writes longitudes as they lie around one: 181 for -179, where a scene goes on past 180."""
+    turned = shapely.transform(
+        footprints.geometry.array,
+        lambda xy: (
+            xy - np.column_stack([360 * np.round((xy[:, 0] - longitude) / 360), 0 * xy[:, 0]])
+        ),
+    )
+    result = footprints.set_geometry(gpd.GeoSeries(turned, footprints.index, footprints.crs))
+    # What is at the other side of the Earth is torn apart by this.
+    left, _, right, _ = shapely.bounds(turned).reshape(-1, 4).T
+    return result[right - left < 180]
 
 
 def _class_values(path: str | Path, footprints: gpd.GeoDataFrame, scheme: Scheme) -> np.ndarray:
@@ -219,9 +241,32 @@ def check_footprints(
                 "with finite coordinates"
             )
         raise LabelError(f"{path}: holds no footprint{kept}; check the layer and the filter")
-    bounds = np.array([found.to_crs(4326).total_bounds for found in drawn])
-    (west, south), (east, north) = bounds[:, :2].min(axis=0), bounds[:, 2:].max(axis=0)
-    raise GridMismatchError(
-        f"{path}: its {sum(map(len, drawn))} footprints lie at longitude {west:.4f} to {east:.4f}, "
-        f"latitude {south:.4f} to {north:.4f}, outside every scene; check its CRS and the scenes"
+    geometries = [found.geometry.to_crs(drawn[0].crs) for found in drawn]
+    raise _elsewhere(gpd.GeoDataFrame(geometry=pd.concat(geometries)), labels, path)
+
+
+def _elsewhere(
+    footprints: gpd.GeoDataFrame, labels: Sequence[FootprintLabels], path: str | Path
+) -> GridMismatchError:
+    """Says where footprints lie that meet no scene, and the likely reason."""
+    west, south, east, north = footprints.to_crs(4326).total_bounds
+    if not (abs(west) <= 540 and abs(east) <= 540 and abs(south) <= 90 and abs(north) <= 90):
+        left, bottom, _, _ = footprints.total_bounds
+        return GridMismatchError(
+            f"{path}: its coordinates, about ({left:.6g}, {bottom:.6g}), are no place in "
+            f"{footprints.crs.name}, which it says is its CRS; ogr2ogr -a_srs EPSG:CODE out.gpkg "
+            "in.geojson says the right one"
+        )
+    said = (
+        f"{path}: its {len(footprints)} footprints lie at longitude {west:.4f} to {east:.4f}, "
+        f"latitude {south:.4f} to {north:.4f}, outside every scene; "
     )
+    swapped = shapely.box(south, west, north, east)
+    grounds = gpd.GeoSeries(pd.concat([_outline(label.grid) for label in labels]))
+    if grounds.intersects(swapped).any():
+        return GridMismatchError(f"{said}latitude and longitude are swapped, write longitude first")
+    return GridMismatchError(f"{said}check its CRS and the scenes")
+
+
+def _outline(grid: Grid) -> gpd.GeoSeries:
+    return gpd.GeoSeries([grid.polygon], crs=grid.crs.to_wkt()).to_crs(4326)

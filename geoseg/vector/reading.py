@@ -62,8 +62,8 @@ def read_footprints(
     """Reads polygons, valid whatever the file holds.
 
     Null and empty geometries, points, lines and what has infinite coordinates are dropped, invalid
-    polygons repaired, Z dropped and collections reduced to their polygons. `.attrs["dropped"]` and `.attrs["repaired"]` of
-    the result count the rows.
+    polygons repaired, Z dropped and collections reduced to their polygons. `.attrs["dropped"]`
+    and `.attrs["repaired"]` of the result count the rows.
 
     Args:
         path: GeoJSON, GeoPackage, Shapefile (zipped or not), FlatGeobuf, GeoParquet, KML or
@@ -169,7 +169,7 @@ def _gdal_name(path: str | Path) -> str:
     ]
     if not found:
         raise VectorReadError(
-            f"{path}: holds no vector file; give a zip archive of a Shapefile, GeoPackage or GeoJSON"
+            f"{path}: holds no vector file; give an archive of a Shapefile, GeoPackage or GeoJSON"
         )
     folders = {member.parent for member in found}
     if len(folders) > 1:
@@ -320,9 +320,10 @@ def _not_vector(path: str | Path, error: Exception) -> VectorReadError:
     place = Path(path)
     if place.is_dir():
         return VectorReadError(f"{path}: is a folder, and none of shapefiles; give a file in it")
-    if place.suffix.lower() == ".shp" and not place.with_suffix(".shx").exists():
+    indexes = (place.with_suffix(suffix) for suffix in (".shx", ".SHX"))
+    if place.suffix.lower() == ".shp" and place.is_file() and not any(i.exists() for i in indexes):
         return VectorReadError(
-            f"{path}: lacks {place.stem}.shx, the index of a Shapefile; copy it from where the rest "
+            f"{path}: lacks {place.stem}.shx, the Shapefile's index; copy it from where the rest "
             "comes from, or ogr2ogr --config SHAPE_RESTORE_SHX YES out.gpkg in.shp does without"
         )
     # What follows is about drivers, which nobody needs to name.
