@@ -71,6 +71,9 @@ class TileOptions(Options):
     gsd_m: float | None = Field(
         None, gt=0, description="Metres on the ground per pixel; the first scene's own when null"
     )
+    assume_gsd_m: float | None = Field(
+        None, gt=0, description="Metres per pixel of scenes that do not say where they lie"
+    )
     bands: tuple[int | str, ...] | None = Field(
         None,
         min_length=1,
@@ -369,6 +372,9 @@ class PredictOptions(Options):
         None,
         min_length=1,
         description="The scene's bands in the model's order; matched by name when null",
+    )
+    assume_gsd_m: float | None = Field(
+        None, gt=0, description="Metres per pixel of a scene that does not say where it lies"
     )
     overlap: int | None = Field(None, ge=0, description="Pixels; the model's when null")
     batch_size: int = Field(8, ge=1, description="Tiles per step")

@@ -58,7 +58,7 @@ def plan_prediction(
         GridMismatchError: If it lacks the model's bands, dtype or pixel size.
     """
     options = options or PredictOptions()
-    info = _match_bands(scene, spec, options.bands)
+    info = _match_bands(scene, spec, options)
     if info.dtype != spec.dtype:
         raise GridMismatchError(
             f"{scene}: holds {info.dtype} pixels, the model was trained on {spec.dtype}; convert "
@@ -153,13 +153,13 @@ def tile_part(window: Window, margin: int) -> tuple[slice, slice]:
     )
 
 
-def _match_bands(
-    scene: str | Path, spec: ModelSpec, bands: tuple[int | str, ...] | None
-) -> SceneInfo:
-    info = read_info(scene, bands=bands)
+def _match_bands(scene: str | Path, spec: ModelSpec, options: PredictOptions) -> SceneInfo:
+    bands, gsd_m = options.bands, options.assume_gsd_m
+    info = read_info(scene, bands=bands, assume_gsd_m=gsd_m)
     names, wanted = [n.lower() for n in info.bands], [n.lower() for n in spec.bands]
     if bands is None and names != wanted and set(wanted) <= set(names):
-        return read_info(scene, bands=[info.indexes[names.index(name)] for name in wanted])
+        ordered = [info.indexes[names.index(name)] for name in wanted]
+        return read_info(scene, bands=ordered, assume_gsd_m=gsd_m)
     unlike = len(names) != len(wanted)
     named = bands is None and not (_are_numbered(names) or _are_numbered(wanted))
     if unlike or (named and names != wanted):

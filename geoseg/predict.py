@@ -317,8 +317,11 @@ def _write_prob(
         _stitch(plan, predictor, prob, tags, options.batch_size, progress)
         if options.crf:
             prob, raw = prob.with_name("refined.tif"), prob
-            scene, bands = plan.scene.path, plan.scene.indexes
-            refine_raster(raw, scene, prob, options=options.crf, bands=bands, progress=progress)
+            scene, bands, gsd_m = plan.scene.path, plan.scene.indexes, plan.scene.assume_gsd_m
+            refine_raster(
+                raw, scene, prob, options=options.crf, bands=bands, assume_gsd_m=gsd_m,
+                progress=progress,
+            )  # fmt: skip
         if plan.out_grid != plan.grid:
             prob, on_model_grid = prob.with_name("placed.tif"), prob
             _place(plan, on_model_grid, prob, tags)
@@ -336,7 +339,7 @@ def _stitch(
     """Predicts all tiles into one raster on the model's grid."""
     outputs = plan.spec.outputs
     with (
-        Scene(plan.scene.path, bands=plan.scene.indexes, grid=plan.grid) as scene,
+        plan.scene.open(plan.grid) as scene,
         _prob_raster(path, plan.grid, outputs, tags) as sink,
     ):
         tiles = iter_probs(
@@ -365,7 +368,7 @@ def _place(plan: PredictPlan, stitched: Path, placed: Path, tags: dict[str, str]
     """Brings probabilities back to the scene's own pixels, and its own nodata to them."""
     with (
         Scene(stitched, grid=plan.out_grid) as prob,
-        Scene(plan.scene.path, bands=plan.scene.indexes) as scene,
+        plan.scene.open() as scene,
         _prob_raster(placed, plan.out_grid, plan.spec.outputs, tags) as sink,
     ):
         for window in plan.out_grid.row_windows(512):

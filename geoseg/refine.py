@@ -30,6 +30,7 @@ def refine_raster(
     *,
     options: CRFOptions | None = None,
     bands: tuple[int | str, ...] | None = None,
+    assume_gsd_m: float | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Refines a probability raster by the colours of its scene (see `geoseg.crf`).
@@ -43,6 +44,7 @@ def refine_raster(
         output: A GeoTIFF of the same kind as `prob`; appears only when complete.
         options: The CRF.
         bands: Of the scene, by number or name; all data bands when None.
+        assume_gsd_m: Pixel size of a scene that does not say where it lies.
         progress: Told the finished and the total number of blocks.
 
     Raises:
@@ -53,7 +55,7 @@ def refine_raster(
     classes = [i for i, name in enumerate(info.bands) if name not in _BESIDES]
     with (
         Scene(prob) as source,
-        Scene(scene, bands=bands, grid=source.grid) as colours,
+        Scene(scene, bands=bands, grid=source.grid, assume_gsd_m=assume_gsd_m) as colours,
         open_for_writing(
             output, info.grid, count=len(info.bands), dtype=info.dtype, nodata=info.nodata,
             descriptions=info.bands, tags=read_tags(prob), zlevel=1,

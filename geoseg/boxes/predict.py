@@ -123,7 +123,7 @@ def _write(
     thresholds: Thresholds,
     progress: Progress | None,
 ) -> None:
-    with Scene(plan.scene.path, bands=plan.scene.indexes, grid=plan.grid) as scene:
+    with plan.scene.open(plan.grid) as scene:
         tiles = iter_boxes(
             scene, plan.tiles, predictor, batch_size=options.batch_size, progress=progress
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-import warnings
 
 import click
 
@@ -64,8 +63,6 @@ def main() -> None:
 
 def _run() -> int:
     """The exit code."""
-    # A scene without a place on Earth is refused with a line of ours.
-    warnings.filterwarnings("ignore", "Dataset has no geotransform")
     try:
         code = cli(prog_name="geoseg", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

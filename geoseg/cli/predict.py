@@ -14,6 +14,9 @@ from geoseg.options import CRFOptions
 @click.option("-m", "--model", required=True, metavar="FILE", help="A model.safetensors.")
 @output_option("A folder (prob.tif, mask.tif, footprints.gpkg), or one file by its suffix.")
 @click.option("--bands", help="The scene's bands in the model's order, by number or name.")
+@click.option(
+    "--assume-gsd", type=float, metavar="METRES", help="Of a scene that does not say where it lies."
+)
 @click.option("--overlap", type=int, help="Pixels shared by tiles.  [default: the model's]")
 @click.option("--batch-size", type=int, help="Tiles per step.  [default: 8]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), help="[default: auto]")
@@ -30,6 +33,7 @@ def command(
     model: str,
     output: str,
     bands: str | None,
+    assume_gsd: float | None,
     overlap: int | None,
     batch_size: int | None,
     device: str | None,
@@ -49,6 +53,7 @@ def command(
         config,
         overrides,
         predict__bands=parse_bands(bands),
+        predict__assume_gsd_m=assume_gsd,
         predict__overlap=overlap,
         predict__batch_size=batch_size,
         predict__device=device,

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 @click.option("--layer", help="Layer of the footprints, where there are several.")
 @click.option("--bands", help="Bands by number or name, e.g. 3,2,1.")
 @click.option("--gsd", type=float, metavar="METRES", help="Pixel size on the ground.")
+@click.option(
+    "--assume-gsd", type=float, metavar="METRES", help="Of scenes that do not say where they lie."
+)
 @click.option("--size", type=int, help="Tile side in pixels.  [default: 256]")
 @click.option("--overlap", type=int, help="Pixels shared with the neighbour.  [default: half]")
 @click.option(
@@ -59,6 +62,7 @@ def command(
     layer: str | None,
     bands: str | None,
     gsd: float | None,
+    assume_gsd: float | None,
     size: int | None,
     overlap: int | None,
     split: str | None,
@@ -86,6 +90,7 @@ def command(
         tile__layer=layer,
         tile__bands=parse_bands(bands),
         tile__gsd_m=gsd,
+        tile__assume_gsd_m=assume_gsd,
         tile__size=size,
         tile__overlap=overlap,
         tile__split=split,

@@ -86,7 +86,9 @@ def evaluate_mask(
     _check_names(mask, names, scheme)
     grid = read_info(mask).grid
     area = None if aoi is None else read_labels(aoi, grid)
-    confusion = _count(mask, grid, len(names), read_labels(truth, grid, scheme, where=where), area)
+    confusion = _count(
+        mask, grid, len(names), read_labels(truth, grid, scheme, where=where, own=grid), area
+    )
     if not confusion.counts.any():
         inside = f" inside {aoi}" if aoi else ""
         raise GridMismatchError(

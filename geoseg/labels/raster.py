@@ -29,15 +29,17 @@ class RasterLabels:
         grid: The grid that it is burnt on.
         path: Of the raster.
         scheme: Its classes.
+        own: Where it lies if it does not say itself, and is of this size.
     """
 
     grid: Grid
     path: str
     scheme: Scheme = field(default_factory=Scheme)
+    own: Grid | None = None
 
     def __post_init__(self) -> None:
         coloured = any(value.startswith("#") for value in self.scheme.values)
-        with NearestRaster(self.path) as source:
+        with NearestRaster(self.path, self.own) as source:
             fits = source.bands == 1 or (source.bands >= 3 and coloured)
             if not fits or (coloured and source.bands < 3):
                 raise LabelError(
@@ -71,7 +73,7 @@ class RasterLabels:
         return self
 
     def _mask(self, window: Window, shape: tuple[int, int]) -> np.ndarray:
-        with NearestRaster(self.path) as source:
+        with NearestRaster(self.path, self.own) as source:
             data, inside = source.read(self.grid, window, shape)
             nodata = source.nodata
         mask = self._classify(data, nodata)

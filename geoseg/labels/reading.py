@@ -56,6 +56,7 @@ def read_labels(
     *,
     where: str | None = None,
     layer: str | None = None,
+    own: Grid | None = None,
 ) -> Labels:
     """Reads the labels that lie on a scene: polygons, or a mask raster.
 
@@ -65,6 +66,7 @@ def read_labels(
         scheme: The classes; buildings when None.
         where: Attribute filter of polygons, e.g. `label == 1`.
         layer: Layer name, where a vector file has several.
+        own: The scene's own grid, on which a mask of its size lies that does not say where.
 
     Raises:
         VectorReadError: If a vector layer cannot be read.
@@ -74,5 +76,5 @@ def read_labels(
     """
     scheme = scheme or Scheme()
     if is_raster(path):
-        return RasterLabels(grid, str(path), scheme)
+        return RasterLabels(grid, str(path), scheme, own)
     return read_footprint_labels(path, grid, scheme, where=where, layer=layer)

@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 from affine import Affine
 from pyproj import Transformer
+from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
@@ -22,23 +23,25 @@ class NearestRaster:
 
     Args:
         path: Any raster that GDAL opens.
+        own: Where it lies if it does not say itself, and is of this height and width.
 
     Raises:
         SceneReadError: If the file is absent or GDAL cannot read it.
-        MissingCRSError: If it does not say where it lies.
+        MissingCRSError: If nothing says where it lies.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, own: Grid | None = None) -> None:
         self._path = str(path)
         self._source = open_raster(path)
         self.bands: int = self._source.count
         self.nodata: float | None = self._source.nodata
-        if self._source.crs is None:
-            self._source.close()
-            raise MissingCRSError(
-                f"{path}: has no coordinate reference system; gdal_edit.py -a_srs EPSG:CODE "
-                "file.tif writes one"
-            )
+        self._crs, self._transform = self._source.crs, self._source.transform
+        if self._crs is None:
+            try:
+                self._crs, self._transform = self._place_of(own)
+            except MissingCRSError:
+                self._source.close()
+                raise
 
     def __enter__(self) -> Self:
         return self
@@ -86,6 +89,19 @@ class NearestRaster:
         data[:, inside] = block[:, rows[inside] - top, columns[inside] - left]
         return data, inside
 
+    def _place_of(self, own: Grid | None) -> tuple[CRS, Affine]:
+        placeless = self._transform.is_identity
+        if placeless and own is not None and own.shape == self._source.shape:
+            return own.crs, own.transform
+        sizes = ""
+        if placeless and own is not None:
+            size = "{} x {}".format(*self._source.shape)
+            sizes = f", and {size} pixels are not the scene's {own.height} x {own.width}"
+        raise MissingCRSError(
+            f"{self._path}: has no coordinate reference system{sizes}; gdal_edit.py -a_srs "
+            "EPSG:CODE file.tif writes one"
+        )
+
     def _places(
         self, grid: Grid, window: Window, shape: tuple[int, int]
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -95,12 +111,12 @@ class NearestRaster:
         column, row = np.meshgrid(np.arange(shape[1]) + 0.5, np.arange(shape[0]) + 0.5)
         xs = points.a * column + points.b * row + points.c
         ys = points.d * column + points.e * row + points.f
-        if grid.crs != self._source.crs:
+        if grid.crs != self._crs:
             own = Transformer.from_crs(
-                grid.crs.to_wkt(), self._source.crs.to_wkt(), always_xy=True
+                grid.crs.to_wkt(), self._crs.to_wkt(), always_xy=True
             )  # fmt: skip
             xs, ys = own.transform(xs, ys)
-        inverse = ~self._source.transform
+        inverse = ~self._transform
         places = (
             inverse.a * xs + inverse.b * ys + inverse.c,
             inverse.d * xs + inverse.e * ys + inverse.f,

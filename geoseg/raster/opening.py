@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import rasterio
-from rasterio.errors import RasterioError, RasterioIOError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
 from rasterio.io import MemoryFile
 from rasterio.shutil import copy as gdal_copy
 
@@ -22,7 +23,7 @@ def open_raster(path: str | Path) -> Any:
     """
     name = str(path)
     try:
-        return rasterio.open(name)
+        return _open(name)
     except RasterioIOError as error:
         if is_missing(name):
             raise SceneReadError(
@@ -43,10 +44,17 @@ def lacks_file(error: RasterioError) -> bool:
     return "no such file" in one_line(error).lower()
 
 
+def _open(name: str) -> Any:
+    with warnings.catch_warnings():
+        # A raster without a place is refused with a line of ours, or laid where the user says.
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return rasterio.open(name)
+
+
 def is_raster(path: str | Path) -> bool:
     """Whether GDAL opens a file as a raster with bands."""
     try:
-        with rasterio.open(str(path)) as source:
+        with _open(str(path)) as source:
             return bool(source.count)
     except RasterioError:
         return False

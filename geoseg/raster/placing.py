@@ -17,11 +17,12 @@ from rasterio.warp import calculate_default_transform
 
 from geoseg.errors import MissingCRSError, SceneReadError
 from geoseg.grid import Grid
+from geoseg.raster.assumed import assume_place
 from geoseg.raster.opening import describe, open_description
 
 logger = logging.getLogger(__name__)
 
-PlacedBy = Literal["transform", "gcps", "rpcs"]
+PlacedBy = Literal["transform", "gcps", "rpcs", "assumed"]
 
 # Pixels of error that GDAL's approximate transformer may make; its default of 1/8 moves
 # outlines visibly, and exactly 0 is refused.
@@ -43,7 +44,8 @@ class Place:
     Attributes:
         grid: The pixels' own grid; without a transform the one that GDAL suggests: north up,
             about as many pixels as the raster has.
-        by: What says so: the transform, ground control points, or rational polynomials.
+        by: What says so: the transform, ground control points, rational polynomials, or nothing
+            but an assumption.
         options: What GDAL must know besides to follow `by`.
     """
 
@@ -52,8 +54,13 @@ class Place:
     options: dict[str, Any]
 
 
-def find_place(source: Any, path: str) -> Place:
+def find_place(source: Any, path: str, assume_gsd_m: float | None = None) -> Place:
     """Finds where a raster lies, in the order in which GDAL's own tools look for it.
+
+    Args:
+        source: The dataset.
+        path: As given by the user.
+        assume_gsd_m: Pixel size of a raster that does not say at all; see `assume_place`.
 
     Raises:
         MissingCRSError: If it does not say.
@@ -72,11 +79,22 @@ def find_place(source: Any, path: str) -> Place:
         # The ground's mean height stands in for the terrain.
         options = {"RPC_HEIGHT": rpcs.height_off}
         return _fitted(source, path, "rpcs", _LONGITUDE_LATITUDE, rpcs=rpcs, **options)
+    placeless = source.crs is None and source.transform.is_identity and not points
+    if placeless and assume_gsd_m is not None:
+        grid = assume_place(path, source.height, source.width, assume_gsd_m)
+        return Place(grid, "assumed", {})
     raise _nowhere(source, path, bool(points))
 
 
-def warn_of_terrain(place: Place, path: str) -> None:
-    """Tells that a place is approximate, where it is."""
+def warn_of_place(place: Place, path: str) -> None:
+    """Tells that a place is approximate, or invented, where it is."""
+    if place.by == "assumed":
+        logger.warning(
+            "%s: does not say where it lies; laid at an invented place on the equator, with "
+            "pixels of %g m",
+            path,
+            place.grid.transform.a,
+        )
     if place.by == "rpcs":
         logger.warning(
             "%s: placed by its RPCs at the height of %g m, without terrain; hills and footprints "
@@ -116,7 +134,7 @@ def open_warped(
         **_validity_options(view.count, alpha, nodata, is_colour),
         **place.options,
     }
-    if place.by == "transform":
+    if place.by in ("transform", "assumed"):
         target = {"transform": grid.transform, "height": grid.height, "width": grid.width}
         return WarpedVRT(view, crs=grid.crs, **target, **options)
     # Of the two ways to make a WarpedVRT, only the one without a transform follows control points
@@ -193,7 +211,8 @@ def _nowhere(source: Any, path: str, has_points: bool) -> MissingCRSError:
     if source.transform.is_identity:
         return MissingCRSError(
             f"{path}: has neither a coordinate reference system nor a position; gdal_translate "
-            "-a_srs EPSG:CODE -a_ullr ULX ULY LRX LRY in.tif out.tif writes both"
+            "-a_srs EPSG:CODE -a_ullr ULX ULY LRX LRY in.tif out.tif writes both, --assume-gsd "
+            "METRES does without"
         )
     return MissingCRSError(
         f"{path}: has no coordinate reference system; gdal_edit.py -a_srs EPSG:CODE file.tif "

@@ -16,7 +16,7 @@ from rasterio.windows import Window
 from geoseg.errors import ConfigError, SceneReadError, one_line
 from geoseg.grid import Grid
 from geoseg.raster.opening import lacks_file, open_raster
-from geoseg.raster.placing import Place, PlacedBy, find_place, open_warped, warn_of_terrain
+from geoseg.raster.placing import Place, PlacedBy, find_place, open_warped, warn_of_place
 from geoseg.raster.view import Band, list_bands, open_view, validity_band
 
 # 64-bit integers are counts and keys, not light; means and warps would round them.
@@ -34,7 +34,9 @@ class SceneInfo:
         indexes: 1-based numbers of the data bands; of a palette's colours where the scene has one.
         dtype: Data type that holds every band.
         nodata: Sentinel value, or None where validity comes from a mask or alpha band.
-        placed_by: `transform`, or `gcps` or `rpcs` where pixels are warped even to the own grid.
+        placed_by: `transform`; `gcps` or `rpcs` where pixels are warped even to the own grid;
+            `assumed` where nothing says so.
+        assume_gsd_m: Pixel size that is assumed where the scene does not say where it lies.
     """
 
     path: str
@@ -44,6 +46,11 @@ class SceneInfo:
     dtype: str
     nodata: float | None
     placed_by: PlacedBy = "transform"
+    assume_gsd_m: float | None = None
+
+    def open(self, grid: Grid | None = None) -> Scene:
+        """Opens the scene again, with the same bands, on its own grid or another."""
+        return Scene(self.path, bands=self.indexes, grid=grid, assume_gsd_m=self.assume_gsd_m)
 
 
 class Scene:
@@ -58,6 +65,8 @@ class Scene:
         bands: Bands to read, by 1-based number or by name, in this order; all data bands
             when None. A band that is merely tagged as alpha counts as data when named.
         grid: Grid to read on; pixels are warped to it bilinearly. None for the scene's own.
+        assume_gsd_m: Metres per pixel of a scene that does not say where it lies, which is laid
+            at an invented place then.
 
     Raises:
         SceneReadError: If the file is absent or GDAL cannot read it.
@@ -71,16 +80,19 @@ class Scene:
         *,
         bands: Sequence[int | str] | None = None,
         grid: Grid | None = None,
+        assume_gsd_m: float | None = None,
     ) -> None:
         with ExitStack() as stack:
             source = stack.enter_context(open_raster(path))
-            self.info, self._place, chosen = _inspect(source, str(path), bands)
+            self.info, self._place, chosen = _inspect(source, str(path), bands, assume_gsd_m)
             self.grid = grid or self.info.grid
             self._validity = validity_band(source, chosen)
             self._reader, self._indexes = source, list(self.info.indexes)
-            moved = self.grid != self.info.grid or self.info.placed_by != "transform"
+            moved = self.grid != self.info.grid or self.info.placed_by in ("gcps", "rpcs")
             if moved or not _reads_as_it_is(chosen):
-                self._reader = stack.enter_context(open_view(source, chosen, self._validity))
+                assumed = self.info.grid if self.info.placed_by == "assumed" else None
+                view = open_view(source, chosen, self._validity, assumed)
+                self._reader = stack.enter_context(view)
                 self._indexes = [*range(1, len(chosen) + 1)]
                 self._validity = self._find_alpha()
             self._has_opacity = self._validity is not None
@@ -178,11 +190,16 @@ class Scene:
         )
 
 
-def read_info(path: str | Path, *, bands: Sequence[int | str] | None = None) -> SceneInfo:
-    """Reads what a scene is, without its pixels. Raises as `Scene` does."""
+def read_info(
+    path: str | Path,
+    *,
+    bands: Sequence[int | str] | None = None,
+    assume_gsd_m: float | None = None,
+) -> SceneInfo:
+    """Reads what a scene is, without its pixels. Arguments and errors are those of `Scene`."""
     with open_raster(path) as source:
-        info, place, _ = _inspect(source, str(path), bands)
-    warn_of_terrain(place, info.path)
+        info, place, _ = _inspect(source, str(path), bands, assume_gsd_m)
+    warn_of_place(place, info.path)
     return info
 
 
@@ -193,7 +210,10 @@ def read_tags(path: str | Path) -> dict[str, str]:
 
 
 def _inspect(
-    source: Any, path: str, wanted: Sequence[int | str] | None
+    source: Any,
+    path: str,
+    wanted: Sequence[int | str] | None,
+    assume_gsd_m: float | None,
 ) -> tuple[SceneInfo, Place, list[Band]]:
     if source.count == 0:
         others = f" but {len(source.subdatasets)} subdatasets" if source.subdatasets else ""
@@ -201,7 +221,7 @@ def _inspect(
             f"{path}: holds no bands of its own{others}; pass "
             f"{next(iter(source.subdatasets), 'a GeoTIFF')}"
         )
-    place = find_place(source, path)
+    place = find_place(source, path, assume_gsd_m)
     bands = list_bands(source)
     indexes = _select_bands(bands, path, wanted)
     chosen = [bands[i - 1] for i in indexes]
@@ -214,6 +234,7 @@ def _inspect(
         dtype=np.result_type(*(band.dtype for band in chosen)).name,
         nodata=_common_nodata(chosen, path),
         placed_by=place.by,
+        assume_gsd_m=assume_gsd_m,
     )
     return info, place, chosen
 

@@ -11,6 +11,7 @@ import numpy as np
 from rasterio.dtypes import dtype_rev, typename_fwd
 from rasterio.enums import ColorInterp, MaskFlags
 
+from geoseg.grid import Grid
 from geoseg.raster.opening import describe, open_description
 
 _PALETTE_COLOURS = ("red", "green", "blue")
@@ -82,13 +83,16 @@ def validity_band(source: Any, bands: Sequence[Band]) -> str | None:
     return None
 
 
-def open_view(source: Any, bands: Sequence[Band], validity: str | None) -> Any:
+def open_view(
+    source: Any, bands: Sequence[Band], validity: str | None, assumed: Grid | None = None
+) -> Any:
     """Opens bands of a dataset as one of their own, with an alpha band if something says validity.
 
     Args:
         source: The dataset.
         bands: Its bands, in order.
         validity: From `validity_band`.
+        assumed: Where the dataset is said to lie, if it does not say itself.
 
     Returns:
         A dataset of `bands` in their common data type and, after them, alpha: 0 or 255. A
@@ -99,6 +103,11 @@ def open_view(source: Any, bands: Sequence[Band], validity: str | None) -> Any:
     size = {"rasterXSize": str(source.width), "rasterYSize": str(source.height)}
     view = ElementTree.Element("VRTDataset", size)
     view.extend(part for part in described if _says_place(part))
+    if assumed is not None:
+        ElementTree.SubElement(view, "SRS").text = assumed.crs.to_wkt()
+        ElementTree.SubElement(view, "GeoTransform").text = ", ".join(
+            map(repr, assumed.transform.to_gdal())
+        )
     dtype = np.result_type(*(band.dtype for band in bands)).name
     for band in bands:
         _add_band(view, dtype, _data_source(name, band))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from geoseg.grid import Grid
 from geoseg.journal import Journal, claim_output, describe_job
 from geoseg.labels import IGNORE, FootprintLabels, Labels, burn, halo_px
 from geoseg.paths import absolute_path
-from geoseg.raster import Scene, write_array
+from geoseg.raster import Scene, SceneInfo, write_array
 from geoseg.splits import SPLITS
 from geoseg.tiles.index import FailedTile, TilesInfo, tile_window
 from geoseg.tiles.plan import TilesPlan
@@ -34,8 +34,7 @@ class RowTask:
     """One row of tiles of one scene: a recipe that any process can carry out."""
 
     folder: Path
-    scene: str
-    bands: tuple[int, ...]
+    scene: SceneInfo
     grid: Grid
     size: int
     labels: Labels
@@ -125,7 +124,7 @@ def _cut_alone(task: RowTask, id_: str, window: Window) -> dict[str, Any]:
 
 
 def _open(task: RowTask) -> Scene:
-    return Scene(task.scene, bands=task.bands, grid=task.grid)
+    return task.scene.open(task.grid)
 
 
 def _cut(task: RowTask, scene: Scene, id_: str, window: Window) -> dict[str, Any]:
@@ -174,8 +173,7 @@ def _row_task(plan: TilesPlan, folder: Path, part: gpd.GeoDataFrame) -> RowTask:
     halo = halo_px(grid, plan.options.target_names)
     return RowTask(
         folder=folder,
-        scene=absolute_path(plan.scenes[index].path),
-        bands=plan.scenes[index].indexes,
+        scene=replace(plan.scenes[index], path=absolute_path(plan.scenes[index].path)),
         grid=grid,
         size=plan.options.size,
         labels=labels.near(_bounding_window(windows, halo)),

@@ -12,6 +12,7 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pyproj
+import shapely
 from pyproj import Transformer
 from pyproj.exceptions import ProjError
 from rasterio.windows import Window
@@ -97,7 +98,10 @@ def plan_tiles(scenes: Sequence[str | Path], labels: str | Path, options: TileOp
     repeated = next((place for place in places if places.count(place) > 1), None)
     if repeated:
         raise ConfigError(f"{repeated}: is given twice; name each scene once")
-    infos = [read_info(scene, bands=options.bands) for scene in scenes]
+    infos = [
+        read_info(scene, bands=options.bands, assume_gsd_m=options.assume_gsd_m) for scene in scenes
+    ]
+    _check_apart([info for info in infos if info.placed_by == "assumed"])
     _check_on_earth(infos)
     _check_same_bands(infos)
     gsd_m = options.gsd_m or infos[0].grid.gsd_m
@@ -105,8 +109,8 @@ def plan_tiles(scenes: Sequence[str | Path], labels: str | Path, options: TileOp
     scheme = resolve_scheme(options.classes)
     files = [labels_of(info.path, labels) for info in infos]
     on_scenes = [
-        read_labels(file, grid, scheme, where=options.where, layer=options.layer)
-        for file, grid in zip(files, grids, strict=True)
+        read_labels(file, grid, scheme, where=options.where, layer=options.layer, own=info.grid)
+        for file, grid, info in zip(files, grids, infos, strict=True)
     ]
     drawn = [one for one in on_scenes if isinstance(one, FootprintLabels)]
     if drawn:
@@ -145,6 +149,22 @@ def plan_tiles(scenes: Sequence[str | Path], labels: str | Path, options: TileOp
         tuple(dict.fromkeys(files)),
         scheme,
     )
+
+
+def _check_apart(infos: Sequence[SceneInfo]) -> None:
+    """Refuses invented places that meet by chance."""
+    if not infos:
+        return
+    outlines = np.array([info.grid.polygon for info in infos], dtype=object)
+    pairs = shapely.STRtree(outlines).query(outlines, predicate="intersects")
+    first, second = pairs[:, pairs[0] < pairs[1]]
+    shared = shapely.area(shapely.intersection(outlines[first], outlines[second]))
+    if shared.any():
+        pair = int(shared.argmax())
+        one, other = infos[first[pair]].path, infos[second[pair]].path
+        raise ConfigError(
+            f"{one} and {other}: fall on one invented place, which their names decide; rename one"
+        )
 
 
 def _check_on_earth(infos: Sequence[SceneInfo]) -> None:
