@@ -56,7 +56,7 @@ class FootprintLabels:
         """
         ids = self.burn_ids(window)
         values = self._values()
-        mask = values[ids] if len(values) else np.zeros(ids.shape, np.uint8)
+        mask = values.take(ids)
         if self.ignored is not None and len(self.ignored):
             hidden = _rasterize(self.grid, window, self.ignored.array, [1] * len(self.ignored))
             mask = np.where(hidden > 0, np.uint8(IGNORE), mask)
