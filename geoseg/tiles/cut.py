@@ -196,6 +196,8 @@ def _pad(
     data: np.ndarray, valid: np.ndarray, target: np.ndarray, size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Fills a tile that is cut short by its region with nodata."""
+    if valid.shape == (size, size):
+        return data, valid, target
     missing = [(0, size - length) for length in valid.shape]
     return (
         np.pad(data, [(0, 0), *missing]),
