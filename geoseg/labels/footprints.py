@@ -61,29 +61,27 @@ class FootprintLabels:
         values = self._values()
         mask = values.take(ids)
         if self.ignored is not None and len(self.ignored):
-            shapes = list(_describe(self.ignored.array))
+            shapes = list(_describe(np.asarray(self.ignored.array)))
             hidden = _rasterize(self.grid, window, shapes, [1] * len(shapes))
             mask = np.where(hidden > 0, np.uint8(IGNORE), mask)
         return ids, mask
 
     def burn_ids(self, window: Window) -> np.ndarray:
         """Burns which footprint the centre of each pixel lies in; see `read`."""
-        outline = self.grid.window_polygon(window)
-        hits = np.sort(self.footprints.geometry.sindex.query(outline))
+        hits = np.sort(self._index.query(self.grid.window_polygon(window)))
         return _rasterize(self.grid, window, [self._outlines[i] for i in hits], hits + 1)
 
     def built(self, window: Window) -> float:
         """Building pixels inside a window, by the footprints' area; overlaps count twice."""
         outline = self.grid.window_polygon(window)
-        geometry = self.footprints.geometry
-        near = geometry.iloc[geometry.sindex.query(outline, predicate="intersects")]
-        inside = shapely.intersection(near.values, outline)
+        near = self._index.geometries[self._index.query(outline, predicate="intersects")]
+        inside = shapely.intersection(near, outline)
         return float(shapely.area(inside).sum() / abs(self.grid.transform.determinant))
 
     def near(self, window: Window) -> FootprintLabels:
         """Those that meet a window: a small part that can be sent to another process."""
         outline = self.grid.window_polygon(window)
-        hits = np.sort(self.footprints.sindex.query(outline))
+        hits = np.sort(self._index.query(outline))
         ignored = self.ignored
         if ignored is not None:
             ignored = ignored.iloc[np.sort(ignored.sindex.query(outline))]
@@ -91,9 +89,13 @@ class FootprintLabels:
         return FootprintLabels(self.grid, part, self.scheme, ignored)
 
     @cached_property
+    def _index(self) -> shapely.STRtree:
+        return shapely.STRtree(np.asarray(self.footprints.geometry.array))
+
+    @cached_property
     def _outlines(self) -> list[dict[str, Any]]:
         """The footprints as GDAL's bindings take them, made once for all tiles of a row."""
-        return list(_describe(self.footprints.geometry.array))
+        return list(_describe(self._index.geometries))
 
     def _values(self) -> np.ndarray:
         """Mask value by position in `footprints` + 1; the first is the ground's."""
