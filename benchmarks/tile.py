@@ -1,14 +1,13 @@
 """What cutting tiles costs, against what floor, how it scales, and what memory it takes.
 
-    python benchmarks/tile.py [per_core] [two_workers] [memory] [--repeat 3] [--tiles 2500]
+    python benchmarks/tile.py [per_core] [two_workers] [memory] [--repeat 3]
 
 Prints one JSON line per part, all of them where none is named; every figure is of this one run,
 on a synthetic town that is laid out again and again by a GDAL VRT, its footprints with it.
 
 - `per_core`: tiles per second of CPU, and the ratio to a bare loop that reads the same windows
   with rasterio and writes the very same files, to the byte, with targets that lie in memory.
-- `two_workers`: how much faster `--workers 2` cuts than one process, from the first result of a
-  worker on and with the start of the processes.
+- `two_workers`: how much faster two processes cut than one, without and with their start.
 - `memory`: peak memory of the whole verb, in a process of its own, on 8192² and 32768² pixels.
 """
 
@@ -24,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import rasterio
+from distributed import LocalCluster
 from rasterio.windows import Window
 from shapely.affinity import translate
 
@@ -50,21 +50,17 @@ SIDES = (8192, 32768)
 # Stripes of this size hold whole tiles only: the bare loop pads none.
 WHOLE = TileOptions(fractions=(0.5, 0.25, 0.25), gap=0)
 
-# Two processes compile nothing and share nothing; the first rounds of tasks warm them up.
-WARM_TASKS = 8
-
 
 def main() -> None:
     """Runs the parts that are named."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help="per_core, two_workers, memory")
     parser.add_argument("--repeat", type=int, default=3, help="runs, of which the best counts")
-    parser.add_argument("--tiles", type=int, default=2500, help="tiles of two_workers, about")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     parts: dict[str, Callable[[Path], dict[str, Any]]] = {
         "per_core": partial(per_core, repeat=arguments.repeat),
-        "two_workers": partial(two_workers, repeat=arguments.repeat, tiles=arguments.tiles),
+        "two_workers": partial(two_workers, repeat=arguments.repeat),
         "memory": memory,
     }
     unknown = [name for name in arguments.parts if name not in parts]
@@ -124,89 +120,104 @@ def _repeated_footprints(
 def per_core(town: Path, *, repeat: int) -> dict[str, Any]:
     """Tiles per second of CPU: cut by geoseg, and by the bare loop."""
     scene, labels, output = town / "scene.tif", town / "footprints.gpkg", town / "tiles"
-    ours, bare, whole = [], [], []
+    sums = {"plan": 0.0, "ours": 0.0, "bare": 0.0, "report": 0.0}
+    count = 0
     for _ in range(repeat):
-        start = time.process_time()
-        plan = plan_tiles([scene], labels, WHOLE)
-        cutting = Clock(time.process_time)
-        cut(plan, output, cutting.run, survey=True)
-        whole.append(time.process_time() - start)
-        ours.append(cutting.seconds())
-        bare.append(BareLoop(scene, output, town / "bare").seconds())
-    check_same_files(output, town / "bare")
-    count = len(read_tiles(output))
+        with adding_to(sums, "plan"):
+            plan = plan_tiles([scene], labels, WHOLE)
+        turns = Turns(scene, town / "bare", sums)
+        cut(plan, output, turns.run)
+        with adding_to(sums, "report"):
+            survey_tiles(output)
+        check_same_files(output, town / "bare")
+        count += len(plan.tiles)
     return {
         "tiles": count,
-        "tiles_per_s": round(count / min(ours), 1),
-        "bare_tiles_per_s": round(count / min(bare), 1),
-        "ratio": round(min(bare) / min(ours), 3),
-        "cutting_s": round(min(ours), 2),
-        "verb_with_plan_and_report_s": round(min(whole), 2),
+        "tiles_per_s": round(count / sums["ours"], 1),
+        "bare_tiles_per_s": round(count / sums["bare"], 1),
+        "ratio": round(sums["bare"] / sums["ours"], 3),
+        "ms_per_tile": {name: round(1e3 * seconds / count, 2) for name, seconds in sums.items()},
     }
 
 
-def cut(plan: TilesPlan, output: Path, run: Any, *, survey: bool = False) -> None:
+@contextmanager
+def adding_to(sums: dict[str, float], name: str) -> Iterator[None]:
+    """Adds the CPU seconds of a block to a sum."""
+    start = time.process_time()
+    yield
+    sums[name] += time.process_time() - start
+
+
+def cut(plan: TilesPlan, output: Path, run: Any) -> None:
     """Cuts all tiles of a plan anew."""
     shutil.rmtree(output, ignore_errors=True)
-    tile_scenes(plan, output, run=run, finish=survey_tiles if survey else None)
+    tile_scenes(plan, output, run=run)
 
 
-@dataclass
-class Clock:
-    """Runs tasks and notes when each result came.
-
-    Attributes:
-        now: Tells the time.
-        inner: What runs the tasks.
-        times: When the tasks were handed over, and when each result was taken up.
-    """
-
-    now: Callable[[], float]
-    inner: Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]] = map
-    times: list[float] = field(default_factory=list)
-
-    def run(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
-        """As `map`."""
-        self.times.append(self.now())
-        for result in self.inner(function, tasks):
-            yield result
-            self.times.append(self.now())
-
-    def seconds(self, skipped: int = 0) -> float:
-        """From the start, or a later result, to the last result."""
-        return self.times[-1] - self.times[skipped]
+def two_workers(town: Path, *, repeat: int) -> dict[str, Any]:
+    """Seconds of cutting by one process, by two that are there, and by two that are started."""
+    scene, labels = repeat_town(town, SIDES[0])
+    plan = plan_tiles([scene], labels, TileOptions())
+    warming = plan_tiles([town / "scene.tif"], town / "footprints.gpkg", TileOptions())
+    seconds: dict[str, list[float]] = {"serial": [], "two": [], "two_with_start": []}
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
+        running = partial(run_tasks, scheduler=cluster.scheduler_address)
+        cut(warming, town / "warm", running)
+        runs = {"serial": map, "two": running, "two_with_start": partial(run_tasks, workers=2)}
+        for _ in range(repeat):
+            for name, run in runs.items():
+                start = time.perf_counter()
+                cut(plan, town / "many", run)
+                seconds[name].append(time.perf_counter() - start)
+    best = {name: min(found) for name, found in seconds.items()}
+    return {
+        "tiles": len(plan.tiles),
+        "seconds": {name: round(found, 1) for name, found in best.items()},
+        "speedup": round(best["serial"] / best["two"], 2),
+        "speedup_with_start": round(best["serial"] / best["two_with_start"], 2),
+    }
 
 
-class BareLoop:
-    """Reads windows of a scene, writes them and targets that are there already, and that is all.
+class Turns:
+    """Lets geoseg and the bare loop cut rows of tiles in turn, so that both meet the same noise.
+
+    The bare loop reads windows of a scene, writes them and the targets that geoseg burnt, which
+    lie in memory by then, and that is all.
 
     Args:
         scene: The scene.
-        tiles: A folder of its tiles, of which it takes windows, targets and masks.
-        output: Where to write.
+        output: Where the bare loop writes.
+        sums: CPU seconds by name.
     """
 
-    def __init__(self, scene: Path, tiles: Path, output: Path) -> None:
-        self._scene, self._output = scene, output
-        self._names = {kind: _band_names(tiles / kind) for kind in ("images", "targets")}
-        self._tiles = [
-            (tile.id, tile_window(tile), *_read_burnt(tiles, tile.id))
-            for tile in read_tiles(tiles).itertuples()
-        ]
+    def __init__(self, scene: Path, output: Path, sums: dict[str, float]) -> None:
+        self._scene, self._output, self._sums = scene, output, sums
         shutil.rmtree(output, ignore_errors=True)
         for kind in ("images", "targets"):
             (output / kind).mkdir(parents=True)
 
-    def seconds(self) -> float:
-        """CPU seconds of the loop."""
-        start = time.process_time()
+    def run(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
+        """As `map`."""
+        remaining = iter(tasks)
+        while True:
+            with adding_to(self._sums, "ours"):
+                task = next(remaining, None)
+                if task is None:
+                    return
+                result = function(task)
+            burnt = [_read_burnt(task.folder, name) for name, _ in task.tiles]
+            with adding_to(self._sums, "bare"):
+                self._cut(task.tiles, burnt)
+            with adding_to(self._sums, "ours"):
+                yield result  # and wait until it is in the journal
+
+    def _cut(self, tiles: list[tuple[str, Window]], burnt: list[Any]) -> None:
         with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(self._scene) as scene:
-            for name, window, mask, target in self._tiles:
+            for (name, window), (mask, target) in zip(tiles, burnt, strict=True):
                 place = {"crs": scene.crs, "transform": scene.window_transform(window)}
                 image = self._output / "images" / f"{name}.tif"
                 self._write(image, scene.read(window=window), mask, None, place)
                 self._write(self._output / "targets" / f"{name}.tif", target, None, 255, place)
-        return time.process_time() - start
 
     def _write(
         self,
@@ -216,10 +227,10 @@ class BareLoop:
         nodata: int | None,
         place: dict[str, Any],
     ) -> None:
-        names = self._names[path.parent.name]
+        names = _NAMES[path.parent.name]
         count, height, width = array.shape
         shape = {"count": count, "height": height, "width": width, "dtype": array.dtype.name}
-        colours = {"photometric": "rgb" if names == _RGB else "minisblack"}
+        colours = {"photometric": "rgb" if path.parent.name == "images" else "minisblack"}
         profile = _STORED | shape | colours | place
         with rasterio.open(path, "w", nodata=nodata, **profile) as sink:
             sink.descriptions = names
@@ -238,13 +249,7 @@ _STORED = {
     "blockysize": 256,
     "bigtiff": "if_safer",
 }
-_RGB = ("red", "green", "blue")
-
-
-def _band_names(folder: Path) -> tuple[str, ...]:
-    with rasterio.open(next(folder.glob("*.tif"))) as source:
-        names: tuple[str, ...] = source.descriptions
-    return names
+_NAMES = {"images": ("red", "green", "blue"), "targets": ("building", "border")}
 
 
 def _read_burnt(tiles: Path, name: str) -> tuple[np.ndarray | None, np.ndarray]:
@@ -259,6 +264,47 @@ def _read_burnt(tiles: Path, name: str) -> tuple[np.ndarray | None, np.ndarray]:
 
 def check_same_files(one: Path, other: Path) -> None:
     """Raises if two folders of tiles differ in a byte of an image or a target."""
-    for file in sorted(other.rglob("*.tif")):
-        if file.read_bytes() != (one / file.relative_to(other)).read_bytes():
-            raise AssertionError(f"{file}: differs from what geoseg wrote")
+    for file in sorted(one.rglob("*.tif")):
+        if file.read_bytes() != (other / file.relative_to(one)).read_bytes():
+            raise AssertionError(f"{file}: differs from what the bare loop wrote")
+
+
+def memory(town: Path) -> dict[str, Any]:
+    """Peak memory of the whole verb in MB, by the scene's side."""
+    peaks, spent = {}, {}
+    for side in SIDES:
+        scene, labels = repeat_town(town, side)
+        words = [scene, "--labels", labels, "-o", town / "large", *FEW_TILES]
+        found = json.loads(in_process_of_its_own(MEASURED_VERB, words).splitlines()[-1])
+        peaks[side], spent[side] = found["peak_mb"], found["seconds"]
+    return {
+        "peak_mb": peaks,
+        "seconds": spent,
+        "growth_mb": round(peaks[SIDES[1]] - peaks[SIDES[0]], 1),
+    }
+
+
+# Large tiles without overlap: few files, but all of the ground is read, dealt and surveyed.
+FEW_TILES = ("--size", "1024", "--overlap", "0", "--split", "blocks", "--overwrite")
+
+MEASURED_VERB = """
+import json, resource, sys, time
+from geoseg.cli import main
+start = time.perf_counter()
+try:
+    main()
+finally:
+    used = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    seconds = time.perf_counter() - start
+    print(json.dumps({"peak_mb": round(max(used) / 1024, 1), "seconds": round(seconds, 1)}))
+"""
+
+
+def in_process_of_its_own(program: str, words: list[Any]) -> str:
+    """What `geoseg tile` prints, and what the program adds."""
+    command = [sys.executable, "-c", program, "tile", *map(str, words)]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+if __name__ == "__main__":
+    main()

@@ -111,9 +111,23 @@ def _building(ids: np.ndarray, _: np.ndarray, __: int) -> np.ndarray:
 
 
 def _border(ids: np.ndarray, _: np.ndarray, reach: int) -> np.ndarray:
-    width = 2 * reach + 1
-    different: np.ndarray = maximum_filter(ids, width) != minimum_filter(ids, width)
-    return np.where(different, np.uint8(1), np.uint8(0))
+    # A square holds two values where two neighbours in it differ.
+    across, down = ids[:, 1:] != ids[:, :-1], ids[1:] != ids[:-1]
+    different = _any_in(across, 2 * reach + 1, 2 * reach) | _any_in(down, 2 * reach, 2 * reach + 1)
+    return np.pad(different.view(np.uint8), reach)
+
+
+def _any_in(hits: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Whether any of a rectangle is True, for each that lies inside (H - height + 1, W - width + 1).
+
+    The rectangle is widened by doubling.
+    """
+    seen = 1
+    while seen < width:
+        step = min(seen, width - seen)
+        hits = hits[:, step:] | hits[:, :-step]
+        seen += step
+    return hits if height == 1 else _any_in(hits.T, 1, height).T
 
 
 def _contact(ids: np.ndarray, _: np.ndarray, reach: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ def open_for_writing(
     tags: dict[str, str] | None = None,
     descriptions: Sequence[str] = (),
     colormap: dict[int, tuple[int, int, int, int]] | None = None,
+    masked: bool = True,
     **profile: Any,
 ) -> Iterator[Any]:
     """Opens a tiled, compressed GeoTIFF that is renamed to `path` only when complete.
@@ -41,6 +42,7 @@ def open_for_writing(
         tags: Dataset tags.
         descriptions: Name of each band.
         colormap: Colours of the first band's values.
+        masked: Whether a mask may be written; it goes into the file itself.
         **profile: Further GeoTIFF creation options.
 
     Yields:
@@ -61,7 +63,7 @@ def open_for_writing(
     }
     with (
         replace_file(path) as partial,
-        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True) if masked else nullcontext(),
         rasterio.open(
             partial,
             "w",
@@ -75,7 +77,8 @@ def open_for_writing(
             **options,
         ) as sink,
     ):
-        sink.update_tags(**(tags or {}))
+        if tags:
+            sink.update_tags(**tags)
         for index, description in enumerate(descriptions, start=1):
             sink.set_band_description(index, description)
         if colormap:
@@ -100,9 +103,11 @@ def write_array(
         valid: (H, W); where False, the file's own mask says nodata.
         **options: As in `open_for_writing`.
     """
-    with open_for_writing(path, grid, count=len(array), dtype=array.dtype.name, **options) as sink:
+    masked = valid is not None and not valid.all()
+    stored = {"count": len(array), "dtype": array.dtype.name, "masked": masked, **options}
+    with open_for_writing(path, grid, **stored) as sink:
         sink.write(array)
-        if valid is not None and not valid.all():
+        if masked:
             sink.write_mask(valid)
 
 

@@ -194,6 +194,8 @@ def _pad(
     data: np.ndarray, valid: np.ndarray, target: np.ndarray, size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Fills a tile that is cut short by its region with nodata."""
+    if valid.shape == (size, size):
+        return data, valid, target
     missing = [(0, size - length) for length in valid.shape]
     return (
         np.pad(data, [(0, 0), *missing]),
@@ -203,8 +205,8 @@ def _pad(
 
 
 def _measure(id_: str, data: np.ndarray, valid: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
-    pixels = data[:, valid].astype(np.float64)
-    count = int(valid.sum())
+    count = int(np.count_nonzero(valid))
+    sums, squares = zip(*(_sum_up(band, valid, count) for band in data), strict=True)
     of_value = np.bincount(mask.ravel(), minlength=IGNORE + 1)
     return {
         "id": id_,
@@ -212,9 +214,17 @@ def _measure(id_: str, data: np.ndarray, valid: np.ndarray, mask: np.ndarray) ->
         "building_fraction": int(of_value[1:IGNORE].sum()) / max(1, count),
         "of_value": of_value[:IGNORE].tolist(),
         "pixels": count,
-        "sums": pixels.sum(axis=1).tolist(),
-        "squares": (pixels**2).sum(axis=1).tolist(),
+        "sums": sums,
+        "squares": squares,
     }
+
+
+def _sum_up(band: np.ndarray, valid: np.ndarray, count: int) -> tuple[float, float]:
+    """Sum and sum of squares over the valid pixels; band by band, which a cache holds."""
+    pixels = (band.ravel() if count == band.size else band[valid]).astype(np.float64)
+    total = float(pixels.sum())
+    np.square(pixels, out=pixels)
+    return total, float(pixels.sum())
 
 
 def _choose_kept(tiles: gpd.GeoDataFrame, plan: TilesPlan) -> pd.Series:
