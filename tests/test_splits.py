@@ -6,6 +6,7 @@ import pytest
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
+from pyproj import Transformer
 from rasterio.crs import CRS
 from rasterio.windows import Window
 from shapely.geometry import Polygon, box
@@ -266,10 +267,14 @@ def test_every_share_gets_a_piece_and_no_piece_is_lost(pieces, seed, shares):
 # Tiles of different splits
 
 
+# Pixels of half a metre, under the squares.
+GRIDS = [Grid(CRS.from_epsg(32645), Affine(0.5, 0, 0, 0, -0.5, 10), 20, 200)]
+
+
 def squares(*parts):
     """Tiles of 10 m: (split, x)."""
     return gpd.GeoDataFrame(
-        {"split": [split for split, _ in parts]},
+        {"split": [split for split, _ in parts], "scene_index": 0, "height": 20, "width": 20},
         geometry=[box(x, 0, x + 10, 10) for _, x in parts],
         crs=UTM,
     )
@@ -285,7 +290,7 @@ def test_shared_pixels_are_counted():
 
 def test_test_ground_is_kept_before_validation_and_that_before_training():
     tiles = squares(("train", 0), ("val", 5), ("test", 12), ("train", 20), ("train", 30))
-    kept = drop_near(tiles, 0.25)
+    kept = drop_near(tiles, GRIDS)
     # The tile of val meets test and goes; the first of train then meets nobody.
     assert list(kept.split) == ["train", "test", "train"]
     assert [round(g.bounds[0]) for g in kept.geometry] == [0, 12, 30]
@@ -295,8 +300,8 @@ def test_test_ground_is_kept_before_validation_and_that_before_training():
 
 def test_tiles_that_touch_stay():
     tiles = squares(("train", 0), ("val", 10), ("test", 19.999))
-    assert len(drop_near(tiles, 0.25)) == 3
-    assert len(drop_near(squares(("train", 0), ("train", 3)), 0.25)) == 2
+    assert len(drop_near(tiles, GRIDS)) == 3
+    assert len(drop_near(squares(("train", 0), ("train", 3)), GRIDS)) == 2
 
 
 def test_the_ground_of_each_split_over_all_scenes():
@@ -309,15 +314,41 @@ def test_the_ground_of_each_split_over_all_scenes():
 
 def test_a_gap_is_kept_between_splits():
     tiles = squares(("train", 0), ("train", 10), ("val", 25), ("test", 40))
-    kept = drop_near(tiles, 0.25, gap=5.0)
+    kept = drop_near(tiles, GRIDS, gap=10)
     # 5 m lie between the second tile of train and val, and between val and test: enough.
     assert list(kept.split) == ["train", "train", "val", "test"]
-    kept = drop_near(tiles, 0.25, gap=6.0)
+    kept = drop_near(tiles, GRIDS, gap=12)
     assert [round(g.bounds[0]) for g in kept.geometry] == [0, 10, 40]
-    kept = drop_near(tiles, 0.25, gap=25.0)
+    kept = drop_near(tiles, GRIDS, gap=50)
     assert [round(g.bounds[0]) for g in kept.geometry] == [0, 40]
     turned = tiles.set_geometry(tiles.geometry.rotate(30, origin=(0, 0)))
-    assert len(drop_near(turned, 0.25, gap=5.0)) == 4
+    assert len(drop_near(turned, GRIDS, gap=10)) == 4
+
+
+@pytest.mark.parametrize("epsg", [3857, 4326, 32645])
+def test_a_gap_is_of_pixels_whatever_their_shape(epsg):
+    # At 0.3 m on the ground Mercator's pixels are not square, and those of degrees far from it.
+    origin = Transformer.from_crs(4326, epsg, always_xy=True).transform(85.5, 57.6)
+    scale = {3857: 0.5, 4326: 5e-6, 32645: 0.3}[epsg]
+    coarse = Grid(
+        CRS.from_epsg(epsg), Affine(scale, 0, origin[0], 0, -scale, origin[1]), 200, 1400
+    ).resampled(0.4, tolerance=0)
+    other = Grid(
+        CRS.from_epsg(epsg), Affine(scale, 0, origin[0], 0, -scale, origin[1] * 0.8), 200, 1400
+    ).resampled(0.4, tolerance=0)
+    grids = [coarse, other]
+    windows = [("train", 0), ("val", 110), ("test", 220)]
+    tiles = gpd.GeoDataFrame(
+        [
+            {"split": split, "scene_index": place, "height": 100, "width": 100,
+             "geometry": grid.window_polygon(Window(left, 0, 100, 100))}
+            for place, grid in enumerate(grids) for split, left in windows
+        ],
+        crs=coarse.crs.to_wkt(),
+    )  # fmt: skip
+    assert len(drop_near(tiles, grids, gap=10)) == 6
+    kept = drop_near(tiles, grids, gap=11)
+    assert list(kept.split) == ["train", "test", "train", "test"]
 
 
 def test_pixels_shared_by_many_tiles_count_once():

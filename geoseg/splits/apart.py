@@ -9,33 +9,71 @@ import numpy as np
 import pandas as pd
 import shapely
 
+from geoseg.grid import Grid
+
 # The ground that is kept when two splits come too close: first that which is judged on.
 _KEPT_FIRST = (("test", "val"), ("test", "train"), ("val", "train"))
 
 
-def drop_near(tiles: gpd.GeoDataFrame, pixel_area: float, gap: float = 0.0) -> gpd.GeoDataFrame:
+# In pixels, what CRSs and their rounding errors may move an outline.
+_ROUNDING = 0.05
+
+# Tiles that share less than this of a pixel merely touch.
+_TOUCHING = 0.5
+
+
+def drop_near(tiles: gpd.GeoDataFrame, grids: Sequence[Grid], gap: float = 0.0) -> gpd.GeoDataFrame:
     """Drops tiles that meet another split's, or come nearer to it than a gap.
 
-    Test ground is kept before validation ground, and that before training ground.
+    Test ground is kept before validation ground, and that before training ground. Distances are
+    measured in pixels of the scene whose tile is kept: a pixel of a scene has sides of its own,
+    unequal ones in degrees, and no CRS of several scenes knows them.
 
     Args:
-        tiles: Tiles with `split` and geometry, in one CRS.
-        pixel_area: Area of a pixel in that CRS; tiles that share less than half of it merely
-            touch.
-        gap: Least distance, in the CRS's unit.
+        tiles: Tiles with `split`, `scene_index` and geometry, in one CRS.
+        grids: The grid of each scene.
+        gap: Least distance in pixels; at 0 tiles that share less than half a pixel merely touch.
     """
-    reach = gap - 0.01 * pixel_area**0.5  # what lies a gap apart does so by rounding errors
     for keeper, loser in _KEPT_FIRST:
-        kept, others = tiles[tiles.split == keeper], tiles[tiles.split == loser]
-        if kept.empty or others.empty:
-            continue
-        if gap > 0:
-            near = others.sindex.query(kept.geometry.values, predicate="dwithin", distance=reach)
-            lost = np.unique(near[1])
-        else:
-            lost = np.unique(_overlaps(kept, others, pixel_area / 2)[1])
-        tiles = tiles.drop(others.index[lost])
+        others = tiles[tiles.split == loser]
+        lost: list[int] = []
+        for place, kept in tiles[tiles.split == keeper].groupby("scene_index"):
+            near = others.iloc[_around(kept, others, gap)]
+            grid = grids[int(str(place))]
+            found = _too_near(_in_pixels(kept, grid), _in_pixels(near, grid), gap)
+            lost += near.index[found].tolist()
+        tiles = tiles.drop(index=sorted(set(lost)))
     return tiles.reset_index(drop=True)
+
+
+def _around(kept: gpd.GeoDataFrame, others: gpd.GeoDataFrame, gap: float) -> np.ndarray:
+    """Positions of the others that may be too near to those of one scene, and some more."""
+    # The side of a pixel in this CRS is about that of a tile over its pixels; twice it is enough.
+    first = kept.iloc[0]
+    pixel = np.sqrt(first.geometry.envelope.area / (first.height * first.width))
+    area = shapely.box(*kept.total_bounds).buffer(2 * (gap + 1) * pixel)
+    found: np.ndarray = np.sort(others.sindex.query(area))
+    return found
+
+
+def _in_pixels(tiles: gpd.GeoDataFrame, grid: Grid) -> np.ndarray:
+    outlines = tiles.geometry.to_crs(grid.crs.to_wkt()).values
+    pixels: np.ndarray = shapely.transform(
+        np.asarray(outlines), lambda points: np.column_stack(grid.to_pixels(*points.T))
+    )
+    return pixels
+
+
+def _too_near(kept: np.ndarray, others: np.ndarray, gap: float) -> np.ndarray:
+    """Positions of the others that are too near, in pixels."""
+    tree = shapely.STRtree(others)
+    if gap > 0:  # what lies a gap apart does so by rounding errors
+        found: np.ndarray = tree.query(kept, predicate="dwithin", distance=gap - _ROUNDING)[1]
+    else:
+        pairs = tree.query(kept, predicate="intersects")
+        shared = shapely.area(shapely.intersection(kept[pairs[0]], others[pairs[1]]))
+        found = pairs[1][shared > _TOUCHING]
+    return np.unique(found)
 
 
 def count_shared_pixels(tiles: gpd.GeoDataFrame, pixel_area: float) -> int:
@@ -44,22 +82,12 @@ def count_shared_pixels(tiles: gpd.GeoDataFrame, pixel_area: float) -> int:
     shared = 0.0
     for place, one in enumerate(parts):
         for other in parts[place + 1 :]:
-            pairs = _overlaps(one, other, 0.0)
+            pairs = other.sindex.query(one.geometry.values, predicate="intersects")
             common = shapely.intersection(
                 one.geometry.values[pairs[0]], other.geometry.values[pairs[1]]
             )
             shared += shapely.union_all(common).area
     return round(shared / pixel_area)
-
-
-def _overlaps(one: gpd.GeoDataFrame, other: gpd.GeoDataFrame, least: float) -> np.ndarray:
-    """Positions (2, N) of pairs that share more than some area."""
-    pairs = other.sindex.query(one.geometry.values, predicate="intersects")
-    shared = shapely.area(
-        shapely.intersection(one.geometry.values[pairs[0]], other.geometry.values[pairs[1]])
-    )
-    found: np.ndarray = pairs[:, shared > least]
-    return found
 
 
 def merge_regions(regions: Sequence[gpd.GeoDataFrame]) -> gpd.GeoDataFrame:

@@ -130,7 +130,7 @@ def plan_tiles(scenes: Sequence[str | Path], labels: str | Path, options: TileOp
     common = grids[0].crs.to_wkt()
     pixel_area = abs(grids[0].transform.determinant)
     tiles = _to_common(records, grids, common)
-    tiles = drop_near(tiles, pixel_area, separation.gap * _pixel_side(grids[0]))
+    tiles = drop_near(tiles, grids, separation.gap)
     _check_splits(infos, set(tiles.split), grids, options)
     shared = count_shared_pixels(tiles, pixel_area)
     ground = merge_regions(
