@@ -41,7 +41,9 @@ def read(path, **options):
 
 
 @pytest.mark.parametrize("tiled", [True, False])
-@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32", "float64"])
+@pytest.mark.parametrize(
+    "dtype", ["uint8", "int8", "int16", "uint16", "int32", "float32", "float64"]
+)
 def test_values_come_in_as_stored(make_scene, dtype, tiled):
     made = make_scene(dtype=dtype, tiled=tiled, height=70, width=90)
     data, valid = read(made.path)
@@ -111,6 +113,32 @@ def test_a_band_of_every_type_is_held_by_the_common_one(tmp_path):
     )
     assert read_info(tmp_path / "both.vrt").dtype == "float32"
     assert read_info(tmp_path / "both.vrt", bands=[1]).dtype == "uint8"
+
+
+@pytest.mark.parametrize("warp", [False, True])
+@pytest.mark.parametrize(("bands", "dtype"), [(16, "uint16"), (40, "int8"), (20, "float32")])
+def test_many_bands(tmp_path, bands, dtype, warp):
+    data = noise(bands, dtype)
+    if dtype == "int8":
+        data -= 60
+    names = [f"B{i:02d}" for i in range(1, bands + 1)]
+    write_array(tmp_path / "a.tif", GRID, data, descriptions=names)
+    found, valid = read(tmp_path / "a.tif", grid=shifted(GRID, 0, 0) if warp else None)
+    height, width = valid.shape
+    assert valid.all()
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, data[:, :height, :width])
+    last = [names[-1], 2]
+    found, _ = read(tmp_path / "a.tif", bands=last, grid=shifted(GRID, 0, 0) if warp else None)
+    np.testing.assert_array_equal(found, data[[-1, 1], :height, :width])
+    assert read_info(tmp_path / "a.tif", bands=last).bands == (names[-1], "B02")
+
+
+def test_a_bigtiff(tmp_path):
+    data = noise(3, "uint16")
+    write_array(tmp_path / "a.tif", GRID, data, bigtiff="yes")
+    assert (tmp_path / "a.tif").read_bytes()[:4] == b"II+\0"
+    np.testing.assert_array_equal(read(tmp_path / "a.tif")[0], data)
 
 
 # Nodata
@@ -206,6 +234,21 @@ def test_nodata_by_an_alpha_band(tmp_path, warp):
     assert valid[10:].all()
     assert valid[:, 30:].all()
     np.testing.assert_array_equal(found[:, 10:], data[:3, 10 : valid.shape[0], : valid.shape[1]])
+
+
+@pytest.mark.parametrize("warp", [False, True])
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "float32", "float64"])
+def test_nothing_is_seen_where_alpha_is_0_in_any_type(tmp_path, dtype, warp):
+    data = noise(4, dtype)
+    data[3] = 1
+    data[3, :10, :30] = 0
+    write_array(tmp_path / "a.tif", GRID, data, photometric="rgb", alpha="yes")
+    found, valid = read(tmp_path / "a.tif", grid=shifted(GRID, 0, 0) if warp else None)
+    assert found.shape[0] == 3
+    expected = (data[3] > 0)[: valid.shape[0], : valid.shape[1]]
+    np.testing.assert_array_equal(valid, expected)
+    cut = data[:3, : valid.shape[0], : valid.shape[1]]
+    np.testing.assert_array_equal(found, np.where(expected, cut, 0))
 
 
 @pytest.mark.parametrize("warp", [False, True])

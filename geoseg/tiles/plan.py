@@ -95,7 +95,7 @@ def plan_tiles(scenes: Sequence[str | Path], labels: str | Path, options: TileOp
         raise ConfigError(f"{repeated}: is given twice; name each scene once")
     infos = [read_info(scene, bands=options.bands) for scene in scenes]
     _check_on_earth(infos)
-    _check_same_bands(infos)
+    _check_same_bands(infos, chosen=options.bands is not None)
     gsd_m = options.gsd_m or infos[0].grid.gsd_m
     grids = [info.grid.resampled(gsd_m) for info in infos]
     scheme = resolve_scheme(options.classes)
@@ -176,14 +176,19 @@ def _check_splits(
         )
 
 
-def _check_same_bands(infos: Sequence[SceneInfo]) -> None:
+def _check_same_bands(infos: Sequence[SceneInfo], *, chosen: bool) -> None:
+    """Refuses scenes that differ in their pixels; bands that the user chose may differ by name."""
     first = infos[0]
     for info in infos[1:]:
-        if info.bands != first.bands or info.dtype != first.dtype:
+        if info.dtype != first.dtype:
             raise GridMismatchError(
-                f"{info.path}: has bands {', '.join(info.bands)} of {info.dtype}, but "
-                f"{first.path} has {', '.join(first.bands)} of {first.dtype}; choose common bands "
-                "with --bands"
+                f"{info.path}: holds {info.dtype} pixels, but {first.path} holds {first.dtype}; "
+                "convert one of them (gdal_translate -ot, and -scale where their ranges differ)"
+            )
+        if info.bands != first.bands and not chosen:
+            raise GridMismatchError(
+                f"{info.path}: has bands {', '.join(info.bands)}, but {first.path} has "
+                f"{', '.join(first.bands)}; choose common bands with --bands"
             )
 
 
