@@ -26,7 +26,8 @@ class ModelSpec(BaseModel):
         encoder: Encoder name; None where the architecture has none to choose.
         options: Further arguments of the architecture.
         bands: Names of the input bands, in order.
-        dtype: Data type of the scenes that the model was trained on.
+        dtype: Data type of the tiles that the model was trained on.
+        scene_dtypes: Data types of the scenes that they were cut from; `dtype` when empty.
         mean: Per band, in the scene's units.
         std: Per band, in the scene's units.
         gsd_m: Ground sampling distance, metres per pixel.
@@ -50,6 +51,7 @@ class ModelSpec(BaseModel):
     options: dict[str, Any] = {}
     bands: tuple[str, ...]
     dtype: str
+    scene_dtypes: tuple[str, ...] = ()
     mean: tuple[float, ...]
     std: tuple[float, ...]
     gsd_m: float = Field(gt=0)

@@ -59,9 +59,11 @@ def plan_prediction(
     """
     options = options or PredictOptions()
     info = _match_bands(scene, spec, options)
-    if info.dtype != spec.dtype:
+    known = spec.scene_dtypes or (spec.dtype,)
+    if info.dtype not in known:
         raise GridMismatchError(
-            f"{scene}: holds {info.dtype} pixels, the model was trained on {spec.dtype}; convert "
+            f"{scene}: holds {info.dtype} pixels, the model was trained on {' and '.join(known)}; "
+            "convert "
             "the scene as the training scenes were (gdal_translate -ot ... -scale ...) or retrain"
         )
     scale = spec.gsd_m / info.grid.gsd_m

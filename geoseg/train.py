@@ -250,6 +250,7 @@ def _describe(info: TilesInfo, model: ModelOptions, recipe: Recipe) -> ModelSpec
         options=model.options,
         bands=info.bands,
         dtype=info.dtype,
+        scene_dtypes=info.scene_dtypes,
         mean=info.mean,
         std=info.std,
         gsd_m=info.gsd_m,

@@ -373,6 +373,25 @@ def a_zip_of_something_else(town, tmp_path):
 
 
 @case
+def a_zip_of_several_files(town, tmp_path):
+    layer(town, town.houses, tmp_path / "a.gpkg")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for place in ("east/a.gpkg", "west/a.gpkg"):
+            archive.write(tmp_path / "a.gpkg", place)
+    refused = "holds several vector files (east/a.gpkg, west/a.gpkg)"
+    return Given(tmp_path / "a.zip", refused=refused)
+
+
+@case
+def a_zip_made_on_a_mac(town, tmp_path):
+    layer(town, town.houses, tmp_path / "a.gpkg")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(tmp_path / "a.gpkg", "houses/a.gpkg")
+        archive.writestr("__MACOSX/houses/._a.gpkg", "resource fork")
+    return Given(tmp_path / "a.zip", town.houses)
+
+
+@case
 def a_shapefile_without_shx(town, tmp_path):
     layer(town, town.houses, tmp_path / "a.shp")
     (tmp_path / "a.shx").unlink()

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -10,7 +11,10 @@ from affine import Affine
 from hypothesis import example, given
 from hypothesis import strategies as st
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.rpc import RPC
+from rasterio.warp import reproject
 from rasterio.windows import Window
 
 from geoseg.errors import ConfigError, MissingCRSError, SceneReadError
@@ -41,7 +45,9 @@ def read(path, **options):
 
 
 @pytest.mark.parametrize("tiled", [True, False])
-@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32", "float64"])
+@pytest.mark.parametrize(
+    "dtype", ["uint8", "int8", "int16", "uint16", "int32", "float32", "float64"]
+)
 def test_values_come_in_as_stored(make_scene, dtype, tiled):
     made = make_scene(dtype=dtype, tiled=tiled, height=70, width=90)
     data, valid = read(made.path)
@@ -57,6 +63,50 @@ def test_a_window_is_a_part_of_the_whole(make_scene):
         data, valid = scene.read(Window(30, 11, 41, 20))
     np.testing.assert_array_equal(data, made.data[:, 11:31, 30:71])
     assert valid.shape == (20, 41)
+
+
+def test_a_scene_whose_first_row_lies_south(tmp_path):
+    south_up = Grid(UTM, Affine(0.5, 0, 500_000, 0, 0.5, 3e6 - 20), *GRID.shape)
+    data = noise(2, grid=south_up)
+    write_array(tmp_path / "a.tif", south_up, data)
+    found, valid = read(tmp_path / "a.tif")
+    np.testing.assert_array_equal(found, data)
+    assert valid.all()
+    turned, valid = read(tmp_path / "a.tif", grid=GRID)
+    np.testing.assert_array_equal(turned, data[:, ::-1])
+    assert valid.all()
+
+
+def test_rpcs_place_pixels_as_gdals_own_warper_does(tmp_path):
+    # Columns go east and rows south from 85 E, 27 N, half a metre each.
+    one, none = [1.0] + [0.0] * 19, [0.0] * 20
+    rows, columns = list(none), list(none)
+    columns[1], rows[2] = 1.0, -1.0
+    model = RPC(
+        height_off=100, height_scale=50, lat_off=27, lat_scale=1e-4, line_den_coeff=one,
+        line_num_coeff=rows, line_off=20, line_scale=20, long_off=85, long_scale=1.5e-4,
+        samp_den_coeff=one, samp_num_coeff=columns, samp_off=30, samp_scale=30,
+    )  # fmt: skip
+    data = noise(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(
+            tmp_path / "a.tif", "w", driver="GTiff", height=40, width=60, count=1, dtype="uint8",
+        ) as sink:  # fmt: skip
+            sink.write(data)
+            sink.rpcs = model
+        info = read_info(tmp_path / "a.tif")
+        found, valid = read(tmp_path / "a.tif")
+    assert info.placed_by == "rpcs"
+    expected = np.full(info.grid.shape, np.nan)
+    reproject(
+        data[0].astype(float), expected, rpcs=model, src_crs="EPSG:4326", dst_crs="EPSG:4326",
+        dst_transform=info.grid.transform, dst_nodata=np.nan, resampling=Resampling.bilinear,
+        RPC_HEIGHT=100, tolerance=0.001,
+    )  # fmt: skip
+    both = valid & np.isfinite(expected)
+    assert both.mean() > 0.9
+    assert (np.abs(found[0][both] - expected[both]) < 1).mean() > 0.99
 
 
 def test_a_scene_says_what_it_is(make_scene):
@@ -111,6 +161,35 @@ def test_a_band_of_every_type_is_held_by_the_common_one(tmp_path):
     )
     assert read_info(tmp_path / "both.vrt").dtype == "float32"
     assert read_info(tmp_path / "both.vrt", bands=[1]).dtype == "uint8"
+    found, valid = read(tmp_path / "both.vrt")
+    assert valid.all()
+    np.testing.assert_array_equal(found, np.concatenate([noise(1), noise(1, "float32")]))
+
+
+@pytest.mark.parametrize("warp", [False, True])
+@pytest.mark.parametrize(("bands", "dtype"), [(16, "uint16"), (40, "int8"), (20, "float32")])
+def test_many_bands(tmp_path, bands, dtype, warp):
+    data = noise(bands, dtype)
+    if dtype == "int8":
+        data -= 60
+    names = [f"B{i:02d}" for i in range(1, bands + 1)]
+    write_array(tmp_path / "a.tif", GRID, data, descriptions=names)
+    found, valid = read(tmp_path / "a.tif", grid=shifted(GRID, 0, 0) if warp else None)
+    height, width = valid.shape
+    assert valid.all()
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, data[:, :height, :width])
+    last = [names[-1], 2]
+    found, _ = read(tmp_path / "a.tif", bands=last, grid=shifted(GRID, 0, 0) if warp else None)
+    np.testing.assert_array_equal(found, data[[-1, 1], :height, :width])
+    assert read_info(tmp_path / "a.tif", bands=last).bands == (names[-1], "B02")
+
+
+def test_a_bigtiff(tmp_path):
+    data = noise(3, "uint16")
+    write_array(tmp_path / "a.tif", GRID, data, bigtiff="yes")
+    assert (tmp_path / "a.tif").read_bytes()[:4] == b"II+\0"
+    np.testing.assert_array_equal(read(tmp_path / "a.tif")[0], data)
 
 
 # Nodata
@@ -206,6 +285,21 @@ def test_nodata_by_an_alpha_band(tmp_path, warp):
     assert valid[10:].all()
     assert valid[:, 30:].all()
     np.testing.assert_array_equal(found[:, 10:], data[:3, 10 : valid.shape[0], : valid.shape[1]])
+
+
+@pytest.mark.parametrize("warp", [False, True])
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "float32", "float64"])
+def test_nothing_is_seen_where_alpha_is_0_in_any_type(tmp_path, dtype, warp):
+    data = noise(4, dtype)
+    data[3] = 1
+    data[3, :10, :30] = 0
+    write_array(tmp_path / "a.tif", GRID, data, photometric="rgb", alpha="yes")
+    found, valid = read(tmp_path / "a.tif", grid=shifted(GRID, 0, 0) if warp else None)
+    assert found.shape[0] == 3
+    expected = (data[3] > 0)[: valid.shape[0], : valid.shape[1]]
+    np.testing.assert_array_equal(valid, expected)
+    cut = data[:3, : valid.shape[0], : valid.shape[1]]
+    np.testing.assert_array_equal(found, np.where(expected, cut, 0))
 
 
 @pytest.mark.parametrize("warp", [False, True])

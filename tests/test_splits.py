@@ -4,7 +4,7 @@ import geopandas as gpd
 import numpy as np
 import pytest
 from affine import Affine
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pyproj import Transformer
 from rasterio.crs import CRS
@@ -254,6 +254,7 @@ def test_areas_must_say_what_they_are_for(tmp_path):
     seed=st.integers(0, 1000),
     shares=fractions,
 )
+@example(pieces=3, seed=0, shares=(0.25, 0.25, 0.5))
 def test_every_share_gets_a_piece_and_no_piece_is_lost(pieces, seed, shares):
     amounts = np.random.default_rng(seed).random((2, pieces))
     groups = deal(*amounts, shares, seed=seed)

@@ -3,13 +3,17 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
+import zipfile
 from functools import partial
 
 import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
+from rasterio.io import MemoryFile
 from rasterio.windows import Window
 from scipy.ndimage import binary_dilation
 from shapely.geometry import Polygon
@@ -20,6 +24,7 @@ from geoseg.errors import (
     GridMismatchError,
     LabelError,
     OutputExistsError,
+    SceneReadError,
     VectorReadError,
 )
 from geoseg.execution import run_tasks
@@ -319,6 +324,95 @@ def test_scenes_with_other_bands_are_refused(make_scene):
         plan_tiles([one.path, two.path], one.labels, TileOptions(**SMALL))
     plan = plan_tiles([one.path, two.path], one.labels, TileOptions(**SMALL, bands=(1, 3)))
     assert [info.indexes for info in plan.scenes] == [(1, 3), (1, 3)]
+
+
+def test_scenes_of_other_pixels_are_refused(make_scene):
+    one, two = make_scene("one"), make_scene("two", dtype="uint16")
+    message = r"two\.tif: holds uint16 pixels, but .*one\.tif holds uint8; convert"
+    for bands in (None, (1, 2)):
+        with pytest.raises(GridMismatchError, match=message):
+            plan_tiles([one.path, two.path], one.labels, TileOptions(**SMALL, bands=bands))
+
+
+def test_bands_that_are_chosen_by_number_may_differ_by_name(make_scene, tmp_path):
+    one = make_scene("one", descriptions=["red", "green", "blue"])
+    two = make_scene("two", origin=(500_200.0, 3_000_000.0), seed=1)
+    with pytest.raises(GridMismatchError, match="choose common bands"):
+        plan_tiles([one.path, two.path], one.labels, TileOptions(**SMALL))
+    info = cut([one.path, two.path], one.labels, tmp_path / "tiles", bands=(3, 1))
+    assert info.bands == ("blue", "red")
+    for tile in read_tiles(tmp_path / "tiles").itertuples():
+        made = one if tile.scene == str(one.path) else two
+        data, _ = read(tmp_path / "tiles" / "images" / f"{tile.id}.tif")
+        expected = made.data[[2, 0]][(slice(None), *tile_window(tile).toslices())]
+        np.testing.assert_array_equal(data, expected)
+
+
+# Names that only GDAL knows
+
+
+# A web server of the current folder that answers requests for ranges, as GDAL makes them. It is a
+# process of its own, as GDAL does not let other threads run while it waits for an answer.
+_SERVER = """
+from http.server import HTTPServer, SimpleHTTPRequestHandler
+from pathlib import Path
+
+class Handler(SimpleHTTPRequestHandler):
+    def do_GET(self):
+        path = Path(self.path.lstrip("/"))
+        if not path.is_file():
+            return self.send_error(404)
+        whole = path.read_bytes()
+        asked = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")
+        first, last = int(asked[0]), min(int(asked[1] or len(whole)), len(whole) - 1)
+        self.send_response(206 if "Range" in self.headers else 200)
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(last - first + 1))
+        self.send_header("Content-Range", f"bytes {first}-{last}/{len(whole)}")
+        self.end_headers()
+        self.wfile.write(whole[first : last + 1])
+
+server = HTTPServer(("127.0.0.1", 0), Handler)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+
+@pytest.fixture
+def server(tmp_path):
+    command = [sys.executable, "-c", _SERVER]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
+        process.kill()
+
+
+@pytest.mark.parametrize("kind", ["zip", "memory", "web"])
+def test_a_scene_need_not_be_a_local_file(make_scene, tmp_path, server, kind):
+    made = make_scene()
+    expected = cut(made.path, made.labels, tmp_path / "local")
+    with MemoryFile(made.path.read_bytes(), filename="scene.tif") as memory:
+        if kind == "zip":
+            with zipfile.ZipFile(tmp_path / "scenes.zip", "w") as archive:
+                archive.write(made.path, "area/scene.tif")
+        names = {
+            "zip": f"/vsizip/{tmp_path}/scenes.zip/area/scene.tif",
+            "memory": memory.name,
+            "web": f"{server}/scene.tif",
+        }
+        info = cut(names[kind], made.labels, tmp_path / "tiles")
+    assert info.scenes == (names[kind],)
+    assert info.tiles == expected.tiles
+    for path in (tmp_path / "local" / "images").iterdir():
+        same = tmp_path / "tiles" / "images" / path.name
+        np.testing.assert_array_equal(read(same)[0], read(path)[0])
+
+
+def test_a_scene_that_the_web_does_not_have(make_scene, tmp_path, server):
+    made = make_scene()
+    with pytest.raises(SceneReadError, match=r"none\.tif: GDAL cannot read this as a raster .*404"):
+        cut(f"{server}/none.tif", made.labels, tmp_path / "tiles")
 
 
 def test_two_workers_cut_the_same_bytes(make_scene, tmp_path):

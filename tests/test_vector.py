@@ -134,6 +134,20 @@ def test_geojson_is_cut_at_the_antimeridian(tmp_path):
     assert found.to_crs(3832).area.sum() == pytest.approx(frame.area.sum(), rel=1e-3)
 
 
+def test_geojson_brings_back_what_lies_beyond_the_globe(tmp_path):
+    beyond = [box(179.5, 10, 180.5, 11), box(181, 0, 182, 1), box(-0.5, -90.25, 0.5, -89)]
+    frame = gpd.GeoDataFrame({"id": [1, 2, 3]}, geometry=beyond, crs=4326)
+    write_footprints(tmp_path / "a.geojson", [frame], crs=4326, columns={"id": "int64"})
+    found = gpd.read_file(tmp_path / "a.geojson")
+    bounds = sorted((row.id, *row.geometry.bounds) for row in found.itertuples())
+    assert bounds == [
+        (1, -180, 10, -179.5, 11),
+        (1, 179.5, 10, 180, 11),
+        (2, -179, 0, -178, 1),
+        (3, -0.5, -90, 0.5, -89),
+    ]
+
+
 def test_multipolygons_become_one_row_for_each_part(tmp_path):
     frame = gpd.GeoDataFrame(
         {"id": [1]}, geometry=[MultiPolygon([box(0, 0, 1, 1), box(5, 0, 6, 1)])], crs=UTM

@@ -160,7 +160,7 @@ class Scene:
     def _read(self, window: Window, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         data = self._reader.read(
             self._indexes, window=window, out_shape=(len(self._indexes), *shape)
-        )
+        ).astype(self.info.dtype, copy=False)  # a warp gives int8 as int16
         nodata = self.info.nodata
         valid = np.ones(shape, dtype=bool)
         if self._validity is not None:

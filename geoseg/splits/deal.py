@@ -55,8 +55,11 @@ def _miss(dealt: np.ndarray, amount: np.ndarray, shares: Sequence[float]) -> flo
 def _counts(pieces: int, shares: Sequence[float]) -> list[int]:
     """How many pieces each group gets; the first takes what rounding leaves."""
     counts = [max(int(share > 0), round(pieces * share)) for share in shares]
+    least = int(shares[0] > 0)
+    while pieces - sum(counts[1:]) < least and max(counts[1:]) > 1:
+        counts[1 + int(np.argmax(counts[1:]))] -= 1  # halves that were both rounded up
     counts[0] = pieces - sum(counts[1:])
-    if counts[0] < int(shares[0] > 0):
+    if counts[0] < least:
         raise ConfigError(
             f"the ground makes only {pieces} pieces, too few for the splits; use smaller --block "
             "or --size, more scenes, or --split stripes"

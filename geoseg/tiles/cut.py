@@ -35,6 +35,7 @@ class RowTask:
 
     folder: Path
     scene: SceneInfo
+    dtype: str
     grid: Grid
     size: int
     labels: Labels
@@ -129,6 +130,7 @@ def _open(task: RowTask) -> Scene:
 
 def _cut(task: RowTask, scene: Scene, id_: str, window: Window) -> dict[str, Any]:
     data, valid = scene.read(window)
+    data = data.astype(task.dtype, copy=False)
     target = burn(task.labels, window, valid, task.targets)
     data, valid, target = _pad(data, valid, target, task.size)
     grid = task.grid.window_grid(Window(window.col_off, window.row_off, *data.shape[:0:-1]))
@@ -174,6 +176,7 @@ def _row_task(plan: TilesPlan, folder: Path, part: gpd.GeoDataFrame) -> RowTask:
     return RowTask(
         folder=folder,
         scene=replace(plan.scenes[index], path=absolute_path(plan.scenes[index].path)),
+        dtype=plan.dtype,
         grid=grid,
         size=plan.options.size,
         labels=labels.near(_bounding_window(windows, halo)),
@@ -265,7 +268,8 @@ def _summarise(
     first, options = plan.scenes[0], plan.options
     return TilesInfo(
         bands=first.bands,
-        dtype=first.dtype,
+        dtype=plan.dtype,
+        scene_dtypes=tuple(sorted({scene.dtype for scene in plan.scenes})),
         gsd_m=round(float(options.gsd_m or plan.grids[0].gsd_m), 6),
         nodata=first.nodata if first.nodata is None or np.isfinite(first.nodata) else None,
         size=options.size,

@@ -38,6 +38,7 @@ class TilesInfo(BaseModel):
     Attributes:
         bands: Names of the image bands, in order.
         dtype: Data type of the images.
+        scene_dtypes: Data types of the scenes, whose numbers the images hold.
         gsd_m: Ground sampling distance, metres per pixel.
         nodata: The scenes' sentinel; in the tiles nodata is masked.
         size: Tile side.
@@ -63,6 +64,7 @@ class TilesInfo(BaseModel):
     format: Literal[1] = 1
     bands: tuple[str, ...]
     dtype: str
+    scene_dtypes: tuple[str, ...] = ()
     gsd_m: float
     nodata: float | None
     size: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ from geoseg.splits import (
 )
 from geoseg.tiling import TilePlan
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class TilesPlan:
@@ -79,9 +82,14 @@ class TilesPlan:
         return {split: int((self.tiles.split == split).sum()) for split in SPLITS}
 
     @property
+    def dtype(self) -> str:
+        """Data type that holds the pixels of every scene."""
+        return str(np.result_type(*(scene.dtype for scene in self.scenes)))
+
+    @property
     def bytes(self) -> int:
         """Size of the images and targets before compression."""
-        pixel = np.dtype(self.scenes[0].dtype).itemsize * len(self.scenes[0].bands) + len(
+        pixel = np.dtype(self.dtype).itemsize * len(self.scenes[0].bands) + len(
             self.options.target_names
         )
         return int(len(self.tiles) * self.options.size**2 * pixel)
@@ -103,7 +111,7 @@ def plan_tiles(scenes: Sequence[str | Path], labels: str | Path, options: TileOp
     ]
     _check_apart([info for info in infos if info.placed_by == "assumed"])
     _check_on_earth(infos)
-    _check_same_bands(infos)
+    _check_same_bands(infos, chosen=options.bands is not None)
     gsd_m = options.gsd_m or infos[0].grid.gsd_m
     grids = [info.grid.resampled(gsd_m) for info in infos]
     scheme = resolve_scheme(options.classes)
@@ -202,14 +210,23 @@ def _check_splits(
         )
 
 
-def _check_same_bands(infos: Sequence[SceneInfo]) -> None:
+def _check_same_bands(infos: Sequence[SceneInfo], *, chosen: bool) -> None:
+    """Refuses scenes that differ in their pixels; bands that the user chose may differ by name."""
     first = infos[0]
     for info in infos[1:]:
-        if info.bands != first.bands or info.dtype != first.dtype:
+        if info.dtype != first.dtype:
+            logger.warning(
+                "%s: holds %s pixels, but %s holds %s; their numbers are kept as they are, in one "
+                "type (gdal_translate -ot ... -scale brings ranges that differ together)",
+                info.path,
+                info.dtype,
+                first.path,
+                first.dtype,
+            )
+        if info.bands != first.bands and not chosen:
             raise GridMismatchError(
-                f"{info.path}: has bands {', '.join(info.bands)} of {info.dtype}, but "
-                f"{first.path} has {', '.join(first.bands)} of {first.dtype}; choose common bands "
-                "with --bands"
+                f"{info.path}: has bands {', '.join(info.bands)}, but {first.path} has "
+                f"{', '.join(first.bands)}; choose common bands with --bands"
             )
 
 
