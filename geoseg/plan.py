@@ -63,8 +63,8 @@ def plan_prediction(
     if info.dtype not in known:
         raise GridMismatchError(
             f"{scene}: holds {info.dtype} pixels, the model was trained on {' and '.join(known)}; "
-            "convert "
-            "the scene as the training scenes were (gdal_translate -ot ... -scale ...) or retrain"
+            "convert the scene as the training scenes were (gdal_translate -ot ... -scale ...) or "
+            "retrain"
         )
     scale = spec.gsd_m / info.grid.gsd_m
     if not 1 / _MOST_SCALE <= scale <= _MOST_SCALE:

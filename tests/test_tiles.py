@@ -326,12 +326,21 @@ def test_scenes_with_other_bands_are_refused(make_scene):
     assert [info.indexes for info in plan.scenes] == [(1, 3), (1, 3)]
 
 
-def test_scenes_of_other_pixels_are_refused(make_scene):
-    one, two = make_scene("one"), make_scene("two", dtype="uint16")
-    message = r"two\.tif: holds uint16 pixels, but .*one\.tif holds uint8; convert"
-    for bands in (None, (1, 2)):
-        with pytest.raises(GridMismatchError, match=message):
-            plan_tiles([one.path, two.path], one.labels, TileOptions(**SMALL, bands=bands))
+def test_scenes_of_several_dtypes_keep_their_numbers(make_scene, tmp_path, caplog):
+    one = make_scene("one", dtype="int16")
+    two = make_scene("two", dtype="uint16", origin=(500_200.0, 3_000_000.0), seed=1)
+    info = cut([one.path, two.path], one.labels, tmp_path / "tiles")
+    assert (info.dtype, info.scene_dtypes) == ("int32", ("int16", "uint16"))
+    assert "two.tif: holds uint16 pixels, but" in caplog.text
+    seen = set()
+    for tile in read_tiles(tmp_path / "tiles").itertuples():
+        made = one if tile.scene == str(one.path) else two
+        data, valid = read(tmp_path / "tiles" / "images" / f"{tile.id}.tif")
+        part = (slice(None), *tile_window(tile).toslices())
+        assert data.dtype == np.int32
+        np.testing.assert_array_equal(data[:, valid], made.data[part][:, valid])
+        seen.add(tile.scene)
+    assert len(seen) == 2
 
 
 def test_bands_that_are_chosen_by_number_may_differ_by_name(make_scene, tmp_path):
