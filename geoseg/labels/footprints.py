@@ -68,20 +68,20 @@ class FootprintLabels:
 
     def burn_ids(self, window: Window) -> np.ndarray:
         """Burns which footprint the centre of each pixel lies in; see `read`."""
-        hits = np.sort(self._index.query(self.grid.window_polygon(window)))
-        return _rasterize(self.grid, window, [self._outlines[i] for i in hits], hits + 1)
+        hits = np.sort(self._geometry.sindex.query(self.grid.window_polygon(window)))
+        return _rasterize(self.grid, window, self._describe(hits), hits + 1)
 
     def built(self, window: Window) -> float:
         """Building pixels inside a window, by the footprints' area; overlaps count twice."""
         outline = self.grid.window_polygon(window)
-        near = self._index.geometries[self._index.query(outline, predicate="intersects")]
-        inside = shapely.intersection(near, outline)
+        near = self._geometry.array[self._geometry.sindex.query(outline, predicate="intersects")]
+        inside = shapely.intersection(np.asarray(near), outline)
         return float(shapely.area(inside).sum() / abs(self.grid.transform.determinant))
 
     def near(self, window: Window) -> FootprintLabels:
         """Those that meet a window: a small part that can be sent to another process."""
         outline = self.grid.window_polygon(window)
-        hits = np.sort(self._index.query(outline))
+        hits = np.sort(self._geometry.sindex.query(outline))
         ignored = self.ignored
         if ignored is not None:
             ignored = ignored.iloc[np.sort(ignored.sindex.query(outline))]
@@ -89,13 +89,20 @@ class FootprintLabels:
         return FootprintLabels(self.grid, part, self.scheme, ignored)
 
     @cached_property
-    def _index(self) -> shapely.STRtree:
-        return shapely.STRtree(np.asarray(self.footprints.geometry.array))
+    def _geometry(self) -> gpd.GeoSeries:
+        return self.footprints.geometry
 
     @cached_property
-    def _outlines(self) -> list[dict[str, Any]]:
-        """The footprints as GDAL's bindings take them, made once for all tiles of a row."""
-        return list(_describe(self._index.geometries))
+    def _described(self) -> dict[int, dict[str, Any]]:
+        return {}
+
+    def _describe(self, hits: np.ndarray) -> list[dict[str, Any]]:
+        """Footprints as GDAL's bindings take them; tiles overlap, so they are kept."""
+        new = [hit for hit in hits.tolist() if hit not in self._described]
+        if new:
+            shapes = np.asarray(self._geometry.array[new])
+            self._described.update(zip(new, _describe(shapes), strict=True))
+        return [self._described[hit] for hit in hits.tolist()]
 
     def _values(self) -> np.ndarray:
         """Mask value by position in `footprints` + 1; the first is the ground's."""
