@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -176,12 +176,16 @@ def read_footprint_labels(
     """
     footprints = _read_on(path, grid, where=where, layer=layer)
     if scheme.exclusive:
-        footprints = footprints.assign(value=_class_values(path, footprints, scheme))
-    ignored = None
-    if layer != IGNORED_LAYER and IGNORED_LAYER in list_layers(path):
-        ignored = _read_on(path, grid, layer=IGNORED_LAYER).geometry
+        footprints = with_values(path, footprints, scheme)
     counts = {name: int(footprints.attrs.get(name, 0)) for name in ("repaired", "dropped")}
-    return FootprintLabels(grid, footprints, scheme, ignored, **counts)
+    return FootprintLabels(grid, footprints, scheme, read_ignored(path, grid, layer), **counts)
+
+
+def read_ignored(path: str | Path, grid: Grid, layer: str | None = None) -> gpd.GeoSeries | None:
+    """Reads ground that was not labelled, where the file has such a layer beside the labels'."""
+    if layer == IGNORED_LAYER or IGNORED_LAYER not in list_layers(path):
+        return None
+    return _read_on(path, grid, layer=IGNORED_LAYER).geometry
 
 
 def _read_on(
@@ -189,23 +193,50 @@ def _read_on(
 ) -> gpd.GeoDataFrame:
     """The polygons of a layer that meet a grid, in its CRS."""
     try:
-        layer_part = read_footprints(
+        part = read_footprints(
             path, where=where, layer=layer, bounds=grid.bounds, bounds_crs=grid.crs
         )
-        footprints = layer_part.to_crs(grid.crs.to_wkt())
     except ProjError as error:
-        raise MissingCRSError(
-            f"{path}: cannot be laid over the scene, the CRS of one of them is local and has no "
-            "place on Earth; gdal_edit.py -a_srs or ogr2ogr -a_srs EPSG:CODE writes one that has"
-        ) from error
+        raise _placeless(path) from error
+    return place_on(part, grid, path)
+
+
+def place_on(part: gpd.GeoDataFrame, grid: Grid, path: str | Path) -> gpd.GeoDataFrame:
+    """The polygons of a part of a layer that meet a grid, in its CRS.
+
+    Raises:
+        MissingCRSError: If one of both has no place on Earth.
+    """
+    try:
+        footprints = part.to_crs(grid.crs.to_wkt())
+    except ProjError as error:
+        raise _placeless(path) from error
     # A round trip between CRSs may fold a sliver over; only areas are kept of what that leaves.
     footprints.geometry = shapely.make_valid(
         footprints.geometry.values, method="structure", keep_collapsed=False
     )
     meets = footprints.geometry.intersects(grid.polygon)
     found = footprints[meets].reset_index(drop=True)
-    found.attrs.update(layer_part.attrs)
+    found.attrs.update(part.attrs)
     return found
+
+
+def _placeless(path: str | Path) -> MissingCRSError:
+    return MissingCRSError(
+        f"{path}: cannot be laid over the scene, the CRS of one of them is local and has no "
+        "place on Earth; gdal_edit.py -a_srs or ogr2ogr -a_srs EPSG:CODE writes one that has"
+    )
+
+
+def with_values(
+    path: str | Path, footprints: gpd.GeoDataFrame, scheme: Scheme
+) -> gpd.GeoDataFrame:
+    """Adds the mask value of each footprint's class, `value`.
+
+    Raises:
+        LabelError: If the layer lacks the attribute that names the class.
+    """
+    return footprints.assign(value=_class_values(path, footprints, scheme))
 
 
 def _class_values(path: str | Path, footprints: gpd.GeoDataFrame, scheme: Scheme) -> np.ndarray:
@@ -223,7 +254,7 @@ def _class_values(path: str | Path, footprints: gpd.GeoDataFrame, scheme: Scheme
 
 
 def check_footprints(
-    labels: Sequence[FootprintLabels], path: str | Path, where: str | None, layer: str | None = None
+    labels: Sequence[Sized], path: str | Path, where: str | None, layer: str | None = None
 ) -> None:
     """Refuses labels of which none meets any scene.
 

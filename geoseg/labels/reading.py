@@ -7,10 +7,15 @@ from pathlib import Path
 from geoseg.grid import Grid
 from geoseg.labels.classes import Scheme
 from geoseg.labels.footprints import FootprintLabels, read_footprint_labels
+from geoseg.labels.layer import LayerLabels, read_layer_labels
 from geoseg.labels.raster import RasterLabels
 from geoseg.raster import is_raster
+from geoseg.vector import count_indexed
 
-Labels = FootprintLabels | RasterLabels
+Labels = FootprintLabels | LayerLabels | RasterLabels
+
+# More polygons than these, about 100 MB, are left in a file that finds them by place.
+MOST_IN_MEMORY = 50_000
 
 
 def read_labels(
@@ -22,6 +27,8 @@ def read_labels(
     layer: str | None = None,
 ) -> Labels:
     """Reads the labels that lie on a scene: polygons, or a mask raster.
+
+    Of a large GeoPackage or FlatGeobuf the polygons are counted only; they are read by window.
 
     Args:
         path: Any vector layer or raster, in any CRS.
@@ -39,4 +46,6 @@ def read_labels(
     scheme = scheme or Scheme()
     if is_raster(path):
         return RasterLabels(grid, str(path), scheme)
+    if count_indexed(path, layer) > MOST_IN_MEMORY:
+        return read_layer_labels(path, grid, scheme, where=where, layer=layer)
     return read_footprint_labels(path, grid, scheme, where=where, layer=layer)

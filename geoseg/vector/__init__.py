@@ -3,6 +3,8 @@
 from geoseg.vector.reading import (
     FOOTPRINT_LAYER,
     as_crs,
+    count_indexed,
+    iter_polygons,
     list_layers,
     read_footprints,
     union_aoi,
@@ -21,6 +23,8 @@ __all__ = [
     "WRITABLE_SUFFIXES",
     "as_crs",
     "check_suffix",
+    "count_indexed",
+    "iter_polygons",
     "list_layers",
     "read_footprints",
     "union_aoi",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,12 @@ from geoseg.paths import is_missing
 logger = logging.getLogger(__name__)
 
 FOOTPRINT_LAYER = "footprints"
+
+# Formats that find features by place, and number them in the order of the file.
+_INDEXED = (".gpkg", ".fgb")
+
+# Features in memory at once where a layer is gone through.
+_BATCH = 8192
 
 _POLYGON, _MULTIPOLYGON, _COLLECTION = 3, 6, 7
 
@@ -82,6 +88,45 @@ def read_footprints(
     else:
         features = _read_ogr(path, layer, where, bounds, bounds_crs)
     return _polygons_only(features)
+
+
+def iter_polygons(
+    path: str | Path,
+    *,
+    where: str | None = None,
+    layer: str | None = None,
+    bounds: tuple[float, float, float, float] | None = None,
+    bounds_crs: Any = None,
+) -> Iterator[gpd.GeoDataFrame]:
+    """Reads what `read_footprints` does, some thousands at a time and without attributes.
+
+    Args and errors are its own, but for GeoParquet, which is not read so; each part has its own
+    `.attrs`.
+    """
+    layer = _select_layer(path, layer)
+    where = _ogr_where(where) if where else None
+    info = _read_info(path, layer)
+    crs = as_crs(info["crs"], path)
+    chosen = {"where": where, "bbox": _bounds_in(bounds, bounds_crs, crs)}
+    try:
+        with pyogrio.open_arrow(
+            path, layer=layer, columns=[], batch_size=_BATCH, use_pyarrow=True, **chosen
+        ) as (described, batches):
+            name = described["geometry_name"] or "wkb_geometry"
+            for batch in batches:
+                shapes = shapely.from_wkb(batch.column(name).to_numpy(zero_copy_only=False))
+                yield _polygons_only(gpd.GeoDataFrame(geometry=shapes, crs=crs))
+    except (DataSourceError, DataLayerError, ValueError) as error:
+        if where:
+            raise _bad_filter(path, where, info["fields"]) from error
+        raise _not_vector(path, error) from error
+
+
+def count_indexed(path: str | Path, layer: str | None = None) -> int:
+    """Features of a layer whose file finds them by place and numbers them; else 0."""
+    if Path(path).suffix.lower() not in _INDEXED:
+        return 0
+    return max(0, int(_read_info(path, _select_layer(path, layer))["features"]))
 
 
 def union_aoi(path: str | Path, crs: Any) -> BaseGeometry:
@@ -175,16 +220,21 @@ def _read_ogr(
     bounds: tuple[float, float, float, float] | None,
     bounds_crs: Any,
 ) -> gpd.GeoDataFrame:
+    info = _read_info(path, layer)
+    crs = as_crs(info["crs"], path)
+    if info["features"] == 0:
+        where = None  # an empty GeoJSON has no attributes that a filter could name
+    # By place a GeoPackage gives its features in the order of its index.
+    in_order = Path(path).suffix.lower() in _INDEXED
     try:
-        info = pyogrio.read_info(path, layer=layer)
-        if info["geometry_type"] is None:
-            raise _no_geometry(path)
-        crs = as_crs(info["crs"], path)
-        if info["features"] == 0:
-            where = None  # an empty GeoJSON has no attributes that a filter could name
-        return pyogrio.read_dataframe(
-            path, layer=layer, where=where, bbox=_bounds_in(bounds, bounds_crs, crs)
+        features = pyogrio.read_dataframe(
+            path,
+            layer=layer,
+            where=where,
+            bbox=_bounds_in(bounds, bounds_crs, crs),
+            fid_as_index=in_order,
         )
+        return features.sort_index().reset_index(drop=True) if in_order else features
     except (DataSourceError, DataLayerError) as error:
         if where:
             raise _bad_filter(path, where, info["fields"]) from error
@@ -193,6 +243,16 @@ def _read_ogr(
         if where and not isinstance(error, MissingCRSError):
             raise _bad_filter(path, where, info["fields"]) from error
         raise
+
+
+def _read_info(path: str | Path, layer: str) -> dict[str, Any]:
+    try:
+        info: dict[str, Any] = pyogrio.read_info(path, layer=layer)
+    except (DataSourceError, DataLayerError) as error:
+        raise _not_vector(path, error) from error
+    if info["geometry_type"] is None:
+        raise _no_geometry(path)
+    return info
 
 
 def _read_parquet(
