@@ -149,9 +149,9 @@ def _describe_labels(labels: Labels) -> str:
 
 def _count_mended(plan: TilesPlan) -> tuple[int | None, int | None]:
     """How many features were repaired and dropped; None of a mask raster."""
-    from geoseg.labels import FootprintLabels
+    from geoseg.labels import RasterLabels
 
-    drawn = [labels for labels in plan.labels if isinstance(labels, FootprintLabels)]
+    drawn = [labels for labels in plan.labels if not isinstance(labels, RasterLabels)]
     if not drawn:
         return None, None
     return sum(labels.repaired for labels in drawn), sum(labels.dropped for labels in drawn)

@@ -33,6 +33,11 @@ class Scheme:
     attribute: str | None = None
     values: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def mask_values(self) -> int:
+        """How many values a mask has, from 0; of buildings two, the ground's and their own."""
+        return len(self.names) if self.exclusive else 2
+
     def look_up(self, found: Iterable[Any]) -> np.ndarray:
         """Mask values of what labels say; `IGNORE` for what the scheme does not name.
 

@@ -88,6 +88,10 @@ class FootprintLabels:
         part = self.footprints.iloc[hits].reset_index(drop=True)
         return FootprintLabels(self.grid, part, self.scheme, ignored)
 
+    def iter_footprints(self) -> Iterator[gpd.GeoDataFrame]:
+        """Yields each footprint once: all of them."""
+        yield self.footprints
+
     @cached_property
     def _geometry(self) -> gpd.GeoSeries:
         return self.footprints.geometry
@@ -197,7 +201,7 @@ def _read_on(
             path, where=where, layer=layer, bounds=grid.bounds, bounds_crs=grid.crs
         )
     except ProjError as error:
-        raise _placeless(path) from error
+        raise placeless(path) from error
     return place_on(part, grid, path)
 
 
@@ -210,7 +214,7 @@ def place_on(part: gpd.GeoDataFrame, grid: Grid, path: str | Path) -> gpd.GeoDat
     try:
         footprints = part.to_crs(grid.crs.to_wkt())
     except ProjError as error:
-        raise _placeless(path) from error
+        raise placeless(path) from error
     # A round trip between CRSs may fold a sliver over; only areas are kept of what that leaves.
     footprints.geometry = shapely.make_valid(
         footprints.geometry.values, method="structure", keep_collapsed=False
@@ -221,16 +225,15 @@ def place_on(part: gpd.GeoDataFrame, grid: Grid, path: str | Path) -> gpd.GeoDat
     return found
 
 
-def _placeless(path: str | Path) -> MissingCRSError:
+def placeless(path: str | Path) -> MissingCRSError:
+    """The error of labels that cannot be laid over a scene."""
     return MissingCRSError(
         f"{path}: cannot be laid over the scene, the CRS of one of them is local and has no "
         "place on Earth; gdal_edit.py -a_srs or ogr2ogr -a_srs EPSG:CODE writes one that has"
     )
 
 
-def with_values(
-    path: str | Path, footprints: gpd.GeoDataFrame, scheme: Scheme
-) -> gpd.GeoDataFrame:
+def with_values(path: str | Path, footprints: gpd.GeoDataFrame, scheme: Scheme) -> gpd.GeoDataFrame:
     """Adds the mask value of each footprint's class, `value`.
 
     Raises:

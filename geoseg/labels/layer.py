@@ -9,11 +9,12 @@ from pathlib import Path
 import geopandas as gpd
 import numpy as np
 import shapely
+from pyproj.exceptions import ProjError
 from rasterio.windows import Window
 
 from geoseg.grid import Grid
 from geoseg.labels.classes import Scheme
-from geoseg.labels.footprints import FootprintLabels, place_on, read_ignored, with_values
+from geoseg.labels.footprints import FootprintLabels, place_on, placeless, read_ignored, with_values
 from geoseg.vector import iter_polygons, read_footprints
 
 # Footprints are gone through by squares of this many pixels: some thousands at a time in a town.
@@ -126,11 +127,14 @@ def read_layer_labels(
     Args and errors are those of `read_footprint_labels`.
     """
     number, repaired, dropped = 0, 0, 0
-    chosen = {"where": where, "layer": layer, "bounds": grid.bounds, "bounds_crs": grid.crs}
-    for part in iter_polygons(path, **chosen):
-        number += len(place_on(part, grid, path))
-        repaired += part.attrs["repaired"]
-        dropped += part.attrs["dropped"]
+    bounds = {"bounds": grid.bounds, "bounds_crs": grid.crs}
+    try:
+        for part in iter_polygons(path, where=where, layer=layer, **bounds):
+            number += len(place_on(part, grid, path))
+            repaired += part.attrs["repaired"]
+            dropped += part.attrs["dropped"]
+    except ProjError as error:
+        raise placeless(path) from error
     ignored = read_ignored(path, grid, layer)
     labels = LayerLabels(
         grid, str(path), number, scheme, where, layer, ignored, repaired, dropped

@@ -12,8 +12,10 @@ labels.json, labels.html   what `geoseg.survey` found, where `geoseg tile` made 
 
 from geoseg.tiles.cut import tile_scenes
 from geoseg.tiles.index import (
+    FOOTPRINTS_NAME,
     TilesInfo,
     load_tiles_info,
+    open_tile_footprints,
     read_tile_footprints,
     read_tiles,
     tile_window,
@@ -21,9 +23,11 @@ from geoseg.tiles.index import (
 from geoseg.tiles.plan import TilesPlan, plan_tiles
 
 __all__ = [
+    "FOOTPRINTS_NAME",
     "TilesInfo",
     "TilesPlan",
     "load_tiles_info",
+    "open_tile_footprints",
     "plan_tiles",
     "read_tile_footprints",
     "read_tiles",

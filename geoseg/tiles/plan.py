@@ -16,8 +16,8 @@ from rasterio.windows import Window
 from geoseg.errors import ConfigError, EmptyDatasetError, GridMismatchError
 from geoseg.grid import Grid
 from geoseg.labels import (
-    FootprintLabels,
     Labels,
+    RasterLabels,
     Scheme,
     check_footprints,
     read_labels,
@@ -99,7 +99,7 @@ def plan_tiles(scenes: Sequence[str | Path], labels: str | Path, options: TileOp
         read_labels(labels, grid, scheme, where=options.where, layer=options.layer)
         for grid in grids
     ]
-    drawn = [one for one in on_scenes if isinstance(one, FootprintLabels)]
+    drawn = [one for one in on_scenes if not isinstance(one, RasterLabels)]
     if drawn:
         check_footprints(drawn, labels, options.where, options.layer)
 

@@ -2,6 +2,7 @@
 
 from geoseg.vector.reading import (
     FOOTPRINT_LAYER,
+    ParquetParts,
     as_crs,
     count_indexed,
     iter_polygons,
@@ -15,12 +16,14 @@ from geoseg.vector.writing import (
     check_suffix,
     write_footprints,
     write_layers,
+    write_parts,
 )
 
 __all__ = [
     "FOOTPRINT_COLUMNS",
     "FOOTPRINT_LAYER",
     "WRITABLE_SUFFIXES",
+    "ParquetParts",
     "as_crs",
     "check_suffix",
     "count_indexed",
@@ -30,4 +33,5 @@ __all__ = [
     "union_aoi",
     "write_footprints",
     "write_layers",
+    "write_parts",
 ]

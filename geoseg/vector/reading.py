@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pyogrio
 import shapely
+from pyarrow import parquet
 from pyogrio.errors import DataLayerError, DataSourceError
 from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError
@@ -120,6 +122,31 @@ def iter_polygons(
         if where:
             raise _bad_filter(path, where, info["fields"]) from error
         raise _not_vector(path, error) from error
+
+
+class ParquetParts(Sequence[gpd.GeoDataFrame]):
+    """A GeoParquet file that is read row group by row group.
+
+    Args:
+        path: Written by geopandas or `write_parts`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._file = parquet.ParquetFile(path)
+        geo = json.loads(self._file.schema_arrow.metadata[b"geo"])
+        self._crs = CRS.from_json_dict(geo["columns"]["geometry"]["crs"])
+
+    def __len__(self) -> int:
+        return int(self._file.num_row_groups)
+
+    def __getitem__(self, place: Any) -> gpd.GeoDataFrame:
+        """Reads one part."""
+        table = self._file.read_row_group(place).to_pandas()
+        shapes = shapely.from_wkb(table.pop("geometry").to_numpy())
+        return gpd.GeoDataFrame(table, geometry=shapes, crs=self._crs)
+
+    def __iter__(self) -> Iterator[gpd.GeoDataFrame]:
+        return (self[place] for place in range(len(self)))
 
 
 def count_indexed(path: str | Path, layer: str | None = None) -> int:
