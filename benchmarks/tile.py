@@ -291,9 +291,10 @@ start = time.perf_counter()
 try:
     main()
 finally:
-    used = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    peak_mb = max(resource.getrusage(who).ru_maxrss for who in whose) / 1024
     seconds = time.perf_counter() - start
-    print(json.dumps({"peak_mb": round(max(used) / 1024, 1), "seconds": round(seconds, 1)}))
+    print(json.dumps({"peak_mb": round(peak_mb, 1), "seconds": round(seconds, 1)}))
 """
 
 

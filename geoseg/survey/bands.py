@@ -15,7 +15,7 @@ from geoseg.tiles import TilesInfo
 BINS = 64
 
 # At most this many tiles are read, and this many pixels kept in memory.
-_TILES = 64
+BAND_TILES = 64
 _PIXELS = 1_000_000
 
 # Histograms of other types than bytes leave out what lies beyond.
@@ -34,7 +34,7 @@ def measure_bands(folder: Path, tiles: gpd.GeoDataFrame, info: TilesInfo) -> tup
         One histogram per band: of bytes over all their 256 values, else from the 0.1 to the
         99.9 percentile.
     """
-    sampled = spread_tiles(tiles, _TILES)
+    sampled = spread_tiles(tiles, BAND_TILES)
     # An odd step does not fall into the columns of tiles.
     step = max(1, len(sampled) * info.size**2 // _PIXELS) | 1
     pixels = np.concatenate([_read_pixels(folder, id_)[:, ::step] for id_ in sampled.id], axis=1)

@@ -153,7 +153,7 @@ def _cut_rows(
         for (index, row), part in plan.tiles.groupby(["scene_index", "row_off"], sort=True)
     }
     missing = [key for key in parts if key not in journal.done]
-    tasks = (_row_task(plan, folder, parts[key]) for key in missing)
+    tasks = (row_task(plan, folder, parts[key]) for key in missing)
     done = sum(len(rows) for rows in journal.done.values())
     for key, found in zip(missing, run(cut_row, tasks), strict=True):
         rows = _given_up(parts[key], found) if isinstance(found, Exception) else found
@@ -168,7 +168,8 @@ def _given_up(part: gpd.GeoDataFrame, error: Exception) -> list[dict[str, Any]]:
     return [{"id": id_, "error": one_line(error)} for id_ in part.id]
 
 
-def _row_task(plan: TilesPlan, folder: Path, part: gpd.GeoDataFrame) -> RowTask:
+def row_task(plan: TilesPlan, folder: Path, part: gpd.GeoDataFrame) -> RowTask:
+    """The recipe of a plan's tiles that lie in one row of one scene."""
     index = int(part.scene_index.iloc[0])
     grid, labels = plan.grids[index], plan.labels[index]
     windows = [tile_window(tile) for tile in part.itertuples()]
