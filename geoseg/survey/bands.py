@@ -37,17 +37,17 @@ def measure_bands(folder: Path, tiles: gpd.GeoDataFrame, info: TilesInfo) -> tup
     sampled = spread_tiles(tiles, BAND_TILES)
     # An odd step does not fall into the columns of tiles.
     step = max(1, len(sampled) * info.size**2 // _PIXELS) | 1
-    pixels = np.concatenate([_read_pixels(folder, id_)[:, ::step] for id_ in sampled.id], axis=1)
+    pixels = np.concatenate([_read_pixels(folder, id_, step) for id_ in sampled.id], axis=1)
     return tuple(
         _count_values(name, values) for name, values in zip(info.bands, pixels, strict=True)
     )
 
 
-def _read_pixels(folder: Path, id_: str) -> np.ndarray:
+def _read_pixels(folder: Path, id_: str, step: int) -> np.ndarray:
     with Scene(folder / "images" / f"{id_}.tif") as scene:
         data, valid = scene.read()
-    pixels: np.ndarray = data[:, valid]
-    return pixels
+    # A copy, as a view of some pixels would keep all of them in memory.
+    return data[:, valid][:, ::step].copy()
 
 
 def _count_values(name: str, values: np.ndarray) -> Histogram:

@@ -10,7 +10,7 @@ import shapely
 from pyproj import CRS
 
 from geoseg.survey.report import Footprints, Histogram
-from geoseg.vectorize.measure import geodesic_measures
+from geoseg.vector.measure import geodesic_measures
 
 # Two footprints are the same if their IoU exceeds this, whatever their vertices.
 DUPLICATE_IOU = 0.95

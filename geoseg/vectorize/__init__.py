@@ -1,6 +1,7 @@
 """From a probability raster to footprints, the same however the raster is cut."""
 
 from geoseg.options import Thresholds
+from geoseg.vector.measure import geodesic_measures
 from geoseg.vectorize.components import Component, find_components
 from geoseg.vectorize.layer import (
     iter_footprints,
@@ -9,7 +10,6 @@ from geoseg.vectorize.layer import (
     vectorize,
     vectorize_arrays,
 )
-from geoseg.vectorize.measure import geodesic_measures
 from geoseg.vectorize.prob import ArrayProb, Prob, ProbSource, SceneProb
 from geoseg.vectorize.separate import fill_holes, separate
 from geoseg.vectorize.thresholds import THRESHOLDS_TAG, read_thresholds

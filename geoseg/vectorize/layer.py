@@ -24,8 +24,8 @@ from geoseg.options import CRFOptions, Thresholds
 from geoseg.plan import Progress
 from geoseg.refine import refine_raster
 from geoseg.vector import FOOTPRINT_COLUMNS, as_crs, check_suffix, write_footprints
+from geoseg.vector.measure import geodesic_measures, pixel_areas_m2
 from geoseg.vectorize.components import EIGHT, Component, find_components
-from geoseg.vectorize.measure import geodesic_measures, pixel_areas_m2
 from geoseg.vectorize.prob import ArrayProb, Prob, ProbSource, SceneProb
 from geoseg.vectorize.separate import fill_holes, separate
 from geoseg.vectorize.thresholds import read_thresholds
