@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import resource
 import shutil
 import subprocess
 import sys
@@ -30,16 +29,14 @@ from typing import Any
 
 import geopandas as gpd
 import numpy as np
-import pandas as pd
 import rasterio
 from distributed import LocalCluster
 from rasterio.windows import Window
-from shapely.affinity import translate
 
 from geoseg.execution import run_tasks
 from geoseg.options import TileOptions
 from geoseg.survey import survey_tiles
-from geoseg.tiles import TilesPlan, plan_tiles, read_tiles, tile_scenes, tile_window
+from geoseg.tiles import TilesPlan, plan_tiles, tile_scenes
 from geoseg.town import build_town, write_town
 from geoseg.vector import write_footprints
 
@@ -294,9 +291,10 @@ start = time.perf_counter()
 try:
     main()
 finally:
-    used = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    peak_mb = max(resource.getrusage(who).ru_maxrss for who in whose) / 1024
     seconds = time.perf_counter() - start
-    print(json.dumps({"peak_mb": round(max(used) / 1024, 1), "seconds": round(seconds, 1)}))
+    print(json.dumps({"peak_mb": round(peak_mb, 1), "seconds": round(seconds, 1)}))
 """
 
 

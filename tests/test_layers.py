@@ -19,7 +19,7 @@ FLOORS = (
         "labels", "splits", "tiles", "dataset", "augment", "models", "losses", "learner",
         "segmenter", "boxes", "train", "history", "device", "plan", "predict",
         "refine", "mask", "tune", "vectorize",
-        "evaluate", "pictures", "survey", "town",
+        "evaluate", "pictures", "survey", "forecast", "town",
     },
     {"config", "execution"},
     {"cli"},

@@ -22,6 +22,7 @@ from geoseg.errors import ConfigError, MissingCRSError, OutputExistsError, Scene
 from geoseg.grid import Grid
 from geoseg.raster import open_for_writing, write_array
 from geoseg.vector import WRITABLE_SUFFIXES, read_footprints
+from geoseg.vector.measure import pixel_areas_m2
 from geoseg.vectorize import (
     THRESHOLDS_TAG,
     ArrayProb,
@@ -39,7 +40,6 @@ from geoseg.vectorize import (
     vectorize_arrays,
 )
 from geoseg.vectorize.components import EIGHT, FOUR
-from geoseg.vectorize.measure import pixel_areas_m2
 
 UTM = CRS.from_epsg(32645)
 EXACT = Thresholds(min_area_m2=0, simplify_m=0)

@@ -31,13 +31,19 @@ def _rich_bars() -> Iterator[Progress]:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
+        ProgressColumn,
+        Task,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
     from rich.progress import Progress as Bar
 
-    counts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    class RateColumn(ProgressColumn):
+        def render(self, task: Task) -> str:
+            return f"{task.speed or 0:.1f} {task.description}/s"
+
+    counts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), RateColumn())
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     with Bar(*counts, *times, console=Console(stderr=True)) as bar:
         tasks: dict[str, Any] = {}
@@ -51,18 +57,19 @@ def _rich_bars() -> Iterator[Progress]:
 
 
 def _plain_lines() -> Progress:
-    started: dict[str, float] = {}
+    started: dict[str, tuple[float, int]] = {}
     said: dict[str, float] = {}
 
     def show(done: int, total: int, what: str) -> None:
         now = time.monotonic()
-        start = started.setdefault(what, now)
+        # Work that goes on where it stopped has not done all of that now.
+        start, before = started.setdefault(what, (now, done))
         short = now - start < _SECONDS_PER_LINE
         recent = now - said.get(what, start) < _SECONDS_PER_LINE
         if short or (recent and done < total):
             return
         said[what] = now
-        rate = done / (now - start)
+        rate = (done - before) / (now - start)
         left = (total - done) / max(rate, 1e-9)
         click.echo(f"{what}: {done}/{total}, {rate:.1f}/s, {left:.0f} s left", err=True)
 

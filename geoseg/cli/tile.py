@@ -16,6 +16,7 @@ from geoseg.cli.progress import progress_bar
 INCOMPLETE = 3
 
 if TYPE_CHECKING:
+    from geoseg.forecast import Forecast
     from geoseg.labels import Labels
     from geoseg.tiles import TilesPlan
 
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, help="Of what is dealt at random.  [default: 0]")
 @click.option("--workers", type=click.IntRange(1), default=1, help="Local processes.")
 @click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler, e.g. tcp://host:8786.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
+@click.option("--dry-run", is_flag=True, help="Say what it would make and take, and stop.")
 @overwrite_option
 @config_options
 def command(
@@ -102,6 +103,7 @@ def command(
         tile__seed=seed,
     )
     from geoseg.execution import run_tasks
+    from geoseg.forecast import forecast_tiles
     from geoseg.journal import check_output
     from geoseg.survey import PAGE_NAME, headline, load_report, survey_tiles
     from geoseg.tiles import plan_tiles, tile_scenes
@@ -110,6 +112,7 @@ def command(
     plan = plan_tiles(scenes, labels, settings.tile)
     click.echo(_describe(plan))
     if dry_run:
+        click.echo(_describe_forecast(forecast_tiles(plan, workers=workers)))
         return
     repaired, dropped = _count_mended(plan)
     with progress_bar() as progress:
@@ -146,6 +149,31 @@ def _describe(plan: TilesPlan) -> str:
     return "\n".join(lines)
 
 
+def _describe_forecast(forecast: Forecast) -> str:
+    counts = ", ".join(f"{count} {split}" for split, count in forecast.tiles.items())
+    processes = "1 process" if forecast.workers == 1 else f"{forecast.workers} processes"
+    lines = [
+        f"of these about {sum(forecast.tiles.values())} are kept ({counts})",
+        f"disk: about {_size(forecast.bytes)}, compressed",
+        f"time: about {_duration(forecast.seconds)} on {processes}, of which "
+        f"{_duration(forecast.report_seconds)} for the label report",
+    ]
+    if forecast.memory is not None:
+        lines.append(f"memory: about {_size(forecast.memory)} at the peak, all processes together")
+    lines.append(f"estimated from {forecast.sampled} tiles, cut into a temporary folder")
+    return "\n".join(lines)
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1, count / 1e6):.0f} MB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, seconds):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def _describe_labels(labels: Labels) -> str:
     from geoseg.labels import RasterLabels
 
@@ -157,9 +185,9 @@ def _describe_labels(labels: Labels) -> str:
 
 def _count_mended(plan: TilesPlan) -> tuple[int | None, int | None]:
     """How many features were repaired and dropped; None of a mask raster."""
-    from geoseg.labels import FootprintLabels
+    from geoseg.labels import RasterLabels
 
-    drawn = [labels for labels in plan.labels if isinstance(labels, FootprintLabels)]
+    drawn = [labels for labels in plan.labels if not isinstance(labels, RasterLabels)]
     if not drawn:
         return None, None
     return sum(labels.repaired for labels in drawn), sum(labels.dropped for labels in drawn)

@@ -2,6 +2,7 @@
 
 from geoseg.labels.classes import IGNORE, Scheme, resolve_scheme
 from geoseg.labels.footprints import FootprintLabels, check_footprints, read_footprint_labels
+from geoseg.labels.layer import LayerLabels
 from geoseg.labels.raster import RasterLabels
 from geoseg.labels.reading import Labels, labels_of, read_labels
 from geoseg.labels.targets import BORDER_M, DISTANCE_PX, FULL_VALUES, TARGETS, burn, halo_px
@@ -14,6 +15,7 @@ __all__ = [
     "TARGETS",
     "FootprintLabels",
     "Labels",
+    "LayerLabels",
     "RasterLabels",
     "Scheme",
     "burn",

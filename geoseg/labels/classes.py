@@ -54,6 +54,11 @@ class Scheme:
         """Of exclusive classes, that of ground where no label lies."""
         return self.names[0] if self.exclusive and self.ground == 0 else None
 
+    @property
+    def mask_values(self) -> int:
+        """How many values a mask has, from 0; of buildings two, the ground's and their own."""
+        return len(self.names) if self.exclusive else 2
+
     def look_up(self, found: Iterable[Any]) -> np.ndarray:
         """Mask values of what labels say; `IGNORE` for what the scheme does not name.
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import geopandas as gpd
 import numpy as np
@@ -69,34 +69,45 @@ class FootprintLabels:
 
     def burn_ids(self, window: Window) -> np.ndarray:
         """Burns which footprint the centre of each pixel lies in; see `read`."""
-        hits = np.sort(self._index.query(self.grid.window_polygon(window)))
-        return _rasterize(self.grid, window, [self._outlines[i] for i in hits], hits + 1)
+        hits = np.sort(self._geometry.sindex.query(self.grid.window_polygon(window)))
+        return _rasterize(self.grid, window, self._describe(hits), hits + 1)
 
     def built(self, window: Window) -> float:
         """Building pixels inside a window, by the footprints' area; overlaps count twice."""
         outline = self.grid.window_polygon(window)
-        near = self._index.geometries[self._index.query(outline, predicate="intersects")]
-        inside = shapely.intersection(near, outline)
+        near = self._geometry.array[self._geometry.sindex.query(outline, predicate="intersects")]
+        inside = shapely.intersection(np.asarray(near), outline)
         return float(shapely.area(inside).sum() / abs(self.grid.transform.determinant))
 
     def near(self, window: Window) -> FootprintLabels:
         """Those that meet a window: a small part that can be sent to another process."""
         outline = self.grid.window_polygon(window)
-        hits = np.sort(self._index.query(outline))
+        hits = np.sort(self._geometry.sindex.query(outline))
         ignored = self.ignored
         if ignored is not None:
             ignored = ignored.iloc[np.sort(ignored.sindex.query(outline))]
         part = self.footprints.iloc[hits].reset_index(drop=True)
         return FootprintLabels(self.grid, part, self.scheme, ignored)
 
-    @cached_property
-    def _index(self) -> shapely.STRtree:
-        return shapely.STRtree(np.asarray(self.footprints.geometry.array))
+    def iter_footprints(self) -> Iterator[gpd.GeoDataFrame]:
+        """Yields each footprint once: all of them."""
+        yield self.footprints
 
     @cached_property
-    def _outlines(self) -> list[dict[str, Any]]:
-        """The footprints as GDAL's bindings take them, made once for all tiles of a row."""
-        return list(_describe(self._index.geometries))
+    def _geometry(self) -> gpd.GeoSeries:
+        return self.footprints.geometry
+
+    @cached_property
+    def _described(self) -> dict[int, dict[str, Any]]:
+        return {}
+
+    def _describe(self, hits: np.ndarray) -> list[dict[str, Any]]:
+        """Footprints as GDAL's bindings take them; tiles overlap, so they are kept."""
+        new = [hit for hit in hits.tolist() if hit not in self._described]
+        if new:
+            shapes = np.asarray(self._geometry.array[new])
+            self._described.update(zip(new, _describe(shapes), strict=True))
+        return [self._described[hit] for hit in hits.tolist()]
 
     def _values(self) -> np.ndarray:
         """Mask value by position in `footprints` + 1; the first is the ground's."""
@@ -170,33 +181,53 @@ def read_footprint_labels(
     """
     footprints = _read_on(path, grid, where=where, layer=layer)
     if scheme.exclusive:
-        footprints = footprints.assign(value=_class_values(path, footprints, scheme))
-    ignored = None
-    if layer != IGNORED_LAYER and IGNORED_LAYER in list_layers(path):
-        ignored = _read_on(path, grid, layer=IGNORED_LAYER).geometry
+        footprints = with_values(path, footprints, scheme)
     counts = {name: int(footprints.attrs.get(name, 0)) for name in ("repaired", "dropped")}
-    return FootprintLabels(grid, footprints, scheme, ignored, **counts)
+    return FootprintLabels(grid, footprints, scheme, read_ignored(path, grid, layer), **counts)
+
+
+def read_ignored(path: str | Path, grid: Grid, layer: str | None = None) -> gpd.GeoSeries | None:
+    """Reads ground that was not labelled, where the file has such a layer beside the labels'."""
+    if layer == IGNORED_LAYER or IGNORED_LAYER not in list_layers(path):
+        return None
+    return _read_on(path, grid, layer=IGNORED_LAYER).geometry
 
 
 def _read_on(
     path: str | Path, grid: Grid, *, where: str | None = None, layer: str | None = None
 ) -> gpd.GeoDataFrame:
     """The polygons of a layer that meet a grid, in its CRS."""
-    left, _, right, _ = grid.bounds
-    beyond = grid.crs.is_geographic and (left < -180 or right > 180)
     try:
-        layer_part = read_footprints(
-            path, where=where, layer=layer, bounds=None if beyond else grid.bounds,
-            bounds_crs=grid.crs,
-        )  # fmt: skip
-        footprints = layer_part.to_crs(grid.crs.to_wkt())
+        part = read_footprints(
+            path, where=where, layer=layer, bounds=_bounds_of(grid), bounds_crs=grid.crs
+        )
     except ProjError as error:
-        raise MissingCRSError(
-            f"{path}: cannot be laid over the scene, the CRS of one of them is local and has no "
-            "place on Earth; gdal_edit.py -a_srs or ogr2ogr -a_srs EPSG:CODE writes one that has"
-        ) from error
-    if beyond:
-        footprints = _turned_to(footprints, (left + right) / 2)
+        raise placeless(path) from error
+    return place_on(part, grid, path)
+
+
+def goes_beyond(grid: Grid) -> bool:
+    """Whether a grid in degrees goes on past the antimeridian."""
+    left, _, right, _ = grid.bounds
+    return bool(grid.crs.is_geographic) and (left < -180 or right > 180)
+
+
+def _bounds_of(grid: Grid) -> tuple[float, float, float, float] | None:
+    return None if goes_beyond(grid) else grid.bounds
+
+
+def place_on(part: gpd.GeoDataFrame, grid: Grid, path: str | Path) -> gpd.GeoDataFrame:
+    """The polygons of a part of a layer that meet a grid, in its CRS.
+
+    Raises:
+        MissingCRSError: If one of both has no place on Earth.
+    """
+    try:
+        footprints = part.to_crs(grid.crs.to_wkt())
+    except ProjError as error:
+        raise placeless(path) from error
+    if goes_beyond(grid):
+        footprints = _turned_to(footprints, (grid.bounds[0] + grid.bounds[2]) / 2)
     # Of some places there is none in the scene's CRS.
     footprints = footprints[np.isfinite(footprints.bounds).all(axis=1)]
     # A round trip between CRSs may fold a sliver over; only areas are kept of what that leaves.
@@ -205,7 +236,7 @@ def _read_on(
     )
     meets = footprints.geometry.intersects(grid.polygon)
     found = footprints[meets].reset_index(drop=True)
-    found.attrs.update(layer_part.attrs)
+    found.attrs.update(part.attrs)
     return found
 
 
@@ -223,6 +254,23 @@ def _turned_to(footprints: gpd.GeoDataFrame, longitude: float) -> gpd.GeoDataFra
     return result[right - left < 180]
 
 
+def placeless(path: str | Path) -> MissingCRSError:
+    """The error of labels that cannot be laid over a scene."""
+    return MissingCRSError(
+        f"{path}: cannot be laid over the scene, the CRS of one of them is local and has no "
+        "place on Earth; gdal_edit.py -a_srs or ogr2ogr -a_srs EPSG:CODE writes one that has"
+    )
+
+
+def with_values(path: str | Path, footprints: gpd.GeoDataFrame, scheme: Scheme) -> gpd.GeoDataFrame:
+    """Adds the mask value of each footprint's class, `value`.
+
+    Raises:
+        LabelError: If the layer lacks the attribute that names the class.
+    """
+    return footprints.assign(value=_class_values(path, footprints, scheme))
+
+
 def _class_values(path: str | Path, footprints: gpd.GeoDataFrame, scheme: Scheme) -> np.ndarray:
     if scheme.attribute is None:
         raise LabelError(
@@ -237,8 +285,16 @@ def _class_values(path: str | Path, footprints: gpd.GeoDataFrame, scheme: Scheme
     return scheme.look_up(footprints[scheme.attribute])
 
 
+class OnScene(Sized, Protocol):
+    """Some number of footprints on a scene."""
+
+    @property
+    def grid(self) -> Grid:
+        """The grid that they are burnt on."""
+
+
 def check_footprints(
-    labels: Sequence[FootprintLabels],
+    labels: Sequence[OnScene],
     path: str | Path,
     where: str | None,
     layer: str | None = None,
@@ -278,7 +334,7 @@ def check_footprints(
 
 
 def _elsewhere(
-    footprints: gpd.GeoDataFrame, labels: Sequence[FootprintLabels], path: str | Path
+    footprints: gpd.GeoDataFrame, labels: Sequence[OnScene], path: str | Path
 ) -> GridMismatchError:
     """Says where footprints lie that meet no scene, and the likely reason."""
     west, south, east, north = footprints.to_crs(4326).total_bounds

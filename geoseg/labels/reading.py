@@ -7,12 +7,17 @@ from pathlib import Path
 from geoseg.errors import LabelError
 from geoseg.grid import Grid
 from geoseg.labels.classes import Scheme
-from geoseg.labels.footprints import FootprintLabels, read_footprint_labels
+from geoseg.labels.footprints import FootprintLabels, goes_beyond, read_footprint_labels
+from geoseg.labels.layer import LayerLabels, read_layer_labels
 from geoseg.labels.raster import RasterLabels
 from geoseg.paths import is_missing
 from geoseg.raster import is_raster
+from geoseg.vector import count_indexed
 
-Labels = FootprintLabels | RasterLabels
+Labels = FootprintLabels | LayerLabels | RasterLabels
+
+# More polygons than these, about 100 MB, are left in a file that finds them by place.
+MOST_IN_MEMORY = 50_000
 
 # In a path of labels, stands for the name of a scene.
 SCENE_NAME = "{}"
@@ -60,6 +65,8 @@ def read_labels(
 ) -> Labels:
     """Reads the labels that lie on a scene: polygons, or a mask raster.
 
+    Of a large GeoPackage or FlatGeobuf the polygons are counted only; they are read by window.
+
     Args:
         path: Any vector layer or raster, in any CRS.
         grid: The scene's grid.
@@ -77,4 +84,6 @@ def read_labels(
     scheme = scheme or Scheme()
     if is_raster(path):
         return RasterLabels(grid, str(path), scheme, own)
+    if count_indexed(path, layer) > MOST_IN_MEMORY and not goes_beyond(grid):
+        return read_layer_labels(path, grid, scheme, where=where, layer=layer)
     return read_footprint_labels(path, grid, scheme, where=where, layer=layer)

@@ -118,9 +118,9 @@ def _border(ids: np.ndarray, _: np.ndarray, reach: int) -> np.ndarray:
 
 
 def _any_in(hits: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Whether any of a rectangle is True, for each that lies inside (H - height + 1, W - width + 1).
+    """Whether any of a rectangle is True, for each of that size that lies inside.
 
-    The rectangle is widened by doubling.
+    It is widened by doubling. Of (H, W) that leaves (H - height + 1, W - width + 1).
     """
     seen = 1
     while seen < width:

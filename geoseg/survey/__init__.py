@@ -5,6 +5,7 @@ write_report     `LabelReport` → labels.json, labels.html (one page, nothing b
 survey_tiles     both, for the verb `tile`
 load_report      labels.json → `LabelReport`
 headline         `LabelReport` → one line
+time_report      a few tiles → how long all of this will take
 """
 
 from geoseg.survey.measure import measure_labels
@@ -20,6 +21,7 @@ from geoseg.survey.report import (
     headline,
     load_report,
 )
+from geoseg.survey.timing import time_report
 
 __all__ = [
     "JSON_NAME",
@@ -33,5 +35,6 @@ __all__ = [
     "load_report",
     "measure_labels",
     "survey_tiles",
+    "time_report",
     "write_report",
 ]

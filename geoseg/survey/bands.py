@@ -15,7 +15,7 @@ from geoseg.tiles import TilesInfo
 BINS = 64
 
 # At most this many tiles are read, and this many pixels kept in memory.
-_TILES = 64
+BAND_TILES = 64
 _PIXELS = 1_000_000
 
 # Histograms of other types than bytes leave out what lies beyond.
@@ -34,20 +34,20 @@ def measure_bands(folder: Path, tiles: gpd.GeoDataFrame, info: TilesInfo) -> tup
         One histogram per band: of bytes over all their 256 values, else from the 0.1 to the
         99.9 percentile.
     """
-    sampled = spread_tiles(tiles, _TILES)
+    sampled = spread_tiles(tiles, BAND_TILES)
     # An odd step does not fall into the columns of tiles.
     step = max(1, len(sampled) * info.size**2 // _PIXELS) | 1
-    pixels = np.concatenate([_read_pixels(folder, id_)[:, ::step] for id_ in sampled.id], axis=1)
+    pixels = np.concatenate([_read_pixels(folder, id_, step) for id_ in sampled.id], axis=1)
     return tuple(
         _count_values(name, values) for name, values in zip(info.bands, pixels, strict=True)
     )
 
 
-def _read_pixels(folder: Path, id_: str) -> np.ndarray:
+def _read_pixels(folder: Path, id_: str, step: int) -> np.ndarray:
     with Scene(folder / "images" / f"{id_}.tif") as scene:
         data, valid = scene.read()
-    pixels: np.ndarray = data[:, valid]
-    return pixels
+    # A copy, as a view of some pixels would keep all of them in memory.
+    return data[:, valid][:, ::step].copy()
 
 
 def _count_values(name: str, values: np.ndarray) -> Histogram:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import geopandas as gpd
 import numpy as np
 import shapely
 from pyproj import CRS
 
 from geoseg.survey.report import Footprints, Histogram
-from geoseg.vectorize.measure import geodesic_measures
+from geoseg.vector.measure import geodesic_measures
 
 # Two footprints are the same if their IoU exceeds this, whatever their vertices.
 DUPLICATE_IOU = 0.95
@@ -27,24 +29,21 @@ _AREA_BINS = 40
 
 
 def measure_footprints(
-    footprints: gpd.GeoDataFrame, gsd_m: float, repaired: int | None, dropped: int | None
+    parts: Sequence[gpd.GeoDataFrame], gsd_m: float, repaired: int | None, dropped: int | None
 ) -> Footprints:
     """Measures footprints.
 
     Args:
-        footprints: In longitude and latitude, with the scene of each.
+        parts: In longitude and latitude, with the scene of each; one part at a time is in
+            memory, and what of the parts before lies near it.
         gsd_m: Metres on the ground per pixel.
         repaired: How many were mended.
         dropped: How many features were left out.
     """
-    areas = measure_areas(footprints)
-    duplicates, overlaps = 0, 0
-    for _, part in footprints.groupby("scene", sort=True):
-        same, shared = count_overlaps(part.geometry.to_numpy())
-        duplicates += same
-        overlaps += shared
+    areas = np.concatenate([measure_areas(part) for part in parts])
+    duplicates, overlaps = _count_all_overlaps(parts)
     return Footprints(
-        number=len(footprints),
+        number=len(areas),
         repaired=repaired,
         dropped=dropped,
         duplicates=duplicates,
@@ -65,11 +64,43 @@ def measure_areas(footprints: gpd.GeoDataFrame) -> np.ndarray:
     return np.bincount(owners, weights=areas, minlength=len(footprints))
 
 
-def count_overlaps(shapes: np.ndarray) -> tuple[int, int]:
+def _count_all_overlaps(parts: Sequence[gpd.GeoDataFrame]) -> tuple[int, int]:
+    """`count_overlaps` over parts, scene by scene."""
+    duplicates, overlaps = 0, 0
+    extents: dict[str, dict[int, np.ndarray]] = {}
+    for place in range(len(parts)):
+        for scene, own in parts[place].groupby("scene", sort=True):
+            before = extents.setdefault(str(scene), {})
+            extent = own.total_bounds
+            near = [_inside(parts[i], str(scene), extent) for i in _meeting(before, extent)]
+            before[place] = extent
+            shapes = np.concatenate([*near, own.geometry.to_numpy()])
+            same, shared = count_overlaps(shapes, since=len(shapes) - len(own))
+            duplicates, overlaps = duplicates + same, overlaps + shared
+    return duplicates, overlaps
+
+
+def _meeting(extents: dict[int, np.ndarray], extent: np.ndarray) -> list[int]:
+    """Places whose (left, bottom, right, top) meet another."""
+    return [
+        place
+        for place, other in extents.items()
+        if (other[:2] <= extent[2:]).all() and (other[2:] >= extent[:2]).all()
+    ]
+
+
+def _inside(part: gpd.GeoDataFrame, scene: str, extent: np.ndarray) -> np.ndarray:
+    own = part[part.scene == scene]
+    near: np.ndarray = own.geometry.to_numpy()[own.sindex.query(shapely.box(*extent))]
+    return near
+
+
+def count_overlaps(shapes: np.ndarray, since: int = 0) -> tuple[int, int]:
     """Counts footprints that lie on each other.
 
     Args:
         shapes: Polygons (N,) in any CRS in which areas near each other compare.
+        since: Pairs of those before this place are not counted.
 
     Returns:
         Footprints that repeat an earlier one, and the other pairs that share more than
@@ -77,7 +108,8 @@ def count_overlaps(shapes: np.ndarray) -> tuple[int, int]:
     """
     shapes = shapely.make_valid(shapes)
     first, second = shapely.STRtree(shapes).query(shapes, predicate="intersects")
-    first, second = first[first < second], second[first < second]
+    counted = (first < second) & (second >= since)
+    first, second = first[counted], second[counted]
     areas = shapely.area(shapes)
     shared = shapely.area(shapely.intersection(shapes[first], shapes[second]))
     union = areas[first] + areas[second] - shared

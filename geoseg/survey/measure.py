@@ -16,7 +16,14 @@ from geoseg.survey.footprints import measure_footprints
 from geoseg.survey.report import Ground, LabelReport
 from geoseg.survey.sample import choose_sheet
 from geoseg.survey.shift import measure_shifts
-from geoseg.tiles import TilesInfo, load_tiles_info, read_tile_footprints, read_tiles
+from geoseg.tiles import (
+    FOOTPRINTS_NAME,
+    TilesInfo,
+    load_tiles_info,
+    open_tile_footprints,
+    read_tiles,
+)
+from geoseg.vector import ParquetParts
 
 # Tiles on the page.
 _SHEET = 24
@@ -48,8 +55,8 @@ def measure_labels(
     info, tiles = load_tiles_info(folder), read_tiles(folder)
     if tiles.empty:
         raise EmptyDatasetError(f"{folder}: has no tile; tile the scenes again")
-    footprints = read_footprints_if_any(folder)
-    ground, splits = _measure_grounds(tiles, info, footprints)
+    parts = open_footprints_if_any(folder)
+    ground, splits = _measure_grounds(tiles, info, parts)
     shift, scene_shifts = measure_shifts(folder, tiles, info, seed)
     # A folder may hold test ground only.
     sampled = tiles[tiles.split == "train"] if "train" in splits else tiles
@@ -63,8 +70,8 @@ def measure_labels(
         ground=ground,
         splits=splits,
         footprints=None
-        if footprints is None
-        else measure_footprints(footprints, info.gsd_m, repaired, dropped),
+        if parts is None
+        else measure_footprints(parts, info.gsd_m, repaired, dropped),
         shift=shift,
         scene_shifts=scene_shifts,
         bands=measure_bands(folder, sampled, info),
@@ -72,19 +79,21 @@ def measure_labels(
     )
 
 
-def read_footprints_if_any(folder: Path) -> gpd.GeoDataFrame | None:
+def open_footprints_if_any(folder: Path) -> ParquetParts | None:
     """The footprints that were burnt, or None where the labels were a raster."""
-    if not (folder / "footprints.parquet").is_file():
+    if not (folder / FOOTPRINTS_NAME).is_file():
         return None
-    return read_tile_footprints(folder)
+    return open_tile_footprints(folder)
 
 
 def _measure_grounds(
-    tiles: gpd.GeoDataFrame, info: TilesInfo, footprints: gpd.GeoDataFrame | None
+    tiles: gpd.GeoDataFrame, info: TilesInfo, parts: ParquetParts | None
 ) -> tuple[Ground, dict[str, Ground]]:
     """What all tiles hold, and those of each split."""
-    names = None if footprints is None else classify_footprints(footprints, info)
-    owners = None if footprints is None else find_splits(footprints, tiles)
+    names, owners = None, None
+    if parts is not None:
+        found = [(classify_footprints(part, info), find_splits(part, tiles)) for part in parts]
+        names, owners = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
     splits = {}
     for split in SPLITS:
         part = tiles[tiles.split == split]

@@ -13,7 +13,7 @@ from geoseg.journal import replace_file
 from geoseg.survey.classes import GROUND
 from geoseg.survey.figures import draw_areas, draw_band, draw_shift
 from geoseg.survey.findings import list_findings, say_move
-from geoseg.survey.measure import measure_labels, read_footprints_if_any
+from geoseg.survey.measure import measure_labels, open_footprints_if_any
 from geoseg.survey.report import (
     JSON_NAME,
     PAGE_NAME,
@@ -23,7 +23,7 @@ from geoseg.survey.report import (
     Shift,
     percent,
 )
-from geoseg.survey.sheet import Picture, draw_sheet
+from geoseg.survey.sheet import Picture, draw_sheet, read_near
 from geoseg.tiles import load_tiles_info, read_tiles
 
 # Colours of the classes, in bars and outlines; what is no class in particular is grey.
@@ -59,7 +59,9 @@ def write_report(report: LabelReport, folder: str | Path) -> None:
     """
     folder = Path(folder)
     info = load_tiles_info(folder)
-    tiles, footprints = read_tiles(folder), read_footprints_if_any(folder)
+    tiles, parts = read_tiles(folder), open_footprints_if_any(folder)
+    shown = tiles[tiles.id.isin(report.sheet)]
+    footprints = None if parts is None else read_near(parts, shown)
     pictures = draw_sheet(folder, report.sheet, tiles, footprints, info, report.bands)
     with replace_file(folder / PAGE_NAME) as partial:
         partial.write_text(build_page(report, pictures), encoding="utf-8")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import shapely
 from affine import Affine
 from matplotlib.image import imsave
@@ -82,6 +83,12 @@ def draw_sheet(
         )
         for id_ in ids
     ]
+
+
+def read_near(parts: Iterable[gpd.GeoDataFrame], tiles: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    """The footprints near tiles, in their order; both in longitude and latitude."""
+    near = [part.iloc[np.unique(part.sindex.query(tiles.geometry)[1])] for part in parts]
+    return gpd.GeoDataFrame(pd.concat(near, ignore_index=True))
 
 
 def trace_footprints(grid: Grid, footprints: gpd.GeoDataFrame, area: Window) -> str:

@@ -18,7 +18,7 @@ from geoseg.survey.sample import spread_tiles
 from geoseg.tiles import TilesInfo
 
 # Tiles that are looked at; a scene has a shift of its own if that many of them are its.
-_TILES = 96
+SHIFT_TILES = 96
 _TILES_OF_SCENE = 8
 
 # Shifts up to this are tried, and up to a quarter of a tile.
@@ -50,10 +50,10 @@ def measure_shifts(
         The shift over all scenes, None if no tile has both labels and edges; and that of each
         scene, where there are several and enough tiles of one.
     """
-    reach = max(1, min(_REACH_PX, info.size // 4))
+    reach = reach_px(info.size)
     fits: dict[str, list[Fit]] = {}
     grids: dict[str, Grid] = {}
-    for tile in spread_tiles(tiles[tiles.building_fraction > 0], _TILES).itertuples():
+    for tile in spread_tiles(tiles[tiles.building_fraction > 0], SHIFT_TILES).itertuples():
         grid, fit = _fit_tile(folder, str(tile.id), info, reach)
         if fit:
             fits.setdefault(str(tile.scene), []).append(fit)
@@ -68,6 +68,11 @@ def measure_shifts(
         for scene, part in fits.items()
         if len(part) >= _TILES_OF_SCENE
     }
+
+
+def reach_px(size: int) -> int:
+    """Up to which shift the tiles of a size are compared."""
+    return max(1, min(_REACH_PX, size // 4))
 
 
 def estimate_shift(fits: dict[str, list[Fit]], grids: dict[str, Grid], seed: int) -> Shift:

@@ -10,11 +10,13 @@ tiles.json        what a model must know of the tiles
 labels.json, labels.html   what `geoseg.survey` found, where `geoseg tile` made the folder
 """
 
-from geoseg.tiles.cut import tile_scenes
+from geoseg.tiles.cut import cut_row, row_task, tile_scenes
 from geoseg.tiles.index import (
+    FOOTPRINTS_NAME,
     TilesInfo,
     list_scenes,
     load_tiles_info,
+    open_tile_footprints,
     read_tile_footprints,
     read_tiles,
     tile_window,
@@ -22,13 +24,17 @@ from geoseg.tiles.index import (
 from geoseg.tiles.plan import TilesPlan, plan_tiles
 
 __all__ = [
+    "FOOTPRINTS_NAME",
     "TilesInfo",
     "TilesPlan",
+    "cut_row",
     "list_scenes",
     "load_tiles_info",
+    "open_tile_footprints",
     "plan_tiles",
     "read_tile_footprints",
     "read_tiles",
+    "row_task",
     "tile_scenes",
     "tile_window",
 ]

@@ -15,13 +15,13 @@ from rasterio.windows import Window
 from geoseg.errors import EmptyDatasetError, LabelError, SceneReadError, one_line
 from geoseg.grid import Grid
 from geoseg.journal import Journal, claim_output, describe_job
-from geoseg.labels import IGNORE, FootprintLabels, Labels, burn, halo_px
+from geoseg.labels import IGNORE, Labels, LayerLabels, RasterLabels, Scheme, burn, halo_px
 from geoseg.paths import absolute_path
 from geoseg.raster import Scene, SceneInfo, write_array
 from geoseg.splits import SPLITS
-from geoseg.tiles.index import FailedTile, TilesInfo, tile_window
+from geoseg.tiles.index import FOOTPRINTS_NAME, FailedTile, TilesInfo, tile_window
 from geoseg.tiles.plan import TilesPlan
-from geoseg.vector import within_globe
+from geoseg.vector import within_globe, write_parts
 
 # What is known of each tile only to sum it up.
 _GATHERED = ("pixels", "sums", "squares", "of_value", "scene_index")
@@ -137,7 +137,7 @@ def _cut(task: RowTask, scene: Scene, id_: str, window: Window) -> dict[str, Any
     image, burnt = (task.folder / kind / f"{id_}.tif" for kind in ("images", "targets"))
     write_array(image, grid, data, valid=valid, descriptions=scene.info.bands)
     write_array(burnt, grid, target, nodata=IGNORE, descriptions=task.targets)
-    return _measure(id_, data, valid, target[0])
+    return _measure(id_, data, valid, target[0], task.labels.scheme)
 
 
 def _cut_rows(
@@ -153,7 +153,7 @@ def _cut_rows(
         for (index, row), part in plan.tiles.groupby(["scene_index", "row_off"], sort=True)
     }
     missing = [key for key in parts if key not in journal.done]
-    tasks = (_row_task(plan, folder, parts[key]) for key in missing)
+    tasks = (row_task(plan, folder, parts[key]) for key in missing)
     done = sum(len(rows) for rows in journal.done.values())
     for key, found in zip(missing, run(cut_row, tasks), strict=True):
         rows = _given_up(parts[key], found) if isinstance(found, Exception) else found
@@ -168,7 +168,8 @@ def _given_up(part: gpd.GeoDataFrame, error: Exception) -> list[dict[str, Any]]:
     return [{"id": id_, "error": one_line(error)} for id_ in part.id]
 
 
-def _row_task(plan: TilesPlan, folder: Path, part: gpd.GeoDataFrame) -> RowTask:
+def row_task(plan: TilesPlan, folder: Path, part: gpd.GeoDataFrame) -> RowTask:
+    """The recipe of a plan's tiles that lie in one row of one scene."""
     index = int(part.scene_index.iloc[0])
     grid, labels = plan.grids[index], plan.labels[index]
     windows = [tile_window(tile) for tile in part.itertuples()]
@@ -207,7 +208,9 @@ def _pad(
     )
 
 
-def _measure(id_: str, data: np.ndarray, valid: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
+def _measure(
+    id_: str, data: np.ndarray, valid: np.ndarray, mask: np.ndarray, scheme: Scheme
+) -> dict[str, Any]:
     count = int(np.count_nonzero(valid))
     sums, squares = zip(*(_sum_up(band, valid, count) for band in data), strict=True)
     of_value = np.bincount(mask.ravel(), minlength=IGNORE + 1)
@@ -215,7 +218,7 @@ def _measure(id_: str, data: np.ndarray, valid: np.ndarray, mask: np.ndarray) ->
         "id": id_,
         "valid_fraction": count / valid.size,
         "building_fraction": int(of_value[1:IGNORE].sum()) / max(1, count),
-        "of_value": of_value[:IGNORE].tolist(),
+        "of_value": of_value[: scheme.mask_values].tolist(),
         "pixels": count,
         "sums": sums,
         "squares": squares,
@@ -342,20 +345,25 @@ def _describe_split(plan: TilesPlan) -> dict[str, Any]:
 
 def _write_index(plan: TilesPlan, tiles: gpd.GeoDataFrame, info: TilesInfo, folder: Path) -> None:
     columns = [c for c in tiles.columns if c not in _GATHERED]
-    # Of buildings the mask knows two values, the ground's 0 and 1.
-    known = len(info.classes) if info.exclusive else 2
-    class_pixels = [of_value[:known] for of_value in tiles.of_value]
-    tiles[columns].assign(class_pixels=class_pixels).to_parquet(folder / "tiles.parquet")
-    kept = ["value", "geometry"] if info.exclusive else ["geometry"]
-    drawn = [
-        labels.footprints[kept].assign(scene=scene.path).to_crs(4326)
-        for scene, labels in zip(plan.scenes, plan.labels, strict=True)
-        if isinstance(labels, FootprintLabels)
-    ]
-    if drawn:
-        footprints = gpd.GeoDataFrame(pd.concat(drawn, ignore_index=True))
-        footprints.to_parquet(folder / "footprints.parquet")
+    tiles[columns].assign(class_pixels=tiles.of_value).to_parquet(folder / "tiles.parquet")
+    _write_footprints(plan, info, folder / FOOTPRINTS_NAME)
     for split, part in plan.ground.groupby("split"):
         part = part.set_geometry([within_globe(shape) for shape in part.geometry], crs=part.crs)
         part.to_file(folder / f"{split}.geojson", driver="GeoJSON", RFC7946="YES")
     (folder / "tiles.json").write_text(info.model_dump_json(indent=2) + "\n")
+
+
+def _write_footprints(plan: TilesPlan, info: TilesInfo, path: Path) -> None:
+    """Writes the labels that were burnt, by parts where they are many; nothing of a raster."""
+    kept = ["value", "geometry"] if info.exclusive else ["geometry"]
+
+    def parts() -> Iterator[gpd.GeoDataFrame]:
+        for scene, labels in zip(plan.scenes, plan.labels, strict=True):
+            if not isinstance(labels, RasterLabels):
+                for part in labels.iter_footprints():
+                    yield part[kept].assign(scene=scene.path).to_crs(4326)
+
+    if any(isinstance(labels, LayerLabels) for labels in plan.labels):
+        write_parts(path, parts())
+    elif drawn := list(parts()):
+        gpd.GeoDataFrame(pd.concat(drawn, ignore_index=True)).to_parquet(path)

@@ -12,6 +12,9 @@ from rasterio.windows import Window
 
 from geoseg.errors import EmptyDatasetError
 from geoseg.labels import IGNORE
+from geoseg.vector import ParquetParts
+
+FOOTPRINTS_NAME = "footprints.parquet"
 
 
 class FailedTile(BaseModel):
@@ -146,10 +149,19 @@ def read_tile_footprints(folder: str | Path) -> gpd.GeoDataFrame:
     Raises:
         EmptyDatasetError: If the file is missing.
     """
-    path = Path(folder) / "footprints.parquet"
+    return gpd.read_parquet(_footprints_path(folder))
+
+
+def open_tile_footprints(folder: str | Path) -> ParquetParts:
+    """What `read_tile_footprints` reads, a part at a time where they are many."""
+    return ParquetParts(_footprints_path(folder))
+
+
+def _footprints_path(folder: str | Path) -> Path:
+    path = Path(folder) / FOOTPRINTS_NAME
     if not path.is_file():
         raise EmptyDatasetError(f"{path}: is missing; tile the scenes again")
-    return gpd.read_parquet(path)
+    return path
 
 
 def tile_window(tile: Any) -> Window:

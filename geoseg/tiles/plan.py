@@ -21,8 +21,8 @@ from rasterio.windows import Window
 from geoseg.errors import ConfigError, EmptyDatasetError, GridMismatchError, MissingCRSError
 from geoseg.grid import Grid
 from geoseg.labels import (
-    FootprintLabels,
     Labels,
+    RasterLabels,
     Scheme,
     check_footprints,
     labels_of,
@@ -120,7 +120,7 @@ def plan_tiles(scenes: Sequence[str | Path], labels: str | Path, options: TileOp
         read_labels(file, grid, scheme, where=options.where, layer=options.layer, own=info.grid)
         for file, grid, info in zip(files, grids, infos, strict=True)
     ]
-    drawn = [one for one in on_scenes if isinstance(one, FootprintLabels)]
+    drawn = [one for one in on_scenes if not isinstance(one, RasterLabels)]
     if drawn:
         check_footprints(drawn, labels, options.where, options.layer, files=files)
 

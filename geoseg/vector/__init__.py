@@ -2,7 +2,10 @@
 
 from geoseg.vector.reading import (
     FOOTPRINT_LAYER,
+    ParquetParts,
     as_crs,
+    count_indexed,
+    iter_polygons,
     list_layers,
     read_footprints,
     union_aoi,
@@ -14,18 +17,23 @@ from geoseg.vector.writing import (
     within_globe,
     write_footprints,
     write_layers,
+    write_parts,
 )
 
 __all__ = [
     "FOOTPRINT_COLUMNS",
     "FOOTPRINT_LAYER",
     "WRITABLE_SUFFIXES",
+    "ParquetParts",
     "as_crs",
     "check_suffix",
+    "count_indexed",
+    "iter_polygons",
     "list_layers",
     "read_footprints",
     "union_aoi",
     "within_globe",
     "write_footprints",
     "write_layers",
+    "write_parts",
 ]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pyogrio
 import shapely
+from pyarrow import parquet
 from pyogrio.errors import DataLayerError, DataSourceError
 from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError
@@ -26,6 +28,12 @@ from geoseg.paths import is_missing
 logger = logging.getLogger(__name__)
 
 FOOTPRINT_LAYER = "footprints"
+
+# Formats that find features by place, and number them in the order of the file.
+_INDEXED = (".gpkg", ".fgb")
+
+# Features in memory at once where a layer is gone through.
+_BATCH = 8192
 
 _POLYGON, _MULTIPOLYGON, _COLLECTION = 3, 6, 7
 
@@ -89,6 +97,70 @@ def read_footprints(
     else:
         features = _read_ogr(path, layer, where, bounds, bounds_crs)
     return _polygons_only(features)
+
+
+def iter_polygons(
+    path: str | Path,
+    *,
+    where: str | None = None,
+    layer: str | None = None,
+    bounds: tuple[float, float, float, float] | None = None,
+    bounds_crs: Any = None,
+) -> Iterator[gpd.GeoDataFrame]:
+    """Reads what `read_footprints` does, some thousands at a time and without attributes.
+
+    Args and errors are its own, but for GeoParquet, which is not read so; each part has its own
+    `.attrs`.
+    """
+    layer = _select_layer(path, layer)
+    where = _ogr_where(where) if where else None
+    info = _read_info(path, layer)
+    crs = as_crs(info["crs"], path)
+    chosen = {"where": where, "bbox": _bounds_in(bounds, bounds_crs, crs)}
+    try:
+        with pyogrio.open_arrow(
+            path, layer=layer, columns=[], batch_size=_BATCH, use_pyarrow=True, **chosen
+        ) as (described, batches):
+            name = described["geometry_name"] or "wkb_geometry"
+            for batch in batches:
+                shapes = shapely.from_wkb(batch.column(name).to_numpy(zero_copy_only=False))
+                yield _polygons_only(gpd.GeoDataFrame(geometry=shapes, crs=crs))
+    except (DataSourceError, DataLayerError, ValueError) as error:
+        if where:
+            raise _bad_filter(path, where, info["fields"]) from error
+        raise _not_vector(path, error) from error
+
+
+class ParquetParts(Sequence[gpd.GeoDataFrame]):
+    """A GeoParquet file that is read row group by row group.
+
+    Args:
+        path: Written by geopandas or `write_parts`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._file = parquet.ParquetFile(path)
+        geo = json.loads(self._file.schema_arrow.metadata[b"geo"])
+        self._crs = CRS.from_json_dict(geo["columns"]["geometry"]["crs"])
+
+    def __len__(self) -> int:
+        return int(self._file.num_row_groups)
+
+    def __getitem__(self, place: Any) -> gpd.GeoDataFrame:
+        """Reads one part."""
+        table = self._file.read_row_group(place).to_pandas()
+        shapes = shapely.from_wkb(table.pop("geometry").to_numpy())
+        return gpd.GeoDataFrame(table, geometry=shapes, crs=self._crs)
+
+    def __iter__(self) -> Iterator[gpd.GeoDataFrame]:
+        return (self[place] for place in range(len(self)))
+
+
+def count_indexed(path: str | Path, layer: str | None = None) -> int:
+    """Features of a layer whose file finds them by place and numbers them; else 0."""
+    if Path(path).suffix.lower() not in _INDEXED:
+        return 0
+    return max(0, int(_read_info(path, _select_layer(path, layer))["features"]))
 
 
 def union_aoi(path: str | Path, crs: Any) -> BaseGeometry:
@@ -206,17 +278,21 @@ def _read_ogr(
     bounds: tuple[float, float, float, float] | None,
     bounds_crs: Any,
 ) -> gpd.GeoDataFrame:
+    info = _read_info(path, layer)
+    crs = as_crs(info["crs"], path)
+    if info["features"] == 0:
+        where = None  # an empty GeoJSON has no attributes that a filter could name
+    # By place a GeoPackage gives its features in the order of its index.
+    in_order = Path(path).suffix.lower() in _INDEXED
     try:
-        name = _gdal_name(path)
-        info = pyogrio.read_info(name, layer=layer)
-        if info["geometry_type"] is None:
-            raise _no_geometry(path)
-        crs = as_crs(info["crs"], path)
-        if info["features"] == 0:
-            where = None  # an empty GeoJSON has no attributes that a filter could name
-        return pyogrio.read_dataframe(
-            name, layer=layer, where=where, bbox=_bounds_in(bounds, bounds_crs, crs)
+        features = pyogrio.read_dataframe(
+            _gdal_name(path),
+            layer=layer,
+            where=where,
+            bbox=_bounds_in(bounds, bounds_crs, crs),
+            fid_as_index=in_order,
         )
+        return features.sort_index().reset_index(drop=True) if in_order else features
     except (DataSourceError, DataLayerError) as error:
         if where:
             raise _bad_filter(path, where, info["fields"]) from error
@@ -225,6 +301,16 @@ def _read_ogr(
         if where and not isinstance(error, MissingCRSError):
             raise _bad_filter(path, where, info["fields"]) from error
         raise
+
+
+def _read_info(path: str | Path, layer: str) -> dict[str, Any]:
+    try:
+        info: dict[str, Any] = pyogrio.read_info(path, layer=layer)
+    except (DataSourceError, DataLayerError) as error:
+        raise _not_vector(path, error) from error
+    if info["geometry_type"] is None:
+        raise _no_geometry(path)
+    return info
 
 
 def _read_parquet(

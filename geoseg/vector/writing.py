@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,37 @@ def write_layers(path: str | Path, layers: Mapping[str, gpd.GeoDataFrame]) -> No
             pyogrio.write_dataframe(
                 frame, partial, layer=name, driver="GPKG", **_geometry_type(frame)
             )
+
+
+def write_parts(path: str | Path, parts: Iterable[gpd.GeoDataFrame]) -> None:
+    """Writes GeoParquet that holds frames of the same columns and CRS as they are.
+
+    Each is a row group, so that `ParquetParts` reads them back one by one.
+
+    Args:
+        path: Target; appears only when complete.
+        parts: At least one frame, with a column `geometry`.
+    """
+    with ExitStack() as stack:
+        partial = stack.enter_context(_atomic(Path(path)))
+        writer = None
+        for part in parts:
+            attributes = pa.Table.from_pandas(_attributes(part), preserve_index=False)
+            table = attributes.append_column(
+                "geometry", pa.array(shapely.to_wkb(part.geometry.to_numpy()), pa.binary())
+            )
+            if writer is None:
+                columns = {
+                    "geometry": {
+                        "encoding": "WKB",
+                        "geometry_types": [],
+                        "crs": part.crs.to_json_dict(),
+                    }
+                }
+                geo = {"version": "1.0.0", "primary_column": "geometry", "columns": columns}
+                schema = table.schema.with_metadata({"geo": json.dumps(geo)})
+                writer = stack.enter_context(parquet.ParquetWriter(partial, schema))
+            writer.write_table(table.cast(schema))
 
 
 def check_suffix(path: str | Path) -> str:

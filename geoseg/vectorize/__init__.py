@@ -1,9 +1,9 @@
 """From a probability raster to footprints, the same however the raster is cut."""
 
 from geoseg.options import Thresholds
+from geoseg.vector.measure import geodesic_measures
 from geoseg.vectorize.components import Component, find_components
 from geoseg.vectorize.layer import iter_footprints, vectorize, vectorize_arrays
-from geoseg.vectorize.measure import geodesic_measures
 from geoseg.vectorize.place import join_batches, place_footprints
 from geoseg.vectorize.prob import ArrayProb, ClassProb, Prob, ProbSource, SceneProb, likeliest
 from geoseg.vectorize.separate import fill_holes, separate

@@ -12,8 +12,8 @@ from scipy import ndimage
 from shapely.geometry import Polygon
 
 from geoseg.options import Thresholds
+from geoseg.vector.measure import pixel_areas_m2
 from geoseg.vectorize.components import EIGHT, Component, find_components
-from geoseg.vectorize.measure import pixel_areas_m2
 from geoseg.vectorize.prob import Prob, ProbSource
 from geoseg.vectorize.separate import fill_holes, separate
 from geoseg.vectorize.trace import simplify_coverage, trace

@@ -16,8 +16,8 @@ from shapely.geometry import Polygon
 from geoseg.grid import Grid
 from geoseg.options import Thresholds
 from geoseg.vector import FOOTPRINT_COLUMNS
+from geoseg.vector.measure import pixel_areas_m2
 from geoseg.vectorize.components import EIGHT, FOUR, Component, find_components
-from geoseg.vectorize.measure import pixel_areas_m2
 from geoseg.vectorize.place import place_footprints
 from geoseg.vectorize.prob import ClassProb, likeliest
 from geoseg.vectorize.trace import simplify_coverage, trace

@@ -13,7 +13,7 @@ from shapely.geometry import Polygon
 
 from geoseg.grid import Grid
 from geoseg.vector import FOOTPRINT_COLUMNS, as_crs
-from geoseg.vectorize.measure import geodesic_measures
+from geoseg.vector.measure import geodesic_measures
 
 _BATCH = 4096  # footprints
 

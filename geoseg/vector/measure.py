@@ -9,7 +9,7 @@ from pyproj.exceptions import ProjError
 from shapely.geometry import Polygon
 
 from geoseg.grid import WGS84_ELLIPSOID, Grid, unit_m
-from geoseg.vector import as_crs
+from geoseg.vector.reading import as_crs
 
 
 def geodesic_measures(polygons: np.ndarray, crs: CRS) -> tuple[np.ndarray, np.ndarray]:
