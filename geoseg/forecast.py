@@ -113,7 +113,9 @@ def _cut_sample(plan: TilesPlan, folder: Path) -> tuple[pd.DataFrame, float]:
     if "building_fraction" not in cut:
         raise SceneReadError(rows[0]["error"])
     tiles = plan.tiles[["id", "split", "scene"]].merge(cut, on="id", sort=False)
-    tiles["weight"] = _kept_share(tiles, plan.options.keep_empty)
+    # Where every class is one to learn, no tile is empty.
+    keep_empty = plan.options.keep_empty if plan.scheme.has_ground else 1.0
+    tiles["weight"] = _kept_share(tiles, keep_empty)
     tiles["bytes"] = [
         sum(file.stat().st_size for file in folder.glob(f"*/{id_}.tif")) for id_ in tiles.id
     ]

@@ -355,13 +355,13 @@ def _write_index(plan: TilesPlan, tiles: gpd.GeoDataFrame, info: TilesInfo, fold
 
 def _write_footprints(plan: TilesPlan, info: TilesInfo, path: Path) -> None:
     """Writes the labels that were burnt, by parts where they are many; nothing of a raster."""
-    kept = ["value", "geometry"] if info.exclusive else ["geometry"]
+    kept = ["value", "scene", "geometry"] if info.exclusive else ["scene", "geometry"]
 
     def parts() -> Iterator[gpd.GeoDataFrame]:
         for scene, labels in zip(plan.scenes, plan.labels, strict=True):
             if not isinstance(labels, RasterLabels):
                 for part in labels.iter_footprints():
-                    yield part[kept].assign(scene=scene.path).to_crs(4326)
+                    yield part.assign(scene=scene.path)[kept].to_crs(4326)
 
     if any(isinstance(labels, LayerLabels) for labels in plan.labels):
         write_parts(path, parts())
