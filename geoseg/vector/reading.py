@@ -119,7 +119,7 @@ def iter_polygons(
     chosen = {"where": where, "bbox": _bounds_in(bounds, bounds_crs, crs)}
     try:
         with pyogrio.open_arrow(
-            path, layer=layer, columns=[], batch_size=_BATCH, use_pyarrow=True, **chosen
+            _gdal_name(path), layer=layer, columns=[], batch_size=_BATCH, use_pyarrow=True, **chosen
         ) as (described, batches):
             name = described["geometry_name"] or "wkb_geometry"
             for batch in batches:
@@ -305,7 +305,7 @@ def _read_ogr(
 
 def _read_info(path: str | Path, layer: str) -> dict[str, Any]:
     try:
-        info: dict[str, Any] = pyogrio.read_info(path, layer=layer)
+        info: dict[str, Any] = pyogrio.read_info(_gdal_name(path), layer=layer)
     except (DataSourceError, DataLayerError) as error:
         raise _not_vector(path, error) from error
     if info["geometry_type"] is None:
