@@ -30,10 +30,9 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import rasterio
-from distributed import LocalCluster
 from rasterio.windows import Window
 
-from geoseg.execution import run_tasks
+from geoseg.execution import open_workers, run_tasks
 from geoseg.options import TileOptions
 from geoseg.survey import survey_tiles
 from geoseg.tiles import TilesPlan, plan_tiles, tile_scenes
@@ -157,14 +156,15 @@ def two_workers(town: Path, *, repeat: int) -> dict[str, Any]:
     plan = plan_tiles([scene], labels, TileOptions())
     warming = plan_tiles([town / "scene.tif"], town / "footprints.gpkg", TileOptions())
     seconds: dict[str, list[float]] = {"serial": [], "two": [], "two_with_start": []}
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
-        running = partial(run_tasks, scheduler=cluster.scheduler_address)
+    with open_workers(2) as running:
         cut(warming, town / "warm", running)
         runs = {"serial": map, "two": running, "two_with_start": partial(run_tasks, workers=2)}
-        for _ in range(repeat):
+        for number in range(repeat):
             for name, run in runs.items():
+                # Into a new folder: the file system is slow for seconds after a large deletion.
+                output = town / f"many_{name}_{number}"
                 start = time.perf_counter()
-                cut(plan, town / "many", run)
+                tile_scenes(plan, output, run=run)
                 seconds[name].append(time.perf_counter() - start)
     best = {name: min(found) for name, found in seconds.items()}
     return {

@@ -20,6 +20,10 @@ Result = TypeVar("Result")
 # Calls a function on every task and yields the results in the order of the tasks.
 Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
+# Dask has every large array given back to the system as soon as it is freed, and half of a worker's
+# time would go into fetching the memory again. These are the limits that glibc itself grows to.
+_MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(256 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
+
 # Tasks in flight per worker: enough to keep it busy, few enough to hold little memory.
 _AHEAD = 4
 
@@ -96,13 +100,10 @@ def _result(future: Any) -> Any:
 
 
 def _connect(workers: int, scheduler: str | None) -> Any:
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
     if scheduler is None:
-        cluster = LocalCluster(
-            n_workers=workers, threads_per_worker=1, dashboard_address=":0", silence_logs=40
-        )
-        return _OwningClient(cluster)
+        return _OwningClient(_start_workers(workers))
     try:
         return Client(scheduler, timeout=10)
     except (OSError, ValueError, TimeoutError) as error:
@@ -110,6 +111,17 @@ def _connect(workers: int, scheduler: str | None) -> Any:
             f"--scheduler {scheduler}: no Dask scheduler answers there; start one with dask "
             "scheduler, or use --workers N for local processes"
         ) from error
+
+
+def _start_workers(workers: int) -> Any:
+    import dask
+    from distributed import LocalCluster
+
+    kept = dask.config.get("distributed.nanny.pre-spawn-environ", {})
+    with dask.config.set({"distributed.nanny.pre-spawn-environ": {**kept, **_MALLOC}}):
+        return LocalCluster(
+            n_workers=workers, threads_per_worker=1, dashboard_address=":0", silence_logs=40
+        )
 
 
 class _OwningClient:

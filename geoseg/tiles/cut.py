@@ -26,6 +26,10 @@ from geoseg.vector import within_globe, write_parts
 # What is known of each tile only to sum it up.
 _GATHERED = ("pixels", "sums", "squares", "of_value", "scene_index")
 
+# So many neighbours in a row are read and burnt at once: what they share is decoded once, and
+# memory does not grow with the width of the scene.
+_STRIP = 8
+
 Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
 
@@ -111,7 +115,7 @@ def cut_row(task: RowTask) -> list[dict[str, Any]]:
     """
     try:
         with _open(task) as scene:
-            return [_cut(task, scene, *tile) for tile in task.tiles]
+            return [row for strip in _strips(task.tiles) for row in _cut(task, scene, strip)]
     except SceneReadError:
         return [_cut_alone(task, *tile) for tile in task.tiles]
 
@@ -119,7 +123,7 @@ def cut_row(task: RowTask) -> list[dict[str, Any]]:
 def _cut_alone(task: RowTask, id_: str, window: Window) -> dict[str, Any]:
     try:
         with _open(task) as scene:
-            return _cut(task, scene, id_, window)
+            return next(_cut(task, scene, [(id_, window)]))
     except SceneReadError as error:
         return {"id": id_, "error": str(error)}
 
@@ -128,16 +132,50 @@ def _open(task: RowTask) -> Scene:
     return task.scene.open(task.grid)
 
 
-def _cut(task: RowTask, scene: Scene, id_: str, window: Window) -> dict[str, Any]:
-    data, valid = scene.read(window)
-    data = data.astype(task.dtype, copy=False)
-    target = burn(task.labels, window, valid, task.targets)
-    data, valid, target = _pad(data, valid, target, task.size)
-    grid = task.grid.window_grid(Window(window.col_off, window.row_off, *data.shape[:0:-1]))
-    image, burnt = (task.folder / kind / f"{id_}.tif" for kind in ("images", "targets"))
-    write_array(image, grid, data, valid=valid, descriptions=scene.info.bands)
-    write_array(burnt, grid, target, nodata=IGNORE, descriptions=task.targets)
-    return _measure(id_, data, valid, target[0], task.labels.scheme)
+def _strips(tiles: Sequence[tuple[str, Window]]) -> Iterator[list[tuple[str, Window]]]:
+    """Neighbours in a row that together cover a rectangle."""
+    strip: list[tuple[str, Window]] = []
+    for tile in tiles:
+        if strip and (len(strip) == _STRIP or not _adjoins(strip[-1][1], tile[1])):
+            yield strip
+            strip = []
+        strip.append(tile)
+    yield strip
+
+
+def _adjoins(left: Window, right: Window) -> bool:
+    touches = left.col_off <= right.col_off <= left.col_off + left.width
+    return bool(touches and left.height == right.height)
+
+
+def _cut(
+    task: RowTask, scene: Scene, strip: Sequence[tuple[str, Window]]
+) -> Iterator[dict[str, Any]]:
+    """Cuts the tiles of a strip, whose targets do not depend on how the ground is cut."""
+    whole = _bounding_window([window for _, window in strip])
+    pixels, valid = scene.read(whole)
+    pixels = pixels.astype(task.dtype, copy=False)
+    burnt = burn(task.labels, whole, valid, task.targets)
+    for id_, window in strip:
+        left = window.col_off - whole.col_off
+        own = (..., slice(left, left + window.width))
+        image = _square(pixels[own], task.size, 0), _square(valid[own], task.size, False)
+        yield _write(task, id_, window, *image, _square(burnt[own], task.size, IGNORE))
+
+
+def _write(
+    task: RowTask,
+    id_: str,
+    window: Window,
+    pixels: np.ndarray,
+    valid: np.ndarray,
+    burnt: np.ndarray,
+) -> dict[str, Any]:
+    grid = task.grid.window_grid(Window(window.col_off, window.row_off, task.size, task.size))
+    image, target = (task.folder / kind / f"{id_}.tif" for kind in ("images", "targets"))
+    write_array(image, grid, pixels, valid=valid, descriptions=task.scene.bands)
+    write_array(target, grid, burnt, nodata=IGNORE, descriptions=task.targets)
+    return _measure(id_, pixels, valid, burnt[0], task.labels.scheme)
 
 
 def _cut_rows(
@@ -186,7 +224,7 @@ def row_task(plan: TilesPlan, folder: Path, part: gpd.GeoDataFrame) -> RowTask:
     )
 
 
-def _bounding_window(windows: Sequence[Window], halo: int) -> Window:
+def _bounding_window(windows: Sequence[Window], halo: int = 0) -> Window:
     left = min(w.col_off for w in windows) - halo
     top = min(w.row_off for w in windows) - halo
     right = max(w.col_off + w.width for w in windows) + halo
@@ -194,18 +232,13 @@ def _bounding_window(windows: Sequence[Window], halo: int) -> Window:
     return Window(left, top, right - left, bottom - top)
 
 
-def _pad(
-    data: np.ndarray, valid: np.ndarray, target: np.ndarray, size: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Fills a tile that is cut short by its region with nodata."""
-    if valid.shape == (size, size):
-        return data, valid, target
-    missing = [(0, size - length) for length in valid.shape]
-    return (
-        np.pad(data, [(0, 0), *missing]),
-        np.pad(valid, missing),
-        np.pad(target, [(0, 0), *missing], constant_values=IGNORE),
-    )
+def _square(array: np.ndarray, size: int, fill: int) -> np.ndarray:
+    """Fills what a tile lacks that is cut short by its region."""
+    height, width = array.shape[-2:]
+    if (height, width) == (size, size):
+        return np.ascontiguousarray(array)
+    missing = [(0, 0)] * (array.ndim - 2) + [(0, size - height), (0, size - width)]
+    return np.pad(array, missing, constant_values=fill)
 
 
 def _measure(
