@@ -445,6 +445,19 @@ def test_two_workers_cut_the_same_bytes(make_scene, tmp_path):
     assert [done for done, _ in told] == sorted(done for done, _ in told)
 
 
+@pytest.mark.parametrize("gsd_m", [None, 0.4])
+@pytest.mark.parametrize("split", ["stripes", "blocks"])
+def test_tiles_do_not_depend_on_their_company(make_scene, tmp_path, monkeypatch, split, gsd_m):
+    made = make_scene(nodata=0, holes=[(90, 0, 160, 30)])
+    for count in (1, 2, 8):
+        monkeypatch.setattr("geoseg.tiles.cut._STRIP", count)
+        cut(made.path, made.labels, tmp_path / f"{count}", split=split, gsd_m=gsd_m)
+    alone = bytes_of(tmp_path / "1")
+    assert len(alone) > 20
+    assert bytes_of(tmp_path / "2") == alone
+    assert bytes_of(tmp_path / "8") == alone
+
+
 # Errors
 
 
