@@ -451,7 +451,7 @@ def test_tiles_do_not_depend_on_their_company(make_scene, tmp_path, monkeypatch,
     made = make_scene(nodata=0, holes=[(90, 0, 160, 30)])
     for count in (1, 2, 8):
         monkeypatch.setattr("geoseg.tiles.cut._STRIP", count)
-        cut(made.path, made.labels, tmp_path / f"{count}", split=split, gsd_m=gsd_m)
+        cut(made.path, made.labels, tmp_path / f"{count}", split=split, gsd_m=gsd_m, block=48)
     alone = bytes_of(tmp_path / "1")
     assert len(alone) > 20
     assert bytes_of(tmp_path / "2") == alone
