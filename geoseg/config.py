@@ -140,6 +140,8 @@ def _explain(error: ValidationError, names: Mapping[str, str], path: str | Path 
     source = " with ".join(sorted(known, reverse=True)) or str(path or "--set")
     if first["type"] == "extra_forbidden":
         return f"{source}: {key}: no such key{_did_you_mean(first['loc'])}"
+    if first["type"] == "missing" and isinstance(first["input"], dict):
+        return f"{source}: {key}: is missing; given are {', '.join(first['input']) or 'none'}"
     message = first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     return f"{source}: {key}: {message} (got {first['input']!r:.80})"

@@ -46,7 +46,9 @@ class ClassOptions(Options):
     def _lists(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        return {name: v if isinstance(v, list | tuple) else (v,) for name, v in value.items()}
+        # null drops a class that a configuration names.
+        kept = {name: v for name, v in value.items() if v is not None}
+        return {name: v if isinstance(v, list | tuple) else (v,) for name, v in kept.items()}
 
     @model_validator(mode="after")
     def _distinct(self) -> ClassOptions:
@@ -136,6 +138,10 @@ class TileOptions(Options):
             raise ValueError(f"overlap must be at most half the size ({self.size // 2})")
         if abs(sum(self.fractions) - 1) > 1e-6 or self.fractions[0] == 0:
             raise ValueError("fractions must sum to 1, with some for train")
+        if self.areas is not None and self.split != "areas":
+            raise ValueError(f"areas are drawn, but split is {self.split}; choose split areas")
+        if self.fold and self.split != "kfold":
+            raise ValueError(f"fold is chosen, but split is {self.split}; choose split kfold")
         if self.targets[:1] != ("building",) or len(set(self.targets)) < len(self.targets):
             raise ValueError("targets must begin with building and name none twice")
         if self.fold >= self.folds:

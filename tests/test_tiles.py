@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 import zipfile
 from functools import partial
 
@@ -13,6 +14,7 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 from rasterio.windows import Window
 from scipy.ndimage import binary_dilation
@@ -135,7 +137,15 @@ def test_splits_share_no_pixel(make_scene, tmp_path, split):
 @pytest.mark.parametrize("split", ["stripes", "blocks", "kfold"])
 def test_a_gap_lies_between_splits(make_scene, tmp_path, split):
     made = make_scene(height=300, width=420, buildings=((5, 5, 20, 20), (300, 250, 320, 280)))
-    info = cut(made.path, made.labels, tmp_path / "tiles", split=split, gap=24, block=96, fold=1)
+    info = cut(
+        made.path,
+        made.labels,
+        tmp_path / "tiles",
+        split=split,
+        gap=24,
+        block=96,
+        fold=int(split == "kfold"),
+    )
     tiles = read_tiles(tmp_path / "tiles")
     owned = {name: np.zeros((300, 420), dtype=bool) for name in info.tiles}
     for tile in tiles.itertuples():
@@ -545,6 +555,50 @@ def test_a_class_without_a_pixel(make_scene, tmp_path):
     with pytest.raises(LabelError, match="class building has no pixel in any tile"):
         cut(made.path, tmp_path / "tiny.gpkg", tmp_path / "out" / "tiles")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_class_that_is_not_there_can_be_dropped(make_scene, tmp_path):
+    made = make_scene()
+    classes = {"attribute": "kind", "values": {"house": ["a"], "water": ["b"]}}
+    labels = gpd.read_file(made.labels).assign(kind="a")
+    labels.to_file(tmp_path / "kinds.gpkg")
+    with pytest.raises(LabelError, match=r"water has no pixel.*values\.water=null drops it"):
+        cut(made.path, tmp_path / "kinds.gpkg", tmp_path / "tiles", classes=classes)
+    classes["values"]["water"] = None
+    info = cut(made.path, tmp_path / "kinds.gpkg", tmp_path / "tiles", classes=classes)
+    assert info.classes == ("background", "house")
+
+
+def test_a_scene_that_no_label_reaches_is_named(make_scene, tmp_path, caplog):
+    made = make_scene()
+    far = make_scene("far", origin=(600_000.0, 4_000_000.0))
+    cut([made.path, far.path], made.labels, tmp_path / "tiles")
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "far.tif: no label of" in said
+
+
+def test_one_mask_is_not_laid_on_several_scenes_without_a_place(tmp_path):
+    pixels = np.random.default_rng(0).integers(1, 255, (3, 100, 140)).astype(np.uint8)
+    for name in ("one", "two"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            profile = {"driver": "PNG", "count": 3, "height": 100, "width": 140, "dtype": "uint8"}
+            with rasterio.open(tmp_path / f"{name}.png", "w", **profile) as sink:
+                sink.write(pixels)
+    scenes = [tmp_path / "one.png", tmp_path / "two.png"]
+    with pytest.raises(ConfigError, match=r"one\.png: would be the mask of 2 scenes"):
+        cut(scenes, tmp_path / "one.png", tmp_path / "tiles", assume_gsd_m=0.5, classes={
+            "values": {"a": "#000000", "b": "#ffffff"}, "background": None
+        })  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"areas": "a.gpkg"}, "choose split areas"), ({"fold": 2}, "choose split kfold")],
+)
+def test_options_that_another_split_needs(options, message):
+    with pytest.raises(ValueError, match=message):
+        TileOptions(**options)
 
 
 def test_labels_that_do_not_fit(make_scene, tmp_path):

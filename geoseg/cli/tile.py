@@ -11,6 +11,7 @@ import click
 
 from geoseg.cli.options import config_options, output_option, overwrite_option, parse_bands, resolve
 from geoseg.cli.progress import progress_bar
+from geoseg.errors import ConfigError
 
 # Exit code when some of the work could not be done and the rest was.
 INCOMPLETE = 3
@@ -84,6 +85,8 @@ def command(
 
     The ground is separated into train, val and test before it is tiled; the proof is printed.
     """
+    if split is None and (areas or fold):
+        split = "areas" if areas else "kfold"
     settings = resolve(
         config,
         overrides,
@@ -95,7 +98,7 @@ def command(
         tile__size=size,
         tile__overlap=overlap,
         tile__split=split,
-        tile__fractions=tuple(fractions.split(",")) if fractions else None,
+        tile__fractions=_parse_fractions(fractions),
         tile__gap=gap,
         tile__fold=fold,
         tile__areas=areas,
@@ -108,7 +111,8 @@ def command(
     from geoseg.survey import PAGE_NAME, headline, load_report, survey_tiles
     from geoseg.tiles import plan_tiles, tile_scenes
 
-    check_output(output, overwrite=overwrite)
+    if not dry_run:
+        check_output(output, overwrite=overwrite)
     plan = plan_tiles(scenes, labels, settings.tile)
     click.echo(_describe(plan))
     if dry_run:
@@ -135,6 +139,18 @@ def command(
         click.echo(f"geoseg: left out tile {tile.id}: {tile.error}", err=True)
     if info.failed:
         sys.exit(INCOMPLETE)
+
+
+def _parse_fractions(fractions: str | None) -> tuple[str, ...] | None:
+    if fractions is None:
+        return None
+    shares = tuple(fractions.split(","))
+    if len(shares) != 3:
+        raise ConfigError(
+            f"--fractions {fractions}: give three shares, of train, val and test, as in "
+            "0.7,0.15,0.15"
+        )
+    return shares
 
 
 def _describe(plan: TilesPlan) -> str:

@@ -347,7 +347,9 @@ def _check_classes(plan: TilesPlan, of_value: np.ndarray) -> None:
     # All ground may be covered, so that none is left to the background.
     absent = [name for value, name in named if not of_value[value] and value != scheme.ground]
     if absent:
-        check = "tile.classes.values" if scheme.exclusive else "that they are larger than a pixel"
+        check = "that they are larger than a pixel"
+        if scheme.exclusive:
+            check = f"tile.classes.values (--set tile.classes.values.{absent[0]}=null drops it)"
         raise LabelError(
             f"{plan.labels_path}: class {absent[0]} has no pixel in any tile; check that the "
             f"labels lie on ground where the scene has data, and {check}"

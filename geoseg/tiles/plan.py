@@ -12,13 +12,9 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import pandas as pd
-import pyproj
-import shapely
-from pyproj import Transformer
-from pyproj.exceptions import ProjError
 from rasterio.windows import Window
 
-from geoseg.errors import ConfigError, EmptyDatasetError, GridMismatchError, MissingCRSError
+from geoseg.errors import ConfigError
 from geoseg.grid import Grid
 from geoseg.labels import (
     Labels,
@@ -40,6 +36,16 @@ from geoseg.splits import (
     count_shared_pixels,
     drop_near,
     merge_regions,
+)
+from geoseg.tiles.checks import (
+    check_apart,
+    check_on_earth,
+    check_own_masks,
+    check_same_bands,
+    check_splits,
+    warn_of_bare_scenes,
+    warn_of_magnified,
+    warn_of_shares,
 )
 from geoseg.tiling import TilePlan
 
@@ -109,9 +115,9 @@ def plan_tiles(scenes: Sequence[str | Path], labels: str | Path, options: TileOp
     infos = [
         read_info(scene, bands=options.bands, assume_gsd_m=options.assume_gsd_m) for scene in scenes
     ]
-    _check_apart([info for info in infos if info.placed_by == "assumed"])
-    _check_on_earth(infos)
-    _check_same_bands(infos, chosen=options.bands is not None)
+    check_apart([info for info in infos if info.placed_by == "assumed"])
+    check_on_earth(infos)
+    check_same_bands(infos, chosen=options.bands is not None)
     gsd_m = options.gsd_m or infos[0].grid.gsd_m
     grids = [info.grid.resampled(gsd_m) for info in infos]
     scheme = resolve_scheme(options.classes)
@@ -123,6 +129,9 @@ def plan_tiles(scenes: Sequence[str | Path], labels: str | Path, options: TileOp
     drawn = [one for one in on_scenes if not isinstance(one, RasterLabels)]
     if drawn:
         check_footprints(drawn, labels, options.where, options.layer, files=files)
+    check_own_masks(infos, on_scenes)
+    warn_of_bare_scenes(infos, on_scenes, files)
+    warn_of_magnified(infos, gsd_m, chosen=options.gsd_m is not None)
 
     grounds = [
         Ground(info.path, grid, placed.built)
@@ -139,7 +148,8 @@ def plan_tiles(scenes: Sequence[str | Path], labels: str | Path, options: TileOp
     pixel_area = abs(grids[0].transform.determinant)
     tiles = _to_common(records, grids, common)
     tiles = drop_near(tiles, grids, separation.gap)
-    _check_splits(infos, set(tiles.split), grids, options)
+    check_splits(infos, set(tiles.split), grids, options)
+    warn_of_shares(tiles.split, options)
     shared = count_shared_pixels(tiles, pixel_area)
     ground = merge_regions(
         [_region_ground(g, r) for g, r in zip(grids, separation.regions, strict=True)]
@@ -157,77 +167,6 @@ def plan_tiles(scenes: Sequence[str | Path], labels: str | Path, options: TileOp
         tuple(dict.fromkeys(files)),
         scheme,
     )
-
-
-def _check_apart(infos: Sequence[SceneInfo]) -> None:
-    """Refuses invented places that meet by chance."""
-    if not infos:
-        return
-    outlines = np.array([info.grid.polygon for info in infos], dtype=object)
-    pairs = shapely.STRtree(outlines).query(outlines, predicate="intersects")
-    first, second = pairs[:, pairs[0] < pairs[1]]
-    shared = shapely.area(shapely.intersection(outlines[first], outlines[second]))
-    if shared.any():
-        pair = int(shared.argmax())
-        one, other = infos[first[pair]].path, infos[second[pair]].path
-        raise ConfigError(
-            f"{one} and {other}: fall on one invented place, which their names decide; rename one"
-        )
-
-
-def _check_on_earth(infos: Sequence[SceneInfo]) -> None:
-    """Refuses scenes whose tiles have no longitude and latitude."""
-    for info in infos:
-        try:
-            Transformer.from_crs(info.grid.crs.to_wkt(), 4326)
-        except ProjError as error:
-            name = pyproj.CRS.from_wkt(info.grid.crs.to_wkt()).name
-            raise MissingCRSError(
-                f"{info.path}: is not on Earth, or says not where: its CRS is {name}; "
-                "gdal_edit.py -a_srs EPSG:CODE file.tif writes one that is"
-            ) from error
-
-
-def _check_splits(
-    infos: Sequence[SceneInfo], found: set[str], grids: list[Grid], options: TileOptions
-) -> None:
-    """Refuses ground that is too small for tiles, or for a split that was asked for."""
-    wanted = [s for s, share in zip(SPLITS, options.fractions, strict=True) if share > 0]
-    if options.is_drawn:
-        wanted = ["train"]
-    missing = [split for split in wanted if split not in found]
-    largest = max(side for grid in grids for side in grid.shape)
-    if missing or largest < options.size / 2:
-        scenes = infos[0].path if len(infos) == 1 else f"{infos[0].path} and {len(infos) - 1} more"
-        sides = ", ".join(f"{grid.height} x {grid.width}" for grid in grids)
-        lack = "the ground is less than a tile"
-        if largest >= options.size / 2:
-            lack = f"no tile falls to {missing[0]}"
-        raise EmptyDatasetError(
-            f"{scenes}: {lack}, {sides} pixels at {grids[0].gsd_m:.3g} m for tiles of "
-            f"{options.size}; check --gsd (metres per pixel), or choose a smaller --size or --gap, "
-            "or other --fractions"
-        )
-
-
-def _check_same_bands(infos: Sequence[SceneInfo], *, chosen: bool) -> None:
-    """Refuses scenes that differ in their pixels; bands that the user chose may differ by name."""
-    first = infos[0]
-    for info in infos[1:]:
-        if info.dtype != first.dtype:
-            logger.warning(
-                "%s: holds %s pixels, but %s holds %s; their numbers are kept as they are, in one "
-                "type (gdal_translate -ot ... -scale brings ranges that differ together)",
-                info.path,
-                info.dtype,
-                first.path,
-                first.dtype,
-            )
-        if info.bands != first.bands and not chosen:
-            raise GridMismatchError(
-                f"{info.path}: has bands {', '.join(info.bands)}, but {first.path} has "
-                f"{', '.join(first.bands)}; choose common bands with --bands"
-            )
 
 
 def _region_tiles(
