@@ -1,0 +1,21 @@
+"""`geoseg export`."""
+
+from __future__ import annotations
+
+import click
+
+from geoseg.cli.options import output_option, overwrite_option
+
+
+@click.command()
+@click.argument("model")
+@output_option("A file: .onnx (runs in QGIS with Deepness), .pt2 (torch.export), .json (STAC MLM).")
+@overwrite_option
+def command(model: str, output: str, overwrite: bool) -> None:
+    """Write a model in the format of another program.
+
+    What was written is run against the original before it appears.
+    """
+    from geoseg.export import export
+
+    click.echo(f"{model} → {export(model, output, overwrite=overwrite)}")

@@ -1,0 +1,139 @@
+"""Models in the formats of other programs say what the model says."""
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from geoseg.errors import ConfigError, ModelFileError, OutputExistsError
+from geoseg.export import export
+from geoseg.model_file import ModelSpec, load_model, save_model
+from geoseg.models import build_model
+from geoseg.options import Thresholds
+from geoseg.predict import Predictor
+
+SPEC = ModelSpec(
+    arch="deepglobe",
+    encoder="tu-tf_efficientnet_lite0",
+    options={"aspp_channels": 16, "fusion": "add"},
+    bands=("red", "green", "blue"),
+    dtype="uint8",
+    mean=(110.0, 105.0, 100.0),
+    std=(40.0, 41.0, 42.0),
+    gsd_m=0.31,
+    size=64,
+    overlap=16,
+    thresholds=Thresholds(body=0.45),
+)
+LAND = SPEC.model_copy(
+    update={
+        "exclusive": True, "classes": ("ground", "field", "water"),
+        "outputs": ("ground", "field", "water"), "colours": ("#000000", "#00ff00", "#0000ff"),
+    }
+)  # fmt: skip
+
+
+def make_model(path, spec):
+    torch.manual_seed(0)
+    network = build_model(
+        spec.arch, spec.encoder, bands=spec.bands, outputs=len(spec.outputs), options=spec.options
+    )
+    save_model(path, network.state_dict(), spec)
+    return path
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        "buildings": make_model(folder / "buildings.safetensors", SPEC),
+        "land": make_model(folder / "land.safetensors", LAND),
+    }
+
+
+def tiles(count=3):
+    return np.random.default_rng(3).integers(0, 256, (count, 3, 64, 64)).astype(np.uint8)
+
+
+def said_by(model, data):
+    predictor = Predictor(*load_model(model), "cpu")
+    predictor.networks[0]._bf16 = False
+    return predictor(data, np.ones((len(data), 64, 64), bool))
+
+
+@pytest.mark.parametrize(("name", "channels"), [("buildings", 1), ("land", 3)])
+def test_onnx_says_what_the_model_says_of_pixels_as_deepness_gives_them(
+    models, tmp_path, name, channels
+):
+    path = export(models[name], tmp_path / "model.onnx")
+    data = tiles()
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"image": np.float32(data * 1.0 / 255.0)})
+    assert found.shape == (3, channels, 64, 64)
+    np.testing.assert_allclose(found, said_by(models[name], data)[:, :channels], atol=1e-3)
+    assert session.get_inputs()[0].shape[1:] == [3, 64, 64]
+
+
+def test_onnx_carries_what_deepness_reads(models, tmp_path):
+    metadata = {}
+    for name in ("buildings", "land"):
+        document = onnx.load(export(models[name], tmp_path / f"{name}.onnx"))
+        metadata[name] = {p.key: json.loads(p.value) for p in document.metadata_props}
+    buildings = metadata["buildings"]
+    assert buildings["model_type"] == "Segmentor"
+    assert buildings["class_names"] == {"0": "background", "1": "building"}
+    assert buildings["resolution"] == 31
+    assert buildings["tiles_size"] == 64
+    assert buildings["tiles_overlap"] == 25
+    assert buildings["seg_thresh"] == 0.45
+    assert metadata["land"]["class_names"] == {"0": "ground", "1": "field", "2": "water"}
+
+
+def test_a_program_says_what_the_model_says_of_the_scenes_pixels(models, tmp_path):
+    path = export(models["buildings"], tmp_path / "model.pt2")
+    more = {"geoseg.json": ""}
+    program = torch.export.load(str(path), extra_files=more).module()
+    data = tiles(4)
+    found = program(torch.from_numpy(data).float()).detach().numpy()
+    np.testing.assert_allclose(found, said_by(models["buildings"], data), atol=1e-3)
+    assert ModelSpec.model_validate_json(more["geoseg.json"]) == SPEC
+
+
+def test_a_stac_item_describes_the_model(models, tmp_path):
+    item = json.loads(export(models["buildings"], tmp_path / "model.json").read_text())
+    told = item["properties"]
+    assert item["type"] == "Feature"
+    assert item["stac_extensions"] == ["https://stac-extensions.github.io/mlm/v1.5.0/schema.json"]
+    assert told["mlm:input"][0]["bands"] == ["red", "green", "blue"]
+    assert told["mlm:input"][0]["input"]["shape"] == [-1, 3, 64, 64]
+    assert [s["mean"] for s in told["mlm:input"][0]["value_scaling"]] == [110, 105, 100]
+    assert told["mlm:output"][0]["result"]["shape"] == [-1, 2, 64, 64]
+    weights = load_model(models["buildings"])[1]
+    assert told["mlm:total_parameters"] == sum(tensor.numel() for tensor in weights.values())
+    assert item["assets"]["weights"]["href"].endswith("buildings.safetensors")
+
+
+def test_what_cannot_be_exported(models, tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match=r"end the name in one of \.onnx, \.pt2, \.json"):
+        export(models["land"], tmp_path / "model.tflite")
+    boxes = make_boxes(tmp_path / "boxes.safetensors")
+    with pytest.raises(ModelFileError, match="finds boxes"):
+        export(boxes, tmp_path / "model.onnx")
+    (tmp_path / "there.json").write_text("mine")
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        export(models["land"], tmp_path / "there.json")
+    monkeypatch.setattr("geoseg.export.TOLERANCE", -1.0)
+    with pytest.raises(ModelFileError, match="says other probabilities"):
+        export(models["land"], tmp_path / "model.pt2")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["boxes.safetensors", "there.json"]
+
+
+def make_boxes(path):
+    spec = SPEC.model_copy(
+        update={"arch": "retinanet", "encoder": "resnet18", "options": {}, "outputs": ("building",)}
+    )
+    save_model(path, {}, spec)
+    return path
