@@ -9,7 +9,8 @@
     │   ├── LabelError         footprints that cannot serve as labels
     │   ├── VectorReadError    a vector layer cannot be opened or read
     │   ├── EmptyDatasetError  no tile is left to work with
-    │   └── OutputExistsError  the output is there already and may not be overwritten
+    │   ├── OutputExistsError  the output is there already and may not be overwritten
+    │   └── DiskFullError      there is no room for what is being written
     └── ModelError             something is wrong with a model
         ├── UnknownArchitectureError
         ├── ModelFileError     a model file cannot be read or used
@@ -65,6 +66,10 @@ class EmptyDatasetError(DataError, ValueError):
 
 class OutputExistsError(DataError, OSError):
     """The output is there already and may not be overwritten."""
+
+
+class DiskFullError(DataError, OSError):
+    """There is no room for what is being written; what is done so far is kept."""
 
 
 class ModelError(GeosegError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -13,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from geoseg import __version__
-from geoseg.errors import GeosegError, OutputExistsError
+from geoseg.errors import DiskFullError, GeosegError, OutputExistsError
 
 # What geoseg writes into folders that it replaces as a whole. A folder that holds anything
 # else is somebody's, and is not replaced.
@@ -25,6 +26,10 @@ OURS = frozenset(
         *("scene.tif", "scene.tif.aux.xml", "tiles", "run", "out", "report", "demo.png"),
     )
 )
+
+
+# Bytes; a disk with less free is full.
+LEAST_FREE = 1_000_000
 
 
 def check_output(path: str | Path, *, overwrite: bool, inputs: Iterable[str | Path] = ()) -> Path:
@@ -73,6 +78,7 @@ def claim_output(
     overwrite: bool = False,
     inputs: Iterable[str | Path] = (),
     job: str | None = None,
+    file: str | None = "",
 ) -> Iterator[Path]:
     """A working folder beside `path` that takes its name when the block ends well.
 
@@ -85,6 +91,8 @@ def claim_output(
         overwrite: Replace it if it is there.
         inputs: What the work reads; a folder that holds one of them is not replaced.
         job: What the work is, from `describe_job`, where it keeps a `Journal`.
+        file: Name of a file in the working folder that takes the name of `path` alone; None
+            where the block writes the output itself.
 
     Yields:
         The working folder, which exists only if an interrupted job goes on.
@@ -104,11 +112,33 @@ def claim_output(
         shutil.rmtree(partial, ignore_errors=True)
     try:
         yield partial
-        _swap(partial, path)
-    except BaseException as error:
-        if job is None or isinstance(error, GeosegError):
-            shutil.rmtree(partial, ignore_errors=True)
+        if file is not None:
+            _swap(partial / file, path)
+        shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        full = not isinstance(error, GeosegError) and _is_full(error, partial)
+        _clear(partial, job, error)
+        if full:
+            later = "" if job is None else ", it goes on where it stopped"
+            raise DiskFullError(
+                f"{path}: the disk is full; free some space and run the same command again{later}"
+            ) from error
         raise
+    except BaseException as error:
+        _clear(partial, job, error)
+        raise
+
+
+def _clear(partial: Path, job: str | None, error: BaseException) -> None:
+    """Removes what a failed run leaves, unless it can go on."""
+    if job is None or (isinstance(error, GeosegError) and not isinstance(error, DiskFullError)):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _is_full(error: OSError, folder: Path) -> bool:
+    """Whether it is lack of space that ended something; GDAL does not say so reliably."""
+    free = shutil.disk_usage(folder if folder.exists() else folder.parent).free
+    return error.errno == errno.ENOSPC or free < LEAST_FREE
 
 
 def _swap(partial: Path, path: Path) -> None:

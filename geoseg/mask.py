@@ -31,13 +31,14 @@ def write_mask(prob: Path, path: Path, spec: ModelSpec, threshold: float) -> Non
     plain = path.with_name(f".{path.name}")
     bands = range(1, len(spec.classes) + 1) if spec.exclusive else [1]
     with Scene(prob, bands=list(bands)) as source, open_for_writing(
-        plain, source.grid, count=1, dtype="uint8", nodata=MASK_NODATA, zlevel=1,
+        plain, source.grid, count=1, dtype="uint8", nodata=MASK_NODATA, scratch=True,
         descriptions=["class"], colormap=_colours(spec),
         tags={CLASS_TAG.format(value): name for value, name in enumerate(names)},
     ) as sink:  # fmt: skip
         for window in source.grid.row_windows(_ROWS):
             data, valid = source.read(window)
-            mask = likeliest(data) if spec.exclusive else data[0] >= np.float32(threshold) * 255
+            full = 255 if data.dtype == np.uint8 else 1
+            mask = likeliest(data) if spec.exclusive else data[0] >= np.float32(threshold) * full
             sink.write(np.where(valid, mask, MASK_NODATA).astype(np.uint8), 1, window=window)
     write_cog(plain, path, resampling="mode")
     plain.unlink()

@@ -383,14 +383,33 @@ class PredictOptions(Options):
         None, gt=0, description="Metres per pixel of a scene that does not say where it lies"
     )
     overlap: int | None = Field(None, ge=0, description="Pixels; the model's when null")
-    batch_size: int = Field(8, ge=1, description="Tiles per step")
+    blend: Literal["cosine", "crop", "mean"] = Field(
+        "cosine", description="How overlapping tiles meet: smoothly, at a line, or as their mean"
+    )
+    aoi: str | None = Field(
+        None, description="Polygons of the ground to predict; the rest becomes nodata"
+    )
+    batch_size: int | None = Field(
+        None, ge=1, description="Tiles per step; what fits into memory when null"
+    )
     device: Literal["auto", "cpu", "gpu"] = "auto"
+    floats: bool = Field(False, description="Probabilities as float32 instead of bytes")
+    uncertainty: bool = Field(
+        False, description="One more band: how far tiles, views and models disagree"
+    )
+    block_rows: int | None = Field(
+        None, ge=1, description="Rows of tiles per task; what is best for the workers when null"
+    )
+    max_memory_gb: float = Field(
+        4.0, gt=0, description="Very wide scenes are predicted in panels to stay below it"
+    )
     tta: Literal["none", "flips", "d4"] = Field(
         "none", description="Average over mirrored (4x) or also turned (8x) tiles; slower, better"
     )
     nms_iou: float = Field(
         0.5, gt=0, lt=1, description="Of two boxes that overlap by more, the better one stays"
     )
+    footprints: bool = Field(True, description="Write footprints into a folder, too")
     keep_model_grid: bool = Field(
         False, description="Write rasters on the model's pixel size, not the scene's"
     )

@@ -1,29 +1,26 @@
-"""What predicting a scene will do, before a pixel is read, and the pixels in its order."""
+"""What predicting a scene will do, before a pixel is read."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from rasterio.windows import Window
+from shapely.geometry.base import BaseGeometry
 
 from geoseg.errors import GridMismatchError
 from geoseg.grid import Grid
 from geoseg.model_file import ModelSpec
 from geoseg.options import PredictOptions
-from geoseg.raster import Scene, SceneInfo, read_info
-from geoseg.tiling import Tile, TilePlan
+from geoseg.raster import SceneInfo, read_info
+from geoseg.tiling import TilePlan
+from geoseg.vector import read_footprints
 
 logger = logging.getLogger(__name__)
 
 # Told how much is finished, of how much in all, and of what.
 Progress = Callable[[int, int, str], None]
-
-# A tile with its data (C, h, w) and where that is valid (h, w).
-ReadTile = tuple[Tile, np.ndarray, np.ndarray]
 
 # A scene whose pixels differ from the model's by more than this factor shows other things.
 _MOST_SCALE = 4.0
@@ -39,6 +36,7 @@ class PredictPlan:
         grid: The grid that tiles are predicted on.
         out_grid: The grid of the rasters.
         tiles: The tiles.
+        area: Ground of interest, polygons in the grid's CRS; all of it when None.
     """
 
     scene: SceneInfo
@@ -46,6 +44,7 @@ class PredictPlan:
     grid: Grid
     out_grid: Grid
     tiles: TilePlan
+    area: tuple[BaseGeometry, ...] | None = None
 
 
 def plan_prediction(
@@ -55,7 +54,9 @@ def plan_prediction(
 
     Raises:
         SceneReadError: If the scene cannot be read.
-        GridMismatchError: If it lacks the model's bands, dtype or pixel size.
+        GridMismatchError: If it lacks the model's bands, dtype or pixel size, or no ground of
+            interest lies on it.
+        VectorReadError: If the ground of interest cannot be read.
     """
     options = options or PredictOptions()
     info = _match_bands(scene, spec, options)
@@ -75,84 +76,10 @@ def plan_prediction(
         )
     grid = info.grid.resampled(spec.gsd_m)
     overlap = spec.overlap if options.overlap is None else options.overlap
-    tiles = TilePlan(grid.height, grid.width, spec.size, overlap)
+    tiles = TilePlan(grid.height, grid.width, spec.size, overlap, options.blend)
     out_grid = grid if options.keep_model_grid else info.grid
-    return PredictPlan(info, spec, grid, out_grid, tiles)
-
-
-def iter_batches(
-    scene: Scene, plan: TilePlan, batch_size: int, *, size: int | None = None, margin: int = 0
-) -> Iterator[list[ReadTile]]:
-    """Reads the tiles of a plan in their order; those without a valid pixel are left out.
-
-    Args:
-        scene: The scene on the plan's grid.
-        plan: The tiles.
-        batch_size: Tiles per batch; the last one may hold fewer.
-        size: Side that all tiles are brought to, see `read_tile`; None for their own.
-        margin: Pixels more on every side, see `read_tile`.
-    """
-    batch = []
-    for tile in plan:
-        if size is None:
-            data, valid = scene.read(tile.window)
-        else:
-            data, valid = read_tile(scene, tile.window, size, margin)
-        if valid[tile_part(tile.window, margin)].any():
-            batch.append((tile, data, valid))
-        if len(batch) == batch_size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def read_tile(
-    scene: Scene, window: Window, size: int, margin: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Reads a window and what surrounds it, mirrored at the scene's edges.
-
-    Args:
-        scene: The scene.
-        window: Inside the scene, no larger than `size`.
-        size: Side of the result without its margin; a smaller window is mirrored up to it.
-        margin: Pixels more on every side.
-
-    Returns:
-        Data (C, S, S) and valid (S, S), S = size + 2 margin; the window begins at (margin,
-        margin).
-    """
-    near = _clip(window, margin, scene.grid)
-    data, valid = scene.read(near)
-    pads = []
-    for start, begin, length in (
-        (window.row_off, near.row_off, near.height),
-        (window.col_off, near.col_off, near.width),
-    ):
-        before = margin - (start - begin)
-        pads.append((before, size + 2 * margin - before - length))
-    if not any(before or after for before, after in pads):
-        return data, valid
-    return (
-        np.pad(data, [(0, 0), *pads], mode="symmetric"),
-        np.pad(valid, pads, mode="symmetric"),
-    )
-
-
-def _clip(window: Window, margin: int, grid: Grid) -> Window:
-    """The window with its margin, as far as the grid reaches."""
-    top, left = max(0, window.row_off - margin), max(0, window.col_off - margin)
-    bottom = min(grid.height, window.row_off + window.height + margin)
-    right = min(grid.width, window.col_off + window.width + margin)
-    return Window(left, top, right - left, bottom - top)
-
-
-def tile_part(window: Window, margin: int) -> tuple[slice, slice]:
-    """Where the window lies in what `read_tile` returns."""
-    return (
-        slice(margin, margin + int(window.height)),
-        slice(margin, margin + int(window.width)),
-    )
+    area = None if options.aoi is None else read_area(options.aoi, grid, scene)
+    return PredictPlan(info, spec, grid, out_grid, tiles, area)
 
 
 def _match_bands(scene: str | Path, spec: ModelSpec, options: PredictOptions) -> SceneInfo:
@@ -183,3 +110,23 @@ def _match_bands(scene: str | Path, spec: ModelSpec, options: PredictOptions) ->
 def _are_numbered(names: list[str]) -> bool:
     """Whether bands have no names of their own, so that only their order can tell."""
     return all(name.removeprefix("band").isdigit() for name in names)
+
+
+def read_area(path: str | Path, grid: Grid, scene: str | Path) -> tuple[BaseGeometry, ...]:
+    """Reads polygons of ground that is of interest.
+
+    Returns:
+        Those that meet the grid, in its CRS.
+
+    Raises:
+        VectorReadError: If they cannot be read.
+        GridMismatchError: If none meets the grid.
+    """
+    found = read_footprints(path, bounds=grid.bounds, bounds_crs=grid.crs)
+    placed = found.to_crs(grid.crs.to_wkt()).geometry
+    shapes = tuple(placed[placed.intersects(grid.polygon)])
+    if not shapes:
+        raise GridMismatchError(
+            f"{path}: none of its polygons lies on {scene}; give ground that is of interest there"
+        )
+    return shapes

@@ -12,10 +12,10 @@ from geoseg.errors import GridMismatchError
 from geoseg.options import CRFOptions
 from geoseg.plan import Progress
 from geoseg.quantise import dequantise, quantise
-from geoseg.raster import Scene, open_for_writing, read_prob_info, read_tags
+from geoseg.raster import SPREAD, Scene, open_for_writing, read_prob_info, read_tags
 
 # Channels that say more of a building than where it is; they stay as they are.
-_BESIDES = ("border", "contact", "distance")
+_BESIDES = ("border", "contact", "distance", SPREAD)
 
 # Colours that are not 8-bit are stretched so that these percentiles of at most this many
 # pixels by this many lie as far apart as black and white.
@@ -58,7 +58,7 @@ def refine_raster(
         Scene(scene, bands=bands, grid=source.grid, assume_gsd_m=assume_gsd_m) as colours,
         open_for_writing(
             output, info.grid, count=len(info.bands), dtype=info.dtype, nodata=info.nodata,
-            descriptions=info.bands, tags=read_tags(prob), zlevel=1,
+            descriptions=info.bands, tags=read_tags(prob), scratch=True,
         ) as sink,
     ):  # fmt: skip
         scale = _colour_scale(colours)

@@ -162,7 +162,7 @@ def _assemble(
     weight = np.zeros(grid.shape, np.float32)
     valid = np.zeros(grid.shape, bool)
     # Flanks on every side: the weight is divided out where nothing else covers them.
-    flank = blend_weights([0, 1, 2], 1, size, size // 4)
+    flank = blend_weights(size, size // 4)
     flanks = np.outer(flank, flank)
     for start in range(0, len(rows), batch_size):
         part = rows.iloc[start : start + batch_size]

@@ -13,12 +13,12 @@ ROOT = Path(geoseg.__file__).parent
 
 FLOORS = (
     {"__init__", "errors"},
-    {"grid", "paths", "tiling", "stitch", "quantise", "crf", "metrics", "options"},
+    {"grid", "paths", "tiling", "quantise", "crf", "metrics", "options"},
     {"raster", "vector", "model_file", "journal"},
     {
         "labels", "splits", "tiles", "dataset", "augment", "models", "losses", "learner",
-        "segmenter", "boxes", "train", "history", "device", "plan", "predict",
-        "refine", "mask", "tune", "vectorize",
+        "segmenter", "boxes", "train", "history", "device", "drift", "plan", "stitch", "predict",
+        "refine", "export", "mask", "tune", "vectorize",
         "evaluate", "pictures", "survey", "forecast", "town",
     },
     {"config", "execution"},

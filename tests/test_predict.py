@@ -4,21 +4,23 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.windows import Window
 
 from geoseg.errors import ConfigError, GridMismatchError, OutputExistsError
 from geoseg.grid import Grid
-from geoseg.model_file import ModelSpec, load_model, save_model
+from geoseg.model_file import ModelSpec, load_model, load_spec, save_model
 from geoseg.models import build_model
 from geoseg.options import CRFOptions, PredictOptions, Thresholds
-from geoseg.plan import plan_prediction, read_tile, tile_part
-from geoseg.predict import Predictor, iter_probs, predict
+from geoseg.plan import plan_prediction
+from geoseg.predict import Predictor, predict
+from geoseg.predict.block import _load_predictor
+from geoseg.predict.reading import iter_batches
 from geoseg.quantise import quantise
 from geoseg.raster import Scene, read_info, write_array
 from geoseg.refine import refine_raster
-from geoseg.stitch import stitch_rows
+from geoseg.stitch import Block
 from geoseg.tiling import TilePlan
 from geoseg.town import build_town, write_town
 from geoseg.vector import read_footprints
@@ -56,42 +58,135 @@ def town(tmp_path_factory):
     return town, scene, footprints
 
 
-def pointwise(data, valid):
-    """A network of one 1x1 convolution: what it says of a pixel depends on that pixel alone."""
-    score = (data[:, :1].astype(np.float32) - data[:, 1:2]) / 64
-    return 1 / (1 + np.exp(-np.concatenate([score, -score], axis=1))).astype(np.float32)
+@pytest.fixture(scope="module")
+def pixelwise(tmp_path_factory):
+    """A model of one 1x1 convolution: what it says of a pixel depends on that pixel alone."""
+    spec = SPEC.model_copy(update={"arch": "pixelwise", "encoder": None, "options": {}})
+    weights = {
+        "encoder.weight": torch.tensor([[0.9, -0.5, 0.2], [-0.3, 0.8, -0.6]])[..., None, None],
+        "encoder.bias": torch.tensor([0.1, -0.2]),
+    }
+    path = tmp_path_factory.mktemp("pixelwise") / "model.safetensors"
+    save_model(path, weights, spec)
+    return path
 
 
-def stitched(scene_path, predictor, *, size, overlap, batch_size):
-    with Scene(scene_path) as scene:
-        plan = TilePlan(*scene.grid.shape, size, overlap)
-        tiles = iter_probs(scene, plan, predictor, size=size, batch_size=batch_size)
-        rows = [block for _, block in stitch_rows(plan, tiles, 3)]
-    return np.concatenate(rows, axis=1)
+def floats(**options):
+    return PredictOptions(floats=True, device="cpu", **options)
 
 
-@pytest.mark.parametrize(
-    ("size", "overlap", "batch"), [(64, 16, 3), (96, 48, 1), (64, 0, 5), (256, 64, 2)]
-)
-def test_a_pointwise_network_predicts_as_without_tiles(town, size, overlap, batch):
+def read(path):
+    with Scene(path) as scene:
+        return scene.read()
+
+
+def whole_scene(model, scene):
+    """What a model says of a scene in one piece (outputs, H, W)."""
+    predictor = Predictor(*load_model(model), "cpu")
+    with Scene(scene) as source:
+        data, valid = source.read()
+    return predictor(data[None], valid[None])[0]
+
+
+@pytest.mark.parametrize("blend", ["cosine", "crop", "mean"])
+@pytest.mark.parametrize(("overlap", "batch"), [(16, 3), (32, 1), (0, 5)])
+def test_a_pixelwise_network_predicts_as_without_tiles(
+    town, pixelwise, tmp_path, overlap, batch, blend
+):
     built, scene, _ = town
-    found = stitched(scene, pointwise, size=size, overlap=overlap, batch_size=batch)
-    image = np.where(built.valid, built.image, 0)
-    whole = pointwise(image[None], built.valid[None])[0]
+    options = floats(overlap=overlap, batch_size=batch, blend=blend)
+    predict(scene, pixelwise, tmp_path / "prob.tif", options=options)
+    data, valid = read(tmp_path / "prob.tif")
+    assert np.array_equal(valid, built.valid)
     np.testing.assert_allclose(
-        np.where(built.valid, found[:2], 0), np.where(built.valid, whole, 0), atol=1e-6
+        data[:, valid], whole_scene(pixelwise, scene)[:, valid], atol=1e-6, rtol=0
     )
-    assert np.array_equal(found[2] > 0.5, built.valid)
 
 
-def test_a_constant_network_gives_a_constant_up_to_the_border(town):
+@pytest.mark.parametrize(("height", "width"), [(65, 64), (64, 65), (40, 51), (3, 200), (97, 113)])
+def test_scenes_of_any_size(pixelwise, tmp_path, height, width):
+    town = build_town(128, 256, seed=1, nodata_corner=False)
+    grid = town.grid.window_grid(Window(20, 7, width, height))
+    image = town.image[:, 7 : 7 + height, 20 : 20 + width]
+    write_array(tmp_path / "scene.tif", grid, image, descriptions=("red", "green", "blue"))
+    predict(tmp_path / "scene.tif", pixelwise, tmp_path / "prob.tif", options=floats())
+    data, valid = read(tmp_path / "prob.tif")
+    assert valid.all()
+    assert read_info(tmp_path / "prob.tif").grid == grid
+    np.testing.assert_allclose(
+        data, whole_scene(pixelwise, tmp_path / "scene.tif"), atol=1e-6, rtol=0
+    )
+
+
+def test_a_constant_network_gives_a_constant_up_to_the_border(town, pixelwise, tmp_path):
     built, scene, _ = town
+    spec = load_spec(pixelwise)
+    flat = {"encoder.weight": torch.zeros(2, 3, 1, 1), "encoder.bias": torch.tensor([-0.875, 2.0])}
+    save_model(tmp_path / "flat.safetensors", flat, spec)
+    predict(scene, tmp_path / "flat.safetensors", tmp_path / "prob.tif", options=floats())
+    data, valid = read(tmp_path / "prob.tif")
+    assert np.array_equal(valid, built.valid)
+    for band, bias in zip(data, (-0.875, 2.0), strict=True):
+        assert np.abs(band[valid] - 1 / (1 + np.exp(-bias))).max() < 1e-6
 
-    def constant(data, valid):
-        return np.full((len(data), 2, *valid.shape[1:]), 0.3, np.float32)
 
-    found = stitched(scene, constant, size=64, overlap=24, batch_size=4)
-    assert np.abs(found[:2][:, built.valid] - 0.3).max() < 1e-6
+def test_a_small_unet_agrees_with_the_whole_scene_where_tiles_see_enough(tmp_path):
+    # Two levels of 3x3 convolutions see 18 pixels around, so that 20 of halo are enough; blends
+    # by crop leave out half the overlap.
+    spec = SPEC.model_copy(
+        update={"arch": "unet", "encoder": None, "options": {"width": 4, "depth": 1}, "overlap": 32}
+    )
+    torch.manual_seed(0)
+    network = build_model("unet", None, bands=spec.bands, outputs=2, options=spec.options)
+    save_model(tmp_path / "model.safetensors", network.state_dict(), spec)
+    # Of such sides, that tiles which end with the scene begin at an even pixel, too.
+    scene, _ = write_town(build_town(144, 208, seed=3, gsd_m=0.5, nodata_corner=False), tmp_path)
+    predict(
+        scene, tmp_path / "model.safetensors", tmp_path / "prob.tif", options=floats(blend="crop")
+    )
+    data, _ = read(tmp_path / "prob.tif")
+    whole = whole_scene(tmp_path / "model.safetensors", scene)
+    np.testing.assert_allclose(data, whole, atol=0.01)  # bf16 rounds by size of the batch
+
+
+def test_what_the_published_unet_says_of_a_pixel_does_not_depend_on_its_tile(tmp_path, monkeypatch):
+    monkeypatch.setattr("geoseg.predict.network.computes_bf16", lambda _: False)
+    spec = SPEC.model_copy(
+        update={"arch": "unet", "encoder": None, "options": {"padding": "valid", "width": 4}}
+    )
+    torch.manual_seed(0)
+    network = build_model(
+        spec.arch, spec.encoder, bands=spec.bands, outputs=2, options=spec.options
+    )
+    model = tmp_path / "model.safetensors"
+    save_model(model, network.state_dict(), spec)
+    assert Predictor(*load_model(model), "cpu").margin == network.margin(64) == 94
+    # Of such sides, that tiles which end with the scene begin at a multiple of 16 too.
+    scene, _ = write_town(build_town(144, 208, seed=3, gsd_m=0.5, nodata_corner=False), tmp_path)
+
+    def whole(overlap, name):
+        options = floats(overlap=overlap)
+        predict(scene, model, tmp_path / name, options=options, overwrite=True)
+        return read(tmp_path / name)[0]
+
+    seen = np.abs(whole(0, "a.tif") - whole(32, "b.tif")).max()
+
+    def short_sighted(*arguments):
+        predictor = _load_predictor.__wrapped__(*arguments)
+        predictor.margin = predictor.networks[0].margin = 0
+        return predictor
+
+    monkeypatch.setattr("geoseg.predict.block._load_predictor", short_sighted)
+    mirrored = np.abs(whole(0, "a.tif") - whole(32, "b.tif")).max()
+    assert seen < 1e-5
+    assert mirrored > 100 * seen
+
+
+def batches_of(path, *, size, overlap, batch_size, margin=0, area=None):
+    with Scene(path) as scene:
+        plan = TilePlan(*scene.grid.shape, size, overlap)
+        block = Block.whole(plan)
+        return list(iter_batches(scene, block, batch_size=batch_size, margin=margin, area=area))
 
 
 def test_every_batch_has_one_shape_and_tiles_without_data_are_left_out(tmp_path):
@@ -99,46 +194,46 @@ def test_every_batch_has_one_shape_and_tiles_without_data_are_left_out(tmp_path)
     image = np.full((1, 70, 200), 7, np.uint8)
     image[:, :, 60:] = 0
     write_array(tmp_path / "scene.tif", grid, image, nodata=0)
-    shapes = []
-
-    def spy(data, valid):
-        shapes.append(data.shape)
-        return np.ones((len(data), 2, 64, 64), np.float32)
-
-    found = stitched(tmp_path / "scene.tif", spy, size=64, overlap=0, batch_size=4)
-    assert set(shapes) == {(4, 1, 64, 64)}
-    assert len(shapes) == 1  # of 8 tiles only the two on the left have data
-    assert found.shape == (3, 70, 200)
-    assert found[0, :, :60].min() == 1
-    assert found[:, :, 70:].max() == 0
+    (batch,) = batches_of(tmp_path / "scene.tif", size=64, overlap=0, batch_size=4)
+    assert batch.data.shape == (4, 1, 64, 64)
+    assert batch.valid.shape == (4, 64, 64)
+    places = [place for _, place in batch.tiles]
+    assert places == [0, None, None, None, 1, None, None, None]
+    assert np.array_equal(batch.data[1], batch.data[3])  # filled up
+    assert batch.known[0].sum() == 64 * 60
+    assert batch.known[1].sum() == 6 * 60
 
 
 @given(
-    top=st.integers(0, 29), left=st.integers(0, 43), height=st.integers(1, 30),
-    width=st.integers(1, 44), more=st.integers(0, 70), margin=st.integers(0, 90),
+    size=st.integers(4, 40), overlap=st.integers(0, 2), margin=st.integers(0, 90),
+    batch_size=st.integers(1, 5),
 )  # fmt: skip
-def test_a_tile_is_read_with_its_surroundings(small_scene, top, left, height, width, more, margin):
-    scene, data, valid = small_scene
-    height, width = min(height, 30 - top), min(width, 44 - left)
-    window, size = Window(left, top, width, height), max(height, width) + more
-    found, known = read_tile(scene, window, size, margin)
-    assert known.shape == (size + 2 * margin,) * 2
-    part = tile_part(window, margin)
-    assert np.array_equal(found[(slice(None), *part)], data[(slice(None), *window.toslices())])
-    assert np.array_equal(known[part], valid[window.toslices()])
-    # True surroundings where the scene has them, its mirror image beyond.
-    rows = np.arange(top - margin, top + height + margin)
-    columns = np.arange(left - margin, left + width + margin)
-    rows, columns = (
-        np.where(places % (2 * n) < n, places % (2 * n), 2 * n - 1 - places % (2 * n))
-        for places, n in ((rows, 30), (columns, 44))
-    )
-    near = (slice(height + 2 * margin), slice(width + 2 * margin))
-    inside = np.ix_(range(3), rows, columns)
-    if margin <= min(top, left, 30 - top - height, 44 - left - width):
-        assert np.array_equal(found[(slice(None), *near)], data[inside])
-    else:
-        assert np.isin(found, data).all()
+@settings(max_examples=40)
+def test_tiles_are_read_with_their_surroundings(small_scene, size, overlap, margin, batch_size):
+    path, data, valid = small_scene
+    found = batches_of(path, size=size, overlap=overlap, batch_size=batch_size, margin=margin)
+    tiles = [(tile, batch, place) for batch in found for tile, place in batch.tiles]
+    assert len(tiles) == len(TilePlan(30, 44, size, overlap))
+    for tile, batch, place in tiles:
+        top, left = tile.window.row_off, tile.window.col_off
+        # True surroundings where the scene has them, its mirror image beyond; what a tile lacks
+        # of its size is mirrored at the tile's own end, which is the scene's.
+        near_top, near_left = max(0, top - margin), max(0, left - margin)
+        bottom = min(30, top + tile.window.height + margin)
+        right = min(44, left + tile.window.width + margin)
+        side = size + 2 * margin
+        before = (margin - (top - near_top), margin - (left - near_left))
+        pads = [
+            (before[0], side - before[0] - (bottom - near_top)),
+            (before[1], side - before[1] - (right - near_left)),
+        ]
+        part = (slice(near_top, bottom), slice(near_left, right))
+        if place is None:
+            assert not valid[tile.window.toslices()].any()
+            continue
+        wanted = np.pad(data[(slice(None), *part)], [(0, 0), *pads], mode="symmetric")
+        assert np.array_equal(batch.data[place], wanted)
+        assert np.array_equal(batch.valid[place], np.pad(valid[part], pads, mode="symmetric"))
 
 
 @pytest.fixture(scope="module")
@@ -149,34 +244,7 @@ def small_scene(tmp_path_factory):
     data[:, 3:9, 5:20] = 0
     path = tmp_path_factory.mktemp("small") / "scene.tif"
     write_array(path, grid, data, nodata=0)
-    with Scene(path) as scene:
-        yield scene, data, (data != 0).all(axis=0)
-
-
-def test_what_the_published_unet_says_of_a_pixel_does_not_depend_on_its_tile(tmp_path, monkeypatch):
-    monkeypatch.setattr("geoseg.predict.computes_bf16", lambda _: False)
-    spec = SPEC.model_copy(
-        update={"arch": "unet", "encoder": None, "options": {"padding": "valid", "width": 4}}
-    )
-    torch.manual_seed(0)
-    network = build_model(
-        spec.arch, spec.encoder, bands=spec.bands, outputs=2, options=spec.options
-    )
-    predictor = Predictor(spec, network.state_dict(), "cpu")
-    # Of such sides, that tiles which end with the scene begin at a multiple of 16 too.
-    scene, _ = write_town(build_town(144, 208, seed=3, gsd_m=0.5, nodata_corner=False), tmp_path)
-
-    def whole(overlap, margin):
-        with Scene(scene) as source:
-            plan = TilePlan(*source.grid.shape, 64, overlap)
-            tiles = iter_probs(source, plan, predictor, size=64, batch_size=2, margin=margin)
-            return np.concatenate([block for _, block in stitch_rows(plan, tiles, 3)], axis=1)
-
-    assert predictor.margin == network.margin(64) == 94
-    seen = np.abs(whole(0, 94) - whole(32, 94)).max()
-    mirrored = np.abs(whole(0, 0) - whole(32, 0)).max()
-    assert seen < 1e-5
-    assert mirrored > 100 * seen
+    return path, data, (data != 0).all(axis=0)
 
 
 def test_quantising_is_monotone_and_keeps_the_ends():
@@ -209,14 +277,13 @@ def test_a_folder_holds_rasters_on_the_scenes_grid_and_footprints(town, model, t
     assert footprints.crs.to_epsg() == 32633
 
 
-def test_batch_size_one_and_many_agree(town, model):
+def test_batch_size_one_and_many_agree(town, model, tmp_path):
     _, scene, _ = town
-    spec, weights = load_model(model)
-    predictor = Predictor(spec, weights, "cpu")
-    one = stitched(scene, predictor, size=64, overlap=16, batch_size=1)
-    many = stitched(scene, predictor, size=64, overlap=16, batch_size=7)
+    for size in (1, 7):
+        options = floats(batch_size=size)
+        predict(scene, model, tmp_path / f"{size}.tif", options=options)
     # bf16 kernels of different batch sizes round differently.
-    np.testing.assert_allclose(one, many, atol=0.02)
+    np.testing.assert_allclose(read(tmp_path / "1.tif")[0], read(tmp_path / "7.tif")[0], atol=0.02)
 
 
 def test_the_same_job_gives_the_same_bytes(town, model, tmp_path):
@@ -253,16 +320,6 @@ def test_a_constant_stays_constant_when_it_is_resampled(model, tmp_path):
         data, valid = prob.read()
     assert set(np.unique(data[:, valid])) == {128}
     assert np.array_equal(valid, town.valid)
-
-
-def test_a_scene_smaller_than_a_tile(model, tmp_path):
-    town = build_town(40, 51, seed=1, nodata_corner=False)
-    scene, _ = write_town(town, tmp_path)
-    predict(scene, model, tmp_path / "prob.tif")
-    with Scene(tmp_path / "prob.tif") as prob:
-        data, valid = prob.read(Window(0, 0, 51, 40))
-    assert valid.all()
-    assert data.shape == (2, 40, 51)
 
 
 def test_bands_are_found_by_name_in_any_order(model, tmp_path):
@@ -366,7 +423,7 @@ def test_views_of_a_tile_are_turned_back(model, tta):
     one, many = Predictor(spec, weights, "cpu"), Predictor(spec, weights, "cpu", tta)
     # A network that answers with its own input shows whether every view comes back in place.
     for predictor in (one, many):
-        predictor.network = torch.nn.Identity()
+        predictor.networks[0].module = torch.nn.Identity()
     data = np.random.default_rng(0).integers(0, 255, (2, 3, 64, 64)).astype(np.float32)
     valid = np.ones((2, 64, 64), bool)
     np.testing.assert_allclose(one(data, valid), many(data, valid), atol=1e-6)

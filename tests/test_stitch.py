@@ -2,93 +2,137 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
-from geoseg.stitch import RollingBand, stitch_rows
-from geoseg.tiling import TilePlan
+from geoseg.stitch import Block, Stitcher
+from geoseg.tiling import BLENDS, TilePlan
 
 
 @st.composite
 def plans(draw):
     size = draw(st.integers(1, 24))
     return TilePlan(
-        draw(st.integers(1, 60)), draw(st.integers(1, 60)), size, draw(st.integers(0, size // 2))
-    )
+        draw(st.integers(1, 60)), draw(st.integers(1, 60)), size,
+        draw(st.integers(0, size // 2)), draw(st.sampled_from(sorted(BLENDS))),
+    )  # fmt: skip
 
 
-def cut(plan, array):
-    for tile in plan:
-        yield tile, array[(..., *tile.window.toslices())]
+def part_of(draw, count):
+    first = draw(st.integers(0, count - 1))
+    return first, draw(st.integers(first + 1, count))
 
 
-def stitch(plan, tiles, channels):
-    blocks, row = [], 0
-    for start, block in stitch_rows(plan, tiles, channels):
-        assert start == row
-        assert block.dtype == np.float32
-        assert 0 < block.shape[1] <= plan.size
-        blocks.append(block)
-        row += block.shape[1]
-    assert row == plan.height
-    return np.concatenate(blocks, axis=1)
+def cut(plan, tile, array):
+    """A tile's part of an array (C, H, W), filled up to the tile's size."""
+    part = array[(..., *tile.window.toslices())]
+    pads = [(0, plan.size - length) for length in part.shape[1:]]
+    return torch.from_numpy(np.pad(part, [(0, 0), *pads], constant_values=7))
+
+
+def stitch(block, probs, channels):
+    """The block's ground (C, h, w), and where that lies in the scene."""
+    stitcher = Stitcher(block, channels)
+    bands = [block.band(row) for row in range(*block.rows)]
+    top, left, width = bands[0].row_off, bands[0].col_off, bands[0].width
+    found = np.full((channels, sum(band.height for band in bands), width), np.nan, np.float32)
+    for tile in block:
+        window, share = stitcher.add(tile, probs(tile))
+        assert share.shape == (channels, window.height, window.width)
+        if block.has(tile):
+            rows, columns = window.toslices()
+            place = (
+                slice(None),
+                slice(rows.start - top, rows.stop - top),
+                slice(columns.start - left, columns.stop - left),
+            )
+            assert np.isnan(found[place]).all()  # each pixel is settled once
+            found[place] = share.numpy()
+    assert not np.isnan(found).any()
+    return found, (slice(top, top + found.shape[1]), slice(left, left + width))
 
 
 @given(plans(), st.integers(1, 3), st.integers(0, 1000))
 def test_what_is_cut_and_stitched_is_what_it_was(plan, channels, seed):
     array = np.random.default_rng(seed).random((channels, plan.height, plan.width), np.float32)
-    found = stitch(plan, cut(plan, array), channels)
+    found, _ = stitch(Block.whole(plan), lambda tile: cut(plan, tile, array), channels)
+    assert found.shape == array.shape
     np.testing.assert_allclose(found, array, atol=1e-6, rtol=1e-6)
 
 
 @given(plans(), st.floats(0, 1, width=32))
 def test_a_constant_stays_constant_to_the_very_border(plan, value):
-    array = np.full((1, plan.height, plan.width), value, dtype=np.float32)
-    found = stitch(plan, cut(plan, array), 1)
-    np.testing.assert_allclose(found, value, atol=1e-6, rtol=0)
+    tile = torch.full((1, plan.size, plan.size), value)
+    found, _ = stitch(Block.whole(plan), lambda _: tile, 1)
+    np.testing.assert_allclose(found, value, atol=1e-7, rtol=0)
+
+
+@given(st.data())
+def test_a_block_holds_the_bytes_of_the_whole(data):
+    plan = data.draw(plans())
+    values = np.random.default_rng(data.draw(st.integers(0, 99)))
+    probs = {
+        tile.window: torch.from_numpy(values.random((2, plan.size, plan.size), np.float32))
+        for tile in plan
+    }
+    whole, _ = stitch(Block.whole(plan), lambda tile: probs[tile.window], 2)
+    rows = part_of(data.draw, len(plan.rows))
+    columns = part_of(data.draw, len(plan.columns))
+    found, place = stitch(Block(plan, rows, columns), lambda tile: probs[tile.window], 2)
+    assert np.array_equal(found, whole[(slice(None), *place)])
 
 
 @given(plans(), st.data())
 def test_a_blend_lies_between_what_the_tiles_say(plan, data):
     shape = (len(plan),)
     values = data.draw(nps.arrays(np.float32, shape, elements=st.floats(0, 1, width=32)))
-    tiles = [
-        (tile, np.full((1, int(tile.window.height), int(tile.window.width)), value))
-        for tile, value in zip(plan, values, strict=True)
-    ]
-    found = stitch(plan, tiles, 1)[0]
-    low, high = np.full_like(found, np.inf), np.full_like(found, -np.inf)
-    for tile, prob in tiles:
-        place = tile.window.toslices()
-        low[place], high[place] = np.minimum(low[place], prob[0]), np.maximum(high[place], prob[0])
-    assert (found >= low - 1e-6).all()
-    assert (found <= high + 1e-6).all()
+    said = dict(zip((tile.window for tile in plan), values, strict=True))
+    found, _ = stitch(
+        Block.whole(plan),
+        lambda tile: torch.full((1, plan.size, plan.size), float(said[tile.window])),
+        1,
+    )
+    low, high = np.full_like(found[0], np.inf), np.full_like(found[0], -np.inf)
+    for window, value in said.items():
+        place = window.toslices()
+        low[place], high[place] = np.minimum(low[place], value), np.maximum(high[place], value)
+    assert (found[0] >= low - 1e-6).all()
+    assert (found[0] <= high + 1e-6).all()
 
 
 @given(plans(), st.data())
-def test_tiles_that_are_left_out_leave_zero_where_nobody_else_covers(plan, data):
+def test_tiles_that_are_left_out_add_nothing(plan, data):
     kept = data.draw(st.lists(st.booleans(), min_size=len(plan), max_size=len(plan)))
-    tiles = [pair for pair, keep in zip(cut(plan, np.ones((1, 60, 60))), kept, strict=True) if keep]
+    chosen = dict(zip((tile.window for tile in plan), kept, strict=True))
+    ones = torch.ones((1, plan.size, plan.size))
+    found, _ = stitch(Block.whole(plan), lambda tile: ones if chosen[tile.window] else None, 1)
     covered = np.zeros((plan.height, plan.width), dtype=bool)
-    for tile, _ in tiles:
-        covered[tile.window.toslices()] = True
-    np.testing.assert_allclose(stitch(plan, tiles, 1)[0], covered, atol=1e-6)
+    alone = np.ones((plan.height, plan.width), dtype=bool)
+    for window, keep in chosen.items():
+        covered[window.toslices()] |= keep
+        alone[window.toslices()] &= keep
+    assert (found[0][~covered] == 0).all()
+    np.testing.assert_allclose(found[0][alone], 1, atol=1e-6)
 
 
-def test_two_tiles_meet_in_a_cosine():
-    plan = TilePlan(3, 10, 6, 2)
-    tiles = [(tile, np.full((1, 3, 6), tile.column, dtype=np.float32)) for tile in plan]
-    found = stitch(plan, tiles, 1)[0, 1]
-    assert found == pytest.approx([0, 0, 0, 0, 0.1464466, 0.8535534, 1, 1, 1, 1], abs=1e-6)
+@pytest.mark.parametrize(
+    ("blend", "flank"),
+    [("cosine", [0.1464466, 0.8535534]), ("crop", [0, 1]), ("mean", [0.5, 0.5])],
+)
+def test_two_tiles_meet(blend, flank):
+    plan = TilePlan(3, 10, 6, 2, blend)
+    found, _ = stitch(Block.whole(plan), lambda tile: torch.full((1, 6, 6), float(tile.column)), 1)
+    assert found[0, 1] == pytest.approx([0, 0, 0, 0, *flank, 1, 1, 1, 1], abs=2e-4)
 
 
-def test_the_band_holds_no_more_than_a_tile_row():
-    band = RollingBand(2, 8, 30)
-    band.add(np.ones((2, 8, 8), np.float32), np.ones((8, 8), np.float32), 22)
-    first = band.advance(3)
-    assert first.shape == (2, 3, 30)
-    assert first[0, 0].tolist() == [0] * 22 + [1] * 8
-    band.add(np.zeros((2, 8, 8), np.float32), np.ones((8, 8), np.float32), 22)
-    assert band.advance(8)[1, :, 25].tolist() == [0.5] * 5 + [0] * 3
-    assert band.advance(8).sum() == 0
+def test_the_last_tile_takes_over_where_the_one_before_it_ends():
+    # Starts 0, 4, 5: the third tile sees most of the second one's ground, and blends in its last
+    # two pixels alone.
+    plan = TilePlan(6, 11, 6, 2)
+    found, _ = stitch(Block.whole(plan), lambda tile: torch.full((1, 6, 6), float(tile.column)), 1)
+    rise, fall = 0.8535534, 0.1464466
+    assert found[0, 3] == pytest.approx(
+        [0, 0, 0, 0, fall, rise, 1, 1, 1 + fall, 1 + rise, 2], abs=2e-4
+    )

@@ -7,26 +7,27 @@ from hypothesis import strategies as st
 from rasterio.windows import Window
 
 from geoseg.errors import ConfigError
-from geoseg.tiling import Tile, TilePlan, blend_weights, tile_starts
+from geoseg.tiling import BLENDS, Axis, Tile, TilePlan, blend_weights
 
 
 @st.composite
 def axes(draw):
-    """Length, size, overlap of one axis."""
     size = draw(st.integers(1, 40))
-    return draw(st.integers(1, 200)), size, draw(st.integers(0, size // 2))
+    return Axis(
+        draw(st.integers(1, 200)), size, draw(st.integers(0, size // 2)),
+        draw(st.sampled_from(sorted(BLENDS))),
+    )  # fmt: skip
 
 
 @given(axes())
 def test_starts_are_a_regular_grid_whose_last_tile_shifts_inward(axis):
-    length, size, overlap = axis
-    starts = tile_starts(length, size, overlap)
+    starts, stride = axis.starts, axis.size - axis.overlap
     assert starts[0] == 0
-    assert starts[:-1] == [i * (size - overlap) for i in range(len(starts) - 1)]
-    assert starts[-1] == max(0, length - size)
+    assert list(starts[:-1]) == [i * stride for i in range(len(starts) - 1)]
+    assert starts[-1] == max(0, axis.length - axis.size)
     gaps = np.diff(starts)
     assert (gaps > 0).all()
-    assert (gaps <= size - overlap).all()
+    assert (gaps <= stride).all()
 
 
 @pytest.mark.parametrize(
@@ -35,34 +36,45 @@ def test_starts_are_a_regular_grid_whose_last_tile_shifts_inward(axis):
      (700, [0, 192, 384, 444])],
 )  # fmt: skip
 def test_starts_by_hand(length, starts):
-    assert tile_starts(length, 256, 64) == starts
+    assert list(Axis(length, 256, 64).starts) == starts
 
 
 @given(axes())
-def test_weights_of_an_axis_are_positive_and_meet_in_one(axis):
-    length, size, overlap = axis
-    starts = tile_starts(length, size, overlap)
-    total = np.zeros(max(length, size))
-    for index, start in enumerate(starts):
-        weights = blend_weights(starts, index, size, overlap)
+def test_weights_of_all_tiles_sum_to_one(axis):
+    total = np.zeros(axis.length)
+    for index in range(len(axis)):
+        weights, begin, end = axis.weights(index), axis.begin(index), axis.end(index)
         assert weights.dtype == np.float32
-        assert (weights > 0).all()
+        assert axis.starts[index] <= begin < end <= axis.starts[index] + axis.size
+        assert (weights >= 0).all()
         assert (weights <= 1).all()
-        total[start : start + size] += weights
-    assert (total[:length] > 0).all()
-    # Up to where the last tile was shifted inward, flanks meet exactly.
-    regular = starts[-1] if len(starts) > 1 else length
-    np.testing.assert_allclose(total[:regular], 1, atol=1e-6)
+        total[begin:end] += weights
+    assert (total == 1).all()
+
+
+@given(axes())
+def test_pixels_are_settled_once_and_in_order(axis):
+    spans = [(axis.begin(i), axis.settled(i)) for i in range(len(axis))]
+    assert spans[0][0] == 0
+    assert [end for _, end in spans] == [*(begin for begin, _ in spans[1:]), axis.length]
+    assert all(begin < end for begin, end in spans)
+
+
+@given(axes())
+def test_the_scenes_border_counts_in_full(axis):
+    assert axis.weights(0)[0] == 1
+    assert axis.weights(len(axis) - 1)[-1] == 1
 
 
 def test_weights_by_hand():
-    starts = [0, 4, 8]
     flank = [0.1464466, 0.8535534]  # ½(1-cos(π/4)), ½(1-cos(3π/4))
-    assert blend_weights(starts, 0, 6, 2) == pytest.approx([1, 1, 1, 1, *flank[::-1]], abs=1e-6)
-    assert blend_weights(starts, 1, 6, 2) == pytest.approx([*flank, 1, 1, *flank[::-1]], abs=1e-6)
-    assert blend_weights(starts, 2, 6, 2) == pytest.approx([*flank, 1, 1, 1, 1], abs=1e-6)
-    assert (blend_weights([0], 0, 6, 2) == 1).all()
-    assert (blend_weights(starts, 1, 6, 0) == 1).all()
+    both = [*flank, 1, 1, *flank[::-1]]
+    assert blend_weights(6, 2) == pytest.approx(both, abs=2e-4)
+    assert blend_weights(6, 2, rises=False) == pytest.approx([1, 1, 1, 1, *flank[::-1]], abs=2e-4)
+    assert blend_weights(6, 2, falls=False) == pytest.approx([*flank, 1, 1, 1, 1], abs=2e-4)
+    assert blend_weights(6, 2, blend="mean").tolist() == [0.5, 0.5, 1, 1, 0.5, 0.5]
+    assert blend_weights(7, 3, blend="crop").tolist() == [0, 0.5, 1, 1, 1, 0.5, 0]
+    assert (blend_weights(6, 0) == 1).all()
 
 
 @st.composite
@@ -79,19 +91,15 @@ def test_a_plan_covers_the_scene_row_by_row(plan):
     assert len(tiles) == len(plan) == len(plan.rows) * len(plan.columns)
     assert [(t.row, t.column) for t in tiles] == sorted({(t.row, t.column) for t in tiles})
     hits = np.zeros((plan.height, plan.width), dtype=int)
-    weight = np.zeros((plan.height, plan.width))
     for tile in tiles:
         rows, columns = tile.window.toslices()
         assert rows.stop <= plan.height
         assert columns.stop <= plan.width
         assert (tile.window.row_off, tile.window.col_off) == (
-            plan.rows[tile.row], plan.columns[tile.column],
+            plan.rows.starts[tile.row], plan.columns.starts[tile.column],
         )  # fmt: skip
-        assert plan.weights(tile).shape == hits[rows, columns].shape
         hits[rows, columns] += 1
-        weight[rows, columns] += plan.weights(tile)
     assert hits.min() >= 1
-    assert weight.min() > 0
     if plan.overlap == 0 and plan.height % plan.size == plan.width % plan.size == 0:
         assert hits.max() == 1
 

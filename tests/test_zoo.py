@@ -42,6 +42,7 @@ SMALL = {
     "fcn32s": ("vgg11", {"width": 16}),
     "fcn8s": ("vgg11", {"width": 16}),
     "fpn": ("resnet18", {"channels": 32, "head_channels": 32}),
+    "pixelwise": (None, {}),
     "unet": (None, {"width": 8}),
     "smp-dpt": ("tu-vit_tiny_patch16_224", {}),
     "smp-segformer": ("mit_b0", {}),
@@ -524,8 +525,9 @@ def test_padding_repeats_the_last_row_and_column(height, width, multiple):
 
 def test_every_architecture_names_its_paper_and_an_encoder_that_builds():
     for name, architecture in ARCHITECTURES.items():
-        assert any(mark in architecture.paper for mark in ("arXiv", "CVPRW", "IEEE")), name
-        assert (architecture.encoder is None) == (name == "unet")
+        marks = ("arXiv", "CVPRW", "IEEE", "logistic regression")
+        assert any(mark in architecture.paper for mark in marks), name
+        assert (architecture.encoder is None) == (name in ("pixelwise", "unet"))
 
 
 # Cards
@@ -538,7 +540,8 @@ def test_a_card_counts_the_network_itself(arch):
     assert card.parameters == count(network)
     assert card.encoder_parameters == count(encoder_of(network))
     assert card.multiply_adds > card.parameters / card.output_stride**2
-    assert card.output_stride in ((128,) if arch == "retinanet" else (8, 16, 32))
+    strides = {"retinanet": (128,), "pixelwise": (1,)}
+    assert card.output_stride in strides.get(arch, (8, 16, 32))
     assert (card.bands, card.classes, card.arch) == (4, 3, arch)
 
 

@@ -16,7 +16,7 @@ from geoseg.boxes.stitch import stitch_boxes
 from geoseg.errors import ConfigError
 from geoseg.journal import claim_output
 from geoseg.options import PredictOptions, Thresholds
-from geoseg.plan import PredictPlan, Progress, iter_batches
+from geoseg.plan import PredictPlan, Progress
 from geoseg.raster import Scene
 from geoseg.tiling import Tile, TilePlan
 from geoseg.vector import WRITABLE_SUFFIXES, write_footprints
@@ -25,6 +25,12 @@ from geoseg.vectorize import place_footprints
 logger = logging.getLogger(__name__)
 
 _LAYER_NAME = "footprints.gpkg"
+
+# A tile with its data (C, h, w) and where that is valid (h, w).
+_ReadTile = tuple[Tile, np.ndarray, np.ndarray]
+
+# Tiles per step, unless it is said.
+_BATCH_SIZE = 8
 
 FindBoxes = Callable[[np.ndarray, np.ndarray], list[Boxes]]
 
@@ -62,16 +68,7 @@ def predict_boxes(
             f"{output}: cannot be written, {plan.spec.arch} finds boxes and has no probabilities "
             f"per pixel; use a folder or one of {', '.join(WRITABLE_SUFFIXES)}"
         )
-    if options.tta != "none":
-        raise ConfigError(
-            f"predict.tta: {options.tta} averages probabilities per pixel, which "
-            f"{plan.spec.arch} has none of; leave it at none"
-        )
-    if options.crf:
-        raise ConfigError(
-            f"predict.crf: refines probabilities per pixel, which {plan.spec.arch} has none of; "
-            "leave it out"
-        )
+    _refuse_pixel_options(plan.spec.arch, options)
     if plan.tiles.overlap == 0 and len(plan.tiles) > 1:
         logger.warning(
             "predict.overlap: 0 leaves no ground on which tiles could agree, a building between "
@@ -85,6 +82,22 @@ def predict_boxes(
     with claim_output(output, overwrite=overwrite) as folder:
         _write(plan, predictor, folder / _LAYER_NAME, options, thresholds, progress)
     return [output / _LAYER_NAME]
+
+
+def _refuse_pixel_options(arch: str, options: PredictOptions) -> None:
+    """Refuses what only probabilities per pixel allow."""
+    asked = {
+        f"tta: {options.tta} averages": options.tta != "none",
+        "crf: refines": options.crf is not None,
+        "uncertainty: compares": options.uncertainty,
+        "floats: stores": options.floats,
+        "aoi: leaves out": options.aoi is not None,
+    }
+    for what, wanted in asked.items():
+        if wanted:
+            raise ConfigError(
+                f"predict.{what} probabilities per pixel, which {arch} has none of; leave it out"
+            )
 
 
 def iter_boxes(
@@ -106,13 +119,27 @@ def iter_boxes(
         batch_size: Tiles per batch.
         progress: Told the finished and the total number of tiles.
     """
-    for batch in iter_batches(scene, plan, batch_size):
+    for batch in _iter_batches(scene, plan, batch_size):
         tiles, data, valid = zip(*batch, strict=True)
         yield from zip(tiles, predictor(np.stack(data), np.stack(valid)), strict=True)
         if progress:
             progress(tiles[-1].row * len(plan.columns) + tiles[-1].column + 1, len(plan), "tiles")
     if progress:
         progress(len(plan), len(plan), "tiles")
+
+
+def _iter_batches(scene: Scene, plan: TilePlan, batch_size: int) -> Iterator[list[_ReadTile]]:
+    """Reads the tiles of a plan in their order; those without a valid pixel are left out."""
+    batch: list[_ReadTile] = []
+    for tile in plan:
+        data, valid = scene.read(tile.window)
+        if valid.any():
+            batch.append((tile, data, valid))
+        if len(batch) == batch_size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def _write(
@@ -125,7 +152,11 @@ def _write(
 ) -> None:
     with plan.scene.open(plan.grid) as scene:
         tiles = iter_boxes(
-            scene, plan.tiles, predictor, batch_size=options.batch_size, progress=progress
+            scene,
+            plan.tiles,
+            predictor,
+            batch_size=options.batch_size or _BATCH_SIZE,
+            progress=progress,
         )
         stitched = stitch_boxes(plan.tiles, tiles)
         outlines = _outlines(stitched, thresholds.body)

@@ -91,7 +91,7 @@ def stitch_boxes(plan: TilePlan, tiles: Iterable[tuple[Tile, Boxes]]) -> Iterato
     for tile, boxes in tiles:
         if tile.row > row:
             row = tile.row
-            yield stitcher.advance(plan.rows[row])
+            yield stitcher.advance(plan.rows.starts[row])
         stitcher.add(tile.window, boxes)
     yield stitcher.advance()
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "predict": "Find the buildings of a scene: probabilities, mask, footprints.",
     "vectorize": "Turn a probability raster into footprints.",
     "evaluate": "Score footprints against the truth.",
+    "export": "Write a model as ONNX for QGIS, as torch.export, or as a STAC item.",
     "demo": "Make a synthetic town, and run the whole job on it.",
     "models": "List the networks.",
     "info": "Describe a scene, a tiles folder, a model or a layer.",

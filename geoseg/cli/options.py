@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
 from geoseg.config import Config, load_config
+from geoseg.errors import ConfigError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -60,8 +62,6 @@ def resolve(config: str | None, overrides: tuple[str, ...], **given: Any) -> Con
 def _replace(settings: Config, section: str, values: dict[str, Any]) -> Config:
     import pydantic
 
-    from geoseg.errors import ConfigError
-
     options = getattr(settings, section)
     try:
         changed = type(options).model_validate(options.model_dump() | values)
@@ -79,3 +79,26 @@ def parse_bands(text: str | None) -> tuple[int | str, ...] | None:
     if text is None:
         return None
     return tuple(int(part) if part.strip().isdigit() else part.strip() for part in text.split(","))
+
+
+def parse_batch_size(text: str | None) -> int | None:
+    """`auto` or a number → the number, or None."""
+    if text is None or text == "auto":
+        return None
+    if not text.isdecimal():
+        raise ConfigError(f"--batch-size {text}: give a number of tiles, or auto")
+    return int(text)
+
+
+# What letters after a size stand for, in gigabytes.
+_GIGABYTES = {"": 1.0, "g": 1.0, "gb": 1.0, "m": 1e-3, "mb": 1e-3, "t": 1e3, "tb": 1e3}
+
+
+def parse_memory(text: str | None) -> float | None:
+    """`2GB` or `800MB` → gigabytes."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"([0-9.]+)\s*([a-z]*)", text.strip().lower())
+    if not found or found[2] not in _GIGABYTES or found[1].count(".") > 1:
+        raise ConfigError(f"--max-memory {text}: give a size such as 2GB or 800MB")
+    return float(found[1]) * _GIGABYTES[found[2]]

@@ -2,44 +2,85 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from geoseg.cli.options import config_options, output_option, overwrite_option, parse_bands, resolve
+from geoseg.cli.options import (
+    config_options,
+    output_option,
+    overwrite_option,
+    parse_bands,
+    parse_batch_size,
+    parse_memory,
+    resolve,
+)
 from geoseg.cli.progress import progress_bar
 from geoseg.options import CRFOptions
+
+if TYPE_CHECKING:
+    from geoseg.options import PredictOptions
+    from geoseg.plan import PredictPlan
 
 
 @click.command()
 @click.argument("scene")
-@click.option("-m", "--model", required=True, metavar="FILE", help="A model.safetensors.")
+@click.option(
+    "-m", "--model", "models", required=True, multiple=True, metavar="FILE",
+    help="A model.safetensors. Given several times, their probabilities are averaged.",
+)  # fmt: skip
 @output_option("A folder (prob.tif, mask.tif, footprints.gpkg), or one file by its suffix.")
 @click.option("--bands", help="The scene's bands in the model's order, by number or name.")
 @click.option(
     "--assume-gsd", type=float, metavar="METRES", help="Of a scene that does not say where it lies."
 )
+@click.option("--aoi", metavar="POLYGONS", help="Predict the ground of these polygons alone.")
 @click.option("--overlap", type=int, help="Pixels shared by tiles.  [default: the model's]")
-@click.option("--batch-size", type=int, help="Tiles per step.  [default: 8]")
-@click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), help="[default: auto]")
+@click.option(
+    "--blend", type=click.Choice(["cosine", "crop", "mean"]), help="How tiles meet."
+    "  [default: cosine]",
+)  # fmt: skip
 @click.option("--tta", type=click.Choice(["none", "flips", "d4"]), help="Average over views.")
 @click.option("--crf", is_flag=True, help="Refine by the scene's colours with a dense CRF.")
 @click.option(
+    "--uncertainty", is_flag=True, default=None,
+    help="One more band: how far tiles, views and models disagree.",
+)  # fmt: skip
+@click.option(
+    "--float", "floats", is_flag=True, default=None, help="Probabilities as float32, not bytes."
+)
+@click.option(
     "--keep-model-grid", is_flag=True, default=None, help="Rasters on the model's pixels."
 )
+@click.option("--rasters-only", is_flag=True, help="Leave the footprints to geoseg vectorize.")
+@click.option("--batch-size", metavar="N", help="Tiles per step.  [default: auto]")
+@click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), help="[default: auto]")
+@click.option("--workers", type=click.IntRange(1), default=1, help="Local processes.")
+@click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler, e.g. tcp://host:8786.")
+@click.option("--max-memory", metavar="SIZE", help="Of a process, e.g. 2GB.  [default: 4GB]")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
 @overwrite_option
 @config_options
 def command(
     scene: str,
-    model: str,
+    models: tuple[str, ...],
     output: str,
     bands: str | None,
     assume_gsd: float | None,
+    aoi: str | None,
     overlap: int | None,
-    batch_size: int | None,
-    device: str | None,
+    blend: str | None,
     tta: str | None,
     crf: bool,
+    uncertainty: bool | None,
+    floats: bool | None,
     keep_model_grid: bool | None,
+    rasters_only: bool,
+    batch_size: str | None,
+    device: str | None,
+    workers: int,
+    scheduler: str | None,
+    max_memory: str | None,
     dry_run: bool,
     overwrite: bool,
     config: str | None,
@@ -47,43 +88,65 @@ def command(
 ) -> None:
     """Find the buildings of a scene.
 
-    Tiles overlap and are blended, so that no seam shows; the whole scene is never in memory.
+    Tiles overlap and are blended, so that no seam shows; the whole scene is never in memory. An
+    interrupted run goes on when it is started again.
     """
     settings = resolve(
         config,
         overrides,
         predict__bands=parse_bands(bands),
         predict__assume_gsd_m=assume_gsd,
+        predict__aoi=aoi,
         predict__overlap=overlap,
-        predict__batch_size=batch_size,
+        predict__blend=blend,
+        predict__batch_size=parse_batch_size(batch_size),
         predict__device=device,
         predict__tta=tta,
+        predict__uncertainty=uncertainty,
+        predict__floats=floats,
+        predict__footprints=False if rasters_only else None,
         predict__keep_model_grid=keep_model_grid,
+        predict__max_memory_gb=parse_memory(max_memory),
     )
     options = settings.predict
     if crf and options.crf is None:
         options = options.model_copy(update={"crf": CRFOptions()})
-    from geoseg.plan import plan_prediction
-    from geoseg.predict import predict
+    from geoseg.execution import open_workers
+    from geoseg.predict import Workers, predict
 
     if dry_run:
-        from geoseg.model_file import load_spec
-
-        plan = plan_prediction(scene, load_spec(model), options)
-        click.echo(
-            f"{scene}: {plan.grid.height} x {plan.grid.width} pixels of {plan.grid.gsd_m:.3g} m, "
-            f"{len(plan.tiles)} tiles of {plan.tiles.size} pixels, overlap {plan.tiles.overlap}; "
-            f"outputs of {plan.out_grid.height} x {plan.out_grid.width} pixels"
-        )
+        click.echo(_describe(scene, models[0], options))
         return
-    with progress_bar() as progress:
+    with open_workers(workers, scheduler) as run, progress_bar() as progress:
+        alone = workers == 1 and scheduler is None
         files = predict(
             scene,
-            model,
+            models,
             output,
             options=options,
             thresholds=settings.vectorize,
             overwrite=overwrite,
+            workers=Workers() if alone else Workers(run, workers, 1 if scheduler else None),
             progress=progress,
         )
     click.echo(f"{scene} → {', '.join(str(file) for file in files)}")
+
+
+def _describe(scene: str, model: str, options: PredictOptions) -> str:
+    from geoseg.model_file import load_spec
+    from geoseg.plan import plan_prediction
+
+    plan = plan_prediction(scene, load_spec(model), options)
+    bands = len(plan.spec.outputs) + options.uncertainty
+    pixels = plan.out_grid.height * plan.out_grid.width
+    size = pixels * bands * (4 if options.floats else 1)
+    return (
+        f"{scene}: {plan.grid.height} x {plan.grid.width} pixels of {plan.grid.gsd_m:.3g} m, "
+        f"{len(plan.tiles)} tiles of {plan.tiles.size} pixels, overlap {plan.tiles.overlap}"
+        f"{_describe_area(plan)}; outputs of {plan.out_grid.height} x {plan.out_grid.width} "
+        f"pixels, {size / 1e6:.0f} MB before compression"
+    )
+
+
+def _describe_area(plan: PredictPlan) -> str:
+    return "" if plan.area is None else f", {len(plan.area)} polygons of interest"

@@ -16,6 +16,7 @@ from geoseg.models.deeplabv2 import DeepLabV2
 from geoseg.models.deeplabv3 import DeepLabV3, DeepLabV3Plus
 from geoseg.models.fcn import FCN
 from geoseg.models.fpn import FPN
+from geoseg.models.pixelwise import Pixelwise
 from geoseg.models.retinanet import RetinaNet
 from geoseg.models.smp import SMPNetwork
 from geoseg.models.unet import UNet
@@ -55,6 +56,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "fcn32s": Architecture(partial(FCN, stride=32), "vgg16", _FCN),
     "fcn8s": Architecture(partial(FCN, stride=8), "vgg16", _FCN),
     "fpn": Architecture(FPN, "resnet50", "Lin et al. 2016, arXiv 1612.03144; Kirillov et al. 2019"),
+    "pixelwise": Architecture(Pixelwise, None, "logistic regression of a pixel's bands"),
     "retinanet": Architecture(
         RetinaNet, "resnet50", "Lin et al. 2017, arXiv 1708.02002", task="boxes"
     ),

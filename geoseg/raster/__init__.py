@@ -1,13 +1,15 @@
 """The one door for rasters: reads windows on any grid with their validity, writes GeoTIFFs."""
 
+from geoseg.raster.mosaic import write_mosaic
 from geoseg.raster.nearest import NearestRaster
 from geoseg.raster.opening import is_raster
-from geoseg.raster.prob import CLASS_TAG, is_mask, read_mask_classes, read_prob_info
+from geoseg.raster.prob import CLASS_TAG, SPREAD, is_mask, read_mask_classes, read_prob_info
 from geoseg.raster.reading import Scene, SceneInfo, read_info, read_tags
 from geoseg.raster.writing import open_for_writing, write_array, write_cog
 
 __all__ = [
     "CLASS_TAG",
+    "SPREAD",
     "NearestRaster",
     "Scene",
     "SceneInfo",
@@ -20,4 +22,5 @@ __all__ = [
     "read_tags",
     "write_array",
     "write_cog",
+    "write_mosaic",
 ]

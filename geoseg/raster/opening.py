@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
@@ -13,6 +15,11 @@ from rasterio.shutil import copy as gdal_copy
 
 from geoseg.errors import SceneReadError, one_line
 from geoseg.paths import is_missing
+
+# GDAL would keep decoded pixels until they fill a twentieth of the machine's memory, and a large
+# scene would seem to need that. Megabytes; enough for two rows of blocks of a wide scene.
+_CACHE_MB = 64
+os.environ.setdefault("GDAL_CACHEMAX", str(_CACHE_MB))
 
 
 def open_raster(path: str | Path) -> Any:
@@ -65,8 +72,13 @@ def describe(source: Any) -> str:
     with MemoryFile(ext=".vrt") as vrt:
         gdal_copy(source, vrt.name, driver="VRT")
         vrt.seek(0)
-        document: str = vrt.read().decode()
-    return document
+        document = ElementTree.fromstring(vrt.read())
+    # GDAL forgets to do so for the sources of a mask band.
+    for name in document.iter("SourceFilename"):
+        if name.get("relativeToVRT") == "1":
+            name.text = str(Path(source.name).parent / str(name.text))
+            name.set("relativeToVRT", "0")
+    return ElementTree.tostring(document, encoding="unicode")
 
 
 def open_description(document: str) -> Any:

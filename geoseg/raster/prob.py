@@ -8,6 +8,9 @@ from geoseg.errors import SceneReadError
 from geoseg.raster.opening import is_raster
 from geoseg.raster.reading import SceneInfo, read_info, read_tags
 
+# The name of the band that says how sure the probabilities beside it are.
+SPREAD = "uncertainty"
+
 # What the tags of a mask call its values.
 CLASS_TAG = "CLASS_{}"
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -12,7 +15,10 @@ import rasterio
 from rasterio.shutil import copy as gdal_copy
 
 from geoseg.grid import Grid
-from geoseg.journal import replace_file
+from geoseg.journal import LEAST_FREE, replace_file
+
+_SMALL = {"compress": "deflate", "zlevel": 6}
+_QUICK = {"compress": "zstd", "zstd_level": 1}
 
 _RGB = ("red", "green", "blue")
 
@@ -27,8 +33,10 @@ def open_for_writing(
     nodata: float | None = None,
     tags: dict[str, str] | None = None,
     descriptions: Sequence[str] = (),
+    scales: Sequence[float] = (),
     colormap: dict[int, tuple[int, int, int, int]] | None = None,
     masked: bool = True,
+    scratch: bool = False,
     **profile: Any,
 ) -> Iterator[Any]:
     """Opens a tiled, compressed GeoTIFF that is renamed to `path` only when complete.
@@ -41,8 +49,10 @@ def open_for_writing(
         nodata: Sentinel.
         tags: Dataset tags.
         descriptions: Name of each band.
+        scales: What each band's numbers are multiplied by to get what they mean.
         colormap: Colours of the first band's values.
         masked: Whether a mask may be written; it goes into the file itself.
+        scratch: Whether it is soon read again and thrown away: written in less time then.
         **profile: Further GeoTIFF creation options.
 
     Yields:
@@ -50,9 +60,8 @@ def open_for_writing(
     """
     options = {
         "driver": "GTiff",
-        "compress": "deflate",
+        **(_QUICK if scratch else _SMALL),
         "predictor": 2 if np.dtype(dtype).kind in "iu" else 3,
-        "zlevel": 6,
         "tiled": True,
         "blockxsize": 256,
         "blockysize": 256,
@@ -61,29 +70,30 @@ def open_for_writing(
         "photometric": "rgb" if tuple(descriptions) == _RGB else "minisblack",
         **profile,
     }
-    with (
-        replace_file(path) as partial,
-        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True) if masked else nullcontext(),
-        rasterio.open(
-            partial,
-            "w",
-            crs=grid.crs,
-            transform=grid.transform,
-            height=grid.height,
-            width=grid.width,
-            count=count,
-            dtype=dtype,
-            nodata=nodata,
-            **options,
-        ) as sink,
-    ):
-        if tags:
-            sink.update_tags(**tags)
-        for index, description in enumerate(descriptions, start=1):
-            sink.set_band_description(index, description)
-        if colormap:
-            sink.write_colormap(1, colormap)
-        yield sink
+    place = {"crs": grid.crs, "transform": grid.transform}
+    shape = {"height": grid.height, "width": grid.width, "count": count, "dtype": dtype}
+    stored = place | shape | {"nodata": nodata} | options
+    with replace_file(path) as partial:
+        with (
+            rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True) if masked else nullcontext(),
+            rasterio.open(partial, "w", **stored) as sink,
+        ):
+            if tags:
+                sink.update_tags(**tags)
+            for index, description in enumerate(descriptions, start=1):
+                sink.set_band_description(index, description)
+            if scales:
+                sink.scales = scales
+            if colormap:
+                sink.write_colormap(1, colormap)
+            yield sink
+        _check_written(partial)
+
+
+def _check_written(path: Path) -> None:
+    """Raises if the disk is full: the end of the file may not be there, and GDAL does not say."""
+    if shutil.disk_usage(path.parent).free < LEAST_FREE:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def write_array(
@@ -112,10 +122,10 @@ def write_array(
 
 
 def write_cog(source: str | Path, path: str | Path, *, resampling: str) -> None:
-    """Rewrites a GeoTIFF as a Cloud Optimized GeoTIFF with overviews.
+    """Rewrites a raster as a Cloud Optimized GeoTIFF with overviews.
 
     Args:
-        source: A complete GeoTIFF.
+        source: A complete raster.
         path: Final name; appears only when complete.
         resampling: How overviews are made: `average` for probabilities, `nearest` or `mode`
             for classes.
@@ -126,9 +136,11 @@ def write_cog(source: str | Path, path: str | Path, *, resampling: str) -> None:
             str(partial),
             driver="COG",
             compress="DEFLATE",
+            level=1,  # higher ones take three times as long to save a tenth
             predictor="YES",
             bigtiff="IF_SAFER",
             overview_resampling=resampling.upper(),
             blocksize="256",
-            num_threads="1",
+            num_threads="ALL_CPUS",
         )
+        _check_written(partial)

@@ -13,7 +13,7 @@ from rasterio.windows import Window
 from geoseg.errors import SceneReadError
 from geoseg.grid import Grid
 from geoseg.quantise import dequantise
-from geoseg.raster import Scene, SceneInfo, read_prob_info
+from geoseg.raster import SPREAD, Scene, SceneInfo, read_prob_info
 from geoseg.vectorize.thresholds import Classes
 
 _TOLERANCE = 1e-3  # a float raster may overshoot 0..1 by what resampling adds
@@ -148,12 +148,15 @@ class ClassProb(_OpenProb):
 
     def __init__(self, path: str | Path, classes: Classes) -> None:
         info = read_prob_info(path)
-        if len(info.bands) != len(classes.names):
+        bands = [
+            index for index, name in zip(info.indexes, info.bands, strict=True) if name != SPREAD
+        ]
+        if len(bands) != len(classes.names):
             raise SceneReadError(
                 f"{path}: has {len(info.bands)} bands for {len(classes.names)} classes; give the "
                 "prob.tif that predict wrote, with all its bands"
             )
-        super().__init__(path, list(info.indexes))
+        super().__init__(path, bands)
         self.classes = classes
 
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,292 @@
+"""What predicting a scene costs beside its network, what memory it takes, and how it scales.
+
+    python benchmarks/predict.py [null] [network] [workers] [memory] [--device cpu] [--repeat 3]
+
+Prints one JSON line per part, all of them where none is named; every figure is of this one run,
+on a synthetic town that is laid out again and again.
+
+- `null`: an 8192² scene through one 1x1 convolution, probabilities and mask written as Cloud
+  Optimized GeoTIFFs; the ratio to a bare loop that reads the same windows and writes as many
+  pixels into two plain GeoTIFFs.
+- `network`: tiles per second of `geoseg predict` with the DeepGlobe network; the ratio to that
+  network on the same batches, which lie in memory.
+- `workers`: two workers against one: the same bytes, and how many tiles more were predicted.
+- `memory`: peak memory of the whole verb, in a process of its own, on 4096², 16384² and 32768².
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import torch
+from rasterio.windows import Window
+
+from geoseg.execution import open_workers
+from geoseg.model_file import ModelSpec, load_model, save_model
+from geoseg.models import build_model
+from geoseg.options import PredictOptions
+from geoseg.plan import plan_prediction
+from geoseg.predict import Predictor, Workers, predict
+from geoseg.predict.block import BlockTask, choose_step, predict_block
+from geoseg.predict.reading import iter_batches
+from geoseg.predict.values import ValuesKind
+from geoseg.stitch import Block
+from geoseg.tiling import TilePlan
+from geoseg.town import build_town, write_town
+
+TOWN = 2048
+SIDE = 8192
+SIDES = (4096, 16384, 32768)
+SIZE, OVERLAP = 512, 128
+
+# Of the scene that the network is measured on: some tens of tiles.
+NETWORK_SIDE = {"cpu": 2048, "cuda": 8192}
+
+
+def main() -> None:
+    """Runs the parts that are named."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help="null, network, workers, memory")
+    parser.add_argument("--repeat", type=int, default=3, help="runs, of which the best counts")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu"))
+    arguments = parser.parse_args()
+    logging.disable(logging.WARNING)
+    measured = {"repeat": arguments.repeat, "device": arguments.device}
+    parts: dict[str, Callable[[Path], dict[str, Any]]] = {
+        "null": partial(null, **measured),
+        "network": partial(network, **measured),
+        "workers": partial(workers, **measured),
+        "memory": partial(memory, device=arguments.device),
+    }
+    unknown = [name for name in arguments.parts if name not in parts]
+    if unknown:
+        parser.error(f"{unknown[0]} is no part; choose from {', '.join(parts)}")
+    with tempfile.TemporaryDirectory() as work:
+        write_town(build_town(TOWN, TOWN, seed=7, gsd_m=0.5), Path(work))
+        for name in arguments.parts or parts:
+            print(json.dumps({"part": name, **parts[name](Path(work))}), flush=True)
+
+
+def make_model(folder: Path, arch: str, encoder: str | None = None) -> Path:
+    """A model file of random weights, of one output."""
+    path = folder / f"{arch}.safetensors"
+    spec = ModelSpec(
+        arch=arch, encoder=encoder, bands=("red", "green", "blue"), dtype="uint8",
+        mean=(110.0, 110.0, 100.0), std=(40.0, 40.0, 40.0), gsd_m=0.5, outputs=("building",),
+        size=SIZE, overlap=OVERLAP,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = build_model(arch, encoder, bands=spec.bands, outputs=1, options={})
+    save_model(path, model.state_dict(), spec)
+    return path
+
+
+def make_scene(folder: Path, side: int) -> Path:
+    """The town laid out until a square is full: a deflated GeoTIFF."""
+    path = folder / f"scene_{side}.tif"
+    if path.exists():
+        return path
+    with rasterio.open(folder / "scene.tif") as town:
+        pixels, profile = town.read(), town.profile
+    profile |= {"height": side, "width": side, "tiled": True, "compress": "deflate"}
+    profile |= {"blockxsize": 512, "blockysize": 512, "nodata": None}
+    with rasterio.open(path, "w", **profile) as sink:
+        for top in range(0, side, TOWN):
+            for left in range(0, side, TOWN):
+                sink.write(pixels, window=Window(left, top, TOWN, TOWN))
+        sink.descriptions = ("red", "green", "blue")
+    return path
+
+
+def make_vrt(folder: Path, side: int) -> Path:
+    """A scene of 8192² laid out until a larger square is full: a VRT."""
+    source, path = make_scene(folder, SIDE), folder / f"scene_{side}.vrt"
+    with rasterio.open(source) as scene:
+        wkt = scene.crs.to_wkt().replace('"', "&quot;")
+        geo = ", ".join(map(str, scene.transform.to_gdal()))
+        names = scene.descriptions
+    places = range(0, side, SIDE)
+    bands = "".join(
+        f'<VRTRasterBand dataType="Byte" band="{band}"><Description>{name}</Description>'
+        + "".join(
+            f'<SimpleSource><SourceFilename relativeToVRT="1">{source.name}</SourceFilename>'
+            f'<SourceBand>{band}</SourceBand><SrcRect xOff="0" yOff="0" xSize="{SIDE}" '
+            f'ySize="{SIDE}"/><DstRect xOff="{left}" yOff="{top}" xSize="{SIDE}" '
+            f'ySize="{SIDE}"/></SimpleSource>'
+            for top in places
+            for left in places
+        )
+        + "</VRTRasterBand>"
+        for band, name in enumerate(names, 1)
+    )
+    path.write_text(
+        f'<VRTDataset rasterXSize="{side}" rasterYSize="{side}"><SRS>{wkt}</SRS>'
+        f"<GeoTransform>{geo}</GeoTransform>{bands}</VRTDataset>"
+    )
+    return path
+
+
+def null(work: Path, *, repeat: int, device: str) -> dict[str, Any]:
+    """Seconds of predicting with one 1x1 convolution, and of the bare loop, in turn."""
+    scene, model = make_scene(work, SIDE), make_model(work, "pixelwise")
+    options = PredictOptions(device=device, footprints=False)
+    seconds: dict[str, list[float]] = {"bare": [], "all": []}
+    for turn in range(repeat + 1):  # the first one warms
+        start = time.perf_counter()
+        copy_windows(scene, work)
+        bare = time.perf_counter() - start
+        start = time.perf_counter()
+        predict(scene, model, work / f"null_{turn}", options=options)
+        if turn:
+            seconds["bare"].append(bare)
+            seconds["all"].append(time.perf_counter() - start)
+    best = {name: min(found) for name, found in seconds.items()}
+    return {
+        "seconds": {name: round(found, 2) for name, found in best.items()},
+        "ratio": round(best["bare"] / best["all"], 3),
+    }
+
+
+def copy_windows(scene: Path, work: Path) -> None:
+    """Reads the tiles of a scene one by one, and writes a band and its mask where they begin."""
+    with rasterio.open(scene) as source:
+        plan = TilePlan(source.height, source.width, SIZE, OVERLAP)
+        profile = source.profile | {"count": 1}
+        with (
+            rasterio.open(work / "bare_prob.tif", "w", **profile) as prob,
+            rasterio.open(work / "bare_mask.tif", "w", **profile) as mask,
+        ):
+            for tile in plan:
+                pixels = source.read(window=tile.window)
+                top, left = plan.rows.begin(tile.row), plan.columns.begin(tile.column)
+                height = plan.rows.settled(tile.row) - top
+                width = plan.columns.settled(tile.column) - left
+                y, x = top - tile.window.row_off, left - tile.window.col_off
+                part = pixels[0, y : y + height, x : x + width]
+                window = Window(left, top, width, height)
+                prob.write(part, 1, window=window)
+                mask.write((part > 127).astype(np.uint8), 1, window=window)
+
+
+def network(work: Path, *, repeat: int, device: str) -> dict[str, Any]:
+    """Tiles per second with the DeepGlobe network, of the bare network and of the verb's core."""
+    model = make_model(work, "deepglobe")
+    spec, weights = load_model(model)
+    predictor = Predictor(spec, weights, device)
+    side = NETWORK_SIDE[predictor.device.type]
+    plan = plan_prediction(make_scene(work, side), spec)
+    folder = work / "bands"
+    folder.mkdir(exist_ok=True)
+    task = BlockTask(
+        folder, plan.scene, plan.grid, Block.whole(plan.tiles), (model,), device, "none",
+        None, 2, ValuesKind(spec.outputs),
+    )  # fmt: skip
+    step = choose_step(task)
+    with plan.scene.open(plan.grid) as scene:
+        batches = [
+            (batch.data, batch.valid)
+            for batch in iter_batches(scene, task.block, batch_size=step.batch_size)
+        ]
+    best = {"bare": np.inf, "ours": np.inf}
+    for _ in range(repeat):
+        start = time.perf_counter()
+        run_bare(predictor, batches)
+        best["bare"] = min(best["bare"], time.perf_counter() - start)
+        start = time.perf_counter()
+        predict_block(task)
+        best["ours"] = min(best["ours"], time.perf_counter() - start)
+    tiles = len(plan.tiles)
+    return {
+        "device": str(predictor.device),
+        "tiles": tiles,
+        "batch_size": step.batch_size,
+        "tiles_per_s": {name: round(tiles / seconds, 2) for name, seconds in best.items()},
+        "ratio": round(best["bare"] / best["ours"], 3),
+    }
+
+
+@torch.inference_mode()
+def run_bare(predictor: Predictor, batches: list[Any]) -> None:
+    """The network alone on batches that lie, normalised, where it computes."""
+    (one,) = predictor.networks
+    data, valid = batches[0]
+    image = one.normalise(predictor.send(data), predictor.send(valid)[:, None])
+    image = image.contiguous(memory_format=torch.channels_last)
+    for _ in batches:
+        prob = one.prob(image)
+    prob.flatten()[0].item()  # waits until all of it is computed
+
+
+def workers(work: Path, *, repeat: int, device: str) -> dict[str, Any]:
+    """Two workers against one."""
+    del repeat
+    scene, model = make_scene(work, SIDE), make_model(work, "pixelwise")
+    options = PredictOptions(device=device)
+    predict(scene, model, work / "one.tif", options=options)
+    counts: list[int] = []
+    with open_workers(2) as run:
+
+        def counted(function: Any, tasks: Any) -> Any:
+            for result in run(function, tasks):
+                counts.extend([result] if isinstance(result, int) else [])
+                yield result
+
+        two = Workers(counted, 2)
+        predict(scene, model, work / "two.tif", options=options, workers=two)
+    with rasterio.open(scene) as source:
+        tiles = len(TilePlan(source.height, source.width, SIZE, OVERLAP))
+    return {
+        "same_bytes": (work / "one.tif").read_bytes() == (work / "two.tif").read_bytes(),
+        "tiles": tiles,
+        "tiles_of_two": sum(counts),
+        "more": round(sum(counts) / tiles - 1, 4),
+    }
+
+
+def memory(work: Path, *, device: str) -> dict[str, Any]:
+    """Peak memory of the whole verb in MB, by the scene's side."""
+    model = make_model(work, "pixelwise")
+    peaks, spent = {}, {}
+    for side in SIDES:
+        scene = make_scene(work, side) if side < SIDE else make_vrt(work, side)
+        words = [scene, "-m", model, "-o", work / f"large_{side}.tif", "--device", device]
+        command = [sys.executable, "-c", MEASURED_VERB, "predict", *map(str, words)]
+        said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        found = json.loads(said.splitlines()[-1])
+        peaks[side], spent[side] = found["peak_mb"], found["seconds"]
+    return {
+        "peak_mb": peaks,
+        "seconds": spent,
+        "growth_mb": round(max(peaks.values()) - min(peaks.values()), 1),
+    }
+
+
+# The peak that `resource` knows is no less than that of the process that started this one.
+MEASURED_VERB = """
+import json, re, time
+from pathlib import Path
+from geoseg.cli import main
+start = time.perf_counter()
+try:
+    main()
+finally:
+    peak_kb = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]
+    seconds = time.perf_counter() - start
+    print(json.dumps({"peak_mb": round(int(peak_kb) / 1024, 1), "seconds": round(seconds, 1)}))
+"""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,394 @@
+"""Scene → probabilities → mask and footprints."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from geoseg.boxes.predict import predict_boxes
+from geoseg.drift import warn_of_drift
+from geoseg.errors import ConfigError, GridMismatchError
+from geoseg.journal import Journal, check_output, claim_output, describe_job
+from geoseg.model_file import ModelSpec, load_model, load_spec
+from geoseg.models import task_of
+from geoseg.options import PredictOptions, Thresholds, VectorizeOptions
+from geoseg.paths import absolute_path
+from geoseg.plan import PredictPlan, Progress, plan_prediction
+from geoseg.predict.block import BlockTask, Step, choose_step, predict_block
+from geoseg.predict.dealing import deal_blocks, deal_panels, list_bands
+from geoseg.predict.memory import count_panels
+from geoseg.predict.outputs import Rasters
+from geoseg.predict.values import ValuesKind
+from geoseg.stitch import Block
+from geoseg.vector import WRITABLE_SUFFIXES
+from geoseg.vectorize import (
+    CLASSES_TAG,
+    THRESHOLDS_TAG,
+    describe_classes,
+    refuse_thresholds,
+    vectorize,
+)
+
+logger = logging.getLogger(__name__)
+
+_RASTER_SUFFIXES = (".tif", ".tiff")
+
+Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who predicts the blocks of a scene.
+
+    Attributes:
+        run: Calls a function on every task and yields the results in order, an exception for a
+            task that was lost; None does so in this process.
+        count: How many work at a time.
+        threads: Batches that each of them predicts at a time on a CPU.
+    """
+
+    run: Run | None = None
+    count: int = 1
+    threads: int | None = None
+
+
+def predict(
+    scene: str | Path,
+    model: str | Path | Sequence[str | Path],
+    output: str | Path,
+    *,
+    options: PredictOptions | None = None,
+    thresholds: VectorizeOptions | None = None,
+    overwrite: bool = False,
+    workers: Workers | None = None,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Predicts a scene. An interrupted run goes on when it is started again.
+
+    Args:
+        scene: Any raster that GDAL opens.
+        model: A model file that `geoseg train` wrote, or several whose probabilities are
+            averaged; bands, pixel size, tiles and thresholds are the first one's.
+        output: A folder for `prob.tif`, `mask.tif` and `footprints.gpkg`; or one file: a
+            `.tif` for probabilities, a vector format for footprints. Of a model of boxes there
+            are footprints alone.
+        options: How to predict.
+        thresholds: Replace the model's.
+        overwrite: Replace the output if it is there.
+        workers: Who predicts; the bytes do not depend on it.
+        progress: Told the finished and the total number of tiles, then of the CRF's blocks.
+
+    Returns:
+        The files written.
+
+    Raises:
+        GeosegError: If scene, model and output do not work together; nothing is written then.
+    """
+    options, models = options or PredictOptions(), _list_models(model)
+    inputs = [scene, *models, *([options.aoi] if options.aoi else [])]
+    output = check_output(output, overwrite=overwrite, inputs=inputs)
+    suffix = _check_suffix(output)
+    spec = _common_spec(models)
+    plan = plan_prediction(scene, spec, options)
+    chosen = _choose_thresholds(spec, thresholds)
+    warn_of_drift(plan.scene, spec)
+    if task_of(spec.arch) == "boxes":
+        if workers is not None and workers.run is not None:
+            logger.warning("%s finds boxes, which this process does alone", models[0])
+        _, weights = load_model(models[0])
+        return predict_boxes(
+            plan, weights, output, options, chosen, overwrite=overwrite, progress=progress
+        )
+    kept = options.model_dump(exclude={"max_memory_gb", "block_rows"})
+    job = describe_job("predict", kept, chosen.model_dump(), suffix, files=inputs)
+    names = _output_names(suffix, options)
+    # Footprints may be several files, which their writer puts in their place together.
+    file = None if suffix in WRITABLE_SUFFIXES else names[0] if suffix else ""
+    with (
+        claim_output(output, overwrite=overwrite, inputs=inputs, job=job, file=file) as folder,
+        Journal(folder, job) as journal,
+    ):
+        predicting = _Predicting(plan, models, options, folder / "bands", journal, progress)
+        bands = predicting.predict_bands(workers or Workers())
+        targets = [output] if file is None else [folder / name for name in names]
+        _write_outputs(plan, chosen, options, predicting.values, bands, folder, targets, progress)
+        predicting.clear()
+    return [output] if suffix else [output / name for name in names]
+
+
+def _list_models(model: str | Path | Sequence[str | Path]) -> tuple[Path, ...]:
+    models = [model] if isinstance(model, str | Path) else list(model)
+    if not models:
+        raise ConfigError("no model is named; pass the model.safetensors that geoseg train wrote")
+    return tuple(Path(model).absolute() for model in models)
+
+
+def _common_spec(models: Sequence[Path]) -> ModelSpec:
+    """The header of the first model, if the others can be averaged with it."""
+    first, *others = [load_spec(model) for model in models]
+    for path, spec in zip(models[1:], others, strict=True):
+        if task_of(first.arch) == "boxes" or task_of(spec.arch) == "boxes":
+            raise GridMismatchError(
+                f"{path}: models of boxes have no probabilities that could be averaged; give one"
+            )
+        for name in ("bands", "outputs", "exclusive", "size"):
+            mine, its = getattr(first, name), getattr(spec, name)
+            if mine != its:
+                raise GridMismatchError(
+                    f"{path}: has {name} {_words(its)}, {models[0]} has {_words(mine)}; models "
+                    "that are averaged must agree in that"
+                )
+        if abs(spec.gsd_m / first.gsd_m - 1) > 0.05:
+            raise GridMismatchError(
+                f"{path}: wants pixels of {spec.gsd_m:.3g} m, {models[0]} of {first.gsd_m:.3g} m; "
+                "models that are averaged must agree in that"
+            )
+    return first
+
+
+def _words(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _choose_thresholds(spec: ModelSpec, thresholds: VectorizeOptions | None) -> Thresholds:
+    thresholds = thresholds or VectorizeOptions()
+    if spec.exclusive:
+        refuse_thresholds(thresholds)
+    return thresholds.over(spec.thresholds)
+
+
+def _check_suffix(output: Path) -> str:
+    """The suffix of an output file, or nothing for a folder."""
+    suffix = "" if output.is_dir() else output.suffix.lower()
+    if suffix and suffix not in (*_RASTER_SUFFIXES, *WRITABLE_SUFFIXES):
+        choices = ", ".join((*_RASTER_SUFFIXES[:1], *WRITABLE_SUFFIXES))
+        raise ConfigError(
+            f"{output}: cannot tell what to write by {suffix}; use a folder or one of {choices}"
+        )
+    return suffix
+
+
+def _output_names(suffix: str, options: PredictOptions) -> tuple[str, ...]:
+    if suffix in _RASTER_SUFFIXES:
+        return ("prob.tif",)
+    if suffix:
+        return (f"footprints{suffix}",)
+    rasters = ("prob.tif", "mask.tif")
+    return (*rasters, "footprints.gpkg") if options.footprints else rasters
+
+
+class _Predicting:
+    """The bands of a scene, in a folder that outlives an interruption."""
+
+    def __init__(
+        self,
+        plan: PredictPlan,
+        models: tuple[Path, ...],
+        options: PredictOptions,
+        folder: Path,
+        journal: Journal,
+        progress: Progress | None,
+    ) -> None:
+        self._plan, self._models, self._options = plan, models, options
+        self._folder, self._journal, self._progress = folder, journal, progress
+        self.values = ValuesKind(plan.spec.outputs, options.uncertainty, options.floats)
+
+    def predict_bands(self, workers: Workers) -> list[tuple[Path, Any]]:
+        """Predicts those that are not there yet; the files of all, with their windows."""
+        self._folder.mkdir(exist_ok=True)
+        run = workers.run or map
+        task = self._first_task(workers)
+        step = self._agree_on_step(run, task)
+        task = replace(task, device=step.device, batch_size=step.batch_size)
+        panels = self._deal_panels()
+        blocks = deal_blocks(
+            panels, self._folder, workers=workers.count, rows=self._options.block_rows
+        )
+        tasks = [replace(task, block=block) for block in blocks]
+        bands = list_bands(panels, self._folder)
+        total = len(self._plan.tiles)
+        if workers.run is None:
+            counter = _Counter(self._progress, total, sum(len(task.block) for task in tasks))
+            for one in tasks:
+                predict_block(one, counter.add)
+        else:
+            with _watching(self._progress, total, [path for path, _ in bands]):
+                for result in run(predict_block, tasks):
+                    if isinstance(result, Exception):
+                        raise result
+        return bands
+
+    def clear(self) -> None:
+        """Removes the bands."""
+        for path in self._folder.iterdir():
+            path.unlink()
+        self._folder.rmdir()
+
+    def _first_task(self, workers: Workers) -> BlockTask:
+        plan, options = self._plan, self._options
+        return BlockTask(
+            folder=self._folder,
+            scene=replace(plan.scene, path=absolute_path(plan.scene.path)),
+            grid=plan.grid,
+            block=Block.whole(plan.tiles),
+            models=self._models,
+            device=options.device,
+            tta=options.tta,
+            batch_size=options.batch_size,
+            threads=workers.threads or max(1, _count_cores() // workers.count),
+            values=self.values,
+            area=plan.area,
+        )
+
+    def _agree_on_step(self, run: Run, task: BlockTask) -> Step:
+        """What an earlier run chose, since the bytes depend on it; else what a worker says."""
+        if "step" not in self._journal.done:
+            (found,) = run(choose_step, [task])
+            if isinstance(found, Exception):
+                raise found
+            self._journal.add("step", [found.device, found.batch_size])
+        return Step(*self._journal.done["step"])
+
+    def _deal_panels(self) -> list[Block]:
+        """As an earlier run dealt them."""
+        if "panels" not in self._journal.done:
+            count = count_panels(self._plan.tiles, self.values, self._options.max_memory_gb)
+            self._journal.add("panels", count)
+        return deal_panels(self._plan.tiles, self._journal.done["panels"])
+
+
+class _Counter:
+    """Says how many tiles are done; those of an earlier run are."""
+
+    def __init__(self, progress: Progress | None, total: int, missing: int) -> None:
+        self._progress, self._total, self._done = progress, total, max(0, total - missing)
+
+    def add(self, count: int) -> None:
+        self._done += count
+        if self._progress:
+            self._progress(min(self._done, self._total), self._total, "tiles")
+
+
+@contextmanager
+def _watching(progress: Progress | None, total: int, bands: Sequence[Path]) -> Iterator[None]:
+    """Says how many tiles are done by the bands that are there, while others predict."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while progress and not done.wait(1.0):
+            there = sum(path.exists() for path in bands)
+            progress(total * there // len(bands), total, "tiles")
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+        if progress:
+            progress(total, total, "tiles")
+    finally:
+        done.set()
+        thread.join()
+
+
+def _write_outputs(
+    plan: PredictPlan,
+    thresholds: Thresholds,
+    options: PredictOptions,
+    values: ValuesKind,
+    bands: Iterable[tuple[Path, Any]],
+    folder: Path,
+    targets: Sequence[Path],
+    progress: Progress | None,
+) -> None:
+    """Makes the outputs of bands, and removes what lies between them."""
+    spec = plan.spec
+    tags = {THRESHOLDS_TAG: thresholds.model_dump_json()}
+    if not values.floats:
+        tags["GEOSEG_SCALE"] = str(1 / 255)
+    if spec.exclusive:
+        tags[CLASSES_TAG] = describe_classes(spec.classes, spec.background)
+    rasters = Rasters(plan, folder, values, tags)
+    prob = rasters.join(bands, options, progress)
+    wanted = {target.name: target for target in targets}
+    if "prob.tif" in wanted:
+        rasters.write(prob, wanted["prob.tif"], wanted.get("mask.tif"), thresholds)
+    if targets[-1].suffix.lower() in WRITABLE_SUFFIXES:
+        vectorize(prob, targets[-1], overwrite=True)
+    for path in folder.iterdir():
+        if path.name.startswith(("stitched.", "refined.", "placed.")):
+            path.unlink()
+
+
+def _count_cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        return os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class PredictTask:
+    """One scene to predict: a recipe that any process can carry out; see `predict`."""
+
+    scene: str | Path
+    model: str | Path
+    output: Path
+    options: PredictOptions
+    thresholds: VectorizeOptions
+
+
+def predict_scenes(
+    scenes: Sequence[str | Path],
+    model: str | Path,
+    output: str | Path,
+    *,
+    options: PredictOptions | None = None,
+    thresholds: VectorizeOptions | None = None,
+    run: Run = map,
+) -> list[Path]:
+    """Predicts scenes, each into a folder of its name; those that are there already stay.
+
+    Args:
+        scenes: The scenes.
+        model: A model file that `geoseg train` wrote.
+        output: Where the folders lie.
+        options: How to predict.
+        thresholds: Replace the model's.
+        run: Calls a function on every task and yields the results in order, an exception for
+            a task that was lost; `map` does so in this process.
+
+    Returns:
+        The folders.
+
+    Raises:
+        ConfigError: If two scenes have one name.
+        GeosegError: As `predict` raises it.
+    """
+    folders = [Path(output) / Path(scene).stem for scene in scenes]
+    repeated = next((folder for folder in folders if folders.count(folder) > 1), None)
+    if repeated:
+        raise ConfigError(
+            f"two scenes have one name, {repeated.name}; their results would share a folder"
+        )
+    tasks = [
+        PredictTask(
+            scene, model, folder, options or PredictOptions(), thresholds or VectorizeOptions()
+        )
+        for scene, folder in zip(scenes, folders, strict=True)
+        if not folder.exists()
+    ]
+    for lost in run(predict_task, tasks):
+        if isinstance(lost, Exception):
+            raise lost
+    return folders
+
+
+def predict_task(task: PredictTask) -> None:
+    """Predicts one scene."""
+    predict(task.scene, task.model, task.output, options=task.options, thresholds=task.thresholds)

@@ -1,0 +1,502 @@
+"""The same bytes however a scene is cut, whoever predicts it, and whenever it is interrupted."""
+
+import os
+import random
+import re
+import subprocess
+import sys
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+import torch
+from rasterio.windows import Window
+from rio_cogeo.cogeo import cog_validate
+from shapely.geometry import box
+
+from geoseg.errors import ConfigError, DiskFullError, GeosegError, GridMismatchError
+from geoseg.execution import open_workers
+from geoseg.model_file import ModelSpec, load_model, save_model
+from geoseg.models import build_model
+from geoseg.options import PredictOptions, Thresholds, VectorizeOptions
+from geoseg.predict import Predictor, Workers, predict
+from geoseg.predict.block import BlockTask, _Limit, predict_block
+from geoseg.predict.dealing import deal_blocks, deal_panels
+from geoseg.raster import Scene, read_info, write_array
+from geoseg.tiling import TilePlan
+from geoseg.town import build_town, write_town
+from geoseg.vector import read_footprints
+
+SPEC = ModelSpec(
+    arch="unet",
+    encoder=None,
+    options={"width": 4, "depth": 2},
+    bands=("red", "green", "blue"),
+    dtype="uint8",
+    mean=(110.0, 110.0, 100.0),
+    std=(40.0, 40.0, 40.0),
+    gsd_m=0.5,
+    size=32,
+    overlap=12,
+    thresholds=Thresholds(body=0.5, min_area_m2=2.0),
+)
+
+
+def make_model(path, seed=0, **changes):
+    spec = SPEC.model_copy(update=changes)
+    torch.manual_seed(seed)
+    network = build_model(
+        spec.arch, spec.encoder, bands=spec.bands, outputs=len(spec.outputs), options=spec.options
+    )
+    save_model(path, network.state_dict(), spec)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp("model") / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory):
+    """Ten rows of tiles, eleven columns; a corner of nodata."""
+    town = build_town(197, 231, seed=3, gsd_m=0.5)
+    scene, _ = write_town(town, tmp_path_factory.mktemp("town"))
+    return town, scene
+
+
+@pytest.fixture(scope="module")
+def whole(town, model, tmp_path_factory):
+    """prob.tif, predicted in one piece."""
+    path = tmp_path_factory.mktemp("whole") / "prob.tif"
+    predict(town[1], model, path, options=cpu())
+    return path.read_bytes()
+
+
+def cpu(**options):
+    return PredictOptions(device="cpu", **options)
+
+
+def read(path):
+    with Scene(path) as scene:
+        return scene.read()
+
+
+# The same bytes
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7])
+def test_blocks_of_any_height_give_the_same_bytes(town, model, whole, tmp_path, rows):
+    predict(town[1], model, tmp_path / "prob.tif", options=cpu(block_rows=rows))
+    assert (tmp_path / "prob.tif").read_bytes() == whole
+
+
+@pytest.mark.parametrize("rows", [None, 3])
+def test_panels_give_the_same_bytes(town, model, whole, tmp_path, rows):
+    narrow = cpu(max_memory_gb=1e-4, block_rows=rows)
+    plan = TilePlan(197, 231, 32, 12)
+    assert len(deal_panels(plan, 9)) == 2
+    predict(town[1], model, tmp_path / "prob.tif", options=narrow)
+    assert (tmp_path / "prob.tif").read_bytes() == whole
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_give_the_same_bytes(town, model, whole, tmp_path, threads):
+    predict(town[1], model, tmp_path / "prob.tif", options=cpu(), workers=Workers(threads=threads))
+    assert (tmp_path / "prob.tif").read_bytes() == whole
+    assert torch.get_num_threads() > 0
+
+
+def test_two_workers_give_the_same_bytes(town, model, whole, tmp_path):
+    told = []
+    with open_workers(2) as run:
+        predict(
+            town[1], model, tmp_path / "prob.tif", options=cpu(), workers=Workers(run, 2),
+            progress=lambda done, total, what: told.append((done, total, what)),
+        )  # fmt: skip
+    assert (tmp_path / "prob.tif").read_bytes() == whole
+    assert told[-1] == (110, 110, "tiles")
+
+
+def test_a_worker_predicts_one_row_more_than_its_own(tmp_path):
+    plan = TilePlan(8192, 8192, 512, 128)
+    panels = deal_panels(plan, 1)
+    alone, two = (deal_blocks(panels, tmp_path, workers=workers) for workers in (1, 2))
+    assert [block.rows for block in alone] == [(0, 21)]
+    assert [block.rows for block in two] == [(0, 11), (11, 21)]
+    assert sum(map(len, two)) / len(plan) < 1.05
+    many = deal_blocks(deal_panels(TilePlan(32768, 32768, 512, 128), 1), tmp_path, workers=4)
+    assert [block.rows[0] for block in many] == [0, 20, 40, 60, 80]
+
+
+# Interruptions
+
+
+class Stopped(BaseException):
+    """What nobody catches."""
+
+
+def test_interrupted_at_ten_random_moments_it_ends_with_the_same_bytes(
+    town, model, whole, tmp_path, monkeypatch
+):
+    moments = random.Random(0)
+    predicted = []
+
+    def stopping_after(tiles):
+        def block(task: BlockTask, count=None):
+            left = [tiles]
+
+            def tell(more):
+                left[0] -= more
+                predicted.append(more)
+                count(more)
+                if left[0] < 0:
+                    raise Stopped
+
+            return predict_block(task, tell)
+
+        return block
+
+    interrupted = 0
+    while interrupted < 10:
+        after = moments.randrange(5, 35)
+        monkeypatch.setattr("geoseg.predict.scene.predict_block", stopping_after(after))
+        try:
+            predict(town[1], model, tmp_path / "prob.tif", options=cpu())
+        except Stopped:
+            interrupted += 1
+            assert not (tmp_path / "prob.tif").exists()
+        else:
+            assert (tmp_path / "prob.tif").read_bytes() == whole
+            (tmp_path / "prob.tif").unlink()
+    monkeypatch.undo()
+    predict(town[1], model, tmp_path / "prob.tif", options=cpu())
+    assert (tmp_path / "prob.tif").read_bytes() == whole
+    assert [path.name for path in tmp_path.iterdir()] == ["prob.tif"]
+    assert sum(predicted) > 110
+
+
+KILLED = """
+import os, random, signal, sys, time
+from pathlib import Path
+from geoseg.options import PredictOptions
+from geoseg.predict import predict
+
+scene, model, output = sys.argv[1:]
+moments = random.Random(1)
+options = PredictOptions(device="cpu")
+killed = 0
+while killed < 10:
+    child = os.fork()
+    if child == 0:
+        predict(scene, model, output, options=options)
+        os._exit(0)
+    time.sleep(moments.uniform(0.05, 0.45))
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    killed += 1
+    if Path(output).exists():
+        break
+child = os.fork()
+if child == 0:
+    predict(scene, model, output, options=options, overwrite=True)
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_killed_ten_times_it_ends_with_the_same_bytes(town, model, whole, tmp_path):
+    words = [sys.executable, "-c", KILLED, town[1], model, tmp_path / "prob.tif"]
+    subprocess.run([str(word) for word in words], check=True, timeout=120)
+    assert (tmp_path / "prob.tif").read_bytes() == whole
+    assert [path.name for path in tmp_path.iterdir()] == ["prob.tif"]
+
+
+def test_another_job_does_not_take_up_what_was_left(town, model, whole, tmp_path, monkeypatch):
+    def stop(task, count=None):
+        predict_block(task, count)
+        raise Stopped
+
+    monkeypatch.setattr("geoseg.predict.scene.predict_block", stop)
+    with pytest.raises(Stopped):
+        predict(town[1], model, tmp_path / "prob.tif", options=cpu(tta="flips"))
+    monkeypatch.undo()
+    predict(town[1], model, tmp_path / "prob.tif", options=cpu())
+    assert (tmp_path / "prob.tif").read_bytes() == whole
+
+
+def test_a_full_disk_ends_with_one_line_and_a_run_that_goes_on(town, model, whole, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = ["mount", "-t", "tmpfs", "-o", "size=1100k", "tmpfs", str(small)]
+    if subprocess.run(mounted, capture_output=True, check=False).returncode:
+        pytest.skip("a small disk can be mounted by root alone")
+    try:
+        with pytest.raises(DiskFullError, match="the disk is full; free some space and run"):
+            predict(town[1], model, small / "prob.tif", options=cpu())
+        assert not (small / "prob.tif").exists()
+        left = sum(1 for _ in small.rglob("*.tif"))
+        subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)
+        predict(town[1], model, small / "prob.tif", options=cpu())
+        assert (small / "prob.tif").read_bytes() == whole
+        assert left > 0
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+# What is stored
+
+
+def test_outputs_are_cloud_optimized_and_say_what_they_hold(town, model, tmp_path):
+    built, scene = town
+    predict(scene, model, tmp_path / "out", options=cpu())
+    for name in ("prob.tif", "mask.tif"):
+        valid, errors, warnings = cog_validate(tmp_path / "out" / name, strict=True)
+        assert (valid, errors, warnings) == (True, [], []), name
+        assert read_info(tmp_path / "out" / name).grid == built.grid
+    with rasterio.open(tmp_path / "out" / "prob.tif") as prob:
+        assert prob.descriptions == ("building", "border")
+        assert prob.scales == (1 / 255, 1 / 255)
+        assert prob.tags()["GEOSEG_SCALE"] == str(1 / 255)
+    with rasterio.open(tmp_path / "out" / "mask.tif") as mask:
+        assert mask.colormap(1)[1] == (227, 74, 51, 255)
+        assert mask.tags()["CLASS_1"] == "building"
+
+
+def test_floats_and_bytes_hold_the_same_probabilities(town, model, tmp_path):
+    _, scene = town
+    predict(scene, model, tmp_path / "floats.tif", options=cpu(floats=True))
+    predict(scene, model, tmp_path / "bytes.tif", options=cpu())
+    floats, valid = read(tmp_path / "floats.tif")
+    stored, known = read(tmp_path / "bytes.tif")
+    assert floats.dtype == np.float32
+    assert np.array_equal(valid, known)
+    assert np.array_equal(np.rint(floats * 255), stored)
+
+
+def test_uncertainty_is_the_deviation_of_what_was_averaged(town, model, tmp_path):
+    built, scene = town
+    options = cpu(floats=True, uncertainty=True, overlap=0, tta="d4", batch_size=1)
+    predict(scene, model, tmp_path / "prob.tif", options=options)
+    data, _ = read(tmp_path / "prob.tif")
+    assert read_info(tmp_path / "prob.tif").bands == ("building", "border", "uncertainty")
+    predictor = Predictor(*load_model(model), "cpu")
+    tile = np.where(built.valid, built.image, 0)[None, :, 32:64, 64:96]
+    views = []
+    for turns in range(4):
+        for mirrored in (False, True):
+            seen = np.rot90(tile[..., ::-1] if mirrored else tile, turns, (-2, -1))
+            said = predictor(np.ascontiguousarray(seen), np.ones((1, 32, 32), bool))[0]
+            said = np.rot90(said, -turns, (-2, -1))
+            views.append(said[..., ::-1] if mirrored else said)
+    place = (slice(None), slice(32, 64), slice(64, 96))
+    np.testing.assert_allclose(data[place][:2], np.mean(views, axis=0), atol=0.01)
+    np.testing.assert_allclose(data[place][2], np.std(views, axis=0).max(axis=0), atol=0.01)
+    assert data[2].max() > 0.01
+    alone = cpu(floats=True, uncertainty=True, overlap=0)
+    predict(scene, model, tmp_path / "alone.tif", options=alone)
+    assert read(tmp_path / "alone.tif")[0][2].max() < 1e-3  # each pixel was seen once
+
+
+def test_uncertainty_in_bytes_has_its_own_scale(town, model, tmp_path):
+    _, scene = town
+    stored = {"uncertainty": True, "tta": "flips"}
+    predict(scene, model, tmp_path / "floats.tif", options=cpu(floats=True, **stored))
+    low = VectorizeOptions(body=0.4, seed=0.4)
+    predict(scene, model, tmp_path / "out", options=cpu(**stored), thresholds=low)
+    predict(scene, model, tmp_path / "f.gpkg", options=cpu(tta="flips"), thresholds=low)
+    with rasterio.open(tmp_path / "out" / "prob.tif") as prob:
+        assert prob.scales[2] == 0.5 / 255
+        found = prob.read(3) * prob.scales[2]
+    np.testing.assert_allclose(found, read(tmp_path / "floats.tif")[0][2], atol=0.5 / 255)
+    footprints = read_footprints(tmp_path / "out" / "footprints.gpkg")
+    assert footprints.equals(read_footprints(tmp_path / "f.gpkg"))
+    assert len(footprints) > 0
+
+
+def test_models_are_averaged(town, model, tmp_path):
+    _, scene = town
+    other = make_model(tmp_path / "other.safetensors", seed=5)
+    for name, models in (("a", [model]), ("b", [other]), ("both", [model, other])):
+        predict(scene, models, tmp_path / f"{name}.tif", options=cpu(floats=True))
+    one, two, both = (read(tmp_path / f"{name}.tif")[0] for name in ("a", "b", "both"))
+    np.testing.assert_allclose(both, (one + two) / 2, atol=1e-6)
+    assert np.abs(one - two).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"gsd_m": 0.8}, "wants pixels of 0.8 m, .* of 0.5 m"),
+        ({"size": 64}, "has size 64, .* has 32"),
+        ({"outputs": ("building",)}, "has outputs building, .* has building, border"),
+    ],
+)
+def test_models_that_cannot_be_averaged(town, model, tmp_path, changes, message):
+    other = make_model(tmp_path / "other.safetensors", **changes)
+    with pytest.raises(GridMismatchError, match=message):
+        predict(town[1], [model, other], tmp_path / "prob.tif", options=cpu())
+
+
+# Ground of interest
+
+
+def test_only_ground_of_interest_is_predicted(town, model, whole, tmp_path):
+    built, scene = town
+    transform = built.grid.transform
+    (left, top), (right, bottom) = transform @ (40.2, 50.2), transform @ (90.7, 81.4)
+    area = gpd.GeoDataFrame(geometry=[box(left, bottom, right, top)], crs=built.grid.crs.to_wkt())
+    area.to_crs(4326).to_file(tmp_path / "aoi.geojson")
+    told = []
+    predict(
+        scene, model, tmp_path / "prob.tif", options=cpu(aoi=str(tmp_path / "aoi.geojson")),
+        progress=lambda done, total, what: told.append((done, total)),
+    )  # fmt: skip
+    found, valid = read(tmp_path / "prob.tif")
+    wanted = np.zeros_like(valid)
+    wanted[50:81, 40:91] = True
+    assert np.array_equal(valid, wanted & built.valid)
+    (tmp_path / "whole.tif").write_bytes(whole)
+    everything, _ = read(tmp_path / "whole.tif")
+    assert np.array_equal(found[:, 55:76, 45:86], everything[:, 55:76, 45:86])
+    assert found[:, ~valid].max() == 0
+    assert told[-1] == (110, 110)
+
+
+def test_ground_of_interest_elsewhere(town, model, tmp_path):
+    gpd.GeoDataFrame(geometry=[box(8, 50, 8.1, 50.1)], crs=4326).to_file(tmp_path / "aoi.gpkg")
+    with pytest.raises(GridMismatchError, match="none of its polygons lies on"):
+        predict(town[1], model, tmp_path / "p.tif", options=cpu(aoi=str(tmp_path / "aoi.gpkg")))
+
+
+# Scenes unlike those that were learnt
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (lambda image: image, None),
+        (lambda image: image // 3 + 1, "band .* has mean"),
+        (lambda image: np.clip(image // 5 + 95, 1, 255), "and deviation"),
+    ],
+)
+def test_a_scene_unlike_the_models_is_named(tmp_path, caplog, changed, words):
+    town = build_town(150, 210, seed=3, gsd_m=0.5, nodata_corner=False)
+    mean, std = (f(town.image.reshape(3, -1), axis=1) for f in (np.mean, np.std))
+    model = make_model(tmp_path / "model.safetensors", mean=tuple(mean), std=tuple(std))
+    image = changed(town.image).astype(np.uint8)
+    write_array(tmp_path / "scene.tif", town.grid, image, descriptions=SPEC.bands)
+    predict(tmp_path / "scene.tif", model, tmp_path / "prob.tif", options=cpu())
+    if words is None:
+        assert caplog.text == ""
+    else:
+        assert re.search(
+            f"scene.tif: is unlike what the model was trained on.*{words}", caplog.text
+        )
+
+
+# Odd pixels, lack of memory
+
+
+def test_a_pixel_that_is_no_number_spoils_only_its_surroundings(tmp_path):
+    model = make_model(tmp_path / "model.safetensors", dtype="float32", size=64, overlap=16)
+    town = build_town(130, 190, seed=4, nodata_corner=False)
+    pixels = town.image.astype(np.float32)
+    bands = {"descriptions": SPEC.bands}
+    write_array(tmp_path / "clean.tif", town.grid, pixels, **bands)
+    pixels[1, 70, 100] = np.nan
+    pixels[:, 20:25, 30:33] = -9999
+    write_array(tmp_path / "holes.tif", town.grid, pixels, nodata=-9999, **bands)
+    for name in ("clean", "holes"):
+        predict(
+            tmp_path / f"{name}.tif", model, tmp_path / f"{name}_prob.tif",
+            options=cpu(floats=True),
+        )  # fmt: skip
+    clean, _ = read(tmp_path / "clean_prob.tif")
+    holes, valid = read(tmp_path / "holes_prob.tif")
+    wanted = np.ones((130, 190), bool)
+    wanted[70, 100] = wanted[20:25, 30:33] = False
+    assert np.array_equal(valid, wanted)
+    assert np.isfinite(holes).all()
+    rows, columns = np.nonzero((np.abs(clean - holes).max(axis=0) > 1e-6) & valid)
+    near = [
+        np.hypot(rows - row, columns - column) < 64
+        for row, column in ((70, 100), (22, 31))
+    ]  # fmt: skip
+    assert len(rows) > 0
+    assert np.logical_or(*near).all()
+
+
+def test_a_batch_that_does_not_fit_is_halved(caplog):
+    asked = []
+
+    class Tight:
+        def send(self, array):
+            return torch.from_numpy(array)
+
+        def predict(self, data, valid):
+            asked.append(len(data))
+            if len(data) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return data.float() * 2
+
+    limit, data = _Limit(8), np.arange(8, dtype=np.float32).reshape(8, 1, 1, 1)
+    for _ in range(2):
+        found = limit.predict(Tight(), data, np.ones((8, 1, 1), bool))
+        assert np.array_equal(found.numpy(), data * 2)
+    assert asked == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2]
+    assert "8 tiles do not fit into memory, going on with 4" in caplog.text
+
+
+def test_a_tile_that_does_not_fit_at_all():
+    class Full:
+        def send(self, array):
+            return torch.from_numpy(array)
+
+        def predict(self, data, valid):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ...")
+
+    with pytest.raises(ConfigError, match="not even one tile fits"):
+        _Limit(1).predict(Full(), np.ones((1, 1, 1, 1), np.float32), np.ones((1, 1, 1), bool))
+
+
+# Public imagery
+
+
+@pytest.mark.realdata
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.filterwarnings("ignore:CRS EPSG.* is deprecated")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_every_odd_raster_is_predicted_or_refused(realdata, tmp_path):
+    predicted, refused = 0, 0
+    for path in sorted((realdata / "odd_rasters").rglob("*")):
+        if path.is_dir() or path.suffix in (".aux.xml", ".xml", ".md", ".csv"):
+            continue
+        try:
+            info = read_info(path)
+            bands = tuple(f"b{i}" for i, _ in enumerate(info.bands))
+            model = make_model(
+                tmp_path / "model.safetensors", bands=bands, dtype=info.dtype, arch="pixelwise",
+                options={}, mean=(0.0,) * len(bands), std=(100.0,) * len(bands),
+                gsd_m=info.grid.gsd_m, size=256, overlap=64,
+            )  # fmt: skip
+            options = cpu(bands=info.indexes)
+            predict(path, model, tmp_path / "prob.tif", options=options, overwrite=True)
+        except GeosegError as error:
+            said = str(error)
+            assert "\n" not in said
+            assert len(said) > 30
+            refused += 1
+            continue
+        with Scene(path) as scene, Scene(tmp_path / "prob.tif") as prob:
+            window = Window(0, 0, min(300, scene.grid.width), min(300, scene.grid.height))
+            _, valid = scene.read(window)
+            found, known = prob.read(window)
+            assert prob.grid.shape == scene.grid.shape
+            assert np.array_equal(known, valid), path
+            assert found[:, ~valid].sum() == 0
+        predicted += 1
+    assert predicted > 80
+    assert refused > 20
