@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
+from geoseg.environment import WORKER_VARIABLE
 from geoseg.errors import ConfigError
 
 
@@ -16,7 +19,16 @@ def choose_device(device: str) -> torch.device:
     has_gpu = torch.cuda.is_available()
     if device == "gpu" and not has_gpu:
         raise ConfigError("device: no CUDA GPU is visible; use device=cpu, or see nvidia-smi")
-    return torch.device("cuda" if has_gpu and device != "cpu" else "cpu")
+    if not has_gpu or device == "cpu":
+        return torch.device("cpu")
+    worker = os.environ.get(WORKER_VARIABLE, "0")
+    number = int(worker) if worker.isdecimal() else 0
+    return torch.device("cuda", number % torch.cuda.device_count())
+
+
+def count_gpus(device: str) -> int:
+    """GPUs that may compute where a device of this name is asked for."""
+    return 0 if device == "cpu" else torch.cuda.device_count()
 
 
 def computes_bf16(device: torch.device) -> bool:

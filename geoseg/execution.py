@@ -5,6 +5,7 @@ The only module that imports dask. Tasks and results travel; open files and netw
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
+from geoseg.environment import WORKER_VARIABLE
 from geoseg.errors import ConfigError
 
 Task = TypeVar("Task")
@@ -124,6 +126,17 @@ def _start_workers(workers: int) -> Any:
         )
 
 
+def _number_workers(client: Any) -> None:
+    """Tells each worker its number, also one that replaces another."""
+    from distributed import WorkerPlugin
+
+    class Numbering(WorkerPlugin):  # type: ignore[misc]
+        def setup(self, worker: Any) -> None:
+            os.environ[WORKER_VARIABLE] = str(worker.name)
+
+    client.register_plugin(Numbering())
+
+
 class _OwningClient:
     """A client that closes the local cluster it was made for."""
 
@@ -134,6 +147,7 @@ class _OwningClient:
         from distributed import Client
 
         self._client = Client(self._cluster)
+        _number_workers(self._client)
         return self._client
 
     def __exit__(self, *_: object) -> None:

@@ -4,10 +4,12 @@ import operator
 import os
 import signal
 import threading
+import time
 
 import pytest
 from distributed import LocalCluster
 
+from geoseg.environment import WORKER_VARIABLE
 from geoseg.errors import ConfigError, SceneReadError
 from geoseg.execution import run_tasks
 
@@ -57,6 +59,16 @@ def test_one_worker_runs_here_and_lazily():
 
 def test_local_processes_give_the_same_in_the_same_order():
     assert list(run_tasks(operator.neg, iter(TASKS), workers=2)) == [-task for task in TASKS]
+
+
+def number(_):
+    time.sleep(0.05)
+    return os.environ[WORKER_VARIABLE]
+
+
+def test_workers_know_their_numbers():
+    assert set(run_tasks(number, range(12), workers=2)) == {"0", "1"}
+    assert WORKER_VARIABLE not in os.environ
 
 
 def test_a_scheduler_gives_the_same_in_the_same_order(cluster):

@@ -15,6 +15,8 @@ from rasterio.windows import Window
 from rio_cogeo.cogeo import cog_validate
 from shapely.geometry import box
 
+from geoseg.device import choose_device
+from geoseg.environment import WORKER_VARIABLE
 from geoseg.errors import ConfigError, DiskFullError, GeosegError, GridMismatchError
 from geoseg.execution import open_workers
 from geoseg.model_file import ModelSpec, load_model, save_model
@@ -448,6 +450,15 @@ def test_a_batch_that_does_not_fit_is_halved(caplog):
         assert np.array_equal(found.numpy(), data * 2)
     assert asked == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2]
     assert "8 tiles do not fit into memory, going on with 4" in caplog.text
+
+
+@pytest.mark.parametrize(("worker", "index"), [("0", 0), ("1", 1), ("2", 0), ("tcp://a:1", 0)])
+def test_each_worker_takes_a_gpu_of_its_own(monkeypatch, worker, index):
+    monkeypatch.setenv(WORKER_VARIABLE, worker)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("auto") == choose_device("gpu") == torch.device("cuda", index)
+    assert choose_device("cpu") == torch.device("cpu")
 
 
 def test_a_tile_that_does_not_fit_at_all():

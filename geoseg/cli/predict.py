@@ -55,7 +55,9 @@ if TYPE_CHECKING:
 @click.option("--rasters-only", is_flag=True, help="Leave the footprints to geoseg vectorize.")
 @click.option("--batch-size", metavar="N", help="Tiles per step.  [default: auto]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), help="[default: auto]")
-@click.option("--workers", type=click.IntRange(1), default=1, help="Local processes.")
+@click.option(
+    "--workers", type=click.IntRange(1), help="Local processes.  [default: one, or one per GPU]"
+)
 @click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler, e.g. tcp://host:8786.")
 @click.option("--max-memory", metavar="SIZE", help="Of a process, e.g. 2GB.  [default: 4GB]")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
@@ -78,7 +80,7 @@ def command(
     rasters_only: bool,
     batch_size: str | None,
     device: str | None,
-    workers: int,
+    workers: int | None,
     scheduler: str | None,
     max_memory: str | None,
     dry_run: bool,
@@ -111,12 +113,14 @@ def command(
     options = settings.predict
     if crf and options.crf is None:
         options = options.model_copy(update={"crf": CRFOptions()})
+    from geoseg.device import count_gpus
     from geoseg.execution import open_workers
     from geoseg.predict import Workers, predict
 
     if dry_run:
         click.echo(_describe(scene, models[0], options))
         return
+    workers = workers or max(1, count_gpus(options.device))
     with open_workers(workers, scheduler) as run, progress_bar() as progress:
         alone = workers == 1 and scheduler is None
         files = predict(

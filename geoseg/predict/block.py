@@ -114,14 +114,14 @@ def choose_step(task: BlockTask) -> Step:
     side, bands = size + 2 * predictor.margin, len(predictor.spec.bands)
     used = []
     for count in _TRIED:
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_peak_memory_stats(device)
         predictor(
             np.zeros((count, bands, side, side), task.scene.dtype),
             np.ones((count, side, side), bool),
         )
-        used.append(torch.cuda.max_memory_allocated())
+        used.append(torch.cuda.max_memory_allocated(device))
     each = max(1, (used[1] - used[0]) // (_TRIED[1] - _TRIED[0]))
-    fits = int(_GPU_SHARE * torch.cuda.get_device_properties(0).total_memory - used[0]) // each
+    fits = int(_GPU_SHARE * torch.cuda.get_device_properties(device).total_memory - used[0]) // each
     return Step(name, max(1, min(_MOST, 2 ** (max(1, fits).bit_length() - 1))))
 
 
