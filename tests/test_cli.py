@@ -189,6 +189,8 @@ def test_doctor_and_models_answer():
     code, out, _ = geoseg("doctor")
     assert code == 0, out
     assert "tu-tf_efficientnet_lite0" in out
+    for line in ("compresses by deflate and zstd", "of memory free", "weights from hubs"):
+        assert line in out
     code, out, _ = geoseg("models")
     assert code == 0
     assert "deepglobe" in out

@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import click
 
+_LEAST_MEMORY_GB = 2.0
+
 
 @click.command()
 def command() -> None:
@@ -80,6 +82,45 @@ def _weights() -> str:
     return f"ImageNet weights installed for {', '.join(installed_packages())}"
 
 
+def _codecs() -> str:
+    import numpy as np
+    from affine import Affine
+    from rasterio.io import MemoryFile
+
+    place = {"crs": "EPSG:32633", "transform": Affine(1.0, 0.0, 5e5, 0.0, -1.0, 5e6)}
+    shape = {"driver": "GTiff", "height": 16, "width": 16, "count": 1, "dtype": "uint8", **place}
+    for codec in ("deflate", "zstd"):
+        try:
+            with MemoryFile() as file, file.open(**shape, compress=codec) as sink:
+                sink.write(np.zeros((1, 16, 16), np.uint8))
+        except OSError as error:
+            raise RuntimeError(
+                f"GDAL cannot compress by {codec}; install rasterio from PyPI or conda-forge"
+            ) from error
+    return "GDAL compresses by deflate and zstd"
+
+
+def _memory() -> str:
+    try:
+        pages, size = os.sysconf("SC_AVPHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError):  # not on this system
+        return "free memory is not known here"
+    free = pages * size / 1e9
+    if free < _LEAST_MEMORY_GB:
+        raise RuntimeError(
+            f"only {free:.1f} GB of memory free; close other programs, and predict with "
+            "--max-memory 1GB"
+        )
+    return f"{free:.0f} GB of memory free"
+
+
+def _hub() -> str:
+    import torch
+
+    folder = os.environ.get("HF_HOME") or torch.hub.get_dir()
+    return f"weights from hubs are kept in {folder}"
+
+
 def _disk() -> str:
     free = shutil.disk_usage(".").free / 1e9
     if free < 1:
@@ -90,10 +131,13 @@ def _disk() -> str:
 _CHECKS: dict[str, Callable[[], str]] = {
     "python": _python,
     "rasters": _raster,
+    "codecs": _codecs,
     "vectors": _vector,
     "proj": _projections,
     "torch": _torch,
     "device": _device,
     "weights": _weights,
+    "hub": _hub,
+    "memory": _memory,
     "disk": _disk,
 }
