@@ -17,8 +17,8 @@ from geoseg.errors import SceneReadError, one_line
 from geoseg.paths import is_missing
 
 # GDAL would keep decoded pixels until they fill a twentieth of the machine's memory, and a large
-# scene would seem to need that. Megabytes; enough for two rows of blocks of a wide scene.
-_CACHE_MB = 64
+# scene would seem to need that. Megabytes.
+_CACHE_MB = 32
 os.environ.setdefault("GDAL_CACHEMAX", str(_CACHE_MB))
 
 
