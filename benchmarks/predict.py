@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -221,10 +222,14 @@ def network(work: Path, *, repeat: int, device: str) -> dict[str, Any]:
             for batch in iter_batches(scene, task.block, batch_size=step.batch_size)
         ]
     best = {"bare": np.inf, "ours": np.inf}
+    bare = [partial(run_bare, predictor, batches)]
+    if predictor.device.type == "cpu":
+        bare.append(partial(run_bare_by_thread, predictor, batches, task.threads))
     for _ in range(repeat):
-        start = time.perf_counter()
-        run_bare(predictor, batches)
-        best["bare"] = min(best["bare"], time.perf_counter() - start)
+        for run in bare:  # the faster of the two ways a CPU has
+            start = time.perf_counter()
+            run()
+            best["bare"] = min(best["bare"], time.perf_counter() - start)
         start = time.perf_counter()
         predict_block(task)
         best["ours"] = min(best["ours"], time.perf_counter() - start)
@@ -241,13 +246,33 @@ def network(work: Path, *, repeat: int, device: str) -> dict[str, Any]:
 @torch.inference_mode()
 def run_bare(predictor: Predictor, batches: list[Any]) -> None:
     """The network alone on batches that lie, normalised, where it computes."""
-    (one,) = predictor.networks
-    data, valid = batches[0]
-    image = one.normalise(predictor.send(data), predictor.send(valid)[:, None])
-    image = image.contiguous(memory_format=torch.channels_last)
+    (one,), image = predictor.networks, ready(predictor, batches[0])
     for _ in batches:
         prob = one.prob(image)
     prob.flatten()[0].item()  # waits until all of it is computed
+
+
+def run_bare_by_thread(predictor: Predictor, batches: list[Any], threads: int) -> None:
+    """As `run_bare`, several batches at a time, each on one thread."""
+    (one,), image = predictor.networks, ready(predictor, batches[0])
+
+    @torch.inference_mode()
+    def predict_one(_: Any) -> None:
+        one.prob(image)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(predict_one, batches))
+    torch.set_num_threads(before)
+
+
+def ready(predictor: Predictor, batch: Any) -> torch.Tensor:
+    """A batch, normalised, where the network computes."""
+    data, valid = batch
+    (one,) = predictor.networks
+    image = one.normalise(predictor.send(data), predictor.send(valid)[:, None])
+    return image.contiguous(memory_format=torch.channels_last)
 
 
 def workers(work: Path, *, repeat: int, device: str) -> dict[str, Any]:
