@@ -1,6 +1,6 @@
 """What predicting a scene costs beside its network, what memory it takes, and how it scales.
 
-    python benchmarks/predict.py [null] [network] [workers] [memory] [--device cpu] [--repeat 3]
+    python benchmarks/predict.py [null] [network] [backends] [workers] [memory] [--device cpu] [--repeat 3]
 
 Prints one JSON line per part, all of them where none is named; every figure is of this one run,
 on a synthetic town that is laid out again and again.
@@ -10,6 +10,8 @@ on a synthetic town that is laid out again and again.
   pixels into two plain GeoTIFFs.
 - `network`: tiles per second of `geoseg predict` with the DeepGlobe network; the ratio to that
   network on the same batches, which lie in memory.
+- `backends`: tiles per second with that network, of every backend that computes here, without
+  the time it takes to compile; the ratio to torch as it is.
 - `workers`: two workers against one: the same bytes, and how many tiles more were predicted.
 - `memory`: peak memory of the whole verb, in a process of its own, on 4096², 16384² and 32768².
 """
@@ -26,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,12 +38,15 @@ import rasterio
 import torch
 from rasterio.windows import Window
 
+from geoseg.device import choose_device
+from geoseg.errors import ConfigError
 from geoseg.execution import open_workers
-from geoseg.model_file import ModelSpec, load_model, save_model
+from geoseg.model_file import ModelSpec, load_model, load_spec, save_model
 from geoseg.models import build_model
 from geoseg.options import PredictOptions
 from geoseg.plan import plan_prediction
 from geoseg.predict import Predictor, Workers, predict
+from geoseg.predict.backend import NAMES, check_backend
 from geoseg.predict.block import BlockTask, choose_step, predict_block
 from geoseg.predict.reading import iter_batches
 from geoseg.predict.values import ValuesKind
@@ -60,7 +66,9 @@ NETWORK_SIDE = {"cpu": 2048, "cuda": 8192}
 def main() -> None:
     """Runs the parts that are named."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("parts", nargs="*", metavar="PART", help="null, network, workers, memory")
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help="null, network, backends, workers, memory"
+    )
     parser.add_argument("--repeat", type=int, default=3, help="runs, of which the best counts")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu"))
     arguments = parser.parse_args()
@@ -69,6 +77,7 @@ def main() -> None:
     parts: dict[str, Callable[[Path], dict[str, Any]]] = {
         "null": partial(null, **measured),
         "network": partial(network, **measured),
+        "backends": partial(backends, repeat=arguments.repeat, device=arguments.device),
         "workers": partial(workers, **measured),
         "memory": partial(memory, device=arguments.device),
     }
@@ -204,19 +213,11 @@ def copy_windows(scene: Path, work: Path) -> None:
 
 def network(work: Path, *, repeat: int, device: str) -> dict[str, Any]:
     """Tiles per second with the DeepGlobe network, of the bare network and of the verb's core."""
-    model = make_model(work, "deepglobe")
-    spec, weights = load_model(model)
+    task = make_task(work, device)
+    spec, weights = load_model(task.models[0])
     predictor = Predictor(spec, weights, device)
-    side = NETWORK_SIDE[predictor.device.type]
-    plan = plan_prediction(make_scene(work, side), spec)
-    folder = work / "bands"
-    folder.mkdir(exist_ok=True)
-    task = BlockTask(
-        folder, plan.scene, plan.grid, Block.whole(plan.tiles), (model,), device, "none",
-        None, 2, ValuesKind(spec.outputs),
-    )  # fmt: skip
     step = choose_step(task)
-    with plan.scene.open(plan.grid) as scene:
+    with task.scene.open(task.grid) as scene:
         batches = [
             (batch.data, batch.valid)
             for batch in iter_batches(scene, task.block, batch_size=step.batch_size)
@@ -233,13 +234,49 @@ def network(work: Path, *, repeat: int, device: str) -> dict[str, Any]:
         start = time.perf_counter()
         predict_block(task)
         best["ours"] = min(best["ours"], time.perf_counter() - start)
-    tiles = len(plan.tiles)
+    tiles = len(task.block)
     return {
         "device": str(predictor.device),
         "tiles": tiles,
         "batch_size": step.batch_size,
         "tiles_per_s": {name: round(tiles / seconds, 2) for name, seconds in best.items()},
         "ratio": round(best["bare"] / best["ours"], 3),
+    }
+
+
+def make_task(work: Path, device: str) -> BlockTask:
+    """All tiles of a scene, for the DeepGlobe network."""
+    model = make_model(work, "deepglobe")
+    spec = load_spec(model)
+    side = NETWORK_SIDE[choose_device(device).type]
+    plan = plan_prediction(make_scene(work, side), spec)
+    folder = work / "bands"
+    folder.mkdir(exist_ok=True)
+    return BlockTask(
+        folder, plan.scene, plan.grid, Block.whole(plan.tiles), (model,), device, "torch", "none",
+        None, 2, ValuesKind(spec.outputs),
+    )  # fmt: skip
+
+
+def backends(work: Path, *, repeat: int, device: str) -> dict[str, Any]:
+    """Tiles per second of each backend."""
+    task = make_task(work, device)
+    best = {}
+    for name in NAMES:
+        try:
+            check_backend(name, choose_device(device).type.replace("cuda", "gpu"))
+        except ConfigError:  # not installed, or not of this device
+            continue
+        one = replace(task, backend=name)
+        predict_block(one)  # compiles
+        best[name] = np.inf
+        for _ in range(repeat):
+            start = time.perf_counter()
+            predict_block(one)
+            best[name] = min(best[name], time.perf_counter() - start)
+    return {
+        "tiles_per_s": {name: round(len(task.block) / taken, 2) for name, taken in best.items()},
+        "ratio": {name: round(best["torch"] / taken, 3) for name, taken in best.items()},
     }
 
 

@@ -393,6 +393,10 @@ class PredictOptions(Options):
         None, ge=1, description="Tiles per step; what fits into memory when null"
     )
     device: Literal["auto", "cpu", "gpu"] = "auto"
+    backend: Literal["torch", "compile", "openvino"] = Field(
+        "torch",
+        description="What computes: torch as it is or compiled, or OpenVINO, often faster on a CPU",
+    )
     floats: bool = Field(False, description="Probabilities as float32 instead of bytes")
     uncertainty: bool = Field(
         False, description="One more band: how far tiles, views and models disagree"

@@ -59,8 +59,9 @@ def tiles(count=3):
 
 
 def said_by(model, data):
-    predictor = Predictor(*load_model(model), "cpu")
-    predictor.networks[0]._bf16 = False
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("geoseg.predict.backend.computes_bf16", lambda _: False)
+        predictor = Predictor(*load_model(model), "cpu")
     return predictor(data, np.ones((len(data), 64, 64), bool))
 
 

@@ -150,7 +150,7 @@ def test_a_small_unet_agrees_with_the_whole_scene_where_tiles_see_enough(tmp_pat
 
 
 def test_what_the_published_unet_says_of_a_pixel_does_not_depend_on_its_tile(tmp_path, monkeypatch):
-    monkeypatch.setattr("geoseg.predict.network.computes_bf16", lambda _: False)
+    monkeypatch.setattr("geoseg.predict.backend.computes_bf16", lambda _: False)
     spec = SPEC.model_copy(
         update={"arch": "unet", "encoder": None, "options": {"padding": "valid", "width": 4}}
     )
@@ -423,7 +423,7 @@ def test_views_of_a_tile_are_turned_back(model, tta):
     one, many = Predictor(spec, weights, "cpu"), Predictor(spec, weights, "cpu", tta)
     # A network that answers with its own input shows whether every view comes back in place.
     for predictor in (one, many):
-        predictor.networks[0].module = torch.nn.Identity()
+        predictor.networks[0].logits = torch.clone
     data = np.random.default_rng(0).integers(0, 255, (2, 3, 64, 64)).astype(np.float32)
     valid = np.ones((2, 64, 64), bool)
     np.testing.assert_allclose(one(data, valid), many(data, valid), atol=1e-6)

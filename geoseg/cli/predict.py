@@ -56,6 +56,10 @@ if TYPE_CHECKING:
 @click.option("--batch-size", metavar="N", help="Tiles per step.  [default: auto]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), help="[default: auto]")
 @click.option(
+    "--backend", type=click.Choice(["torch", "compile", "openvino"]),
+    help="What computes.  [default: torch]",
+)  # fmt: skip
+@click.option(
     "--workers", type=click.IntRange(1), help="Local processes.  [default: one, or one per GPU]"
 )
 @click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler, e.g. tcp://host:8786.")
@@ -80,6 +84,7 @@ def command(
     rasters_only: bool,
     batch_size: str | None,
     device: str | None,
+    backend: str | None,
     workers: int | None,
     scheduler: str | None,
     max_memory: str | None,
@@ -103,6 +108,7 @@ def command(
         predict__blend=blend,
         predict__batch_size=parse_batch_size(batch_size),
         predict__device=device,
+        predict__backend=backend,
         predict__tta=tta,
         predict__uncertainty=uncertainty,
         predict__floats=floats,

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -64,6 +64,7 @@ class BlockTask:
         block: The tiles.
         models: Model files, whose probabilities are averaged.
         device: `auto`, `cpu` or `gpu`.
+        backend: What computes the networks.
         tta: Views of each tile.
         batch_size: Tiles per step; None until `choose_step` says.
         threads: Batches predicted at a time, where a CPU computes.
@@ -77,6 +78,7 @@ class BlockTask:
     block: Block
     models: tuple[Path, ...]
     device: str
+    backend: str
     tta: str
     batch_size: int | None
     threads: int
@@ -110,7 +112,7 @@ def choose_step(task: BlockTask) -> Step:
     size = task.block.plan.size
     if name == "cpu":
         return Step(name, max(1, _CPU_PIXELS // size**2))
-    predictor = _open_predictor(task.models, name, task.tta, task.values.spread)
+    predictor = _open_predictor(replace(task, device=name))
     side, bands = size + 2 * predictor.margin, len(predictor.spec.bands)
     used = []
     for count in _TRIED:
@@ -139,7 +141,7 @@ def predict_block(task: BlockTask, count: Count | None = None) -> int:
         SceneReadError: If the scene cannot be read.
         ConfigError: If a single tile does not fit into the device's memory.
     """
-    predictor = _open_predictor(task.models, task.device, task.tta, task.values.spread)
+    predictor = _open_predictor(task)
     batch_size = task.batch_size or choose_step(task).batch_size
     area = None if task.area is None else Area(task.grid, task.area)
     with ExitStack() as stack:
@@ -163,18 +165,27 @@ def predict_block(task: BlockTask, count: Count | None = None) -> int:
     return len(task.block)
 
 
-def _open_predictor(models: tuple[Path, ...], device: str, tta: str, spread: bool) -> Predictor:
+def _open_predictor(task: BlockTask) -> Predictor:
     """The models, which a process keeps for its next block, unless the files have changed."""
-    versions = tuple(path.stat().st_mtime_ns for path in models)
-    return _load_predictor(models, versions, device, tta, spread)
+    versions = tuple(path.stat().st_mtime_ns for path in task.models)
+    settings = (task.device, task.tta, task.values.spread, task.backend, task.threads)
+    return _load_predictor(task.models, versions, *settings)
 
 
 @lru_cache(maxsize=1)
 def _load_predictor(
-    models: tuple[Path, ...], _: tuple[int, ...], device: str, tta: str, spread: bool
+    models: tuple[Path, ...],
+    _: tuple[int, ...],
+    device: str,
+    tta: str,
+    spread: bool,
+    backend: str,
+    threads: int,
 ) -> Predictor:
     (spec, weights), *others = (load_model(path) for path in models)
-    return Predictor(spec, weights, device, tta, others=others, spread=spread)
+    return Predictor(
+        spec, weights, device, tta, others=others, spread=spread, backend=backend, threads=threads
+    )
 
 
 def _predict_all(

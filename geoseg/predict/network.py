@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from geoseg.dataset import normalise
-from geoseg.device import choose_device, computes_bf16
+from geoseg.device import choose_device
 from geoseg.model_file import ModelSpec
 from geoseg.models import load_network
 from geoseg.models.unet import UNet
+from geoseg.predict.backend import open_backend
 
 # (quarter turns, mirrored) of each view of a tile. Two turns and a mirror make the other flip.
 TTA_VIEWS = {
@@ -32,20 +33,29 @@ class Network:
         spec: The model's header.
         weights: Its state dict.
         device: Where it computes.
+        backend: What computes it, of `geoseg.predict.backend.NAMES`.
+        threads: How many batches it is given at a time.
 
     Raises:
         ModelFileError: If the weights do not belong to the architecture.
     """
 
-    def __init__(self, spec: ModelSpec, weights: dict[str, Tensor], device: torch.device) -> None:
-        self.spec, self.device = spec, device
+    def __init__(
+        self,
+        spec: ModelSpec,
+        weights: dict[str, Tensor],
+        device: torch.device,
+        backend: str = "torch",
+        threads: int = 1,
+    ) -> None:
+        self.spec = spec
         network = load_network(spec, weights).eval().to(device)
-        self.module: nn.Module = network.to(memory_format=torch.channels_last)
         # Surroundings of a tile that the network wants to see, where they are known.
         self.margin = network.margin(spec.size) if isinstance(network, UNet) else 0
+        logits = _WithoutMargin(network, spec.size) if isinstance(network, UNet) else network
+        self.logits = open_backend(backend, logits, device, threads)
         self._mean = torch.tensor(spec.mean, device=device)
         self._std = torch.tensor(spec.std, device=device)
-        self._bf16 = computes_bf16(device)
 
     def normalise(self, image: Tensor, valid: Tensor) -> Tensor:
         """(N, C, H, W) in the scene's units as the network wants it."""
@@ -53,18 +63,21 @@ class Network:
 
     def prob(self, image: Tensor) -> Tensor:
         """Probabilities float32 (N, outputs, H, W) of normalised tiles, without their margin."""
-        image = image.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
-            logits = self._logits(image)
-        scores = logits.float()
+        scores = self.logits(image)
         return scores.softmax(dim=1) if self.spec.exclusive else scores.sigmoid_()
 
-    def _logits(self, image: Tensor) -> Tensor:
-        size = self.spec.size
-        if self.margin and image.shape[-1] == size + 2 * self.margin:
-            logits: Tensor = self.module.valid_logits(image, (size, size))  # type: ignore[operator]
-        else:
-            logits = self.module(image)
+
+class _WithoutMargin(nn.Module):
+    """A U-Net's logits of tiles, which may show its margin more on every side."""
+
+    def __init__(self, network: UNet, size: int) -> None:
+        super().__init__()
+        self.network, self._size, self._margin = network, size, network.margin(size)
+
+    def forward(self, image: Tensor) -> Tensor:
+        if self._margin and image.shape[-1] == self._size + 2 * self._margin:
+            return self.network.valid_logits(image, (self._size, self._size))
+        logits: Tensor = self.network(image)
         return logits
 
 
@@ -78,6 +91,8 @@ class Predictor:
         tta: `none`, `flips` or `d4`: the views of each tile that are averaged.
         others: Header and weights of further models, whose probabilities are averaged, too.
         spread: Whether the mean of the probabilities' squares is wanted besides.
+        backend: What computes the networks, of `geoseg.predict.backend.NAMES`.
+        threads: How many batches it is given at a time, each from a thread of its own.
 
     Raises:
         ModelFileError: If weights do not belong to their architecture.
@@ -92,13 +107,15 @@ class Predictor:
         *,
         others: Sequence[tuple[ModelSpec, dict[str, Tensor]]] = (),
         spread: bool = False,
+        backend: str = "torch",
+        threads: int = 1,
     ) -> None:
         self.spec = spec
         self.views = TTA_VIEWS[tta]
         self.device = choose_device(device)
         self.networks = [
-            Network(*model, self.device) for model in ((spec, weights), *others)
-        ]  # fmt: skip
+            Network(*model, self.device, backend, threads) for model in ((spec, weights), *others)
+        ]
         self.margin = max(network.margin for network in self.networks)
         self.spread = spread
 

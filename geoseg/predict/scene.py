@@ -20,6 +20,7 @@ from geoseg.models import task_of
 from geoseg.options import PredictOptions, Thresholds, VectorizeOptions
 from geoseg.paths import absolute_path
 from geoseg.plan import PredictPlan, Progress, plan_prediction
+from geoseg.predict.backend import check_backend
 from geoseg.predict.block import BlockTask, Step, choose_step, predict_block
 from geoseg.predict.dealing import deal_blocks, deal_panels, list_bands
 from geoseg.predict.memory import count_panels
@@ -94,6 +95,7 @@ def predict(
     inputs = [scene, *models, *([options.aoi] if options.aoi else [])]
     output = check_output(output, overwrite=overwrite, inputs=inputs)
     suffix = _check_suffix(output)
+    check_backend(options.backend, options.device)
     spec = _common_spec(models)
     plan = plan_prediction(scene, spec, options)
     chosen = _choose_thresholds(spec, thresholds)
@@ -101,6 +103,10 @@ def predict(
     if task_of(spec.arch) == "boxes":
         if workers is not None and workers.run is not None:
             logger.warning("%s finds boxes, which this process does alone", models[0])
+        if options.backend != "torch":
+            raise ConfigError(
+                f"predict.backend: {models[0]} finds boxes, which torch computes alone"
+            )
         _, weights = load_model(models[0])
         return predict_boxes(
             plan, weights, output, options, chosen, overwrite=overwrite, progress=progress
@@ -238,7 +244,8 @@ class _Predicting:
             grid=plan.grid,
             block=Block.whole(plan.tiles),
             models=self._models,
-            device=options.device,
+            device="cpu" if options.backend == "openvino" else options.device,
+            backend=options.backend,
             tta=options.tta,
             batch_size=options.batch_size,
             threads=workers.threads or max(1, _count_cores() // workers.count),

@@ -1,0 +1,112 @@
+"""Other programs that compute the networks: as torch does, and the same however they are asked."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+
+from geoseg.errors import ConfigError
+from geoseg.model_file import ModelSpec, save_model
+from geoseg.models import build_model
+from geoseg.options import PredictOptions, Thresholds
+from geoseg.predict import Workers, predict
+from geoseg.raster import Scene
+from geoseg.town import build_town, write_town
+
+SPEC = ModelSpec(
+    arch="deepglobe",
+    encoder="tu-tf_efficientnet_lite0",
+    options={"aspp_channels": 16, "fusion": "add"},
+    bands=("red", "green", "blue"),
+    dtype="uint8",
+    mean=(110.0, 110.0, 100.0),
+    std=(40.0, 40.0, 40.0),
+    gsd_m=0.5,
+    size=64,
+    overlap=16,
+    thresholds=Thresholds(body=0.4),
+)
+CHANGES = {
+    "deepglobe": {},
+    # Of valid convolutions: tiles inside the scene show their surroundings, others cannot.
+    "unet": {"arch": "unet", "encoder": None, "options": {"padding": "valid", "width": 4}},
+    "pixelwise": {"arch": "pixelwise", "encoder": None, "options": {}},
+}
+
+needs_openvino = pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is None, reason="no openvino is installed"
+)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder, models = tmp_path_factory.mktemp("models"), {}
+    for name, changes in CHANGES.items():
+        torch.manual_seed(0)
+        spec = SPEC.model_copy(update=changes)
+        network = build_model(spec.arch, spec.encoder, bands=spec.bands, outputs=2,
+                              options=spec.options)  # fmt: skip
+        models[name] = folder / f"{name}.safetensors"
+        save_model(models[name], network.state_dict(), spec)
+    return models
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    path, _ = write_town(build_town(150, 210, seed=3, gsd_m=0.5), tmp_path_factory.mktemp("town"))
+    return path
+
+
+def found(scene, model, path, workers=None, **options):
+    options = PredictOptions(device="cpu", floats=True, batch_size=2, **options)
+    predict(scene, model, path, options=options, workers=workers)
+    with Scene(path) as raster:
+        return raster.read()
+
+
+@needs_openvino
+@pytest.mark.parametrize(("name", "tta"), [("deepglobe", "none"), ("unet", "flips")])
+def test_openvino_says_what_torch_says(scene, models, tmp_path, monkeypatch, name, tta):
+    monkeypatch.setattr("geoseg.predict.backend.computes_bf16", lambda _: False)
+    wanted, valid = found(scene, models[name], tmp_path / "torch.tif", tta=tta)
+    data, known = found(scene, models[name], tmp_path / "ov.tif", tta=tta, backend="openvino")
+    assert (known == valid).all()
+    assert wanted[:, valid].std() > 1e-3
+    assert 0 < np.abs(data - wanted).max() < 1e-4
+
+
+def test_compiled_a_network_says_the_same(scene, models, tmp_path, monkeypatch):
+    compile_, compiled = torch.compile, []
+
+    def spy(module, **options):
+        compiled.append(module)
+        return compile_(module, **options)
+
+    monkeypatch.setattr("torch.compile", spy)
+    wanted, valid = found(scene, models["pixelwise"], tmp_path / "torch.tif")
+    assert not compiled
+    data, _ = found(scene, models["pixelwise"], tmp_path / "other.tif", backend="compile")
+    assert len(compiled) == 1
+    assert wanted[:, valid].std() > 1e-3
+    assert np.abs(data - wanted).max() < 1e-2  # in bfloat16, where the machine computes in that
+
+
+@needs_openvino
+def test_openvino_gives_the_same_bytes_however_many_batches_it_is_given(scene, models, tmp_path):
+    for threads in (1, 2, 3):
+        found(scene, models["unet"], tmp_path / f"{threads}.tif",
+              Workers(threads=threads), backend="openvino")  # fmt: skip
+    one, *others = (tmp_path / f"{threads}.tif" for threads in (1, 2, 3))
+    assert all(one.read_bytes() == other.read_bytes() for other in others)
+
+
+def test_a_backend_that_cannot_compute_here_is_refused(scene, models, tmp_path, monkeypatch):
+    options = PredictOptions(backend="openvino", device="gpu")
+    with pytest.raises(ConfigError, match="openvino computes on the CPU"):
+        predict(scene, models["unet"], tmp_path / "out", options=options)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    options = PredictOptions(backend="openvino")
+    with pytest.raises(ConfigError, match=r"openvino is not installed; pip install 'geoseg\["):
+        predict(scene, models["unet"], tmp_path / "out", options=options)
+    assert not (tmp_path / "out").exists()
