@@ -1,6 +1,6 @@
 """What predicting a scene costs beside its network, what memory it takes, and how it scales.
 
-    python benchmarks/predict.py [null] [network] [backends] [workers] [memory] [--device cpu] [--repeat 3]
+    python benchmarks/predict.py [PART...] [--device cpu] [--repeat 3]
 
 Prints one JSON line per part, all of them where none is named; every figure is of this one run,
 on a synthetic town that is laid out again and again.

@@ -40,7 +40,7 @@ def write_mask(prob: Path, path: Path, spec: ModelSpec, threshold: float) -> Non
             full = 255 if data.dtype == np.uint8 else 1
             mask = likeliest(data) if spec.exclusive else data[0] >= np.float32(threshold) * full
             sink.write(np.where(valid, mask, MASK_NODATA).astype(np.uint8), 1, window=window)
-    write_cog(plain, path, resampling="mode")
+    write_cog(plain, path, resampling="nearest")  # `mode` takes half as long again
     plain.unlink()
 
 

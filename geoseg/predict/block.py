@@ -25,7 +25,7 @@ from geoseg.grid import Grid
 from geoseg.model_file import load_model
 from geoseg.predict.dealing import band_path
 from geoseg.predict.network import Predictor
-from geoseg.predict.reading import Area, Batch, iter_batches, read_ahead
+from geoseg.predict.reading import STRIP, Area, Batch, iter_batches, read_ahead
 from geoseg.predict.values import ValuesKind
 from geoseg.raster import SceneInfo, open_for_writing
 from geoseg.stitch import Block, Stitcher
@@ -48,7 +48,7 @@ _TRIED = (1, 3)
 _GPU_SHARE = 0.6
 _MOST = 64
 
-# Batches that are read while others are predicted, and bands that wait to be written.
+# Batches that are read while others are predicted, at least, and bands that wait to be written.
 _READ_AHEAD = 2
 _WRITE_BEHIND = 1
 
@@ -152,8 +152,10 @@ def predict_block(task: BlockTask, count: Count | None = None) -> int:
             scene, task.block, batch_size=batch_size, margin=predictor.margin, area=area
         )
         stitcher = Stitcher(task.block, predictor.channels, predictor.device)
+        # Tiles are read by strips: with fewer ahead, all would wait for the next strip.
+        ahead = max(_READ_AHEAD, STRIP // batch_size)
         for batch, probs in _predict_all(
-            predictor, read_ahead(batches, _READ_AHEAD), batch_size, task.threads
+            predictor, read_ahead(batches, ahead), batch_size, task.threads
         ):
             bands.known.update(batch.known)
             for tile, place in batch.tiles:

@@ -21,7 +21,7 @@ from geoseg.tiling import Tile
 
 # So many neighbours in a row are read at once: what they share is decoded once, and memory does
 # not grow with the width of the scene.
-_STRIP = 8
+STRIP = 8
 
 Item = TypeVar("Item")
 
@@ -106,8 +106,8 @@ def iter_batches(
 def _strips(block: Block, row: int) -> Iterator[list[Tile]]:
     """The tiles of a row by groups, which are the same whatever the block."""
     columns = block.tile_columns
-    for first in range(columns.start - columns.start % _STRIP, columns.stop, _STRIP):
-        some = range(max(first, columns.start), min(first + _STRIP, columns.stop))
+    for first in range(columns.start - columns.start % STRIP, columns.stop, STRIP):
+        some = range(max(first, columns.start), min(first + STRIP, columns.stop))
         yield [block.plan.tile(row, column) for column in some]
 
 
