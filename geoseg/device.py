@@ -18,7 +18,7 @@ def choose_device(device: str) -> torch.device:
     """
     has_gpu = torch.cuda.is_available()
     if device == "gpu" and not has_gpu:
-        raise ConfigError("device: no CUDA GPU is visible; use device=cpu, or see nvidia-smi")
+        raise ConfigError("device: no CUDA GPU is visible; use --device cpu, or see nvidia-smi")
     if not has_gpu or device == "cpu":
         return torch.device("cpu")
     worker = os.environ.get(WORKER_VARIABLE, "0")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -64,6 +64,16 @@ class ModelSpec(BaseModel):
     overlap: int = Field(ge=0)
     thresholds: Thresholds = Thresholds()
     provenance: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if not len(self.mean) == len(self.std) == len(self.bands):
+            raise ValueError("bands, mean and std must be as many")
+        if self.exclusive and self.outputs != self.classes:
+            raise ValueError("the outputs of exclusive classes must be these classes")
+        if self.exclusive and len(self.colours) != len(self.classes):
+            raise ValueError("each exclusive class must have a colour")
+        return self
 
 
 def save_model(path: str | Path, weights: dict[str, torch.Tensor], spec: ModelSpec) -> None:
