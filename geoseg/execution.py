@@ -78,6 +78,17 @@ def open_workers(workers: int = 1, scheduler: str | None = None) -> Iterator[Run
         yield partial(_run_on, client, workers)
 
 
+def count_workers(scheduler: str) -> int:
+    """Tasks that the workers of a Dask scheduler carry out at a time, at least 1.
+
+    Raises:
+        ConfigError: If the scheduler cannot be reached.
+    """
+    with _connect(1, scheduler) as client:
+        threads: list[int] = list(client.nthreads().values())
+        return max(1, sum(threads))
+
+
 def _run_on(
     client: Any, workers: int, function: Callable[[Any], Any], tasks: Iterable[Any]
 ) -> Iterator[Any]:
@@ -108,7 +119,7 @@ def _connect(workers: int, scheduler: str | None) -> Any:
         return _OwningClient(_start_workers(workers))
     try:
         return Client(scheduler, timeout=10)
-    except (OSError, ValueError, TimeoutError) as error:
+    except (OSError, ValueError, TimeoutError, MemoryError) as error:  # or no Dask at all
         raise ConfigError(
             f"--scheduler {scheduler}: no Dask scheduler answers there; start one with dask "
             "scheduler, or use --workers N for local processes"

@@ -117,7 +117,7 @@ def _write_onnx(_: Path, spec: ModelSpec, weights: dict[str, Tensor], path: Path
         document.metadata_props.add(key=key, value=json.dumps(value))
     onnx.save(document, str(path))
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    _compare(path, deployable, example, session.run(None, {"image": example.numpy()})[0])
+    _compare(deployable, example, session.run(None, {"image": example.numpy()})[0])
 
 
 def deepness_metadata(spec: ModelSpec) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def _write_program(_: Path, spec: ModelSpec, weights: dict[str, Tensor], path: P
         with path.open("rb") as file:
             loaded = torch.export.load(file).module()
     with torch.inference_mode():
-        _compare(path, deployable, example, loaded(example).numpy())
+        _compare(deployable, example, loaded(example).numpy())
 
 
 def _write_item(model: Path, spec: ModelSpec, weights: dict[str, Tensor], path: Path) -> None:
@@ -161,7 +161,6 @@ def stac_item(model: Path, spec: ModelSpec, *, parameters: int) -> dict[str, Any
         spec: Its header.
         parameters: How many numbers its weights are.
     """
-    file = f"file://{model.absolute()}"
     return {
         "type": "Feature",
         "stac_version": "1.1.0",
@@ -189,7 +188,7 @@ def stac_item(model: Path, spec: ModelSpec, *, parameters: int) -> dict[str, Any
         "links": [],
         "assets": {
             "weights": {
-                "href": file,
+                "href": model.absolute().as_uri(),
                 "type": "application/octet-stream; framework=pytorch; profile=safetensors",
                 "title": "Weights and header of geoseg",
                 "roles": ["mlm:model", "mlm:weights", "data"],
@@ -254,14 +253,14 @@ def _example(spec: ModelSpec) -> Tensor:
     return torch.from_numpy((noise * std + mean).astype(np.float32))
 
 
-def _compare(path: Path, deployable: Deployable, example: Tensor, found: np.ndarray) -> None:
+def _compare(deployable: Deployable, example: Tensor, found: np.ndarray) -> None:
     with torch.inference_mode():
         wanted = deployable(example).numpy()
     worst = float(np.abs(found - wanted).max())
     if not worst <= TOLERANCE:
         raise ModelFileError(
-            f"{path.name}: says other probabilities than the model, by {worst:.3g}; choose another "
-            "format, and report this network"
+            f"what was written says other probabilities than the model, by {worst:.3g}, and was "
+            "removed; choose another format, and report this network"
         )
 
 

@@ -122,6 +122,13 @@ class Grid:
         for top in range(0, self.height, rows):
             yield Window(0, top, self.width, min(rows, self.height - top))
 
+    def windows(self, rows: int, columns: int) -> Iterator[Window]:
+        """Windows of so many rows and columns at the most, row by row."""
+        for band in self.row_windows(rows):
+            for left in range(0, self.width, columns):
+                width = min(columns, self.width - left)
+                yield Window(left, band.row_off, width, band.height)
+
     def resampled(self, gsd_m: float, *, tolerance: float = GSD_TOLERANCE) -> Grid:
         """This ground at another pixel size, anchored at the same origin.
 

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -254,6 +255,15 @@ class Journal:
 def _whole_lines(path: Path) -> list[str]:
     try:
         lines = path.read_text().splitlines(keepends=True)
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return []
-    return [line for line in lines if line.endswith("\n")]
+    return list(takewhile(_is_whole, lines))
+
+
+def _is_whole(line: str) -> bool:
+    """Whether a line was written to its end, and not damaged since."""
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return line.endswith("\n")

@@ -12,7 +12,7 @@ from geoseg.vectorize import likeliest
 
 MASK_NODATA = 255
 
-_ROWS = 512
+_WINDOW = (512, 4096)
 _CLEAR = (0, 0, 0, 0)
 _BUILDING_COLOURS = {0: _CLEAR, 1: (227, 74, 51, 255)}
 
@@ -35,7 +35,7 @@ def write_mask(prob: Path, path: Path, spec: ModelSpec, threshold: float) -> Non
         descriptions=["class"], colormap=_colours(spec),
         tags={CLASS_TAG.format(value): name for value, name in enumerate(names)},
     ) as sink:  # fmt: skip
-        for window in source.grid.row_windows(_ROWS):
+        for window in source.grid.windows(*_WINDOW):
             data, valid = source.read(window)
             full = 255 if data.dtype == np.uint8 else 1
             mask = likeliest(data) if spec.exclusive else data[0] >= np.float32(threshold) * full

@@ -390,7 +390,7 @@ class PredictOptions(Options):
         None, description="Polygons of the ground to predict; the rest becomes nodata"
     )
     batch_size: int | None = Field(
-        None, ge=1, description="Tiles per step; what fits into memory when null"
+        None, ge=1, le=1024, description="Tiles per step; what fits into memory when null"
     )
     device: Literal["auto", "cpu", "gpu"] = "auto"
     backend: Literal["torch", "compile", "openvino"] = Field(
@@ -405,7 +405,7 @@ class PredictOptions(Options):
         None, ge=1, description="Rows of tiles per task; what is best for the workers when null"
     )
     max_memory_gb: float = Field(
-        4.0, gt=0, description="Very wide scenes are predicted in panels to stay below it"
+        4.0, ge=0.1, description="Very wide scenes are predicted in panels to stay below it"
     )
     tta: Literal["none", "flips", "d4"] = Field(
         "none", description="Average over mirrored (4x) or also turned (8x) tiles; slower, better"

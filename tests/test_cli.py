@@ -170,6 +170,33 @@ def test_a_dry_run_writes_nothing(work, tmp_path):
     assert code == 0
     assert "tiles of 64 pixels" in out
     assert list(tmp_path.iterdir()) == []
+    code, _, error = geoseg(
+        "predict", folder / "scene.tif", "-m", model, "-o", folder / "scene.tif", "--dry-run"
+    )
+    assert code == 2
+    assert "choose another output" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [(["--max-memory", "."], "--max-memory .: give a size"),
+     (["--max-memory", "²GB"], "give a size"),
+     (["--max-memory", "1e-9GB"], "give a size"),
+     (["--max-memory", "0.01GB"], "predict.max_memory_gb: "),
+     (["--batch-size", "1000000000"], "predict.batch_size: "),
+     (["--bands", "²,1,2"], "no band"),
+     (["--aoi", ""], "an argument is empty")],
+)  # fmt: skip
+def test_what_no_prediction_can_use_is_refused_in_one_line(work, tmp_path, words, problem):
+    folder, _ = work
+    model = folder / "runs" / "a" / "model.safetensors"
+    code, _, error = geoseg(
+        "predict", folder / "scene.tif", "-m", model, "-o", tmp_path / "o", *words
+    )
+    assert code == 2
+    assert problem in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_info_describes_everything(work):

@@ -11,7 +11,7 @@ from distributed import LocalCluster
 
 from geoseg.environment import WORKER_VARIABLE
 from geoseg.errors import ConfigError, SceneReadError
-from geoseg.execution import run_tasks
+from geoseg.execution import count_workers, run_tasks
 
 TASKS = list(range(23))
 
@@ -141,3 +141,10 @@ def test_tasks_of_a_worker_that_dies_are_done_again(tmp_path):
     tasks = [(tmp_path / "died", number) for number in range(6)]
     assert list(run_tasks(die_once, tasks, workers=2)) == list(range(6))
     assert (tmp_path / "died").exists()
+
+
+def test_the_workers_of_a_scheduler_are_counted(cluster):
+    workers = cluster.scheduler_info["workers"].values()
+    assert count_workers(cluster.scheduler_address) == sum(one["nthreads"] for one in workers) > 1
+    with pytest.raises(ConfigError, match=r"no Dask"):
+        count_workers("tcp://127.0.0.1:1")

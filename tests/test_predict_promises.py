@@ -96,7 +96,7 @@ def test_blocks_of_any_height_give_the_same_bytes(town, model, whole, tmp_path, 
 
 @pytest.mark.parametrize("rows", [None, 3])
 def test_panels_give_the_same_bytes(town, model, whole, tmp_path, rows):
-    narrow = cpu(max_memory_gb=1e-4, block_rows=rows)
+    narrow = cpu(block_rows=rows).model_copy(update={"max_memory_gb": 1e-4})
     plan = TilePlan(197, 231, 32, 12)
     assert len(deal_panels(plan, 9)) == 2
     predict(town[1], model, tmp_path / "prob.tif", options=narrow)

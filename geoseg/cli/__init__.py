@@ -64,6 +64,9 @@ def main() -> None:
 
 def _run() -> int:
     """The exit code."""
+    if "" in sys.argv[1:]:
+        _complain("an argument is empty; is a variable of your shell not set?")
+        return 2
     try:
         code = cli(prog_name="geoseg", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

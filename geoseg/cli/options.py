@@ -78,7 +78,8 @@ def parse_bands(text: str | None) -> tuple[int | str, ...] | None:
     """`3,2,1` or `red,nir` → bands by number or name."""
     if text is None:
         return None
-    return tuple(int(part) if part.strip().isdigit() else part.strip() for part in text.split(","))
+    parts = [part.strip() for part in text.split(",")]
+    return tuple(int(part) if part.isdecimal() else part for part in parts)
 
 
 def parse_batch_size(text: str | None) -> int | None:
@@ -98,7 +99,7 @@ def parse_memory(text: str | None) -> float | None:
     """`2GB` or `800MB` → gigabytes."""
     if text is None:
         return None
-    found = re.fullmatch(r"([0-9.]+)\s*([a-z]*)", text.strip().lower())
-    if not found or found[2] not in _GIGABYTES or found[1].count(".") > 1:
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*([a-z]*)", text.strip().lower(), re.ASCII)
+    if not found or found[2] not in _GIGABYTES:
         raise ConfigError(f"--max-memory {text}: give a size such as 2GB or 800MB")
     return float(found[1]) * _GIGABYTES[found[2]]

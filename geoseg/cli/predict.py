@@ -120,13 +120,15 @@ def command(
     if crf and options.crf is None:
         options = options.model_copy(update={"crf": CRFOptions()})
     from geoseg.device import count_gpus
-    from geoseg.execution import open_workers
-    from geoseg.predict import Workers, predict
+    from geoseg.execution import count_workers, open_workers
+    from geoseg.predict import Workers, plan_job, predict
 
     if dry_run:
-        click.echo(_describe(scene, models[0], options))
+        job = plan_job(scene, models, output, options, settings.vectorize, overwrite=overwrite)
+        click.echo(_describe(scene, job.plan, options))
         return
-    workers = workers or max(1, count_gpus(options.device))
+    if workers is None:
+        workers = count_workers(scheduler) if scheduler else max(1, count_gpus(options.device))
     with open_workers(workers, scheduler) as run, progress_bar() as progress:
         alone = workers == 1 and scheduler is None
         files = predict(
@@ -142,11 +144,7 @@ def command(
     click.echo(f"{scene} → {', '.join(str(file) for file in files)}")
 
 
-def _describe(scene: str, model: str, options: PredictOptions) -> str:
-    from geoseg.model_file import load_spec
-    from geoseg.plan import plan_prediction
-
-    plan = plan_prediction(scene, load_spec(model), options)
+def _describe(scene: str, plan: PredictPlan, options: PredictOptions) -> str:
     bands = len(plan.spec.outputs) + options.uncertainty
     pixels = plan.out_grid.height * plan.out_grid.width
     size = pixels * bands * (4 if options.floats else 1)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 
 from geoseg.device import computes_bf16
 from geoseg.errors import ConfigError
@@ -80,9 +81,19 @@ class _Compiled(_Torch):
     def __call__(self, image: Tensor) -> Tensor:
         if image.shape not in self._seen:
             with self._lock:
-                super().__call__(image)
+                self._compile(image)
                 self._seen.add(image.shape)
         return super().__call__(image)
+
+    def _compile(self, image: Tensor) -> None:
+        try:
+            super().__call__(image)
+        except TorchDynamoException as error:
+            reason = str(error).strip().split("\n")[0]
+            raise ConfigError(
+                f"predict.backend: torch cannot compile here ({reason}); install a C++ compiler "
+                "such as g++, or leave out --backend compile"
+            ) from error
 
 
 class _OpenVINO:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,12 +16,12 @@ from geoseg.grid import Grid
 from geoseg.mask import write_mask
 from geoseg.options import PredictOptions, Thresholds
 from geoseg.plan import PredictPlan, Progress
-from geoseg.predict.reading import Area
+from geoseg.predict.reading import Area, clip_window, within
 from geoseg.predict.values import ValuesKind
 from geoseg.raster import Scene, open_for_writing, write_cog, write_mosaic
 from geoseg.refine import refine_raster
 
-_ROWS = 512
+_WINDOW = (512, 4096)
 
 
 class Rasters:
@@ -90,12 +91,15 @@ class Rasters:
             self._plan.scene.open() as scene,
             self._open(placed, grid) as sink,
         ):
-            for window in grid.row_windows(_ROWS):
-                data, seen = prob.read(window)
+            # So far from a window may lie what its pixels at an edge are filled from.
+            margin = 2 + math.ceil(2 * self._plan.grid.gsd_m / grid.gsd_m)
+            for window in grid.windows(*_WINDOW):
+                around = clip_window(window, margin, grid)
+                data = _fill(*prob.read(around))[(..., *within(around, window))]
                 _, known = scene.read(window)
                 if self._plan.area is not None:
                     known &= Area(grid, self._plan.area).covers(window)
-                sink.write(_fill(data, seen) * known, window=window)
+                sink.write(data * known, window=window)
                 sink.write_mask(known, window=window)
         return placed
 

@@ -129,18 +129,18 @@ def _read_strip(
     if area is not None and not area.meets(ground):
         yield from ((tile, None) for tile in strip)
         return
-    seen = _clip(ground, margin, scene.grid)
+    seen = clip_window(ground, margin, scene.grid)
     data, valid = scene.read(seen)
-    wanted = valid[_within(seen, ground)]
+    wanted = valid[within(seen, ground)]
     if area is not None:
         wanted = wanted & area.covers(ground)
     _note(known, band, wanted, ground)
     for tile in strip:
-        if not wanted[_within(ground, tile.window)].any():
+        if not wanted[within(ground, tile.window)].any():
             yield tile, None
             continue
-        near = _clip(tile.window, margin, scene.grid)
-        part = _within(seen, near)
+        near = clip_window(tile.window, margin, scene.grid)
+        part = within(seen, near)
         pads = _pads(tile.window, near, block.plan.size, margin)
         yield tile, (_mirror(data[(..., *part)], pads), _mirror(valid[part], pads))
 
@@ -164,7 +164,7 @@ def _pads(window: Window, near: Window, size: int, margin: int) -> list[tuple[in
     return pads
 
 
-def _clip(window: Window, margin: int, grid: Grid) -> Window:
+def clip_window(window: Window, margin: int, grid: Grid) -> Window:
     """The window with its margin, as far as the grid reaches."""
     top, left = max(0, window.row_off - margin), max(0, window.col_off - margin)
     bottom = min(grid.height, window.row_off + window.height + margin)
@@ -180,7 +180,7 @@ def _union(windows: Sequence[Window]) -> Window:
     )  # fmt: skip
 
 
-def _within(outer: Window, inner: Window) -> tuple[slice, slice]:
+def within(outer: Window, inner: Window) -> tuple[slice, slice]:
     """Where a window lies in an array of another that holds it."""
     top, left = inner.row_off - outer.row_off, inner.col_off - outer.col_off
     return slice(top, top + inner.height), slice(left, left + inner.width)
@@ -192,7 +192,7 @@ def _note(known: np.ndarray, band: Window, wanted: np.ndarray, ground: Window) -
     right = min(band.col_off + band.width, ground.col_off + ground.width)
     if left < right:
         shared = Window(left, band.row_off, right - left, band.height)
-        known[_within(band, shared)] = wanted[_within(ground, shared)]
+        known[within(band, shared)] = wanted[within(ground, shared)]
 
 
 class _Filling:

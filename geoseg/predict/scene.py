@@ -13,16 +13,15 @@ from typing import Any
 
 from geoseg.boxes.predict import predict_boxes
 from geoseg.drift import warn_of_drift
-from geoseg.errors import ConfigError, GridMismatchError
-from geoseg.journal import Journal, check_output, claim_output, describe_job
-from geoseg.model_file import ModelSpec, load_model, load_spec
-from geoseg.models import task_of
+from geoseg.errors import ConfigError
+from geoseg.journal import Journal, claim_output
+from geoseg.model_file import load_model
 from geoseg.options import PredictOptions, Thresholds, VectorizeOptions
 from geoseg.paths import absolute_path
-from geoseg.plan import PredictPlan, Progress, plan_prediction
-from geoseg.predict.backend import check_backend
+from geoseg.plan import PredictPlan, Progress
 from geoseg.predict.block import BlockTask, Step, choose_step, predict_block
 from geoseg.predict.dealing import deal_blocks, deal_panels, list_bands
+from geoseg.predict.job import RASTER_SUFFIXES, plan_job
 from geoseg.predict.memory import count_panels
 from geoseg.predict.outputs import Rasters
 from geoseg.predict.values import ValuesKind
@@ -32,13 +31,10 @@ from geoseg.vectorize import (
     CLASSES_TAG,
     THRESHOLDS_TAG,
     describe_classes,
-    refuse_thresholds,
     vectorize,
 )
 
 logger = logging.getLogger(__name__)
-
-_RASTER_SUFFIXES = (".tif", ".tiff")
 
 Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
@@ -91,36 +87,28 @@ def predict(
     Raises:
         GeosegError: If scene, model and output do not work together; nothing is written then.
     """
-    options, models = options or PredictOptions(), _list_models(model)
-    inputs = [scene, *models, *([options.aoi] if options.aoi else [])]
-    output = check_output(output, overwrite=overwrite, inputs=inputs)
-    suffix = _check_suffix(output)
-    check_backend(options.backend, options.device)
-    spec = _common_spec(models)
-    plan = plan_prediction(scene, spec, options)
-    chosen = _choose_thresholds(spec, thresholds)
-    warn_of_drift(plan.scene, spec)
-    if task_of(spec.arch) == "boxes":
+    options = options or PredictOptions()
+    job = plan_job(scene, model, output, options, thresholds, overwrite=overwrite)
+    plan, chosen, output, suffix = job.plan, job.thresholds, job.output, job.suffix
+    for spec in job.specs:
+        warn_of_drift(plan.scene, spec)
+    if job.finds_boxes:
         if workers is not None and workers.run is not None:
-            logger.warning("%s finds boxes, which this process does alone", models[0])
-        if options.backend != "torch":
-            raise ConfigError(
-                f"predict.backend: {models[0]} finds boxes, which torch computes alone"
-            )
-        _, weights = load_model(models[0])
+            logger.warning("%s finds boxes, which this process does alone", job.models[0])
+        _, weights = load_model(job.models[0])
         return predict_boxes(
             plan, weights, output, options, chosen, overwrite=overwrite, progress=progress
         )
-    kept = options.model_dump(exclude={"max_memory_gb", "block_rows"})
-    job = describe_job("predict", kept, chosen.model_dump(), suffix, files=inputs)
     names = _output_names(suffix, options)
     # Footprints may be several files, which their writer puts in their place together.
     file = None if suffix in WRITABLE_SUFFIXES else names[0] if suffix else ""
     with (
-        claim_output(output, overwrite=overwrite, inputs=inputs, job=job, file=file) as folder,
-        Journal(folder, job) as journal,
+        claim_output(
+            output, overwrite=overwrite, inputs=job.inputs, job=job.name, file=file
+        ) as folder,
+        Journal(folder, job.name) as journal,
     ):
-        predicting = _Predicting(plan, models, options, folder / "bands", journal, progress)
+        predicting = _Predicting(plan, job.models, options, folder / "bands", journal, progress)
         bands = predicting.predict_bands(workers or Workers())
         targets = [output] if file is None else [folder / name for name in names]
         _write_outputs(plan, chosen, options, predicting.values, bands, folder, targets, progress)
@@ -128,60 +116,8 @@ def predict(
     return [output] if suffix else [output / name for name in names]
 
 
-def _list_models(model: str | Path | Sequence[str | Path]) -> tuple[Path, ...]:
-    models = [model] if isinstance(model, str | Path) else list(model)
-    if not models:
-        raise ConfigError("no model is named; pass the model.safetensors that geoseg train wrote")
-    return tuple(Path(model).absolute() for model in models)
-
-
-def _common_spec(models: Sequence[Path]) -> ModelSpec:
-    """The header of the first model, if the others can be averaged with it."""
-    first, *others = [load_spec(model) for model in models]
-    for path, spec in zip(models[1:], others, strict=True):
-        if task_of(first.arch) == "boxes" or task_of(spec.arch) == "boxes":
-            raise GridMismatchError(
-                f"{path}: models of boxes have no probabilities that could be averaged; give one"
-            )
-        for name in ("bands", "outputs", "exclusive", "size"):
-            mine, its = getattr(first, name), getattr(spec, name)
-            if mine != its:
-                raise GridMismatchError(
-                    f"{path}: has {name} {_words(its)}, {models[0]} has {_words(mine)}; models "
-                    "that are averaged must agree in that"
-                )
-        if abs(spec.gsd_m / first.gsd_m - 1) > 0.05:
-            raise GridMismatchError(
-                f"{path}: wants pixels of {spec.gsd_m:.3g} m, {models[0]} of {first.gsd_m:.3g} m; "
-                "models that are averaged must agree in that"
-            )
-    return first
-
-
-def _words(value: Any) -> str:
-    return ", ".join(value) if isinstance(value, tuple) else str(value)
-
-
-def _choose_thresholds(spec: ModelSpec, thresholds: VectorizeOptions | None) -> Thresholds:
-    thresholds = thresholds or VectorizeOptions()
-    if spec.exclusive:
-        refuse_thresholds(thresholds)
-    return thresholds.over(spec.thresholds)
-
-
-def _check_suffix(output: Path) -> str:
-    """The suffix of an output file, or nothing for a folder."""
-    suffix = "" if output.is_dir() else output.suffix.lower()
-    if suffix and suffix not in (*_RASTER_SUFFIXES, *WRITABLE_SUFFIXES):
-        choices = ", ".join((*_RASTER_SUFFIXES[:1], *WRITABLE_SUFFIXES))
-        raise ConfigError(
-            f"{output}: cannot tell what to write by {suffix}; use a folder or one of {choices}"
-        )
-    return suffix
-
-
 def _output_names(suffix: str, options: PredictOptions) -> tuple[str, ...]:
-    if suffix in _RASTER_SUFFIXES:
+    if suffix in RASTER_SUFFIXES:
         return ("prob.tif",)
     if suffix:
         return (f"footprints{suffix}",)
@@ -259,7 +195,9 @@ class _Predicting:
             (found,) = run(choose_step, [task])
             if isinstance(found, Exception):
                 raise found
-            self._journal.add("step", [found.device, found.batch_size])
+            # A batch is always filled, if need be with the last tile again and again.
+            size = min(found.batch_size, len(self._plan.tiles))
+            self._journal.add("step", [found.device, size])
         return Step(*self._journal.done["step"])
 
     def _deal_panels(self) -> list[Block]:

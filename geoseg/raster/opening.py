@@ -46,6 +46,16 @@ def open_raster(path: str | Path) -> Any:
         ) from error
 
 
+def list_files(path: str | Path) -> list[str]:
+    """The files that a raster consists of: itself, those beside it, and the sources of a VRT.
+
+    Raises:
+        SceneReadError: If it is absent, or no raster.
+    """
+    with open_raster(path) as raster:
+        return sorted({str(path), *raster.files})
+
+
 def lacks_file(error: RasterioError) -> bool:
     """Whether what could not be read is another file, which is not there."""
     return "no such file" in one_line(error).lower()

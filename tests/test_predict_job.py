@@ -1,0 +1,143 @@
+"""What is asked of a prediction is checked first, and named by all that it depends on."""
+
+import shutil
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from affine import Affine
+
+from geoseg.errors import ConfigError, GridMismatchError
+from geoseg.grid import Grid
+from geoseg.journal import Journal, describe_job
+from geoseg.model_file import ModelSpec, save_model
+from geoseg.options import PredictOptions, Thresholds
+from geoseg.predict import plan_job, predict
+from geoseg.raster import Scene, list_files, write_array
+
+SPEC = ModelSpec(
+    arch="pixelwise",
+    encoder=None,
+    bands=("red", "green", "blue"),
+    dtype="uint8",
+    mean=(110.0, 110.0, 100.0),
+    std=(40.0, 40.0, 40.0),
+    gsd_m=0.5,
+    size=64,
+    overlap=16,
+    thresholds=Thresholds(body=0.4),
+)
+
+
+def make_model(path, **changes):
+    spec = SPEC.model_copy(update=changes)
+    weights = {
+        "encoder.weight": torch.full((len(spec.outputs), 3, 1, 1), 0.3),
+        "encoder.bias": torch.linspace(1.0, 1.5, len(spec.outputs)),
+    }
+    save_model(path, weights, spec)
+    return path
+
+
+def make_scene(path, height, width, gsd_m=0.5, seed=0):
+    data = np.random.default_rng(seed).integers(60, 160, (3, height, width)).astype(np.uint8)
+    grid = Grid(rasterio.CRS.from_epsg(32633), Affine(gsd_m, 0, 5e5, 0, -gsd_m, 5e6), height, width)
+    write_array(path, grid, data, descriptions=("red", "green", "blue"))
+    return path
+
+
+@pytest.mark.parametrize("gsd_m", [0.7, 1.3])
+def test_a_strip_of_one_row_at_the_edge_is_filled_too(tmp_path, gsd_m):
+    scene = make_scene(tmp_path / "scene.tif", 513, 100)
+    model = make_model(tmp_path / "m.safetensors", gsd_m=gsd_m)
+    predict(scene, model, tmp_path / "prob.tif", options=PredictOptions(device="cpu"))
+    with Scene(tmp_path / "prob.tif") as prob:
+        data, valid = prob.read()
+    assert valid.all()
+    assert data[0].min() > 100
+    assert np.abs(data[:, -1].astype(int) - data[:, -2]).max() < 30
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"), [({"dtype": "uint16"}, "dtype"), ({"classes": ("roof",)}, "classes")]
+)
+def test_models_of_other_pixels_or_classes_are_not_averaged(tmp_path, changes, what):
+    scene = make_scene(tmp_path / "scene.tif", 70, 90)
+    one = make_model(tmp_path / "one.safetensors")
+    other = make_model(tmp_path / "other.safetensors", **changes)
+    with pytest.raises(GridMismatchError, match=rf"other.safetensors: has {what} .*must agree"):
+        plan_job(scene, [one, other], tmp_path / "out", PredictOptions())
+
+
+def test_a_job_depends_on_the_sources_of_a_vrt(tmp_path):
+    scene = make_scene(tmp_path / "scene.tif", 70, 90)
+    vrt = tmp_path / "scene.vrt"
+    with rasterio.open(scene) as source:
+        rasterio.shutil.copy(source, vrt, driver="VRT")
+    assert list_files(vrt) == [str(scene), str(vrt)]
+    model = make_model(tmp_path / "m.safetensors")
+
+    def name():
+        return plan_job(vrt, model, tmp_path / "out", PredictOptions()).name
+
+    before = name()
+    assert name() == before
+    make_scene(scene, 70, 90, seed=1)
+    assert name() != before
+
+
+def test_a_damaged_journal_is_no_journal(tmp_path):
+    job = describe_job("anything")
+
+    def interrupted():
+        with Journal(tmp_path, job) as journal:
+            journal.add("a", 1)
+            journal.add("b", 2)
+            raise KeyboardInterrupt
+
+    def done():
+        with Journal(tmp_path, job) as journal:
+            return journal.done
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    path = tmp_path / Journal.NAME
+    assert Journal.continues(tmp_path, job)
+    first, second, third = path.read_text().splitlines(keepends=True)
+    path.write_text(first + second + "\0\0\n" + third)
+    assert done() == {"a": 1}
+    for damage in (b"\0\0\n", b"\xff\xfe\n"):
+        path.write_bytes(damage + second.encode())
+        assert not Journal.continues(tmp_path, job)
+        assert done() == {}
+
+
+def test_batches_are_no_larger_than_the_scene(tmp_path, monkeypatch):
+    scene = make_scene(tmp_path / "scene.tif", 70, 90)
+    model = make_model(tmp_path / "m.safetensors")
+    sizes = []
+
+    def spy(task, count=None):
+        sizes.append(task.batch_size)
+        return block(task, count)
+
+    from geoseg.predict.block import predict_block as block
+
+    monkeypatch.setattr("geoseg.predict.scene.predict_block", spy)
+    options = PredictOptions(device="cpu", batch_size=500)
+    predict(scene, model, tmp_path / "prob.tif", options=options)
+    assert sizes == [4]
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="compiles where there is a compiler")
+def test_without_a_compiler_nothing_is_compiled(tmp_path, monkeypatch):
+    torch.compiler.reset()
+    monkeypatch.setenv("CXX", str(tmp_path / "no_compiler"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    scene = make_scene(tmp_path / "scene.tif", 70, 90)
+    model = make_model(tmp_path / "m.safetensors", gsd_m=0.51)
+    options = PredictOptions(device="cpu", backend="compile")
+    with pytest.raises(ConfigError, match=r"torch cannot compile here .* leave out --backend"):
+        predict(scene, model, tmp_path / "prob.tif", options=options)
