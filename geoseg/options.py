@@ -435,6 +435,18 @@ class Thresholds(Options):
     border: float = Field(1.0, ge=0, le=4, description="Weight of the border probability")
     min_area_m2: float = Field(5.0, ge=0, description="Smaller footprints are dropped, m²")
     simplify_m: float = Field(0.3, ge=0, description="Outlines may move by about this, metres")
+    subpixel: bool = Field(
+        True, description="Outlines run where the probability crosses `body`, not along pixels"
+    )
+    regularize: bool = Field(
+        True, description="Make outlines right-angled where buildings are, by a metre at the most"
+    )
+    min_hole_m2: float | None = Field(
+        None, ge=0, description="Smaller holes are filled, m²; `min_area_m2` when null"
+    )
+    min_confidence: float = Field(
+        0.0, ge=0, le=1, description="Footprints of less mean probability are dropped, 0-1"
+    )
 
 
 class VectorizeOptions(Options):
@@ -445,6 +457,10 @@ class VectorizeOptions(Options):
     border: float | None = Field(None, ge=0, le=4)
     min_area_m2: float | None = Field(None, ge=0)
     simplify_m: float | None = Field(None, ge=0)
+    subpixel: bool | None = None
+    regularize: bool | None = None
+    min_hole_m2: float | None = Field(None, ge=0)
+    min_confidence: float | None = Field(None, ge=0, le=1)
 
     def over(self, thresholds: Thresholds) -> Thresholds:
         """These where they are set, else those."""

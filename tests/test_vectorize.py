@@ -4,6 +4,7 @@ import json
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pytest
 import shapely
 from affine import Affine
@@ -13,10 +14,10 @@ from hypothesis.extra import numpy as nps
 from pydantic import ValidationError
 from pyproj import Geod
 from rasterio.crs import CRS
-from rasterio.features import rasterize
+from rasterio.features import rasterize, shapes
 from rasterio.windows import Window
 from scipy import ndimage
-from shapely.geometry import Polygon, box
+from shapely.geometry import Polygon, box, shape
 
 from geoseg.errors import ConfigError, MissingCRSError, OutputExistsError, SceneReadError
 from geoseg.grid import Grid
@@ -28,21 +29,27 @@ from geoseg.vectorize import (
     ArrayProb,
     SceneProb,
     Thresholds,
+    cross_rings,
     fill_holes,
     find_components,
+    find_runs,
     geodesic_measures,
     iter_footprints,
+    label_runs,
     read_thresholds,
     separate,
-    simplify_coverage,
-    trace,
+    simplify,
+    step_rings,
+    trace_rings,
     vectorize,
     vectorize_arrays,
 )
-from geoseg.vectorize.components import EIGHT, FOUR
+from geoseg.vectorize.runs import paint
+
+EIGHT, FOUR = np.ones((3, 3)), ndimage.generate_binary_structure(2, 1)
 
 UTM = CRS.from_epsg(32645)
-EXACT = Thresholds(min_area_m2=0, simplify_m=0)
+EXACT = Thresholds(min_area_m2=0, simplify_m=0, subpixel=False, regularize=False)
 SITE = CRS.from_wkt(
     'PROJCS["site",GEOGCS["WGS 84",DATUM["WGS_1984",SPHEROID["WGS 84",6378137,298.257223563]],'
     'PRIMEM["Greenwich",0],UNIT["degree",0.0174532925199433]],PROJECTION["Transverse_Mercator"],'
@@ -142,7 +149,7 @@ def test_a_ridge_of_border_divides_touching_houses():
     body, border = two_houses()
     grid = utm_grid(30, 50)
     valid = np.ones(grid.shape, dtype=bool)
-    for thresholds in (EXACT, Thresholds(simplify_m=0.5)):
+    for thresholds in (EXACT, Thresholds(simplify_m=0.5, subpixel=False, regularize=False)):
         found = vectorize_arrays(body, border, valid, grid, thresholds)
         assert found["area_m2"].tolist() == pytest.approx([60, 60], rel=0.06)
         assert found["area_m2"].sum() == pytest.approx(40 * 12 * 0.25, rel=1e-3)
@@ -182,76 +189,183 @@ def test_a_component_without_a_seed_is_one_object_and_crumbs_vanish():
     assert labels.sum() == 12
 
 
-def test_small_holes_are_filled_but_never_over_nodata():
-    mask = np.ones((12, 20), dtype=bool)
-    mask[2:4, 2:4] = mask[2:4, 8:10] = False
-    mask[6:10, 6:10] = mask[5:7, 18:] = False
-    valid = np.ones_like(mask)
+def test_small_holes_are_filled_but_never_over_nodata_or_another_building():
+    mask = np.ones((14, 30), dtype=np.uint8)
+    mask[:, 0] = mask[:, -1] = mask[0] = mask[-1] = 0
+    mask[2:4, 2:4] = mask[2:4, 8:10] = 0
+    mask[6:10, 6:10] = mask[5:7, 26:] = 0
+    mask[6:9, 14:17] = 0
+    mask[7, 15] = 2  # an island
+    mask[3, 18], mask[2, 19] = 0, 0  # two holes that touch at a corner
+    valid = np.ones_like(mask, dtype=bool)
     valid[3, 9] = False
-    filled = fill_holes(mask, valid, min_area_px=5)
-    assert (filled ^ mask).nonzero()[0].tolist() == [2, 2, 3, 3]
-    assert filled[2:4, 2:4].all()
-    assert not filled[2:4, 8:10].any()
-    assert not filled[6:10, 6:10].any()
-    assert not filled[5:7, 18:].any()  # open to the outside
+    runs = find_runs(mask)
+    filled = paint(fill_holes(runs, valid, np.array([9, 1])), mask.shape)
+    changed = np.argwhere(filled != mask).tolist()
+    assert changed == [[2, 2], [2, 3], [2, 19], [3, 2], [3, 3], [3, 18]]
+    assert (filled[filled != mask] == 1).all()
+    again = fill_holes(runs, valid, np.array([3, 1]))
+    assert np.argwhere(paint(again, mask.shape) != mask).tolist() == [[2, 19], [3, 18]]
+    assert len(fill_holes(runs, valid, np.array([1, 1]))) == len(runs)
+
+
+@given(masks, masks, st.integers(0, 12))
+@settings(max_examples=150, deadline=None)
+def test_holes_are_filled_as_by_pixels(mask, other, least):
+    mask = np.pad(mask, 1)
+    valid = np.ones(mask.shape, dtype=bool)
+    part = other[: mask.shape[0], : mask.shape[1]]
+    valid[: part.shape[0], : part.shape[1]] &= part | mask[: part.shape[0], : part.shape[1]]
+    names, count = ndimage.label(mask, structure=EIGHT)
+    ground, holes = ndimage.label(~mask, structure=FOUR)
+    wanted = names.copy()
+    for hole in range(1, holes + 1):
+        inside = ground == hole
+        beside = np.unique(names[ndimage.binary_dilation(inside, FOUR) & mask])
+        edge = inside[0].any() or inside[-1].any() or inside[:, 0].any() or inside[:, -1].any()
+        if len(beside) == 1 and not edge and valid[inside].all() and inside.sum() < least:
+            wanted[inside] = beside[0]
+    filled = fill_holes(find_runs(names), valid, np.full(count, least))
+    assert (paint(filled, mask.shape) == wanted).all()
 
 
 # Outlines
 
 
+def trace(labels):
+    """The 4-connected pieces of labels: the label of each and the pixel of its first run."""
+    runs = find_runs(labels)
+    pieces, count = label_runs(runs, diagonal=False)
+    values = np.zeros(count, dtype=int)
+    values[pieces] = runs.values
+    return values, trace_rings(runs, pieces)
+
+
+def shared(labels):
+    """Outlines of labels with the vertices of shared walls in both."""
+    values, rings = trace(labels)
+    return step_rings(rings).polygons(), np.zeros(len(values), dtype=int)
+
+
 @given(label_arrays)
 @settings(max_examples=200, deadline=None)
-def test_outlines_give_the_labels_back(values):
-    labels = np.zeros_like(values)
-    for value in (1, 2, 3):
-        pieces, _ = ndimage.label(values == value, structure=FOUR)
-        labels = np.where(pieces > 0, pieces + labels.max(), labels)
-    traced = trace(labels, Affine.identity())
-    assert [name for name, _ in traced] == list(range(1, labels.max() + 1))
-    assert all(polygon.is_valid for _, polygon in traced)
-    assert sum(polygon.area for _, polygon in traced) == (labels > 0).sum()
-    if traced:
-        drawn = rasterize([(p, name) for name, p in traced], labels.shape, dtype="int32")
-        assert (drawn == labels).all()
+def test_outlines_give_the_labels_back(labels):
+    values, rings = trace(labels)
+    outlines = rings.polygons()
+    pieces = [ndimage.label(labels == value, structure=FOUR)[1] for value in (1, 2, 3)]
+    assert len(outlines) == sum(pieces)
+    assert shapely.is_valid(outlines).all()
+    assert shapely.area(outlines).sum() == (labels > 0).sum()
+    if len(outlines):
+        pairs = zip(outlines, values.tolist(), strict=True)
+        assert (rasterize(pairs, labels.shape, dtype="int32") == labels).all()
+        assert [p.equals(s) for p, s in zip(outlines, shared(labels)[0], strict=True)]
+
+
+@given(label_arrays)
+@settings(max_examples=200, deadline=None)
+def test_outlines_are_those_of_gdal(labels):
+    _, rings = trace(labels)
+    theirs = [shape(found) for found, _ in shapes(labels, mask=labels > 0, connectivity=4)]
+    ours = shapely.normalize(rings.polygons())
+    assert len(ours) == len(theirs)
+    key = lambda polygon: (polygon.bounds, polygon.area)  # noqa: E731
+    for one, other in zip(sorted(ours, key=key), sorted(theirs, key=key), strict=True):
+        assert one.equals(other)
 
 
 @given(label_arrays, st.sampled_from([0, 0.6, 1.0, 2.5]))
 @settings(max_examples=100, deadline=None)
-def test_simplified_outlines_stay_valid_and_share_their_walls(values, tolerance):
-    labels = separate(np.ones(values.shape, np.float32), None, values > 0, Thresholds())
-    labels = np.where(labels > 0, labels * 4 + values, 0)
-    outlines = [polygon for _, polygon in trace(labels, Affine.identity())]
-    if not outlines:
-        return
-    simple = simplify_coverage(outlines, tolerance)
+def test_simplified_outlines_stay_valid_and_share_their_walls(labels, tolerance):
+    outlines, groups = shared(labels)
+    simple = simplify(outlines, groups, np.full(len(outlines), tolerance))
     assert len(simple) == len(outlines)
-    assert all(polygon.is_valid and polygon.geom_type == "Polygon" for polygon in simple)
-    assert shapely.coverage_is_valid(simple)
+    assert (shapely.get_type_id(simple) == shapely.GeometryType.POLYGON).all()
+    assert shapely.is_valid(simple).all()
+    if len(simple):
+        assert shapely.coverage_is_valid(simple)
     if tolerance == 0:
         assert all(a.equals(b) for a, b in zip(simple, outlines, strict=True))
+
+
+@given(label_arrays, st.integers(0, 99), st.sampled_from([0, 1.0]))
+@settings(max_examples=200, deadline=None)
+def test_subpixel_outlines_stay_valid_and_share_their_walls(labels, seed, tolerance):
+    _, rings = trace(labels)
+    runs = find_runs(labels)
+    pieces, count = label_runs(runs, diagonal=False)
+    named = paint(runs.renamed(pieces + 1), labels.shape)
+    inside, outside = np.random.default_rng(seed).random((2, *labels.shape)).astype(np.float32)
+    prob = np.where(labels > 0, 0.5 + inside / 2, outside / 2)
+    prob[outside > 0.95] = np.nan
+    crossed = cross_rings(step_rings(rings), named, prob, 0.5).polygons()
+    crossed = simplify(crossed, np.zeros(count, dtype=int), np.full(count, tolerance))
+    assert shapely.is_valid(crossed).all()
+    if count:
+        assert shapely.coverage_is_valid(crossed)
+
+
+def test_a_subpixel_outline_runs_where_the_probability_crosses():
+    rows, columns = np.indices((30, 40))
+    distance = 9.3 - np.hypot(rows - 14.2, columns - 20.7)
+    prob = np.clip(0.5 + distance / 8, 0, 1).astype(np.float32)
+    labels = (prob >= 0.5).astype(np.int32)
+    _, rings = trace(labels)
+    (pixels,), (crossed,) = (
+        rings.polygons(),
+        cross_rings(step_rings(rings), labels, prob, 0.5).polygons(),
+    )
+    circle = shapely.Point(21.2, 14.7).buffer(9.3, quad_segs=64)
+
+    def iou(outline):
+        return outline.intersection(circle).area / outline.union(circle).area
+
+    assert iou(pixels) < 0.95
+    assert iou(crossed) > 0.99
 
 
 def test_a_wall_between_three_houses_stays_shared():
     labels = np.ones((8, 20), dtype=np.int32)
     labels[4:, :9], labels[4:, 9:] = 2, 3
-    simple = simplify_coverage([p for _, p in trace(labels, Affine.identity())], 0.5)
+    outlines, groups = shared(labels)
+    simple = simplify(outlines, groups, np.full(3, 0.5))
     assert shapely.coverage_is_valid(simple)
     assert (9, 4) in simple[0].exterior.coords  # where the three meet
     assert [polygon.area for polygon in simple] == [80, 36, 44]
 
 
 def test_a_staircase_becomes_a_wall():
-    rows, columns = np.indices((40, 40))
-    labels = (columns >= rows).astype(np.int32)
-    ((_, outline),) = trace(labels, Affine.identity())
-    assert len(outline.exterior.coords) > 80
-    assert len(simplify_coverage([outline], 0.8)[0].exterior.coords) <= 8
+    rows, columns = np.indices((40, 41))
+    outlines, groups = shared((columns >= rows).astype(np.int32))
+    assert len(outlines[0].exterior.coords) > 80
+    (simple,) = simplify(outlines, groups, np.full(1, 0.8))
+    assert len(simple.exterior.coords) <= 8
+
+
+@given(st.lists(label_arrays, min_size=2, max_size=4))
+@settings(max_examples=50, deadline=None)
+def test_company_does_not_change_what_is_simplified(arrays):
+    alone, everything, groups = [], [], []
+    for number, labels in enumerate(arrays):
+        outlines, group = shared(labels)
+        alone.extend(simplify(outlines, group, np.full(len(outlines), 1.0)))
+        everything.extend(outlines)
+        groups.extend(group + number)
+    together = np.array(everything, dtype=object)
+    found = simplify(together, np.array(groups, dtype=int), np.full(len(together), 1.0))
+    assert shapely.to_wkb(found).tolist() == shapely.to_wkb(alone).tolist()
 
 
 def test_outlines_survive_when_simplification_would_break_them(monkeypatch):
-    bowtie = np.array([Polygon([(0, 0), (2, 2), (2, 0), (0, 2)])], dtype=object)
-    monkeypatch.setattr(shapely, "coverage_simplify", lambda polygons, tolerance: bowtie)
-    assert simplify_coverage([box(0, 0, 3, 2)], 1) == [box(0, 0, 3, 2)]
+    bowtie = Polygon([(0, 0), (2, 2), (2, 0), (0, 2)])
+
+    def broken(polygons, tolerance):
+        return np.array([bowtie, *polygons[1:]], dtype=object)
+
+    monkeypatch.setattr(shapely, "coverage_simplify", broken)
+    outlines = np.array([box(0, 0, 3, 2), box(3, 0, 5, 2), box(7, 0, 9, 2)], dtype=object)
+    kept = simplify(outlines, np.array([0, 0, 1]), np.ones(3))
+    assert all(one.equals(other) for one, other in zip(kept, outlines, strict=True))
 
 
 # Layers
@@ -264,7 +378,7 @@ def test_footprints_do_not_depend_on_the_blocks(tmp_path, block_rows):
     path = write_prob(tmp_path / "prob.tif", array, valid, grid)
     thresholds = Thresholds(min_area_m2=1)
     batches = iter_footprints(path, thresholds=thresholds, block_rows=block_rows)
-    (found,) = batches
+    found = pd.concat(batches, ignore_index=True)
     whole = vectorize_arrays(array[0], array[1], valid, grid, thresholds)
     assert len(found) > 20
     assert found["id"].tolist() == list(range(1, len(found) + 1))

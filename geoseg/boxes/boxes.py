@@ -8,7 +8,8 @@ from typing import Self
 
 import numpy as np
 import shapely
-from shapely.geometry import Polygon
+
+from geoseg.vectorize import Traced
 
 # A building counts where at least this share of it is to be seen: it is learnt there, and
 # found. Less of it is neither a building nor none.
@@ -45,9 +46,9 @@ def join_boxes(parts: Sequence[Boxes]) -> Boxes:
     return Boxes(np.concatenate(corners), np.concatenate(scores))
 
 
-def outlines_of(boxes: Boxes) -> list[tuple[Polygon, float]]:
+def outlines_of(boxes: Boxes) -> Traced:
     """Each box as a polygon in pixels, with its score."""
-    return list(zip(shapely.box(*boxes.corners.T), boxes.scores.tolist(), strict=True))
+    return Traced(shapely.box(*boxes.corners.T), {"confidence": boxes.scores})
 
 
 def valid_shares(corners: np.ndarray, valid: np.ndarray) -> np.ndarray:

@@ -55,7 +55,7 @@ class BoxGround:
         stitcher = Stitcher()
         for index, window in self.windows.items():
             stitcher.add(window, found[index])
-        outlines = iter(outlines_of(stitcher.advance()))
+        outlines = [outlines_of(stitcher.advance())]
         return join_batches(
             place_footprints(outlines, self.grid, Thresholds().min_area_m2), self.grid
         )

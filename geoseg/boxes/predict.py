@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from shapely.geometry import Polygon
 from torch import Tensor
 
 from geoseg.boxes.boxes import Boxes, outlines_of
@@ -20,7 +19,7 @@ from geoseg.plan import PredictPlan, Progress
 from geoseg.raster import Scene
 from geoseg.tiling import Tile, TilePlan
 from geoseg.vector import WRITABLE_SUFFIXES, write_footprints
-from geoseg.vectorize import place_footprints
+from geoseg.vectorize import Traced, place_footprints
 
 logger = logging.getLogger(__name__)
 
@@ -164,6 +163,6 @@ def _write(
         write_footprints(path, frames, crs=plan.grid.crs)
 
 
-def _outlines(batches: Iterator[Boxes], least: float) -> Iterator[tuple[Polygon, float]]:
+def _outlines(batches: Iterator[Boxes], least: float) -> Iterator[Traced]:
     for boxes in batches:
-        yield from outlines_of(boxes[boxes.scores >= least])
+        yield outlines_of(boxes[boxes.scores >= least])

@@ -14,6 +14,14 @@ from geoseg.cli.progress import progress_bar
 @click.option("--threshold", type=float, help="Least building probability.  [default: the model's]")
 @click.option("--min-area-m2", type=float, help="Smaller footprints are dropped.")
 @click.option("--simplify-m", type=float, help="Outlines may move by about this, metres.")
+@click.option("--min-hole-m2", type=float, help="Smaller holes are filled.")
+@click.option("--min-confidence", type=float, help="Less sure footprints are dropped, 0-1.")
+@click.option(
+    "--regularize/--no-regularize", default=None, help="Right angles where buildings have them."
+)
+@click.option(
+    "--subpixel/--no-subpixel", default=None, help="Outlines between pixels, or along them."
+)
 @click.option(
     "--crf",
     "scene",
@@ -28,6 +36,10 @@ def command(
     threshold: float | None,
     min_area_m2: float | None,
     simplify_m: float | None,
+    min_hole_m2: float | None,
+    min_confidence: float | None,
+    regularize: bool | None,
+    subpixel: bool | None,
     scene: str | None,
     overwrite: bool,
     config: str | None,
@@ -35,7 +47,8 @@ def command(
 ) -> None:
     """Turn a probability raster into footprints.
 
-    Touching buildings are separated; each has its area in square metres and a confidence.
+    Touching buildings are separated; walls run at right angles where they did about so. Each
+    footprint has its area in square metres and a confidence.
     """
     settings = resolve(
         config,
@@ -43,6 +56,10 @@ def command(
         vectorize__body=threshold,
         vectorize__min_area_m2=min_area_m2,
         vectorize__simplify_m=simplify_m,
+        vectorize__min_hole_m2=min_hole_m2,
+        vectorize__min_confidence=min_confidence,
+        vectorize__regularize=regularize,
+        vectorize__subpixel=subpixel,
     )
     from geoseg.vectorize import read_classes, read_thresholds, refuse_thresholds, vectorize
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import shapely
 from pyproj import CRS, Transformer
@@ -42,6 +44,12 @@ def pixel_areas_m2(grid: Grid, columns: np.ndarray, rows: np.ndarray) -> np.ndar
     Returns:
         Square metres (N,).
     """
+    areas: np.ndarray = pixel_sizes_m(grid, columns, rows).prod(axis=1)
+    return areas
+
+
+def pixel_sizes_m(grid: Grid, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Width and height of pixels on the ellipsoid, in metres (N, 2); otherwise as above."""
     steps = ((0, 0), (1, 0), (0, 1))
     points = [grid.transform @ (columns + dx, rows + dy) for dx, dy in steps]
     corners = np.array(points, dtype=np.float64)  # (step, x or y, N)
@@ -49,11 +57,13 @@ def pixel_areas_m2(grid: Grid, columns: np.ndarray, rows: np.ndarray) -> np.ndar
         transformer = Transformer.from_crs(as_crs(grid.crs), 4326, always_xy=True)
         lon, lat = transformer.transform(corners[:, 0], corners[:, 1], errcheck=True)
     except ProjError:
-        unit = unit_m(as_crs(grid.crs))
-        return np.full(len(columns), abs(grid.transform.determinant) * unit**2)
+        side = math.sqrt(abs(grid.transform.determinant)) * unit_m(as_crs(grid.crs))
+        return np.full((len(columns), 2), side)
     sides = [WGS84_ELLIPSOID.inv(lon[0], lat[0], lon[i], lat[i])[2] for i in (1, 2)]
-    areas: np.ndarray = np.asarray(sides[0]) * np.asarray(sides[1])
-    return np.where(np.isfinite(areas) & (areas > 0), areas, grid.gsd_m**2)
+    sizes = np.column_stack(sides)
+    known = (np.isfinite(sizes) & (sizes > 0)).all(axis=1)
+    found: np.ndarray = np.where(known[:, None], sizes, grid.gsd_m)
+    return found
 
 
 def _to_lonlat(polygons: np.ndarray, crs: CRS) -> np.ndarray | None:

@@ -2,11 +2,16 @@
 
 from geoseg.options import Thresholds
 from geoseg.vector.measure import geodesic_measures
-from geoseg.vectorize.components import Component, find_components
+from geoseg.vectorize.buildings import BUILDING_COLUMNS
+from geoseg.vectorize.components import Component, Components, find_components
+from geoseg.vectorize.holes import fill_holes
 from geoseg.vectorize.layer import iter_footprints, vectorize, vectorize_arrays
-from geoseg.vectorize.place import join_batches, place_footprints
+from geoseg.vectorize.outlines import cross_rings, simplify, step_rings
+from geoseg.vectorize.place import Traced, join_batches, place_footprints
 from geoseg.vectorize.prob import ArrayProb, ClassProb, Prob, ProbSource, SceneProb, likeliest
-from geoseg.vectorize.separate import fill_holes, separate
+from geoseg.vectorize.rings import Rings, trace_rings
+from geoseg.vectorize.runs import Runs, find_runs, label_runs
+from geoseg.vectorize.separate import separate
 from geoseg.vectorize.thresholds import (
     CLASSES_TAG,
     THRESHOLDS_TAG,
@@ -15,32 +20,40 @@ from geoseg.vectorize.thresholds import (
     read_thresholds,
     refuse_thresholds,
 )
-from geoseg.vectorize.trace import simplify_coverage, trace
 
 __all__ = [
+    "BUILDING_COLUMNS",
     "CLASSES_TAG",
     "THRESHOLDS_TAG",
     "ArrayProb",
     "ClassProb",
     "Component",
+    "Components",
     "Prob",
     "ProbSource",
+    "Rings",
+    "Runs",
     "SceneProb",
     "Thresholds",
+    "Traced",
+    "cross_rings",
     "describe_classes",
     "fill_holes",
     "find_components",
+    "find_runs",
     "geodesic_measures",
     "iter_footprints",
     "join_batches",
+    "label_runs",
     "likeliest",
     "place_footprints",
     "read_classes",
     "read_thresholds",
     "refuse_thresholds",
     "separate",
-    "simplify_coverage",
-    "trace",
+    "simplify",
+    "step_rings",
+    "trace_rings",
     "vectorize",
     "vectorize_arrays",
 ]

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from rasterio.windows import Window
-from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-EIGHT = np.ones((3, 3), dtype=bool)
-FOUR = ndimage.generate_binary_structure(2, 1)
+from geoseg.vectorize.runs import Runs, find_runs, join_runs, label_runs, touching
 
 # Columns of a table of components: extent in rows and columns (ends excluded), pixel count,
 # the first pixel in scan order as row · width + column, and the value.
 _TOP, _LEFT, _BOTTOM, _RIGHT, _AREA, _FIRST, _VALUE = range(7)
+_LEAST, _MOST = (_TOP, _LEFT, _FIRST, _VALUE), (_BOTTOM, _RIGHT)
 
 
 @dataclass(frozen=True)
@@ -35,16 +34,91 @@ class Component:
     area: int
     value: int
 
+
+@dataclass(frozen=True)
+class Components:
+    """Components of a raster, sorted by their first pixel.
+
+    Attributes:
+        table: int64 (n, 7).
+        width: Of the raster.
+    """
+
+    table: np.ndarray
+    width: int
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __iter__(self) -> Iterator[Component]:
+        for top, left, bottom, right, area, first, value in self.table.tolist():
+            window = Window(left, top, right - left, bottom - top)
+            yield Component(window, divmod(first, self.width), area, value)
+
+    def pick(self, chosen: np.ndarray | slice) -> Components:
+        """Those that a mask, indices or a slice choose."""
+        return Components(self.table[chosen], self.width)
+
     @property
-    def centre(self) -> tuple[float, float]:
-        """(row, column) of the middle of its window."""
-        window = self.window
-        return window.row_off + window.height / 2, window.col_off + window.width / 2
+    def tops(self) -> np.ndarray:
+        """First row of each."""
+        return self.table[:, _TOP]
+
+    @property
+    def lefts(self) -> np.ndarray:
+        """First column of each."""
+        return self.table[:, _LEFT]
+
+    @property
+    def rights(self) -> np.ndarray:
+        """The column behind the last one of each."""
+        return self.table[:, _RIGHT]
+
+    @property
+    def bottoms(self) -> np.ndarray:
+        """The row behind the last one of each."""
+        return self.table[:, _BOTTOM]
+
+    @property
+    def areas(self) -> np.ndarray:
+        """Pixels of each."""
+        return self.table[:, _AREA]
+
+    @property
+    def firsts(self) -> np.ndarray:
+        """First pixel of each in scan order, as row · width + column."""
+        return self.table[:, _FIRST]
+
+    @property
+    def values(self) -> np.ndarray:
+        """What the pixels of each hold."""
+        return self.table[:, _VALUE]
+
+    @property
+    def centres(self) -> np.ndarray:
+        """(n, 2): column and row of the middle of each one's window."""
+        columns, rows = (self.lefts + self.rights) / 2, (self.tops + self.bottoms) / 2
+        return np.column_stack([columns, rows])
+
+
+@dataclass(frozen=True)
+class Part:
+    """The components of a block of rows, which may go on in the blocks above and below.
+
+    Attributes:
+        table: As of `Components`, one row for each.
+        upper: Runs of its first row, with the place of their component in the table as values.
+        lower: Runs of its last row, likewise.
+    """
+
+    table: np.ndarray
+    upper: Runs
+    lower: Runs
 
 
 def find_components(
     read: Callable[[Window], np.ndarray], shape: tuple[int, int], block_rows: int
-) -> list[Component]:
+) -> Components:
     """Finds the 8-connected components of each value; the result does not depend on the blocks.
 
     Args:
@@ -52,84 +126,80 @@ def find_components(
         shape: (height, width) of the whole raster.
         block_rows: Rows that are in memory at a time.
 
-    Returns:
-        Components sorted by their first pixel.
-
     Raises:
         ValueError: If `block_rows` is below 1.
     """
     if block_rows < 1:
         raise ValueError(f"block_rows must be at least 1, got {block_rows}")
     height, width = shape
-    tables, pairs, count = [], [], 0
-    above = np.zeros(width, dtype=np.int64)
+    parts = []
     for top in range(0, height, block_rows):
         window = Window(0, top, width, min(block_rows, height - top))
-        labels, values = _label(read(window).astype(np.uint8, copy=False))
-        tables.append(_describe(labels, values, top))
-        pairs.append(_touching(above, np.where(labels[0] > 0, labels[0] + count, 0)))
-        above = np.where(labels[-1] > 0, labels[-1].astype(np.int64) + count, 0)
-        count += len(values)
-    table = np.concatenate(tables)
-    return _merge(table, _of_one_value(np.concatenate(pairs), table), width)
+        parts.append(describe_block(read(window), top))
+    return join_parts(parts, width)
 
 
-def _label(raster: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers the components of a block from 1, value by value; the value of each."""
-    there = np.flatnonzero(np.bincount(raster.ravel()))
-    labels, values = np.zeros(raster.shape, dtype=np.int32), [np.zeros(0, dtype=np.int64)]
-    count = 0
-    for value in there[there > 0]:
-        part, found = ndimage.label(raster == value, structure=EIGHT)
-        np.add(part, count, out=labels, where=part > 0)
-        values.append(np.full(found, value, dtype=np.int64))
-        count += found
-    return labels, np.concatenate(values)
+def describe_block(raster: np.ndarray, top: int) -> Part:
+    """The components of a block.
 
-
-def _of_one_value(pairs: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Pairs of ids, counted from 1, whose components are of one value."""
-    values = table[:, _VALUE]
-    same: np.ndarray = pairs[values[pairs[:, 0] - 1] == values[pairs[:, 1] - 1]]
-    return same
-
-
-def _describe(labels: np.ndarray, values: np.ndarray, top: int) -> np.ndarray:
-    """One row of numbers (count, 7) for each component of a block."""
-    width, count = labels.shape[1], len(values)
-    pixels = np.flatnonzero(labels)
-    owners = labels.ravel()[pixels] - 1
+    Args:
+        raster: (H, W), all columns; nothing is where it is 0.
+        top: Its first row in the whole raster.
+    """
+    height, width = raster.shape
+    runs = find_runs(raster)
+    owners, count = label_runs(runs, diagonal=True)
     table = np.zeros((count, 7), dtype=np.int64)
-    table[:, _VALUE] = values
-    table[:, _AREA] = np.bincount(owners, minlength=count)
-    table[owners[::-1], _FIRST] = pixels[::-1] + top * width  # the last to write is the first
-    for row, (rows, columns) in zip(table, ndimage.find_objects(labels), strict=True):
-        row[:_AREA] = rows.start + top, columns.start, rows.stop + top, columns.stop
-    return table
+    # Runs are in scan order: the first of a component is the last one written from behind.
+    table[owners[::-1], _FIRST] = ((runs.rows + top) * width + runs.starts)[::-1]
+    table[owners[::-1], _TOP] = runs.rows[::-1] + top
+    table[owners, _BOTTOM] = runs.rows + top + 1
+    table[owners, _VALUE] = runs.values
+    table[:, _LEFT] = width
+    np.minimum.at(table[:, _LEFT], owners, runs.starts)
+    np.maximum.at(table[:, _RIGHT], owners, runs.stops)
+    table[:, _AREA] = np.bincount(owners, runs.lengths, count)
+    upper, lower = (
+        Runs(runs.rows[chosen], runs.starts[chosen], runs.stops[chosen], owners[chosen])
+        for chosen in (runs.rows == 0, runs.rows == height - 1)
+    )
+    return Part(table, upper, lower)
 
 
-def _touching(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """Pairs (n, 2) of ids that meet over the cut between two rows, corners included."""
-    pairs = [(above, below), (above[1:], below[:-1]), (above[:-1], below[1:])]
-    joined = np.concatenate([np.column_stack(pair) for pair in pairs])
-    return np.unique(joined[(joined > 0).all(axis=1)], axis=0)
+def join_parts(parts: Sequence[Part], width: int) -> Components:
+    """Joins what meets over the cuts between the parts of a raster, from above to below."""
+    if not parts:
+        return Components(np.zeros((0, 7), dtype=np.int64), width)
+    table = np.concatenate([part.table for part in parts])
+    counts = np.cumsum([0, *(len(part.table) for part in parts)])
+    pairs = [np.zeros((2, 0), dtype=np.int64)]
+    for above, below, first, second in zip(parts, parts[1:], counts, counts[1:], strict=False):
+        pairs.append(_meeting(above.lower, below.upper, int(first), int(second)))
+    one, other = np.concatenate(pairs, axis=1)
+    same = table[one, _VALUE] == table[other, _VALUE]
+    return Components(_merge(table, one[same], other[same]), width)
 
 
-def _merge(table: np.ndarray, pairs: np.ndarray, width: int) -> list[Component]:
-    """Joins what meets over cuts; ids in `pairs` count the rows of `table` from 1."""
+def _meeting(above: Runs, below: Runs, first: int, second: int) -> np.ndarray:
+    """Rows of the joint table (2, n) whose components meet over a cut, corners included."""
+    joined = join_runs(
+        Runs(np.zeros(len(above), np.int64), above.starts, above.stops, above.values + first),
+        Runs(np.ones(len(below), np.int64), below.starts, below.stops, below.values + second),
+    )
+    one, other = touching(joined, reach=1)
+    return np.stack([joined.values[one], joined.values[other]])
+
+
+def _merge(table: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
     size = len(table)
-    if not size:
-        return []
-    links = coo_array((np.ones(len(pairs)), (pairs[:, 0] - 1, pairs[:, 1] - 1)), (size, size))
-    count, owner = connected_components(links, directed=False)
-    merged = np.full((count, 7), np.iinfo(np.int64).max)
-    for column in (_TOP, _LEFT, _FIRST, _VALUE):
-        np.minimum.at(merged[:, column], owner, table[:, column])
-    for column, combine in ((_BOTTOM, np.maximum), (_RIGHT, np.maximum), (_AREA, np.add)):
-        merged[:, column] = 0
-        combine.at(merged[:, column], owner, table[:, column])
-    ordered = merged[np.argsort(merged[:, _FIRST])].tolist()
-    return [
-        Component(Window(left, top, right - left, bottom - top), divmod(first, width), area, value)
-        for top, left, bottom, right, area, first, value in ordered
-    ]
+    links = coo_array((np.ones(len(one), dtype=bool), (one, other)), (size, size))
+    count, owners = connected_components(links, directed=False) if size else (0, one)
+    merged = np.zeros((count, 7), dtype=np.int64)
+    for column in _LEAST:
+        merged[:, column] = np.iinfo(np.int64).max
+        np.minimum.at(merged[:, column], owners, table[:, column])
+    for column in _MOST:
+        np.maximum.at(merged[:, column], owners, table[:, column])
+    np.add.at(merged[:, _AREA], owners, table[:, _AREA])
+    ordered: np.ndarray = merged[np.argsort(merged[:, _FIRST])]
+    return ordered

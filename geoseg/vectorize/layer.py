@@ -16,8 +16,8 @@ from geoseg.options import CRFOptions, Thresholds
 from geoseg.plan import Progress
 from geoseg.raster import read_prob_info
 from geoseg.refine import refine_raster
-from geoseg.vector import FOOTPRINT_COLUMNS, check_suffix, write_footprints
-from geoseg.vectorize.buildings import iter_buildings
+from geoseg.vector import check_suffix, write_footprints
+from geoseg.vectorize.buildings import BUILDING_COLUMNS, iter_buildings
 from geoseg.vectorize.classes import CLASS_COLUMNS, iter_classes
 from geoseg.vectorize.place import join_batches, place_footprints
 from geoseg.vectorize.prob import ArrayProb, ClassProb, ProbSource, SceneProb
@@ -64,7 +64,7 @@ def vectorize(
     thresholds = thresholds or read_thresholds(prob)
     with _refined(prob, scene, crf, output, progress) as refined:
         batches = iter_footprints(refined, thresholds=thresholds, block_rows=block_rows)
-        columns = CLASS_COLUMNS if read_classes(prob) else FOOTPRINT_COLUMNS
+        columns = CLASS_COLUMNS if read_classes(prob) else BUILDING_COLUMNS
         crs = read_prob_info(prob).grid.crs
         return write_footprints(output, batches, crs=crs, columns=columns)
 
@@ -141,11 +141,14 @@ def vectorize_arrays(
         All footprints, columns as in `iter_footprints`.
     """
     source = ArrayProb(body, border, valid, grid)
-    return join_batches(_iter_batches(source, thresholds, grid.height), grid)
+    batches = _iter_batches(source, thresholds, max(grid.height, 1))
+    return join_batches(batches, grid, BUILDING_COLUMNS)
 
 
 def _iter_batches(
     source: ProbSource, thresholds: Thresholds, block_rows: int
 ) -> Iterator[gpd.GeoDataFrame]:
     buildings = iter_buildings(source, thresholds, block_rows)
-    return place_footprints(buildings, source.grid, thresholds.min_area_m2)
+    return place_footprints(
+        buildings, source.grid, thresholds.min_area_m2, thresholds.min_confidence
+    )

@@ -2,64 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 import geopandas as gpd
 import numpy as np
 import pandas as pd
 import shapely
-from shapely.geometry import Polygon
 
 from geoseg.grid import Grid
 from geoseg.vector import FOOTPRINT_COLUMNS, as_crs
 from geoseg.vector.measure import geodesic_measures
 
-_BATCH = 4096  # footprints
+_PIECE = 4096  # footprints of a frame
+
+
+@dataclass(frozen=True)
+class Traced:
+    """Outlines of objects, in pixels of a grid.
+
+    Attributes:
+        polygons: Polygons (n,); x is the column, y the row.
+        attributes: What else is known of each, by name; `confidence` at least.
+    """
+
+    polygons: np.ndarray
+    attributes: Mapping[str, np.ndarray]
+
+    def pick(self, chosen: np.ndarray | slice) -> Traced:
+        """Those that a mask, indices or a slice choose."""
+        attributes = {name: values[chosen] for name, values in self.attributes.items()}
+        return Traced(self.polygons[chosen], attributes)
 
 
 def place_footprints(
-    outlines: Iterator[tuple[Polygon, float]], grid: Grid, min_area_m2: float
+    batches: Iterable[Traced], grid: Grid, min_area_m2: float, min_confidence: float = 0.0
 ) -> Iterator[gpd.GeoDataFrame]:
     """Brings outlines to the ground, measures and numbers them.
 
     Args:
-        outlines: Outline in pixels of the grid, and confidence.
+        batches: Outlines.
         grid: Place on the ground.
         min_area_m2: Smaller footprints are dropped.
+        min_confidence: Those of less confidence, too.
 
     Yields:
-        Frames as in `iter_footprints`.
+        Frames in the grid's CRS with id (from 1), area_m2, perimeter_m, the attributes and
+        geometry.
     """
-    next_id = 1
-    while batch := list(islice(outlines, _BATCH)):
-        frame = _build_batch(batch, grid)
-        frame = frame[frame["area_m2"] >= min_area_m2].reset_index(drop=True)
-        frame["id"] = np.arange(next_id, next_id + len(frame), dtype=np.int64)
-        next_id += len(frame)
-        yield frame
+    last = 0
+    for batch in batches:
+        for begin in range(0, len(batch.polygons), _PIECE):
+            frame = _build_frame(batch.pick(slice(begin, begin + _PIECE)), grid)
+            kept = (frame["area_m2"] >= min_area_m2) & (frame["confidence"] >= min_confidence)
+            frame = frame[kept].reset_index(drop=True)
+            frame["id"] = np.arange(last + 1, last + 1 + len(frame), dtype=np.int64)
+            last += len(frame)
+            yield frame
 
 
-def join_batches(batches: Iterator[gpd.GeoDataFrame], grid: Grid) -> gpd.GeoDataFrame:
-    """All footprints of some frames as one, which may be empty, on their grid."""
+def join_batches(
+    batches: Iterable[gpd.GeoDataFrame], grid: Grid, columns: Mapping[str, str] = FOOTPRINT_COLUMNS
+) -> gpd.GeoDataFrame:
+    """All footprints of some frames as one, which has those columns if there is none."""
     frames = list(batches)
-    return pd.concat(frames, ignore_index=True) if frames else _build_batch([], grid)
+    if frames:
+        return pd.concat(frames, ignore_index=True)
+    empty = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in columns.items()})
+    return gpd.GeoDataFrame(empty, geometry=[], crs=as_crs(grid.crs))
 
 
-def _build_batch(objects: list[tuple[Polygon, float]], grid: Grid) -> gpd.GeoDataFrame:
-    """Places outlines in pixels on the ground and measures them; ids are left at 0."""
+def _build_frame(batch: Traced, grid: Grid) -> gpd.GeoDataFrame:
+    """Outlines on the ground, measured; ids are left at 0."""
     crs = as_crs(grid.crs)
-    polygons = _to_ground(np.array([polygon for polygon, _ in objects], dtype=object), grid)
+    polygons = _to_ground(batch.polygons, grid)
     areas, perimeters = geodesic_measures(polygons, crs)
+    attributes = {
+        name: values.round(4) if values.dtype.kind == "f" else values
+        for name, values in batch.attributes.items()
+    }
     frame = pd.DataFrame(
         {
-            "id": np.zeros(len(polygons)),
+            "id": np.zeros(len(polygons), dtype=np.int64),
             "area_m2": areas.round(3),
             "perimeter_m": perimeters.round(3),
-            "confidence": np.array([confidence for _, confidence in objects]).round(4),
+            **attributes,
         }
     )
-    return gpd.GeoDataFrame(frame.astype(dict(FOOTPRINT_COLUMNS)), geometry=polygons, crs=crs)
+    return gpd.GeoDataFrame(frame, geometry=polygons, crs=crs)
 
 
 def _to_ground(polygons: np.ndarray, grid: Grid) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Touching buildings apart: seeds and watershed inside one component's mask."""
+"""Touching buildings apart: seeds and watershed inside one mask."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from scipy import ndimage
 from skimage.segmentation import watershed
 
 from geoseg.options import Thresholds
-from geoseg.vectorize.components import FOUR
+
+FOUR = ndimage.generate_binary_structure(2, 1)
 
 
 def separate(
@@ -38,7 +39,7 @@ def separate(
         Int32 labels (H, W): 0 outside, else 1..n in scan order of the objects' first pixels;
         every label is 4-connected.
     """
-    score = body if border is None else body * (1 - np.float32(thresholds.border) * border)
+    score = seed_score(body, border, thresholds)
     seeds, count = ndimage.label(mask & (score >= thresholds.seed), structure=FOUR)
     labels = np.zeros(mask.shape, dtype=np.int32)
     if count > 1:
@@ -52,27 +53,12 @@ def separate(
     return _in_scan_order(_keep_large(labels, labels, min_area_px))
 
 
-def fill_holes(mask: np.ndarray, valid: np.ndarray, min_area_px: float) -> np.ndarray:
-    """Fills the holes of a mask below a minimum area, except those that hold nodata.
-
-    Args:
-        mask: Boolean (H, W).
-        valid: Boolean (H, W), False on nodata.
-        min_area_px: Holes of this area and above stay.
-
-    Returns:
-        Boolean (H, W).
-    """
-    holes, count = ndimage.label(~mask, structure=FOUR)
-    if not count:
-        return mask
-    fillable = np.bincount(holes.ravel(), minlength=count + 1) < min_area_px
-    edges = (holes[0], holes[-1], holes[:, 0], holes[:, -1])
-    for outside in (*edges, holes[~valid]):
-        fillable[outside] = False
-    fillable[0] = False
-    filled: np.ndarray = mask | fillable[holes]
-    return filled
+def seed_score(body: np.ndarray, border: np.ndarray | None, thresholds: Thresholds) -> np.ndarray:
+    """How sure a pixel belongs to the core of a building, (H, W)."""
+    if border is None:
+        return body
+    score: np.ndarray = body * (1 - np.float32(thresholds.border) * border)
+    return score
 
 
 def _keep_large(labels: np.ndarray, areas_of: np.ndarray, min_px: float) -> np.ndarray:

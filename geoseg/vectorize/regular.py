@@ -1,0 +1,260 @@
+"""Right angles where buildings have them: outlines along the main directions of their walls.
+
+A group of touching outlines is one graph of corners and walls. A wall that runs about along the
+direction of its building, or across it, is made to run so exactly: its two corners get one
+coordinate, and so do all that hang together by such walls. Corners are shared by neighbours, so
+walls stay shared.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from geoseg.vectorize.graph import OutlineGraph, build_graph
+from geoseg.vectorize.zones import stays
+
+RECTANGLE, RECTILINEAR, KEPT = "rectangle", "rectilinear", "simplified"
+
+# What becomes regular must agree with what was found: the least IoU, the largest change of area.
+_LEAST_IOU = 0.8
+_AREA_CHANGE = 0.15
+
+# Corners and walls of an outline keep apart by this share of its reach.
+_LEAST_CLEARANCE = 0.02
+
+# Buildings of a group whose directions differ by less share one.
+_SAME_DIRECTION = math.radians(10)
+
+# A long wall that is turned by more from both directions stays as it is.
+_OBLIQUE = math.radians(28)
+
+# A building has directions if so much of its walls, on balance, run along or across one.
+_LEAST_STRENGTH = 0.4
+
+# Attempts at a group; after each, outlines that do not fit are left as they were.
+_ATTEMPTS = 8
+
+
+@dataclass(frozen=True)
+class Regular:
+    """Outlines that are regular where they may be.
+
+    Attributes:
+        polygons: Polygons (n,).
+        status: str (n,), `RECTANGLE`, `RECTILINEAR` or `KEPT`.
+    """
+
+    polygons: np.ndarray
+    status: np.ndarray
+
+
+def regularize(
+    outlines: np.ndarray, found: np.ndarray, ground: BaseGeometry, reach: float
+) -> Regular:
+    """Makes the outlines of one group regular.
+
+    Args:
+        outlines: Simplified polygons (n,), in units that are the same along and across; those
+            that touch share the vertices of their walls.
+        found: The same before they were simplified, (n,).
+        ground: Where outlines may go; empty if anywhere.
+        reach: An outline may move by as much.
+    """
+    if len(outlines) == 1:
+        rectangle = np.array([_rectangle(outlines[0])], dtype=object)
+        if _fits(rectangle, found, ground, reach)[0]:
+            return Regular(rectangle, np.array([RECTANGLE], dtype=object))
+    graph = build_graph(outlines)
+    directions, strengths = _directions(graph, len(outlines))
+    fixed = strengths < _LEAST_STRENGTH
+    for _ in range(_ATTEMPTS):
+        pinned = _pinned(graph, directions, fixed)
+        polygons = graph.draw(_straighten(graph, directions, pinned, reach), pinned)
+        polygons[fixed] = outlines[fixed]
+        misfits = ~fixed & ~_fits(polygons, found, ground, reach)
+        if not misfits.any() and len(outlines) > 1:
+            torn = ~shapely.is_empty(shapely.coverage_invalid_edges(polygons))
+            misfits = ~fixed & (torn if (torn & ~fixed).any() else torn.any())
+        if not misfits.any():
+            break
+        fixed |= misfits
+    else:
+        fixed[:] = True
+    if fixed.all():
+        polygons = outlines
+    return Regular(polygons, np.where(fixed, KEPT, RECTILINEAR).astype(object))
+
+
+def _fits(
+    polygons: np.ndarray, found: np.ndarray, ground: BaseGeometry, reach: float
+) -> np.ndarray:
+    """Which polygons are valid, close enough to what was found, and nobody else's ground."""
+    fits: np.ndarray = (
+        shapely.get_type_id(polygons) == shapely.GeometryType.POLYGON
+    ) & shapely.is_valid(polygons)
+    # What is valid by a hair is not so any more once its digits are rounded.
+    fits &= shapely.minimum_clearance(polygons) > _LEAST_CLEARANCE * reach
+    some, true = polygons[fits], found[fits]
+    area = shapely.area(true)
+    shared = shapely.area(shapely.intersection(some, true))
+    close = (
+        (np.abs(shapely.area(some) - area) <= _AREA_CHANGE * area)
+        & (shared >= _LEAST_IOU * (shapely.area(some) + area - shared))
+        & (shapely.hausdorff_distance(some, true) <= reach)
+    )
+    fits[fits] = close & stays(some, ground)
+    return fits
+
+
+def _rectangle(outline: shapely.Polygon) -> shapely.Polygon:
+    """The rectangle whose sides lie where an outline's walls lie on average; empty if none."""
+    points = shapely.get_coordinates(outline.exterior)
+    angle = np.angle(_fourfold(np.diff(points, axis=0)).sum()) / 4
+    turned = _turn(points, -angle)
+    steps, middles = np.diff(turned, axis=0), (turned[1:] + turned[:-1]) / 2
+    sides = []
+    for axis in (0, 1):
+        along, across = steps[:, 1 - axis], np.abs(steps[:, axis])
+        straight = across <= np.abs(along) * math.tan(_OBLIQUE)
+        for forward in (True, False):
+            chosen = straight & ((along > 0) == forward)
+            if not chosen.any() or outline.interiors:
+                return shapely.Polygon()
+            sides.append(np.average(middles[chosen, axis], weights=np.abs(along[chosen])))
+    (left, right), (low, high) = sorted(sides[:2]), sorted(sides[2:])
+    corners = np.array([(left, low), (right, low), (right, high), (left, high)])
+    return shapely.Polygon(_turn(corners, angle))
+
+
+def _fourfold(vectors: np.ndarray) -> np.ndarray:
+    """Vectors as complex numbers of their length squared, of four times the vectors' own angle.
+
+    So directions that are apart by right angles are one, and long walls say more than steps.
+    """
+    squares = vectors[:, 0] ** 2 + vectors[:, 1] ** 2
+    fourfold: np.ndarray = squares * np.exp(4j * np.arctan2(vectors[:, 1], vectors[:, 0]))
+    return fourfold
+
+
+def _turn(points: np.ndarray, angle: float) -> np.ndarray:
+    cos, sin = math.cos(angle), math.sin(angle)
+    turned: np.ndarray = points @ np.array([[cos, sin], [-sin, cos]])
+    return turned
+
+
+def _directions(graph: OutlineGraph, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The direction of each polygon in radians; neighbours of about one direction share it.
+
+    Returns:
+        Directions, and how strongly each polygon's walls run along its own, 0..1.
+    """
+    walls = _fourfold(graph.vectors)
+    sums, lengths = np.zeros(count, dtype=complex), np.zeros(count)
+    twice = graph.sides[:, 0] != graph.sides[:, 1]
+    for side, chosen in ((0, slice(None)), (1, twice)):
+        np.add.at(sums, graph.sides[chosen, side], walls[chosen])
+        np.add.at(lengths, graph.sides[chosen, side], np.abs(walls[chosen]))
+    strengths = np.abs(sums) / lengths
+    leader = np.arange(count)
+    order = np.flatnonzero(twice)[np.argsort(-np.abs(walls[twice]), kind="stable")]
+    for one, other in graph.sides[order].tolist():
+        a, b = int(leader[one]), int(leader[other])
+        if a != b and abs(np.angle(sums[a] * np.conj(sums[b]))) < 4 * _SAME_DIRECTION:
+            sums[min(a, b)] = sums[a] + sums[b]
+            leader[(leader == a) | (leader == b)] = min(a, b)
+    return np.angle(sums[leader]) / 4, strengths
+
+
+def _pinned(graph: OutlineGraph, directions: np.ndarray, fixed: np.ndarray) -> np.ndarray:
+    """Corners that stay: those of fixed polygons, and those where two directions meet."""
+    pinned = np.zeros(len(graph.points), dtype=bool)
+    pinned[graph.walls[fixed[graph.sides].any(axis=1)].ravel()] = True
+    low, high = np.full(len(graph.points), np.inf), np.full(len(graph.points), -np.inf)
+    for corner in graph.walls.T:
+        for side in graph.sides.T:
+            np.minimum.at(low, corner, directions[side])
+            np.maximum.at(high, corner, directions[side])
+    different: np.ndarray = pinned | (low < high)
+    return different
+
+
+def _straighten(
+    graph: OutlineGraph, directions: np.ndarray, pinned: np.ndarray, reach: float
+) -> np.ndarray:
+    """Corners (n, 2) moved so that walls run along the directions."""
+    points = graph.points.copy()
+    free = ~pinned[graph.walls].any(axis=1)
+    for direction in np.unique(directions):
+        own = free & (directions[graph.sides[:, 0]] == direction)
+        walls = graph.walls[own]
+        turned = _turn(graph.points, -direction)
+        steps = np.abs(turned[walls[:, 1]] - turned[walls[:, 0]])
+        oblique = (steps.min(axis=1) > steps.max(axis=1) * math.tan(_OBLIQUE)) & (
+            steps.max(axis=1) > 2 * reach
+        )
+        walls, steps = walls[~oblique], steps[~oblique]
+        across = steps[:, 0] > steps[:, 1]  # these share their second coordinate
+        moved = turned.copy()
+        for axis, same in ((0, ~across), (1, across)):
+            levels = _Levels(turned[:, axis])
+            levels.join(walls[same], steps[same, 1 - axis])
+            levels.join_near(walls[~same], steps[~same, axis], reach)
+            moved[:, axis] = levels.values()
+        corners = np.unique(walls)
+        points[corners] = _turn(moved[corners], direction)
+    return points
+
+
+class _Levels:
+    """One coordinate of corners, which is the same for those that are joined.
+
+    Args:
+        values: float64 (corners,).
+    """
+
+    _ALONE = 1e-9  # the weight of a corner itself, beside that of walls
+
+    def __init__(self, values: np.ndarray) -> None:
+        self._values = values.tolist()
+        self._leaders = list(range(len(values)))
+        self._weights = [self._ALONE] * len(values)
+        self._sums = (values * self._ALONE).tolist()
+
+    def join(self, walls: np.ndarray, lengths: np.ndarray) -> None:
+        """Gives the corners of each wall one value, their mean; longer walls weigh more."""
+        for (one, other), length in zip(walls.tolist(), lengths.tolist(), strict=True):
+            leader = self._unite(self._leader(one), self._leader(other))
+            self._weights[leader] += length
+            self._sums[leader] += length * (self._values[one] + self._values[other]) / 2
+
+    def join_near(self, walls: np.ndarray, lengths: np.ndarray, reach: float) -> None:
+        """Joins what walls lie between that are shorter than `reach`, the shortest first."""
+        for one, other in walls[np.argsort(lengths, kind="stable")].tolist():
+            a, b = self._leader(one), self._leader(other)
+            if a != b and abs(self._mean(a) - self._mean(b)) < reach:
+                self._unite(a, b)
+
+    def values(self) -> np.ndarray:
+        """The value of each corner."""
+        return np.array([self._mean(self._leader(corner)) for corner in range(len(self._values))])
+
+    def _mean(self, leader: int) -> float:
+        mean: float = self._sums[leader] / self._weights[leader]
+        return mean
+
+    def _leader(self, corner: int) -> int:
+        while self._leaders[corner] != corner:
+            self._leaders[corner] = corner = self._leaders[self._leaders[corner]]
+        return corner
+
+    def _unite(self, one: int, other: int) -> int:
+        if one != other:
+            self._leaders[other] = one
+            self._weights[one] += self._weights[other]
+            self._sums[one] += self._sums[other]
+        return one

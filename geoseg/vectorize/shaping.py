@@ -1,0 +1,126 @@
+"""From outlines as they are found to outlines as a surveyor draws them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from geoseg.options import Thresholds
+from geoseg.vectorize.outlines import simplify
+from geoseg.vectorize.regular import KEPT, Regular, regularize
+from geoseg.vectorize.zones import add_found, stays
+
+# Outlines may move by so much to become regular, and by so many pixels in any case.
+_REACH_M, _REACH_PX = 1.0, 2.0
+
+# Tolerances are multiples of this part of a pixel, so that many outlines have the same.
+_TOLERANCE_GRAIN = 64
+
+# Walls are looked for in outlines that are simplified by this share of their reach.
+_WALL_SHARE = 0.75
+
+# Of the tolerance, until a component's outlines stay on its own ground.
+_SHARES = (1.0, 0.5, 0.25, 0.0)
+
+
+def reaches_m(sizes_m: np.ndarray) -> np.ndarray:
+    """How far outlines may move, in metres (n,), by the sides of pixels (n, 2)."""
+    reaches: np.ndarray = np.maximum(_REACH_M, _REACH_PX * sizes_m.max(axis=1))
+    return reaches
+
+
+def shape_outlines(
+    found: np.ndarray,
+    groups: np.ndarray,
+    zones: Mapping[int, BaseGeometry],
+    sizes_m: np.ndarray,
+    thresholds: Thresholds,
+) -> Regular:
+    """Simplifies outlines and makes them regular, each component by itself.
+
+    Args:
+        found: Polygons (n,) in pixels of a grid; those of a component share the vertices of
+            shared walls.
+        groups: int64 (n,), sorted, the component of each.
+        zones: Where the outlines of each component may go, see `find_zones`.
+        sizes_m: float64 (n, 2), width and height of a pixel.
+        thresholds: `simplify_m` and `regularize` are used.
+    """
+    sides = np.sqrt(sizes_m.prod(axis=1))
+    grounds = {
+        int(groups[own.start]): add_found(zones[int(groups[own.start])], found[own])
+        for own in _slices(groups)
+    }
+    outlines = _simplify_within(found, groups, grounds, _round(thresholds.simplify_m / sides))
+    status = np.full(len(outlines), KEPT, dtype=object)
+    if not thresholds.regularize:
+        return Regular(outlines, status)
+    reaches = reaches_m(sizes_m)
+    walls = _simplify_within(found, groups, grounds, _round(_WALL_SHARE * reaches / sides))
+    for own in _slices(groups):
+        first = own.start
+        ground, size = grounds[int(groups[first])], sizes_m[first]
+        regular = _regularize_on_ground(walls[own], found[own], ground, size, reaches[first])
+        if (regular.status != KEPT).any():  # neighbours share walls, so all of them or none
+            outlines[own], status[own] = regular.polygons, regular.status
+    return Regular(outlines, status)
+
+
+def _round(tolerances: np.ndarray) -> np.ndarray:
+    rounded: np.ndarray = np.rint(tolerances * _TOLERANCE_GRAIN) / _TOLERANCE_GRAIN
+    return rounded
+
+
+def _simplify_within(
+    found: np.ndarray,
+    groups: np.ndarray,
+    grounds: Mapping[int, BaseGeometry],
+    tolerances: np.ndarray,
+) -> np.ndarray:
+    """Simplifies as far as components stay on their ground."""
+    outlines, left = found.copy(), np.ones(len(found), dtype=bool)
+    for share in _SHARES:
+        outlines[left] = simplify(found[left], groups[left], share * tolerances[left])
+        astray = np.zeros(len(found), dtype=bool)
+        for own in _slices(groups):
+            if left[own.start]:
+                astray[own] = not stays(outlines[own], grounds[int(groups[own.start])]).all()
+        left = astray
+        if not left.any():
+            break
+    return outlines
+
+
+def _regularize_on_ground(
+    outlines: np.ndarray,
+    found: np.ndarray,
+    ground: BaseGeometry,
+    size_m: np.ndarray,
+    reach_m: float,
+) -> Regular:
+    """Makes a component regular in metres, and gives it back in pixels."""
+    # From a pixel of its own, and back in one step: the last digits do not depend on more.
+    origin = np.floor(shapely.total_bounds(outlines)[:2])
+
+    def to_metres(geometries: np.ndarray) -> np.ndarray:
+        placed: np.ndarray = shapely.transform(geometries, lambda xy: (xy - origin) * size_m)
+        return placed
+
+    there = to_metres(np.array([ground], dtype=object))[0]
+    regular = regularize(to_metres(outlines), to_metres(found), there, reach_m)
+    changed = regular.status != KEPT
+    polygons = outlines.copy()
+    polygons[changed] = shapely.transform(
+        regular.polygons[changed], lambda xy: xy / size_m + origin
+    )
+    return Regular(polygons, regular.status)
+
+
+def _slices(groups: np.ndarray) -> list[slice]:
+    """Where each of some sorted groups lies."""
+    begins = np.flatnonzero(np.diff(groups, prepend=-1))
+    ends = np.append(begins, len(groups))[1:]
+    return [slice(*pair) for pair in zip(begins.tolist(), ends.tolist(), strict=True)]

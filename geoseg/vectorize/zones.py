@@ -1,0 +1,99 @@
+"""The ground that belongs to a component, where its outlines may go when they change.
+
+Outlines as they are found keep apart, for between two components lies a pixel at least. What is
+simplified or made regular moves, though, and knows nothing of its neighbours: they may be far
+away in the raster's rows, and traced elsewhere. So each has a zone, of the pixels that are closer
+to it than to anything else. Zones share no ground, and whoever stays in the own one meets nobody.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import shapely
+from rasterio.windows import Window
+from scipy.ndimage import distance_transform_edt
+from shapely.geometry import MultiPolygon
+from shapely.geometry.base import BaseGeometry
+
+from geoseg.grid import Grid
+from geoseg.vectorize.components import Components
+from geoseg.vectorize.rings import trace_rings
+from geoseg.vectorize.runs import Runs, find_runs, label_runs, paint
+
+
+def find_zones(
+    mask: Runs,
+    valid: np.ndarray,
+    window: Window,
+    grid: Grid,
+    components: Components,
+    margins: np.ndarray,
+) -> list[BaseGeometry]:
+    """The zones of some components, in pixels of the grid.
+
+    Args:
+        mask: Runs of a window, whose values are numbers of components there, from 1.
+        valid: bool (H, W), False on nodata, which is in no zone.
+        window: Holds the components and their margins, as far as the grid reaches.
+        grid: Ground beyond it is in no zone.
+        components: Those that zones are for.
+        margins: int64 (n,), how many pixels around each may matter.
+
+    Returns:
+        For each a polygon or several; empty if it may go anywhere within its margin.
+    """
+    names = paint(mask, valid.shape)
+    zones = []
+    for component, margin in zip(components, margins.tolist(), strict=True):
+        wide, whole = _widen(component.window, margin, grid)
+        top, left = wide.row_off - window.row_off, wide.col_off - window.col_off
+        part = slice(top, top + wide.height), slice(left, left + wide.width)
+        row, column = component.first
+        own = names[row - window.row_off, column - window.col_off]
+        zone = _find_zone(names[part], own, valid[part], inside=whole)
+        shift = np.array([wide.col_off, wide.row_off])
+        zones.append(shapely.transform(zone, lambda xy: xy + shift))  # noqa: B023
+    return zones
+
+
+def _widen(window: Window, margin: int, grid: Grid) -> tuple[Window, bool]:
+    """A window with its margin, as far as the grid reaches; and whether it reaches so far."""
+    top, left = window.row_off - margin, window.col_off - margin
+    bottom, right = window.row_off + window.height + margin, window.col_off + window.width + margin
+    inside = top >= 0 and left >= 0 and bottom <= grid.height and right <= grid.width
+    top, left = max(0, top), max(0, left)
+    bottom, right = min(grid.height, bottom), min(grid.width, right)
+    return Window(left, top, right - left, bottom - top), inside
+
+
+def _find_zone(names: np.ndarray, own: int, valid: np.ndarray, *, inside: bool) -> BaseGeometry:
+    foreign = (names > 0) & (names != own)
+    near = foreign.any()
+    if not near and inside and valid.all():
+        return shapely.Polygon()
+    zone = valid
+    if near:
+        zone = zone & (distance_transform_edt(names != own) < distance_transform_edt(~foreign))
+    runs = find_runs(zone.view(np.uint8))
+    pieces, _ = label_runs(runs, diagonal=False)
+    return MultiPolygon(list(trace_rings(runs, pieces).polygons()))
+
+
+def add_found(zone: BaseGeometry, found: np.ndarray) -> BaseGeometry:
+    """A zone with the ground of a component's outlines (n,) as they were found.
+
+    Empty if the zone is, where the component may go anywhere.
+    """
+    if zone.is_empty:
+        return zone
+    ground: BaseGeometry = shapely.union(zone, shapely.coverage_union_all(found))
+    return ground
+
+
+def stays(polygons: np.ndarray, ground: BaseGeometry) -> np.ndarray:
+    """Which outlines (n,) of a component keep to its ground, see `add_found`."""
+    if ground.is_empty:
+        return np.ones(len(polygons), dtype=bool)
+    outside = shapely.area(shapely.difference(polygons, ground))
+    kept: np.ndarray = outside <= 1e-9 * shapely.area(polygons)
+    return kept

@@ -1,0 +1,160 @@
+"""Outlines with right angles: of shapes that are known, with walls that stay shared."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import shapely
+from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rasterio.crs import CRS
+from scipy import ndimage
+from shapely import affinity
+from shapely.geometry import Point, Polygon, box
+
+from geoseg.grid import Grid
+from geoseg.vectorize import ArrayProb, Thresholds, vectorize_arrays
+from geoseg.vectorize.buildings import iter_buildings
+from geoseg.vectorize.place import place_footprints
+
+GSD_M, HEIGHT, WIDTH = 0.5, 120, 170
+GRID = Grid(CRS.from_epsg(32645), Affine(GSD_M, 0, 3e5, 0, -GSD_M, 3e6), HEIGHT, WIDTH)
+THRESHOLDS = Thresholds(min_area_m2=2)
+ELL = Polygon([(0, 0), (40, 0), (40, 16), (18, 16), (18, 36), (0, 36)])
+COURT = Polygon(box(0, 0, 48, 48).exterior, [box(14, 14, 34, 34).exterior])
+TURNS = [0, 17, 30, 45, 62]
+
+
+def soft(shape, grid=GRID, sigma=1.0):
+    """What a network says of a shape in pixels: which part of a pixel it covers, blurred."""
+    fine = 4
+    x, y = np.meshgrid((np.arange(grid.width * fine) + 0.5) / fine,
+                       (np.arange(grid.height * fine) + 0.5) / fine)  # fmt: skip
+    inside = shapely.contains_xy(shape, x, y).reshape(grid.height, fine, grid.width, fine)
+    return ndimage.gaussian_filter(inside.mean(axis=(1, 3)), sigma).astype(np.float32)
+
+
+def placed(shape, turn):
+    """A shape turned and put into the middle."""
+    turned = affinity.rotate(shape, turn, origin="centroid")
+    x, y = turned.centroid.coords[0]
+    return affinity.translate(turned, WIDTH / 2 - x + 0.3, HEIGHT / 2 - y - 0.2)
+
+
+def footprints(body, border=None, grid=GRID, thresholds=THRESHOLDS):
+    valid = np.ones(body.shape, dtype=bool)
+    return vectorize_arrays(body, border, valid, grid, thresholds)
+
+
+def in_pixels(footprint):
+    return affinity.affine_transform(footprint, (~GRID.transform).to_shapely())
+
+
+def angles(ring):
+    """Of a ring's corners, in degrees."""
+    points = np.asarray(ring.coords)[:-1]
+    arriving, leaving = points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points
+    cross = arriving[:, 0] * leaving[:, 1] - arriving[:, 1] * leaving[:, 0]
+    return np.abs(np.degrees(np.arctan2(cross, (arriving * leaving).sum(axis=1))))
+
+
+@pytest.mark.parametrize("turn", TURNS)
+@pytest.mark.parametrize(
+    ("shape", "corners", "status"),
+    [(box(0, 0, 44, 26), [4], "rectangle"), (ELL, [6], "rectilinear"),
+     (COURT, [4, 4], "rectilinear")],
+)  # fmt: skip
+def test_walls_meet_at_right_angles(shape, corners, status, turn):
+    truth = placed(shape, turn)
+    found = footprints(soft(truth))
+    (footprint,) = found.geometry
+    assert found["reg_status"].tolist() == [status]
+    rings = [footprint.exterior, *footprint.interiors]
+    assert [len(ring.coords) - 1 for ring in rings] == corners
+    for ring in rings:
+        assert angles(ring) == pytest.approx(90, abs=1)
+    outline = in_pixels(footprint)
+    assert outline.intersection(truth).area / outline.union(truth).area > 0.95
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_a_circle_stays_round(turn):
+    truth = placed(Point(0, 0).buffer(18), turn)
+    found = footprints(soft(truth))
+    assert found["reg_status"].tolist() == ["simplified"]
+    outline = in_pixels(found.geometry[0])
+    assert 8 <= len(outline.exterior.coords) - 1 <= 40
+    assert outline.intersection(truth).area / outline.union(truth).area > 0.95
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_a_row_of_houses_shares_its_walls(turn):
+    row = placed(box(0, 0, 108, 24), turn)
+    walls = [affinity.translate(box(-0.8, 0, 0.8, 24), 18 * i, 0) for i in range(1, 6)]
+    centre = box(0, 0, 108, 24).centroid
+    walls = [affinity.rotate(wall, turn, origin=centre) for wall in walls]
+    shift = np.array(row.centroid.coords[0]) - np.array(centre.coords[0])
+    border = soft(
+        shapely.union_all([affinity.translate(wall, *shift) for wall in walls]), sigma=0.8
+    )
+    found = footprints(soft(row), border)
+    assert len(found) == 6
+    assert (found["reg_status"] != "simplified").all()
+    houses = found.geometry.to_numpy()
+    assert shapely.coverage_is_valid(houses)
+    assert [len(house.exterior.coords) - 1 for house in houses] == [4] * 6
+    for house in houses:
+        assert angles(house.exterior) == pytest.approx(90, abs=1)
+    order = np.argsort([house.distance(houses[0].centroid) for house in houses])
+    assert shapely.union_all(houses).geom_type == "Polygon"
+    near = shapely.STRtree(houses).query(houses, predicate="touches").T
+    shared = [houses[a].intersection(houses[b]).length for a, b in near.tolist() if a < b]
+    assert sorted(shared)[-5:] == pytest.approx([12] * 5, abs=1)
+    assert len(order) == 6
+
+
+@given(st.integers(0, 10_000), st.sampled_from([1, 13, 50]))
+@settings(max_examples=25, deadline=None)
+def test_nobody_gets_anothers_ground_and_blocks_do_not_matter(seed, block_rows):
+    rng = np.random.default_rng(seed)
+    noise = ndimage.gaussian_filter(rng.random((2, 90, 130)), (0, 2.5, 2.5))
+    body, border = ((noise - noise.min()) / np.ptp(noise)).astype(np.float32)
+    valid = ndimage.gaussian_filter(rng.random(body.shape), 4) > 0.47
+    grid = Grid(GRID.crs, GRID.transform, *body.shape)
+    source = ArrayProb(body, border, valid, grid)
+    thresholds = Thresholds(min_area_m2=1, body=0.5)
+    whole = vectorize_arrays(body, border, valid, grid, thresholds)
+    batches = place_footprints(iter_buildings(source, thresholds, block_rows), grid, 1)
+    found = pd.concat(list(batches), ignore_index=True)
+    assert shapely.to_wkb(found.geometry.array).tolist() == (
+        shapely.to_wkb(whole.geometry.array).tolist()
+    )
+    outlines = whole.geometry.to_numpy()
+    assert shapely.is_valid(outlines).all()
+    one, other = shapely.STRtree(outlines).query(outlines, predicate="intersects")
+    one, other = one[one < other], other[one < other]
+    shared = shapely.area(shapely.intersection(outlines[one], outlines[other]))
+    assert (shared <= 1e-6 * np.minimum(*shapely.area(outlines[np.stack([one, other])]))).all()
+    beyond = shapely.box(*grid.bounds)
+    assert shapely.area(shapely.difference(outlines, beyond)).max(initial=0) < 1e-6
+
+
+@pytest.mark.parametrize("block_rows", [1, 9, 40])
+def test_right_angles_do_not_depend_on_the_blocks(block_rows):
+    houses = [(box(0, 0, 30, 18), 20, 24, 25), (ELL, 40, 110, 45), (box(0, 0, 22, 22), 5, 62, 92),
+              (box(0, 0, 44, 14), 10, 130, 100)]  # fmt: skip
+    body = np.zeros(GRID.shape, dtype=np.float32)
+    for shape, turn, x, y in houses:
+        turned = affinity.rotate(shape, turn, origin="centroid")
+        centre = turned.centroid
+        body = np.maximum(body, soft(affinity.translate(turned, x - centre.x, y - centre.y)))
+    source = ArrayProb(body, None, np.ones(body.shape, dtype=bool), GRID)
+    whole = footprints(body)
+    assert len(whole) == 4
+    assert (whole["reg_status"] != "simplified").all()
+    batches = place_footprints(iter_buildings(source, THRESHOLDS, block_rows), GRID, 2)
+    found = pd.concat(list(batches), ignore_index=True)
+    assert shapely.to_wkb(found.geometry.array).tolist() == (
+        shapely.to_wkb(whole.geometry.array).tolist()
+    )
+    assert found.drop(columns="geometry").equals(whole.drop(columns="geometry"))
