@@ -1,0 +1,227 @@
+"""What vectorizing costs beside GDAL's polygonizing, how it grows, and what outlines are worth.
+
+    python benchmarks/vectorize.py [speed] [growth] [--repeat 3]
+    python benchmarks/vectorize.py quality --prob PROB --truth FOOTPRINTS [--aoi POLYGONS]
+
+Prints one JSON line per part; every figure is of this one run.
+
+- `speed`: the exact outlines of 20,000 buildings in an array of 10,000², found by runs in two
+  threads of rows; the ratio to one `rasterio.features.shapes` over the array followed by
+  `shapely.geometry.shape`, and whether the polygons are the same.
+- `growth`: the whole verb on a probability raster of 10,000² and of 20,000² with four times the
+  buildings, each in a process of its own: the ratio of seconds, and the peaks of memory.
+- `quality`: building F1@0.5, mean IoU of matched buildings, vertices per building and share of
+  right angles (within 3 degrees), for four kinds of outlines of one probability raster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import rasterio
+import shapely
+from affine import Affine
+from rasterio.features import shapes
+from rasterio.windows import Window
+from shapely.geometry import shape
+
+from geoseg.evaluate import evaluate
+from geoseg.grid import Grid
+from geoseg.raster import open_for_writing
+from geoseg.vectorize import (
+    find_components,
+    find_runs,
+    label_runs,
+    read_thresholds,
+    trace_rings,
+    vectorize,
+)
+from geoseg.vectorize.outlines import move_polygons
+from geoseg.vectorize.windows import deal_windows
+
+SIDE, BUILDINGS, ROWS = 10_000, 20_000, 1024
+RIGHT_DEGREES = 3.0
+KINDS = {
+    "raw": {"simplify_m": 0, "subpixel": False, "regularize": False},
+    "simplified": {"subpixel": False, "regularize": False},
+    "subpixel": {"regularize": False},
+    "regularized": {},
+}
+
+
+def main() -> None:
+    """Runs the parts that are named."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help="speed, growth, quality")
+    parser.add_argument("--repeat", type=int, default=3, help="runs, of which the best counts")
+    for name in ("prob", "truth", "aoi"):
+        parser.add_argument(f"--{name}", help="for quality")
+    given = parser.parse_args()
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "speed": partial(speed, repeat=given.repeat),
+        "growth": growth,
+        "quality": partial(quality, given.prob, given.truth, given.aoi),
+    }
+    unknown = [name for name in given.parts if name not in parts]
+    if unknown:
+        parser.error(f"{unknown[0]} is no part; choose from {', '.join(parts)}")
+    for name in given.parts or ("speed", "growth"):
+        print(json.dumps({"part": name, **parts[name]()}), flush=True)
+
+
+def build_mask(side: int, buildings: int) -> np.ndarray:
+    """Turned rectangles on a lattice, uint8 (side, side)."""
+    rng, across = np.random.default_rng(0), round(buildings**0.5)
+    mask, cell = np.zeros((side, side), dtype=np.uint8), side / across
+    rows, columns = np.mgrid[-34:34, -34:34]
+    for place in range(across**2):
+        y, x = (np.array(divmod(place, across)) + 0.5) * cell + rng.uniform(-8, 8, 2)
+        half, turn = rng.uniform(10, 22, 2), rng.uniform(0, np.pi)
+        along = columns * np.cos(turn) + rows * np.sin(turn)
+        inside = (np.abs(along) < half[0]) & (
+            np.abs(rows * np.cos(turn) - columns * np.sin(turn)) < half[1]
+        )
+        top, left = int(y) - 34, int(x) - 34
+        part = mask[max(top, 0) : top + 68, max(left, 0) : left + 68]
+        part |= inside[max(-top, 0) :, max(-left, 0) :][: part.shape[0], : part.shape[1]]
+    return mask
+
+
+def speed(*, repeat: int) -> dict[str, Any]:
+    """Seconds for the same polygons, by runs and by GDAL."""
+    mask = build_mask(SIDE, BUILDINGS)
+    best = {"gdal": np.inf, "runs": np.inf}
+    for _ in range(repeat):
+        start = time.perf_counter()
+        theirs = [shape(found) for found, _ in shapes(mask, mask=mask > 0, connectivity=4)]
+        best["gdal"] = min(best["gdal"], time.perf_counter() - start)
+        start = time.perf_counter()
+        ours = trace_mask(mask)
+        best["runs"] = min(best["runs"], time.perf_counter() - start)
+    return {
+        "polygons": len(ours),
+        "seconds": {name: round(found, 2) for name, found in best.items()},
+        "times_as_fast": round(best["gdal"] / best["runs"], 2),
+        "same": sorted_wkb(ours) == sorted_wkb(np.array(theirs, dtype=object)),
+    }
+
+
+def trace_mask(mask: np.ndarray) -> np.ndarray:
+    """Outlines of all components, found in blocks of rows and traced in windows."""
+    grid = Grid(rasterio.CRS.from_epsg(32633), Affine.identity(), *mask.shape)
+    components = find_components(lambda window: mask[window.toslices()], mask.shape, ROWS)
+
+    def trace(task: tuple[Window, np.ndarray]) -> np.ndarray:
+        window, chosen = task
+        runs = find_runs(mask[window.toslices()])
+        owners, count = label_runs(runs, diagonal=True)
+        first = np.zeros(count, dtype=np.int64)
+        first[owners[::-1]] = ((runs.rows + window.row_off) * grid.width + runs.starts)[::-1]
+        runs = runs.pick(np.isin(first, components.firsts[chosen])[owners])
+        pieces, _ = label_runs(runs, diagonal=False)
+        return move_polygons(trace_rings(runs, pieces).polygons(), 0, window.row_off)
+
+    with ThreadPoolExecutor(2) as pool:
+        return np.concatenate(list(pool.map(trace, deal_windows(components, grid, ROWS, 1))))
+
+
+def sorted_wkb(polygons: np.ndarray) -> list[bytes]:
+    """Polygons as bytes that do not depend on where a ring begins, nor on their order."""
+    normal: list[bytes] = sorted(shapely.to_wkb(shapely.normalize(polygons)).tolist())
+    return normal
+
+
+def growth() -> dict[str, Any]:
+    """Seconds and peak memory of the verb on one raster and on one four times as large."""
+    seconds, peaks, counts = {}, {}, {}
+    with tempfile.TemporaryDirectory() as work:
+        for times in (1, 2):
+            prob = write_prob(Path(work) / f"{times}.tif", times)
+            command = [sys.executable, "-c", MEASURED, str(prob), f"{prob}.gpkg"]
+            said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            side = SIDE * times
+            seconds[side], peaks[side], counts[side] = json.loads(said.splitlines()[-1])
+    return {
+        "footprints": counts,
+        "seconds": seconds,
+        "ratio": round(seconds[2 * SIDE] / seconds[SIDE], 2),
+        "peak_mb": peaks,
+        "growth_mb": round(max(peaks.values()) - min(peaks.values()), 1),
+    }
+
+
+def write_prob(path: Path, times: int) -> Path:
+    """A probability raster of the mask laid out `times` times in both directions."""
+    values = build_mask(SIDE, BUILDINGS) * np.uint8(230)
+    grid = Grid(
+        rasterio.CRS.from_epsg(32633), Affine(0.3, 0, 5e5, 0, -0.3, 5e6), *(SIDE * times,) * 2
+    )
+    with open_for_writing(
+        path, grid, count=1, dtype="uint8", descriptions=["building"], masked=False, scratch=True
+    ) as sink:
+        for row in range(0, SIDE * times, 500):
+            part = values[row % SIDE : row % SIDE + 500]
+            for left in range(0, SIDE * times, SIDE):
+                sink.write(part, 1, window=Window(left, row, SIDE, 500))
+    return path
+
+
+# The peak that `resource` knows is no less than that of the process that started this one.
+MEASURED = """
+import json, re, sys, time
+from pathlib import Path
+from geoseg.vectorize import vectorize
+start = time.perf_counter()
+count = vectorize(sys.argv[1], sys.argv[2])
+seconds = time.perf_counter() - start
+peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+print(json.dumps([round(seconds, 1), round(peak / 1024, 1), count]))
+"""
+
+
+def quality(prob: str, truth: str, aoi: str | None) -> dict[str, Any]:
+    """What outlines of each kind are worth."""
+    found = {}
+    with tempfile.TemporaryDirectory() as work:
+        for name, changes in KINDS.items():
+            layer = Path(work) / f"{name}.gpkg"
+            vectorize(prob, layer, thresholds=read_thresholds(prob).model_copy(update=changes))
+            report = evaluate(layer, truth, aoi=aoi)
+            outlines = gpd.read_file(layer).geometry.to_numpy()
+            found[name] = {
+                "f1": round(report.f1, 4),
+                "mean_iou": round(report.mean_iou, 4),
+                "vertices": round(float(shapely.get_num_coordinates(outlines).mean()) - 1, 1),
+                "right_angles": round(share_of_right_angles(outlines), 3),
+            }
+    return found
+
+
+def share_of_right_angles(polygons: np.ndarray) -> float:
+    """Of the corners of polygons, those that turn by 90 degrees."""
+    right = total = 0
+    for ring in shapely.get_rings(polygons):
+        points = shapely.get_coordinates(ring)[:-1]
+        arriving = points - np.roll(points, 1, axis=0)
+        leaving = np.roll(points, -1, axis=0) - points
+        cross = arriving[:, 0] * leaving[:, 1] - arriving[:, 1] * leaving[:, 0]
+        turns = np.degrees(np.abs(np.arctan2(cross, (arriving * leaving).sum(axis=1))))
+        right += int((np.abs(turns - 90) <= RIGHT_DEGREES).sum())
+        total += len(points)
+    return right / max(total, 1)
+
+
+if __name__ == "__main__":
+    main()
