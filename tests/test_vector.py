@@ -2,8 +2,11 @@
 
 import json
 import logging
+import sqlite3
 import zipfile
+from itertools import pairwise
 from pathlib import Path
+from xml.etree import ElementTree
 
 import geopandas as gpd
 import numpy as np
@@ -68,6 +71,9 @@ def houses(count, first=1, crs=UTM):
     return frame.to_crs(crs)
 
 
+DEGREES = (".geojson", ".geojsonl")
+
+
 @pytest.mark.parametrize("suffix", WRITABLE_SUFFIXES)
 @pytest.mark.parametrize("crs", [UTM, "EPSG:3857", "EPSG:4326", LOCAL_WKT])
 def test_every_format_gives_back_what_was_written(tmp_path, suffix, crs):
@@ -81,7 +87,7 @@ def test_every_format_gives_back_what_was_written(tmp_path, suffix, crs):
     perimeter = "perim_m" if suffix == ".shp" else "perimeter_m"
     assert list(found.columns) == ["id", "area_m2", perimeter, "confidence", "name", "geometry"]
     assert found.is_valid.all()
-    wanted = CRS("EPSG:4326") if suffix == ".geojson" else CRS(crs)
+    wanted = CRS("EPSG:4326") if suffix in DEGREES else CRS(crs)
     assert found.crs.equals(wanted) or found.crs.to_dict() == wanted.to_dict()
     distance = found.to_crs(UTM).geometry.hausdorff_distance(houses(7).geometry, align=False)
     assert distance.max() < 0.02
@@ -94,8 +100,8 @@ def test_no_footprint_is_still_a_layer(tmp_path, suffix, batches):
     assert write_footprints(path, batches, crs=UTM) == 0
     found = read_footprints(path)
     assert len(found) == 0
-    assert found.crs == ("EPSG:4326" if suffix == ".geojson" else UTM)
-    if suffix != ".geojson":  # which has columns only where it has features
+    assert found.crs == ("EPSG:4326" if suffix in DEGREES else UTM)
+    if suffix not in DEGREES:  # which have columns only where it has features
         assert [name[:5] for name in found] == [n[:5] for n in (*FOOTPRINT_COLUMNS, "geometry")]
     assert read_footprints(path, where="id = 3").empty
 
@@ -198,7 +204,9 @@ def test_shapefile_names_are_short_and_distinct(names):
 
 
 def test_wrong_targets_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"\.geojson, \.shp, \.gpkg, \.fgb, \.parquet"):
+    with pytest.raises(
+        ConfigError, match=r"\.geojson, \.geojsonl, \.shp, \.gpkg, \.fgb, \.parquet"
+    ):
         write_footprints(tmp_path / "out.txt", [houses(1)], crs=UTM)
     with pytest.raises(ConfigError, match="without suffix"):
         check_suffix("out")
@@ -366,3 +374,52 @@ def test_public_footprints_come_in_valid(name, count, repaired):
     found = read_footprints(SHARED / "data" / name)
     assert (len(found), found.attrs["repaired"]) == (count, repaired)
     assert found.is_valid.all()
+
+
+def test_geojson_line_by_line_is_a_feature_in_each(tmp_path):
+    path = tmp_path / "out.geojsonl"
+    write_footprints(path, [houses(3), houses(2, first=4)], crs=UTM)
+    features = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert [feature["properties"]["id"] for feature in features] == [1, 2, 3, 4, 5]
+    ring = np.array(features[0]["geometry"]["coordinates"][0])
+    assert shapely.is_ccw(shapely.LinearRing(ring))
+    assert np.abs(ring).max() < 180
+
+
+def test_a_shapefile_that_would_be_too_large_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("geoseg.vector.writing._SHAPEFILE_BYTES", 5 * (5 * 16 + 56))
+    assert write_footprints(tmp_path / "fits.shp", [houses(3), houses(2)], crs=UTM) == 5
+    with pytest.raises(ConfigError, match=r"large.shp: a Shapefile holds 2 GB .* in .gpkg"):
+        write_footprints(tmp_path / "large.shp", [houses(3), houses(3)], crs=UTM)
+    assert not (tmp_path / "large.shp").exists()
+
+
+def test_a_geopackage_shows_what_is_doubtful(tmp_path):
+    path = tmp_path / "out.gpkg"
+    first, second = houses(3), houses(2, first=4)
+    first["confidence"], second["confidence"] = [0.9, 0.5, 0.69], [0.4, 0.7]
+    write_footprints(path, [first, second], crs=UTM)
+    assert list_layers(path) == ["footprints", "review", "layer_styles"]
+    points = gpd.read_file(path, layer="review")
+    assert points["id"].tolist() == [4, 2, 3]
+    assert points["confidence"].tolist() == [0.4, 0.5, 0.69]
+    assert points.crs == UTM
+    found = read_footprints(path).set_index("id")
+    for point in points.itertuples():
+        assert found.geometry[point.id].contains(point.geometry)
+    with sqlite3.connect(path) as database:
+        rows = database.execute(
+            "SELECT f_table_name, f_geometry_column, useAsDefault, styleQML FROM layer_styles"
+        ).fetchall()
+        kinds = dict(database.execute("SELECT table_name, data_type FROM gpkg_contents"))
+    database.close()
+    assert [row[:3] for row in rows] == [("footprints", "geometry", 1), ("review", "geometry", 1)]
+    assert kinds == {"footprints": "features", "review": "features", "layer_styles": "attributes"}
+    renderers = [ElementTree.fromstring(row[3]).find("renderer-v2") for row in rows]
+    assert [one.get("type") for one in renderers] == ["graduatedSymbol", "singleSymbol"]
+    ranges = [(float(r.get("lower")), float(r.get("upper"))) for r in renderers[0].find("ranges")]
+    assert ranges[0][0] == 0
+    assert ranges[-1][1] == 1
+    assert all(one[1] == following[0] for one, following in pairwise(ranges))
+    write_footprints(tmp_path / "none.gpkg", [], crs=UTM)
+    assert len(gpd.read_file(tmp_path / "none.gpkg", layer="review")) == 0

@@ -10,7 +10,7 @@ from geoseg.cli.progress import progress_bar
 
 @click.command()
 @click.argument("prob")
-@output_option("Footprints: .geojson .shp .gpkg .fgb .parquet, by suffix.")
+@output_option("Footprints: .geojson .geojsonl .shp .gpkg .fgb .parquet, by suffix.")
 @click.option("--threshold", type=float, help="Least building probability.  [default: the model's]")
 @click.option("--min-area-m2", type=float, help="Smaller footprints are dropped.")
 @click.option("--simplify-m", type=float, help="Outlines may move by about this, metres.")

@@ -90,6 +90,8 @@ def read_footprints(
             filter does not fit its attributes.
         MissingCRSError: If the layer does not say where it lies.
     """
+    if _is_empty_sequence(Path(path)):
+        return _polygons_only(gpd.GeoDataFrame(geometry=[], crs=4326))
     layer = _select_layer(path, layer)
     where = _ogr_where(where) if where else None
     if Path(path).suffix.lower() == ".parquet":
@@ -211,6 +213,11 @@ def as_crs(crs: Any, where: str | Path = "layer") -> CRS:
         raise MissingCRSError(
             f"{where}: {str(crs)[:80]!r} is no coordinate reference system; give EPSG:CODE or WKT"
         ) from error
+
+
+def _is_empty_sequence(path: Path) -> bool:
+    """Whether a file is GeoJSON line by line, without any: GDAL does not know it then."""
+    return path.suffix.lower() == ".geojsonl" and path.is_file() and path.stat().st_size == 0
 
 
 def _layers(path: str | Path) -> list[tuple[str, str | None]]:

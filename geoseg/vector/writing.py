@@ -25,6 +25,7 @@ from shapely.affinity import translate
 from shapely.geometry.base import BaseGeometry
 
 from geoseg.errors import ConfigError, VectorReadError, one_line
+from geoseg.vector.geopackage import Doubtful, finish_geopackage
 from geoseg.vector.reading import FOOTPRINT_LAYER, as_crs
 
 # What every footprint that geoseg traces carries; a writer falls back on it for an empty layer.
@@ -35,11 +36,25 @@ FOOTPRINT_COLUMNS: Mapping[str, str] = {
     "confidence": "float64",
 }
 
-_DRIVERS = {".geojson": "GeoJSON", ".shp": "ESRI Shapefile", ".gpkg": "GPKG", ".fgb": "FlatGeobuf"}
+_DRIVERS = {
+    ".geojson": "GeoJSON",
+    ".geojsonl": "GeoJSONSeq",
+    ".shp": "ESRI Shapefile",
+    ".gpkg": "GPKG",
+    ".fgb": "FlatGeobuf",
+}
+_IN_DEGREES = (".geojson", ".geojsonl")  # always, by RFC 7946 and RFC 8142
 WRITABLE_SUFFIXES = (*_DRIVERS, ".parquet")
+
+_JUDGED = {"id", "confidence"}  # columns of footprints that may be doubtful
 
 _GEOJSON_DECIMALS = 7  # about 1 cm on the ground, what RFC 7946 asks for at most
 _SHAPEFILE_NAME_LENGTH = 10
+
+# A Shapefile counts its bytes, in words of two, by 31 bits, and many programs by fewer; what is
+# counted here is a little less than what is written.
+_SHAPEFILE_BYTES = 2_000_000_000
+_RECORD_BYTES = 56  # of a polygon of one ring, beside its points
 _SHAPEFILE_NAMES = {"perimeter_m": "perim_m"}
 _SHAPEFILE_INDEXES = (".qix", ".sbn", ".sbx")
 
@@ -54,11 +69,13 @@ def write_footprints(
     """Writes footprints batch by batch; the file appears under its name only when complete.
 
     The suffix chooses the format. GeoJSON follows RFC 7946: longitude and latitude in WGS 84,
-    right-handed, 7 decimals. A Shapefile shortens names beyond 10 characters (`perimeter_m`
-    becomes `perim_m`). MultiPolygons are written as one row per part.
+    right-handed, 7 decimals; .geojsonl is the same, a line for each. A GeoPackage of footprints
+    with a confidence also gets the points of those that are doubtful, in the layer `review`, and
+    styles that QGIS takes by default. A Shapefile shortens names beyond 10 characters
+    (`perimeter_m` becomes `perim_m`). MultiPolygons are written as one row per part.
 
     Args:
-        path: Target: .geojson, .shp, .gpkg (layer `footprints`), .fgb or .parquet.
+        path: Target: .geojson, .geojsonl, .shp, .gpkg (layer `footprints`), .fgb or .parquet.
         batches: Frames of one schema in `crs`; there may be none, and they may be empty.
         crs: CRS of the batches.
         columns: Attribute names and dtypes of the layer when there is no batch.
@@ -67,21 +84,51 @@ def write_footprints(
         Number of polygons written.
 
     Raises:
-        ConfigError: If the suffix is none of the five.
+        ConfigError: If the suffix is none of these, or a Shapefile would grow beyond 2 GB.
         MissingCRSError: If `crs` is None.
         VectorReadError: If the file cannot be written.
     """
     path = Path(path)
     suffix = check_suffix(path)
     source_crs = as_crs(crs, path)
-    target_crs = CRS.from_epsg(4326) if suffix == ".geojson" else source_crs
-    stream = _RecordStream(_single_polygons(batches, suffix, source_crs), columns, target_crs)
+    target_crs = CRS.from_epsg(4326) if suffix in _IN_DEGREES else source_crs
+    frames = _single_polygons(batches, suffix, source_crs)
+    if suffix == ".shp":
+        frames = _within_limits(path, frames)
+    doubtful = Doubtful()
+    if suffix == ".gpkg":
+        frames = _looked_at(frames, doubtful)
+    stream = _RecordStream(frames, columns, target_crs)
     with _atomic(path) as partial:
         if suffix == ".parquet":
             _write_parquet(partial, stream)
         else:
             _write_ogr(partial, stream, suffix)
+        if suffix == ".gpkg" and set(stream.schema.names) >= _JUDGED:
+            finish_geopackage(partial, FOOTPRINT_LAYER, doubtful.points(target_crs))
     return stream.count
+
+
+def _looked_at(
+    frames: Iterator[gpd.GeoDataFrame], doubtful: Doubtful
+) -> Iterator[gpd.GeoDataFrame]:
+    for frame in frames:
+        if set(frame.columns) >= _JUDGED:
+            doubtful.look(frame)
+        yield frame
+
+
+def _within_limits(path: Path, frames: Iterator[gpd.GeoDataFrame]) -> Iterator[gpd.GeoDataFrame]:
+    """Refuses what a Shapefile cannot hold before it is full."""
+    size = 0
+    for frame in frames:
+        shapes = frame.geometry.to_numpy()
+        size += 16 * int(shapely.get_num_coordinates(shapes).sum()) + _RECORD_BYTES * len(shapes)
+        if size > _SHAPEFILE_BYTES:
+            raise ConfigError(
+                f"{path}: a Shapefile holds 2 GB and this layer is larger; end the name in .gpkg"
+            )
+        yield frame
 
 
 def write_layers(path: str | Path, layers: Mapping[str, gpd.GeoDataFrame]) -> None:
@@ -193,7 +240,7 @@ def _single_polygons(
 ) -> Iterator[gpd.GeoDataFrame]:
     for batch in batches:
         frame = batch.set_crs(crs, allow_override=True)
-        if suffix == ".geojson":
+        if suffix in _IN_DEGREES:
             frame = _geojson_precision(_cut_at_antimeridian(frame.to_crs(4326)))
         frame = frame.explode(ignore_index=True)
         shapes = np.asarray(frame.geometry.array, dtype=object)
@@ -254,8 +301,10 @@ def _geojson_precision(frame: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
 def _write_ogr(path: Path, stream: _RecordStream, suffix: str) -> None:
     names = stream.schema.names
     options: dict[str, Any] = {}
+    if suffix in _IN_DEGREES:
+        options = {"COORDINATE_PRECISION": str(_GEOJSON_DECIMALS)}
     if suffix == ".geojson":
-        options = {"RFC7946": "YES", "COORDINATE_PRECISION": str(_GEOJSON_DECIMALS)}
+        options["RFC7946"] = "YES"
     if suffix == ".shp":
         names, options = _short_names(names), {"ENCODING": "UTF-8"}
     shape = pa.field("geometry", pa.binary(), metadata={"ARROW:extension:name": "geoarrow.wkb"})

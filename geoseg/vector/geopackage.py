@@ -1,0 +1,135 @@
+"""What a GeoPackage of footprints holds besides them: points to review, and how QGIS shows it."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from xml.etree import ElementTree
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pyogrio
+import shapely
+from pyproj import CRS
+
+REVIEW_LAYER = "review"
+
+# Footprints of less confidence get a point in the layer to review.
+DOUBTFUL = 0.7
+
+# Up to each confidence, a colour; what is doubtful stands out.
+_COLOURS = ((DOUBTFUL, "215,48,39"), (0.85, "253,174,97"), (1.0, "26,152,80"))
+
+_STYLES = """
+CREATE TABLE layer_styles (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, f_table_catalog TEXT(256), f_table_schema TEXT(256),
+    f_table_name TEXT(256), f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT,
+    styleSLD TEXT, useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30),
+    update_time DATETIME DEFAULT CURRENT_TIMESTAMP
+)"""
+
+
+class Doubtful:
+    """Gathers the points of doubtful footprints while these are written."""
+
+    def __init__(self) -> None:
+        self._parts: list[gpd.GeoDataFrame] = []
+
+    def look(self, frame: gpd.GeoDataFrame) -> None:
+        """Notes the doubtful footprints of a frame, which has `id` and `confidence`."""
+        some = frame[frame["confidence"] < DOUBTFUL]
+        points = shapely.point_on_surface(some.geometry.to_numpy())
+        self._parts.append(
+            gpd.GeoDataFrame(some[["id", "confidence"]], geometry=points, crs=frame.crs)
+        )
+
+    def points(self, crs: CRS) -> gpd.GeoDataFrame:
+        """All points, the most doubtful first."""
+        empty = {"id": np.zeros(0, dtype=np.int64), "confidence": np.zeros(0)}
+        none = gpd.GeoDataFrame(empty, geometry=np.zeros(0, dtype=object), crs=crs)
+        joined = pd.concat([none, *(part for part in self._parts if len(part))])
+        return joined.sort_values(["confidence", "id"], ignore_index=True)
+
+
+def finish_geopackage(path: Path, layer: str, doubtful: gpd.GeoDataFrame) -> None:
+    """Adds the points to review and the styles that QGIS takes by default.
+
+    Args:
+        path: GeoPackage that holds the footprints.
+        layer: Name of their layer.
+        doubtful: Points with `id` and `confidence`.
+    """
+    pyogrio.write_dataframe(
+        doubtful, path, layer=REVIEW_LAYER, driver="GPKG", geometry_type="Point",
+        layer_options={"GEOMETRY_NAME": "geometry"},
+    )  # fmt: skip
+    styles = ((layer, "by confidence", _by_confidence()), (REVIEW_LAYER, "doubtful", _marker()))
+    with sqlite3.connect(path) as database:
+        database.execute(_STYLES)
+        database.execute(
+            "INSERT INTO gpkg_contents (table_name, data_type, identifier, srs_id)"
+            " VALUES ('layer_styles', 'attributes', 'layer_styles', 0)"
+        )
+        database.executemany(
+            "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name,"
+            " f_geometry_column, styleName, styleQML, styleSLD, useAsDefault, description)"
+            " VALUES ('', '', ?, 'geometry', ?, ?, '', 1, '')",
+            styles,
+        )
+    database.close()
+
+
+def _by_confidence() -> str:
+    """A QGIS style of polygons that are coloured by their confidence."""
+    root, renderer = _style("graduatedSymbol", attr="confidence", graduatedMethod="GraduatedColor")
+    ranges = ElementTree.SubElement(renderer, "ranges")
+    symbols = ElementTree.SubElement(renderer, "symbols")
+    low = 0.0
+    for number, (high, colour) in enumerate(_COLOURS):
+        ElementTree.SubElement(
+            ranges, "range", lower=str(low), upper=str(high), symbol=str(number),
+            label=f"{low:g} - {high:g}", render="true",
+        )  # fmt: skip
+        fill = {"color": f"{colour},70", "outline_color": f"{colour},255", "style": "solid"}
+        outline = {"outline_style": "solid", "outline_width": "0.4", "outline_width_unit": "MM"}
+        _symbol(symbols, number, "fill", "SimpleFill", fill | outline)
+        low = high
+    return _text(root)
+
+
+def _marker() -> str:
+    """A QGIS style of points to review."""
+    root, renderer = _style("singleSymbol")
+    symbols = ElementTree.SubElement(renderer, "symbols")
+    colour = {"color": f"{_COLOURS[0][1]},255", "outline_color": "255,255,255,255"}
+    place = {"name": "circle", "size": "2.4", "size_unit": "MM"}
+    _symbol(symbols, 0, "marker", "SimpleMarker", colour | place)
+    return _text(root)
+
+
+def _style(kind: str, **attributes: str) -> tuple[ElementTree.Element, ElementTree.Element]:
+    root = ElementTree.Element("qgis", version="3.22.0", styleCategories="Symbology")
+    renderer = ElementTree.SubElement(root, "renderer-v2", {"type": kind, **attributes})
+    renderer.set("symbollevels", "0")
+    return root, renderer
+
+
+def _symbol(
+    symbols: ElementTree.Element, number: int, kind: str, layer: str, values: dict[str, str]
+) -> None:
+    attributes = {"type": kind, "name": str(number), "alpha": "1", "clip_to_extent": "1"}
+    symbol = ElementTree.SubElement(symbols, "symbol", attributes)
+    part = ElementTree.SubElement(
+        symbol, "layer", {"class": layer, "enabled": "1", "locked": "0", "pass": "0"}
+    )
+    options = ElementTree.SubElement(part, "Option", type="Map")
+    for key, value in values.items():
+        ElementTree.SubElement(options, "Option", name=key, type="QString", value=value)
+        ElementTree.SubElement(part, "prop", k=key, v=value)  # as QGIS before 3.26 has it
+
+
+def _text(root: ElementTree.Element) -> str:
+    return "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n" + ElementTree.tostring(
+        root, encoding="unicode"
+    )
