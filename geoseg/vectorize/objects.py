@@ -130,12 +130,13 @@ def _divide(
     sorted_ = pieces.pick(np.argsort(pieces.values, kind="stable"))
     begins = np.searchsorted(sorted_.values, crowded + 1)
     ends = np.searchsorted(sorted_.values, crowded + 1, side="right")
-    found, counts = [pieces.pick(slice(0, 0))], [0]
+    found, counts, total = [pieces.pick(slice(0, 0))], [], 0
     for piece, begin, end in zip(crowded.tolist(), begins.tolist(), ends.tolist(), strict=True):
         parts = _divide_one(prob, sorted_.pick(slice(begin, end)), float(least[piece]), thresholds)
-        found.append(parts.renamed(parts.values - 1 + sum(counts)))
+        found.append(parts.renamed(parts.values - 1 + total))
         counts.append(int(parts.values.max(initial=0)))
-    return join_runs(*found), np.repeat(crowded, counts[1:])
+        total += counts[-1]
+    return join_runs(*found), np.repeat(crowded, np.array(counts, dtype=np.int64))
 
 
 def _divide_one(prob: Prob, piece: Runs, min_area_px: float, thresholds: Thresholds) -> Runs:

@@ -17,6 +17,9 @@ _GRAIN = 256
 # In square-root pixels; removes vertices on straight lines and hardly any others.
 _COLLINEAR = 1e-3
 
+# Groups that are simplified in one call: more of them take longer each.
+_TOGETHER = 100
+
 
 def step_rings(rings: Rings) -> Rings:
     """The same rings with a vertex at every corner of a pixel that they pass."""
@@ -143,17 +146,26 @@ def simplify(polygons: np.ndarray, groups: np.ndarray, tolerances: np.ndarray) -
     Returns:
         As many valid polygons; a group of which one would become invalid keeps its vertices.
     """
-    if not len(polygons):
-        return polygons
+    simple = polygons.copy()
+    numbers = np.cumsum(np.diff(groups, prepend=-1) > 0) - 1
+    for share in range(0, int(numbers.max(initial=-1)) + 1, _TOGETHER):
+        own = slice(*np.searchsorted(numbers, [share, share + _TOGETHER]).tolist())
+        simple[own] = _simplify_together(polygons[own], groups[own], tolerances[own])
+    unsound = np.unique(groups[~_sound(simple)])
+    broken = np.isin(groups, unsound)
+    simple[broken] = polygons[broken]
+    return simple
+
+
+def _simplify_together(
+    polygons: np.ndarray, groups: np.ndarray, tolerances: np.ndarray
+) -> np.ndarray:
     apart = _Apart(polygons, groups)
     simple = polygons.copy()
     for tolerance in np.unique(tolerances):
         some = np.flatnonzero(tolerances == tolerance)
         found = shapely.coverage_simplify(apart.there[some], max(float(tolerance), _COLLINEAR))
         simple[some] = apart.back(found, some)
-    unsound = np.unique(groups[~_sound(simple)])
-    broken = np.isin(groups, unsound)
-    simple[broken] = polygons[broken]
     return simple
 
 
