@@ -199,7 +199,7 @@ def quality(prob: str, truth: str, aoi: str | None) -> dict[str, Any]:
             layer = Path(work) / f"{name}.gpkg"
             vectorize(prob, layer, thresholds=read_thresholds(prob).model_copy(update=changes))
             report = evaluate(layer, truth, aoi=aoi)
-            outlines = gpd.read_file(layer).geometry.to_numpy()
+            outlines = gpd.read_file(layer, layer="footprints").geometry.to_numpy()
             found[name] = {
                 "f1": round(report.f1, 4),
                 "mean_iou": round(report.mean_iou, 4),

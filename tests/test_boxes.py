@@ -48,7 +48,7 @@ from geoseg.raster import write_array
 from geoseg.tiles import plan_tiles, tile_scenes, tile_window
 from geoseg.tiling import TilePlan
 from geoseg.train import train
-from geoseg.vector import FOOTPRINT_COLUMNS
+from geoseg.vector import FOOTPRINT_COLUMNS, read_footprints
 
 SPEC = ModelSpec(
     arch="retinanet", encoder="resnet18", options={"channels": 32}, bands=("red", "green", "blue"),
@@ -370,7 +370,7 @@ def test_boxes_become_footprints_in_every_format(make_scene, model, perfect, tmp
     made = make_scene(rotation=-15.0, height=100, width=210)
     path = tmp_path / f"boxes{suffix}"
     assert predict(made.path, model, path) == [path]
-    layer = gpd.read_parquet(path) if suffix == ".parquet" else gpd.read_file(path)
+    layer = gpd.read_parquet(path) if suffix == ".parquet" else read_footprints(path)
     names = [name for name in FOOTPRINT_COLUMNS if name != "perimeter_m" or suffix != ".shp"]
     assert set(names) <= set(layer.columns)
     assert sorted(layer.id) == list(range(1, len(made.boxes) + 1))
@@ -391,7 +391,7 @@ def test_batches_do_not_change_the_boxes(make_scene, model, perfect, tmp_path):
     for batch_size in (1, 3, 8):
         path = tmp_path / f"{batch_size}.gpkg"
         predict(made.path, model, path, options=PredictOptions(batch_size=batch_size))
-        layers.append(gpd.read_file(path))
+        layers.append(read_footprints(path))
     assert len(layers[0]) == len(made.boxes)
     assert layers[0].equals(layers[1])
     assert layers[0].equals(layers[2])
@@ -408,7 +408,7 @@ def test_a_folder_gets_footprints_alone(make_scene, model, perfect, tmp_path):
     )
     assert files == [tmp_path / "out" / "footprints.gpkg"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["footprints.gpkg"]
-    found = gpd.read_file(files[0])
+    found = read_footprints(files[0])
     hole = made.grid.window_polygon(Window(0, 0, 64, 40))
     assert 0 < len(found) < len(made.boxes)
     assert found.intersection(hole).area.max() == pytest.approx(0, abs=1e-6)
@@ -420,14 +420,14 @@ def test_a_scene_of_other_pixels_and_one_smaller_than_a_tile(make_scene, model, 
     fine = make_scene("fine", gsd=0.25, height=130, width=200,
                       buildings=[(20, 20, 60, 52), (100, 80, 148, 110)])  # fmt: skip
     predict(fine.path, model, tmp_path / "boxes.gpkg")
-    found = gpd.read_file(tmp_path / "boxes.gpkg")
+    found = read_footprints(tmp_path / "boxes.gpkg")
     assert len(found) == 2
     for polygon in fine.polygons:
         overlap = found.intersection(polygon).area / found.union(polygon).area
         assert overlap.max() > 0.85
     small = make_scene("small", height=40, width=50)
     predict(small.path, model, tmp_path / "boxes.gpkg", overwrite=True)
-    assert len(gpd.read_file(tmp_path / "boxes.gpkg")) == len(small.boxes)
+    assert len(read_footprints(tmp_path / "boxes.gpkg")) == len(small.boxes)
 
 
 def test_tiles_that_do_not_overlap_are_warned_of(make_scene, model, perfect, tmp_path, caplog):
@@ -446,8 +446,8 @@ def test_thresholds_of_boxes(make_scene, model, perfect, tmp_path):
     ):
         path = tmp_path / f"{name}.gpkg"
         predict(made.path, model, path, thresholds=thresholds)
-        assert len(gpd.read_file(path)) == 0
-        assert list(gpd.read_file(path).columns) == [*FOOTPRINT_COLUMNS, "geometry"]
+        assert len(read_footprints(path)) == 0
+        assert list(read_footprints(path).columns) == [*FOOTPRINT_COLUMNS, "geometry"]
 
 
 @pytest.mark.parametrize(
@@ -665,7 +665,7 @@ def test_boxes_of_a_scene_do_not_depend_on_the_batch_size(job, tmp_path, monkeyp
     for size in (1, 2, 5):
         path, options = tmp_path / f"{size}.gpkg", PredictOptions(batch_size=size, overlap=32)
         predict(scene, folder / "run" / "model.safetensors", path, options=options)
-        layers.append(gpd.read_file(path))
+        layers.append(read_footprints(path))
     assert len(layers[0]) > 20
     for layer in layers[1:]:
         assert len(layer) == len(layers[0])

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from geoseg.cli import COMMANDS, cli, main
 from geoseg.town import build_town, write_town
+from geoseg.vector import read_footprints
 
 # As small as a network and its training can be while all the words still do their work.
 QUICK = [
@@ -92,7 +93,7 @@ def test_the_words_write_what_they_say(work):
 
 def test_one_verb_and_two_give_the_same_footprints(work):
     folder, _ = work
-    direct = gpd.read_file(folder / "out" / "footprints.gpkg")
+    direct = read_footprints(folder / "out" / "footprints.gpkg")
     again = gpd.read_file(folder / "footprints_again.geojson").to_crs(direct.crs)
     shape = gpd.read_file(folder / "footprints.shp")
     assert len(direct) == len(again) == len(shape)
@@ -117,10 +118,10 @@ def test_crf_refines_at_either_verb(work, tmp_path):
         "--crf", folder / "scene.tif", *few,
     )  # fmt: skip
     assert code == 0, err
-    one = gpd.read_file(tmp_path / "out" / "footprints.gpkg")
-    two = gpd.read_file(tmp_path / "again.gpkg")
+    one = read_footprints(tmp_path / "out" / "footprints.gpkg")
+    two = read_footprints(tmp_path / "again.gpkg")
     assert list(one.geometry.to_wkb()) == list(two.geometry.to_wkb())
-    plain = gpd.read_file(folder / "out" / "footprints.gpkg")
+    plain = read_footprints(folder / "out" / "footprints.gpkg")
     assert list(one.geometry.to_wkb()) != list(plain.geometry.to_wkb())
 
 
@@ -129,8 +130,8 @@ def test_every_format_reads_back(work, tmp_path, suffix):
     folder, _ = work
     path = tmp_path / f"footprints{suffix}"
     assert geoseg("vectorize", folder / "out" / "prob.tif", "-o", path)[0] == 0
-    layer = gpd.read_parquet(path) if suffix == ".parquet" else gpd.read_file(path)
-    wanted = gpd.read_file(folder / "out" / "footprints.gpkg")
+    layer = gpd.read_parquet(path) if suffix == ".parquet" else read_footprints(path)
+    wanted = read_footprints(folder / "out" / "footprints.gpkg")
     assert len(layer) == len(wanted)
     assert layer.crs.to_epsg() == (4326 if suffix == ".geojson" else 32633)
     assert layer.is_valid.all()
