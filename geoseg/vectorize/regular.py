@@ -199,14 +199,14 @@ def _straighten(
         )
         walls, steps = walls[~oblique], steps[~oblique]
         across = steps[:, 0] > steps[:, 1]  # these share their second coordinate
-        moved = turned.copy()
+        corners, ends = np.unique(walls, return_inverse=True)
+        ends, moved = ends.reshape(-1, 2), turned[corners]
         for axis, same in ((0, ~across), (1, across)):
-            levels = _Levels(turned[:, axis])
-            levels.join(walls[same], steps[same, 1 - axis])
-            levels.join_near(walls[~same], steps[~same, axis], reach)
+            levels = _Levels(moved[:, axis])
+            levels.join(ends[same], steps[same, 1 - axis])
+            levels.join_near(ends[~same], steps[~same, axis], reach)
             moved[:, axis] = levels.values()
-        corners = np.unique(walls)
-        points[corners] = _turn(moved[corners], direction)
+        points[corners] = _turn(moved, direction)
     return points
 
 

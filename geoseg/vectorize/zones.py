@@ -20,6 +20,9 @@ from geoseg.vectorize.components import Components
 from geoseg.vectorize.rings import trace_rings
 from geoseg.vectorize.runs import Runs, find_runs, label_runs, paint
 
+# Of a polygon's area; less than this lies outside by the last digits alone.
+_ROUNDING = 1e-9
+
 
 def find_zones(
     mask: Runs,
@@ -94,6 +97,17 @@ def stays(polygons: np.ndarray, ground: BaseGeometry) -> np.ndarray:
     """Which outlines (n,) of a component keep to its ground, see `add_found`."""
     if ground.is_empty:
         return np.ones(len(polygons), dtype=bool)
-    outside = shapely.area(shapely.difference(polygons, ground))
-    kept: np.ndarray = outside <= 1e-9 * shapely.area(polygons)
+    shapely.prepare(ground)
+    kept: np.ndarray = shapely.covers(ground, polygons)
+    for index in np.flatnonzero(~kept):  # by the last digits, or indeed
+        kept[index] = _outside(polygons[index], ground) <= _ROUNDING * polygons[index].area
     return kept
+
+
+def _outside(polygon: BaseGeometry, ground: BaseGeometry) -> float:
+    """The area of a polygon outside of ground that may be much larger."""
+    left, low, right, high = polygon.bounds
+    with np.errstate(invalid="ignore"):  # what GEOS computes on the way is no concern
+        near = shapely.clip_by_rect(ground, left - 1, low - 1, right + 1, high + 1)
+    outside: float = polygon.difference(near if near.is_valid else ground).area
+    return outside
