@@ -48,6 +48,7 @@ from geoseg.vectorize import (
     trace_rings,
     vectorize,
 )
+from geoseg.vectorize.objects import name_runs
 from geoseg.vectorize.outlines import move_polygons
 from geoseg.vectorize.windows import deal_windows
 
@@ -126,10 +127,9 @@ def trace_mask(mask: np.ndarray) -> np.ndarray:
     def trace(task: tuple[Window, np.ndarray]) -> np.ndarray:
         window, chosen = task
         runs = find_runs(mask[window.toslices()])
-        owners, count = label_runs(runs, diagonal=True)
-        first = np.zeros(count, dtype=np.int64)
-        first[owners[::-1]] = ((runs.rows + window.row_off) * grid.width + runs.starts)[::-1]
-        runs = runs.pick(np.isin(first, components.firsts[chosen])[owners])
+        owners, _ = label_runs(runs, diagonal=True)
+        runs = name_runs(runs.renamed(owners + 1), window, components)
+        runs = runs.pick(chosen[runs.values - 1])
         pieces, _ = label_runs(runs, diagonal=False)
         return move_polygons(trace_rings(runs, pieces).polygons(), 0, window.row_off)
 

@@ -122,6 +122,13 @@ class Grid:
         for top in range(0, self.height, rows):
             yield Window(0, top, self.width, min(rows, self.height - top))
 
+    def widen(self, window: Window, margin: int) -> Window:
+        """A window with so many pixels around it, as far as the grid reaches."""
+        top, left = max(0, window.row_off - margin), max(0, window.col_off - margin)
+        bottom = min(self.height, window.row_off + window.height + margin)
+        right = min(self.width, window.col_off + window.width + margin)
+        return Window(left, top, right - left, bottom - top)
+
     def windows(self, rows: int, columns: int) -> Iterator[Window]:
         """Windows of so many rows and columns at the most, row by row."""
         for band in self.row_windows(rows):

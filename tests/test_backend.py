@@ -5,28 +5,14 @@ import importlib.util
 import numpy as np
 import pytest
 import torch
+from small_models import DEEPGLOBE, make_model
 
 from geoseg.errors import ConfigError
-from geoseg.model_file import ModelSpec, save_model
-from geoseg.models import build_model
-from geoseg.options import PredictOptions, Thresholds
+from geoseg.options import PredictOptions
 from geoseg.predict import Workers, predict
 from geoseg.raster import Scene
 from geoseg.town import build_town, write_town
 
-SPEC = ModelSpec(
-    arch="deepglobe",
-    encoder="tu-tf_efficientnet_lite0",
-    options={"aspp_channels": 16, "fusion": "add"},
-    bands=("red", "green", "blue"),
-    dtype="uint8",
-    mean=(110.0, 110.0, 100.0),
-    std=(40.0, 40.0, 40.0),
-    gsd_m=0.5,
-    size=64,
-    overlap=16,
-    thresholds=Thresholds(body=0.4),
-)
 CHANGES = {
     "deepglobe": {},
     # Of valid convolutions: tiles inside the scene show their surroundings, others cannot.
@@ -43,12 +29,8 @@ needs_openvino = pytest.mark.skipif(
 def models(tmp_path_factory):
     folder, models = tmp_path_factory.mktemp("models"), {}
     for name, changes in CHANGES.items():
-        torch.manual_seed(0)
-        spec = SPEC.model_copy(update=changes)
-        network = build_model(spec.arch, spec.encoder, bands=spec.bands, outputs=2,
-                              options=spec.options)  # fmt: skip
-        models[name] = folder / f"{name}.safetensors"
-        save_model(models[name], network.state_dict(), spec)
+        path = folder / f"{name}.safetensors"
+        models[name] = make_model(path, DEEPGLOBE.model_copy(update=changes))
     return models
 
 

@@ -7,26 +7,21 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from small_models import DEEPGLOBE, make_model
 
 from geoseg.errors import ConfigError, ModelFileError, OutputExistsError
 from geoseg.export import export
 from geoseg.model_file import ModelSpec, load_model, save_model
-from geoseg.models import build_model
 from geoseg.options import Thresholds
 from geoseg.predict import Predictor
 
-SPEC = ModelSpec(
-    arch="deepglobe",
-    encoder="tu-tf_efficientnet_lite0",
-    options={"aspp_channels": 16, "fusion": "add"},
-    bands=("red", "green", "blue"),
-    dtype="uint8",
-    mean=(110.0, 105.0, 100.0),
-    std=(40.0, 41.0, 42.0),
-    gsd_m=0.31,
-    size=64,
-    overlap=16,
-    thresholds=Thresholds(body=0.45),
+SPEC = DEEPGLOBE.model_copy(
+    update={
+        "mean": (110.0, 105.0, 100.0),
+        "std": (40.0, 41.0, 42.0),
+        "gsd_m": 0.31,
+        "thresholds": Thresholds(body=0.45),
+    }
 )
 LAND = SPEC.model_copy(
     update={
@@ -34,15 +29,6 @@ LAND = SPEC.model_copy(
         "outputs": ("ground", "field", "water"), "colours": ("#000000", "#00ff00", "#0000ff"),
     }
 )  # fmt: skip
-
-
-def make_model(path, spec):
-    torch.manual_seed(0)
-    network = build_model(
-        spec.arch, spec.encoder, bands=spec.bands, outputs=len(spec.outputs), options=spec.options
-    )
-    save_model(path, network.state_dict(), spec)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.windows import Window
+from small_models import DEEPGLOBE as SPEC
+from small_models import make_model
 
 from geoseg.errors import ConfigError, GridMismatchError, OutputExistsError
 from geoseg.grid import Grid
-from geoseg.model_file import ModelSpec, load_model, load_spec, save_model
+from geoseg.model_file import load_model, load_spec, save_model
 from geoseg.models import build_model
-from geoseg.options import CRFOptions, PredictOptions, Thresholds
+from geoseg.options import CRFOptions, PredictOptions
 from geoseg.plan import plan_prediction
 from geoseg.predict import Predictor, predict
 from geoseg.predict.block import _load_predictor
@@ -25,30 +27,10 @@ from geoseg.tiling import TilePlan
 from geoseg.town import build_town, write_town
 from geoseg.vector import read_footprints
 
-SPEC = ModelSpec(
-    arch="deepglobe",
-    encoder="tu-tf_efficientnet_lite0",
-    options={"aspp_channels": 16, "fusion": "add"},
-    bands=("red", "green", "blue"),
-    dtype="uint8",
-    mean=(110.0, 110.0, 100.0),
-    std=(40.0, 40.0, 40.0),
-    gsd_m=0.5,
-    size=64,
-    overlap=16,
-    thresholds=Thresholds(body=0.4, min_area_m2=2.0),
-)
-
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    torch.manual_seed(0)
-    network = build_model(
-        SPEC.arch, SPEC.encoder, bands=SPEC.bands, outputs=2, options=SPEC.options
-    )
-    path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    save_model(path, network.state_dict(), SPEC)
-    return path
+    return make_model(tmp_path_factory.mktemp("model") / "model.safetensors", SPEC)
 
 
 @pytest.fixture(scope="module")

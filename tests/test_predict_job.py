@@ -7,31 +7,19 @@ import pytest
 import rasterio
 import torch
 from affine import Affine
+from small_models import PIXELWISE
 
 from geoseg.errors import ConfigError, GridMismatchError
 from geoseg.grid import Grid
 from geoseg.journal import Journal, describe_job
-from geoseg.model_file import ModelSpec, save_model
-from geoseg.options import PredictOptions, Thresholds
+from geoseg.model_file import save_model
+from geoseg.options import PredictOptions
 from geoseg.predict import plan_job, predict
 from geoseg.raster import Scene, list_files, write_array
 
-SPEC = ModelSpec(
-    arch="pixelwise",
-    encoder=None,
-    bands=("red", "green", "blue"),
-    dtype="uint8",
-    mean=(110.0, 110.0, 100.0),
-    std=(40.0, 40.0, 40.0),
-    gsd_m=0.5,
-    size=64,
-    overlap=16,
-    thresholds=Thresholds(body=0.4),
-)
-
 
 def make_model(path, **changes):
-    spec = SPEC.model_copy(update=changes)
+    spec = PIXELWISE.model_copy(update=changes)
     weights = {
         "encoder.weight": torch.full((len(spec.outputs), 3, 1, 1), 0.3),
         "encoder.bias": torch.linspace(1.0, 1.5, len(spec.outputs)),

@@ -16,7 +16,7 @@ from geoseg.grid import Grid
 from geoseg.mask import write_mask
 from geoseg.options import PredictOptions, Thresholds
 from geoseg.plan import PredictPlan, Progress
-from geoseg.predict.reading import Area, clip_window, within
+from geoseg.predict.reading import Area, within
 from geoseg.predict.values import ValuesKind
 from geoseg.raster import Scene, open_for_writing, write_cog, write_mosaic
 from geoseg.refine import refine_raster
@@ -94,7 +94,7 @@ class Rasters:
             # So far from a window may lie what its pixels at an edge are filled from.
             margin = 2 + math.ceil(2 * self._plan.grid.gsd_m / grid.gsd_m)
             for window in grid.windows(*_WINDOW):
-                around = clip_window(window, margin, grid)
+                around = grid.widen(window, margin)
                 data = _fill(*prob.read(around))[(..., *within(around, window))]
                 _, known = scene.read(window)
                 if self._plan.area is not None:

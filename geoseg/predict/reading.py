@@ -129,7 +129,7 @@ def _read_strip(
     if area is not None and not area.meets(ground):
         yield from ((tile, None) for tile in strip)
         return
-    seen = clip_window(ground, margin, scene.grid)
+    seen = scene.grid.widen(ground, margin)
     data, valid = scene.read(seen)
     wanted = valid[within(seen, ground)]
     if area is not None:
@@ -139,7 +139,7 @@ def _read_strip(
         if not wanted[within(ground, tile.window)].any():
             yield tile, None
             continue
-        near = clip_window(tile.window, margin, scene.grid)
+        near = scene.grid.widen(tile.window, margin)
         part = within(seen, near)
         pads = _pads(tile.window, near, block.plan.size, margin)
         yield tile, (_mirror(data[(..., *part)], pads), _mirror(valid[part], pads))
@@ -162,14 +162,6 @@ def _pads(window: Window, near: Window, size: int, margin: int) -> list[tuple[in
         before = margin - (start - begin)
         pads.append((before, size + 2 * margin - before - length))
     return pads
-
-
-def clip_window(window: Window, margin: int, grid: Grid) -> Window:
-    """The window with its margin, as far as the grid reaches."""
-    top, left = max(0, window.row_off - margin), max(0, window.col_off - margin)
-    bottom = min(grid.height, window.row_off + window.height + margin)
-    right = min(grid.width, window.col_off + window.width + margin)
-    return Window(left, top, right - left, bottom - top)
 
 
 def _union(windows: Sequence[Window]) -> Window:

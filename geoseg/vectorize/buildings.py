@@ -12,7 +12,7 @@ from geoseg.options import Thresholds
 from geoseg.vector import FOOTPRINT_COLUMNS
 from geoseg.vector.measure import pixel_sizes_m
 from geoseg.vectorize.components import Components, find_components
-from geoseg.vectorize.objects import Objects, Wanted, find_objects
+from geoseg.vectorize.objects import Objects, Wanted, find_objects, likely
 from geoseg.vectorize.outlines import cross_rings, move_polygons, step_rings
 from geoseg.vectorize.place import Traced
 from geoseg.vectorize.prob import Prob, ProbSource
@@ -41,14 +41,11 @@ def iter_buildings(source: ProbSource, thresholds: Thresholds, block_rows: int) 
         block_rows: Rows in memory at a time; the result does not depend on it.
 
     Yields:
-        Outlines in pixels of the grid, with confidence, conf_p10 and edge.
+        Outlines in pixels of the grid, with confidence, conf_p10, edge and reg_status.
     """
-
-    def read_mask(window: Window) -> np.ndarray:
-        prob = source.read(window)
-        return prob.valid & (prob.body >= np.float32(thresholds.body))
-
-    components = find_components(read_mask, source.grid.shape, block_rows)
+    components = find_components(
+        lambda window: likely(source.read(window), thresholds), source.grid.shape, block_rows
+    )
     wanted = choose_components(components, source.grid, thresholds)
     margin = int(wanted.margins.max(initial=1))
     for window, chosen in deal_windows(wanted.components, source.grid, block_rows, margin):
@@ -76,7 +73,7 @@ def trace_buildings(
 
     Args:
         source: Probabilities.
-        window: Holds the components and a pixel around them, as far as the grid reaches.
+        window: Holds the components and their margins, as far as the grid reaches.
         wanted: All components.
         chosen: bool (n,), which of them are traced.
         thresholds: What makes a building.

@@ -10,7 +10,6 @@ import numpy as np
 import shapely
 from rasterio.windows import Window
 
-from geoseg.grid import Grid
 from geoseg.options import Thresholds
 from geoseg.vector import FOOTPRINT_COLUMNS
 from geoseg.vector.measure import pixel_areas_m2
@@ -98,7 +97,7 @@ def _trace(source: ClassProb, component: Component, tolerance: float) -> Traced:
     Lines run between the corners where three polygons meet, and which corners these are the
     pixels beside a line tell. So its neighbour, traced by itself, has the very same line.
     """
-    window = _wider(component.window, source.grid)
+    window = source.grid.widen(component.window, 1)
     top, left = window.row_off, window.col_off
     prob, valid = source.read(window)
     runs = find_runs(np.where(valid, likeliest(prob) + np.uint8(1), np.uint8(0)))
@@ -135,11 +134,3 @@ def _mean_inside(prob: np.ndarray, runs: Runs, numbers: np.ndarray, count: int) 
     with np.errstate(invalid="ignore"):
         mean: np.ndarray = total / np.bincount(numbers[owners], minlength=count)
     return mean
-
-
-def _wider(window: Window, grid: Grid) -> Window:
-    """A window with the pixels around it, as far as the grid reaches."""
-    top, left = max(0, window.row_off - 1), max(0, window.col_off - 1)
-    bottom = min(grid.height, window.row_off + window.height + 1)
-    right = min(grid.width, window.col_off + window.width + 1)
-    return Window(left, top, right - left, bottom - top)

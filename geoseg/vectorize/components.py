@@ -160,8 +160,7 @@ def describe_block(raster: np.ndarray, top: int) -> Part:
     np.maximum.at(table[:, _RIGHT], owners, runs.stops)
     table[:, _AREA] = np.bincount(owners, runs.lengths, count)
     upper, lower = (
-        Runs(runs.rows[chosen], runs.starts[chosen], runs.stops[chosen], owners[chosen])
-        for chosen in (runs.rows == 0, runs.rows == height - 1)
+        runs.renamed(owners).pick(chosen) for chosen in (runs.rows == 0, runs.rows == height - 1)
     )
     return Part(table, upper, lower)
 

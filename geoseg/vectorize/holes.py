@@ -32,7 +32,7 @@ def fill_holes(runs: Runs, valid: np.ndarray, min_areas: np.ndarray) -> Runs:
     closed[closed] = (
         np.bincount(owners, ground.lengths, count)[closed] < min_areas[most[closed] - 1]
     )
-    filling = Runs(ground.rows, ground.starts, ground.stops, most[owners]).pick(closed[owners])
+    filling = ground.renamed(most[owners]).pick(closed[owners])
     return merge_runs(join_runs(runs, filling)) if len(filling) else runs
 
 

@@ -101,9 +101,10 @@ def iter_footprints(
         block_rows: Rows in memory at a time; the result does not depend on it.
 
     Yields:
-        Frames in the raster's CRS with id (1..n in scan order), area_m2, perimeter_m,
-        confidence (mean p_body inside, 0..1) and geometry (valid Polygons); of exclusive classes
-        see `iter_classes`.
+        Frames in the raster's CRS with the columns `BUILDING_COLUMNS` and geometry (valid
+        Polygons): id (1..n in scan order), area_m2, perimeter_m, confidence (mean p_body inside,
+        0..1), conf_p10 (its tenth percentile), edge (touches nodata or the raster's border) and
+        reg_status (how the outline was drawn); of exclusive classes see `iter_classes`.
 
     Raises:
         SceneReadError: If `prob` cannot be read or is no probability raster.

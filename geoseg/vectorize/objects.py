@@ -55,6 +55,12 @@ class Wanted:
     hole_px: np.ndarray
 
 
+def likely(prob: Prob, thresholds: Thresholds) -> np.ndarray:
+    """Which pixels are likely enough to be building, bool (H, W)."""
+    mask: np.ndarray = prob.valid & (prob.body >= np.float32(thresholds.body))
+    return mask
+
+
 def find_objects(
     prob: Prob, window: Window, wanted: Wanted, chosen: np.ndarray, thresholds: Thresholds
 ) -> Objects:
@@ -70,11 +76,10 @@ def find_objects(
     Returns:
         Buildings by component and then by their first pixel; rows and columns are the window's.
     """
-    mask = prob.valid & (prob.body >= np.float32(thresholds.body))
-    runs = find_runs(mask.view(np.uint8))
+    runs = find_runs(likely(prob, thresholds).view(np.uint8))
     owners, _ = label_runs(runs, diagonal=True)
     mask_runs = runs.renamed(owners + 1)
-    runs = _name(mask_runs, window, wanted.components)
+    runs = name_runs(mask_runs, window, wanted.components)
     runs = fill_holes(runs, prob.valid, wanted.hole_px)
     runs = runs.pick(chosen[runs.values - 1])
     pieces, count = label_runs(runs, diagonal=False)
@@ -90,8 +95,8 @@ def find_objects(
     return Objects(runs, groups, mask_runs)
 
 
-def _name(runs: Runs, window: Window, components: Components) -> Runs:
-    """The runs of components that begin in a window, as their place among all, from 1.
+def name_runs(runs: Runs, window: Window, components: Components) -> Runs:
+    """The runs of components that begin in a window; values are their places among all, from 1.
 
     Args:
         runs: Values are numbers of components in the window, from 1.

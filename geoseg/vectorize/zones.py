@@ -48,7 +48,11 @@ def find_zones(
     names = paint(mask, valid.shape)
     zones = []
     for component, margin in zip(components, margins.tolist(), strict=True):
-        wide, whole = _widen(component.window, margin, grid)
+        wide = grid.widen(component.window, margin)
+        whole = (wide.height, wide.width) == (
+            component.window.height + 2 * margin,
+            component.window.width + 2 * margin,
+        )
         top, left = wide.row_off - window.row_off, wide.col_off - window.col_off
         part = slice(top, top + wide.height), slice(left, left + wide.width)
         row, column = component.first
@@ -57,16 +61,6 @@ def find_zones(
         shift = np.array([wide.col_off, wide.row_off])
         zones.append(shapely.transform(zone, lambda xy: xy + shift))  # noqa: B023
     return zones
-
-
-def _widen(window: Window, margin: int, grid: Grid) -> tuple[Window, bool]:
-    """A window with its margin, as far as the grid reaches; and whether it reaches so far."""
-    top, left = window.row_off - margin, window.col_off - margin
-    bottom, right = window.row_off + window.height + margin, window.col_off + window.width + margin
-    inside = top >= 0 and left >= 0 and bottom <= grid.height and right <= grid.width
-    top, left = max(0, top), max(0, left)
-    bottom, right = min(grid.height, bottom), min(grid.width, right)
-    return Window(left, top, right - left, bottom - top), inside
 
 
 def _find_zone(names: np.ndarray, own: int, valid: np.ndarray, *, inside: bool) -> BaseGeometry:
