@@ -41,18 +41,19 @@ from geoseg.evaluate import evaluate
 from geoseg.grid import Grid
 from geoseg.raster import open_for_writing
 from geoseg.vectorize import (
-    find_components,
+    Components,
+    describe_block,
     find_runs,
+    join_parts,
     label_runs,
     read_thresholds,
     trace_rings,
     vectorize,
 )
-from geoseg.vectorize.objects import name_runs
 from geoseg.vectorize.outlines import move_polygons
-from geoseg.vectorize.windows import deal_windows
+from geoseg.vectorize.windows import Share, deal_windows
 
-SIDE, BUILDINGS, ROWS = 10_000, 20_000, 1024
+SIDE, BUILDINGS, BLOCK = 10_000, 20_000, 2048
 RIGHT_DEGREES = 3.0
 KINDS = {
     "raw": {"simplify_m": 0, "subpixel": False, "regularize": False},
@@ -122,19 +123,24 @@ def speed(*, repeat: int) -> dict[str, Any]:
 def trace_mask(mask: np.ndarray) -> np.ndarray:
     """Outlines of all components, found in blocks of rows and traced in windows."""
     grid = Grid(rasterio.CRS.from_epsg(32633), Affine.identity(), *mask.shape)
-    components = find_components(lambda window: mask[window.toslices()], mask.shape, ROWS)
-
-    def trace(task: tuple[Window, np.ndarray]) -> np.ndarray:
-        window, chosen = task
-        runs = find_runs(mask[window.toslices()])
-        owners, _ = label_runs(runs, diagonal=True)
-        runs = name_runs(runs.renamed(owners + 1), window, components)
-        runs = runs.pick(chosen[runs.values - 1])
-        pieces, _ = label_runs(runs, diagonal=False)
-        return move_polygons(trace_rings(runs, pieces).polygons(), 0, window.row_off)
-
+    tops = range(0, len(mask), BLOCK)
     with ThreadPoolExecutor(2) as pool:
-        return np.concatenate(list(pool.map(trace, deal_windows(components, grid, ROWS, 1))))
+        parts = list(pool.map(lambda top: describe_block(mask[top : top + BLOCK], top), tops))
+        components = join_parts(parts, mask.shape[1])
+        margins = np.ones(len(components), dtype=np.int64)
+        shares = deal_windows(components, grid, BLOCK, margins)
+        return np.concatenate(list(pool.map(partial(trace_share, mask, components), shares)))
+
+
+def trace_share(mask: np.ndarray, components: Components, share: Share) -> np.ndarray:
+    """Outlines of some components."""
+    window = share.window
+    runs = find_runs(mask[window.toslices()])
+    owners, _ = label_runs(runs, diagonal=True)
+    places = components.places_of(runs.renamed(owners + 1), window)
+    runs = runs.pick(np.isin(places, share.chosen))
+    pieces, _ = label_runs(runs, diagonal=False)
+    return move_polygons(trace_rings(runs, pieces).polygons(), window.col_off, window.row_off)
 
 
 def sorted_wkb(polygons: np.ndarray) -> list[bytes]:

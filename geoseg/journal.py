@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+
 from geoseg import __version__
 from geoseg.errors import DiskFullError, GeosegError, OutputExistsError
 
@@ -210,7 +212,7 @@ class Journal:
 
     def __init__(self, folder: Path, job: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / self.NAME
+        self._folder, self._path = folder, folder / self.NAME
         self.done: dict[str, Any] = {}
         lines = _whole_lines(self._path)
         for line in lines[1:]:
@@ -250,6 +252,17 @@ class Journal:
         self.done[key] = result
         self._file.write(json.dumps([key, result]) + "\n")
         self._file.flush()
+
+    def keep(self, key: str, array: np.ndarray) -> None:
+        """Says that a task is finished whose result is an array, which is kept beside."""
+        with replace_file(self._folder / f"{key}.npy") as partial, partial.open("wb") as file:
+            np.save(file, array, allow_pickle=False)
+        self.add(key, True)
+
+    def kept(self, key: str) -> np.ndarray:
+        """The array of a finished task."""
+        array: np.ndarray = np.load(self._folder / f"{key}.npy", allow_pickle=False)
+        return array
 
 
 def _whole_lines(path: Path) -> list[str]:

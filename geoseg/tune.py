@@ -56,6 +56,7 @@ class Ground:
 
     Attributes:
         prob: float32 (outputs, H, W).
+        outputs: Their names.
         valid: (H, W), False outside the tiles.
         grid: Place on the ground.
         area: Outline of the tiles, in the grid's CRS.
@@ -63,6 +64,7 @@ class Ground:
     """
 
     prob: np.ndarray
+    outputs: tuple[str, ...]
     valid: np.ndarray
     grid: Grid
     area: BaseGeometry
@@ -70,7 +72,11 @@ class Ground:
 
     def evaluate(self, thresholds: Thresholds) -> Evaluation:
         """Compares the footprints that the thresholds give with the truth."""
-        found = vectorize_arrays(self.prob[0], self.prob[1], self.valid, self.grid, thresholds)
+        bands = dict(zip(self.outputs, self.prob, strict=True))
+        found = vectorize_arrays(
+            self.prob[0], bands.get("border"), self.valid, self.grid, thresholds,
+            bands.get("contact"),
+        )  # fmt: skip
         return evaluate_layers(found, self.truth, aoi=self.area)
 
 
@@ -180,7 +186,7 @@ def _assemble(
     area = shapely.union_all([_polygon(row, grid, left, top) for row in rows.itertuples()])
     in_crs = truth.to_crs(grid.crs.to_wkt())
     in_crs.geometry = shapely.make_valid(in_crs.geometry.values)
-    return Ground(prob, valid, grid, area, in_crs)
+    return Ground(prob, tiles.info.targets, valid, grid, area, in_crs)
 
 
 def _polygon(row: object, grid: Grid, left: int, top: int) -> BaseGeometry:

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
+from layers import find_components, make_layer
 from rasterio.crs import CRS
 from rasterio.features import rasterize
 from scipy import ndimage
@@ -36,9 +37,6 @@ from geoseg.vector import read_footprints
 from geoseg.vectorize import (
     CLASSES_TAG,
     describe_classes,
-    find_components,
-    iter_footprints,
-    join_batches,
     vectorize,
 )
 
@@ -67,7 +65,7 @@ def polygons(path, **thresholds):
     chosen = Thresholds(**{"min_area_m2": 0, "simplify_m": 0} | thresholds)
     with Scene(path) as scene:
         grid = scene.grid
-    return join_batches(iter_footprints(path, thresholds=chosen), grid), grid
+    return make_layer(path, path.parent, thresholds=chosen), grid
 
 
 def burnt(frame, grid):
@@ -119,10 +117,7 @@ def test_simplified_neighbours_share_their_lines(tmp_path, seed):
 def test_blocks_change_nothing(tmp_path, rows):
     path = write_prob(tmp_path / "prob.tif", blobs(7), background="ground")
     chosen = Thresholds(min_area_m2=3, simplify_m=0.4)
-    one, cut = (
-        join_batches(iter_footprints(path, thresholds=chosen, block_rows=n), grid_of((57, 83)))
-        for n in (57, rows)
-    )
+    one, cut = (make_layer(path, tmp_path, thresholds=chosen, block_px=n) for n in (None, rows))
     assert set(one["class"]) == {"field", "water"}
     assert (one.area_m2 >= 3).all()
     assert cut.drop(columns="geometry").equals(one.drop(columns="geometry"))
@@ -133,7 +128,7 @@ def test_blocks_change_nothing(tmp_path, rows):
 
 @given(classes=maps, rows=st.integers(1, 9))
 def test_components_are_of_one_value(classes, rows):
-    found = find_components(lambda window: classes[window.toslices()], classes.shape, rows)
+    found = find_components(classes, rows)
     expected = set()
     for value in range(1, 4):
         labels, count = ndimage.label(classes == value, structure=np.ones((3, 3)))

@@ -1,21 +1,19 @@
 """Outlines with right angles: of shapes that are known, with walls that stay shared."""
 
 import numpy as np
-import pandas as pd
 import pytest
 import shapely
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from layers import make_layer, write_floats
 from rasterio.crs import CRS
 from scipy import ndimage
 from shapely import affinity
 from shapely.geometry import Point, Polygon, box
 
 from geoseg.grid import Grid
-from geoseg.vectorize import ArrayProb, Thresholds, vectorize_arrays
-from geoseg.vectorize.buildings import iter_buildings
-from geoseg.vectorize.place import place_footprints
+from geoseg.vectorize import Thresholds, vectorize_arrays
 
 GSD_M, HEIGHT, WIDTH = 0.5, 120, 170
 GRID = Grid(CRS.from_epsg(32645), Affine(GSD_M, 0, 3e5, 0, -GSD_M, 3e6), HEIGHT, WIDTH)
@@ -115,17 +113,17 @@ def test_a_row_of_houses_shares_its_walls(turn):
 
 @given(st.integers(0, 10_000), st.sampled_from([1, 13, 50]))
 @settings(max_examples=25, deadline=None)
-def test_nobody_gets_anothers_ground_and_blocks_do_not_matter(seed, block_rows):
+def test_nobody_gets_anothers_ground_and_blocks_do_not_matter(tmp_path_factory, seed, block_px):
     rng = np.random.default_rng(seed)
     noise = ndimage.gaussian_filter(rng.random((2, 90, 130)), (0, 2.5, 2.5))
     body, border = ((noise - noise.min()) / np.ptp(noise)).astype(np.float32)
     valid = ndimage.gaussian_filter(rng.random(body.shape), 4) > 0.47
     grid = Grid(GRID.crs, GRID.transform, *body.shape)
-    source = ArrayProb(body, border, valid, grid)
     thresholds = Thresholds(min_area_m2=1, body=0.5)
     whole = vectorize_arrays(body, border, valid, grid, thresholds)
-    batches = place_footprints(iter_buildings(source, thresholds, block_rows), grid, 1)
-    found = pd.concat(list(batches), ignore_index=True)
+    folder = tmp_path_factory.mktemp("layer")
+    path = write_floats(folder / "prob.tif", grid, body, border, valid)
+    found = make_layer(path, folder, thresholds=thresholds, block_px=block_px)
     assert shapely.to_wkb(found.geometry.array).tolist() == (
         shapely.to_wkb(whole.geometry.array).tolist()
     )
@@ -139,8 +137,8 @@ def test_nobody_gets_anothers_ground_and_blocks_do_not_matter(seed, block_rows):
     assert shapely.area(shapely.difference(outlines, beyond)).max(initial=0) < 1e-6
 
 
-@pytest.mark.parametrize("block_rows", [1, 9, 40])
-def test_right_angles_do_not_depend_on_the_blocks(block_rows):
+@pytest.mark.parametrize("block_px", [1, 9, 40])
+def test_right_angles_do_not_depend_on_the_blocks(tmp_path, block_px):
     houses = [(box(0, 0, 30, 18), 20, 24, 25), (ELL, 40, 110, 45), (box(0, 0, 22, 22), 5, 62, 92),
               (box(0, 0, 44, 14), 10, 130, 100)]  # fmt: skip
     body = np.zeros(GRID.shape, dtype=np.float32)
@@ -148,12 +146,12 @@ def test_right_angles_do_not_depend_on_the_blocks(block_rows):
         turned = affinity.rotate(shape, turn, origin="centroid")
         centre = turned.centroid
         body = np.maximum(body, soft(affinity.translate(turned, x - centre.x, y - centre.y)))
-    source = ArrayProb(body, None, np.ones(body.shape, dtype=bool), GRID)
     whole = footprints(body)
     assert len(whole) == 4
     assert (whole["reg_status"] != "simplified").all()
-    batches = place_footprints(iter_buildings(source, THRESHOLDS, block_rows), GRID, 2)
-    found = pd.concat(list(batches), ignore_index=True)
+    valid = np.ones(body.shape, dtype=bool)
+    path = write_floats(tmp_path / "prob.tif", GRID, body, None, valid)
+    found = make_layer(path, tmp_path, thresholds=THRESHOLDS, block_px=block_px)
     assert shapely.to_wkb(found.geometry.array).tolist() == (
         shapely.to_wkb(whole.geometry.array).tolist()
     )

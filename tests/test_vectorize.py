@@ -4,13 +4,13 @@ import json
 
 import geopandas as gpd
 import numpy as np
-import pandas as pd
 import pytest
 import shapely
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
+from layers import find_components, make_layer
 from pydantic import ValidationError
 from pyproj import Geod
 from rasterio.crs import CRS
@@ -27,18 +27,19 @@ from geoseg.vector.measure import pixel_areas_m2
 from geoseg.vectorize import (
     THRESHOLDS_TAG,
     ArrayProb,
+    Prob,
     SceneProb,
     Thresholds,
     cross_rings,
     fill_holes,
-    find_components,
     find_runs,
     geodesic_measures,
-    iter_footprints,
     label_runs,
     read_thresholds,
+    seed_score,
     separate,
     simplify,
+    split_necks,
     step_rings,
     trace_rings,
     vectorize,
@@ -93,7 +94,7 @@ def write_prob(path, array, valid, grid, **options):
 @given(masks, st.integers(1, 30))
 @settings(max_examples=150, deadline=None)
 def test_components_do_not_depend_on_the_blocks(mask, block_rows):
-    found = find_components(lambda w: mask[w.toslices()], mask.shape, block_rows)
+    found = find_components(mask, block_rows)
     labels, count = ndimage.label(mask, structure=EIGHT)
     assert len(found) == count
     for name, component in enumerate(found, start=1):  # scipy also labels in scan order
@@ -106,20 +107,6 @@ def test_components_do_not_depend_on_the_blocks(mask, block_rows):
         assert labels[component.first] == name
 
 
-def test_a_component_reads_each_row_once():
-    rows = []
-
-    def read(window):
-        rows.extend(range(window.row_off, window.row_off + window.height))
-        return np.ones((window.height, 4), dtype=bool)
-
-    (only,) = find_components(read, (11, 4), 3)
-    assert (only.area, only.window) == (44, Window(0, 0, 4, 11))
-    assert rows == list(range(11))
-    with pytest.raises(ValueError, match="at least 1"):
-        find_components(read, (11, 4), 0)
-
-
 # Objects
 
 
@@ -127,7 +114,7 @@ def test_a_component_reads_each_row_once():
 @settings(max_examples=100, deadline=None)
 def test_every_pixel_of_a_mask_finds_an_object(mask, seed):
     body, border = np.random.default_rng(seed).random((2, *mask.shape)).astype(np.float32)
-    labels = separate(body, border, mask, Thresholds())
+    labels = divide(body, border, mask, Thresholds())
     assert labels.dtype == np.int32
     assert ((labels > 0) == mask).all()
     present, first = np.unique(labels[labels > 0], return_index=True)
@@ -135,6 +122,11 @@ def test_every_pixel_of_a_mask_finds_an_object(mask, seed):
     assert (np.diff(first) > 0).all()
     for name in present:
         assert ndimage.label(labels == name, structure=FOUR)[1] == 1
+
+
+def divide(body, border, mask, thresholds, **options):
+    score = seed_score(Prob(body, border, np.ones(mask.shape, dtype=bool)), thresholds)
+    return separate(score, mask, thresholds.seed, **options)
 
 
 def two_houses():
@@ -164,17 +156,81 @@ def test_a_ridge_of_border_divides_touching_houses():
 
 def test_a_low_weight_of_the_border_divides_nothing():
     body, border = two_houses()
-    assert separate(body, border, body > 0.5, Thresholds(border=0.1)).max() == 1
-    assert separate(body, border, body > 0.5, Thresholds(border=1.0)).max() == 2
+    assert divide(body, border, body > 0.5, Thresholds(border=0.1)).max() == 1
+    assert divide(body, border, body > 0.5, Thresholds(border=1.0)).max() == 2
+
+
+def test_where_two_buildings_meet_they_part():
+    body, contact = two_houses()
+    mask = body > 0.5
+    for weight, count in ((1.0, 2), (0.1, 1)):
+        thresholds = Thresholds(contact=weight)
+        prob = Prob(body, None, np.ones(mask.shape, dtype=bool), contact)
+        assert separate(seed_score(prob, thresholds), mask, thresholds.seed).max() == count
+
+
+def dumbbell(neck):
+    """Two halls of 20 x 16 pixels, joined by a passage of so many pixels."""
+    mask = np.zeros((30, 70), dtype=bool)
+    mask[5:21, 4:24] = mask[5:21, 40:60] = True
+    mask[13 - neck // 2 : 13 - neck // 2 + neck, 24:40] = True
+    return mask
+
+
+@pytest.mark.parametrize(("neck", "count"), [(2, 2), (6, 2), (10, 1), (16, 1)])
+def test_a_neck_parts_what_is_wider_on_both_sides(neck, count):
+    mask = dumbbell(neck)
+    for labels in (
+        split_necks(mask, 1.7, np.array([0.5, 0.5])),
+        split_necks(np.repeat(mask, 2, axis=0), 1.7, np.array([0.5, 0.25]))[::2],
+    ):
+        assert labels.max() == count
+        assert ((labels > 0) == mask).all()
+        assert set(np.unique(labels[5:21, 5:20])) == {1}
+
+
+@given(masks, st.sampled_from([0.3, 1.0, 3.0]))
+@settings(max_examples=60, deadline=None)
+def test_necks_lose_no_pixel(mask, depth):
+    labels = split_necks(mask, depth, np.array([0.7, 0.5]))
+    assert ((labels > 0) == mask).all()
+    for name in range(1, labels.max() + 1):
+        assert ndimage.label(labels == name, structure=FOUR)[1] == 1
+
+
+def test_bodies_alone_part_at_necks_where_wanted():
+    mask = dumbbell(4)
+    grid = utm_grid(*mask.shape)
+    body, valid = mask * np.float32(0.8), np.ones(mask.shape, dtype=bool)
+    counts = []
+    for split_m in (0.0, 1.0):
+        chosen = EXACT.model_copy(update={"split_m": split_m})
+        found = vectorize_arrays(body, None, valid, grid, chosen)
+        assert found["area_m2"].sum() == pytest.approx(mask.sum() * 0.25, rel=1e-3)
+        counts.append(len(found))
+    assert counts == [1, 2]
+
+
+def test_confidences_are_calibrated():
+    body = np.full((9, 14), 0.8, dtype=np.float32)
+    grid, valid = utm_grid(9, 14), np.ones((9, 14), dtype=bool)
+    cooler = EXACT.model_copy(update={"temperature": 2.0})
+    (found,) = vectorize_arrays(body, None, valid, grid, cooler).itertuples()
+    expected = 1 / (1 + np.exp(-np.log(0.8 / 0.2) / 2))
+    assert found.confidence == pytest.approx(expected, abs=1e-4)
+    assert found.conf_p10 == pytest.approx(expected, abs=1e-3)
+    body[:] = 1
+    (found,) = vectorize_arrays(body, None, valid, grid, cooler).itertuples()
+    assert found.confidence == 1
 
 
 def test_small_seeds_and_small_objects_join_their_neighbour():
     body, border = two_houses()
     mask = body > 0.5
     border[8:20, 38:40] = 0.9  # cuts 3 columns off the right house: 36 pixels
-    assert separate(body, border, mask, Thresholds()).max() == 3
-    assert separate(body, border, mask, Thresholds(), min_seed_px=37).max() == 2
-    labels = separate(body, border, mask, Thresholds(), min_area_px=60)
+    assert divide(body, border, mask, Thresholds()).max() == 3
+    assert divide(body, border, mask, Thresholds(), min_seed_px=37).max() == 2
+    labels = divide(body, border, mask, Thresholds(), min_area_px=60)
     assert labels.max() == 2
     assert (labels > 0).sum() == mask.sum()
 
@@ -184,8 +240,8 @@ def test_a_component_without_a_seed_is_one_object_and_crumbs_vanish():
     mask = np.zeros((6, 9), dtype=bool)
     mask[1:4, 1:5] = True
     mask[4, 5] = True  # touches at a corner only
-    assert separate(body, None, mask, Thresholds()).max() == 2
-    labels = separate(body, None, mask, Thresholds(), min_area_px=2)
+    assert divide(body, None, mask, Thresholds()).max() == 2
+    labels = divide(body, None, mask, Thresholds(), min_area_px=2)
     assert labels.sum() == 12
 
 
@@ -371,14 +427,13 @@ def test_outlines_survive_when_simplification_would_break_them(monkeypatch):
 # Layers
 
 
-@pytest.mark.parametrize("block_rows", [1, 7, 64, 1000])
-def test_footprints_do_not_depend_on_the_blocks(tmp_path, block_rows):
+@pytest.mark.parametrize("block_px", [1, 7, 64, None])
+def test_footprints_do_not_depend_on_the_blocks(tmp_path, block_px):
     array, valid = city()
     grid = utm_grid(*valid.shape)
     path = write_prob(tmp_path / "prob.tif", array, valid, grid)
     thresholds = Thresholds(min_area_m2=1)
-    batches = iter_footprints(path, thresholds=thresholds, block_rows=block_rows)
-    found = pd.concat(batches, ignore_index=True)
+    found = make_layer(path, tmp_path, thresholds=thresholds, block_px=block_px)
     whole = vectorize_arrays(array[0], array[1], valid, grid, thresholds)
     assert len(found) > 20
     assert found["id"].tolist() == list(range(1, len(found) + 1))
@@ -411,12 +466,12 @@ def test_nodata_never_yields_polygons(tmp_path):
     assert vectorize(path, tmp_path / "none.gpkg") == 0
     valid[10:20, 30:50] = True
     path = write_prob(tmp_path / "prob.tif", body, valid, grid)
-    (found,) = iter_footprints(path, thresholds=EXACT)
+    found = make_layer(path, tmp_path, thresholds=EXACT)
     assert found.geometry.iloc[0].equals(box(300_015, 2_999_990, 300_025, 2_999_995))
     floats = np.full((1, 40, 60), np.nan, dtype=np.float32)
     floats[0, 3:9, 5:20] = 0.7
     write_array(tmp_path / "float.tif", grid, floats)
-    (found,) = iter_footprints(tmp_path / "float.tif", thresholds=EXACT)
+    found = make_layer(tmp_path / "float.tif", tmp_path, thresholds=EXACT)
     assert found["area_m2"].tolist() == pytest.approx([6 * 15 / 4], rel=1e-3)
     assert found["confidence"].tolist() == [0.7]
 

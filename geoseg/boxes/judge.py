@@ -23,7 +23,7 @@ from geoseg.metrics import AreaCounts, Score
 from geoseg.model_file import ModelSpec
 from geoseg.options import Thresholds
 from geoseg.tune import Tuned
-from geoseg.vectorize import join_batches, place_footprints
+from geoseg.vectorize import join_frames, place_footprints
 
 # Least scores to choose from.
 _CANDIDATES = np.arange(5, 100, 5) / 100
@@ -56,7 +56,7 @@ class BoxGround:
         for index, window in self.windows.items():
             stitcher.add(window, found[index])
         outlines = [outlines_of(stitcher.advance())]
-        return join_batches(
+        return join_frames(
             place_footprints(outlines, self.grid, Thresholds().min_area_m2), self.grid
         )
 

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import click
 
-from geoseg.cli.options import config_options, output_option, overwrite_option, resolve
+from geoseg.cli.options import (
+    config_options,
+    output_option,
+    overwrite_option,
+    parse_memory,
+    resolve,
+)
 from geoseg.cli.progress import progress_bar
+
+# How much narrower on each side a neck is where --split parts buildings, metres.
+_SPLIT_M = 1.0
 
 
 @click.command()
@@ -16,6 +25,7 @@ from geoseg.cli.progress import progress_bar
 @click.option("--simplify-m", type=float, help="Outlines may move by about this, metres.")
 @click.option("--min-hole-m2", type=float, help="Smaller holes are filled.")
 @click.option("--min-confidence", type=float, help="Less sure footprints are dropped, 0-1.")
+@click.option("--split", is_flag=True, help="Part buildings at narrow necks.  [vectorize.split_m]")
 @click.option(
     "--regularize/--no-regularize", default=None, help="Right angles where buildings have them."
 )
@@ -28,6 +38,9 @@ from geoseg.cli.progress import progress_bar
     metavar="SCENE",
     help="First refine the probabilities by the colours of this scene with a dense CRF.",
 )
+@click.option("--workers", type=click.IntRange(1), default=1, help="Local processes.  [default: 1]")
+@click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler, e.g. tcp://host:8786.")
+@click.option("--max-memory", metavar="SIZE", help="Of a process, e.g. 2GB.  [default: 4GB]")
 @overwrite_option
 @config_options
 def command(
@@ -38,9 +51,13 @@ def command(
     simplify_m: float | None,
     min_hole_m2: float | None,
     min_confidence: float | None,
+    split: bool,
     regularize: bool | None,
     subpixel: bool | None,
     scene: str | None,
+    workers: int,
+    scheduler: str | None,
+    max_memory: str | None,
     overwrite: bool,
     config: str | None,
     overrides: tuple[str, ...],
@@ -48,7 +65,8 @@ def command(
     """Turn a probability raster into footprints.
 
     Touching buildings are separated; walls run at right angles where they did about so. Each
-    footprint has its area in square metres and a confidence.
+    footprint has its area in square metres and a confidence. An interrupted run goes on when it is
+    started again.
     """
     settings = resolve(
         config,
@@ -58,22 +76,27 @@ def command(
         vectorize__simplify_m=simplify_m,
         vectorize__min_hole_m2=min_hole_m2,
         vectorize__min_confidence=min_confidence,
+        vectorize__split_m=_SPLIT_M if split else None,
         vectorize__regularize=regularize,
         vectorize__subpixel=subpixel,
+        vectorize__max_memory_gb=parse_memory(max_memory),
     )
+    from geoseg.execution import open_workers
     from geoseg.vectorize import read_classes, read_thresholds, refuse_thresholds, vectorize
 
     if read_classes(prob):
         refuse_thresholds(settings.vectorize)
     thresholds = settings.vectorize.over(read_thresholds(prob))
-    with progress_bar() as progress:
+    with open_workers(workers, scheduler) as run, progress_bar() as progress:
         count = vectorize(
             prob,
             output,
             thresholds=thresholds,
             scene=scene,
             crf=settings.predict.crf,
+            max_memory_gb=settings.vectorize.max_memory_gb,
             overwrite=overwrite,
+            run=run,
             progress=progress,
         )
     click.echo(f"{count} footprints → {output}")

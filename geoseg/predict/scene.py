@@ -79,7 +79,8 @@ def predict(
         thresholds: Replace the model's.
         overwrite: Replace the output if it is there.
         workers: Who predicts; the bytes do not depend on it.
-        progress: Told the finished and the total number of tiles, then of the CRF's blocks.
+        progress: Told the finished and the total number of tiles, of the CRF's blocks, then of
+            what `vectorize` tells.
 
     Returns:
         The files written.
@@ -109,9 +110,18 @@ def predict(
         Journal(folder, job.name) as journal,
     ):
         predicting = _Predicting(plan, job.models, options, folder / "bands", journal, progress)
-        bands = predicting.predict_bands(workers or Workers())
+        workers = workers or Workers()
+        bands = predicting.predict_bands(workers)
         targets = [output] if file is None else [folder / name for name in names]
-        _write_outputs(plan, chosen, options, predicting.values, bands, folder, targets, progress)
+        prob = _write_rasters(
+            plan, chosen, options, predicting.values, bands, folder, targets, progress
+        )
+        if targets[-1].suffix.lower() in WRITABLE_SUFFIXES:
+            vectorize(
+                prob, targets[-1], max_memory_gb=options.max_memory_gb, overwrite=True,
+                job=job.name, run=workers.run or map, progress=progress,
+            )  # fmt: skip
+        _remove_steps(folder)
         predicting.clear()
     return [output] if suffix else [output / name for name in names]
 
@@ -241,7 +251,7 @@ def _watching(progress: Progress | None, total: int, bands: Sequence[Path]) -> I
         thread.join()
 
 
-def _write_outputs(
+def _write_rasters(
     plan: PredictPlan,
     thresholds: Thresholds,
     options: PredictOptions,
@@ -250,8 +260,8 @@ def _write_outputs(
     folder: Path,
     targets: Sequence[Path],
     progress: Progress | None,
-) -> None:
-    """Makes the outputs of bands, and removes what lies between them."""
+) -> Path:
+    """Makes the rasters of bands; the one of all probabilities."""
     spec = plan.spec
     tags = {THRESHOLDS_TAG: thresholds.model_dump_json()}
     if not values.floats:
@@ -263,8 +273,11 @@ def _write_outputs(
     wanted = {target.name: target for target in targets}
     if "prob.tif" in wanted:
         rasters.write(prob, wanted["prob.tif"], wanted.get("mask.tif"), thresholds)
-    if targets[-1].suffix.lower() in WRITABLE_SUFFIXES:
-        vectorize(prob, targets[-1], overwrite=True)
+    return prob
+
+
+def _remove_steps(folder: Path) -> None:
+    """Removes what lies between bands and outputs."""
     for path in folder.iterdir():
         if path.name.startswith(("stitched.", "refined.", "placed.")):
             path.unlink()

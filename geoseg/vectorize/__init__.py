@@ -3,15 +3,15 @@
 from geoseg.options import Thresholds
 from geoseg.vector.measure import geodesic_measures
 from geoseg.vectorize.buildings import BUILDING_COLUMNS
-from geoseg.vectorize.components import Component, Components, find_components
+from geoseg.vectorize.components import Component, Components, describe_block, join_parts
 from geoseg.vectorize.holes import fill_holes
-from geoseg.vectorize.layer import iter_footprints, vectorize, vectorize_arrays
+from geoseg.vectorize.layer import vectorize, vectorize_arrays
 from geoseg.vectorize.outlines import cross_rings, simplify, step_rings
-from geoseg.vectorize.place import Traced, join_batches, place_footprints
+from geoseg.vectorize.place import Traced, join_frames, place_footprints
 from geoseg.vectorize.prob import ArrayProb, ClassProb, Prob, ProbSource, SceneProb, likeliest
 from geoseg.vectorize.rings import Rings, trace_rings
 from geoseg.vectorize.runs import Runs, find_runs, label_runs
-from geoseg.vectorize.separate import separate
+from geoseg.vectorize.separate import seed_score, separate, split_necks
 from geoseg.vectorize.thresholds import (
     CLASSES_TAG,
     THRESHOLDS_TAG,
@@ -37,21 +37,23 @@ __all__ = [
     "Thresholds",
     "Traced",
     "cross_rings",
+    "describe_block",
     "describe_classes",
     "fill_holes",
-    "find_components",
     "find_runs",
     "geodesic_measures",
-    "iter_footprints",
-    "join_batches",
+    "join_frames",
+    "join_parts",
     "label_runs",
     "likeliest",
     "place_footprints",
     "read_classes",
     "read_thresholds",
     "refuse_thresholds",
+    "seed_score",
     "separate",
     "simplify",
+    "split_necks",
     "step_rings",
     "trace_rings",
     "vectorize",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from rasterio.windows import Window
@@ -10,16 +10,14 @@ from rasterio.windows import Window
 from geoseg.grid import Grid
 from geoseg.options import Thresholds
 from geoseg.vector import FOOTPRINT_COLUMNS
-from geoseg.vector.measure import pixel_sizes_m
-from geoseg.vectorize.components import Components, find_components
-from geoseg.vectorize.objects import Objects, Wanted, find_objects, likely
+from geoseg.vectorize.objects import Objects, find_objects
 from geoseg.vectorize.outlines import cross_rings, move_polygons, step_rings
 from geoseg.vectorize.place import Traced
 from geoseg.vectorize.prob import Prob, ProbSource
 from geoseg.vectorize.rings import trace_rings
 from geoseg.vectorize.runs import paint, pixels
-from geoseg.vectorize.shaping import reaches_m, shape_outlines
-from geoseg.vectorize.windows import deal_windows
+from geoseg.vectorize.shaping import shape_outlines
+from geoseg.vectorize.wanted import Wanted
 from geoseg.vectorize.zones import find_zones
 
 BUILDING_COLUMNS: Mapping[str, str] = {
@@ -32,40 +30,6 @@ BUILDING_COLUMNS: Mapping[str, str] = {
 _LEVELS = 1020  # of a histogram of probabilities; every byte is one of them
 
 
-def iter_buildings(source: ProbSource, thresholds: Thresholds, block_rows: int) -> Iterator[Traced]:
-    """Finds buildings, component by component.
-
-    Args:
-        source: Probabilities.
-        thresholds: What makes a building.
-        block_rows: Rows in memory at a time; the result does not depend on it.
-
-    Yields:
-        Outlines in pixels of the grid, with confidence, conf_p10, edge and reg_status.
-    """
-    components = find_components(
-        lambda window: likely(source.read(window), thresholds), source.grid.shape, block_rows
-    )
-    wanted = choose_components(components, source.grid, thresholds)
-    margin = int(wanted.margins.max(initial=1))
-    for window, chosen in deal_windows(wanted.components, source.grid, block_rows, margin):
-        yield trace_buildings(source, window, wanted, chosen, thresholds)
-
-
-def choose_components(components: Components, grid: Grid, thresholds: Thresholds) -> Wanted:
-    """The components that are large enough."""
-    sizes_m = pixel_sizes_m(grid, *components.centres.T)
-    large = components.areas * sizes_m.prod(axis=1) >= thresholds.min_area_m2
-    components, sizes_m = components.pick(large), sizes_m[large]
-    pixel_m2 = sizes_m.prod(axis=1)
-    hole_m2 = thresholds.min_hole_m2
-    hole_m2 = thresholds.min_area_m2 if hole_m2 is None else hole_m2
-    margins = np.ceil(reaches_m(sizes_m) / sizes_m.min(axis=1)).astype(np.int64) + 1
-    return Wanted(
-        components, sizes_m, margins, thresholds.min_area_m2 / pixel_m2, hole_m2 / pixel_m2
-    )
-
-
 def trace_buildings(
     source: ProbSource, window: Window, wanted: Wanted, chosen: np.ndarray, thresholds: Thresholds
 ) -> Traced:
@@ -74,9 +38,13 @@ def trace_buildings(
     Args:
         source: Probabilities.
         window: Holds the components and their margins, as far as the grid reaches.
-        wanted: All components.
+        wanted: Components that begin in the window.
         chosen: bool (n,), which of them are traced.
         thresholds: What makes a building.
+
+    Returns:
+        Outlines in pixels of the grid, by component; attributes are `component`, its place among
+        the wanted, confidence, conf_p10, edge and reg_status.
     """
     prob = source.read(window)
     objects = find_objects(prob, window, wanted, chosen, thresholds)
@@ -90,10 +58,18 @@ def trace_buildings(
         found, objects.groups, dict(zip(own.tolist(), zones, strict=True)),
         wanted.sizes_m[objects.groups], thresholds,
     )  # fmt: skip
-    confidence, tenth = _confidences(objects, prob.body)
+    confidence, tenth = _confidences(objects, _calibrated(prob.body, thresholds.temperature))
     edge = _at_edge(objects, prob, window, source.grid)
-    attributes = {"confidence": confidence, "conf_p10": tenth, "edge": edge}
-    return Traced(regular.polygons, {**attributes, "reg_status": regular.status})
+    return Traced(
+        regular.polygons,
+        {
+            "component": objects.groups,
+            "confidence": confidence,
+            "conf_p10": tenth,
+            "edge": edge,
+            "reg_status": regular.status,
+        },
+    )
 
 
 def _outline(objects: Objects, prob: Prob, thresholds: Thresholds) -> np.ndarray:
@@ -103,6 +79,16 @@ def _outline(objects: Objects, prob: Prob, thresholds: Thresholds) -> np.ndarray
         known = np.where(prob.valid, prob.body, np.float32(np.nan))
         rings = cross_rings(rings, paint(objects.runs, known.shape), known, thresholds.body)
     return rings.polygons()
+
+
+def _calibrated(prob: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities of logits that are divided by a temperature (arXiv 1706.04599)."""
+    if temperature == 1:
+        return prob
+    power = 1 / temperature
+    for_, against = prob.astype(np.float64) ** power, (1 - prob.astype(np.float64)) ** power
+    calibrated: np.ndarray = for_ / (for_ + against)
+    return calibrated
 
 
 def _confidences(objects: Objects, body: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

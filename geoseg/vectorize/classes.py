@@ -2,62 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from itertools import islice
+import math
+from collections.abc import Mapping
 
-import geopandas as gpd
 import numpy as np
 import shapely
 from rasterio.windows import Window
 
+from geoseg.grid import Grid
 from geoseg.options import Thresholds
 from geoseg.vector import FOOTPRINT_COLUMNS
-from geoseg.vector.measure import pixel_areas_m2
-from geoseg.vectorize.components import Component, Components, find_components
 from geoseg.vectorize.outlines import move_polygons, simplify, step_rings
-from geoseg.vectorize.place import Traced, place_footprints
+from geoseg.vectorize.place import Traced
 from geoseg.vectorize.prob import ClassProb, likeliest
 from geoseg.vectorize.rings import trace_rings
-from geoseg.vectorize.runs import Runs, find_runs, label_runs, pixels
-
-_TOGETHER = 1024  # components
+from geoseg.vectorize.runs import Runs, find_runs, join_runs, label_runs
+from geoseg.vectorize.wanted import Wanted
 
 CLASS_COLUMNS: Mapping[str, str] = {"id": "int64", "class": "str", **FOOTPRINT_COLUMNS}
 
+# Pixels whose probabilities are read at a time.
+_STRIP_PX = 1 << 20
 
-def iter_classes(
-    source: ClassProb, thresholds: Thresholds, block_rows: int
-) -> Iterator[gpd.GeoDataFrame]:
-    """Yields the polygons of each class but the background, in batches.
-
-    Each pixel is of its likeliest class. Neighbours of two classes share the line between them,
-    also once it is simplified.
-
-    Args:
-        source: Probabilities.
-        thresholds: `min_area_m2` and `simplify_m` are used.
-        block_rows: Rows in memory at a time; the result does not depend on it.
-
-    Yields:
-        Frames in the raster's CRS with the columns `CLASS_COLUMNS` and geometry, class by class;
-        id goes from 1 to n.
-    """
-    components = find_components(
-        lambda window: read_values(source, window), source.grid.shape, block_rows
-    )
-    last = 0
-    for value, name in enumerate(source.classes.names, start=1):
-        if name == source.classes.background:
-            continue
-        own = components.pick(components.values == value)
-        outlines = _join(_iter_outlines(source, own, thresholds))
-        for frame in place_footprints(
-            outlines, source.grid, thresholds.min_area_m2, thresholds.min_confidence
-        ):
-            frame["id"] += last
-            frame.insert(1, "class", np.full(len(frame), name, dtype=object))
-            last += len(frame)
-            yield frame
+# Pixels around a patch that are looked at, whatever the tolerance.
+_MOST_MARGIN = 128
 
 
 def read_values(source: ClassProb, window: Window) -> np.ndarray:
@@ -66,71 +34,106 @@ def read_values(source: ClassProb, window: Window) -> np.ndarray:
     Returns:
         uint8 (H, W).
     """
-    prob, valid = source.read(window)
+    return _values(*source.read(window))
+
+
+def read_wanted_values(source: ClassProb, window: Window) -> np.ndarray:
+    """The same, but 0 on the background too, of which nothing is traced."""
+    values = read_values(source, window)
+    names, background = source.classes.names, source.classes.background
+    if background in names:
+        values[values == names.index(background) + 1] = 0
+    return values
+
+
+def _values(prob: np.ndarray, valid: np.ndarray) -> np.ndarray:
     values: np.ndarray = np.where(valid, likeliest(prob) + np.uint8(1), np.uint8(0))
     return values
 
 
-def _join(outlines: Iterator[Traced]) -> Iterator[Traced]:
-    """Outlines of several components at a time, which are measured in less time."""
-    while some := list(islice(outlines, _TOGETHER)):
-        confidence = np.concatenate([traced.attributes["confidence"] for traced in some])
-        polygons = np.concatenate([traced.polygons for traced in some])
-        yield Traced(polygons, {"confidence": confidence})
+def trace_classes(
+    source: ClassProb, window: Window, wanted: Wanted, chosen: np.ndarray, thresholds: Thresholds
+) -> Traced:
+    """Outlines of some patches, each of its likeliest class, traced with all that lies around.
 
+    Lines run between the corners where three patches meet, and which corners these are the pixels
+    beside a line tell. So a neighbour that is traced elsewhere has the very same line.
 
-def _iter_outlines(
-    source: ClassProb, components: Components, thresholds: Thresholds
-) -> Iterator[Traced]:
-    """Yields outlines in pixels of the grid, with the mean probability of the class."""
-    centres = components.centres
-    pixel_m2 = pixel_areas_m2(source.grid, centres[:, 0], centres[:, 1])
-    large = components.areas * pixel_m2 >= thresholds.min_area_m2
-    tolerances = thresholds.simplify_m / np.sqrt(pixel_m2[large])
-    for component, tolerance in zip(components.pick(large), tolerances.tolist(), strict=True):
-        yield _trace(source, component, tolerance)
+    Args:
+        source: Probabilities.
+        window: Holds the patches and a pixel around them, as far as the grid reaches.
+        wanted: Components of `read_wanted_values` that begin in the window.
+        chosen: bool (n,), which of them are traced.
+        thresholds: `simplify_m` is used.
 
-
-def _trace(source: ClassProb, component: Component, tolerance: float) -> Traced:
-    """Outlines of one component, traced together with all that lies around it.
-
-    Lines run between the corners where three polygons meet, and which corners these are the
-    pixels beside a line tell. So its neighbour, traced by itself, has the very same line.
+    Returns:
+        Outlines in pixels of the grid, by component; attributes are `component`, its place among
+        the wanted, class and confidence, the mean probability of the class.
     """
-    window = source.grid.widen(component.window, 1)
-    top, left = window.row_off, window.col_off
-    prob, valid = source.read(window)
-    runs = find_runs(np.where(valid, likeliest(prob) + np.uint8(1), np.uint8(0)))
+    runs, sums = _read_runs(source, window)
     pieces, count = label_runs(runs, diagonal=False)
     values = np.zeros(count, dtype=np.int64)
     values[pieces] = runs.values
-    # Numbered class by class: a line is taken from the first of its two polygons, and must run
+    # Numbered class by class: a line is taken from the first of its two patches, and must run
     # the same way in the neighbour's window, for in a tie the way decides which corner goes.
+    order = np.argsort(values, kind="stable")
     rank = np.empty(count, dtype=np.int64)
-    rank[np.argsort(values, kind="stable")] = np.arange(count)
-    outlines = shapely.normalize(step_rings(trace_rings(runs, rank[pieces])).polygons())
-    group = np.zeros(count, dtype=np.int64)
-    simple = simplify(outlines, group, np.full(count, tolerance))
-    own = _of_component(runs, component, top, left)
-    numbers = np.unique(rank[pieces[own]])
-    confidence = _mean_inside(prob[component.value - 1], runs.pick(own), rank[pieces[own]], count)
-    polygons = move_polygons(simple[numbers], left, top)
-    return Traced(polygons, {"confidence": confidence[numbers]})
+    rank[order] = np.arange(count)
+    pieces, values = rank[pieces], values[order]
+    component = np.full(count, -1)
+    component[pieces] = _places_of(runs, window, wanted)
+    own = np.flatnonzero((component >= 0) & np.append(chosen, False)[component])
+    own = own[np.argsort(component[own], kind="stable")]
+    outlines = shapely.normalize(step_rings(trace_rings(runs, pieces)).polygons())
+    tolerances = np.full(count, tolerance_px(source.grid, thresholds))
+    simple = simplify(outlines, np.zeros(count, dtype=np.int64), tolerances)[own]
+    names = np.array(source.classes.names, dtype=object)
+    confidence = np.bincount(pieces, sums, count) / np.bincount(pieces, runs.lengths, count)
+    attributes = {
+        "component": component[own],
+        "class": names[values[own] - 1],
+        "confidence": confidence[own],
+    }
+    return Traced(move_polygons(simple, window.col_off, window.row_off), attributes)
 
 
-def _of_component(runs: Runs, component: Component, top: int, left: int) -> np.ndarray:
-    """Which runs of a window are the component's."""
+def tolerance_px(grid: Grid, thresholds: Thresholds) -> float:
+    """The tolerance of lines, one for all of the raster: neighbours must agree in it."""
+    return thresholds.simplify_m / grid.gsd_m
+
+
+def margin_px(grid: Grid, thresholds: Thresholds) -> int:
+    """Pixels around a patch that its simplified lines may depend on.
+
+    A corner goes only if its triangle holds no other line. Its area is the tolerance squared at
+    the most, and its base a pixel at least.
+    """
+    return min(_MOST_MARGIN, 2 + math.ceil(2 * tolerance_px(grid, thresholds) ** 2))
+
+
+def _read_runs(source: ClassProb, window: Window) -> tuple[Runs, np.ndarray]:
+    """Runs of the classes of a window, and the sum of each one's probabilities."""
+    rows = max(1, _STRIP_PX // window.width)
+    found, sums = [], []
+    for top in range(0, window.height, rows):
+        height = min(rows, window.height - top)
+        strip = Window(window.col_off, window.row_off + top, window.width, height)
+        prob, valid = source.read(strip)
+        runs = find_runs(_values(prob, valid))
+        sums.append(_sum_inside(prob.max(axis=0), runs))
+        found.append(runs.move(top, 0))
+    return join_runs(*found), np.concatenate(sums)
+
+
+def _sum_inside(prob: np.ndarray, runs: Runs) -> np.ndarray:
+    """The sum of the pixels (H, W) of each run."""
+    begins = runs.rows * prob.shape[1] + runs.starts
+    ends = np.column_stack([begins, begins + runs.lengths]).ravel()
+    sums: np.ndarray = np.add.reduceat(np.append(prob.ravel(), 0).astype(np.float64), ends)[::2]
+    return sums
+
+
+def _places_of(runs: Runs, window: Window, wanted: Wanted) -> np.ndarray:
+    """The place among the wanted of each run's component, or -1."""
     owners, _ = label_runs(runs, diagonal=True)
-    row, column = component.first[0] - top, component.first[1] - left
-    first = np.flatnonzero((runs.rows == row) & (runs.starts == column))
-    chosen: np.ndarray = owners == owners[first[0]]
-    return chosen
-
-
-def _mean_inside(prob: np.ndarray, runs: Runs, numbers: np.ndarray, count: int) -> np.ndarray:
-    """Mean probability of the pixels of each number; NaN where there are none."""
-    places, owners = pixels(runs, prob.shape[1])
-    total = np.bincount(numbers[owners], prob.ravel()[places], count)
-    with np.errstate(invalid="ignore"):
-        mean: np.ndarray = total / np.bincount(numbers[owners], minlength=count)
-    return mean
+    return wanted.components.places_of(runs.renamed(owners + 1), window)

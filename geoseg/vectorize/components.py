@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +59,25 @@ class Components:
         """Those that a mask, indices or a slice choose."""
         return Components(self.table[chosen], self.width)
 
+    def places_of(self, runs: Runs, window: Window) -> np.ndarray:
+        """Which of these the runs of a window are of, if they begin there.
+
+        Args:
+            runs: In scan order; values are numbers of components in the window, from 1.
+            window: The window.
+
+        Returns:
+            int64 (runs,), places in the table; -1 of others.
+        """
+        owners = runs.values - 1
+        begins = np.zeros(int(owners.max(initial=-1)) + 1, dtype=np.int64)
+        pixels = (runs.rows + window.row_off) * self.width + runs.starts + window.col_off
+        begins[owners[::-1]] = pixels[::-1]  # in scan order, so the first is written last
+        places = np.searchsorted(self.firsts, begins)
+        found = np.append(self.firsts, -1)[places] == begins
+        numbers: np.ndarray = np.where(found, places, -1)[owners]
+        return numbers
+
     @property
     def tops(self) -> np.ndarray:
         """First row of each."""
@@ -95,6 +114,18 @@ class Components:
         return self.table[:, _VALUE]
 
     @property
+    def heights(self) -> np.ndarray:
+        """Rows of each."""
+        heights: np.ndarray = self.bottoms - self.tops
+        return heights
+
+    @property
+    def widths(self) -> np.ndarray:
+        """Columns of each."""
+        widths: np.ndarray = self.rights - self.lefts
+        return widths
+
+    @property
     def centres(self) -> np.ndarray:
         """(n, 2): column and row of the middle of each one's window."""
         columns, rows = (self.lefts + self.rights) / 2, (self.tops + self.bottoms) / 2
@@ -114,29 +145,6 @@ class Part:
     table: np.ndarray
     upper: Runs
     lower: Runs
-
-
-def find_components(
-    read: Callable[[Window], np.ndarray], shape: tuple[int, int], block_rows: int
-) -> Components:
-    """Finds the 8-connected components of each value; the result does not depend on the blocks.
-
-    Args:
-        read: Gives a window (H, W) of a mask, or of small numbers; nothing is where it is 0.
-        shape: (height, width) of the whole raster.
-        block_rows: Rows that are in memory at a time.
-
-    Raises:
-        ValueError: If `block_rows` is below 1.
-    """
-    if block_rows < 1:
-        raise ValueError(f"block_rows must be at least 1, got {block_rows}")
-    height, width = shape
-    parts = []
-    for top in range(0, height, block_rows):
-        window = Window(0, top, width, min(block_rows, height - top))
-        parts.append(describe_block(read(window), top))
-    return join_parts(parts, width)
 
 
 def describe_block(raster: np.ndarray, top: int) -> Part:

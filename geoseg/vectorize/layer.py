@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
+from rasterio.windows import Window
 
-from geoseg.errors import OutputExistsError
 from geoseg.grid import Grid
+from geoseg.journal import Journal, claim_output, describe_job
 from geoseg.options import CRFOptions, Thresholds
+from geoseg.paths import absolute_path
 from geoseg.plan import Progress
-from geoseg.raster import read_prob_info
+from geoseg.raster import list_files, read_prob_info
 from geoseg.refine import refine_raster
-from geoseg.vector import check_suffix, write_footprints
-from geoseg.vectorize.buildings import BUILDING_COLUMNS, iter_buildings
-from geoseg.vectorize.classes import CLASS_COLUMNS, iter_classes
-from geoseg.vectorize.place import join_batches, place_footprints
-from geoseg.vectorize.prob import ArrayProb, ClassProb, ProbSource, SceneProb
+from geoseg.vector import ParquetParts, check_suffix, write_footprints
+from geoseg.vectorize.buildings import BUILDING_COLUMNS
+from geoseg.vectorize.classes import CLASS_COLUMNS, margin_px
+from geoseg.vectorize.components import Components, Part, join_parts
+from geoseg.vectorize.memory import Layout, check_window, choose_layout
+from geoseg.vectorize.place import join_frames, number_footprints
+from geoseg.vectorize.prob import ArrayProb, open_prob
+from geoseg.vectorize.tasks import (
+    FindTask,
+    TraceTask,
+    find_in,
+    find_part,
+    trace_in,
+    trace_share,
+)
 from geoseg.vectorize.thresholds import read_classes, read_thresholds
+from geoseg.vectorize.wanted import Wanted, choose_components
+from geoseg.vectorize.windows import Share, deal_windows
 
-BLOCK_ROWS = 1024
+Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
 
 def vectorize(
@@ -33,93 +48,175 @@ def vectorize(
     thresholds: Thresholds | None = None,
     scene: str | Path | None = None,
     crf: CRFOptions | None = None,
-    block_rows: int = BLOCK_ROWS,
+    max_memory_gb: float = 4.0,
+    block_px: int | None = None,
     overwrite: bool = False,
+    job: str | None = None,
+    run: Run = map,
     progress: Progress | None = None,
 ) -> int:
     """Turns a probability raster into a file of footprints, or of polygons of each class.
 
+    Footprints have the columns `BUILDING_COLUMNS`: id (1..n by the first pixel of what hangs
+    together), area_m2, perimeter_m, confidence (mean p_body inside, 0..1), conf_p10 (its tenth
+    percentile), edge (touches nodata or the raster's border) and reg_status (how the outline was
+    drawn). Polygons of classes have `CLASS_COLUMNS`. An interrupted run goes on when it is started
+    again.
+
     Args:
-        prob: Probability raster, see `SceneProb`.
-        output: .geojson, .shp, .gpkg, .fgb or .parquet; appears only when complete.
+        prob: Probability raster, see `SceneProb` and `ClassProb`.
+        output: .geojson, .geojsonl, .shp, .gpkg, .fgb or .parquet; appears only when complete.
         thresholds: When None those in the raster's tags, else the defaults.
         scene: When given, probabilities are first refined by its colours with a dense CRF.
         crf: How they are refined; the defaults when None.
-        block_rows: Rows in memory at a time; the result does not depend on it.
+        max_memory_gb: What a process may take.
+        block_px: Rows and columns that are looked at at a time; what fits into the memory when
+            None. The result does not depend on it.
         overwrite: Whether an existing output may be replaced.
-        progress: Told the finished and the total number of blocks refined.
+        job: What the work is, where the files of `prob` do not say so.
+        run: Calls a function on every task and yields the results in order, an exception for a
+            task that was lost; `map` does so in this process.
+        progress: Told the finished and the total number of blocks refined, blocks searched and
+            windows traced.
 
     Returns:
         Number of footprints written.
 
     Raises:
-        ConfigError: If the suffix or the thresholds are wrong.
+        ConfigError: If the suffix or the thresholds are wrong, or the memory does not suffice.
         OutputExistsError: If the output exists and may not be replaced.
         SceneReadError: If `prob` cannot be read or is no probability raster.
         MissingCRSError: If `prob` does not say where it lies.
     """
-    check_suffix(output)
-    if Path(output).exists() and not overwrite:
-        raise OutputExistsError(f"{output}: exists already; pass --overwrite or another name")
+    suffix = check_suffix(output)
+    inputs = [prob] if scene is None else [prob, scene]
+    files = [file for source in inputs for file in list_files(source)]
     thresholds = thresholds or read_thresholds(prob)
-    with _refined(prob, scene, crf, output, progress) as refined:
-        batches = iter_footprints(refined, thresholds=thresholds, block_rows=block_rows)
-        columns = CLASS_COLUMNS if read_classes(prob) else BUILDING_COLUMNS
+    options = (thresholds.model_dump(), crf.model_dump() if crf else None, suffix)
+    job = describe_job("vectorize", job, *options, files=[] if job else files)
+    with (
+        claim_output(output, overwrite=overwrite, inputs=inputs, job=job, file=None) as folder,
+        Journal(folder, job) as journal,
+    ):
+        open_prob(prob).close()  # refuse what is no probability raster before the work begins
+        if scene is not None:
+            prob = _refine(prob, scene, crf, folder, journal, progress)
+        making = _Making(absolute_path(prob), thresholds, folder, journal, run, progress)
+        frames = making.frames(max_memory_gb, block_px)
         crs = read_prob_info(prob).grid.crs
-        return write_footprints(output, batches, crs=crs, columns=columns)
+        return write_footprints(output, frames, crs=crs, columns=making.columns)
 
 
-@contextmanager
-def _refined(
+def _refine(
     prob: str | Path,
-    scene: str | Path | None,
+    scene: str | Path,
     options: CRFOptions | None,
-    output: str | Path,
+    folder: Path,
+    journal: Journal,
     progress: Progress | None,
-) -> Iterator[str | Path]:
-    """The probabilities refined beside the output, or as they are where no scene is given."""
-    if scene is None:
-        yield prob
-        return
-    _open_source(prob).close()  # refuse what is no probability raster before the work begins
-    parent = Path(output).parent
-    parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".geoseg-", dir=parent) as folder:
-        refined = Path(folder) / "refined.tif"
+) -> Path:
+    """The probabilities refined, in the working folder."""
+    refined = folder / "refined.tif"
+    if "refined" not in journal.done:
         refine_raster(prob, scene, refined, options=options, progress=progress)
-        yield refined
+        journal.add("refined", True)
+    return refined
 
 
-def iter_footprints(
-    prob: str | Path, *, thresholds: Thresholds, block_rows: int = BLOCK_ROWS
-) -> Iterator[gpd.GeoDataFrame]:
-    """Yields the footprints of a probability raster in batches, or the polygons of each class.
+class _Making:
+    """Makes a layer, in a folder that outlives an interruption."""
 
-    Args:
-        prob: Probability raster, see `SceneProb`.
-        thresholds: What makes a building.
-        block_rows: Rows in memory at a time; the result does not depend on it.
+    def __init__(
+        self,
+        prob: str | Path,
+        thresholds: Thresholds,
+        folder: Path,
+        journal: Journal,
+        run: Run,
+        progress: Progress | None,
+    ) -> None:
+        self._prob, self._thresholds, self._folder = prob, thresholds, folder
+        self._journal, self._run, self._progress = journal, run, progress
+        self._grid = read_prob_info(prob).grid
+        self._of_classes = read_classes(prob) is not None
+        self.columns: Mapping[str, str] = CLASS_COLUMNS if self._of_classes else BUILDING_COLUMNS
 
-    Yields:
-        Frames in the raster's CRS with the columns `BUILDING_COLUMNS` and geometry (valid
-        Polygons): id (1..n in scan order), area_m2, perimeter_m, confidence (mean p_body inside,
-        0..1), conf_p10 (its tenth percentile), edge (touches nodata or the raster's border) and
-        reg_status (how the outline was drawn); of exclusive classes see `iter_classes`.
+    def frames(self, max_memory_gb: float, block_px: int | None) -> Iterator[gpd.GeoDataFrame]:
+        """Yields the layer in batches, in order, once all of it is traced."""
+        layout = self._agree_on_layout(max_memory_gb, block_px)
+        components = self._find(layout.rows)
+        wanted = choose_components(components, self._grid, self._thresholds)
+        margins = wanted.margins
+        if self._of_classes:
+            margins = np.full(len(wanted), margin_px(self._grid, self._thresholds))
+        shares = list(deal_windows(wanted.components, self._grid, layout.side, margins))
+        if not self._of_classes:  # of which no more is held than lines
+            for share in shares:
+                check_window(share.window, max_memory_gb)
+        self._trace(wanted, shares)
+        least = self._thresholds.min_area_m2, self._thresholds.min_confidence
+        for frame in number_footprints(self._read_bands(shares), *least):
+            yield frame[[*self.columns, "geometry"]]
 
-    Raises:
-        SceneReadError: If `prob` cannot be read or is no probability raster.
-        MissingCRSError: If `prob` does not say where it lies.
-    """
-    with _open_source(prob) as source:
-        if isinstance(source, ClassProb):
-            yield from iter_classes(source, thresholds, block_rows)
-        else:
-            yield from _iter_batches(source, thresholds, block_rows)
+    def _agree_on_layout(self, max_memory_gb: float, block_px: int | None) -> Layout:
+        """As an earlier run chose it, whose files are there."""
+        if "layout" not in self._journal.done:
+            layout = choose_layout(self._grid, max_memory_gb)
+            rows, side = (block_px, block_px) if block_px else (layout.rows, layout.side)
+            self._journal.add("layout", [rows, side])
+        return Layout(*self._journal.done["layout"])
 
+    def _find(self, rows: int) -> Components:
+        """The components of the raster, of which an earlier run may know."""
+        if "components" not in self._journal.done:
+            windows = list(self._grid.row_windows(rows))
+            tasks = [FindTask(self._prob, self._thresholds, window) for window in windows]
+            parts: list[Part] = list(
+                self._follow(find_part, tasks, 0, len(tasks), "blocks searched")
+            )
+            self._journal.keep("components", join_parts(parts, self._grid.width).table)
+        return Components(self._journal.kept("components"), self._grid.width)
 
-def _open_source(prob: str | Path) -> SceneProb | ClassProb:
-    classes = read_classes(prob)
-    return ClassProb(prob, classes) if classes else SceneProb(prob)
+    def _trace(self, wanted: Wanted, shares: list[Share]) -> None:
+        """Traces what is not traced yet."""
+        missing = [number for number in range(len(shares)) if not self._file(number).exists()]
+        tasks = (self._task(wanted, shares[number], self._file(number)) for number in missing)
+        done, what = len(shares) - len(missing), "windows traced"
+        for _ in self._follow(trace_share, tasks, done, len(shares), what):
+            pass
+
+    def _task(self, wanted: Wanted, share: Share, output: Path) -> TraceTask:
+        numbers = wanted.beginning_in(share.window)
+        chosen = np.isin(numbers, share.chosen)
+        given = (self._prob, self._thresholds, share.window)
+        return TraceTask(*given, wanted.pick(numbers), numbers, chosen, output)
+
+    def _file(self, number: int) -> Path:
+        return self._folder / f"{number:06d}.parquet"
+
+    def _follow(
+        self,
+        function: Callable[[Any], Any],
+        tasks: Iterable[Any],
+        done: int,
+        total: int,
+        what: str,
+    ) -> Iterator[Any]:
+        """Results of tasks, of which progress is told."""
+        for number, result in enumerate(self._run(function, tasks), start=done + 1):
+            if isinstance(result, Exception):
+                raise result
+            if self._progress:
+                self._progress(number, total, what)
+            yield result
+
+    def _read_bands(self, shares: list[Share]) -> Iterator[gpd.GeoDataFrame]:
+        """The footprints that begin in each band of rows, in the order of their components."""
+        numbered = enumerate(shares)
+        for _, band in groupby(numbered, key=lambda pair: pair[1].band):
+            frames = [frame for number, _ in band for frame in ParquetParts(self._file(number))]
+            if frames := [frame for frame in frames if len(frame)]:
+                yield pd.concat(frames).sort_values("component", kind="stable", ignore_index=True)
 
 
 def vectorize_arrays(
@@ -128,6 +225,7 @@ def vectorize_arrays(
     valid: np.ndarray,
     grid: Grid,
     thresholds: Thresholds,
+    contact: np.ndarray | None = None,
 ) -> gpd.GeoDataFrame:
     """Turns probabilities in memory into footprints, exactly as `vectorize` does from a file.
 
@@ -137,19 +235,15 @@ def vectorize_arrays(
         valid: Boolean (H, W), False on nodata.
         grid: Place on the ground.
         thresholds: What makes a building.
+        contact: p_contact (H, W) likewise, or None.
 
     Returns:
-        All footprints, columns as in `iter_footprints`.
+        All footprints, columns as of `vectorize`.
     """
-    source = ArrayProb(body, border, valid, grid)
-    batches = _iter_batches(source, thresholds, max(grid.height, 1))
-    return join_batches(batches, grid, BUILDING_COLUMNS)
-
-
-def _iter_batches(
-    source: ProbSource, thresholds: Thresholds, block_rows: int
-) -> Iterator[gpd.GeoDataFrame]:
-    buildings = iter_buildings(source, thresholds, block_rows)
-    return place_footprints(
-        buildings, source.grid, thresholds.min_area_m2, thresholds.min_confidence
-    )
+    source = ArrayProb(body, border, valid, grid, contact)
+    whole = Window(0, 0, grid.width, grid.height)
+    components = join_parts([find_in(source, whole, thresholds)], grid.width)
+    wanted = choose_components(components, grid, thresholds)
+    frame = trace_in(source, whole, wanted, np.ones(len(wanted), dtype=bool), thresholds)
+    frames = number_footprints([frame], thresholds.min_area_m2, thresholds.min_confidence)
+    return join_frames(frames, grid, BUILDING_COLUMNS)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from rasterio.windows import Window
 
 from geoseg.options import Thresholds
-from geoseg.vectorize.components import Components
 from geoseg.vectorize.holes import fill_holes
 from geoseg.vectorize.prob import Prob
 from geoseg.vectorize.runs import Runs, find_runs, join_runs, label_runs, paint
-from geoseg.vectorize.separate import seed_score, separate
+from geoseg.vectorize.separate import seed_score, separate, split_necks
+from geoseg.vectorize.wanted import Wanted
 
 _SEED_SHARE = 0.25  # of the minimum area; a smaller seed is noise
+
+
+# (piece, its rows and columns, its mask there) → labels of its parts.
+_Divide = Callable[[int, tuple[slice, slice], np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -36,25 +41,6 @@ class Objects:
         return len(self.groups)
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """Components of a raster, and what is too small in each.
-
-    Attributes:
-        components: Those that are large enough.
-        sizes_m: float64 (n, 2), width and height of a pixel on the ground at each.
-        margins: int64 (n,), pixels around each that its outlines may reach.
-        object_px: float64 (n,), pixels from which on a part of each is a building.
-        hole_px: float64 (n,), those from which on a hole stays.
-    """
-
-    components: Components
-    sizes_m: np.ndarray
-    margins: np.ndarray
-    object_px: np.ndarray
-    hole_px: np.ndarray
-
-
 def likely(prob: Prob, thresholds: Thresholds) -> np.ndarray:
     """Which pixels are likely enough to be building, bool (H, W)."""
     mask: np.ndarray = prob.valid & (prob.body >= np.float32(thresholds.body))
@@ -69,7 +55,7 @@ def find_objects(
     Args:
         prob: Probabilities of a window.
         window: The window, which holds the chosen components and a pixel around them.
-        wanted: Components of the mask of what is likely enough.
+        wanted: Components of the mask of what is likely enough, as far as they begin there.
         chosen: bool (n,), which of them are to be taken apart; the others are known to be there.
         thresholds: What makes a building.
 
@@ -79,43 +65,53 @@ def find_objects(
     runs = find_runs(likely(prob, thresholds).view(np.uint8))
     owners, _ = label_runs(runs, diagonal=True)
     mask_runs = runs.renamed(owners + 1)
-    runs = name_runs(mask_runs, window, wanted.components)
+    places = wanted.components.places_of(mask_runs, window)
+    runs = mask_runs.renamed(places + 1).pick(places >= 0)
     runs = fill_holes(runs, prob.valid, wanted.hole_px)
     runs = runs.pick(chosen[runs.values - 1])
     pieces, count = label_runs(runs, diagonal=False)
     groups = np.zeros(count, dtype=np.int64)
     groups[pieces] = runs.values - 1
-    least = wanted.object_px[groups]
-    numbered = runs.renamed(pieces + 1)
-    crowded = _crowded(prob, numbered, least, thresholds)
-    alone = numbered.pick(~crowded[pieces])
-    divided, owners = _divide(prob, numbered, np.flatnonzero(crowded), least, thresholds)
-    runs = join_runs(alone.renamed(alone.values - 1), divided.renamed(divided.values + count))
-    runs, groups = _in_order(runs, np.concatenate([groups, groups[owners]]), wanted.object_px)
+    runs = runs.renamed(pieces + 1)
+    runs, groups = _part_by_seeds(runs, groups, seed_score(prob, thresholds), wanted, thresholds)
+    if thresholds.split_m:
+        runs, groups = _part_by_necks(runs, groups, wanted, thresholds)
+    runs, groups = _in_order(runs, groups, wanted.object_px)
     return Objects(runs, groups, mask_runs)
 
 
-def name_runs(runs: Runs, window: Window, components: Components) -> Runs:
-    """The runs of components that begin in a window; values are their places among all, from 1.
+def _part_by_seeds(
+    pieces: Runs, groups: np.ndarray, score: np.ndarray, wanted: Wanted, thresholds: Thresholds
+) -> tuple[Runs, np.ndarray]:
+    """Takes pieces apart that hold several seeds; see `_divide`."""
+    least = wanted.object_px[groups]
 
-    Args:
-        runs: Values are numbers of components in the window, from 1.
-        window: The window.
-        components: All that are wanted.
-    """
-    owners = runs.values - 1
-    begins = np.zeros(int(owners.max(initial=-1)) + 1, dtype=np.int64)
-    places = (runs.rows + window.row_off) * components.width + runs.starts + window.col_off
-    begins[owners[::-1]] = places[::-1]  # in scan order, so the first is written last
-    number = np.searchsorted(components.firsts, begins)
-    found = np.append(components.firsts, -1)[number] == begins
-    return runs.renamed(number[owners] + 1).pick(found[owners])
+    def part(piece: int, place: tuple[slice, slice], mask: np.ndarray) -> np.ndarray:
+        smallest = float(least[piece])
+        return separate(
+            score[place], mask, thresholds.seed,
+            min_seed_px=_SEED_SHARE * smallest, min_area_px=smallest,
+        )  # fmt: skip
+
+    crowded = _crowded(score, pieces, least, thresholds.seed)
+    return _divide(pieces, np.flatnonzero(crowded), groups, part)
 
 
-def _crowded(prob: Prob, pieces: Runs, least: np.ndarray, thresholds: Thresholds) -> np.ndarray:
+def _part_by_necks(
+    pieces: Runs, groups: np.ndarray, wanted: Wanted, thresholds: Thresholds
+) -> tuple[Runs, np.ndarray]:
+    """Takes pieces apart at their necks; see `_divide`."""
+    least, sizes_m = wanted.object_px[groups], wanted.sizes_m[groups]
+
+    def part(piece: int, _: tuple[slice, slice], mask: np.ndarray) -> np.ndarray:
+        return split_necks(mask, thresholds.split_m, sizes_m[piece], float(least[piece]))
+
+    return _divide(pieces, np.unique(pieces.values) - 1, groups, part)
+
+
+def _crowded(score: np.ndarray, pieces: Runs, least: np.ndarray, seed: float) -> np.ndarray:
     """Which pieces hold more than one seed that is no noise."""
-    score = seed_score(prob.body, prob.border, thresholds)
-    seeds = find_runs(np.where(score >= thresholds.seed, paint(pieces, score.shape), 0))
+    seeds = find_runs(np.where(score >= seed, paint(pieces, score.shape), 0))
     owners, count = label_runs(seeds, diagonal=False)
     piece = np.zeros(count, dtype=np.int64)
     piece[owners] = seeds.values - 1
@@ -125,46 +121,43 @@ def _crowded(prob: Prob, pieces: Runs, least: np.ndarray, thresholds: Thresholds
 
 
 def _divide(
-    prob: Prob, pieces: Runs, crowded: np.ndarray, least: np.ndarray, thresholds: Thresholds
+    pieces: Runs, chosen: np.ndarray, groups: np.ndarray, divide: _Divide
 ) -> tuple[Runs, np.ndarray]:
-    """Takes crowded pieces apart, each in its own window.
+    """Takes some pieces apart, each in its own window.
+
+    Args:
+        pieces: Values are their numbers, from 1.
+        chosen: Indices of those that are divided, from 0.
+        groups: The component of each piece.
+        divide: What does it.
 
     Returns:
-        Runs, whose values are numbers of their own, from 0; and the piece of each number.
+        Runs of all, of which those that were divided have new numbers; the component of each
+        number, also of those that are gone.
     """
     sorted_ = pieces.pick(np.argsort(pieces.values, kind="stable"))
-    begins = np.searchsorted(sorted_.values, crowded + 1)
-    ends = np.searchsorted(sorted_.values, crowded + 1, side="right")
-    found, counts, total = [pieces.pick(slice(0, 0))], [], 0
-    for piece, begin, end in zip(crowded.tolist(), begins.tolist(), ends.tolist(), strict=True):
-        parts = _divide_one(prob, sorted_.pick(slice(begin, end)), float(least[piece]), thresholds)
-        found.append(parts.renamed(parts.values - 1 + total))
+    begins = np.searchsorted(sorted_.values, chosen + 1)
+    ends = np.searchsorted(sorted_.values, chosen + 1, side="right")
+    found, counts, total = [pieces.pick(~np.isin(pieces.values, chosen + 1))], [], len(groups)
+    for piece, begin, end in zip(chosen.tolist(), begins.tolist(), ends.tolist(), strict=True):
+        runs = sorted_.pick(slice(begin, end))
+        top, left = int(runs.rows[0]), int(runs.starts.min())
+        rows, columns = slice(top, int(runs.rows[-1]) + 1), slice(left, int(runs.stops.max()))
+        shape = (rows.stop - top, columns.stop - left)
+        labels = divide(piece, (rows, columns), paint(runs.move(-top, -left), shape) > 0)
+        parts = find_runs(labels).move(top, left)
+        found.append(parts.renamed(parts.values + total))
         counts.append(int(parts.values.max(initial=0)))
         total += counts[-1]
-    return join_runs(*found), np.repeat(crowded, np.array(counts, dtype=np.int64))
-
-
-def _divide_one(prob: Prob, piece: Runs, min_area_px: float, thresholds: Thresholds) -> Runs:
-    """The objects of one piece; values are their numbers from 1."""
-    top, left = int(piece.rows[0]), int(piece.starts.min())
-    rows, columns = slice(top, int(piece.rows[-1]) + 1), slice(left, int(piece.stops.max()))
-    shape = (rows.stop - top, columns.stop - left)
-    labels = separate(
-        prob.body[rows, columns],
-        None if prob.border is None else prob.border[rows, columns],
-        paint(piece.move(-top, -left), shape) > 0,
-        thresholds,
-        min_seed_px=_SEED_SHARE * min_area_px,
-        min_area_px=min_area_px,
-    )
-    return find_runs(labels).move(top, left)
+    fresh = np.repeat(groups[chosen], np.array(counts, dtype=np.int64))
+    return join_runs(*found), np.concatenate([groups, fresh])
 
 
 def _in_order(runs: Runs, groups: np.ndarray, object_px: np.ndarray) -> tuple[Runs, np.ndarray]:
     """Numbers what is large enough, by component and then by first pixel.
 
     Args:
-        runs: Values are numbers from 0, some of which may be missing.
+        runs: Values are numbers from 1, some of which may be missing.
         groups: The component of each number.
         object_px: What is large enough, by component.
 
@@ -172,6 +165,7 @@ def _in_order(runs: Runs, groups: np.ndarray, object_px: np.ndarray) -> tuple[Ru
         Runs with numbers from 1, and the component of each.
     """
     runs = runs.pick(np.lexsort((runs.starts, runs.rows)))
+    runs = runs.renamed(runs.values - 1)
     areas = np.bincount(runs.values, runs.lengths, len(groups))
     kept = (areas > 0) & (areas >= object_px[groups])
     first = np.zeros(len(groups), dtype=np.int64)

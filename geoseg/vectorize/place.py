@@ -50,32 +50,50 @@ def place_footprints(
         Frames in the grid's CRS with id (from 1), area_m2, perimeter_m, the attributes and
         geometry.
     """
+    frames = (
+        build_frame(batch.pick(slice(begin, begin + _PIECE)), grid)
+        for batch in batches
+        for begin in range(0, len(batch.polygons), _PIECE)
+    )
+    yield from number_footprints(frames, min_area_m2, min_confidence)
+
+
+def number_footprints(
+    frames: Iterable[gpd.GeoDataFrame], min_area_m2: float, min_confidence: float
+) -> Iterator[gpd.GeoDataFrame]:
+    """Numbers footprints from 1, without those that are too small or too unsure.
+
+    Args:
+        frames: From `build_frame`.
+        min_area_m2: Smaller footprints are dropped.
+        min_confidence: Those of less confidence, too.
+    """
     last = 0
-    for batch in batches:
-        for begin in range(0, len(batch.polygons), _PIECE):
-            frame = _build_frame(batch.pick(slice(begin, begin + _PIECE)), grid)
-            kept = (frame["area_m2"] >= min_area_m2) & (frame["confidence"] >= min_confidence)
-            frame = frame[kept].reset_index(drop=True)
-            frame["id"] = np.arange(last + 1, last + 1 + len(frame), dtype=np.int64)
-            last += len(frame)
-            yield frame
+    for frame in frames:
+        for begin in range(0, len(frame), _PIECE):
+            part = frame.iloc[begin : begin + _PIECE]
+            kept = (part["area_m2"] >= min_area_m2) & (part["confidence"] >= min_confidence)
+            part = part[kept].reset_index(drop=True)
+            part["id"] = np.arange(last + 1, last + 1 + len(part), dtype=np.int64)
+            last += len(part)
+            yield part
 
 
-def join_batches(
-    batches: Iterable[gpd.GeoDataFrame], grid: Grid, columns: Mapping[str, str] = FOOTPRINT_COLUMNS
+def join_frames(
+    frames: Iterable[gpd.GeoDataFrame], grid: Grid, columns: Mapping[str, str] = FOOTPRINT_COLUMNS
 ) -> gpd.GeoDataFrame:
-    """All footprints of some frames as one, which has those columns if there is none."""
-    frames = list(batches)
-    if frames:
-        return pd.concat(frames, ignore_index=True)
+    """All footprints of some frames as one, with those columns alone."""
+    some = [frame for frame in frames if len(frame)]
+    if some:
+        return pd.concat(some, ignore_index=True)[[*columns, "geometry"]]
     empty = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in columns.items()})
     return gpd.GeoDataFrame(empty, geometry=[], crs=as_crs(grid.crs))
 
 
-def _build_frame(batch: Traced, grid: Grid) -> gpd.GeoDataFrame:
+def build_frame(batch: Traced, grid: Grid) -> gpd.GeoDataFrame:
     """Outlines on the ground, measured; ids are left at 0."""
     crs = as_crs(grid.crs)
-    polygons = _to_ground(batch.polygons, grid)
+    polygons = shapely.orient_polygons(_to_ground(batch.polygons, grid))
     areas, perimeters = geodesic_measures(polygons, crs)
     attributes = {
         name: values.round(4) if values.dtype.kind == "f" else values

@@ -14,7 +14,10 @@ from geoseg.errors import SceneReadError
 from geoseg.grid import Grid
 from geoseg.quantise import dequantise
 from geoseg.raster import SPREAD, Scene, SceneInfo, read_prob_info
-from geoseg.vectorize.thresholds import Classes
+from geoseg.vectorize.thresholds import Classes, read_classes
+
+# Bands that tell touching buildings apart.
+_APART = ("border", "contact")
 
 _TOLERANCE = 1e-3  # a float raster may overshoot 0..1 by what resampling adds
 
@@ -27,11 +30,14 @@ class Prob:
         body: Float32 (H, W) in 0..1, the probability of being building.
         border: Float32 (H, W) in 0..1, the probability of being a building's border, or None.
         valid: Boolean (H, W), False on nodata.
+        contact: Float32 (H, W) in 0..1, the probability of lying where two buildings meet, or
+            None.
     """
 
     body: np.ndarray
     border: np.ndarray | None
     valid: np.ndarray
+    contact: np.ndarray | None = None
 
 
 class ProbSource(Protocol):
@@ -53,25 +59,35 @@ class ArrayProb:
         border: Like `body`, or None.
         valid: Boolean (H, W).
         grid: Grid of the same shape.
+        contact: Like `border`.
 
     Raises:
         ValueError: If the shapes differ.
     """
 
     def __init__(
-        self, body: np.ndarray, border: np.ndarray | None, valid: np.ndarray, grid: Grid
+        self,
+        body: np.ndarray,
+        border: np.ndarray | None,
+        valid: np.ndarray,
+        grid: Grid,
+        contact: np.ndarray | None = None,
     ) -> None:
-        shapes = {a.shape for a in (body, border, valid) if a is not None} | {grid.shape}
+        arrays = (body, border, contact, valid)
+        shapes = {array.shape for array in arrays if array is not None} | {grid.shape}
         if len(shapes) > 1:
-            raise ValueError(f"body, border, valid and grid differ in shape: {sorted(shapes)}")
+            raise ValueError(f"probabilities, valid and grid differ in shape: {sorted(shapes)}")
         self.grid = grid
-        self._body, self._border, self._valid = body, border, valid
+        self._body, self._border, self._contact, self._valid = arrays
 
     def read(self, window: Window) -> Prob:
         """Reads the probabilities of a window inside the grid."""
         part = window.toslices()
-        border = None if self._border is None else dequantise(self._border[part])
-        return Prob(dequantise(self._body[part]), border, self._valid[part])
+        border, contact = (
+            None if band is None else dequantise(band[part])
+            for band in (self._border, self._contact)
+        )
+        return Prob(dequantise(self._body[part]), border, self._valid[part], contact)
 
 
 class _OpenProb:
@@ -113,8 +129,9 @@ class SceneProb(_OpenProb):
     """Probabilities of buildings on disk; a context manager that holds the file open.
 
     Args:
-        path: Raster with a band named `building` and perhaps one named `border`; or one or two
-            bands without such names, in this order. Uint8 (255 = certain) or float in 0..1.
+        path: Raster with a band named `building` and perhaps one named `border` or `contact`; or
+            one or two bands without such names, of buildings and of their borders. Uint8
+            (255 = certain) or float in 0..1.
 
     Raises:
         SceneReadError: If the file cannot be read or is no probability raster.
@@ -122,7 +139,9 @@ class SceneProb(_OpenProb):
     """
 
     def __init__(self, path: str | Path) -> None:
-        super().__init__(path, _building_bands(read_prob_info(path)))
+        bands = _building_bands(read_prob_info(path))
+        super().__init__(path, list(bands.values()))
+        self._places = {name: place for place, name in enumerate(bands)}
 
     def read(self, window: Window) -> Prob:
         """Reads the probabilities of a window inside the grid.
@@ -131,7 +150,10 @@ class SceneProb(_OpenProb):
             SceneReadError: If the file is damaged there, or its values are no probabilities.
         """
         prob, valid = self._read(window)
-        return Prob(prob[0], prob[1] if len(prob) > 1 else None, valid)
+        border, contact = (
+            prob[self._places[name]] if name in self._places else None for name in _APART
+        )
+        return Prob(prob[0], border, valid, contact)
 
 
 class ClassProb(_OpenProb):
@@ -171,6 +193,17 @@ class ClassProb(_OpenProb):
         return self._read(window)
 
 
+def open_prob(path: str | Path) -> SceneProb | ClassProb:
+    """Opens a probability raster of buildings or of exclusive classes.
+
+    Raises:
+        SceneReadError: If it cannot be read or is no probability raster.
+        MissingCRSError: If it does not say where it lies.
+    """
+    classes = read_classes(path)
+    return ClassProb(path, classes) if classes else SceneProb(path)
+
+
 def likeliest(prob: np.ndarray) -> np.ndarray:
     """The likeliest class of each pixel, of several the first.
 
@@ -184,14 +217,14 @@ def likeliest(prob: np.ndarray) -> np.ndarray:
     return best
 
 
-def _building_bands(info: SceneInfo) -> list[int]:
-    """1-based numbers of the body band and, where there is one, the border band."""
+def _building_bands(info: SceneInfo) -> dict[str, int]:
+    """1-based numbers of the band `building` and of those that tell buildings apart, by name."""
     if "building" in info.bands:
-        names = [name for name in ("building", "border") if name in info.bands]
-        return [info.indexes[info.bands.index(name)] for name in names]
+        names = [name for name in ("building", *_APART) if name in info.bands]
+        return {name: info.indexes[info.bands.index(name)] for name in names}
     if len(info.bands) > 2:
         raise SceneReadError(
             f"{info.path}: has bands {', '.join(info.bands)} and none named building; give the "
             "prob.tif that predict writes, or a raster of one band"
         )
-    return list(info.indexes)
+    return dict(zip(("building", "border"), info.indexes, strict=False))

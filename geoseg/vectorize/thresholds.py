@@ -77,7 +77,7 @@ def refuse_thresholds(options: VectorizeOptions) -> None:
     Raises:
         ConfigError: If one is set.
     """
-    for name in ("body", "seed", "border"):
+    for name in ("body", "seed", "border", "contact", "split_m"):
         if getattr(options, name) is not None:
             raise ConfigError(
                 f"vectorize.{name}: is of buildings; of exclusive classes the likeliest wins, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from rasterio.windows import Window
@@ -11,36 +12,46 @@ from geoseg.grid import Grid
 from geoseg.vectorize.components import Components
 
 
+@dataclass(frozen=True)
+class Share:
+    """Components that are traced together.
+
+    Attributes:
+        band: What begins in one band of rows has one number.
+        window: Holds them and the pixels around them, as far as the grid reaches.
+        chosen: int64 (n,), their places in the table.
+    """
+
+    band: int
+    window: Window
+    chosen: np.ndarray
+
+
 def deal_windows(
-    components: Components, grid: Grid, rows: int, margin: int
-) -> Iterator[tuple[Window, np.ndarray]]:
-    """Deals components, in their order, to windows that hold them and some pixels around them.
+    components: Components, grid: Grid, side: int, margins: np.ndarray
+) -> Iterator[Share]:
+    """Deals components to windows, band by band.
 
     Args:
         components: Sorted by their first pixel.
         grid: Of the raster.
-        margin: So many pixels around them, as far as the grid reaches.
-        rows: About so many are in a window. A component of more rows has a window of its own.
-
-    Yields:
-        A window, and which components (bool, n) are to be traced from it.
+        side: Rows and columns in which the components of a window begin. One that is larger than
+            half of it has a window of its own, so that none is much larger than needed.
+        margins: int64 (n,), pixels around each that are needed, too.
     """
-    tall = components.bottoms - components.tops > rows
-    # A tall one ends the share before it, for the order must stay.
-    shares = components.tops // rows + np.cumsum(tall) + np.concatenate([[0], np.cumsum(tall)[:-1]])
-    begins = np.flatnonzero(np.diff(shares, prepend=-1))
-    for begin, end in zip(begins, np.append(begins, len(components))[1:], strict=True):
-        chosen = np.zeros(len(components), dtype=bool)
-        chosen[begin:end] = True
-        share = components.pick(slice(begin, end))
-        yield _around(share, grid, margin, alone=bool(tall[begin])), chosen
+    large = np.maximum(components.heights, components.widths) > side // 2
+    bands, panels = components.tops // side, components.lefts // side
+    alone = np.where(large, np.arange(1, len(components) + 1), 0)
+    order = np.lexsort((alone, panels, bands))
+    keys = np.stack([bands, panels, alone])[:, order]
+    begins = np.flatnonzero((np.diff(keys, axis=1, prepend=-1) != 0).any(axis=0))
+    for begin, end in zip(begins, np.append(begins, len(order))[1:], strict=True):
+        chosen = order[begin:end]
+        yield Share(int(bands[chosen[0]]), _around(components, chosen, grid, margins), chosen)
 
 
-def _around(components: Components, grid: Grid, margin: int, *, alone: bool) -> Window:
-    top = max(0, int(components.tops.min()) - margin)
-    bottom = min(grid.height, int(components.bottoms.max()) + margin)
-    left, right = 0, grid.width
-    if alone:
-        left = max(0, int(components.lefts.min()) - margin)
-        right = min(grid.width, int(components.rights.max()) + margin)
-    return Window(left, top, right - left, bottom - top)
+def _around(components: Components, chosen: np.ndarray, grid: Grid, margins: np.ndarray) -> Window:
+    own, margin = components.pick(chosen), int(margins[chosen].max())
+    left, top = int(own.lefts.min()), int(own.tops.min())
+    width, height = int(own.rights.max()) - left, int(own.bottoms.max()) - top
+    return grid.widen(Window(left, top, width, height), margin)

@@ -1,0 +1,64 @@
+"""The components of a raster that are large enough, and what of the ground is too small in each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from rasterio.windows import Window
+
+from geoseg.grid import Grid
+from geoseg.options import Thresholds
+from geoseg.vector.measure import pixel_sizes_m
+from geoseg.vectorize.components import Components
+from geoseg.vectorize.shaping import reaches_m
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Components of a raster, and what is too small in each.
+
+    Attributes:
+        components: Those that are large enough.
+        sizes_m: float64 (n, 2), width and height of a pixel on the ground at each.
+        margins: int64 (n,), pixels around each that its outlines may reach.
+        object_px: float64 (n,), pixels from which on a part of each is an object.
+        hole_px: float64 (n,), those from which on a hole stays.
+    """
+
+    components: Components
+    sizes_m: np.ndarray
+    margins: np.ndarray
+    object_px: np.ndarray
+    hole_px: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.components)
+
+    def pick(self, chosen: np.ndarray | slice) -> Wanted:
+        """Those that a mask, indices or a slice choose."""
+        rest = (self.sizes_m, self.margins, self.object_px, self.hole_px)
+        return Wanted(self.components.pick(chosen), *(part[chosen] for part in rest))
+
+    def beginning_in(self, window: Window) -> np.ndarray:
+        """Indices of those whose first pixel lies in a window."""
+        firsts, width = self.components.firsts, self.components.width
+        ends = np.array([window.row_off, window.row_off + window.height]) * width
+        begin, end = np.searchsorted(firsts, ends)
+        columns = firsts[begin:end] % width - window.col_off
+        inside: np.ndarray = begin + np.flatnonzero((columns >= 0) & (columns < window.width))
+        return inside
+
+
+def choose_components(components: Components, grid: Grid, thresholds: Thresholds) -> Wanted:
+    """The components that are large enough."""
+    sizes_m = pixel_sizes_m(grid, *components.centres.T)
+    large = components.areas * sizes_m.prod(axis=1) >= thresholds.min_area_m2
+    components, sizes_m = components.pick(large), sizes_m[large]
+    pixel_m2 = sizes_m.prod(axis=1)
+    hole_m2 = thresholds.min_hole_m2
+    hole_m2 = thresholds.min_area_m2 if hole_m2 is None else hole_m2
+    margins = np.ceil(reaches_m(sizes_m) / sizes_m.min(axis=1)).astype(np.int64) + 1
+    return Wanted(
+        components, sizes_m, margins, thresholds.min_area_m2 / pixel_m2, hole_m2 / pixel_m2
+    )
