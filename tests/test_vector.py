@@ -14,9 +14,11 @@ import pandas as pd
 import pytest
 import rasterio.crs
 import shapely
+from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyproj import CRS
+from shapely.affinity import affine_transform
 from shapely.geometry import (
     GeometryCollection,
     LineString,
@@ -27,9 +29,11 @@ from shapely.geometry import (
 )
 
 from geoseg.errors import ConfigError, MissingCRSError, VectorReadError
+from geoseg.evaluate.spacenet import score_contest
+from geoseg.grid import Grid
 from geoseg.vector import (
     FOOTPRINT_COLUMNS,
-    WRITABLE_SUFFIXES,
+    LAYER_SUFFIXES,
     as_crs,
     check_suffix,
     list_layers,
@@ -74,7 +78,7 @@ def houses(count, first=1, crs=UTM):
 DEGREES = (".geojson", ".geojsonl")
 
 
-@pytest.mark.parametrize("suffix", WRITABLE_SUFFIXES)
+@pytest.mark.parametrize("suffix", LAYER_SUFFIXES)
 @pytest.mark.parametrize("crs", [UTM, "EPSG:3857", "EPSG:4326", LOCAL_WKT])
 def test_every_format_gives_back_what_was_written(tmp_path, suffix, crs):
     path = tmp_path / f"out{suffix}"
@@ -93,7 +97,7 @@ def test_every_format_gives_back_what_was_written(tmp_path, suffix, crs):
     assert distance.max() < 0.02
 
 
-@pytest.mark.parametrize("suffix", WRITABLE_SUFFIXES)
+@pytest.mark.parametrize("suffix", LAYER_SUFFIXES)
 @pytest.mark.parametrize("batches", [[], [houses(0)[[*FOOTPRINT_COLUMNS, "geometry"]]]])
 def test_no_footprint_is_still_a_layer(tmp_path, suffix, batches):
     path = tmp_path / f"empty{suffix}"
@@ -174,7 +178,7 @@ def test_an_error_in_a_batch_is_raised_as_it_is_and_leaves_the_old_file(tmp_path
         yield houses(2)
         raise VectorReadError("the third block is damaged")
 
-    for suffix in WRITABLE_SUFFIXES:
+    for suffix in LAYER_SUFFIXES:
         path = tmp_path / f"out{suffix}"
         write_footprints(path, [houses(1)], crs=UTM)
         before = sorted(file.name for file in tmp_path.iterdir())
@@ -258,7 +262,7 @@ def test_only_valid_polygons_come_in(tmp_path):
         assert set(found.geom_type) <= {"Polygon", "MultiPolygon"}
 
 
-@pytest.mark.parametrize("suffix", WRITABLE_SUFFIXES)
+@pytest.mark.parametrize("suffix", LAYER_SUFFIXES)
 def test_filters_speak_one_language(tmp_path, suffix):
     path = tmp_path / f"out{suffix}"
     write_footprints(path, [houses(6)], crs=UTM)
@@ -280,7 +284,7 @@ def test_quoted_text_is_left_alone_in_filters():
     assert _ogr_where("""a == 'x == y' and "b==c" == 1""") == """a = 'x == y' and "b==c" = 1"""
 
 
-@pytest.mark.parametrize("suffix", WRITABLE_SUFFIXES)
+@pytest.mark.parametrize("suffix", LAYER_SUFFIXES)
 def test_bounds_select_what_they_meet(tmp_path, suffix):
     path = tmp_path / f"out{suffix}"
     write_footprints(path, [houses(6)], crs=UTM)
@@ -423,3 +427,28 @@ def test_a_geopackage_shows_what_is_doubtful(tmp_path):
     assert all(one[1] == following[0] for one, following in pairwise(ranges))
     write_footprints(tmp_path / "none.gpkg", [], crs=UTM)
     assert len(gpd.read_file(tmp_path / "none.gpkg", layer="review")) == 0
+
+
+def test_a_contest_csv_lies_in_pixels(tmp_path):
+    grid = Grid(rasterio.CRS.from_string(UTM), Affine(0.5, 0, 300_000, 0, -0.5, 3_000_000), 90, 130)
+    frame = houses(3)
+    pixels = shapely.box([10, 20, 30], [5, 6, 7], [21, 32, 43], [17, 18, 19])
+    to_ground = [0.5, 0, 0, -0.5, 300_000, 3_000_000]
+    frame.geometry = [affine_transform(one, to_ground) for one in pixels]
+    frame["confidence"] = [0.25, 0.5, 0.75]
+    path = tmp_path / "AOI_1_img7.csv"
+    assert write_footprints(path, [frame[:1], frame[:0], frame[1:]], crs=UTM, grid=grid) == 3
+    rows = pd.read_csv(path)
+    assert list(rows) == ["ImageId", "BuildingId", "PolygonWKT_Pix", "Confidence"]
+    assert rows.ImageId.tolist() == ["AOI_1_img7"] * 3
+    assert rows.BuildingId.tolist() == [1, 2, 3]
+    assert rows.Confidence.tolist() == [0.25, 0.5, 0.75]
+    assert shapely.equals(shapely.from_wkt(rows.PolygonWKT_Pix), pixels).all()
+    scores = score_contest(path, path, 0.5, 20)
+    assert (scores["tp"], scores["fp"], scores["fn"]) == (3, 0, 0)
+
+    assert write_footprints(tmp_path / "none.csv", [], crs=UTM, grid=grid) == 0
+    (row,) = pd.read_csv(tmp_path / "none.csv").itertuples(index=False)
+    assert tuple(row) == ("none", -1, "POLYGON EMPTY", 1)
+    with pytest.raises(ConfigError, match=r"none\.csv: .* pixels of a raster.*\.gpkg"):
+        write_footprints(tmp_path / "none.csv", [], crs=UTM)

@@ -22,7 +22,7 @@ from shapely.geometry import Polygon, box, shape
 from geoseg.errors import ConfigError, MissingCRSError, OutputExistsError, SceneReadError
 from geoseg.grid import Grid
 from geoseg.raster import open_for_writing, write_array
-from geoseg.vector import WRITABLE_SUFFIXES, read_footprints
+from geoseg.vector import LAYER_SUFFIXES, read_footprints
 from geoseg.vector.measure import pixel_areas_m2
 from geoseg.vectorize import (
     THRESHOLDS_TAG,
@@ -515,7 +515,7 @@ def test_a_local_crs_counts_by_its_unit():
     assert found["perimeter_m"].tolist() == pytest.approx([120 * 0.3048], rel=1e-3)
 
 
-@pytest.mark.parametrize("suffix", WRITABLE_SUFFIXES)
+@pytest.mark.parametrize("suffix", LAYER_SUFFIXES)
 def test_every_format_holds_the_same_footprints(tmp_path, suffix):
     array, valid = city()
     grid = utm_grid(*valid.shape)

@@ -160,7 +160,7 @@ def _write(
         stitched = stitch_boxes(plan.tiles, tiles)
         outlines = _outlines(stitched, thresholds.body)
         frames = place_footprints(outlines, plan.grid, thresholds.min_area_m2)
-        write_footprints(path, frames, crs=plan.grid.crs)
+        write_footprints(path, frames, crs=plan.grid.crs, grid=plan.out_grid)
 
 
 def _outlines(batches: Iterator[Boxes], least: float) -> Iterator[Traced]:

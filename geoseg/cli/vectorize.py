@@ -19,7 +19,7 @@ _SPLIT_M = 1.0
 
 @click.command()
 @click.argument("prob")
-@output_option("Footprints: .geojson .geojsonl .shp .gpkg .fgb .parquet, by suffix.")
+@output_option("Footprints: .geojson .geojsonl .shp .gpkg .fgb .parquet .csv, by suffix.")
 @click.option("--threshold", type=float, help="Least building probability.  [default: the model's]")
 @click.option("--min-area-m2", type=float, help="Smaller footprints are dropped.")
 @click.option("--simplify-m", type=float, help="Outlines may move by about this, metres.")

@@ -12,6 +12,7 @@ from geoseg.vector.reading import (
 )
 from geoseg.vector.writing import (
     FOOTPRINT_COLUMNS,
+    LAYER_SUFFIXES,
     WRITABLE_SUFFIXES,
     check_suffix,
     within_globe,
@@ -23,6 +24,7 @@ from geoseg.vector.writing import (
 __all__ = [
     "FOOTPRINT_COLUMNS",
     "FOOTPRINT_LAYER",
+    "LAYER_SUFFIXES",
     "WRITABLE_SUFFIXES",
     "ParquetParts",
     "as_crs",

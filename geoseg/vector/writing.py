@@ -25,6 +25,8 @@ from shapely.affinity import translate
 from shapely.geometry.base import BaseGeometry
 
 from geoseg.errors import ConfigError, VectorReadError, one_line
+from geoseg.grid import Grid
+from geoseg.vector.contest import write_contest
 from geoseg.vector.geopackage import Doubtful, finish_geopackage
 from geoseg.vector.reading import FOOTPRINT_LAYER, as_crs
 
@@ -44,7 +46,9 @@ _DRIVERS = {
     ".fgb": "FlatGeobuf",
 }
 _IN_DEGREES = (".geojson", ".geojsonl")  # always, by RFC 7946 and RFC 8142
-WRITABLE_SUFFIXES = (*_DRIVERS, ".parquet")
+LAYER_SUFFIXES = (*_DRIVERS, ".parquet")
+_CONTEST_SUFFIX = ".csv"  # polygons in pixels, which say nothing of where they lie
+WRITABLE_SUFFIXES = (*LAYER_SUFFIXES, _CONTEST_SUFFIX)
 
 _JUDGED = {"id", "confidence"}  # columns of footprints that may be doubtful
 
@@ -65,6 +69,7 @@ def write_footprints(
     *,
     crs: Any,
     columns: Mapping[str, str] = FOOTPRINT_COLUMNS,
+    grid: Grid | None = None,
 ) -> int:
     """Writes footprints batch by batch; the file appears under its name only when complete.
 
@@ -72,19 +77,22 @@ def write_footprints(
     right-handed, 7 decimals; .geojsonl is the same, a line for each. A GeoPackage of footprints
     with a confidence also gets the points of those that are doubtful, in the layer `review`, and
     styles that QGIS takes by default. A Shapefile shortens names beyond 10 characters
-    (`perimeter_m` becomes `perim_m`). MultiPolygons are written as one row per part.
+    (`perimeter_m` becomes `perim_m`). A CSV is that of the SpaceNet contests, in pixels, whose
+    `ImageId` is the file's name. MultiPolygons are written as one row per part.
 
     Args:
-        path: Target: .geojson, .geojsonl, .shp, .gpkg (layer `footprints`), .fgb or .parquet.
+        path: Target: .geojson, .geojsonl, .shp, .gpkg (layer `footprints`), .fgb, .parquet or .csv.
         batches: Frames of one schema in `crs`; there may be none, and they may be empty.
         crs: CRS of the batches.
         columns: Attribute names and dtypes of the layer when there is no batch.
+        grid: Of the raster that the footprints were found in, which a CSV needs.
 
     Returns:
         Number of polygons written.
 
     Raises:
-        ConfigError: If the suffix is none of these, or a Shapefile would grow beyond 2 GB.
+        ConfigError: If the suffix is none of these, a Shapefile would grow beyond 2 GB, or a CSV
+            has no grid.
         MissingCRSError: If `crs` is None.
         VectorReadError: If the file cannot be written.
     """
@@ -102,6 +110,8 @@ def write_footprints(
     with _atomic(path) as partial:
         if suffix == ".parquet":
             _write_parquet(partial, stream)
+        elif suffix == _CONTEST_SUFFIX:
+            _write_contest(partial, stream, grid)
         else:
             _write_ogr(partial, stream, suffix)
         if suffix == ".gpkg" and set(stream.schema.names) >= _JUDGED:
@@ -364,6 +374,21 @@ def _write_parquet(path: Path, stream: _RecordStream) -> None:
             covering = pa.StructArray.from_arrays(corners, names=sides)
             wkb = pa.array(shapely.to_wkb(shapes), pa.binary())
             writer.write_batch(pa.record_batch([*columns, wkb, covering], schema=schema))
+
+
+def _write_contest(path: Path, stream: _RecordStream, grid: Grid | None) -> None:
+    if grid is None:
+        raise ConfigError(
+            f"{path.name}: a SpaceNet CSV lies in pixels of a raster, and none is known; end the "
+            "name in .gpkg"
+        )
+    names = stream.schema.names
+    sure = names.index("confidence") if "confidence" in names else None
+    batches = (
+        (shapes, np.ones(len(shapes)) if sure is None else columns[sure].to_numpy())
+        for columns, shapes in stream
+    )
+    write_contest(path, batches, grid, path.stem)
 
 
 def _geometry_type(frame: gpd.GeoDataFrame) -> dict[str, Any]:

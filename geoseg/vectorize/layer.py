@@ -65,7 +65,7 @@ def vectorize(
 
     Args:
         prob: Probability raster, see `SceneProb` and `ClassProb`.
-        output: .geojson, .geojsonl, .shp, .gpkg, .fgb or .parquet; appears only when complete.
+        output: Of a format of `write_footprints`; appears only when complete.
         thresholds: When None those in the raster's tags, else the defaults.
         scene: When given, probabilities are first refined by its colours with a dense CRF.
         crf: How they are refined; the defaults when None.
@@ -103,8 +103,8 @@ def vectorize(
             prob = _refine(prob, scene, crf, folder, journal, progress)
         making = _Making(absolute_path(prob), thresholds, folder, journal, run, progress)
         frames = making.frames(max_memory_gb, block_px)
-        crs = read_prob_info(prob).grid.crs
-        return write_footprints(output, frames, crs=crs, columns=making.columns)
+        grid = read_prob_info(prob).grid
+        return write_footprints(output, frames, crs=grid.crs, columns=making.columns, grid=grid)
 
 
 def _refine(

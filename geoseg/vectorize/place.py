@@ -67,16 +67,34 @@ def number_footprints(
         frames: From `build_frame`.
         min_area_m2: Smaller footprints are dropped.
         min_confidence: Those of less confidence, too.
+
+    Yields:
+        As many at a time whatever the frames hold, so that files do not depend on them.
     """
+    kept = (
+        frame[(frame["area_m2"] >= min_area_m2) & (frame["confidence"] >= min_confidence)]
+        for frame in frames
+    )
     last = 0
+    for part in _batch(kept, _PIECE):
+        part["id"] = np.arange(last + 1, last + 1 + len(part), dtype=np.int64)
+        last += len(part)
+        yield part
+
+
+def _batch(frames: Iterable[gpd.GeoDataFrame], size: int) -> Iterator[gpd.GeoDataFrame]:
+    """The rows of frames, so many at a time."""
+    waiting: list[gpd.GeoDataFrame] = []
     for frame in frames:
-        for begin in range(0, len(frame), _PIECE):
-            part = frame.iloc[begin : begin + _PIECE]
-            kept = (part["area_m2"] >= min_area_m2) & (part["confidence"] >= min_confidence)
-            part = part[kept].reset_index(drop=True)
-            part["id"] = np.arange(last + 1, last + 1 + len(part), dtype=np.int64)
-            last += len(part)
-            yield part
+        while len(frame):
+            room = size - sum(map(len, waiting))
+            waiting.append(frame.iloc[:room])
+            frame = frame.iloc[room:]
+            if len(waiting[-1]) == room:
+                yield pd.concat(waiting, ignore_index=True)
+                waiting = []
+    if waiting:
+        yield pd.concat(waiting, ignore_index=True)
 
 
 def join_frames(
