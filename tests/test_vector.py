@@ -417,7 +417,7 @@ def test_a_geopackage_shows_what_is_doubtful(tmp_path):
         ).fetchall()
         kinds = dict(database.execute("SELECT table_name, data_type FROM gpkg_contents"))
     database.close()
-    assert [row[:3] for row in rows] == [("footprints", "geometry", 1), ("review", "geometry", 1)]
+    assert [row[:3] for row in rows] == [("footprints", "geom", 1), ("review", "geom", 1)]
     assert kinds == {"footprints": "features", "review": "features", "layer_styles": "attributes"}
     renderers = [ElementTree.fromstring(row[3]).find("renderer-v2") for row in rows]
     assert [one.get("type") for one in renderers] == ["graduatedSymbol", "singleSymbol"]

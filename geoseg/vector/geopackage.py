@@ -26,8 +26,12 @@ CREATE TABLE layer_styles (
     id INTEGER PRIMARY KEY AUTOINCREMENT, f_table_catalog TEXT(256), f_table_schema TEXT(256),
     f_table_name TEXT(256), f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT,
     styleSLD TEXT, useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30),
-    update_time DATETIME DEFAULT CURRENT_TIMESTAMP
+    update_time DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
 )"""
+
+# The version that programs have read for years, and the name that its geometries have there.
+GPKG_OPTIONS = {"VERSION": "1.2"}
+GEOMETRY_NAME = "geom"
 
 
 class Doubtful:
@@ -62,7 +66,7 @@ def finish_geopackage(path: Path, layer: str, doubtful: gpd.GeoDataFrame) -> Non
     """
     pyogrio.write_dataframe(
         doubtful, path, layer=REVIEW_LAYER, driver="GPKG", geometry_type="Point",
-        layer_options={"GEOMETRY_NAME": "geometry"},
+        layer_options={"GEOMETRY_NAME": GEOMETRY_NAME},
     )  # fmt: skip
     styles = ((layer, "by confidence", _by_confidence()), (REVIEW_LAYER, "doubtful", _marker()))
     with sqlite3.connect(path) as database:
@@ -74,7 +78,7 @@ def finish_geopackage(path: Path, layer: str, doubtful: gpd.GeoDataFrame) -> Non
         database.executemany(
             "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name,"
             " f_geometry_column, styleName, styleQML, styleSLD, useAsDefault, description)"
-            " VALUES ('', '', ?, 'geometry', ?, ?, '', 1, '')",
+            f" VALUES ('', '', ?, '{GEOMETRY_NAME}', ?, ?, '', 1, '')",
             styles,
         )
     database.close()

@@ -27,7 +27,12 @@ from shapely.geometry.base import BaseGeometry
 from geoseg.errors import ConfigError, VectorReadError, one_line
 from geoseg.grid import Grid
 from geoseg.vector.contest import write_contest
-from geoseg.vector.geopackage import Doubtful, finish_geopackage
+from geoseg.vector.geopackage import (
+    GEOMETRY_NAME,
+    GPKG_OPTIONS,
+    Doubtful,
+    finish_geopackage,
+)
 from geoseg.vector.reading import FOOTPRINT_LAYER, as_crs
 
 # What every footprint that geoseg traces carries; a writer falls back on it for an empty layer.
@@ -303,6 +308,7 @@ def _geojson_precision(frame: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     size = 10.0**-_GEOJSON_DECIMALS
     shapes = np.asarray(frame.geometry.array, dtype=object)
     rounded = shapely.set_precision(shapes, size, mode="pointwise")
+    rounded = shapely.remove_repeated_points(rounded)
     broken = ~shapely.is_valid(rounded)
     rounded[broken] = shapely.set_precision(shapely.make_valid(shapes[broken]), size)
     return frame.set_geometry(gpd.GeoSeries(rounded, index=frame.index, crs=frame.crs))
@@ -315,6 +321,8 @@ def _write_ogr(path: Path, stream: _RecordStream, suffix: str) -> None:
         options = {"COORDINATE_PRECISION": str(_GEOJSON_DECIMALS)}
     if suffix == ".geojson":
         options["RFC7946"] = "YES"
+    if suffix == ".gpkg":
+        options["GEOMETRY_NAME"] = GEOMETRY_NAME
     if suffix == ".shp":
         names, options = _short_names(names), {"ENCODING": "UTF-8"}
     shape = pa.field("geometry", pa.binary(), metadata={"ARROW:extension:name": "geoarrow.wkb"})
@@ -333,6 +341,7 @@ def _write_ogr(path: Path, stream: _RecordStream, suffix: str) -> None:
             geometry_name="geometry",
             geometry_type="Polygon",
             crs=stream.crs.to_wkt(),
+            dataset_options=GPKG_OPTIONS if suffix == ".gpkg" else {},
             layer_options=options,
         )
     except RuntimeError as error:
