@@ -24,6 +24,9 @@ RECTANGLE, RECTILINEAR, KEPT = "rectangle", "rectilinear", "simplified"
 _LEAST_IOU = 0.8
 _AREA_CHANGE = 0.15
 
+# What was found may stick out by so many reaches, as spurs do that are no wall.
+_SPUR = 2.0
+
 # Corners and walls of an outline keep apart by this share of its reach.
 _LEAST_CLEARANCE = 0.02
 
@@ -36,8 +39,11 @@ _OBLIQUE = math.radians(28)
 # A building has directions if so much of its walls, on balance, run along or across one.
 _LEAST_STRENGTH = 0.4
 
-# Attempts at a group; after each, outlines that do not fit are left as they were.
-_ATTEMPTS = 8
+# Of its reach, what is tried for an outline until it fits; then it is left as it was.
+_SHARES = (1.0, 0.5, 0.2)
+
+# Attempts at a group.
+_ATTEMPTS = 16
 
 
 @dataclass(frozen=True)
@@ -71,23 +77,38 @@ def regularize(
             return Regular(rectangle, np.array([RECTANGLE], dtype=object))
     graph = build_graph(outlines)
     directions, strengths = _directions(graph, len(outlines))
-    fixed = strengths < _LEAST_STRENGTH
+    reaches = np.where(strengths < _LEAST_STRENGTH, 0.0, reach)
+    polygons, fits = np.full(len(outlines), None, dtype=object), np.zeros(len(outlines), dtype=bool)
     for _ in range(_ATTEMPTS):
-        pinned = _pinned(graph, directions, fixed)
-        polygons = graph.draw(_straighten(graph, directions, pinned, reach), pinned)
-        polygons[fixed] = outlines[fixed]
-        misfits = ~fixed & ~_fits(polygons, found, ground, reach)
+        pinned = _pinned(graph, directions, reaches == 0)
+        drawn = graph.draw(_straighten(graph, directions, pinned, reaches), pinned)
+        drawn[reaches == 0] = outlines[reaches == 0]
+        # What is as it was in the last attempt need not be looked at again.
+        new = ~shapely.equals_exact(drawn, polygons)
+        fits[new] = _fits(drawn[new], found[new], ground, reach)
+        polygons = drawn
+        misfits = (reaches > 0) & ~fits
         if not misfits.any() and len(outlines) > 1:
             torn = ~shapely.is_empty(shapely.coverage_invalid_edges(polygons))
-            misfits = ~fixed & (torn if (torn & ~fixed).any() else torn.any())
+            misfits = (reaches > 0) & (torn if (torn & (reaches > 0)).any() else torn.any())
         if not misfits.any():
             break
-        fixed |= misfits
+        reaches[misfits] = _less(reaches[misfits], reach)
     else:
-        fixed[:] = True
-    if fixed.all():
+        reaches[:] = 0
+    kept = reaches == 0
+    if kept.all():
         polygons = outlines
-    return Regular(polygons, np.where(fixed, KEPT, RECTILINEAR).astype(object))
+    return Regular(polygons, np.where(kept, KEPT, RECTILINEAR).astype(object))
+
+
+def _less(reaches: np.ndarray, reach: float) -> np.ndarray:
+    """The next lower reaches of some outlines; 0 after the last."""
+    shares = np.array([*_SHARES, 0.0])
+    lower: np.ndarray = (
+        reach * shares[1:][np.argmin(np.abs(reaches[:, None] - reach * shares[:-1]), axis=1)]
+    )
+    return lower
 
 
 def _fits(
@@ -105,10 +126,20 @@ def _fits(
     close = (
         (np.abs(shapely.area(some) - area) <= _AREA_CHANGE * area)
         & (shared >= _LEAST_IOU * (shapely.area(some) + area - shared))
-        & (shapely.hausdorff_distance(some, true) <= reach)
+        & (shapely.hausdorff_distance(some, true) <= _SPUR * reach)
+        & (_farthest(some, true) <= reach)
     )
     fits[fits] = close & stays(some, ground)
     return fits
+
+
+def _farthest(polygons: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """How far any corner of each polygon lies from the outline that was found."""
+    points, owners = shapely.get_coordinates(polygons, return_index=True)
+    farthest = np.zeros(len(polygons))
+    distances = shapely.distance(shapely.points(points), shapely.boundary(found)[owners])
+    np.maximum.at(farthest, owners, distances)
+    return farthest
 
 
 def _rectangle(outline: shapely.Polygon) -> shapely.Polygon:
@@ -184,10 +215,11 @@ def _pinned(graph: OutlineGraph, directions: np.ndarray, fixed: np.ndarray) -> n
 
 
 def _straighten(
-    graph: OutlineGraph, directions: np.ndarray, pinned: np.ndarray, reach: float
+    graph: OutlineGraph, directions: np.ndarray, pinned: np.ndarray, reaches: np.ndarray
 ) -> np.ndarray:
-    """Corners (n, 2) moved so that walls run along the directions."""
+    """Corners (n, 2) moved so that walls run along the directions, as far as polygons reach."""
     points = graph.points.copy()
+    reach = reaches[graph.sides].min(axis=1)
     free = ~pinned[graph.walls].any(axis=1)
     for direction in np.unique(directions):
         own = free & (directions[graph.sides[:, 0]] == direction)
@@ -195,16 +227,16 @@ def _straighten(
         turned = _turn(graph.points, -direction)
         steps = np.abs(turned[walls[:, 1]] - turned[walls[:, 0]])
         oblique = (steps.min(axis=1) > steps.max(axis=1) * math.tan(_OBLIQUE)) & (
-            steps.max(axis=1) > 2 * reach
+            steps.max(axis=1) > 2 * reach[own]
         )
-        walls, steps = walls[~oblique], steps[~oblique]
+        walls, steps, near = walls[~oblique], steps[~oblique], reach[own][~oblique]
         across = steps[:, 0] > steps[:, 1]  # these share their second coordinate
         corners, ends = np.unique(walls, return_inverse=True)
         ends, moved = ends.reshape(-1, 2), turned[corners]
         for axis, same in ((0, ~across), (1, across)):
             levels = _Levels(moved[:, axis])
             levels.join(ends[same], steps[same, 1 - axis])
-            levels.join_near(ends[~same], steps[~same, axis], reach)
+            levels.join_near(ends[~same], steps[~same, axis], near[~same])
             moved[:, axis] = levels.values()
         points[corners] = _turn(moved, direction)
     return points
@@ -232,9 +264,10 @@ class _Levels:
             self._weights[leader] += length
             self._sums[leader] += length * (self._values[one] + self._values[other]) / 2
 
-    def join_near(self, walls: np.ndarray, lengths: np.ndarray, reach: float) -> None:
-        """Joins what walls lie between that are shorter than `reach`, the shortest first."""
-        for one, other in walls[np.argsort(lengths, kind="stable")].tolist():
+    def join_near(self, walls: np.ndarray, lengths: np.ndarray, reaches: np.ndarray) -> None:
+        """Joins what walls lie between that are shorter than their reach, the shortest first."""
+        order = np.argsort(lengths, kind="stable")
+        for (one, other), reach in zip(walls[order].tolist(), reaches[order].tolist(), strict=True):
             a, b = self._leader(one), self._leader(other)
             if a != b and abs(self._mean(a) - self._mean(b)) < reach:
                 self._unite(a, b)
