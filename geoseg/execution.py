@@ -15,12 +15,10 @@ from typing import Any, TypeVar
 
 from geoseg.environment import WORKER_VARIABLE
 from geoseg.errors import ConfigError
+from geoseg.running import Run
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-
-# Calls a function on every task and yields the results in the order of the tasks.
-Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
 # Dask has every large array given back to the system as soon as it is freed, and half of a worker's
 # time would go into fetching the memory again. These are the limits that glibc itself grows to.

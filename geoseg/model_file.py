@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from geoseg.errors import ModelFileError
 from geoseg.journal import replace_file
 from geoseg.options import Thresholds
+
+if TYPE_CHECKING:
+    import torch
 
 HEADER_KEY = "geoseg"
 
@@ -84,6 +85,8 @@ def save_model(path: str | Path, weights: dict[str, torch.Tensor], spec: ModelSp
         weights: State dict.
         spec: Its header.
     """
+    from safetensors.torch import save_file
+
     path = Path(path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     with replace_file(path) as partial:
@@ -117,7 +120,8 @@ def _read(path: str | Path, *, tensors: bool = False) -> tuple[ModelSpec, dict[s
             f"{path}: no such model file; pass the model.safetensors that geoseg train wrote"
         )
     try:
-        with safe_open(path, framework="pt") as file:
+        # Who asks for the header alone need not wait for torch.
+        with safe_open(path, framework="pt" if tensors else "np") as file:
             header = (file.metadata() or {}).get(HEADER_KEY)
             names = file.keys() if tensors else []
             weights = {name: file.get_tensor(name) for name in names}

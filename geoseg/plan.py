@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +17,6 @@ from geoseg.tiling import TilePlan
 from geoseg.vector import read_footprints
 
 logger = logging.getLogger(__name__)
-
-# Told how much is finished, of how much in all, and of what.
-Progress = Callable[[int, int, str], None]
 
 # A scene whose pixels differ from the model's by more than this factor shows other things.
 _MOST_SCALE = 4.0

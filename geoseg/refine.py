@@ -10,9 +10,9 @@ from rasterio.windows import Window
 from geoseg.crf import block_windows, refine_block
 from geoseg.errors import GridMismatchError
 from geoseg.options import CRFOptions
-from geoseg.plan import Progress
 from geoseg.quantise import dequantise, quantise
 from geoseg.raster import SPREAD, Scene, open_for_writing, read_prob_info, read_tags
+from geoseg.running import Progress
 
 # Channels that say more of a building than where it is; they stay as they are.
 _BESIDES = ("border", "contact", "distance", SPREAD)

@@ -13,7 +13,7 @@ ROOT = Path(geoseg.__file__).parent
 
 FLOORS = (
     {"__init__", "errors"},
-    {"grid", "paths", "environment", "tiling", "quantise", "crf", "metrics", "options"},
+    {"grid", "paths", "running", "environment", "tiling", "quantise", "crf", "metrics", "options"},
     {"raster", "vector", "model_file", "journal"},
     {
         "labels", "splits", "tiles", "dataset", "augment", "models", "losses", "learner",

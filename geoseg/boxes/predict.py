@@ -15,8 +15,9 @@ from geoseg.boxes.stitch import stitch_boxes
 from geoseg.errors import ConfigError
 from geoseg.journal import claim_output
 from geoseg.options import PredictOptions, Thresholds
-from geoseg.plan import PredictPlan, Progress
+from geoseg.plan import PredictPlan
 from geoseg.raster import Scene
+from geoseg.running import Progress
 from geoseg.tiling import Tile, TilePlan
 from geoseg.vector import WRITABLE_SUFFIXES, write_footprints
 from geoseg.vectorize import Traced, place_footprints

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import click
 
-# Told how much is finished, of how much in all, and of what.
-Progress = Callable[[int, int, str], None]
+from geoseg.running import Progress
 
 # Where no terminal shows a bar, a line is written this often.
 _SECONDS_PER_LINE = 10.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from geoseg.cli.options import (
@@ -12,6 +14,9 @@ from geoseg.cli.options import (
     resolve,
 )
 from geoseg.cli.progress import progress_bar
+
+if TYPE_CHECKING:
+    from geoseg.options import Thresholds
 
 # How much narrower on each side a neck is where --split parts buildings, metres.
 _SPLIT_M = 1.0
@@ -41,6 +46,7 @@ _SPLIT_M = 1.0
 @click.option("--workers", type=click.IntRange(1), default=1, help="Local processes.  [default: 1]")
 @click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler, e.g. tcp://host:8786.")
 @click.option("--max-memory", metavar="SIZE", help="Of a process, e.g. 2GB.  [default: 4GB]")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and stop.")
 @overwrite_option
 @config_options
 def command(
@@ -58,6 +64,7 @@ def command(
     workers: int,
     scheduler: str | None,
     max_memory: str | None,
+    dry_run: bool,
     overwrite: bool,
     config: str | None,
     overrides: tuple[str, ...],
@@ -82,11 +89,18 @@ def command(
         vectorize__max_memory_gb=parse_memory(max_memory),
     )
     from geoseg.execution import open_workers
+    from geoseg.journal import check_output
+    from geoseg.vector import check_suffix
     from geoseg.vectorize import read_classes, read_thresholds, refuse_thresholds, vectorize
 
     if read_classes(prob):
         refuse_thresholds(settings.vectorize)
     thresholds = settings.vectorize.over(read_thresholds(prob))
+    if dry_run:
+        check_suffix(output)
+        check_output(output, overwrite=overwrite, inputs=[prob])
+        click.echo(_describe(prob, thresholds, settings.vectorize.max_memory_gb))
+        return
     with open_workers(workers, scheduler) as run, progress_bar() as progress:
         count = vectorize(
             prob,
@@ -100,3 +114,22 @@ def command(
             progress=progress,
         )
     click.echo(f"{count} footprints → {output}")
+
+
+def _describe(prob: str, thresholds: Thresholds, max_memory_gb: float) -> str:
+    from geoseg.vectorize import choose_layout, open_prob, read_classes
+
+    with open_prob(prob) as source:
+        grid = source.grid
+    layout, classes = choose_layout(grid, max_memory_gb), read_classes(prob)
+    wanted = (
+        f"classes {', '.join(name for name in classes.names if name != classes.background)}"
+        if classes
+        else f"buildings where their probability is at least {thresholds.body:g}"
+    )
+    blocks = -(-grid.height // layout.rows)
+    return (
+        f"{prob}: {grid.height} x {grid.width} pixels of {grid.gsd_m:.3g} m; {wanted}; "
+        f"{thresholds.min_area_m2:g} m² or more; searched in {blocks} blocks of {layout.rows} "
+        f"rows, traced in windows of {layout.side} pixels"
+    )

@@ -15,11 +15,12 @@ from scipy.ndimage import distance_transform_edt
 from geoseg.grid import Grid
 from geoseg.mask import write_mask
 from geoseg.options import PredictOptions, Thresholds
-from geoseg.plan import PredictPlan, Progress
+from geoseg.plan import PredictPlan
 from geoseg.predict.reading import Area, within
 from geoseg.predict.values import ValuesKind
 from geoseg.raster import Scene, open_for_writing, write_cog, write_mosaic
 from geoseg.refine import refine_raster
+from geoseg.running import Progress
 
 _WINDOW = (512, 4096)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,13 +18,14 @@ from geoseg.journal import Journal, claim_output
 from geoseg.model_file import load_model
 from geoseg.options import PredictOptions, Thresholds, VectorizeOptions
 from geoseg.paths import absolute_path
-from geoseg.plan import PredictPlan, Progress
+from geoseg.plan import PredictPlan
 from geoseg.predict.block import BlockTask, Step, choose_step, predict_block
 from geoseg.predict.dealing import deal_blocks, deal_panels, list_bands
 from geoseg.predict.job import RASTER_SUFFIXES, plan_job
 from geoseg.predict.memory import count_panels
 from geoseg.predict.outputs import Rasters
 from geoseg.predict.values import ValuesKind
+from geoseg.running import Progress, Run
 from geoseg.stitch import Block
 from geoseg.vector import WRITABLE_SUFFIXES
 from geoseg.vectorize import (
@@ -35,8 +36,6 @@ from geoseg.vectorize import (
 )
 
 logger = logging.getLogger(__name__)
-
-Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from geoseg.journal import Journal, claim_output, describe_job
 from geoseg.labels import IGNORE, Labels, LayerLabels, RasterLabels, Scheme, burn, halo_px
 from geoseg.paths import absolute_path
 from geoseg.raster import Scene, SceneInfo, write_array
+from geoseg.running import Run
 from geoseg.splits import SPLITS
 from geoseg.tiles.index import FOOTPRINTS_NAME, FailedTile, TilesInfo, tile_window
 from geoseg.tiles.plan import TilesPlan
@@ -29,8 +30,6 @@ _GATHERED = ("pixels", "sums", "squares", "of_value", "scene_index")
 # So many neighbours in a row are read and burnt at once: what they share is decoded once, and
 # memory does not grow with the width of the scene.
 _STRIP = 8
-
-Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,18 @@ from geoseg.vectorize.buildings import BUILDING_COLUMNS
 from geoseg.vectorize.components import Component, Components, describe_block, join_parts
 from geoseg.vectorize.holes import fill_holes
 from geoseg.vectorize.layer import vectorize, vectorize_arrays
+from geoseg.vectorize.memory import choose_layout
 from geoseg.vectorize.outlines import cross_rings, simplify, step_rings
 from geoseg.vectorize.place import Traced, join_frames, place_footprints
-from geoseg.vectorize.prob import ArrayProb, ClassProb, Prob, ProbSource, SceneProb, likeliest
+from geoseg.vectorize.prob import (
+    ArrayProb,
+    ClassProb,
+    Prob,
+    ProbSource,
+    SceneProb,
+    likeliest,
+    open_prob,
+)
 from geoseg.vectorize.rings import Rings, trace_rings
 from geoseg.vectorize.runs import Runs, find_runs, label_runs
 from geoseg.vectorize.separate import seed_score, separate, split_necks
@@ -36,6 +45,7 @@ __all__ = [
     "SceneProb",
     "Thresholds",
     "Traced",
+    "choose_layout",
     "cross_rings",
     "describe_block",
     "describe_classes",
@@ -46,6 +56,7 @@ __all__ = [
     "join_parts",
     "label_runs",
     "likeliest",
+    "open_prob",
     "place_footprints",
     "read_classes",
     "read_thresholds",

@@ -16,9 +16,9 @@ from geoseg.grid import Grid
 from geoseg.journal import Journal, claim_output, describe_job
 from geoseg.options import CRFOptions, Thresholds
 from geoseg.paths import absolute_path
-from geoseg.plan import Progress
 from geoseg.raster import list_files, read_prob_info
 from geoseg.refine import refine_raster
+from geoseg.running import Progress, Run
 from geoseg.vector import ParquetParts, check_suffix, write_footprints
 from geoseg.vectorize.buildings import BUILDING_COLUMNS
 from geoseg.vectorize.classes import CLASS_COLUMNS, margin_px
@@ -37,8 +37,6 @@ from geoseg.vectorize.tasks import (
 from geoseg.vectorize.thresholds import read_classes, read_thresholds
 from geoseg.vectorize.wanted import Wanted, choose_components
 from geoseg.vectorize.windows import Share, deal_windows
-
-Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
 
 def vectorize(
