@@ -235,6 +235,8 @@ class Journal:
         self._file.close()
         if kind is None:
             self._path.unlink()
+            for key in self.done:
+                self._array_path(key).unlink(missing_ok=True)
 
     @classmethod
     def continues(cls, folder: Path, job: str) -> bool:
@@ -255,14 +257,17 @@ class Journal:
 
     def keep(self, key: str, array: np.ndarray) -> None:
         """Says that a task is finished whose result is an array, which is kept beside."""
-        with replace_file(self._folder / f"{key}.npy") as partial, partial.open("wb") as file:
+        with replace_file(self._array_path(key)) as partial, partial.open("wb") as file:
             np.save(file, array, allow_pickle=False)
         self.add(key, True)
 
     def kept(self, key: str) -> np.ndarray:
         """The array of a finished task."""
-        array: np.ndarray = np.load(self._folder / f"{key}.npy", allow_pickle=False)
+        array: np.ndarray = np.load(self._array_path(key), allow_pickle=False)
         return array
+
+    def _array_path(self, key: str) -> Path:
+        return self._folder / f"{key}.npy"
 
 
 def _whole_lines(path: Path) -> list[str]:

@@ -13,9 +13,10 @@ from geoseg.errors import ConfigError, GridMismatchError
 from geoseg.grid import Grid
 from geoseg.journal import Journal, describe_job
 from geoseg.model_file import save_model
-from geoseg.options import PredictOptions
-from geoseg.predict import plan_job, predict
+from geoseg.options import PredictOptions, Thresholds
+from geoseg.predict import Workers, plan_job, predict
 from geoseg.raster import Scene, list_files, write_array
+from geoseg.vectorize.tasks import trace_share
 
 
 def make_model(path, **changes):
@@ -129,3 +130,33 @@ def test_without_a_compiler_nothing_is_compiled(tmp_path, monkeypatch):
     options = PredictOptions(device="cpu", backend="compile")
     with pytest.raises(ConfigError, match=r"torch cannot compile here .* leave out --backend"):
         predict(scene, model, tmp_path / "prob.tif", options=options)
+
+
+def test_footprints_go_on_where_they_were_interrupted(tmp_path):
+    scene = make_scene(tmp_path / "scene.tif", 190, 260)
+    model = make_model(tmp_path / "m.safetensors", thresholds=Thresholds(body=0.8, min_area_m2=0))
+    done = []
+
+    def run(function, tasks):
+        for task in tasks:
+            if function is trace_share and len(done) == 1:
+                raise KeyboardInterrupt
+            done.extend([task] if function is trace_share else [])
+            yield function(task)
+
+    def footprints(name, run):
+        options = PredictOptions(device="cpu", max_memory_gb=0.1)
+        output = tmp_path / name
+        predict(scene, model, output, options=options, workers=Workers(run))
+        return output.read_bytes()
+
+    with pytest.raises(KeyboardInterrupt):
+        footprints("cut.parquet", run)
+    assert not (tmp_path / "cut.parquet").exists()
+    first = done.copy()
+    done[:] = [None, None]
+    cut = footprints("cut.parquet", run)
+    assert cut == footprints("whole.parquet", map)
+    traced = [task.output.name for task in done[2:]]
+    assert len(traced) >= 1
+    assert first[0].output.name not in traced

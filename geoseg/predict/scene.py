@@ -32,7 +32,7 @@ from geoseg.vectorize import (
     CLASSES_TAG,
     THRESHOLDS_TAG,
     describe_classes,
-    vectorize,
+    write_layer,
 )
 
 logger = logging.getLogger(__name__)
@@ -116,9 +116,9 @@ def predict(
             plan, chosen, options, predicting.values, bands, folder, targets, progress
         )
         if targets[-1].suffix.lower() in WRITABLE_SUFFIXES:
-            vectorize(
-                prob, targets[-1], max_memory_gb=options.max_memory_gb, overwrite=True,
-                job=job.name, run=workers.run or map, progress=progress,
+            write_layer(
+                prob, targets[-1], folder / "windows", journal, chosen,
+                max_memory_gb=options.max_memory_gb, run=workers.run or map, progress=progress,
             )  # fmt: skip
         _remove_steps(folder)
         predicting.clear()

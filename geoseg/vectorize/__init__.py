@@ -5,7 +5,7 @@ from geoseg.vector.measure import geodesic_measures
 from geoseg.vectorize.buildings import BUILDING_COLUMNS
 from geoseg.vectorize.components import Component, Components, describe_block, join_parts
 from geoseg.vectorize.holes import fill_holes
-from geoseg.vectorize.layer import vectorize, vectorize_arrays
+from geoseg.vectorize.layer import vectorize, vectorize_arrays, write_layer
 from geoseg.vectorize.memory import choose_layout
 from geoseg.vectorize.outlines import cross_rings, simplify, step_rings
 from geoseg.vectorize.place import Traced, join_frames, place_footprints
@@ -69,4 +69,5 @@ __all__ = [
     "trace_rings",
     "vectorize",
     "vectorize_arrays",
+    "write_layer",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
@@ -49,7 +50,6 @@ def vectorize(
     max_memory_gb: float = 4.0,
     block_px: int | None = None,
     overwrite: bool = False,
-    job: str | None = None,
     run: Run = map,
     progress: Progress | None = None,
 ) -> int:
@@ -71,7 +71,6 @@ def vectorize(
         block_px: Rows and columns that are looked at at a time; what fits into the memory when
             None. The result does not depend on it.
         overwrite: Whether an existing output may be replaced.
-        job: What the work is, where the files of `prob` do not say so.
         run: Calls a function on every task and yields the results in order, an exception for a
             task that was lost; `map` does so in this process.
         progress: Told the finished and the total number of blocks refined, blocks searched and
@@ -91,7 +90,7 @@ def vectorize(
     files = [file for source in inputs for file in list_files(source)]
     thresholds = thresholds or read_thresholds(prob)
     options = (thresholds.model_dump(), crf.model_dump() if crf else None, suffix)
-    job = describe_job("vectorize", job, *options, files=[] if job else files)
+    job = describe_job("vectorize", *options, files=files)
     with (
         claim_output(output, overwrite=overwrite, inputs=inputs, job=job, file=None) as folder,
         Journal(folder, job) as journal,
@@ -99,10 +98,46 @@ def vectorize(
         open_prob(prob).close()  # refuse what is no probability raster before the work begins
         if scene is not None:
             prob = _refine(prob, scene, crf, folder, journal, progress)
-        making = _Making(absolute_path(prob), thresholds, folder, journal, run, progress)
-        frames = making.frames(max_memory_gb, block_px)
-        grid = read_prob_info(prob).grid
-        return write_footprints(output, frames, crs=grid.crs, columns=making.columns, grid=grid)
+        return write_layer(
+            prob, output, folder / "windows", journal, thresholds,
+            max_memory_gb=max_memory_gb, block_px=block_px, run=run, progress=progress,
+        )  # fmt: skip
+
+
+def write_layer(
+    prob: str | Path,
+    output: str | Path,
+    folder: Path,
+    journal: Journal,
+    thresholds: Thresholds,
+    *,
+    max_memory_gb: float,
+    block_px: int | None = None,
+    run: Run = map,
+    progress: Progress | None = None,
+) -> int:
+    """Does what `vectorize` does as a part of a job.
+
+    Args:
+        prob: Probability raster.
+        output: The layer; what is there is replaced.
+        folder: For what lies between the two; gone when the layer is there.
+        journal: Of the job.
+        thresholds: What makes a building.
+        max_memory_gb: See `vectorize`, as the others.
+        block_px: Likewise.
+        run: Likewise.
+        progress: Likewise.
+
+    Returns:
+        Number of footprints written.
+    """
+    folder.mkdir(exist_ok=True)
+    making = _Making(absolute_path(prob), thresholds, folder, journal, run, progress)
+    frames, grid = making.frames(max_memory_gb, block_px), making.grid
+    count = write_footprints(output, frames, crs=grid.crs, columns=making.columns, grid=grid)
+    shutil.rmtree(folder)
+    return count
 
 
 def _refine(
@@ -135,7 +170,7 @@ class _Making:
     ) -> None:
         self._prob, self._thresholds, self._folder = prob, thresholds, folder
         self._journal, self._run, self._progress = journal, run, progress
-        self._grid = read_prob_info(prob).grid
+        self.grid = read_prob_info(prob).grid
         self._of_classes = read_classes(prob) is not None
         self.columns: Mapping[str, str] = CLASS_COLUMNS if self._of_classes else BUILDING_COLUMNS
 
@@ -143,11 +178,11 @@ class _Making:
         """Yields the layer in batches, in order, once all of it is traced."""
         layout = self._agree_on_layout(max_memory_gb, block_px)
         components = self._find(layout.rows)
-        wanted = choose_components(components, self._grid, self._thresholds)
+        wanted = choose_components(components, self.grid, self._thresholds)
         margins = wanted.margins
         if self._of_classes:
-            margins = np.full(len(wanted), margin_px(self._grid, self._thresholds))
-        shares = list(deal_windows(wanted.components, self._grid, layout.side, margins))
+            margins = np.full(len(wanted), margin_px(self.grid, self._thresholds))
+        shares = list(deal_windows(wanted.components, self.grid, layout.side, margins))
         if not self._of_classes:  # of which no more is held than lines
             for share in shares:
                 check_window(share.window, max_memory_gb)
@@ -159,7 +194,7 @@ class _Making:
     def _agree_on_layout(self, max_memory_gb: float, block_px: int | None) -> Layout:
         """As an earlier run chose it, whose files are there."""
         if "layout" not in self._journal.done:
-            layout = choose_layout(self._grid, max_memory_gb)
+            layout = choose_layout(self.grid, max_memory_gb)
             rows, side = (block_px, block_px) if block_px else (layout.rows, layout.side)
             self._journal.add("layout", [rows, side])
         return Layout(*self._journal.done["layout"])
@@ -167,13 +202,13 @@ class _Making:
     def _find(self, rows: int) -> Components:
         """The components of the raster, of which an earlier run may know."""
         if "components" not in self._journal.done:
-            windows = list(self._grid.row_windows(rows))
+            windows = list(self.grid.row_windows(rows))
             tasks = [FindTask(self._prob, self._thresholds, window) for window in windows]
             parts: list[Part] = list(
                 self._follow(find_part, tasks, 0, len(tasks), "blocks searched")
             )
-            self._journal.keep("components", join_parts(parts, self._grid.width).table)
-        return Components(self._journal.kept("components"), self._grid.width)
+            self._journal.keep("components", join_parts(parts, self.grid.width).table)
+        return Components(self._journal.kept("components"), self.grid.width)
 
     def _trace(self, wanted: Wanted, shares: list[Share]) -> None:
         """Traces what is not traced yet."""
