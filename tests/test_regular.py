@@ -14,6 +14,7 @@ from shapely.geometry import Point, Polygon, box
 
 from geoseg.grid import Grid
 from geoseg.vectorize import Thresholds, vectorize_arrays
+from geoseg.vectorize.regular import _is_rectilinear
 
 GSD_M, HEIGHT, WIDTH = 0.5, 120, 170
 GRID = Grid(CRS.from_epsg(32645), Affine(GSD_M, 0, 3e5, 0, -GSD_M, 3e6), HEIGHT, WIDTH)
@@ -156,3 +157,16 @@ def test_right_angles_do_not_depend_on_the_blocks(tmp_path, block_px):
         shapely.to_wkb(whole.geometry.array).tolist()
     )
     assert found.drop(columns="geometry").equals(whole.drop(columns="geometry"))
+
+
+def test_what_is_called_rectilinear_has_right_angles_alone():
+    ring = box(0, 0, 9, 7).exterior.coords
+    cases = [
+        (box(0, 0, 3, 2), True),
+        (Polygon([(0, 0), (3, 0), (0, 2)]), False),
+        (Polygon(ring, [box(2, 2, 5, 4).exterior.coords]), True),
+        (Polygon(ring, [[(2, 2), (5, 2), (2, 4)]]), False),
+    ]
+    turned = [(affinity.rotate(shape, turn), right) for shape, right in cases for turn in (0, 17)]
+    shapes, expected = zip(*turned, strict=True)
+    assert _is_rectilinear(np.array(shapes, dtype=object)).tolist() == list(expected)

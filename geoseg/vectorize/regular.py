@@ -18,7 +18,7 @@ from shapely.geometry.base import BaseGeometry
 from geoseg.vectorize.graph import OutlineGraph, build_graph
 from geoseg.vectorize.zones import stays
 
-RECTANGLE, RECTILINEAR, KEPT = "rectangle", "rectilinear", "simplified"
+RECTANGLE, RECTILINEAR, PARTLY, KEPT = "rectangle", "rectilinear", "partly", "simplified"
 
 # What becomes regular must agree with what was found: the least IoU, the largest change of area.
 _LEAST_IOU = 0.8
@@ -26,6 +26,9 @@ _AREA_CHANGE = 0.15
 
 # What was found may stick out by so many reaches, as spurs do that are no wall.
 _SPUR = 2.0
+
+# Cosine of an angle that is a right one.
+_RIGHT = 1e-4
 
 # Corners and walls of an outline keep apart by this share of its reach.
 _LEAST_CLEARANCE = 0.02
@@ -52,7 +55,8 @@ class Regular:
 
     Attributes:
         polygons: Polygons (n,).
-        status: str (n,), `RECTANGLE`, `RECTILINEAR` or `KEPT`.
+        status: str (n,): `RECTANGLE`; `RECTILINEAR`, of which every corner is a right angle;
+            `PARTLY`, of which not all are; or `KEPT`.
     """
 
     polygons: np.ndarray
@@ -99,7 +103,26 @@ def regularize(
     kept = reaches == 0
     if kept.all():
         polygons = outlines
-    return Regular(polygons, np.where(kept, KEPT, RECTILINEAR).astype(object))
+    status = np.where(_is_rectilinear(polygons), RECTILINEAR, PARTLY).astype(object)
+    status[kept] = KEPT
+    return Regular(polygons, status)
+
+
+def _is_rectilinear(polygons: np.ndarray) -> np.ndarray:
+    """Which polygons have right angles alone, but for what the last digits make of them."""
+    rings, owners = shapely.get_rings(polygons, return_index=True)
+    points, ring = shapely.get_coordinates(rings, return_index=True)
+    begins = np.flatnonzero(np.diff(ring, prepend=-1))
+    ends = np.append(begins[1:], len(points))
+    following = np.arange(1, len(points) + 1)
+    following[ends - 2] = begins  # the last step of a ring is followed by its first one
+    inside = np.delete(np.arange(len(points)), ends - 1)
+    steps = np.diff(points, axis=0, append=0)
+    steps, after, owner = steps[inside], steps[following[inside]], owners[ring[inside]]
+    along = np.abs((steps * after).sum(axis=1))
+    right = along <= _RIGHT * np.hypot(*steps.T) * np.hypot(*after.T)
+    rectilinear: np.ndarray = np.bincount(owner, ~right, len(polygons)) == 0
+    return rectilinear
 
 
 def _less(reaches: np.ndarray, reach: float) -> np.ndarray:
@@ -226,9 +249,9 @@ def _straighten(
         walls = graph.walls[own]
         turned = _turn(graph.points, -direction)
         steps = np.abs(turned[walls[:, 1]] - turned[walls[:, 0]])
-        oblique = (steps.min(axis=1) > steps.max(axis=1) * math.tan(_OBLIQUE)) & (
-            steps.max(axis=1) > 2 * reach[own]
-        )
+        across, along = steps.min(axis=1), steps.max(axis=1)
+        oblique = across > 2 * reach[own]  # each of its ends would move by half of that
+        oblique |= (across > along * math.tan(_OBLIQUE)) & (along > 2 * reach[own])
         walls, steps, near = walls[~oblique], steps[~oblique], reach[own][~oblique]
         across = steps[:, 0] > steps[:, 1]  # these share their second coordinate
         corners, ends = np.unique(walls, return_inverse=True)
