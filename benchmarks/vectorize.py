@@ -2,6 +2,7 @@
 
     python benchmarks/vectorize.py [speed] [growth] [--repeat 3]
     python benchmarks/vectorize.py quality --prob PROB --truth FOOTPRINTS [--aoi POLYGONS]
+    python benchmarks/vectorize.py picture --prob PROB --scene SCENE --window ROW,COLUMN,SIDE -o PNG
 
 Prints one JSON line per part; every figure is of this one run.
 
@@ -12,6 +13,7 @@ Prints one JSON line per part; every figure is of this one run.
   buildings, each in a process of its own: the ratio of seconds, and the peaks of memory.
 - `quality`: building F1@0.5, mean IoU of matched buildings, vertices per building and share of
   right angles (within 3 degrees), for four kinds of outlines of one probability raster.
+- `picture`: part of a scene with the mask's outlines as they are, and with the footprints.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
+import matplotlib.pyplot as plt
 import numpy as np
 import rasterio
 import shapely
@@ -39,7 +42,7 @@ from shapely.geometry import shape
 
 from geoseg.evaluate import evaluate
 from geoseg.grid import Grid
-from geoseg.raster import open_for_writing
+from geoseg.raster import Scene, open_for_writing
 from geoseg.vectorize import (
     Components,
     describe_block,
@@ -66,15 +69,19 @@ KINDS = {
 def main() -> None:
     """Runs the parts that are named."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("parts", nargs="*", metavar="PART", help="speed, growth, quality")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="speed, growth, quality, picture")
     parser.add_argument("--repeat", type=int, default=3, help="runs, of which the best counts")
     for name in ("prob", "truth", "aoi"):
         parser.add_argument(f"--{name}", help="for quality")
+    for name in ("scene", "window"):
+        parser.add_argument(f"--{name}", help="for the picture")
+    parser.add_argument("-o", "--output", help="the picture")
     given = parser.parse_args()
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "speed": partial(speed, repeat=given.repeat),
         "growth": growth,
         "quality": partial(quality, given.prob, given.truth, given.aoi),
+        "picture": partial(picture, given.prob, given.scene, given.window, given.output),
     }
     unknown = [name for name in given.parts if name not in parts]
     if unknown:
@@ -213,6 +220,37 @@ def quality(prob: str, truth: str, aoi: str | None) -> dict[str, Any]:
                 "right_angles": round(share_of_right_angles(outlines), 3),
             }
     return found
+
+
+def picture(prob: str, scene: str, window: str, output: str) -> dict[str, Any]:
+    """Draws part of a scene before and after."""
+    row, column, side = map(int, window.split(","))
+    part = Window(column, row, side, side)
+    with Scene(scene) as source:
+        (red, green, blue, *_), _ = source.read(part)
+        grid = source.grid
+    thresholds = read_thresholds(prob)
+    # Without seeds and border every connected patch of the mask is one polygon.
+    before = {**KINDS["raw"], "seed": 0.01, "border": 0.0}
+    figure, axes = plt.subplots(1, 2, figsize=(12, 6.3), layout="constrained")
+    counts = []
+    with tempfile.TemporaryDirectory() as work:
+        for axis, (title, changes) in zip(
+            axes, {"the mask, polygonized": before, "geoseg vectorize": {}}.items(), strict=True
+        ):
+            layer = Path(work) / "layer.gpkg"
+            chosen = thresholds.model_copy(update=changes)
+            vectorize(prob, layer, thresholds=chosen, overwrite=True)
+            frame = gpd.read_file(layer, layer="footprints", bbox=grid.window_polygon(part).bounds)
+            axis.imshow(np.dstack([red, green, blue]), extent=(0, side, side, 0))
+            for ring in shapely.get_rings(frame.geometry.to_numpy()):
+                x, y = grid.to_pixels(*shapely.get_coordinates(ring).T)
+                axis.plot(x - column, y - row, color="#ffd400", linewidth=1.4)
+            axis.set(xlim=(0, side), ylim=(side, 0), xticks=[], yticks=[])
+            axis.set_title(f"{title}: {len(frame)} polygons")
+            counts.append(len(frame))
+    figure.savefig(output, dpi=80)
+    return {"polygons": dict(zip(("before", "after"), counts, strict=True))}
 
 
 def share_of_right_angles(polygons: np.ndarray) -> float:
