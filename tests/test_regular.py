@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from layers import make_layer, write_floats
 from rasterio.crs import CRS
+from rasterio.features import shapes
 from scipy import ndimage
 from shapely import affinity
 from shapely.geometry import Point, Polygon, box
+from shapely.geometry import shape as as_shape
 
 from geoseg.grid import Grid
 from geoseg.vectorize import Thresholds, vectorize_arrays
@@ -134,6 +136,11 @@ def test_nobody_gets_anothers_ground_and_blocks_do_not_matter(tmp_path_factory, 
     one, other = one[one < other], other[one < other]
     shared = shapely.area(shapely.intersection(outlines[one], outlines[other]))
     assert (shared <= 1e-6 * np.minimum(*shapely.area(outlines[np.stack([one, other])]))).all()
+    unseen = [as_shape(found) for found, _ in shapes(
+        np.uint8(~valid), mask=~valid, connectivity=4, transform=grid.transform
+    )]  # fmt: skip
+    unseen = shapely.union_all(unseen)
+    assert shapely.area(shapely.intersection(outlines, unseen)).max(initial=0) < 1e-6
     beyond = shapely.box(*grid.bounds)
     assert shapely.area(shapely.difference(outlines, beyond)).max(initial=0) < 1e-6
 

@@ -361,6 +361,18 @@ def test_subpixel_outlines_stay_valid_and_share_their_walls(labels, seed, tolera
         assert shapely.coverage_is_valid(crossed)
 
 
+def test_a_subpixel_outline_keeps_off_nodata():
+    body = np.array([[0.3, 0.3, 0.3, 0.3], [0.9, 0.9, 0.9, 0.9], [0.3, 0.3, 0.3, 0.3]])
+    valid = np.ones(body.shape, dtype=bool)
+    valid[0, 2] = False
+    grid = utm_grid(*body.shape, gsd_m=1)
+    chosen = EXACT.model_copy(update={"subpixel": True})
+    found = vectorize_arrays(body.astype(np.float32), None, valid, grid, chosen)
+    nodata = box(300_002, 2_999_999, 300_003, 3_000_000)
+    assert found.geometry[0].intersection(nodata).area == 0
+    assert found.geometry[0].bounds[3] > 2_999_999  # and yet it runs between the pixels elsewhere
+
+
 def test_a_subpixel_outline_runs_where_the_probability_crosses():
     rows, columns = np.indices((30, 40))
     distance = 9.3 - np.hypot(rows - 14.2, columns - 20.7)
@@ -532,16 +544,23 @@ def test_every_format_holds_the_same_footprints(tmp_path, suffix):
     assert inside.to_numpy() == pytest.approx(expected.area.to_numpy(), rel=0.01)
 
 
-def test_hundreds_of_objects_keep_distinct_ids(tmp_path):
-    body = np.zeros((1, 120, 200), dtype=np.uint8)
-    for row in range(1, 118, 6):
-        for column in range(1, 198, 6):
-            body[0, row : row + 5, column : column + 5] = 255
-    path = write_prob(
-        tmp_path / "prob.tif", body, np.ones(body.shape[1:], bool), utm_grid(120, 200)
-    )
-    assert vectorize(path, tmp_path / "out.parquet") == 660
-    assert read_footprints(tmp_path / "out.parquet")["id"].tolist() == list(range(1, 661))
+@pytest.mark.parametrize(
+    ("rows", "columns", "thresholds"),
+    [(15, 20, Thresholds(min_area_m2=1)), (250, 280, EXACT)],
+    ids=["300", "70,000"],
+)
+def test_touching_objects_keep_distinct_ids(rows, columns, thresholds):
+    height, width = 5 * rows, 5 * columns
+    body = np.full((height, width), 0.9, dtype=np.float32)
+    border = np.zeros_like(body)
+    border[::5] = border[:, ::5] = 0.9
+    valid, grid = np.ones(body.shape, dtype=bool), utm_grid(height, width)
+    found = vectorize_arrays(body, border, valid, grid, thresholds)
+    assert found["id"].tolist() == list(range(1, rows * columns + 1))
+    assert shapely.coverage_is_valid(found.geometry.array)
+    assert shapely.area(found.geometry.array).sum() == pytest.approx(body.size / 4)
+    cells = np.floor(shapely.get_coordinates(shapely.centroid(found.geometry.array)) / 2.5)
+    assert len(np.unique(cells, axis=0)) == rows * columns
 
 
 def test_small_objects_vanish():

@@ -38,8 +38,9 @@ def cross_rings(rings: Rings, labels: np.ndarray, prob: np.ndarray, threshold: f
     Each edge between a pixel inside and one outside becomes a vertex on the line between their
     centres, where the probability, linear between them, has the threshold (marching squares).
     Edges between two objects, and beside nodata, keep their middle. Where more than two edges
-    meet, all keep the pixels' corner, and where two straight walls meet, their corner stays; so
-    objects that touch still do, without gap or overlap, and rings stay simple.
+    meet, and beside nodata, all keep the pixels' corner, and where two straight walls meet, their
+    corner stays; so objects that touch still do, without gap or overlap, none reaches into nodata,
+    and rings stay simple.
 
     Args:
         rings: With a vertex at every corner of a pixel, see `step_rings`.
@@ -57,7 +58,7 @@ def cross_rings(rings: Rings, labels: np.ndarray, prob: np.ndarray, threshold: f
     before = np.empty_like(following)
     before[following] = np.arange(len(following))
     padded = np.pad(labels, 2)
-    junction = _is_junction(begin, padded)
+    junction = _is_junction(begin, padded) | _is_beside(begin, np.pad(np.isnan(prob), 2))
     corner = ~junction & _is_corner(begin, step[before], step, padded)
     extra = begin + np.where(corner[:, None], moved[before] + moved, 0.0)
     return _interleave(rings, extra, junction | corner, middle + moved)
@@ -98,10 +99,21 @@ def _shift(
 
 def _is_junction(points: np.ndarray, padded: np.ndarray) -> np.ndarray:
     """Whether more than two edges meet at corners of pixels; labels have two more on each side."""
-    x, y = points[:, 0] + 1, points[:, 1] + 1
-    around = np.stack([padded[y, x], padded[y, x + 1], padded[y + 1, x + 1], padded[y + 1, x]])
+    around = _around(points, padded)
     many: np.ndarray = (around != np.roll(around, 1, axis=0)).sum(axis=0) > 2
     return many
+
+
+def _is_beside(points: np.ndarray, padded: np.ndarray) -> np.ndarray:
+    """Whether corners of pixels touch a mask, which has two more on each side."""
+    beside: np.ndarray = _around(points, padded).any(axis=0)
+    return beside
+
+
+def _around(points: np.ndarray, padded: np.ndarray) -> np.ndarray:
+    """The four pixels (4, n) at corners of pixels."""
+    x, y = points[:, 0] + 1, points[:, 1] + 1
+    return np.stack([padded[y, x], padded[y, x + 1], padded[y + 1, x + 1], padded[y + 1, x]])
 
 
 def _is_corner(
