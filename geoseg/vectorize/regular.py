@@ -45,8 +45,8 @@ _LEAST_STRENGTH = 0.4
 # Of its reach, what is tried for an outline until it fits; then it is left as it was.
 _SHARES = (1.0, 0.5, 0.2)
 
-# Attempts at a group.
-_ATTEMPTS = 16
+# Attempts at a group, of which large ones need more than a dozen.
+_ATTEMPTS = 60
 
 
 @dataclass(frozen=True)
