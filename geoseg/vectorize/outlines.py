@@ -106,7 +106,7 @@ def _is_junction(points: np.ndarray, padded: np.ndarray) -> np.ndarray:
 
 def _is_beside(points: np.ndarray, padded: np.ndarray) -> np.ndarray:
     """Whether corners of pixels touch a mask, which has two more on each side."""
-    beside: np.ndarray = _around(points, padded).any(axis=0)
+    beside: np.ndarray = np.logical_or.reduce(_around(points, padded))
     return beside
 
 
