@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from geoseg.journal import replace_file
 from geoseg.options import TrainOptions
 from geoseg.pictures import draw_curves
+from geoseg.schedule import momentum, rate_share
 
 COLUMNS = (
     "epoch",
@@ -30,13 +30,6 @@ COLUMNS = (
 
 # An epoch that takes longer says so this often.
 _SECONDS_PER_LINE = 30.0
-
-
-def schedule(progress: float, warmup: float) -> float:
-    """Share of the peak rate: a linear rise over `warmup`, then half a cosine down to 0."""
-    if progress < warmup:
-        return max(progress, 1e-3) / warmup
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))
 
 
 class History(Callback):
@@ -58,8 +51,8 @@ class History(Callback):
     ) -> None:
         self.folder, self.options, self.report, self.monitor = folder, options, report, monitor
         self.rows: list[dict[str, float]] = []
-        self.rate = 0.0
-        self._before = 0.0
+        self.rate = self.progress = 0.0
+        self._before = self._clock = 0.0
         self._start = self._told = time.monotonic()
 
     @property
@@ -89,17 +82,23 @@ class History(Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any
     ) -> None:
-        """Sets the learning rate."""
-        self.rate = self.options.lr * schedule(self._progress(trainer), self.options.warmup)
+        """Sets the learning rate and the momentum."""
+        self._look_at_clock(trainer)
+        self.rate = self.options.lr * rate_share(self.progress, self.options)
+        moving = momentum(self.progress, self.options)
         for group in trainer.optimizers[0].param_groups:
             group["lr"] = self.rate * group["share"]
+            if "betas" in group:
+                group["betas"] = (moving, group["betas"][1])
+            else:
+                group["momentum"] = moving
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """Stops when time is up, and says between long epochs that all is well."""
         if time.monotonic() - self._told > _SECONDS_PER_LINE:
             self._tell(f"epoch {trainer.current_epoch + 1}: {self.minutes:.1f} min, at work")
         limit = self.options.max_minutes
-        if limit is not None and self.minutes >= limit:
+        if limit is not None and self._clock >= limit:
             trainer.should_stop = True
 
     def on_train_epoch_end(self, trainer: L.Trainer, *_: Any) -> None:
@@ -126,7 +125,12 @@ class History(Callback):
         self._told = time.monotonic()
         self.report(line)
 
-    def _progress(self, trainer: L.Trainer) -> float:
-        steps = trainer.global_step / max(1, trainer.estimated_stepping_batches)
+    def _look_at_clock(self, trainer: L.Trainer) -> None:
+        """How far the run is: the larger share of its steps and of its time."""
+        self._clock = self.minutes
         limit = self.options.max_minutes
-        return float(max(steps, self.minutes / limit if limit else 0.0))
+        if limit is not None and trainer.world_size > 1:
+            # Processes whose clocks differ would learn at different rates.
+            self._clock = trainer.strategy.broadcast(self._clock)
+        steps = trainer.global_step / max(1, trainer.estimated_stepping_batches)
+        self.progress = float(max(steps, self._clock / limit if limit else 0.0))

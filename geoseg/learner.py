@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -47,16 +48,20 @@ class Learner(L.LightningModule):
         self.register_buffer("std", torch.tensor(info.std), persistent=False)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW; a gentler rate for an encoder that has learnt before."""
+        """AdamW or SGD; a gentler rate for an encoder that has learnt before."""
         encoder = list(encoder_of(self.network).parameters())
         known = {id(p) for p in encoder}
         rest = [p for p in self.network.parameters() if id(p) not in known]
-        lr = self.options.lr
         groups = [
             {"params": encoder, "share": self.encoder_share},
             {"params": rest, "share": 1.0},
         ]
-        return torch.optim.AdamW(groups, lr=lr, weight_decay=self.options.weight_decay)
+        chosen, momentum = self.options, self.options.momentum
+        common: dict[str, Any] = {"weight_decay": chosen.weight_decay, "fused": True}
+        if chosen.optimizer == "sgd":
+            nesterov = momentum > 0
+            return torch.optim.SGD(groups, chosen.lr, momentum, nesterov=nesterov, **common)
+        return torch.optim.AdamW(groups, chosen.lr, (momentum, 0.999), **common)
 
     def _generator(self) -> torch.Generator:
         # A function of the step alone, so that a resumed run draws what it would have drawn.

@@ -21,6 +21,7 @@ from pydantic import (
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
 
 
 class Options(BaseModel):
@@ -297,17 +298,44 @@ class TrainOptions(Options):
 
     epochs: int = Field(100, ge=1, description="Passes over the tiles; short ones are repeated")
     max_minutes: float | None = Field(None, gt=0, description="Training ends by then")
-    batch_size: int = Field(8, ge=1, description="Tiles per step")
+    patience: int | None = Field(
+        None, ge=1, description="Training ends after so many validations without a better one"
+    )
+    batch_size: Count | Literal["auto"] = Field(
+        8, description="Tiles per step of a device; auto: as many as its memory holds"
+    )
+    accumulate: int = Field(1, ge=1, description="Batches whose gradients make one step")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="SGD with Nesterov's momentum")
     lr: float = Field(1e-3, gt=0, description="Peak learning rate of the decoder")
     encoder_lr: float = Field(0.5, ge=0, le=1, description="The encoder's, as a share of lr")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Of SGD, and the first beta of AdamW")
     weight_decay: float = Field(1e-2, ge=0)
-    warmup: float = Field(0.05, ge=0, lt=1, description="Share of training with a rising rate")
+    clip_norm: float = Field(
+        1.0, ge=0, description="Longer gradients are scaled down to this norm; 0: never"
+    )
+    schedule: Literal["cosine", "poly", "one_cycle", "constant"] = Field(
+        "cosine", description="How the rate falls after the warm-up; one_cycle moves momentum, too"
+    )
+    poly_power: float = Field(0.9, gt=0, description="Of poly")
+    warmup: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Share of training with a rising rate; when null 0.05, of one_cycle 0.3",
+    )
     ema: float = Field(
         0.0,
         ge=0,
         lt=1,
         description="Validate and keep the weights' running average, of which each step keeps "
         "this share; 0: the weights themselves",
+    )
+    swa: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Validate and keep the plain average of the weights over this last share of "
+        "training; 0: the weights themselves",
     )
     loss: LossOptions | None = Field(
         None,
@@ -327,9 +355,25 @@ class TrainOptions(Options):
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
         "auto", description="auto: bf16 where the device computes in it, else 32 bit"
     )
+    compile: bool = Field(False, description="Compile the network first: for long runs")
     device: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = Field(1, ge=1, description="GPUs of this machine, or processes on its CPU")
+    nodes: int = Field(1, ge=1, description="Machines that train together")
     workers: int = Field(0, ge=0, description="Processes that load tiles")
     seed: int = Field(0, ge=0)
+
+    @property
+    def warmup_share(self) -> float:
+        """Share of training with a rising rate."""
+        if self.warmup is not None:
+            return self.warmup
+        return 0.3 if self.schedule == "one_cycle" else 0.05
+
+    @model_validator(mode="after")
+    def _one_average(self) -> TrainOptions:
+        if self.ema and self.swa:
+            raise ValueError("ema and swa are two averages of the same weights; choose one")
+        return self
 
     @model_validator(mode="after")
     def _has_effect(self) -> TrainOptions:

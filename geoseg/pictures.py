@@ -42,6 +42,26 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     _save(figure, path)
 
 
+def draw_rates(rows: Sequence[Mapping[str, float]], best: float, path: Path) -> None:
+    """Draws the loss by learning rate.
+
+    Args:
+        rows: With `lr`, `loss` and `smoothed`.
+        best: The rate to point at.
+        path: A `.png`.
+    """
+    figure = Figure(figsize=(6, 3.4), layout="constrained")
+    axes = figure.subplots()
+    rates = [row["lr"] for row in rows]
+    axes.plot(rates, [row["loss"] for row in rows], color="#bbbbbb", linewidth=0.8)
+    axes.plot(rates, [row["smoothed"] for row in rows], color="#555555")
+    axes.axvline(best, color=_FOUND, label=f"{best:.1e}")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
 def draw_comparison(
     scene: str | Path,
     truth: gpd.GeoDataFrame,

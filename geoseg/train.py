@@ -8,15 +8,18 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
 from geoseg import __version__
+from geoseg.averaging import LateAverage, RunningAverage
+from geoseg.batch_size import find_batch_size
 from geoseg.boxes.learner import BOX_RECIPE
 from geoseg.dataset import Sample, TileDataset
 from geoseg.device import choose_device, computes_bf16
@@ -98,6 +101,81 @@ def train(
             then.
     """
     model, options = model or ModelOptions(), options or TrainOptions()
+    folder, last = Path(output), Path(output) / "last.ckpt"
+    resuming = resume and last.is_file()
+    first = cast(Any, rank_zero_only).rank == 0  # of several processes, the one that writes
+    setup = prepare(tiles, model, options, pretrained=not resuming)
+    if first:
+        check_output(output, overwrite=overwrite or resuming)
+    history = History(folder, options, report, setup.recipe.monitor)
+    trainer = _build_trainer(folder, setup, history, progress_bar)
+    checkpoint = str(_check_state(last, setup.module, options)) if resuming else None
+    if not resuming and first:
+        if resume:
+            report(f"{folder}: holds no run to go on with; beginning one")
+        _clear(folder)
+    try:
+        loaders = build_loaders(setup)
+        trainer.fit(setup.module, *loaders, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:  # Lightning's answer to ctrl-C
+        report(_interrupted(last))
+        raise
+    if not trainer.is_global_zero:
+        raise SystemExit(0)  # one process is enough for what follows
+
+    spec, weights = setup.spec, _best_weights(folder / "best.ckpt")
+    if not spec.exclusive:
+        report("tuning thresholds on validation ground")
+    tuned = setup.recipe.tune(spec, weights, options.device, setup.val_set)
+    if tuned.f1 == 0:
+        report("no building of the validation ground is found; train longer, or look at its labels")
+    provenance = _provenance(setup, model, options, history, tuned.f1)
+    spec = spec.model_copy(update={"thresholds": tuned.thresholds, "provenance": provenance})
+    save_model(folder / MODEL_NAME, weights, spec)
+    return TrainResult(
+        folder / MODEL_NAME, history.best_iou, tuned.f1, tuned.thresholds, history.minutes
+    )
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a training run begins with.
+
+    Attributes:
+        recipe: What depends on what the network finds.
+        train_set: Tiles to learn from.
+        val_set: Tiles to be judged on.
+        spec: The model's header as far as it is known.
+        module: The network with its loss and its optimiser.
+        options: How to train.
+        batch_size: Tiles per step of a device.
+        device: What computes.
+    """
+
+    recipe: Recipe
+    train_set: TileDataset
+    val_set: TileDataset
+    spec: ModelSpec
+    module: Learner
+    options: TrainOptions
+    batch_size: int
+    device: torch.device
+
+
+def prepare(
+    tiles: str | Path, model: ModelOptions, options: TrainOptions, *, pretrained: bool = True
+) -> Setup:
+    """Reads tiles and builds the network for them, writing nothing.
+
+    Args:
+        tiles: A folder made by `geoseg tile`.
+        model: Which network.
+        options: How to train it.
+        pretrained: Load the weights that the encoder has learnt before.
+
+    Raises:
+        GeosegError: If tiles, network and options do not work together.
+    """
     recipe = RECIPES[task_of(model.arch)]
     if load_tiles_info(tiles).exclusive and task_of(model.arch) == "boxes":
         raise ConfigError(
@@ -105,11 +183,7 @@ def train(
             "around buildings; choose a network of pixels (geoseg models)"
         )
     train_set, val_set = recipe.datasets(tiles, options)
-    folder, last = Path(output), Path(output) / "last.ckpt"
-    resuming = resume and last.is_file()
-    check_output(output, overwrite=overwrite or resuming)
     device = choose_device(options.device)
-
     _quieten_lightning()
     L.seed_everything(options.seed, verbose=False)
     spec = _describe(train_set.info, model, recipe)
@@ -118,38 +192,18 @@ def train(
         spec.encoder,
         bands=spec.bands,
         outputs=len(spec.outputs),
-        encoder_weights=None if resuming else model.encoder_weights,
+        encoder_weights=model.encoder_weights if pretrained else None,
         options=spec.options,
     )
     check_tile_size(network, spec.size)
-    pretrained = spec.encoder is not None and model.encoder_weights is not None
-    module = recipe.learner(network, train_set, val_set, options, pretrained)
-    history = History(folder, options, report, recipe.monitor)
-    trainer = _build_trainer(folder, options, device, history, progress_bar)
-    train_loader, val_loader = _build_loaders(train_set, val_set, options)
-    checkpoint = str(_check_state(last, module, options)) if resuming else None
-    if not resuming:
-        if resume:
-            report(f"{folder}: holds no run to go on with; beginning one")
-        _clear(folder)
-    try:
-        trainer.fit(module, train_loader, val_loader, ckpt_path=checkpoint, weights_only=True)
-    except SystemExit:  # Lightning's answer to ctrl-C
-        report(_interrupted(last))
-        raise
-
-    weights = _best_weights(folder / "best.ckpt")
-    if not spec.exclusive:
-        report("tuning thresholds on validation ground")
-    tuned = recipe.tune(spec, weights, options.device, val_set)
-    if tuned.f1 == 0:
-        report("no building of the validation ground is found; train longer, or look at its labels")
-    provenance = _provenance(train_set.info, model, options, history, tuned.f1)
-    spec = spec.model_copy(update={"thresholds": tuned.thresholds, "provenance": provenance})
-    save_model(folder / MODEL_NAME, weights, spec)
-    return TrainResult(
-        folder / MODEL_NAME, history.best_iou, tuned.f1, tuned.thresholds, history.minutes
-    )
+    learnt = spec.encoder is not None and model.encoder_weights is not None
+    module = recipe.learner(network, train_set, val_set, options, learnt)
+    batch_size = options.batch_size
+    if batch_size == "auto":
+        batch_size = find_batch_size(module, spec, device, most=len(train_set))
+    if options.compile:
+        network.compile()
+    return Setup(recipe, train_set, val_set, spec, module, options, batch_size, device)
 
 
 class RunCheckpoints(ModelCheckpoint):
@@ -300,36 +354,32 @@ def _check_state(path: Path, module: nn.Module, options: TrainOptions) -> Path:
     return path
 
 
-def _build_loaders(
-    train_set: TileDataset, val_set: TileDataset, options: TrainOptions
-) -> list[DataLoader[Sample]]:
-    batch = min(options.batch_size, len(train_set))
+def build_loaders(setup: Setup) -> tuple[DataLoader[Sample], DataLoader[Sample]]:
+    """Batches to learn from, and batches to be judged on."""
+    train_set, workers = setup.train_set, setup.options.workers
+    batch = min(setup.batch_size, len(train_set))
     passes = -(-_LEAST_STEPS * batch // len(train_set))
-    sampler = PassSampler(len(train_set), passes, options.seed)
-    workers, keep = options.workers, options.workers > 0
-    return [
+    sampler = PassSampler(len(train_set), passes, setup.options.seed)
+    return (
         DataLoader(
             train_set,
             batch,
             sampler=sampler,
             drop_last=True,
             num_workers=workers,
-            persistent_workers=keep,
+            persistent_workers=workers > 0,
         ),
-        DataLoader(val_set, options.batch_size, num_workers=workers, persistent_workers=keep),
-    ]
+        DataLoader(
+            setup.val_set,
+            setup.batch_size,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+        ),
+    )
 
 
-def _build_trainer(
-    folder: Path,
-    options: TrainOptions,
-    device: torch.device,
-    history: History,
-    progress_bar: bool,
-) -> L.Trainer:
-    precision = options.precision
-    if precision == "auto":
-        precision = "bf16-mixed" if computes_bf16(device) else "32-true"
+def _build_trainer(folder: Path, setup: Setup, history: History, progress_bar: bool) -> L.Trainer:
+    options = setup.options
     best = RunCheckpoints(
         folder,
         "best",
@@ -338,42 +388,46 @@ def _build_trainer(
         save_last=True,
         enable_version_counter=False,
     )
-    averaging = [WeightAveraging(avg_fn=running_average(options.ema))] if options.ema else []
     return L.Trainer(
-        accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=1,
-        precision=precision,
+        **describe_hardware(options, setup.device),
         max_epochs=options.epochs,
-        callbacks=[history, best, *averaging],
+        callbacks=[history, best, *_further_callbacks(options, history)],
         logger=False,
         enable_progress_bar=progress_bar,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        gradient_clip_val=1.0,
+        accumulate_grad_batches=options.accumulate,
+        gradient_clip_val=options.clip_norm or None,
         default_root_dir=folder,
     )
 
 
-def running_average(decay: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """The exponential moving average of weights, which forgets faster in its first steps.
+def describe_hardware(options: TrainOptions, device: torch.device) -> dict[str, Any]:
+    """Arguments of Lightning's trainer that say what computes, and in how many bits."""
+    precision = options.precision
+    if precision == "auto":
+        precision = "bf16-mixed" if computes_bf16(device) else "32-true"
+    on_gpu, alone = device.type == "cuda", options.devices * options.nodes == 1
+    return {
+        "accelerator": "gpu" if on_gpu else "cpu",
+        "devices": options.devices,
+        "num_nodes": options.nodes,
+        "strategy": "auto" if alone else "ddp",
+        "sync_batchnorm": on_gpu and not alone,
+        "use_distributed_sampler": False,  # the samplers know of the others
+        "precision": precision,
+    }
 
-    Of n steps it keeps (1 + n) / (10 + n) at the most: else a short run would validate a mix of
-    trained and initial weights, whose batch statistics belong to neither.
 
-    Args:
-        decay: Share of the average that a step keeps in the end.
-
-    Returns:
-        (average, weights, steps so far) → average.
-    """
-
-    def average(kept: Tensor, new: Tensor, steps: Tensor) -> Tensor:
-        if not kept.is_floating_point():
-            return new
-        count = float(steps)
-        return torch.lerp(new, kept, min(decay, (1 + count) / (10 + count)))
-
-    return average
+def _further_callbacks(options: TrainOptions, history: History) -> list[Callback]:
+    callbacks: list[Callback] = []
+    if options.ema:
+        callbacks.append(RunningAverage(options.ema))
+    if options.swa:
+        callbacks.append(LateAverage(options.swa, lambda: history.progress))
+    if options.patience:
+        callbacks.append(EarlyStopping(history.monitor, patience=options.patience, mode="max"))
+    return callbacks
 
 
 def _quieten_lightning() -> None:
@@ -393,12 +447,13 @@ def _best_weights(checkpoint: Path) -> dict[str, Tensor]:
 
 
 def _provenance(
-    info: TilesInfo,
+    setup: Setup,
     model: ModelOptions,
     options: TrainOptions,
     history: History,
     f1: float | None,
 ) -> dict[str, Any]:
+    info = setup.train_set.info
     return {
         "geoseg": __version__,
         "torch": torch.__version__,
@@ -407,6 +462,7 @@ def _provenance(
         "tiles": info.tiles,
         "model": model.model_dump(),
         "train": options.model_dump(),
+        "batch_size": setup.batch_size,
         "minutes": round(history.minutes, 2),
         "val_iou": round(history.best_iou, 4),
         "val_f1": f1 if f1 is None else round(f1, 4),

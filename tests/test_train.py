@@ -1,7 +1,6 @@
 """A few steps of training, and what they leave behind."""
 
 import csv
-import math
 import shutil
 
 import numpy as np
@@ -10,13 +9,13 @@ import torch
 
 from geoseg.dataset import TileDataset
 from geoseg.errors import ConfigError, InputShapeError, OutputExistsError, UnknownArchitectureError
-from geoseg.history import schedule
+from geoseg.find_lr import HIGHEST, LOWEST, find_lr, smooth_losses, steepest_rate
 from geoseg.model_file import load_model
 from geoseg.options import LossOptions, ModelOptions, TileOptions, TrainOptions
 from geoseg.predict import Predictor
 from geoseg.tiles import plan_tiles, tile_scenes
 from geoseg.town import build_town, write_town
-from geoseg.train import PassSampler, running_average, train
+from geoseg.train import PassSampler, train
 from geoseg.tune import tune_thresholds
 
 MODEL = ModelOptions(
@@ -114,20 +113,6 @@ def test_a_running_average_is_validated_and_kept(tiles, tmp_path):
         )
     assert moved > 0.9 * sum(tensor.is_floating_point() for tensor in kept.values())
     assert not any(name.startswith(("module.", "n_averaged")) for name in kept)
-
-
-def test_the_running_average_forgets_the_first_weights_soon():
-    average = running_average(0.99)
-    kept = torch.tensor([1.0])
-    for step in range(1, 41):
-        kept = average(kept, torch.tensor([0.0]), torch.tensor(step))
-    # By hand: the product of (1 + n) / (10 + n) over the steps; 0.99 ** 40 would be 0.67.
-    assert kept.item() == pytest.approx(math.prod((1 + n) / (10 + n) for n in range(1, 41)))
-    assert kept.item() < 1e-4
-    late = average(torch.tensor([1.0]), torch.tensor([0.0]), torch.tensor(10_000))
-    assert late.item() == pytest.approx(0.99)
-    counted = average(torch.tensor(5), torch.tensor(7), torch.tensor(3))
-    assert counted.item() == 7
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
@@ -230,14 +215,6 @@ def test_a_run_is_not_replaced_unasked(run, tiles):
         train(tiles, folder, model=MODEL, options=OPTIONS)
 
 
-def test_the_rate_rises_then_falls_to_nothing():
-    rates = [schedule(step / 200, 0.1) for step in range(201)]
-    assert rates[20] == pytest.approx(1.0)
-    assert rates[:21] == sorted(rates[:21])
-    assert rates[20:] == sorted(rates[20:], reverse=True)
-    assert rates[-1] == pytest.approx(0.0)
-
-
 def test_each_pass_shows_every_tile_once_in_a_new_order():
     sampler = PassSampler(7, 3, seed=1)
     order = list(sampler)
@@ -247,3 +224,48 @@ def test_each_pass_shows_every_tile_once_in_a_new_order():
     assert order == list(sampler)
     sampler.set_epoch(1)
     assert order != list(sampler)
+
+
+def test_a_good_rate_is_found_and_nothing_is_kept(tiles, tmp_path):
+    found = find_lr(tiles, tmp_path / "rates", model=MODEL, options=OPTIONS, steps=30)
+    assert {path.name for path in (tmp_path / "rates").iterdir()} == {
+        "learning_rates.csv", "learning_rates.png"
+    }  # fmt: skip
+    with (tmp_path / "rates" / "learning_rates.csv").open() as file:
+        table = list(csv.DictReader(file))
+    rates = [float(row["lr"]) for row in table]
+    assert rates == sorted(rates)
+    assert rates[0] == pytest.approx(LOWEST)
+    assert rates[1] / rates[0] == pytest.approx((HIGHEST / LOWEST) ** (1 / 29))
+    assert found.lr in [pytest.approx(rate) for rate in rates]
+
+
+def test_the_steepest_fall_is_found_by_hand():
+    rates = np.geomspace(1e-5, 1, 60).tolist()
+    losses = [2 - 1.5 / (1 + (1e-2 / rate) ** 2) for rate in rates]  # falls around 1e-2
+    losses[50:] = [100.0 * 2**step for step in range(10)]
+    rows = smooth_losses(rates, losses)
+    assert len(rows) < 60
+    assert 5e-3 < steepest_rate(rows) < 5e-2
+    with pytest.raises(ConfigError, match="no learning rate makes the loss fall"):
+        steepest_rate(smooth_losses(rates, [1.0 + rate for rate in rates]))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": "sgd", "schedule": "one_cycle", "lr": 0.05, "accumulate": 2},
+        {"optimizer": "adamw", "schedule": "poly", "swa": 0.5, "clip_norm": 0},
+    ],
+)
+def test_every_recipe_learns(tiles, tmp_path, changes):
+    options = OPTIONS.model_copy(update=changes)
+    train(tiles, tmp_path / "run", model=MODEL, options=options)
+    table = rows(tmp_path / "run")
+    assert float(table[-1]["train_loss"]) < float(table[0]["train_loss"])
+
+
+def test_training_ends_early_when_nothing_gets_better(tiles, tmp_path):
+    still = OPTIONS.model_copy(update={"epochs": 20, "lr": 1e-12, "patience": 2})
+    train(tiles, tmp_path / "run", model=MODEL, options=still)
+    assert len(rows(tmp_path / "run")) < 20

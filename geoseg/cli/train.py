@@ -13,6 +13,7 @@ from geoseg.cli.options import config_options, output_option, overwrite_option, 
 @click.argument("tiles")
 @output_option("Folder of the run.")
 @click.option("--resume", is_flag=True, help="Go on from where the run stopped.")
+@click.option("--find-lr", is_flag=True, help="Try 100 learning rates, name a good one, and stop.")
 @click.option("--dry-run", is_flag=True, help="Check everything, print the settings, and stop.")
 @overwrite_option
 @config_options
@@ -20,6 +21,7 @@ def command(
     tiles: str,
     output: str,
     resume: bool,
+    find_lr: bool,
     dry_run: bool,
     overwrite: bool,
     config: str | None,
@@ -41,6 +43,12 @@ def command(
         )
         chosen = settings.model_dump(mode="json", include={"model", "train"})
         click.echo(yaml.safe_dump(chosen, sort_keys=False).rstrip())
+        return
+    if find_lr:
+        from geoseg.find_lr import find_lr as search
+
+        found = search(tiles, output, model=settings.model, options=settings.train)
+        click.echo(f"--set train.lr={found.lr:.1e} → {found.picture}")
         return
     from geoseg.train import train
 
