@@ -83,7 +83,7 @@ def find_lr(
         num_sanity_val_steps=0,
         gradient_clip_val=options.clip_norm or None,
     )
-    trainer.fit(setup.module, build_loaders(setup)[0])
+    trainer.fit(setup.module, *build_loaders(setup))
     rows = smooth_losses(trying.rates, trying.losses)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)

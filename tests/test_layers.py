@@ -13,11 +13,15 @@ ROOT = Path(geoseg.__file__).parent
 
 FLOORS = (
     {"__init__", "errors"},
-    {"grid", "paths", "running", "environment", "tiling", "quantise", "crf", "metrics", "options", "schedule"},
+    {
+        "grid", "paths", "running", "environment", "tiling", "quantise", "crf", "metrics",
+        "options", "schedule",
+    },
     {"raster", "vector", "model_file", "journal"},
     {
         "labels", "splits", "tiles", "dataset", "augment", "models", "losses", "learner",
-        "segmenter", "boxes", "train", "history", "averaging", "batch_size", "find_lr", "device", "drift", "plan", "stitch", "predict",
+        "segmenter", "boxes", "train", "history", "averaging", "batch_size", "find_lr",
+        "device", "drift", "plan", "stitch", "predict",
         "refine", "export", "mask", "tune", "vectorize",
         "evaluate", "pictures", "survey", "forecast", "town",
     },
