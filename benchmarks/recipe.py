@@ -1,0 +1,257 @@
+"""What each part of the training recipe is worth, on ground that training never saw.
+
+    python benchmarks/recipe.py -o work/ --ground NAME=SCENE,FOOTPRINTS [--ground ...]
+        [--rows plain --rows small ...] [--minutes 10] [--seeds 0,1,2] [--jobs 1]
+        [--config configs/small.yaml] [--gsd NAME=METRES] [--set KEY=VALUE]
+
+Each row is one change of the configuration (`--list` prints them); each is trained for the same
+time on the same split of the same ground, and judged on its test ground by predict, vectorize and
+evaluate as a user would run them. Some rows train nothing: they judge the default's model without
+its tuned thresholds, or with other views. Every result is a line of work/results.jsonl, so that an
+interrupted run goes on; the table is work/recipe.md. With several --jobs trainings share a GPU and
+take longer: then compare by steps, `--set train.epochs=N --minutes 0`.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from geoseg.config import Config, load_config
+from geoseg.evaluate import evaluate
+from geoseg.model_file import load_spec
+from geoseg.options import Thresholds
+from geoseg.predict import predict
+from geoseg.tiles import plan_tiles, tile_scenes
+from geoseg.train import train
+from geoseg.vectorize import vectorize
+
+NO_SEPARATION = {"seed": 0.01, "border": 0.0, "contact": 0.0}
+AS_IT_IS = {"subpixel": False, "regularize": False, "simplify_m": 0.0, "min_area_m2": 0.0}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        changes: Of the configuration, KEY=VALUE.
+        model_of: The row whose model is judged; its own when None.
+        thresholds: In place of the tuned ones.
+        says: What it is.
+    """
+
+    says: str
+    changes: tuple[str, ...] = ()
+    model_of: str | None = None
+    thresholds: dict[str, Any] | None = None
+
+
+ROWS = {
+    "plain": Row(
+        "U-Net, BCE + Dice, flips and quarter turns; the mask polygonized as it is",
+        (
+            "model.arch=smp-unet", "model.options={}", "tile.targets=[building]",
+            "train.augment=light", "train.ema=0", "predict.tta=none",
+        ),
+        thresholds={"body": 0.5, **NO_SEPARATION, **AS_IT_IS},
+    ),
+    "default": Row("the configuration as it is"),
+    "no_contact": Row("without the contact head", ("tile.targets=[building,border]",)),
+    "contact": Row("with a contact head", ("tile.targets=[building,border,contact]",)),
+    "no_border": Row("without border and contact heads", ("tile.targets=[building]",)),
+    "random": Row("the encoder from random weights", ("model.encoder_weights=none",)),
+    "light": Row("quarter turns, mirrors and colours alone", ("train.augment=light",)),
+    "no_augment": Row("no augmentation", ("train.augment=none",)),
+    "no_mosaic": Row("tiles as they were cut", ("train.mosaic=false",)),
+    "no_ema": Row("the last weights, not their average", ("train.ema=0",)),
+    "balanced": Row("tiles with buildings drawn more often", ("train.sampling=balanced",)),
+    "hard": Row("hard tiles drawn more often", ("train.sampling=hard",)),
+    "untuned": Row("default thresholds", model_of="default", thresholds=Thresholds().model_dump()),
+    "no_tta": Row("one view of each tile", ("predict.tta=none",), model_of="default"),
+    "joined": Row(
+        "buildings not taken apart", model_of="default", thresholds=NO_SEPARATION
+    ),
+}  # fmt: skip
+
+
+@click.command(help=__doc__)
+@click.option("-o", "--output", type=Path, required=True)
+@click.option("--ground", "grounds", multiple=True, metavar="NAME=SCENE,FOOTPRINTS")
+@click.option("--gsd", "sizes", multiple=True, metavar="NAME=METRES", help="Of a ground's tiles.")
+@click.option("--rows", "names", multiple=True, help="These alone, in this order.")
+@click.option("--minutes", default=10.0, show_default=True, help="Of training; 0: by epochs.")
+@click.option("--seeds", default="0", show_default=True)
+@click.option("--jobs", default=1, show_default=True, help="Trainings at a time.")
+@click.option("--config", default="configs/banepa.yaml", show_default=True)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE")
+@click.option("--list", "listing", is_flag=True, help="Print the rows, and stop.")
+@click.option("--one", nargs=3, hidden=True, help="Ground, row and seed: what a job does.")
+def main(
+    output: Path,
+    grounds: tuple[str, ...],
+    sizes: tuple[str, ...],
+    names: tuple[str, ...],
+    minutes: float,
+    seeds: str,
+    jobs: int,
+    config: str,
+    overrides: tuple[str, ...],
+    listing: bool,
+    one: tuple[str, str, str] | None,
+) -> None:
+    """Trains, judges and tabulates."""
+    if listing:
+        click.echo("\n".join(f"{name:12} {row.says}" for name, row in ROWS.items()))
+        return
+    known = dict(item.split("=", 1) for item in grounds)
+    gsd = dict(item.split("=", 1) for item in sizes)
+    if minutes:
+        overrides = (*overrides, f"train.max_minutes={minutes}")
+    if one:
+        ground, name, seed = one
+        changes = (*overrides, *((f"tile.gsd_m={gsd[ground]}",) if ground in gsd else ()))
+        scene, truth = map(Path, known[ground].split(","))
+        found = do_row(output, ground, scene, truth, name, int(seed), config, changes)
+        click.echo(json.dumps(found))
+        return
+    chosen = [
+        (ground, name, seed)
+        for seed in seeds.split(",")
+        for ground in known
+        for name in names or ROWS
+    ]
+    own = [job for job in chosen if ROWS[job[1]].model_of is None]
+    borrowed = [job for job in chosen if ROWS[job[1]].model_of is not None]
+    for group in (own, borrowed):
+        with ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(lambda job: run_job(output, job), group))
+    table = format_table(read_results(output), minutes)
+    (output / "recipe.md").write_text(table)
+    click.echo(table)
+
+
+def run_job(output: Path, job: tuple[str, str, str]) -> None:
+    """Runs one row in a process of its own, unless its result is there."""
+    if any((r["ground"], r["row"], str(r["seed"])) == job for r in read_results(output)):
+        return
+    command = [sys.executable, *sys.argv, "--one", *job]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        click.echo(f"{' '.join(job)}: failed\n{done.stderr[-2000:]}", err=True)
+        return
+    line = done.stdout.splitlines()[-1]
+    output.mkdir(parents=True, exist_ok=True)
+    with (output / "results.jsonl").open("a") as file:
+        file.write(line + "\n")
+    click.echo(line)
+
+
+def do_row(
+    output: Path,
+    ground: str,
+    scene: Path,
+    truth: Path,
+    name: str,
+    seed: int,
+    config: str,
+    changes: tuple[str, ...],
+) -> dict[str, Any]:
+    """Trains, unless the model is another row's, and judges on test ground."""
+    row = ROWS[name]
+    settings = load_config(config, (*changes, *row.changes, f"train.seed={seed}"))
+    source = row.model_of or name
+    run = output / "runs" / f"{ground}_{source}_{seed}"
+    tiles = cut(output, ground, scene, truth, settings)
+    if row.model_of is None:
+        train(tiles, run, model=settings.model, options=settings.train, overwrite=True)
+    model = run / "model.safetensors"
+    start = time.perf_counter()
+    prob = run / f"{name}.tif"
+    options = settings.predict.model_copy(update={"footprints": False})
+    predict(scene, model, prob, options=options, overwrite=True)
+    spec = load_spec(model)
+    thresholds = spec.thresholds.model_copy(update=row.thresholds or {})
+    layer = run / f"{name}.parquet"
+    vectorize(prob, layer, thresholds=thresholds, overwrite=True)
+    report = evaluate(layer, truth, aoi=tiles / "test.geojson")
+    last = (run / "metrics.csv").read_text().splitlines()[-1].split(",")
+    return {
+        "ground": ground,
+        "row": name,
+        "seed": seed,
+        "machine": machine(),
+        "minutes": spec.provenance["minutes"],
+        "steps": int(last[1]),
+        "val_f1": spec.provenance["val_f1"],
+        "f1": round(report.f1, 4),
+        "iou_pixel": round(report.iou_pixel, 4),
+        "mean_iou": round(report.mean_iou, 4),
+        "buildings": report.tp + report.fn,
+        "seconds_of_mapping": round(time.perf_counter() - start, 1),
+    }
+
+
+def cut(output: Path, ground: str, scene: Path, truth: Path, settings: Config) -> Path:
+    """Tiles, cut once for each way of cutting."""
+    key = "-".join(map(str, (*settings.tile.targets, settings.tile.gsd_m, settings.tile.size)))
+    folder = output / "tiles" / f"{ground}-{key}"
+    tile_scenes(plan_tiles([scene], truth, settings.tile), folder, overwrite=True) if not (
+        folder / "tiles.json"
+    ).exists() else None
+    return folder
+
+
+def machine() -> str:
+    """What the figures were measured on."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{torch.get_num_threads()} CPU threads, {platform.machine()}"
+
+
+def read_results(output: Path) -> list[dict[str, Any]]:
+    """The rows written so far."""
+    path = output / "results.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def format_table(rows: list[dict[str, Any]], minutes: float) -> str:
+    """The rows as Markdown: each ground's mean over seeds, with the seeds' own figures."""
+    lines = [
+        "| ground | row | what | seeds | minutes | steps | IoU | F1@0.5 | F1 of each seed | machine |",
+        "|---|---|---|---|---:|---:|---:|---:|---|---|",
+    ]
+    for ground in dict.fromkeys(row["ground"] for row in rows):
+        for name in ROWS:
+            found = sorted(
+                (r for r in rows if (r["ground"], r["row"]) == (ground, name)),
+                key=lambda r: r["seed"],
+            )
+            if found:
+                mean = {
+                    key: statistics.mean(r[key] for r in found)
+                    for key in ("minutes", "steps", "iou_pixel", "f1")
+                }
+                lines.append(
+                    f"| {ground} | `{name}` | {ROWS[name].says} "
+                    f"| {', '.join(str(r['seed']) for r in found)} | {mean['minutes']:.1f} "
+                    f"| {mean['steps']:.0f} | {mean['iou_pixel']:.3f} | {mean['f1']:.3f} "
+                    f"| {', '.join(format(r['f1'], '.3f') for r in found)} "
+                    f"| {found[0]['machine']} |"
+                )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
