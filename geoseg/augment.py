@@ -124,7 +124,7 @@ def bend(coarse: Tensor, window: torch.Size, size: int) -> Tensor:
         (N, size, size, 2), to be added to the grid of `grid_sample` with `align_corners=False`.
     """
     field = F.interpolate(coarse, (size, size), mode="bicubic", align_corners=True)
-    return field.movedim(1, -1) * _per_pixel(window).to(coarse.device)
+    return field.movedim(1, -1) * _send(_per_pixel(window), coarse.device)
 
 
 def relight(image: Tensor, black: Tensor, options: AugmentOptions, chance: Chance) -> Tensor:
@@ -156,7 +156,7 @@ def bend_tones(image: Tensor, black: Tensor, options: AugmentOptions, chance: Ch
         options: `gamma`.
         chance: Source of randomness.
     """
-    power = chance.uniform(-options.gamma, options.gamma, 1, 1, 1).exp().to(image.device)
+    power = _send(chance.uniform(-options.gamma, options.gamma, 1, 1, 1).exp(), image.device)
     floor = _darkest(black)
     span = _WHITE - floor
     light = image.sub_(floor).div_(span)
@@ -176,7 +176,7 @@ def cast_shadows(image: Tensor, black: Tensor, options: AugmentOptions, chance: 
     angle, centre = chance.uniform(0, math.pi), chance.uniform(-0.5, 0.5)
     half, depth = chance.uniform(0.05, 0.4), chance.uniform(0.2, 0.7)
     depth = depth * chance.strikes(options.shadows)
-    told = torch.stack([angle.cos(), angle.sin(), centre, half, depth]).to(image.device)
+    told = _send(torch.stack([angle.cos(), angle.sin(), centre, half, depth]), image.device)
     cos, sin, centre, half, depth = told.view(5, -1, 1, 1, 1).unbind()
     height, width = image.shape[-2:]
     y = torch.linspace(-0.5, 0.5, height, device=image.device).view(-1, 1)
@@ -202,8 +202,8 @@ def blur(image: Tensor, options: AugmentOptions, chance: Chance) -> Tensor:
     places = torch.arange(-reach, reach + 1)
     kernels = torch.softmax(-0.5 * (places / sigma[which, None].clamp(min=1e-3)) ** 2, dim=1)
     bands = image.shape[1]
-    kernels = kernels.repeat_interleave(bands, dim=0)[:, None, None].to(image.device)
-    which = which.to(image.device)
+    kernels = _send(kernels.repeat_interleave(bands, dim=0)[:, None, None], image.device)
+    which = _send(which, image.device)
     taken = image[which]
     planes = F.pad(taken.flatten(0, 1)[None], (reach, reach, reach, reach), mode="replicate")
     # Mixed precision is for the network.
@@ -231,11 +231,11 @@ def recolour(image: Tensor, options: AugmentOptions, chance: Chance) -> Tensor:
     balance = about(1, options.band_gain, bands)
     gain, shift = gain * balance, shift * balance + about(0, options.band_shift, bands)
     kept = _kept_bands(bands, options, chance)
-    image.mul_((gain * kept).to(device)).add_((shift * kept).to(device))
+    image.mul_(_send(gain * kept, device)).add_(_send(shift * kept, device))
     if options.noise:
         grain = torch.randn(image.shape, generator=chance.on(device), device=device)
         amount = chance.uniform(0, options.noise, 1, 1, 1) * kept
-        image.addcmul_(grain, amount.to(device))
+        image.addcmul_(grain, _send(amount, device))
     return image
 
 
@@ -252,6 +252,11 @@ def _kept_bands(bands: int, options: AugmentOptions, chance: Chance) -> Tensor:
         lost &= chance.strikes(options.band_dropout)[:, None]
         kept[lost] = 0
     return kept
+
+
+def _send(drawn: Tensor, device: torch.device) -> Tensor:
+    # Unasked, it would wait until a GPU has done all that it was told before.
+    return drawn.to(device, non_blocking=True)
 
 
 def _middle(tensor: Tensor, size: int) -> Tensor:
@@ -273,8 +278,8 @@ def _move(
         grid = _sampling_grid(turn, size, image.shape[-2:], device)
         if options.elastic_px:
             coarse = options.elastic_px * chance.normal(2, _KNOTS, _KNOTS)[free]
-            grid += bend(coarse.to(device), image.shape[-2:], size)
-        free = free.to(device)
+            grid += bend(_send(coarse, device), image.shape[-2:], size)
+        free = _send(free, device)
         moved[free] = _sample(image[free], grid, "bilinear")
         # Nearest sampling keeps 0, 1 and `ignore` what they are.
         whole_moved[free] = _sample(whole[free].float(), grid, "nearest").to(whole.dtype)
@@ -305,7 +310,7 @@ def _copied_pixels(turn: Tensor, size: int, window: torch.Size, device: torch.de
     # What the first pixel of a tile that is turned about its middle is a copy of.
     first = _corner(window, size) + (last - last * turn.sum(dim=2)) // 2
     told = torch.stack([first, *turn.unbind(dim=2)]) * stride
-    first, right, down = told.sum(dim=2).to(device).view(3, -1, 1, 1).unbind()
+    first, right, down = _send(told.sum(dim=2), device).view(3, -1, 1, 1).unbind()
     steps = torch.arange(size, device=device)
     return (first + right * steps) + down * steps[:, None]
 
@@ -329,10 +334,10 @@ def _sampling_grid(turn: Tensor, size: int, window: torch.Size, device: torch.de
     """Where turned tiles lie in their windows, (N, size, size, 2) as `grid_sample` takes it."""
     per_pixel = _per_pixel(window)
     middle = (_corner(window, size) + size / 2) * per_pixel - 1
-    told = (turn * per_pixel.view(2, 1)).to(device)
+    told = _send(turn * per_pixel.view(2, 1), device)
     right, down = told.view(-1, 1, 1, 2, 2).unbind(dim=4)
     steps = (torch.arange(size, device=device) - (size - 1) / 2).view(-1, 1)
-    return (middle.to(device) + right * steps) + down * steps.unsqueeze(1)
+    return (_send(middle, device) + right * steps) + down * steps.unsqueeze(1)
 
 
 def _per_pixel(window: torch.Size) -> Tensor:
