@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from geoseg.augment import Chance
 from geoseg.dataset import TileDataset
 from geoseg.model_file import ModelSpec
 from geoseg.models import encoder_of
@@ -63,9 +64,13 @@ class Learner(L.LightningModule):
             return torch.optim.SGD(groups, chosen.lr, momentum, nesterov=nesterov, **common)
         return torch.optim.AdamW(groups, chosen.lr, (momentum, 0.999), **common)
 
-    def _generator(self) -> torch.Generator:
+    def _chance(self, count: int) -> Chance:
+        """What befalls the samples of this step."""
         # A function of the step alone, so that a resumed run draws what it would have drawn.
-        return torch.Generator().manual_seed(self.options.seed * 1_000_003 + self.global_step)
+        seed = self.options.seed * 1_000_003 + self.global_step
+        world = self._trainer.world_size if self._trainer else 1
+        generator = torch.Generator().manual_seed(seed)
+        return Chance(generator, count, rank=self.global_rank, world=world)
 
 
 @dataclass(frozen=True)

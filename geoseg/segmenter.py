@@ -51,17 +51,16 @@ class Segmenter(Learner):
     def training_step(self, batch: Sample, _: int) -> Tensor:
         """Loss of one augmented batch."""
         image, target, valid = self._prepare(batch)
-        if self.options.augment != "none":
-            image, target, valid = augment(
-                image,
-                target,
-                valid,
-                black=-self.mean / self.std,
-                ignore=self.info.ignore,
-                generator=self._generator(),
-                full=self.options.augment == "full",
-                elastic_px=self.options.elastic_px,
-            )
+        image, target, valid = augment(
+            image,
+            target,
+            valid,
+            size=self.info.size,
+            black=-self.mean / self.std,
+            ignore=self.info.ignore,
+            options=self.options.augment,
+            chance=self._chance(len(image)),
+        )
         loss = self._loss(image, target)[0]
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(image))
         return loss

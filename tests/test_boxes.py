@@ -21,6 +21,7 @@ from rasterio.windows import Window
 from scipy import ndimage
 
 import geoseg.train
+from geoseg.augment import Chance
 from geoseg.boxes import learner as box_learner
 from geoseg.boxes import predict as box_predict
 from geoseg.boxes import predictor as box_predictor
@@ -36,6 +37,7 @@ from geoseg.evaluate import evaluate_layers
 from geoseg.model_file import ModelSpec, load_model, save_model
 from geoseg.models import build_model
 from geoseg.options import (
+    AUGMENT_PRESETS,
     ModelOptions,
     PredictOptions,
     Thresholds,
@@ -173,8 +175,8 @@ def test_a_box_turns_with_its_pixels(turns, mirrored, height, width, data):
 
 
 @pytest.mark.parametrize("size", [(24, 24), (16, 28)])
-@pytest.mark.parametrize("full", [False, True])
-def test_augmented_boxes_hold_what_they_held(size, full):
+@pytest.mark.parametrize("preset", ["light", "full"])
+def test_augmented_boxes_hold_what_they_held(size, preset):
     height, width = size
     corners = torch.tensor([[3.0, 2, 9, 6], [12, 8, 15, 15]])
     boxes = torch.stack([corners[i % 2] for i in range(96)])[:, None]
@@ -182,10 +184,12 @@ def test_augmented_boxes_hold_what_they_held(size, full):
     for index, (left, top, right, bottom) in enumerate(boxes[:, 0].int().tolist()):
         valid[index, :, top:bottom, left:right] = True
     image = torch.randn(96, 2, height, width)
-    generator = torch.Generator().manual_seed(0)
+    kept = image.clone()
     found, moved, mask = augment_boxes(
-        image, boxes, valid, black=torch.tensor([-2.0, -3.0]), generator=generator, full=full
-    )
+        image, boxes, valid, black=torch.tensor([-2.0, -3.0]), options=AUGMENT_PRESETS[preset],
+        chance=Chance(torch.Generator().manual_seed(0), 96),
+    )  # fmt: skip
+    assert torch.equal(image, kept)
     assert found.shape == image.shape
     assert not torch.equal(found, image)
     assert (found[~mask.expand_as(found)] == 0).all()
@@ -582,7 +586,7 @@ def test_the_best_epoch_is_that_of_the_best_building_f1(run, quick_tiles, tmp_pa
     # Building F1 and IoU of each epoch, as if the network had them.
     verdicts = iter([Verdict(0.4, 0.3, 0.5), Verdict(0.6, 0.7, 0.2), Verdict(0.5, 0.1, 0.9)])
     monkeypatch.setattr(box_learner, "judge", lambda *_: next(verdicts))
-    result = run(tmp_path / "a", options=QUICK.model_copy(update={"epochs": 3, "augment": "none"}))
+    result = run(tmp_path / "a", options=QUICK.model_copy(update={"epochs": 3, "augment": None}))
     assert torch.load(tmp_path / "a" / "best.ckpt", weights_only=True)["epoch"] == 1
     assert result.val_iou == pytest.approx(0.2)
     scores = [float(row["val_f1"]) for row in rows(tmp_path / "a")]

@@ -12,7 +12,9 @@ import geoseg
 from geoseg.config import Config, find_config, load_config, shipped_configs
 from geoseg.errors import ConfigError
 from geoseg.options import (
+    AUGMENT_PRESETS,
     USUAL_LOSS,
+    AugmentOptions,
     FocalOptions,
     LossOptions,
     Thresholds,
@@ -22,6 +24,8 @@ from geoseg.options import (
 )
 
 ROOT = Path(geoseg.__file__).parents[1]
+
+LIGHT = AUGMENT_PRESETS["light"]
 
 
 @pytest.fixture
@@ -50,8 +54,9 @@ def holds(found, written):
     """Whether settings are as they were written, with defaults beside them."""
     if isinstance(written, dict):
         return all(holds(found[key], value) for key, value in written.items())
-    if isinstance(found, dict):  # a term of the loss, by its weight alone
-        return found["weight"] == written
+    if isinstance(found, dict):  # a term of the loss, by its weight alone, or a preset
+        preset = AUGMENT_PRESETS.get(written)
+        return found == preset.model_dump() if preset else found["weight"] == written
     return found in (written, [written])
 
 
@@ -259,9 +264,54 @@ def test_settings_without_an_effect_are_refused(write):
         f"{path}: train: weight_map weighs pixels, which no term of loss counts one by one; add "
         "bce or focal to loss"
     )
-    path = write("train: {augment: none, elastic_px: 10}")
-    assert refusal(path).startswith(f"{path}: train: elastic_px needs augment, light or full")
-    assert load_config(write("train: {augment: light, elastic_px: 10}")).train.elastic_px == 10
+    path = write("train: {augment: {elastic_px: 10, free_share: 0}}")
+    assert refusal(path).startswith(
+        f"{path}: train.augment: elastic_px bends free_share of the samples, which is 0"
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("none", None), ("null", None), ("light", LIGHT), ("full", AugmentOptions()),
+        ("{}", AugmentOptions()), ("{preset: light}", LIGHT), ("{preset: none}", None),
+        ("{turn_deg: 45, mirrors: false}", AugmentOptions(turn_deg=45, mirrors=False)),
+        ("{preset: light, noise: 0.2}", LIGHT.model_copy(update={"noise": 0.2})),
+    ],
+)  # fmt: skip
+def test_augmentation_is_a_preset_or_what_differs_from_one(write, written, expected):
+    train = load_config(write(f"train: {{augment: {written}}}")).train
+    assert train.augment == expected
+    assert load_config(None, [f"train.augment={written}"]).train == train
+    # As the model's provenance keeps it.
+    assert TrainOptions.model_validate(train.model_dump()) == train
+    assert TrainOptions.model_validate_json(train.model_dump_json()) == train
+
+
+def test_one_setting_of_augmentation_is_set_alone(write):
+    assert load_config(None, ["train.augment.turn_deg=45"]).train.augment.turn_deg == 45
+    path = write("train: {augment: {noise: 0.2}}")
+    augment = load_config(path, ["train.augment.turn_deg=45"]).train.augment
+    assert augment == AugmentOptions(noise=0.2, turn_deg=45)
+    assert load_config(path, ["train.augment=light"]).train.augment == LIGHT
+
+
+@pytest.mark.parametrize(
+    ("written", "problem"),
+    [
+        ("much", "choose none, light, full, or name what differs from full (got 'much')"),
+        ("{preset: [1]}", "choose none, light, full, or name what differs from full"),
+        ("{preset: none, noise: 1}", "preset none leaves nothing to change; choose light or full"),
+        ("5", "input should be a valid dictionary"),
+    ],
+)
+def test_augmentation_that_cannot_be(write, written, problem):
+    path = write(f"train: {{augment: {written}}}")
+    assert refusal(path).startswith(f"{path}: train.augment: {problem}")
+    path = write("train: {augment: {scale: 0.5}}")
+    assert refusal(path).startswith(f"{path}: train.augment.scale: input should be greater than")
+    path = write("train: {augment: {turn: 45}}")
+    assert "train.augment.turn: no such key; did you mean turn_deg? the keys" in refusal(path)
 
 
 def test_a_clash_names_both_who_made_it(write):

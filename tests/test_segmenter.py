@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import geoseg.segmenter
 from geoseg.losses import CompositeLoss, WeightMap
 from geoseg.models import build_model
-from geoseg.options import TrainOptions
+from geoseg.options import AugmentOptions, TrainOptions
 from geoseg.segmenter import Segmenter
 from geoseg.tiles import TilesInfo
 
@@ -83,7 +84,7 @@ def test_a_weight_map_of_nothing_changes_nothing():
     assert step(build(weight_map={"w0": 0}), sample) != pytest.approx(plain, rel=1e-3)
 
 
-def test_augmentation_is_told_to_bend_and_moves_the_separation(monkeypatch):
+def test_augmentation_is_told_what_to_do_and_moves_the_separation(monkeypatch):
     sample, seen = batch(), []
 
     def spy(image, target, valid, **options):
@@ -91,15 +92,38 @@ def test_augmentation_is_told_to_bend_and_moves_the_separation(monkeypatch):
         return image.flip(-1), target.flip(-1), valid.flip(-1)
 
     monkeypatch.setattr(geoseg.segmenter, "augment", spy)
-    module = build(weight_map={}, elastic_px=7.0, augment="light")
+    module = build(weight_map={}, augment={"elastic_px": 7}, seed=3)
     monkeypatch.setattr(module, "log", lambda *_, **__: None)
     monkeypatch.setattr(type(module), "global_step", 0)
     found = module.training_step(sample, 0).item()
     ((target, options),) = seen
     assert torch.equal(target[:, 2:], sample["separation"])
-    assert (options["elastic_px"], options["full"], options["ignore"]) == (7.0, False, 255)
+    assert options["options"] == AugmentOptions(elastic_px=7)
+    assert (options["size"], options["ignore"]) == (32, 255)
+    assert torch.equal(options["black"], torch.tensor([-5.0, -10, -15]))
+    chance = options["chance"]
+    assert (chance.count, chance.rank, chance.world) == (3, 0, 1)
+    assert chance.generator.initial_seed() == 3 * 1_000_003
     # Mirrored together, the pixels have the weights that they had.
     assert found == pytest.approx(step(module, sample), rel=1e-5)
+
+
+def test_without_augmentation_windows_lose_their_margins(monkeypatch):
+    wide = {name: F.pad(tensor, (7, 8, 8, 5)) for name, tensor in batch().items()}
+    module = Segmenter(Fixed(), INFO.model_copy(update={"size": 16}), TrainOptions(augment=None))
+    monkeypatch.setattr(module, "log", lambda *_, **__: None)
+    monkeypatch.setattr(type(module), "global_step", 0)
+    # Windows of 33 x 43 pixels, of which the sample begins at row 8, column 7.
+    inner = {name: tensor[..., 8:24, 13:29] for name, tensor in wide.items()}
+    assert module.training_step(wide, 0).item() == pytest.approx(step(module, inner), rel=1e-5)
+
+
+def test_validation_sees_tiles_as_they_are(monkeypatch):
+    monkeypatch.setattr(geoseg.segmenter, "augment", None)
+    module, logged = build(), {}
+    monkeypatch.setattr(module, "log", lambda name, value, **_: logged.update({name: value}))
+    module.validation_step(batch(), 0)
+    assert logged["val_loss"].item() == pytest.approx(step(build(), batch()), rel=1e-6)
 
 
 def test_no_weight_is_part_of_the_state():

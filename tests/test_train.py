@@ -160,7 +160,8 @@ def test_a_run_with_every_option_of_the_papers(tiles, tmp_path):
             "tversky": {"alpha": 0.3, "beta": 0.7}}  # fmt: skip
     options = TrainOptions.model_validate(
         OPTIONS.model_dump()
-        | {"loss": loss, "weight_map": {"w0": 5, "sigma_m": 1.5}, "elastic_px": 3, "lr": 5e-3}
+        | {"loss": loss, "weight_map": {"w0": 5, "sigma_m": 1.5}, "lr": 5e-3}
+        | {"augment": {"elastic_px": 3, "band_dropout": 0.2}}
     )
     train(tiles, tmp_path / "papers", model=MODEL, options=options)
     table = rows(tmp_path / "papers")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from geoseg.augment import cast_shadows, recolour
+from geoseg.augment import Chance, relight
+from geoseg.options import AugmentOptions
 
 
 def augment_boxes(
@@ -14,8 +15,8 @@ def augment_boxes(
     valid: Tensor,
     *,
     black: Tensor,
-    generator: torch.Generator,
-    full: bool = True,
+    options: AugmentOptions,
+    chance: Chance,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Turns by quarters, mirrors, shades and recolours every sample of a batch at random.
 
@@ -27,15 +28,15 @@ def augment_boxes(
         boxes: (N, M, 4) left, top, right, bottom in pixels; NaN stays NaN.
         valid: (N, 1, H, W) bool.
         black: (C,), the normalised value of black.
-        generator: Source of randomness, on the CPU.
-        full: Shadows besides turns, mirrors and colours.
+        options: What is done, as far as it leaves boxes what they are.
+        chance: Source of randomness.
 
     Returns:
         The three, of the same shapes.
     """
-    count, _, height, width = image.shape
-    turns = torch.randint(0, 4, (count,), generator=generator)
-    mirrored = torch.rand(count, generator=generator) < 0.5
+    height, width = image.shape[-2:]
+    turns = chance.below(4) * options.quarter_turns
+    mirrored = chance.strikes(0.5) & options.mirrors
     if height != width:
         turns = turns // 2 * 2
     views = list(zip(turns.tolist(), mirrored.tolist(), strict=True))
@@ -47,10 +48,7 @@ def augment_boxes(
     boxes = torch.stack(
         [turn_boxes(one, size, *view) for one, view in zip(boxes, views, strict=True)]
     )
-    image = recolour(image, generator)
-    if full:
-        image = cast_shadows(image, black, generator)
-    return image * valid, boxes, valid
+    return relight(image, black, options, chance).mul_(valid), boxes, valid
 
 
 def turn_image(image: Tensor, turns: int, mirrored: bool) -> Tensor:

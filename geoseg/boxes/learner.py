@@ -48,14 +48,14 @@ class BoxLearner(Learner):
     def training_step(self, batch: Sample, _: int) -> Tensor:
         """Loss of one augmented batch."""
         image, boxes, valid = self._normal(batch), batch["boxes"], batch["valid"]
-        if self.options.augment != "none":
+        if self.options.augment:
             image, boxes, valid = augment_boxes(
                 image,
                 boxes,
                 valid,
                 black=-self.mean / self.std,
-                generator=self._generator(),
-                full=self.options.augment == "full",
+                options=self.options.augment,
+                chance=self._chance(len(image)),
             )
         loss = self._retinanet.loss(self._say(image), boxes, batch["learnt"], valid)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(image))
@@ -97,9 +97,10 @@ class BoxLearner(Learner):
 
 
 def _load_tiles(folder: str | Path, options: TrainOptions) -> tuple[TileDataset, TileDataset]:
-    if options.weight_map or options.elastic_px:
+    if options.weight_map or (options.augment and options.augment.elastic_px):
         raise ConfigError(
-            "train.weight_map and train.elastic_px are of networks of pixels; leave them out"
+            "train.weight_map and train.augment.elastic_px are of networks of pixels; leave them "
+            "out"
         )
     if options.loss is not None:
         raise ConfigError(
