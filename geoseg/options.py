@@ -324,6 +324,10 @@ class TrainOptions(Options):
     elastic_px: float = Field(
         0.0, ge=0, description="Bends tiles: std of displacements on a 3 x 3 grid; the paper's 10"
     )
+    val_every: int = Field(1, ge=1, description="Validate every so many epochs, and after the last")
+    loggers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
+        (), description="Besides metrics.csv, where its rows go; in the run's folder"
+    )
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
         "auto", description="auto: bf16 where the device computes in it, else 32 bit"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,9 +22,11 @@ from geoseg.boxes.learner import BOX_RECIPE
 from geoseg.dataset import Sample, TileDataset
 from geoseg.device import choose_device, computes_bf16
 from geoseg.errors import ConfigError, ModelFileError
-from geoseg.history import History
+from geoseg.finish import finish
+from geoseg.history import MONITOR, History
 from geoseg.journal import check_output
 from geoseg.learner import Learner, Recipe
+from geoseg.loggers import TENSORBOARD_NAME, check_loggers
 from geoseg.model_file import ModelSpec, save_model
 from geoseg.models import (
     build_model,
@@ -33,10 +36,10 @@ from geoseg.models import (
     task_of,
 )
 from geoseg.options import ModelOptions, Thresholds, TrainOptions
-from geoseg.predict import Predictor
 from geoseg.segmenter import Segmenter
 from geoseg.tiles import TilesInfo, load_tiles_info
-from geoseg.tune import Tuned, tune_thresholds
+from geoseg.tune import Tuned
+from geoseg.validate import ValidationGround
 
 Report = Callable[[str], None]
 
@@ -81,8 +84,8 @@ def train(
 
     Args:
         tiles: A folder made by `geoseg tile`.
-        output: The run's folder: `model.safetensors`, `metrics.csv`, `curves.png`, and the
-            states `last.ckpt` and `best.ckpt`.
+        output: The run's folder: `model.safetensors`, `metrics.csv`, the states `last.ckpt` and
+            `best.ckpt`, and the pictures `curves.png`, `validation.png` and `reliability.png`.
         model: Which network.
         options: How to train it.
         resume: Go on from `last.ckpt` if it is there.
@@ -98,6 +101,7 @@ def train(
             then.
     """
     model, options = model or ModelOptions(), options or TrainOptions()
+    check_loggers(options.loggers)
     recipe = RECIPES[task_of(model.arch)]
     if load_tiles_info(tiles).exclusive and task_of(model.arch) == "boxes":
         raise ConfigError(
@@ -124,7 +128,7 @@ def train(
     check_tile_size(network, spec.size)
     pretrained = spec.encoder is not None and model.encoder_weights is not None
     module = recipe.learner(network, train_set, val_set, options, pretrained)
-    history = History(folder, options, report, recipe.monitor)
+    history = History(folder, options, report)
     trainer = _build_trainer(folder, options, device, history, progress_bar)
     train_loader, val_loader = _build_loaders(train_set, val_set, options)
     checkpoint = str(_check_state(last, module, options)) if resuming else None
@@ -141,10 +145,10 @@ def train(
     weights = _best_weights(folder / "best.ckpt")
     if not spec.exclusive:
         report("tuning thresholds on validation ground")
-    tuned = recipe.tune(spec, weights, options.device, val_set)
+    tuned = recipe.finish(spec, weights, options.device, val_set, folder)
     if tuned.f1 == 0:
         report("no building of the validation ground is found; train longer, or look at its labels")
-    provenance = _provenance(train_set.info, model, options, history, tuned.f1)
+    provenance = _provenance(train_set.info, model, options, history, tuned)
     spec = spec.model_copy(update={"thresholds": tuned.thresholds, "provenance": provenance})
     save_model(folder / MODEL_NAME, weights, spec)
     return TrainResult(
@@ -153,10 +157,36 @@ def train(
 
 
 class RunCheckpoints(ModelCheckpoint):
-    """Lightning's checkpoints, which keep the best score when the run's folder was moved.
+    """Keeps the best epoch as `best.ckpt` and every epoch, validated or not, as `last.ckpt`.
 
-    Of epochs that score the same the last is the best: while nothing is found yet, all score 0.
+    The best score is kept when the run's folder was moved. Of epochs that score the same the
+    last is the best: while nothing is found yet, all score 0.
+
+    Args:
+        folder: The run's folder.
     """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            folder,
+            "best",
+            monitor=MONITOR,
+            mode="max",
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        self._validated = False
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Knows that this epoch has a score; Lightning keeps that of an earlier one."""
+        self._validated = not trainer.sanity_checking
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Saves the epoch."""
+        if self._validated:
+            super().on_train_epoch_end(trainer, pl_module)
+        self._validated = False
+        trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt")
 
     def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
         """Whether an epoch is as good as the best."""
@@ -218,14 +248,11 @@ def _segment(
     options: TrainOptions,
     pretrained: bool,
 ) -> Learner:
+    ground = None if val_set.info.exclusive else ValidationGround(val_set)
     share = train_set.building_share
-    return Segmenter(network, val_set.info, options, building_share=share, pretrained=pretrained)
-
-
-def _tune(spec: ModelSpec, weights: dict[str, Tensor], device: str, tiles: TileDataset) -> Tuned:
-    if spec.exclusive:  # the likeliest class wins, whatever the thresholds
-        return Tuned(Thresholds(), None)
-    return tune_thresholds(Predictor(spec, weights, device), tiles)
+    return Segmenter(
+        network, val_set.info, options, building_share=share, pretrained=pretrained, ground=ground
+    )
 
 
 # By what a network finds, see `task_of`.
@@ -234,8 +261,7 @@ RECIPES = {
         datasets=_load_tiles,
         outputs=lambda info: info.outputs,
         learner=_segment,
-        monitor="val_iou",
-        tune=_tune,
+        finish=finish,
     ),
     "boxes": BOX_RECIPE,
 }
@@ -273,6 +299,7 @@ def _clear(folder: Path) -> None:
     """Removes the states of an earlier run, which this one must not take for its own."""
     for name in (MODEL_NAME, "best.ckpt", "last.ckpt"):
         (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / TENSORBOARD_NAME, ignore_errors=True)
 
 
 def _check_state(path: Path, module: nn.Module, options: TrainOptions) -> Path:
@@ -330,20 +357,14 @@ def _build_trainer(
     precision = options.precision
     if precision == "auto":
         precision = "bf16-mixed" if computes_bf16(device) else "32-true"
-    best = RunCheckpoints(
-        folder,
-        "best",
-        monitor=history.monitor,
-        mode="max",
-        save_last=True,
-        enable_version_counter=False,
-    )
+    best = RunCheckpoints(folder)
     averaging = [WeightAveraging(avg_fn=running_average(options.ema))] if options.ema else []
     return L.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=1,
         precision=precision,
         max_epochs=options.epochs,
+        check_val_every_n_epoch=options.val_every,
         callbacks=[history, best, *averaging],
         logger=False,
         enable_progress_bar=progress_bar,
@@ -397,7 +418,7 @@ def _provenance(
     model: ModelOptions,
     options: TrainOptions,
     history: History,
-    f1: float | None,
+    tuned: Tuned,
 ) -> dict[str, Any]:
     return {
         "geoseg": __version__,
@@ -409,5 +430,6 @@ def _provenance(
         "train": options.model_dump(),
         "minutes": round(history.minutes, 2),
         "val_iou": round(history.best_iou, 4),
-        "val_f1": f1 if f1 is None else round(f1, 4),
+        "val_f1": tuned.f1 if tuned.f1 is None else round(tuned.f1, 4),
+        "calibration": tuned.calibration,
     }

@@ -17,9 +17,9 @@ FLOORS = (
     {"raster", "vector", "model_file", "journal"},
     {
         "labels", "splits", "tiles", "dataset", "augment", "models", "losses", "learner",
-        "segmenter", "boxes", "train", "history", "device", "drift", "plan", "stitch", "predict",
-        "refine", "export", "mask", "tune", "vectorize",
-        "evaluate", "pictures", "survey", "forecast", "town",
+        "segmenter", "boxes", "train", "history", "loggers", "device", "drift", "plan", "stitch",
+        "predict", "refine", "export", "mask", "validate", "tune", "calibrate", "finish",
+        "vectorize", "evaluate", "pictures", "survey", "forecast", "town",
     },
     {"config", "execution"},
     {"cli"},
