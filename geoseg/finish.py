@@ -32,7 +32,7 @@ VALIDATION_NAME, RELIABILITY_NAME = "validation.png", "reliability.png"
 # Tiles on a sheet: the worst, then a fair sample of the others.
 _SHOWN, _WORST = 24, 8
 
-# Tiles that share more of their ground would show the same twice.
+# Tiles that share more of their ground with others would show the same twice.
 _MOST_SHARED = 0.25
 
 _BATCH = 8
@@ -92,7 +92,7 @@ def tiles_apart(tiles: TileDataset) -> list[int]:
         kept: list[shapely.Geometry] = []
         for index, box in zip(rows.index.tolist(), boxes, strict=True):
             shared = shapely.area(shapely.intersection(box, np.array(kept, dtype=object)))
-            if not (shared > _MOST_SHARED * box.area).any():
+            if shared.sum() <= _MOST_SHARED * box.area:
                 kept.append(box)
                 chosen.append(index)
     return chosen

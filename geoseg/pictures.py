@@ -92,7 +92,8 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     for axes in (losses, scores):
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend(frameon=False)
+        if axes.lines:
+            axes.legend(frameon=False)
     _save(figure, path)
 
 
@@ -132,7 +133,9 @@ def draw_reliability(calibration: Calibration, path: Path) -> None:
         xlim=(0, 1), ylim=(0, 1), aspect="equal",
     )  # fmt: skip
     curve.legend(frameon=False, loc="upper left")
-    histogram.set(xlabel="probability of building", ylabel="share of pixels", yscale="log")
+    histogram.set(xlabel="probability of building", ylabel="share of pixels")
+    if calibration.before.pixels.any():
+        histogram.set_yscale("log")
     for axes in (curve, histogram):
         axes.grid(alpha=0.3)
     _save(figure, path)
