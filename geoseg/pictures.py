@@ -112,7 +112,7 @@ def draw_reliability(calibration: Calibration, path: Path) -> None:
         calibration: The temperature, and what it changes.
         path: A `.png`.
     """
-    figure = Figure(figsize=(5.2, 6.2), layout="constrained")
+    figure = Figure(figsize=(5.2, 6.8), layout="constrained")
     curve, histogram = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     curve.plot([0, 1], [0, 1], color="#aaaaaa", linewidth=1, linestyle="--")
     name = f"after, temperature {calibration.temperature:.2f}"
@@ -130,7 +130,7 @@ def draw_reliability(calibration: Calibration, path: Path) -> None:
         histogram.stairs(share, np.linspace(0, 1, BINS + 1), color=colour, linewidth=1.4)
     curve.set(
         title="reliability on validation ground", ylabel="share that is building",
-        xlim=(0, 1), ylim=(0, 1), aspect="equal",
+        xlim=(0, 1), ylim=(0, 1),
     )  # fmt: skip
     curve.legend(frameon=False, loc="upper left")
     histogram.set(xlabel="probability of building", ylabel="share of pixels")

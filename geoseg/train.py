@@ -13,7 +13,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
@@ -23,7 +23,7 @@ from geoseg.dataset import Sample, TileDataset
 from geoseg.device import choose_device, computes_bf16
 from geoseg.errors import ConfigError, ModelFileError
 from geoseg.finish import finish
-from geoseg.history import MONITOR, History
+from geoseg.history import History, RunCheckpoints
 from geoseg.journal import check_output
 from geoseg.learner import Learner, Recipe
 from geoseg.loggers import TENSORBOARD_NAME, check_loggers
@@ -154,59 +154,6 @@ def train(
     return TrainResult(
         folder / MODEL_NAME, history.best_iou, tuned.f1, tuned.thresholds, history.minutes
     )
-
-
-class RunCheckpoints(ModelCheckpoint):
-    """Keeps the best epoch as `best.ckpt` and every epoch, validated or not, as `last.ckpt`.
-
-    The best score is kept when the run's folder was moved. Of epochs that score the same the
-    last is the best: while nothing is found yet, all score 0.
-
-    Args:
-        folder: The run's folder.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(
-            folder,
-            "best",
-            monitor=MONITOR,
-            mode="max",
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        )
-        self._validated = False
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Knows that this epoch has a score; Lightning keeps that of an earlier one."""
-        self._validated = not trainer.sanity_checking
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Saves the epoch."""
-        if self._validated:
-            super().on_train_epoch_end(trainer, pl_module)
-        self._validated = False
-        trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt")
-
-    def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
-        """Whether an epoch is as good as the best."""
-        better: bool = super().check_monitor_top_k(trainer, current)
-        best = self.best_model_score
-        return better or (current is not None and best is not None and bool(current == best))
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up the state of an earlier process, its paths in the folder of this one."""
-        folder = Path(str(self.dirpath))
-
-        def here(path: str) -> str:
-            return str(folder / Path(path).name) if path else path
-
-        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
-        moved = {name: here(state_dict[name]) for name in paths}
-        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
-        super().load_state_dict(
-            {**state_dict, **moved, "best_k_models": best, "dirpath": self.dirpath}
-        )
 
 
 class PassSampler(Sampler[int]):

@@ -242,4 +242,4 @@ def test_pictures_have_the_size_of_their_sheet(tmp_path):
     )
     draw_reliability(calibrate_counts(count_logits(np.zeros(0), np.zeros(0, bool))),
                      tmp_path / "c.png")  # fmt: skip
-    assert size_of(tmp_path / "c.png") == pytest.approx((682, 572), abs=1)
+    assert size_of(tmp_path / "c.png") == pytest.approx((748, 572), abs=1)
