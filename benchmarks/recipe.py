@@ -137,7 +137,7 @@ def main(
     for group in (own, borrowed):
         with ThreadPoolExecutor(jobs) as pool:
             list(pool.map(lambda job: run_job(output, job), group))
-    table = format_table(read_results(output), minutes)
+    table = format_table(read_results(output))
     (output / "recipe.md").write_text(table)
     click.echo(table)
 
@@ -207,9 +207,8 @@ def cut(output: Path, ground: str, scene: Path, truth: Path, settings: Config) -
     """Tiles, cut once for each way of cutting."""
     key = "-".join(map(str, (*settings.tile.targets, settings.tile.gsd_m, settings.tile.size)))
     folder = output / "tiles" / f"{ground}-{key}"
-    tile_scenes(plan_tiles([scene], truth, settings.tile), folder, overwrite=True) if not (
-        folder / "tiles.json"
-    ).exists() else None
+    if not (folder / "tiles.json").exists():
+        tile_scenes(plan_tiles([scene], truth, settings.tile), folder, overwrite=True)
     return folder
 
 
@@ -226,10 +225,10 @@ def read_results(output: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def format_table(rows: list[dict[str, Any]], minutes: float) -> str:
+def format_table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown: each ground's mean over seeds, with the seeds' own figures."""
     lines = [
-        "| ground | row | what | seeds | minutes | steps | IoU | F1@0.5 | F1 of each seed | machine |",
+        "| ground | row | what | seeds | minutes | steps | IoU | F1@0.5 | of each seed | machine |",
         "|---|---|---|---|---:|---:|---:|---:|---|---|",
     ]
     for ground in dict.fromkeys(row["ground"] for row in rows):

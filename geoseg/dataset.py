@@ -29,8 +29,9 @@ class TileDataset(Dataset[Sample]):
     """The tiles of one split.
 
     A sample holds `image` (C, size, size) float32 in the scene's units, `target`
-    (2, size, size) uint8 and `valid` (1, size, size) bool, False on nodata; with `sigma_px`
-    also `separation` (1, size, size) uint8, see `geoseg.losses.burn_separation`.
+    (2, size, size) uint8, `valid` (1, size, size) bool, False on nodata, and `index`, its row
+    of `tiles`; with `sigma_px` also `separation` (1, size, size) uint8, see
+    `geoseg.losses.burn_separation`.
 
     Args:
         folder: A folder made by `geoseg tile`.
@@ -70,7 +71,8 @@ class TileDataset(Dataset[Sample]):
         # Copies: the cache stays as it is.
         loaded = dict(self._load(index))
         image = torch.from_numpy(loaded.pop("image").astype(np.float32))
-        return {"image": image} | {name: torch.tensor(array) for name, array in loaded.items()}
+        labels = {name: torch.tensor(array) for name, array in loaded.items()}
+        return {"image": image, "index": torch.tensor(index)} | labels
 
     def _load(self, index: int) -> dict[str, np.ndarray]:
         if index in self._cache:

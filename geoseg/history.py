@@ -1,4 +1,4 @@
-"""A training run's clock and diary: the learning rate, `metrics.csv`, `curves.png`."""
+"""A training run's clock and diary: the learning rate, `metrics.csv`, `curves.png`, its states."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+from torch import Tensor
 
 from geoseg.journal import replace_file
+from geoseg.loggers import open_loggers
 from geoseg.options import TrainOptions
 from geoseg.pictures import draw_curves
 from geoseg.schedule import momentum, rate_share
@@ -26,32 +29,31 @@ COLUMNS = (
     "val_iou",
     "val_f1_pixel",
     "val_f1",
+    "val_score",
 )
+
+# The column that chooses the best epoch, the greatest being the best.
+MONITOR = "val_score"
 
 # An epoch that takes longer says so this often.
 _SECONDS_PER_LINE = 30.0
 
 
 class History(Callback):
-    """Keeps time, sets the rate by it, and writes `metrics.csv` and `curves.png`.
+    """Keeps time, sets the rate by it, and writes `metrics.csv`, `curves.png` and loggers.
 
     Args:
         folder: The run's folder.
         options: How to train.
         report: Told one line per epoch.
-        monitor: The column that chooses the best epoch, the greatest being the best.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        options: TrainOptions,
-        report: Callable[[str], None],
-        monitor: str = "val_iou",
-    ) -> None:
-        self.folder, self.options, self.report, self.monitor = folder, options, report, monitor
+    def __init__(self, folder: Path, options: TrainOptions, report: Callable[[str], None]) -> None:
+        self.folder, self.options, self.report = folder, options, report
         self.rows: list[dict[str, float]] = []
+        self.loggers: list[Logger] = []
         self.rate = self.progress = 0.0
+        self._validated = False
         self._before = self._clock = 0.0
         self._start = self._told = time.monotonic()
 
@@ -63,8 +65,8 @@ class History(Callback):
     @property
     def best_iou(self) -> float:
         """Pixel IoU on validation tiles in the best epoch so far."""
-        best = max(self.rows, key=lambda row: row[self.monitor], default={"val_iou": 0.0})
-        return best["val_iou"]
+        scored = [row for row in self.rows if MONITOR in row]
+        return max(scored, key=lambda row: row[MONITOR], default={"val_iou": 0.0})["val_iou"]
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must keep."""
@@ -76,8 +78,17 @@ class History(Callback):
         self.rows = list(state["rows"])
 
     def on_train_start(self, *_: Any) -> None:
-        """Starts the clock, unless a checkpoint has."""
+        """Opens the loggers, and starts the clock, unless a checkpoint has."""
+        self.loggers = open_loggers(self.options.loggers, self.folder)
+        for logger in self.loggers:
+            logger.log_hyperparams(self.options.model_dump(mode="json"))
         self._start = time.monotonic()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        """Sees to it that the last epoch is validated, whatever `val_every` says."""
+        self._validated = False
+        if trainer.current_epoch + 1 == trainer.max_epochs:
+            trainer.check_val_every_n_epoch = 1
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any
@@ -100,14 +111,22 @@ class History(Callback):
         limit = self.options.max_minutes
         if limit is not None and self._clock >= limit:
             trainer.should_stop = True
+            trainer.check_val_every_n_epoch = 1
+
+    def on_validation_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Knows that this epoch has scores; Lightning keeps those of an earlier one."""
+        self._validated = not trainer.sanity_checking
 
     def on_train_epoch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """Writes a row."""
         values = trainer.callback_metrics
         row: dict[str, float] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         row |= {"minutes": round(self.minutes, 3), "lr": self.rate}
-        row |= {name: float(values[name]) for name in COLUMNS[4:] if name in values}
+        known = [name for name in COLUMNS[4:] if self._validated or not name.startswith("val_")]
+        row |= {name: float(values[name]) for name in known if name in values}
         self.rows.append(row)
+        for logger in self.loggers:
+            logger.log_metrics(row, step=trainer.global_step)
         with (
             replace_file(self.folder / "metrics.csv") as partial,
             partial.open("w", newline="") as file,
@@ -120,6 +139,11 @@ class History(Callback):
             f"epoch {row['epoch'] + 1}: {row['minutes']:.1f} min, "
             + ", ".join(f"{name} {row[name]:.3f}" for name in COLUMNS[4:] if name in row)
         )
+
+    def on_train_end(self, *_: Any) -> None:
+        """Closes the loggers."""
+        for logger in self.loggers:
+            logger.finalize("success")
 
     def _tell(self, line: str) -> None:
         self._told = time.monotonic()
@@ -134,3 +158,56 @@ class History(Callback):
             self._clock = trainer.strategy.broadcast(self._clock)
         steps = trainer.global_step / max(1, trainer.estimated_stepping_batches)
         self.progress = float(max(steps, self._clock / limit if limit else 0.0))
+
+
+class RunCheckpoints(ModelCheckpoint):
+    """Keeps the best epoch as `best.ckpt` and every epoch, validated or not, as `last.ckpt`.
+
+    The best score is kept when the run's folder was moved. Of epochs that score the same the
+    last is the best: while nothing is found yet, all score 0.
+
+    Args:
+        folder: The run's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            folder,
+            "best",
+            monitor=MONITOR,
+            mode="max",
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        self._validated = False
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Knows that this epoch has a score; Lightning keeps that of an earlier one."""
+        self._validated = not trainer.sanity_checking
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Saves the epoch."""
+        if self._validated:
+            super().on_train_epoch_end(trainer, pl_module)
+        self._validated = False
+        trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt")
+
+    def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
+        """Whether an epoch is as good as the best."""
+        better: bool = super().check_monitor_top_k(trainer, current)
+        best = self.best_model_score
+        return better or (current is not None and best is not None and bool(current == best))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up the state of an earlier process, its paths in the folder of this one."""
+        folder = Path(str(self.dirpath))
+
+        def here(path: str) -> str:
+            return str(folder / Path(path).name) if path else path
+
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        moved = {name: here(state_dict[name]) for name in paths}
+        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict(
+            {**state_dict, **moved, "best_k_models": best, "dirpath": self.dirpath}
+        )

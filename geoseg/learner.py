@@ -82,13 +82,13 @@ class Recipe:
         outputs: What the channels of the network's logits mean, for these tiles.
         learner: Puts a network together with its loss, for tiles to train on and tiles to
             validate; the last argument says whether the encoder has learnt before. It logs
-            `train_loss`, `val_loss`, `val_iou`, and `val_f1_pixel` or `val_f1` of buildings.
-        monitor: Which of them chooses the best epoch, the greatest being the best.
-        tune: Header, weights, device and validation tiles → the best thresholds.
+            `train_loss`, `val_loss`, `val_iou`, `val_score`, and `val_f1_pixel`, `val_f1` or
+            both of buildings. The greatest `val_score` is that of the best epoch.
+        finish: Header, weights, device, validation tiles and the run's folder → the best
+            thresholds; pictures of what they find go into the folder.
     """
 
     datasets: Callable[[str | Path, TrainOptions], tuple[TileDataset, TileDataset]]
     outputs: Callable[[TilesInfo], tuple[str, ...]]
     learner: Callable[[nn.Module, TileDataset, TileDataset, TrainOptions, bool], Learner]
-    monitor: str
-    tune: Callable[[ModelSpec, dict[str, Tensor], str, TileDataset], Tuned]
+    finish: Callable[[ModelSpec, dict[str, Tensor], str, TileDataset, Path], Tuned]

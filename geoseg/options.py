@@ -408,6 +408,10 @@ class TrainOptions(Options):
         description="none; light: quarter turns, mirrors, colours; full: any turn, scale, gamma, "
         "blur and shadows too; or fields that differ from full, or from the one named by preset",
     )
+    val_every: int = Field(1, ge=1, description="Validate every so many epochs, and after the last")
+    loggers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
+        (), description="Besides metrics.csv, where its rows go; in the run's folder"
+    )
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
         "auto", description="auto: bf16 where the device computes in it, else 32 bit"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any, cast
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
@@ -24,9 +25,11 @@ from geoseg.boxes.learner import BOX_RECIPE
 from geoseg.dataset import Sample, TileDataset
 from geoseg.device import choose_device, computes_bf16
 from geoseg.errors import ConfigError, ModelFileError
-from geoseg.history import History
+from geoseg.finish import finish
+from geoseg.history import MONITOR, History, RunCheckpoints
 from geoseg.journal import check_output
 from geoseg.learner import Learner, Recipe
+from geoseg.loggers import TENSORBOARD_NAME, check_loggers
 from geoseg.model_file import ModelSpec, save_model
 from geoseg.models import (
     build_model,
@@ -36,10 +39,10 @@ from geoseg.models import (
     task_of,
 )
 from geoseg.options import ModelOptions, Thresholds, TrainOptions
-from geoseg.predict import Predictor
 from geoseg.segmenter import Segmenter
 from geoseg.tiles import TilesInfo, load_tiles_info
-from geoseg.tune import Tuned, tune_thresholds
+from geoseg.tune import Tuned
+from geoseg.validate import ValidationGround
 
 Report = Callable[[str], None]
 
@@ -84,8 +87,8 @@ def train(
 
     Args:
         tiles: A folder made by `geoseg tile`.
-        output: The run's folder: `model.safetensors`, `metrics.csv`, `curves.png`, and the
-            states `last.ckpt` and `best.ckpt`.
+        output: The run's folder: `model.safetensors`, `metrics.csv`, the states `last.ckpt` and
+            `best.ckpt`, and the pictures `curves.png`, `validation.png` and `reliability.png`.
         model: Which network.
         options: How to train it.
         resume: Go on from `last.ckpt` if it is there.
@@ -101,13 +104,14 @@ def train(
             then.
     """
     model, options = model or ModelOptions(), options or TrainOptions()
+    check_loggers(options.loggers)
     folder, last = Path(output), Path(output) / "last.ckpt"
     resuming = resume and last.is_file()
     first = cast(Any, rank_zero_only).rank == 0  # of several processes, the one that writes
     setup = prepare(tiles, model, options, pretrained=not resuming)
     if first:
         check_output(output, overwrite=overwrite or resuming)
-    history = History(folder, options, report, setup.recipe.monitor)
+    history = History(folder, options, report)
     trainer = _build_trainer(folder, setup, history, progress_bar)
     checkpoint = str(_check_state(last, setup.module, options)) if resuming else None
     if not resuming and first:
@@ -126,10 +130,10 @@ def train(
     spec, weights = setup.spec, _best_weights(folder / "best.ckpt")
     if not spec.exclusive:
         report("tuning thresholds on validation ground")
-    tuned = setup.recipe.tune(spec, weights, options.device, setup.val_set)
+    tuned = setup.recipe.finish(spec, weights, options.device, setup.val_set, folder)
     if tuned.f1 == 0:
         report("no building of the validation ground is found; train longer, or look at its labels")
-    provenance = _provenance(setup, model, options, history, tuned.f1)
+    provenance = _provenance(setup, model, options, history, tuned)
     spec = spec.model_copy(update={"thresholds": tuned.thresholds, "provenance": provenance})
     save_model(folder / MODEL_NAME, weights, spec)
     return TrainResult(
@@ -206,33 +210,6 @@ def prepare(
     return Setup(recipe, train_set, val_set, spec, module, options, batch_size, device)
 
 
-class RunCheckpoints(ModelCheckpoint):
-    """Lightning's checkpoints, which keep the best score when the run's folder was moved.
-
-    Of epochs that score the same the last is the best: while nothing is found yet, all score 0.
-    """
-
-    def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
-        """Whether an epoch is as good as the best."""
-        better: bool = super().check_monitor_top_k(trainer, current)
-        best = self.best_model_score
-        return better or (current is not None and best is not None and bool(current == best))
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up the state of an earlier process, its paths in the folder of this one."""
-        folder = Path(str(self.dirpath))
-
-        def here(path: str) -> str:
-            return str(folder / Path(path).name) if path else path
-
-        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
-        moved = {name: here(state_dict[name]) for name in paths}
-        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
-        super().load_state_dict(
-            {**state_dict, **moved, "best_k_models": best, "dirpath": self.dirpath}
-        )
-
-
 class PassSampler(Sampler[int]):
     """Tiles in a new random order each pass, fixed by seed and epoch.
 
@@ -272,14 +249,11 @@ def _segment(
     options: TrainOptions,
     pretrained: bool,
 ) -> Learner:
+    ground = None if val_set.info.exclusive else ValidationGround(val_set)
     share = train_set.building_share
-    return Segmenter(network, val_set.info, options, building_share=share, pretrained=pretrained)
-
-
-def _tune(spec: ModelSpec, weights: dict[str, Tensor], device: str, tiles: TileDataset) -> Tuned:
-    if spec.exclusive:  # the likeliest class wins, whatever the thresholds
-        return Tuned(Thresholds(), None)
-    return tune_thresholds(Predictor(spec, weights, device), tiles)
+    return Segmenter(
+        network, val_set.info, options, building_share=share, pretrained=pretrained, ground=ground
+    )
 
 
 # By what a network finds, see `task_of`.
@@ -288,8 +262,7 @@ RECIPES = {
         datasets=_load_tiles,
         outputs=lambda info: info.outputs,
         learner=_segment,
-        monitor="val_iou",
-        tune=_tune,
+        finish=finish,
     ),
     "boxes": BOX_RECIPE,
 }
@@ -327,6 +300,7 @@ def _clear(folder: Path) -> None:
     """Removes the states of an earlier run, which this one must not take for its own."""
     for name in (MODEL_NAME, "best.ckpt", "last.ckpt"):
         (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / TENSORBOARD_NAME, ignore_errors=True)
 
 
 def _check_state(path: Path, module: nn.Module, options: TrainOptions) -> Path:
@@ -380,18 +354,11 @@ def build_loaders(setup: Setup) -> tuple[DataLoader[Sample], DataLoader[Sample]]
 
 def _build_trainer(folder: Path, setup: Setup, history: History, progress_bar: bool) -> L.Trainer:
     options = setup.options
-    best = RunCheckpoints(
-        folder,
-        "best",
-        monitor=history.monitor,
-        mode="max",
-        save_last=True,
-        enable_version_counter=False,
-    )
     return L.Trainer(
         **describe_hardware(options, setup.device),
         max_epochs=options.epochs,
-        callbacks=[history, best, *_further_callbacks(options, history)],
+        check_val_every_n_epoch=options.val_every,
+        callbacks=[history, RunCheckpoints(folder), *_further_callbacks(options, history)],
         logger=False,
         enable_progress_bar=progress_bar,
         enable_model_summary=False,
@@ -426,7 +393,7 @@ def _further_callbacks(options: TrainOptions, history: History) -> list[Callback
     if options.swa:
         callbacks.append(LateAverage(options.swa, lambda: history.progress))
     if options.patience:
-        callbacks.append(EarlyStopping(history.monitor, patience=options.patience, mode="max"))
+        callbacks.append(EarlyStopping(MONITOR, patience=options.patience, mode="max"))
     return callbacks
 
 
@@ -451,7 +418,7 @@ def _provenance(
     model: ModelOptions,
     options: TrainOptions,
     history: History,
-    f1: float | None,
+    tuned: Tuned,
 ) -> dict[str, Any]:
     info = setup.train_set.info
     return {
@@ -465,5 +432,6 @@ def _provenance(
         "batch_size": setup.batch_size,
         "minutes": round(history.minutes, 2),
         "val_iou": round(history.best_iou, 4),
-        "val_f1": f1 if f1 is None else round(f1, 4),
+        "val_f1": tuned.f1 if tuned.f1 is None else round(tuned.f1, 4),
+        "calibration": tuned.calibration,
     }

@@ -38,7 +38,9 @@ def test_a_sample_is_the_scenes_own_pixels(tiles):
                 "image": ((4, 32, 32), torch.float32),
                 "target": ((2, 32, 32), torch.uint8),
                 "valid": ((1, 32, 32), torch.bool),
+                "index": ((), torch.int64),
             }
+            assert sample["index"] == index
             np.testing.assert_array_equal(sample["valid"][0], valid)
             np.testing.assert_array_equal(sample["image"], (made.data[(..., *place)] * valid))
             expected = np.where(valid, made.mask[place], 255)

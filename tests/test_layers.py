@@ -21,9 +21,9 @@ FLOORS = (
     {
         "labels", "splits", "tiles", "dataset", "augment", "models", "losses", "learner",
         "segmenter", "boxes", "train", "history", "averaging", "batch_size", "find_lr",
-        "device", "drift", "plan", "stitch", "predict",
-        "refine", "export", "mask", "tune", "vectorize",
-        "evaluate", "pictures", "survey", "forecast", "town",
+        "loggers", "device", "drift", "plan", "stitch", "predict", "refine", "export", "mask",
+        "validate", "tune", "calibrate", "finish", "vectorize", "evaluate", "pictures", "survey",
+        "forecast", "town",
     },
     {"config", "execution"},
     {"cli"},

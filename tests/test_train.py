@@ -17,6 +17,7 @@ from geoseg.tiles import plan_tiles, tile_scenes
 from geoseg.town import build_town, write_town
 from geoseg.train import PassSampler, train
 from geoseg.tune import tune_thresholds
+from geoseg.validate import ValidationGround
 
 MODEL = ModelOptions(
     encoder="tu-tf_efficientnet_lite0", options={"aspp_channels": 16, "fusion": "add"}
@@ -48,15 +49,21 @@ def rows(folder):
 
 def test_a_run_leaves_model_metrics_and_curves(run, tiles):
     folder, result, lines = run
-    assert {"model.safetensors", "metrics.csv", "curves.png", "last.ckpt", "best.ckpt"} == {
+    pictures = {"curves.png", "validation.png", "reliability.png"}
+    assert {"model.safetensors", "metrics.csv", "last.ckpt", "best.ckpt"} | pictures == {
         path.name for path in folder.iterdir()
     }
     table = rows(folder)
     assert [row["epoch"] for row in table] == ["0", "1"]
     assert float(table[-1]["train_loss"]) < float(table[0]["train_loss"])
-    assert result.val_iou == pytest.approx(max(float(row["val_iou"]) for row in table))
+    best = max(table, key=lambda row: float(row["val_score"]))
+    assert result.val_iou == pytest.approx(float(best["val_iou"]))
+    for row in table:
+        both = float(row["val_iou"]), float(row["val_f1"])
+        assert float(row["val_score"]) == pytest.approx(sum(both) / 2)
     assert lines[0].startswith("epoch 1: ")
-    assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    for name in pictures:
+        assert (folder / name).read_bytes()[:4] == b"\x89PNG"
 
 
 def test_the_model_file_knows_what_it_eats(run, tiles):
@@ -79,9 +86,12 @@ def test_the_model_file_knows_what_it_eats(run, tiles):
 def test_tuning_finds_the_thresholds_of_its_score(run, tiles):
     _, result, _ = run
     spec, weights = load_model(result.model)
-    again = tune_thresholds(Predictor(spec, weights, "cpu"), TileDataset(tiles, "val"))
-    assert again.thresholds == result.thresholds
-    assert again.f1 == result.val_f1
+    ground = ValidationGround(TileDataset(tiles, "val"))
+    ground.predict(Predictor(spec, weights, "cpu"))
+    tuned = tune_thresholds(ground).thresholds
+    temperature = spec.provenance["calibration"]["temperature"]
+    assert result.thresholds == tuned.model_copy(update={"temperature": temperature})
+    assert result.val_f1 == ground.score(result.thresholds)[0].f1
 
 
 def test_a_perfect_network_is_tuned_to_nearly_all_buildings(tiles):
@@ -96,7 +106,9 @@ def test_a_perfect_network_is_tuned_to_nearly_all_buildings(tiles):
             [torch.from_numpy((by_image[image.tobytes()] == 1) * 0.98 + 0.01) for image in data]
         ).numpy()
 
-    assert tune_thresholds(oracle, dataset).f1 > 0.9
+    ground = ValidationGround(dataset)
+    ground.predict(oracle)
+    assert tune_thresholds(ground).f1 > 0.9
 
 
 def test_a_running_average_is_validated_and_kept(tiles, tmp_path):
@@ -132,7 +144,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(run, tiles, tmp_path, ema):
     assert not (tmp_path / "b" / "model.safetensors").exists()
     train(tiles, tmp_path / "b", model=MODEL, options=options, resume=True)
     assert [r["epoch"] for r in rows(tmp_path / "b")] == ["0", "1"]
-    for key in ("train_loss", "val_loss", "val_iou"):
+    for key in ("train_loss", "val_loss", "val_iou", "val_f1", "val_score"):
         resumed = [float(row[key]) for row in rows(tmp_path / "b")]
         assert resumed == pytest.approx([float(row[key]) for row in rows(folder)], rel=1e-5)
     again = load_model(tmp_path / "b" / "model.safetensors")[1]
@@ -147,12 +159,13 @@ def test_a_run_that_was_moved_keeps_its_best_epoch(run, tiles, tmp_path):
     # At this rate the network forgets what it knew.
     ruined = OPTIONS.model_copy(update={"epochs": 4, "lr": 1.0})
     result = train(tiles, moved, model=MODEL, options=ruined, resume=True)
-    scores = [float(row["val_iou"]) for row in rows(moved)]
+    scores = [float(row["val_score"]) for row in rows(moved)]
     assert len(scores) == 4
     best = int(np.argmax(scores))
     assert best < 2
     assert torch.load(moved / "best.ckpt", weights_only=True)["epoch"] == best
-    assert result.val_iou == pytest.approx(scores[best])
+    assert result.val_iou == pytest.approx(float(rows(moved)[best]["val_iou"]))
+    assert torch.load(moved / "last.ckpt", weights_only=True)["epoch"] == 3
 
 
 def test_a_run_with_every_option_of_the_papers(tiles, tmp_path):

@@ -24,10 +24,10 @@ _LEAST_SIDE = 2.0
 class BoxDataset(TileDataset):
     """The tiles of one split, and the boxes of the footprints that lie in each.
 
-    A sample holds besides what `TileDataset` gives: `index`, the row of `tiles`; `boxes`
-    (M, 4) float32, left, top, right and bottom in pixels of what lies in the tile, filled up
-    with NaN so that all tiles have as many; and `learnt` (M,) bool, False for a box of which
-    too little is to be seen, because the tile's edge or nodata cuts it off.
+    A sample holds besides what `TileDataset` gives: `boxes` (M, 4) float32, left, top, right and
+    bottom in pixels of what lies in the tile, filled up with NaN so that all tiles have as many;
+    and `learnt` (M,) bool, False for a box of which too little is to be seen, because the tile's
+    edge or nodata cuts it off.
 
     Args:
         folder: A folder made by `geoseg tile`.
@@ -53,7 +53,6 @@ class BoxDataset(TileDataset):
         learnt = np.zeros(self.most, dtype=bool)
         boxes[: len(corners)], learnt[: len(corners)] = corners, seen >= LEAST_SHARE
         return sample | {
-            "index": torch.tensor(index),
             "boxes": torch.from_numpy(boxes),
             "learnt": torch.from_numpy(learnt),
         }

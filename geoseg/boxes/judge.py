@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
@@ -114,7 +115,11 @@ def judge(grounds: Sequence[BoxGround], found: Mapping[int, Boxes]) -> Verdict:
 
 
 def tune_boxes(
-    spec: ModelSpec, weights: dict[str, Tensor], device: str, tiles: TileDataset
+    spec: ModelSpec,
+    weights: dict[str, Tensor],
+    device: str,
+    tiles: TileDataset,
+    _: Path | None = None,
 ) -> Tuned:
     """Searches the least score whose building F1@0.5 on validation ground is greatest.
 

@@ -23,8 +23,8 @@ from geoseg.options import PredictOptions, TrainOptions
 class BoxLearner(Learner):
     """A network of boxes, as Lightning trains it.
 
-    Its `val_f1` is building F1@0.5 against the true footprints, with the least score that
-    suits best, and its `val_iou` that of the ground that these boxes cover.
+    Its `val_f1`, which is its `val_score`, is building F1@0.5 against the true footprints, with
+    the least score that suits best, and its `val_iou` that of the ground that these boxes cover.
 
     Args:
         network: A `RetinaNet`.
@@ -81,6 +81,7 @@ class BoxLearner(Learner):
         verdict = judge(self.grounds, self.found)
         self.log("val_iou", verdict.iou)
         self.log("val_f1", verdict.f1)
+        self.log("val_score", verdict.f1)
 
     @property
     def _retinanet(self) -> RetinaNet:
@@ -123,6 +124,5 @@ BOX_RECIPE = Recipe(
     datasets=_load_tiles,
     outputs=lambda info: info.classes,
     learner=_learn,
-    monitor="val_f1",
-    tune=tune_boxes,
+    finish=tune_boxes,
 )

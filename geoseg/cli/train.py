@@ -29,7 +29,8 @@ def command(
 ) -> None:
     """Train a network on a folder of tiles.
 
-    Writes model.safetensors, metrics.csv and curves.png into the run's folder.
+    Writes model.safetensors, metrics.csv, curves.png, validation.png and, of buildings,
+    reliability.png into the run's folder.
     """
     settings = resolve(config, overrides)
     if dry_run:

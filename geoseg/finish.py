@@ -1,0 +1,175 @@
+"""What a run ends with: thresholds and a temperature for its model, and pictures of both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import shapely
+from torch import Tensor
+
+from geoseg.calibrate import calibrate
+from geoseg.dataset import TileDataset
+from geoseg.evaluate import Evaluation
+from geoseg.metrics import Score, count_classes, measure_areas
+from geoseg.model_file import ModelSpec
+from geoseg.options import Thresholds
+from geoseg.pictures import (
+    MaskedTile,
+    OutlinedTile,
+    draw_masked,
+    draw_outlined,
+    draw_reliability,
+)
+from geoseg.predict import Predictor
+from geoseg.tune import Tuned, tune_thresholds
+from geoseg.validate import Ground, Predict, ValidationGround, predict_tiles
+
+VALIDATION_NAME, RELIABILITY_NAME = "validation.png", "reliability.png"
+
+# Tiles on a sheet: the worst, then a fair sample of the others.
+_SHOWN, _WORST = 24, 8
+
+# Tiles that share more of their ground with others would show the same twice.
+_MOST_SHARED = 0.25
+
+_BATCH = 8
+
+AnyTile = TypeVar("AnyTile", OutlinedTile, MaskedTile)
+
+
+def finish(
+    spec: ModelSpec, weights: dict[str, Tensor], device: str, tiles: TileDataset, folder: Path
+) -> Tuned:
+    """Tunes and calibrates a model of pixels on validation ground, and draws what it finds.
+
+    Args:
+        spec: The model's header.
+        weights: Its state dict.
+        device: `auto`, `cpu` or `gpu`.
+        tiles: Validation tiles.
+        folder: The run's folder, for `validation.png`, and of buildings `reliability.png`.
+
+    Returns:
+        The best thresholds, with the temperature among them; the defaults of exclusive classes.
+    """
+    predictor = Predictor(spec, weights, device)
+    if spec.exclusive:  # the likeliest class wins, whatever the thresholds
+        masked = choose_tiles(list(_iter_masked(predictor, tiles)))
+        draw_masked(masked, folder / VALIDATION_NAME, spec.classes, spec.colours)
+        return Tuned(Thresholds(), None)
+    ground = ValidationGround(tiles)
+    ground.predict(predictor)
+    calibration = calibrate(ground.grounds(), ignore=tiles.info.ignore)
+    draw_reliability(calibration, folder / RELIABILITY_NAME)
+    best = tune_thresholds(ground).thresholds
+    best = best.model_copy(update={"temperature": calibration.temperature})
+    found = [(one, one.evaluate(best)) for one in ground.grounds()]
+    outlined = choose_tiles(list(iter_outlined(tiles, found)))
+    draw_outlined(outlined, folder / VALIDATION_NAME)
+    score = sum((evaluation.score for _, evaluation in found), Score(0, 0, 0))
+    return Tuned(best, score.f1, calibration.summary)
+
+
+def choose_tiles(tiles: Sequence[AnyTile]) -> list[AnyTile]:
+    """The tiles of the least IoU, then others evenly up to the best, 24 at the most."""
+    ordered = sorted(tiles, key=lambda tile: tile.iou)
+    if len(ordered) <= _SHOWN:
+        return ordered
+    others = np.linspace(_WORST, len(ordered) - 1, _SHOWN - _WORST).astype(int)
+    return ordered[:_WORST] + [ordered[place] for place in others]
+
+
+def tiles_apart(tiles: TileDataset) -> list[int]:
+    """Rows of tiles that hardly share ground, in the dataset's order."""
+    chosen: list[int] = []
+    for _, rows in tiles.tiles.groupby("scene", sort=False):
+        boxes = shapely.box(
+            rows.col_off, rows.row_off, rows.col_off + rows.width, rows.row_off + rows.height
+        )
+        kept: list[shapely.Geometry] = []
+        for index, box in zip(rows.index.tolist(), boxes, strict=True):
+            shared = shapely.area(shapely.intersection(box, np.array(kept, dtype=object)))
+            if shared.sum() <= _MOST_SHARED * box.area:
+                kept.append(box)
+                chosen.append(index)
+    return chosen
+
+
+def iter_outlined(
+    tiles: TileDataset, found: Sequence[tuple[Ground, Evaluation]]
+) -> Iterator[OutlinedTile]:
+    """Tiles with the outlines of what was found in them, and what not.
+
+    Args:
+        tiles: Validation tiles.
+        found: Their ground, and what was found on it.
+    """
+    apart = set(tiles_apart(tiles))
+    for ground, evaluation in found:
+        layers = _layers_of(evaluation)
+        for index in sorted(apart & set(ground.windows)):
+            window = ground.windows[index]
+            frame = ground.grid.window_polygon(window)
+            seen = {name: _clip(polygons, frame) for name, polygons in layers.items()}
+            to_tile = _to_pixels(ground, window.col_off, window.row_off)
+            sample = tiles[index]
+            yield OutlinedTile(
+                sample["image"].numpy(),
+                sample["valid"].numpy()[0],
+                _iou(
+                    np.concatenate([seen["found"], seen["false"]]),
+                    np.concatenate([seen["truth"], seen["missed"]]),
+                ),
+                {name: shapely.transform(polygons, to_tile) for name, polygons in seen.items()},
+            )
+
+
+def _layers_of(evaluation: Evaluation) -> dict[str, np.ndarray]:
+    right = evaluation.matches.proposal_match >= 0
+    known = evaluation.matches.truth_match >= 0
+    pred = np.asarray(evaluation.pred.geometry.values, dtype=object)
+    truth = np.asarray(evaluation.truth.geometry.values, dtype=object)
+    return {
+        "truth": truth[known],
+        "found": pred[right],
+        "false": pred[~right],
+        "missed": truth[~known],
+    }
+
+
+def _clip(polygons: np.ndarray, frame: shapely.Geometry) -> np.ndarray:
+    """The parts of polygons inside a frame, without lines and points."""
+    near = polygons[shapely.intersects(polygons, frame)]
+    parts = shapely.get_parts(shapely.intersection(near, frame))
+    parts = shapely.get_parts(parts)
+    polygonal: np.ndarray = parts[shapely.get_type_id(parts) == shapely.GeometryType.POLYGON]
+    return polygonal
+
+
+def _iou(found: np.ndarray, truth: np.ndarray) -> float:
+    """IoU of the ground covered; 1 where there is nothing and nothing was found."""
+    return measure_areas(found, truth).iou if len(found) or len(truth) else 1.0
+
+
+def _to_pixels(ground: Ground, left: int, top: int) -> Callable[[np.ndarray], np.ndarray]:
+    def to_pixels(points: np.ndarray) -> np.ndarray:
+        columns, rows = ground.grid.to_pixels(points[:, 0], points[:, 1])
+        return np.column_stack([columns - left, rows - top])
+
+    return to_pixels
+
+
+def _iter_masked(predict: Predict, tiles: TileDataset) -> Iterator[MaskedTile]:
+    apart, classes = tiles_apart(tiles), len(tiles.info.classes)
+    for first in range(0, len(apart), _BATCH):
+        part = apart[first : first + _BATCH]
+        for index, prob in zip(part, predict_tiles(predict, tiles, part), strict=True):
+            sample, found = tiles[index], prob.argmax(axis=0)
+            truth = sample["target"].numpy()[0]
+            counts = count_classes(found, truth, truth != tiles.info.ignore, classes)
+            yield MaskedTile(
+                sample["image"].numpy(), sample["valid"].numpy()[0], counts.mean_iou, truth, found
+            )

@@ -1,0 +1,233 @@
+"""Validation ground: predicted tiles put together, made into footprints and compared with truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import shapely
+from rasterio.windows import Window
+from shapely.geometry.base import BaseGeometry
+
+from geoseg.dataset import TileDataset, bounding_grid
+from geoseg.evaluate import Evaluation, evaluate_layers
+from geoseg.grid import Grid
+from geoseg.metrics import AreaCounts, Score
+from geoseg.options import Thresholds
+from geoseg.tiles import read_tile_footprints
+from geoseg.tiling import blend_weights
+from geoseg.vectorize import vectorize_arrays
+
+Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+# Validation ground beyond this many pixels is left out.
+MOST_PIXELS = 16_000_000
+
+# Tiles keep their probabilities in 16 bits: bytes would lose what calibration is about.
+_LEVELS = 65535
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """Validation tiles of one scene, predicted and put together.
+
+    Attributes:
+        prob: float32 (outputs, H, W).
+        outputs: Their names.
+        target: uint8 (H, W), the first target band; `TilesInfo.ignore` outside the tiles.
+        valid: (H, W), False outside the tiles.
+        grid: Place on the ground.
+        area: Outline of the tiles, in the grid's CRS.
+        truth: Footprints, in the grid's CRS.
+        windows: Each tile's window of the grid, by its row in the dataset.
+    """
+
+    prob: np.ndarray
+    outputs: tuple[str, ...]
+    target: np.ndarray
+    valid: np.ndarray
+    grid: Grid
+    area: BaseGeometry
+    truth: gpd.GeoDataFrame
+    windows: Mapping[int, Window]
+
+    def evaluate(self, thresholds: Thresholds) -> Evaluation:
+        """Compares the footprints that the thresholds give with the truth."""
+        bands = dict(zip(self.outputs, self.prob, strict=True))
+        found = vectorize_arrays(
+            self.prob[0], bands.get("border"), self.valid, self.grid, thresholds,
+            bands.get("contact"),
+        )  # fmt: skip
+        return evaluate_layers(found, self.truth, aoi=self.area)
+
+
+class ValidationGround:
+    """The ground of validation tiles, planned once and filled with predictions many times.
+
+    Tiles are kept by their row in the dataset, so it does not matter in which order they come,
+    nor whether some come twice.
+
+    Args:
+        tiles: Validation tiles of buildings.
+        most_pixels: Ground beyond so many pixels is left out.
+
+    Attributes:
+        tiles: The tiles.
+        found: uint16 (outputs, size, size) of each tile that was added, by its row.
+    """
+
+    def __init__(self, tiles: TileDataset, *, most_pixels: int = MOST_PIXELS) -> None:
+        self.tiles = tiles
+        self.found: dict[int, np.ndarray] = {}
+        self._plots = list(_iter_plots(tiles, most_pixels))
+        self._grounds: list[Ground] | None = None
+
+    @property
+    def indices(self) -> list[int]:
+        """Rows of the tiles that make up the ground."""
+        return [index for plot in self._plots for index in plot.windows]
+
+    def start(self) -> None:
+        """Forgets what was added."""
+        self.found, self._grounds = {}, None
+
+    def add(self, indices: Sequence[int], prob: np.ndarray) -> None:
+        """Adds predicted tiles.
+
+        Args:
+            indices: Rows of the tiles in the dataset; tiles of ground that is left out are, too.
+            prob: (N, outputs, size, size) in 0..1.
+        """
+        wanted = set(self.indices)
+        for index, one in zip(indices, prob, strict=True):
+            if index in wanted:
+                levels = np.rint(np.clip(one, 0, 1) * np.float32(_LEVELS))
+                self.found[index] = levels.astype(np.uint16)
+        self._grounds = None
+
+    def predict(self, predict: Predict, batch_size: int = 8) -> None:
+        """Fills the ground anew.
+
+        Args:
+            predict: (N, C, size, size), (N, size, size) → probabilities (N, outputs, size, size).
+            batch_size: Tiles per prediction.
+        """
+        self.start()
+        indices = self.indices
+        for first in range(0, len(indices), batch_size):
+            part = indices[first : first + batch_size]
+            self.add(part, predict_tiles(predict, self.tiles, part))
+
+    def grounds(self) -> list[Ground]:
+        """The ground of each scene, in as many parts as hang together.
+
+        Raises:
+            KeyError: If a tile is missing.
+        """
+        if self._grounds is None:
+            self._grounds = [plot.stitch(self.found) for plot in self._plots]
+        return self._grounds
+
+    def score(self, thresholds: Thresholds) -> tuple[Score, AreaCounts]:
+        """Agreement of the footprints that the thresholds give with the truth, on all ground.
+
+        Args:
+            thresholds: What makes a building.
+
+        Returns:
+            In buildings, matched at an IoU of 0.5, and in square units of the scenes' CRS.
+        """
+        found = [ground.evaluate(thresholds) for ground in self.grounds()]
+        buildings = sum((one.score for one in found), Score(0, 0, 0))
+        return buildings, sum((one.area for one in found), AreaCounts(0.0, 0.0, 0.0))
+
+
+def predict_tiles(predict: Predict, tiles: TileDataset, indices: Sequence[int]) -> np.ndarray:
+    """Probabilities (N, outputs, size, size) of some tiles, by their rows in the dataset."""
+    samples = [tiles[index] for index in indices]
+    data = np.stack([sample["image"].numpy() for sample in samples])
+    return predict(data, np.stack([sample["valid"].numpy()[0] for sample in samples]))
+
+
+class _Plot:
+    """Tiles that hang together, and what does not change between predictions of them."""
+
+    def __init__(self, tiles: TileDataset, rows: pd.DataFrame, truth: gpd.GeoDataFrame) -> None:
+        self.grid = bounding_grid(tiles, rows)
+        top, left = rows.row_off.min(), rows.col_off.min()
+        self.windows = {
+            index: Window(row.col_off - left, row.row_off - top, row.width, row.height)
+            for index, row in zip(rows.index.tolist(), rows.itertuples(), strict=True)
+        }
+        outlines = [self.grid.window_polygon(window) for window in self.windows.values()]
+        self.area = shapely.union_all(outlines)
+        self.truth = truth.to_crs(self.grid.crs.to_wkt())
+        self.truth.geometry = shapely.make_valid(self.truth.geometry.values)
+        self.truth = self.truth[self.truth.intersects(self.area)]
+        self._tiles = tiles
+        self._labels: tuple[np.ndarray, np.ndarray] | None = None
+
+    def stitch(self, found: Mapping[int, np.ndarray]) -> Ground:
+        """The ground that predicted tiles make."""
+        info = self._tiles.info
+        total = np.zeros((len(info.targets), *self.grid.shape), np.float32)
+        weight = np.zeros(self.grid.shape, np.float32)
+        # Flanks on every side: the weight is divided out where nothing else covers them.
+        flank = blend_weights(info.size, info.size // 4)
+        flanks = np.outer(flank, flank)
+        for index, window in self.windows.items():
+            place, inside = window.toslices(), flanks[: window.height, : window.width]
+            seen = found[index][:, : window.height, : window.width]
+            total[(..., *place)] += seen * (inside / np.float32(_LEVELS))
+            weight[place] += inside
+        prob = np.divide(total, weight, out=total, where=weight > 0)
+        target, valid = self._read_labels()
+        return Ground(
+            prob, info.targets, target, valid, self.grid, self.area, self.truth, self.windows
+        )
+
+    def _read_labels(self) -> tuple[np.ndarray, np.ndarray]:
+        if self._labels is None:
+            target = np.full(self.grid.shape, self._tiles.info.ignore, np.uint8)
+            valid = np.zeros(self.grid.shape, bool)
+            for index, window in self.windows.items():
+                sample, place = self._tiles[index], window.toslices()
+                inside = (0, slice(window.height), slice(window.width))
+                target[place] = sample["target"].numpy()[inside]
+                valid[place] |= sample["valid"].numpy()[inside]
+            self._labels = target, valid
+        return self._labels
+
+
+def _iter_plots(tiles: TileDataset, most_pixels: int) -> Iterator[_Plot]:
+    footprints = read_tile_footprints(tiles.folder)
+    for scene, rows in tiles.tiles.groupby("scene", sort=False):
+        if most_pixels <= 0:
+            return
+        truth = footprints[footprints.scene == scene]
+        for part in _runs(rows, most_pixels, tiles.info.size):
+            plot = _Plot(tiles, part, truth)
+            most_pixels -= plot.grid.height * plot.grid.width
+            yield plot
+
+
+def _runs(rows: pd.DataFrame, pixels: int, size: int) -> Iterator[pd.DataFrame]:
+    """Tiles that touch each other, as many groups as fit into `pixels`."""
+    tree = shapely.box(
+        rows.col_off, rows.row_off, rows.col_off + rows.width, rows.row_off + rows.height
+    )
+    merged = shapely.union_all(tree)
+    for area in shapely.get_parts(merged):
+        part = rows[shapely.intersects(tree, area.buffer(-0.5))]
+        west, north, east, south = area.bounds
+        if (east - west) * (south - north) > pixels:  # the top of it, at least a row of tiles
+            rows_left = max(size, pixels // (east - west))
+            part = part[part.row_off + part.height <= north + rows_left]
+            south = north + rows_left
+        pixels -= int((east - west) * (south - north))
+        yield part
+        if pixels <= 0:
+            return

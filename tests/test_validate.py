@@ -1,0 +1,245 @@
+"""Validation ground: tiles put together, footprints of them, pictures of both."""
+
+from types import SimpleNamespace
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import geoseg.segmenter
+from geoseg.calibrate import calibrate, calibrate_counts, count_logits
+from geoseg.dataset import TileDataset, normalise
+from geoseg.evaluate import evaluate_layers
+from geoseg.finish import choose_tiles, iter_outlined, tiles_apart
+from geoseg.metrics import Score
+from geoseg.options import Thresholds, TileOptions, TrainOptions
+from geoseg.pictures import MaskedTile, OutlinedTile, draw_masked, draw_outlined, draw_reliability
+from geoseg.segmenter import Segmenter
+from geoseg.tiles import plan_tiles, tile_scenes
+from geoseg.validate import MOST_PIXELS, ValidationGround
+from geoseg.vectorize import vectorize_arrays
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory):
+    """Validation tiles that overlap, of a scene with a hole."""
+    from tests.conftest import write_scene
+
+    folder = tmp_path_factory.mktemp("ground")
+    made = write_scene(
+        folder, height=96, width=320, nodata=0, holes=[(200, 0, 230, 30)],
+        buildings=[(x, y, x + 12, y + 9) for y in range(6, 84, 22) for x in range(5, 300, 24)],
+    )  # fmt: skip
+    options = TileOptions(size=32, gap=0, fractions=(0.4, 0.5, 0.1))
+    tile_scenes(plan_tiles([made.path], made.labels, options), folder / "tiles")
+    return TileDataset(folder / "tiles", "val")
+
+
+def guess(data, _valid):
+    """Probabilities of what is bright, with some noise that depends on the tile."""
+    rng = np.random.default_rng(int(data.sum()) % 2**32)
+    bright = (data[:, :1] > 79.5) * 0.6 + 0.2
+    prob = np.concatenate([bright, 0.1 * bright], axis=1)
+    return np.clip(prob + rng.normal(0, 0.05, prob.shape), 0, 1).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def ground(tiles):
+    found = ValidationGround(tiles)
+    found.predict(guess)
+    return found
+
+
+def test_the_ground_is_that_of_the_tiles(ground, tiles):
+    (whole,) = ground.grounds()
+    height, width = whole.grid.shape
+    assert height != width
+    assert sorted(ground.indices) == list(range(len(tiles)))
+    seen = np.zeros(whole.grid.shape, bool)
+    for index, window in whole.windows.items():
+        sample, place = tiles[index], window.toslices()
+        seen[place] |= sample["valid"][0].numpy()
+        np.testing.assert_array_equal(whole.target[place], sample["target"][0].numpy())
+    np.testing.assert_array_equal(whole.valid, seen)
+    assert not seen.all()
+    assert whole.prob.shape == (2, height, width)
+    assert whole.area.area == pytest.approx(height * width * whole.grid.transform.a**2)
+
+
+def test_one_tile_keeps_its_probabilities(tiles):
+    ground, prob = ValidationGround(tiles), np.random.default_rng(0).random((1, 2, 32, 32))
+    for index in ground.indices:
+        ground.add([index], prob)
+    (whole,) = ground.grounds()
+    corner = min(whole.windows, key=lambda i: whole.windows[i].col_off + whole.windows[i].row_off)
+    assert (whole.windows[corner].col_off, whole.windows[corner].row_off) == (0, 0)
+    # Nothing else covers the first half of the tile, as tiles overlap by half.
+    np.testing.assert_allclose(whole.prob[:, :16, :16], prob[0, :, :16, :16], atol=2e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 100])
+def test_the_order_of_the_tiles_does_not_matter(ground, tiles, batch):
+    again, order = ValidationGround(tiles), np.random.default_rng(batch).permutation(len(tiles))
+    again.add([0], np.ones((1, 2, 32, 32)))  # of an earlier prediction
+    again.start()
+    for first in range(0, len(order), batch):
+        part = order[first : first + batch].tolist()
+        data = np.stack([tiles[index]["image"].numpy() for index in part])
+        prob = np.concatenate([guess(one[None], None) for one in data])
+        again.add(part, prob)
+    # As another process would: some tiles come twice.
+    again.add(part[:1], prob[:1])
+    once = ValidationGround(tiles)
+    once.predict(guess, batch_size=1)
+    assert again.found.keys() == once.found.keys()
+    for one, other in zip(again.grounds(), once.grounds(), strict=True):
+        np.testing.assert_array_equal(one.prob, other.prob)
+        np.testing.assert_array_equal(one.valid, other.valid)
+
+
+def test_a_missing_tile_is_no_score(ground, tiles):
+    part = ValidationGround(tiles)
+    part.add(part.indices[1:], np.zeros((len(tiles) - 1, 2, 32, 32)))
+    with pytest.raises(KeyError):
+        part.grounds()
+
+
+def test_ground_beyond_the_limit_is_left_out(ground, tiles):
+    small = ValidationGround(tiles, most_pixels=MOST_PIXELS // 10_000)
+    assert 0 < len(small.indices) < len(tiles)
+    small.add(range(len(tiles)), np.zeros((len(tiles), 2, 32, 32)))
+    assert sorted(small.found) == sorted(small.indices)
+    buildings, area = small.score(Thresholds())
+    truths = sum(len(one.truth) for one in ground.grounds())
+    assert buildings.tp == buildings.fp == 0
+    assert 0 < buildings.fn < truths
+    assert area.tp == 0
+
+
+class Bright(nn.Module):
+    """Logits of brightness, of images that are normalised with mean 60 and deviation 20."""
+
+    def forward(self, image):
+        body = (image[:, :1] - 1) * 4
+        return torch.cat([body, torch.full_like(body, -3.0)], dim=1)
+
+
+def test_the_f1_that_is_logged_is_that_of_vectorize_and_evaluate(tiles):
+    info = tiles.info.model_copy(update={"mean": (60.0,) * 3, "std": (20.0,) * 3})
+    ground = ValidationGround(tiles)
+    module = Segmenter(Bright(), info, TrainOptions(), ground=ground)
+    logged: dict[str, float] = {}
+    module.log = lambda name, value, **_: logged.__setitem__(name, float(value))
+    for seed in (0, 1):  # two epochs in different order give the same
+        logged.clear()
+        module.on_validation_epoch_start()
+        order = np.random.default_rng(seed).permutation(len(tiles)).tolist()
+        for first in range(0, len(order), 3):
+            samples = [tiles[index] for index in order[first : first + 3]]
+            batch = {name: torch.stack([one[name] for one in samples]) for name in samples[0]}
+            module.validation_step(batch, 0)
+        stitched = {index: prob.copy() for index, prob in ground.found.items()}
+        module.on_validation_epoch_end()
+        assert ground.found == {}  # nothing is held while training goes on
+        ground.found = stitched
+        thresholds = Thresholds(regularize=False)
+        total = Score(0, 0, 0)
+        for one in ground.grounds():
+            layer = vectorize_arrays(one.prob[0], one.prob[1], one.valid, one.grid, thresholds)
+            total += evaluate_layers(layer, one.truth, aoi=one.area).score
+        assert logged["val_f1"] == total.f1
+        assert 0.5 < total.f1 <= 1
+        assert logged["val_score"] == pytest.approx((total.f1 + logged["val_iou"]) / 2)
+        expected = torch.sigmoid(
+            module.network(
+                normalise(tiles[0]["image"][None], tiles[0]["valid"][None], module.mean, module.std)
+            )
+        )
+        np.testing.assert_allclose(stitched[0] / 65535, expected[0], atol=1e-5)
+
+
+def test_without_ground_pixels_alone_are_scored(tiles):
+    module = Segmenter(Bright(), tiles.info, TrainOptions())
+    logged: dict[str, float] = {}
+    module.log = lambda name, value, **_: logged.__setitem__(name, float(value))
+    module.on_validation_epoch_end()
+    assert set(logged) == {"val_iou", "val_f1_pixel", "val_score"}
+    assert geoseg.segmenter._WHILE_TRAINING.regularize is False
+
+
+def test_calibration_counts_the_known_pixels_of_all_ground(ground, tiles):
+    (one,) = ground.grounds()
+    found = calibrate([one, one], ignore=tiles.info.ignore)
+    known = one.valid & (one.target != tiles.info.ignore)
+    assert found.before.pixels.sum() == 2 * known.sum()
+    counts = count_logits(one.prob[0][known], one.target[known] == 1)
+    assert found.temperature == calibrate_counts(counts).temperature
+
+
+# Pictures
+
+
+def size_of(path):
+    height, width = matplotlib.image.imread(path).shape[:2]
+    return height, width
+
+
+def test_tiles_on_the_sheet_hardly_share_ground(tiles):
+    chosen = tiles_apart(tiles)
+    rows = tiles.tiles.loc[chosen]
+    assert len(tiles) > len(chosen) > 4
+    covered = np.zeros((96, 320), int)
+    for row in rows.itertuples():
+        covered[row.row_off : row.row_off + row.height, row.col_off : row.col_off + row.width] += 1
+    assert (covered > 1).mean() < 0.1
+
+
+def test_the_worst_and_a_fair_sample_are_shown():
+    made = [SimpleNamespace(iou=value) for value in np.random.default_rng(0).permutation(100)]
+    shown = [tile.iou for tile in choose_tiles(made)]
+    assert shown[:8] == list(range(8))
+    assert len(shown) == 24
+    assert (shown[8], shown[-1]) == (8, 99)
+    assert set(np.diff(shown[8:]).tolist()) <= {6, 7}
+    assert [tile.iou for tile in choose_tiles(made[:5])] == sorted(tile.iou for tile in made[:5])
+
+
+def test_outlines_lie_in_their_tiles(ground, tiles, tmp_path):
+    found = [(one, one.evaluate(Thresholds())) for one in ground.grounds()]
+    shown = list(iter_outlined(tiles, found))
+    assert len(shown) == len(tiles_apart(tiles))
+    by_index = dict(zip(sorted(tiles_apart(tiles)), shown, strict=True))
+    for index, tile in by_index.items():
+        truth = np.concatenate([tile.outlines["truth"], tile.outlines["missed"]])
+        area = sum(polygon.area for polygon in truth)
+        burnt = tiles[index]["target"][0].numpy() == 1
+        hidden = (~tile.valid).sum()
+        assert burnt.sum() - 1e-6 <= area <= burnt.sum() + hidden + 1e-6
+        assert 0 <= tile.iou <= 1
+    assert max(tile.iou for tile in shown) > 0.8
+    draw_outlined(choose_tiles(shown), tmp_path / "sheet.png")
+    height, width = size_of(tmp_path / "sheet.png")
+    columns = min(6, len(shown))
+    assert width == pytest.approx(columns * 2.2 * 110, abs=1)
+    assert height != width
+
+
+def test_pictures_have_the_size_of_their_sheet(tmp_path):
+    image, valid = np.random.default_rng(0).random((3, 20, 30)), np.ones((20, 30), bool)
+    nothing = {name: np.array([], dtype=object) for name in ("truth", "found", "false", "missed")}
+    draw_outlined([OutlinedTile(image, valid, 1.0, nothing)] * 8, tmp_path / "a.png")
+    assert size_of(tmp_path / "a.png") == pytest.approx(
+        (110 * (2 * (2.2 * 20 / 30 + 0.26) + 0.52), 110 * 6 * 2.2), abs=1
+    )
+    mask = np.zeros((20, 30), np.uint8)
+    mask[:, 10:], mask[0] = 2, 255
+    masked = [MaskedTile(image, valid, 0.5, mask, mask)] * 3
+    draw_masked(masked, tmp_path / "b.png", ("a", "b", "c"), ("#000000", "#ff0000", "#00ff00"))
+    assert size_of(tmp_path / "b.png") == pytest.approx(
+        (110 * (2 * (2.2 * 20 / 30 + 0.26) + 0.52), 110 * 6 * 2.2), abs=1
+    )
+    draw_reliability(calibrate_counts(count_logits(np.zeros(0), np.zeros(0, bool))),
+                     tmp_path / "c.png")  # fmt: skip
+    assert size_of(tmp_path / "c.png") == pytest.approx((748, 572), abs=1)
