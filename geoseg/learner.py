@@ -75,6 +75,7 @@ class Recipe:
             `train_loss`, `val_loss`, `val_iou`, and `val_f1_pixel` or `val_f1` of buildings.
         monitor: Which of them chooses the best epoch, the greatest being the best.
         tune: Header, weights, device and validation tiles → the best thresholds.
+        windows: Whether it learns from windows of ground, or else from tiles.
     """
 
     datasets: Callable[[str | Path, TrainOptions], tuple[TileDataset, TileDataset]]
@@ -82,3 +83,4 @@ class Recipe:
     learner: Callable[[nn.Module, TileDataset, TileDataset, TrainOptions, bool], Learner]
     monitor: str
     tune: Callable[[ModelSpec, dict[str, Tensor], str, TileDataset], Tuned]
+    windows: bool = False

@@ -328,7 +328,23 @@ class TrainOptions(Options):
         "auto", description="auto: bf16 where the device computes in it, else 32 bit"
     )
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    workers: int = Field(0, ge=0, description="Processes that load tiles")
+    workers: int | None = Field(
+        None, ge=0, description="Processes that load tiles; what suits the device when null"
+    )
+    sampling: Literal["uniform", "balanced", "hard"] = Field(
+        "uniform",
+        description="balanced: buildings, or each class, as often as the rest; hard: tiles of "
+        "great loss more often",
+    )
+    mosaic: bool = Field(
+        True, description="Windows reach into neighbouring tiles, instead of mirroring their own"
+    )
+    max_memory_gb: float | None = Field(
+        None,
+        ge=0,
+        description="Training ground that needs more lies in files in the run's folder; a quarter "
+        "of the machine's when null",
+    )
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")

@@ -5,25 +5,27 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from geoseg import __version__
 from geoseg.boxes.learner import BOX_RECIPE
 from geoseg.dataset import Sample, TileDataset
 from geoseg.device import choose_device, computes_bf16
 from geoseg.errors import ConfigError, ModelFileError
+from geoseg.ground import gather_ground, remove_ground
 from geoseg.history import History
 from geoseg.journal import check_output
 from geoseg.learner import Learner, Recipe
+from geoseg.loading import LossesOfTiles, build_sampler, build_train_loader, build_val_loader
 from geoseg.model_file import ModelSpec, save_model
 from geoseg.models import (
     build_model,
@@ -34,16 +36,17 @@ from geoseg.models import (
 )
 from geoseg.options import ModelOptions, Thresholds, TrainOptions
 from geoseg.predict import Predictor
+from geoseg.sampling import DrawSampler, HardSampler
 from geoseg.segmenter import Segmenter
 from geoseg.tiles import TilesInfo, load_tiles_info
 from geoseg.tune import Tuned, tune_thresholds
 
 Report = Callable[[str], None]
 
-# A folder of few tiles is passed so often per epoch that validating does not dominate.
-_LEAST_STEPS = 25
-
 MODEL_NAME = "model.safetensors"
+
+# Where the training ground lies while a run needs it, if memory has no room for it.
+_GROUND_NAME = "ground"
 
 
 @dataclass(frozen=True)
@@ -125,18 +128,22 @@ def train(
     pretrained = spec.encoder is not None and model.encoder_weights is not None
     module = recipe.learner(network, train_set, val_set, options, pretrained)
     history = History(folder, options, report, recipe.monitor)
-    trainer = _build_trainer(folder, options, device, history, progress_bar)
-    train_loader, val_loader = _build_loaders(train_set, val_set, options)
+    sampler = build_sampler(train_set, options)
+    learning = [LossesOfTiles(sampler)] if isinstance(sampler, HardSampler) else []
+    trainer = _build_trainer(folder, options, device, history, progress_bar, learning)
     checkpoint = str(_check_state(last, module, options)) if resuming else None
     if not resuming:
         if resume:
             report(f"{folder}: holds no run to go on with; beginning one")
         _clear(folder)
+    at = folder / _GROUND_NAME
+    loaders = _build_loaders(recipe, (train_set, val_set), sampler, options, at)
     try:
-        trainer.fit(module, train_loader, val_loader, ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(module, *loaders, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:  # Lightning's answer to ctrl-C
         report(_interrupted(last))
         raise
+    remove_ground(at)
 
     weights = _best_weights(folder / "best.ckpt")
     if not spec.exclusive:
@@ -179,31 +186,6 @@ class RunCheckpoints(ModelCheckpoint):
         )
 
 
-class PassSampler(Sampler[int]):
-    """Tiles in a new random order each pass, fixed by seed and epoch.
-
-    Args:
-        count: Tiles.
-        passes: Passes per epoch.
-        seed: Seed.
-    """
-
-    def __init__(self, count: int, passes: int, seed: int) -> None:
-        self.count, self.passes, self.seed, self.epoch = count, passes, seed, 0
-
-    def __len__(self) -> int:
-        return self.count * self.passes
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        for _ in range(self.passes):
-            yield from torch.randperm(self.count, generator=generator).tolist()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning at the start of each epoch."""
-        self.epoch = epoch
-
-
 def _load_tiles(folder: str | Path, options: TrainOptions) -> tuple[TileDataset, TileDataset]:
     weighing = options.weight_map
     sigma_px = weighing.sigma(load_tiles_info(folder).gsd_m) if weighing else None
@@ -236,6 +218,7 @@ RECIPES = {
         learner=_segment,
         monitor="val_iou",
         tune=_tune,
+        windows=True,
     ),
     "boxes": BOX_RECIPE,
 }
@@ -273,6 +256,7 @@ def _clear(folder: Path) -> None:
     """Removes the states of an earlier run, which this one must not take for its own."""
     for name in (MODEL_NAME, "best.ckpt", "last.ckpt"):
         (folder / name).unlink(missing_ok=True)
+    remove_ground(folder / _GROUND_NAME)
 
 
 def _check_state(path: Path, module: nn.Module, options: TrainOptions) -> Path:
@@ -301,23 +285,20 @@ def _check_state(path: Path, module: nn.Module, options: TrainOptions) -> Path:
 
 
 def _build_loaders(
-    train_set: TileDataset, val_set: TileDataset, options: TrainOptions
-) -> list[DataLoader[Sample]]:
-    batch = min(options.batch_size, len(train_set))
-    passes = -(-_LEAST_STEPS * batch // len(train_set))
-    sampler = PassSampler(len(train_set), passes, options.seed)
-    workers, keep = options.workers, options.workers > 0
-    return [
-        DataLoader(
-            train_set,
-            batch,
-            sampler=sampler,
-            drop_last=True,
-            num_workers=workers,
-            persistent_workers=keep,
-        ),
-        DataLoader(val_set, options.batch_size, num_workers=workers, persistent_workers=keep),
-    ]
+    recipe: Recipe,
+    sets: tuple[TileDataset, TileDataset],
+    sampler: DrawSampler,
+    options: TrainOptions,
+    folder: Path,
+) -> tuple[DataLoader[Sample], DataLoader[Sample]]:
+    """Batches to train on and to validate; the ground may come to lie in files of a folder."""
+    device, (train_set, val_set) = choose_device(options.device), sets
+    granted = None if options.max_memory_gb is None else options.max_memory_gb * 1e9
+    ground = gather_ground(train_set, folder, memory_bytes=granted) if recipe.windows else None
+    return (
+        build_train_loader(train_set, ground, sampler, options, device),
+        build_val_loader(val_set, options, device),
+    )
 
 
 def _build_trainer(
@@ -326,6 +307,7 @@ def _build_trainer(
     device: torch.device,
     history: History,
     progress_bar: bool,
+    others: Sequence[Callback] = (),
 ) -> L.Trainer:
     precision = options.precision
     if precision == "auto":
@@ -344,7 +326,7 @@ def _build_trainer(
         devices=1,
         precision=precision,
         max_epochs=options.epochs,
-        callbacks=[history, best, *averaging],
+        callbacks=[history, *others, best, *averaging],
         logger=False,
         enable_progress_bar=progress_bar,
         enable_model_summary=False,
@@ -380,7 +362,12 @@ def _quieten_lightning() -> None:
     """Keeps its advertisements and its advice on settings that are ours off the terminal."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    for about in ("does not have many workers", "smaller than the logging interval", "treespec"):
+    for about in (
+        "does not have many workers",
+        "smaller than the logging interval",
+        "treespec",
+        "is multi-threaded, use of fork",  # workers that load tiles only copy arrays
+    ):
         warnings.filterwarnings("ignore", f".*{about}.*")
 
 

@@ -17,8 +17,8 @@ FLOORS = (
     {"raster", "vector", "model_file", "journal"},
     {
         "labels", "splits", "tiles", "dataset", "augment", "models", "losses", "learner",
-        "segmenter", "boxes", "train", "history", "device", "drift", "plan", "stitch", "predict",
-        "refine", "export", "mask", "tune", "vectorize",
+        "segmenter", "ground", "sampling", "loading", "boxes", "train", "history", "device",
+        "drift", "plan", "stitch", "predict", "refine", "export", "mask", "tune", "vectorize",
         "evaluate", "pictures", "survey", "forecast", "town",
     },
     {"config", "execution"},
