@@ -77,6 +77,13 @@ class TileDataset(Dataset[Sample]):
     def _load(self, index: int) -> dict[str, np.ndarray]:
         if index in self._cache:
             return self._cache[index]
+        loaded = self.read(index)
+        if index < self._cached:
+            self._cache[index] = loaded
+        return loaded
+
+    def read(self, index: int) -> dict[str, np.ndarray]:
+        """Reads a tile from its files, in its data type; otherwise as a sample."""
         name = f"{self.tiles.id[index]}.tif"
         with (
             Scene(self.folder / "images" / name) as image,
@@ -88,8 +95,6 @@ class TileDataset(Dataset[Sample]):
         loaded = {"image": data, "target": burnt, "valid": valid[None]}
         if self.sigma_px:
             loaded["separation"] = self._burn_separation(index, image.grid, self.sigma_px)[None]
-        if index < self._cached:
-            self._cache[index] = loaded
         return loaded
 
     def _burn_separation(self, index: int, grid: Grid, sigma_px: float) -> np.ndarray:
@@ -126,6 +131,16 @@ def bounding_grid(tiles: TileDataset, rows: pd.DataFrame) -> Grid:
     height = (rows.row_off + rows.height).max() - top
     width = (rows.col_off + rows.width).max() - left
     return Grid(placed.crs, placed.window_transform(corner), int(height), int(width))
+
+
+def crop_centre(batch: Sample, size: int) -> Sample:
+    """The middle of what a batch has of each pixel, `size` rows and columns at the most."""
+
+    def crop(tensor: Tensor) -> Tensor:
+        top, left = (max(0, side - size) // 2 for side in tensor.shape[-2:])
+        return tensor[..., top : top + size, left : left + size]
+
+    return {name: crop(one) if one.ndim == 4 else one for name, one in batch.items()}
 
 
 def normalise(image: Tensor, valid: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from lightning.pytorch.callbacks import Callback
 
 from geoseg.errors import ConfigError
 from geoseg.journal import replace_file
+from geoseg.loading import build_sampler
 from geoseg.options import ModelOptions, TrainOptions
 from geoseg.pictures import draw_rates
 from geoseg.train import build_loaders, describe_hardware, prepare
@@ -83,7 +85,9 @@ def find_lr(
         num_sanity_val_steps=0,
         gradient_clip_val=options.clip_norm or None,
     )
-    trainer.fit(setup.module, *build_loaders(setup))
+    sampler = build_sampler(setup.train_set, options, setup.batch_size)
+    with tempfile.TemporaryDirectory() as ground:
+        trainer.fit(setup.module, *build_loaders(setup, sampler, Path(ground)))
     rows = smooth_losses(trying.rates, trying.losses)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)

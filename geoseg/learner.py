@@ -86,9 +86,11 @@ class Recipe:
             both of buildings. The greatest `val_score` is that of the best epoch.
         finish: Header, weights, device, validation tiles and the run's folder → the best
             thresholds; pictures of what they find go into the folder.
+        windows: Whether it learns from windows of ground, or else from tiles.
     """
 
     datasets: Callable[[str | Path, TrainOptions], tuple[TileDataset, TileDataset]]
     outputs: Callable[[TilesInfo], tuple[str, ...]]
     learner: Callable[[nn.Module, TileDataset, TileDataset, TrainOptions, bool], Learner]
     finish: Callable[[ModelSpec, dict[str, Tensor], str, TileDataset, Path], Tuned]
+    windows: bool = False

@@ -419,7 +419,23 @@ class TrainOptions(Options):
     device: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = Field(1, ge=1, description="GPUs of this machine, or processes on its CPU")
     nodes: int = Field(1, ge=1, description="Machines that train together")
-    workers: int = Field(0, ge=0, description="Processes that load tiles")
+    workers: int | None = Field(
+        None, ge=0, description="Processes that load tiles; what suits the device when null"
+    )
+    sampling: Literal["uniform", "balanced", "hard"] = Field(
+        "uniform",
+        description="balanced: buildings, or each class, as often as the rest; hard: tiles of "
+        "great loss more often",
+    )
+    mosaic: bool = Field(
+        True, description="Windows reach into neighbouring tiles, instead of mirroring their own"
+    )
+    max_memory_gb: float | None = Field(
+        None,
+        ge=0,
+        description="Training ground that needs more lies in files in the run's folder; a quarter "
+        "of the machine's when null",
+    )
     seed: int = Field(0, ge=0)
 
     @property

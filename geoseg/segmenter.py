@@ -11,7 +11,7 @@ from geoseg.dataset import Sample, normalise
 from geoseg.errors import ConfigError
 from geoseg.labels import FULL_VALUES
 from geoseg.learner import Learner
-from geoseg.losses import CompositeLoss, WeightMap
+from geoseg.losses import CompositeLoss, WeightMap, build_batch, sample_losses
 from geoseg.metrics import Confusion, count_classes
 from geoseg.models.deeplabv2 import DeepLabV2
 from geoseg.options import USUAL_LOSS, USUAL_LOSS_OF_CLASSES, Thresholds, TrainOptions
@@ -33,9 +33,13 @@ class Segmenter(Learner):
             buildings and ground by it.
         pretrained: The encoder has learnt before, and learns at its own gentler rate.
         ground: The validation tiles put together, where buildings are to be counted, too.
+
+    Attributes:
+        tile_losses: (N,) of the last training batch, where sampling asks for them.
     """
 
     full: Tensor
+    tile_losses: Tensor | None = None
 
     def __init__(
         self,
@@ -137,6 +141,9 @@ class Segmenter(Learner):
         else:
             target = target / self.full
         loss: Tensor = self.loss(logits, target, known, weights)
+        if self.training and self.options.sampling == "hard":
+            scored = build_batch(logits.detach(), target, known, self.loss.task)
+            self.tile_losses = sample_losses(scored)
         for scores in others:
             loss = loss + self.loss(scores, target, known, weights)
         return loss, logits

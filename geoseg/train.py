@@ -6,7 +6,7 @@ import logging
 import math
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from geoseg import __version__
 from geoseg.averaging import LateAverage, RunningAverage
@@ -26,9 +26,11 @@ from geoseg.dataset import Sample, TileDataset
 from geoseg.device import choose_device, computes_bf16
 from geoseg.errors import ConfigError, ModelFileError
 from geoseg.finish import finish
+from geoseg.ground import gather_ground, remove_ground
 from geoseg.history import MONITOR, History, RunCheckpoints
 from geoseg.journal import check_output
 from geoseg.learner import Learner, Recipe
+from geoseg.loading import LossesOfTiles, build_sampler, build_train_loader, build_val_loader
 from geoseg.loggers import TENSORBOARD_NAME, check_loggers
 from geoseg.model_file import ModelSpec, save_model
 from geoseg.models import (
@@ -39,6 +41,7 @@ from geoseg.models import (
     task_of,
 )
 from geoseg.options import ModelOptions, Thresholds, TrainOptions
+from geoseg.sampling import DrawSampler, HardSampler
 from geoseg.segmenter import Segmenter
 from geoseg.tiles import TilesInfo, load_tiles_info
 from geoseg.tune import Tuned
@@ -46,10 +49,10 @@ from geoseg.validate import ValidationGround
 
 Report = Callable[[str], None]
 
-# A folder of few tiles is passed so often per epoch that validating does not dominate.
-_LEAST_STEPS = 25
-
 MODEL_NAME = "model.safetensors"
+
+# Where the training ground lies while a run needs it, if memory has no room for it.
+_GROUND_NAME = "ground"
 
 
 @dataclass(frozen=True)
@@ -113,17 +116,28 @@ def train(
         check_output(output, overwrite=overwrite or resuming)
     history = History(folder, options, report)
     trainer = _build_trainer(folder, setup, history, progress_bar)
+    sampler = build_sampler(
+        setup.train_set,
+        options,
+        setup.batch_size,
+        rank=trainer.global_rank,
+        world=trainer.world_size,
+    )
+    if isinstance(sampler, HardSampler):
+        cast(Any, trainer).callbacks.insert(0, LossesOfTiles(sampler))
     checkpoint = str(_check_state(last, setup.module, options)) if resuming else None
     if not resuming and first:
         if resume:
             report(f"{folder}: holds no run to go on with; beginning one")
         _clear(folder)
+    at = folder / (f"{_GROUND_NAME}_{trainer.global_rank}" if trainer.global_rank else _GROUND_NAME)
+    loaders = build_loaders(setup, sampler, at)
     try:
-        loaders = build_loaders(setup)
         trainer.fit(setup.module, *loaders, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:  # Lightning's answer to ctrl-C
         report(_interrupted(last))
         raise
+    remove_ground(at)
     if not trainer.is_global_zero:
         raise SystemExit(0)  # one process is enough for what follows
 
@@ -210,31 +224,6 @@ def prepare(
     return Setup(recipe, train_set, val_set, spec, module, options, batch_size, device)
 
 
-class PassSampler(Sampler[int]):
-    """Tiles in a new random order each pass, fixed by seed and epoch.
-
-    Args:
-        count: Tiles.
-        passes: Passes per epoch.
-        seed: Seed.
-    """
-
-    def __init__(self, count: int, passes: int, seed: int) -> None:
-        self.count, self.passes, self.seed, self.epoch = count, passes, seed, 0
-
-    def __len__(self) -> int:
-        return self.count * self.passes
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        for _ in range(self.passes):
-            yield from torch.randperm(self.count, generator=generator).tolist()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning at the start of each epoch."""
-        self.epoch = epoch
-
-
 def _load_tiles(folder: str | Path, options: TrainOptions) -> tuple[TileDataset, TileDataset]:
     weighing = options.weight_map
     sigma_px = weighing.sigma(load_tiles_info(folder).gsd_m) if weighing else None
@@ -263,6 +252,7 @@ RECIPES = {
         outputs=lambda info: info.outputs,
         learner=_segment,
         finish=finish,
+        windows=True,
     ),
     "boxes": BOX_RECIPE,
 }
@@ -301,6 +291,7 @@ def _clear(folder: Path) -> None:
     for name in (MODEL_NAME, "best.ckpt", "last.ckpt"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / TENSORBOARD_NAME, ignore_errors=True)
+    remove_ground(folder / _GROUND_NAME)
 
 
 def _check_state(path: Path, module: nn.Module, options: TrainOptions) -> Path:
@@ -328,27 +319,18 @@ def _check_state(path: Path, module: nn.Module, options: TrainOptions) -> Path:
     return path
 
 
-def build_loaders(setup: Setup) -> tuple[DataLoader[Sample], DataLoader[Sample]]:
-    """Batches to learn from, and batches to be judged on."""
-    train_set, workers = setup.train_set, setup.options.workers
-    batch = min(setup.batch_size, len(train_set))
-    passes = -(-_LEAST_STEPS * batch // len(train_set))
-    sampler = PassSampler(len(train_set), passes, setup.options.seed)
+def build_loaders(
+    setup: Setup, sampler: DrawSampler, folder: Path
+) -> tuple[DataLoader[Sample], DataLoader[Sample]]:
+    """Batches to learn from and to be judged on; ground may come to lie in files of a folder."""
+    options, train_set, device = setup.options, setup.train_set, setup.device
+    ground = None
+    if setup.recipe.windows:
+        granted = None if options.max_memory_gb is None else options.max_memory_gb * 1e9
+        ground = gather_ground(train_set, folder, memory_bytes=granted)
     return (
-        DataLoader(
-            train_set,
-            batch,
-            sampler=sampler,
-            drop_last=True,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-        ),
-        DataLoader(
-            setup.val_set,
-            setup.batch_size,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-        ),
+        build_train_loader(train_set, ground, sampler, options, device),
+        build_val_loader(setup.val_set, options, setup.batch_size, device),
     )
 
 
@@ -401,7 +383,12 @@ def _quieten_lightning() -> None:
     """Keeps its advertisements and its advice on settings that are ours off the terminal."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    for about in ("does not have many workers", "smaller than the logging interval", "treespec"):
+    for about in (
+        "does not have many workers",
+        "smaller than the logging interval",
+        "treespec",
+        "is multi-threaded, use of fork",  # workers that load tiles only copy arrays
+    ):
         warnings.filterwarnings("ignore", f".*{about}.*")
 
 

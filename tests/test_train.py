@@ -15,7 +15,7 @@ from geoseg.options import LossOptions, ModelOptions, TileOptions, TrainOptions
 from geoseg.predict import Predictor
 from geoseg.tiles import plan_tiles, tile_scenes
 from geoseg.town import build_town, write_town
-from geoseg.train import PassSampler, train
+from geoseg.train import train
 from geoseg.tune import tune_thresholds
 from geoseg.validate import ValidationGround
 
@@ -229,17 +229,6 @@ def test_a_run_is_not_replaced_unasked(run, tiles):
         train(tiles, folder, model=MODEL, options=OPTIONS)
 
 
-def test_each_pass_shows_every_tile_once_in_a_new_order():
-    sampler = PassSampler(7, 3, seed=1)
-    order = list(sampler)
-    assert len(sampler) == len(order) == 21
-    for start in (0, 7, 14):
-        assert sorted(order[start : start + 7]) == list(range(7))
-    assert order == list(sampler)
-    sampler.set_epoch(1)
-    assert order != list(sampler)
-
-
 def test_a_good_rate_is_found_and_nothing_is_kept(tiles, tmp_path):
     found = find_lr(tiles, tmp_path / "rates", model=MODEL, options=OPTIONS, steps=30)
     assert {path.name for path in (tmp_path / "rates").iterdir()} == {
@@ -283,3 +272,50 @@ def test_training_ends_early_when_nothing_gets_better(tiles, tmp_path):
     still = OPTIONS.model_copy(update={"epochs": 20, "lr": 1e-12, "patience": 2})
     train(tiles, tmp_path / "run", model=MODEL, options=still)
     assert len(rows(tmp_path / "run")) < 20
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"max_memory_gb": 0},
+        {"mosaic": False, "sampling": "balanced"},
+        {"workers": 2, "augment": "none"},
+    ],
+)
+def test_however_tiles_are_read_a_run_ends_without_leftovers(tiles, tmp_path, changes):
+    options = OPTIONS.model_copy(update={"epochs": 1} | changes)
+    train(tiles, tmp_path / "run", model=MODEL, options=options)
+    assert not (tmp_path / "run" / "ground").exists()
+    assert len(rows(tmp_path / "run")) == 1
+
+
+def test_ground_in_files_trains_the_same(run, tiles, tmp_path):
+    options = OPTIONS.model_copy(update={"max_memory_gb": 0})
+    train(tiles, tmp_path / "b", model=MODEL, options=options)
+    for key in ("train_loss", "val_loss"):
+        found = [float(row[key]) for row in rows(tmp_path / "b")]
+        assert found == pytest.approx([float(row[key]) for row in rows(run[0])], rel=1e-5)
+
+
+def test_a_resumed_run_draws_hard_tiles_as_an_uninterrupted_one(tiles, tmp_path):
+    options = OPTIONS.model_copy(update={"sampling": "hard", "max_memory_gb": 0})
+    train(tiles, tmp_path / "a", model=MODEL, options=options)
+
+    def pull_the_plug(line):
+        if line.startswith("epoch 2"):
+            raise RuntimeError("no power")
+
+    with pytest.raises(RuntimeError, match="no power"):
+        train(tiles, tmp_path / "b", model=MODEL, options=options, report=pull_the_plug)
+    assert (tmp_path / "b" / "ground" / "image.npy").is_file()
+    train(tiles, tmp_path / "b", model=MODEL, options=options, resume=True)
+    assert not (tmp_path / "b" / "ground").exists()
+    losses = [
+        torch.load(tmp_path / name / "last.ckpt", weights_only=True)["callbacks"]["LossesOfTiles"]
+        for name in ("a", "b")
+    ]
+    assert torch.isfinite(losses[0]["losses"]).all()
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-4, atol=1e-5)
+    for key in ("train_loss", "val_loss"):
+        resumed = [float(row[key]) for row in rows(tmp_path / "b")]
+        assert resumed == pytest.approx([float(row[key]) for row in rows(tmp_path / "a")], rel=1e-5)

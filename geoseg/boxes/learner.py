@@ -103,6 +103,10 @@ def _load_tiles(folder: str | Path, options: TrainOptions) -> tuple[TileDataset,
             "train.weight_map and train.augment.elastic_px are of networks of pixels; leave them "
             "out"
         )
+    if options.sampling == "hard":
+        raise ConfigError(
+            "train.sampling: hard is of networks of pixels; choose uniform or balanced"
+        )
     if options.loss is not None:
         raise ConfigError(
             "train.loss: is of networks of pixels; networks of boxes bring their own, leave it out"

@@ -15,7 +15,7 @@ from geoseg.losses.batch import Batch, Task, build_batch
 from geoseg.losses.composite import LOSSES, CompositeLoss
 from geoseg.losses.lovasz import lovasz_hinge, lovasz_softmax
 from geoseg.losses.overlap import dice_loss, jaccard_loss, tversky_loss
-from geoseg.losses.pixelwise import bce_loss, cross_entropy_loss, focal_loss
+from geoseg.losses.pixelwise import bce_loss, cross_entropy_loss, focal_loss, sample_losses
 from geoseg.losses.weight_map import WeightMap, burn_separation, separation_reach
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "jaccard_loss",
     "lovasz_hinge",
     "lovasz_softmax",
+    "sample_losses",
     "separation_reach",
     "tversky_loss",
 ]

@@ -63,6 +63,12 @@ def focal_loss(batch: Batch, options: FocalOptions) -> Tensor:
     return (_weighed(loss, batch).sum(axes) / batch.target.sum(axes).clamp(min=1)).mean()
 
 
+def sample_losses(batch: Batch) -> Tensor:
+    """(N,) mean cross-entropy of each sample's valid pixels, unweighed; 0 where none is valid."""
+    count = batch.valid.flatten(1).sum(dim=1).clamp(min=1)
+    return batch.cross_entropy.flatten(1).sum(dim=1) / count
+
+
 def _mean(loss: Tensor, batch: Batch) -> Tensor:
     return _weighed(loss, batch).sum() / batch.valid.sum().clamp(min=1)
 

@@ -1,0 +1,330 @@
+"""The ground of a split: windows are the scene's own pixels, and no other split's."""
+
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+import geoseg.ground
+from geoseg.dataset import TileDataset, crop_centre, normalise
+from geoseg.errors import DiskFullError, SceneReadError
+from geoseg.ground import GroundDataset, cut_window, gather_ground, remove_ground
+from geoseg.loading import build_sampler, build_train_loader, window_side
+from geoseg.options import TileOptions, TrainOptions
+from geoseg.sampling import Draw
+from geoseg.tiles import plan_tiles, tile_scenes, tile_window
+from geoseg.town import build_town, write_town
+
+SIZE = 32
+
+
+def cut_tiles(scene, labels, folder, **options):
+    chosen = {"size": SIZE, "overlap": 16, "fractions": (0.6, 0.2, 0.2), "gap": 0} | options
+    tile_scenes(plan_tiles([scene], labels, TileOptions(**chosen)), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory):
+    """A town with a corner of nodata, its tiles in blocks of splits, and the ground."""
+    folder = tmp_path_factory.mktemp("town")
+    scene, labels = write_town(build_town(200, 330, seed=3, nodata_corner=True), folder)
+    tiles = cut_tiles(scene, labels, folder / "tiles", split="blocks", keep_empty=0.5)
+    with rasterio.open(scene) as source:
+        data = source.read()
+    dataset = TileDataset(tiles, "train")
+    return data, dataset, gather_ground(dataset, folder / "ground")
+
+
+def lay_out(dataset, data):
+    """What the split's tiles hold, on the scene's grid: (image, target, valid) and `covered`."""
+    height, width = data.shape[-2:]
+    target = np.full((len(dataset.info.targets), height, width), 255, np.uint8)
+    valid = np.zeros((1, height, width), bool)
+    covered = np.zeros((height, width), bool)
+    for index, tile in enumerate(dataset.tiles.itertuples()):
+        place = (..., *tile_window(tile).toslices())
+        rows, columns = tile.height, tile.width
+        target[place] = dataset[index]["target"][:, :rows, :columns]
+        valid[place] = dataset[index]["valid"][:, :rows, :columns]
+        covered[place] = True
+    return target, valid, covered
+
+
+def test_windows_are_slices_of_the_scene(town):
+    data, dataset, ground = town
+    target, valid, covered = lay_out(dataset, data)
+    assert (~covered).any()
+    assert (covered & ~valid[0]).any()
+    windows = GroundDataset(ground, 48)
+    inside = 0
+    for index, tile in enumerate(dataset.tiles.itertuples()):
+        top, left = tile.row_off - 8, tile.col_off - 8
+        found = windows[Draw(index)]
+        assert (found["image"].dtype, found["target"].dtype) == (torch.uint8, torch.uint8)
+        assert found["tile"].item() == index
+        _, row, column = ground.places[index]
+        group = ground.groups[ground.places[index, 0]]["valid"]
+        if min(row, column) < 8 or row + 40 > group.shape[1] or column + 40 > group.shape[2]:
+            continue
+        inside += 1
+        place = (..., slice(top, top + 48), slice(left, left + 48))
+        np.testing.assert_array_equal(found["valid"], valid[place])
+        np.testing.assert_array_equal(found["target"], target[place])
+        np.testing.assert_array_equal(found["image"], data[place] * valid[place])
+    assert inside > 3
+
+
+def test_the_middle_of_a_window_is_the_tile(town):
+    _, dataset, ground = town
+    windows = GroundDataset(ground, 48)
+    for index in range(len(dataset)):
+        batch = crop_centre(windows.__getitems__([Draw(index)]), SIZE)
+        sample = dataset[index]
+        for name, tensor in sample.items():
+            np.testing.assert_array_equal(batch[name][0], tensor)
+
+
+draws = st.tuples(st.integers(0, 10**6), st.integers(-40, 40), st.integers(-40, 40))
+
+
+@given(chosen=st.lists(draws, min_size=1, max_size=4), window=st.sampled_from([32, 40, 48, 64]))
+def test_no_pixel_of_another_split_is_valid(town, chosen, window):
+    data, dataset, _ = town
+    # Where each pixel comes from: its own place instead of its colour.
+    ground = numbered(town)
+    _, _, covered = lay_out(dataset, data)
+    chosen = [Draw(tile % len(dataset), dy, dx) for tile, dy, dx in chosen]
+    batch = GroundDataset(ground, window).__getitems__(chosen)
+    places = batch["image"].numpy()[:, 0].astype(int)
+    valid = batch["valid"].numpy()[:, 0]
+    assert covered.ravel()[places[valid] - 1].all()
+    assert (places[valid] > 0).all()
+    assert (batch["target"].numpy()[~np.broadcast_to(valid[:, None], batch["target"].shape)]
+            == 255).all()  # fmt: skip
+
+
+def numbered(town):
+    """The ground with images that hold the place of each covered pixel on the scene, from 1."""
+    data, dataset, ground = town
+    width = data.shape[-1]
+    groups = [dict(group) for group in ground.groups]
+    for group in groups:
+        group["image"] = np.zeros((1, *group["valid"].shape[1:]), np.float32)
+    for index, tile in enumerate(dataset.tiles.itertuples()):
+        number, row, column = ground.places[index]
+        lines = np.arange(tile.row_off, tile.row_off + tile.height)[:, None]
+        numbers = lines * width + np.arange(tile.col_off, tile.col_off + tile.width) + 1
+        place = (0, slice(row, row + tile.height), slice(column, column + tile.width))
+        groups[number]["image"][place] = numbers
+    return type(ground)(ground.info, groups, ground.places)
+
+
+@st.composite
+def spans(draw):
+    """Length of a source, first line and length of a window that is mostly inside."""
+    length = draw(st.integers(1, 9))
+    begin = draw(st.integers(0, length - 1))
+    end = draw(st.integers(begin + 1, length))
+    most = 20 if (begin, end) == (0, length) else end - begin - 1
+    before = draw(st.integers(0, most)) if begin == 0 else 0
+    after = draw(st.integers(0, most)) if end == length else 0
+    return length, begin - before, end - begin + before + after
+
+
+@given(rows=spans(), columns=spans())
+def test_edges_are_mirrored_as_numpy_pads(rows, columns):
+    (height, top, high), (width, left, wide) = rows, columns
+    source = np.arange(2 * height * width).reshape(2, height, width)
+    out = np.full((2, high, wide), -1)
+    cut_window(source, top, left, out)
+    padded = np.pad(source, [(0, 0), (20, 20), (20, 20)], mode="reflect")
+    y, x = 20 + top, 20 + left
+    np.testing.assert_array_equal(out, padded[:, y : y + high, x : x + wide])
+
+
+def test_edges_are_mirrored_by_hand():
+    source = np.arange(12).reshape(1, 3, 4)
+    out = np.zeros((1, 5, 7), int)
+    cut_window(source, -1, -2, out)
+    assert out[0].tolist() == [
+        [6, 5, 4, 5, 6, 7, 6],
+        [2, 1, 0, 1, 2, 3, 2],
+        [6, 5, 4, 5, 6, 7, 6],
+        [10, 9, 8, 9, 10, 11, 10],
+        [6, 5, 4, 5, 6, 7, 6],
+    ]
+    single = np.zeros((1, 3, 3), int)
+    cut_window(np.full((1, 1, 1), 7), -1, -1, single)
+    assert (single == 7).all()
+
+
+def test_moved_tiles_stay_inside_their_group(town):
+    _, dataset, ground = town
+    for index in range(len(dataset)):
+        number, row, column = ground.places[index].tolist()
+        height, width = ground.groups[number]["valid"].shape[1:]
+        assert ground.find(Draw(index, 3, -2))[1:] == (
+            min(max(0, row + 3), height - SIZE), min(max(0, column - 2), width - SIZE),
+        )  # fmt: skip
+        assert ground.find(Draw(index, 9999, -9999))[1:] == (height - SIZE, 0)
+
+
+def test_memory_and_files_hold_the_same(town, tmp_path):
+    _, dataset, ground = town
+    filed = gather_ground(dataset, tmp_path / "ground", memory_bytes=0)
+    assert filed.folder == tmp_path / "ground"
+    assert ground.folder is None
+    assert isinstance(filed.groups[0]["image"].base, np.memmap)
+    for one, other in zip(ground.groups, filed.groups, strict=True):
+        assert one.keys() == other.keys()
+        for name, array in one.items():
+            np.testing.assert_array_equal(array, other[name], strict=True)
+    remove_ground(tmp_path / "ground")
+    assert not (tmp_path / "ground").exists()
+
+
+def test_files_are_used_again_only_if_whole_and_of_the_same_tiles(town, tmp_path, monkeypatch):
+    _, dataset, _ = town
+    folder = tmp_path / "ground"
+    reads = []
+    read = TileDataset.read
+    monkeypatch.setattr(TileDataset, "read", lambda *a: reads.append(a) or read(*a))
+    gather = partial(gather_ground, folder=folder, memory_bytes=0)
+    gather(dataset)
+    assert 0 < len(reads) <= len(dataset)
+    count = len(reads)
+    gather(dataset)
+    assert len(reads) == count
+    (folder / "ground.json").unlink()
+    gather(dataset)
+    assert len(reads) == 2 * count
+    (folder / "ground.json").write_text(json.dumps({"job": "another"}))
+    gather(dataset)
+    assert len(reads) == 3 * count
+    gather(TileDataset(dataset.folder, "val"))
+    assert len(reads) > 3 * count
+    (folder / "mine.txt").touch()
+    remove_ground(folder)
+    assert [path.name for path in folder.iterdir()] == ["mine.txt"]
+
+
+def test_a_full_disk_is_said_before_anything_is_written(town, tmp_path, monkeypatch):
+    monkeypatch.setattr(geoseg.ground.shutil, "disk_usage", lambda _: type("U", (), {"free": 5}))
+    with pytest.raises(DiskFullError, match=r"train\.max_memory_gb"):
+        gather_ground(town[1], tmp_path / "ground", memory_bytes=0)
+    assert not (tmp_path / "ground").exists()
+
+
+def test_tiles_that_others_cover_are_not_decoded(make_scene, tmp_path, monkeypatch):
+    made = make_scene(height=160, width=192)
+    dataset = TileDataset(cut_tiles(made.path, made.labels, tmp_path / "tiles"), "train")
+    reads = []
+    read = TileDataset.read
+    monkeypatch.setattr(TileDataset, "read", lambda self, i: reads.append(i) or read(self, i))
+    ground = gather_ground(dataset, tmp_path)
+    assert len(reads) < 0.6 * len(dataset)
+    assert all(group["valid"].all() for group in ground.groups)
+
+
+def test_a_tile_that_went_missing(make_scene, tmp_path):
+    made = make_scene()
+    dataset = TileDataset(cut_tiles(made.path, made.labels, tmp_path / "tiles"), "train")
+    (dataset.folder / "images" / f"{dataset.tiles.id[0]}.tif").unlink()
+    with pytest.raises(SceneReadError, match="no such file"):
+        gather_ground(dataset, tmp_path / "ground")
+
+
+def test_wide_numbers_become_float32_and_separation_comes_along(make_scene, tmp_path):
+    made = make_scene(bands=4, dtype="uint16", nodata=0, holes=[(0, 0, 20, 10)])
+    folder = cut_tiles(made.path, made.labels, tmp_path / "tiles")
+    dataset = TileDataset(folder, "train", sigma_px=6)
+    ground = gather_ground(dataset, tmp_path / "ground")
+    assert ground.groups[0]["image"].dtype == np.uint16
+    windows = GroundDataset(ground, SIZE)
+    batch = windows.__getitems__([Draw(index) for index in range(len(dataset))])
+    assert batch["image"].dtype == torch.float32
+    assert batch["separation"].dtype == torch.uint8
+    for index in range(len(dataset)):
+        for name, tensor in dataset[index].items():
+            np.testing.assert_array_equal(batch[name][index], tensor)
+
+
+def test_tiles_cut_short_show_what_is_there(make_scene, tmp_path):
+    # Stripes of fewer rows than a tile: the rest of it is mirrored.
+    made = make_scene(height=24, width=160, buildings=[(5, 6, 17, 15), (60, 3, 70, 12)])
+    dataset = TileDataset(cut_tiles(made.path, made.labels, tmp_path / "tiles"), "train")
+    assert (dataset.tiles.height == 24).all()
+    ground = gather_ground(dataset, tmp_path / "ground")
+    found = GroundDataset(ground, SIZE)[Draw(0, 7, 0)]
+    np.testing.assert_array_equal(found["image"][:, :24], dataset[0]["image"][:, :24])
+    np.testing.assert_array_equal(found["image"][:, 24:], found["image"][:, 15:23].flip(1))
+    assert found["valid"].all()
+
+
+def test_scenes_are_apart(make_scene, tmp_path):
+    first, second = make_scene("first"), make_scene("second", seed=1, origin=(520_000.0, 3e6))
+    labels = tmp_path / "{}.gpkg"
+    plan = plan_tiles([first.path, second.path], labels, TileOptions(size=SIZE, gap=0))
+    tile_scenes(plan, tmp_path / "tiles")
+    dataset = TileDataset(tmp_path / "tiles", "train")
+    ground = gather_ground(dataset, tmp_path / "ground")
+    windows = GroundDataset(ground, SIZE)
+    by_scene = {str(made.path): made for made in (first, second)}
+    for index, tile in enumerate(dataset.tiles.itertuples()):
+        expected = by_scene[tile.scene].data[(..., *tile_window(tile).toslices())]
+        np.testing.assert_array_equal(windows[Draw(index)]["image"], expected)
+    scenes = dataset.tiles.scene.to_numpy()
+    assert not set(ground.places[scenes == scenes[0], 0]) & set(
+        ground.places[scenes != scenes[0], 0]
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_workers_load_the_same_batches(town):
+    _, dataset, ground = town
+    batches = []
+    for workers in (0, 2):
+        options = TrainOptions(workers=workers, batch_size=3, seed=2)
+        sampler = build_sampler(dataset, options)
+        loader = build_train_loader(dataset, ground, sampler, options, torch.device("cpu"))
+        assert isinstance(loader, DataLoader)
+        batches.append(list(loader))
+    assert len(batches[0]) == len(batches[1]) == len(sampler) // 3 >= 25
+    for one, other in zip(*batches, strict=True):
+        assert one["image"].shape == (3, 3, 48, 48)
+        assert one.keys() == other.keys() == {"image", "target", "valid", "tile"}
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("changes", "side", "jitter"),
+    [
+        ({}, 48, 8),
+        ({"augment": "light"}, 32, 8),
+        ({"augment": "light", "elastic_px": 2}, 48, 8),
+        ({"augment": "none"}, 32, 0),
+        ({"mosaic": False}, 32, 0),
+    ],
+)
+def test_windows_are_wider_only_where_augmentation_moves_samples(town, changes, side, jitter):
+    options = TrainOptions(**changes)
+    assert window_side(options, SIZE) == side
+    assert build_sampler(town[1], options).jitter_px == jitter
+    assert window_side(options, 50) % 2 == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.float32])
+def test_stored_numbers_are_normalised_as_floats_are(dtype):
+    image = torch.randint(0, 100, (2, 3, 4, 6)).to(dtype)
+    before, valid = image.clone(), torch.rand(2, 1, 4, 6) < 0.7
+    mean, std = torch.rand(3) * 50, torch.rand(3) + 1
+    expected = normalise(image.float(), valid, mean, std)
+    assert torch.equal(normalise(image, valid, mean, std), expected)
+    assert torch.equal(image, before)

@@ -1,0 +1,155 @@
+"""Draws: reproducible from seed and epoch, balanced as they say, cut whole among ranks."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from geoseg.sampling import BalancedSampler, Draw, HardSampler, TileSampler, UniformSampler
+
+
+def tiles_of(sampler):
+    return [draw.tile for draw in sampler]
+
+
+def test_each_pass_shows_every_tile_once_in_a_new_order():
+    sampler = UniformSampler(7, passes=3, seed=1)
+    order = tiles_of(sampler)
+    assert len(sampler) == len(order) == 21
+    passes = [order[start : start + 7] for start in (0, 7, 14)]
+    assert all(sorted(one) == list(range(7)) for one in passes)
+    assert passes[0] != passes[1]
+    assert all(draw == Draw(draw.tile, 0, 0) for draw in sampler)
+
+
+def make(kind, **given):
+    pixels = np.array([[90, 10, 0], [100, 0, 0], [30, 0, 70], [0, 50, 50], [80, 20, 0]] * 3)
+    samplers = {
+        "uniform": lambda: UniformSampler(15, **given),
+        "balanced": lambda: BalancedSampler(pixels, exclusive=True, **given),
+        "hard": lambda: HardSampler(15, **given),
+    }
+    return samplers[kind]()
+
+
+kinds = pytest.mark.parametrize("kind", ["uniform", "balanced", "hard"])
+
+
+@kinds
+def test_seed_and_epoch_alone_decide(kind):
+    sampler, again = (make(kind, passes=2, jitter_px=9, seed=4) for _ in range(2))
+    first = list(sampler)
+    assert first == list(sampler) == list(again)
+    sampler.set_epoch(1)
+    assert list(sampler) != first
+    again.set_epoch(1)
+    assert list(again) == list(sampler)
+    sampler.set_epoch(0)
+    assert list(sampler) == first
+    assert list(make(kind, passes=2, jitter_px=9, seed=5)) != first
+
+
+@kinds
+def test_draws_are_moved_by_up_to_the_jitter_in_both_directions(kind):
+    draws = np.array(list(make(kind, passes=200, jitter_px=3)))
+    for moves in (draws[:, 1], draws[:, 2]):
+        assert set(moves.tolist()) == set(range(-3, 4))
+    assert abs(np.corrcoef(draws[:, 1], draws[:, 2])[0, 1]) < 0.1
+
+
+@kinds
+@given(world=st.integers(1, 4), batch=st.integers(1, 5), passes=st.integers(1, 4))
+def test_ranks_share_each_global_batch(kind, world, batch, passes):
+    given_ = {"passes": passes, "jitter_px": 5, "seed": 2}
+    whole = list(make(kind, **given_))
+    ranks = [make(kind, rank=r, world=world, batch_size=batch, **given_) for r in range(world)]
+    parts = [list(sampler) for sampler in ranks]
+    assert [len(part) for part in parts] == [len(sampler) for sampler in ranks]
+    steps = len(whole) // (batch * world)
+    for step in range(steps):
+        together = [draw for part in parts for draw in part[step * batch : (step + 1) * batch]]
+        start = step * batch * world
+        assert together == whole[start : start + batch * world]
+    if world > 1:
+        assert all(len(part) == steps * batch for part in parts)
+
+
+@given(built=st.integers(1, 60), bare=st.integers(1, 60), passes=st.integers(1, 20))
+def test_half_of_the_draws_have_buildings(built, bare, passes):
+    pixels = np.array([[90, 10]] * built + [[100, 0]] * bare)
+    order = tiles_of(BalancedSampler(pixels, exclusive=False, passes=passes))
+    counts = np.bincount(order, minlength=len(pixels))
+    for part in (counts[:built], counts[built:]):
+        expected = len(order) / 2 / len(part)
+        assert (np.abs(part - expected) < 1).all()
+    assert counts[:built].sum() == pytest.approx(len(order) / 2, abs=built)
+
+
+def test_tiles_of_one_kind_are_drawn_evenly():
+    for pixels in ([[90, 10]] * 6, [[100, 0]] * 6):
+        order = tiles_of(BalancedSampler(np.array(pixels), exclusive=False, passes=3))
+        assert np.bincount(order).tolist() == [3] * 6
+
+
+def test_each_class_that_is_present_has_an_equal_part_of_the_draws():
+    # Tiles of one class each: 90, 9 and 1 of them; a fourth class has no pixel.
+    pixels = np.zeros((100, 4))
+    pixels[:90, 0] = pixels[90:99, 1] = pixels[99:, 2] = 64
+    order = np.array(tiles_of(BalancedSampler(pixels, exclusive=True, passes=30)))
+    counts = np.bincount(np.digitize(order, [90, 99]))
+    np.testing.assert_allclose(counts, 1000, atol=60)
+    # Tiles share a class by their pixels of it.
+    pixels = np.array([[10, 30], [30, 10], [0, 0]])
+    order = tiles_of(BalancedSampler(pixels, exclusive=True, passes=100))
+    assert np.bincount(order).tolist() == [150, 150]
+
+
+def test_hard_tiles_are_drawn_more_often_and_none_is_starved():
+    sampler = HardSampler(10, passes=100)
+    assert np.bincount(tiles_of(sampler)).tolist() == [100] * 10
+    sampler.learn(np.arange(10), np.array([9.0] + [0.0] * 8 + [np.nan]))
+    counts = np.bincount(tiles_of(sampler), minlength=10)
+    # By hand: half of 1000 evenly; the other half by 9, 0 ..., and 1, the mean, for the unseen.
+    np.testing.assert_allclose(counts, [50 + 450] + [50] * 8 + [50 + 50], atol=1)
+
+
+def test_losses_are_a_running_mean():
+    sampler = HardSampler(2, passes=50)
+    sampler.learn(np.array([0, 1, 0, 0]), np.array([4.0, 1.0, 2.0, np.inf]))
+    # 4, then halfway to 2: shares of 3/4 and 1/4 of the half that losses decide.
+    np.testing.assert_allclose(np.bincount(tiles_of(sampler)), [25 + 37.5, 25 + 12.5], atol=1)
+
+
+def test_no_loss_at_all_means_evenly():
+    sampler = HardSampler(4)
+    sampler.learn(np.arange(4), np.zeros(4))
+    assert sorted(tiles_of(sampler)) == [0, 1, 2, 3]
+
+
+def test_a_resumed_run_draws_the_same():
+    sampler = HardSampler(20, passes=3, seed=3)
+    sampler.learn(np.arange(15), np.random.default_rng(0).random(15))
+    file = io.BytesIO()
+    torch.save(sampler.state_dict(), file)
+    sampler.set_epoch(5)
+    order = list(sampler)
+    file.seek(0)
+    resumed = HardSampler(20, passes=3, seed=3)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    resumed.set_epoch(5)
+    assert list(resumed) == order
+    other = HardSampler(7)
+    other.load_state_dict(sampler.state_dict())
+    assert sorted(tiles_of(other)) == list(range(7))
+
+
+def test_tiles_alone():
+    draws = UniformSampler(5, passes=2, jitter_px=4, seed=1)
+    tiles = TileSampler(draws)
+    assert list(tiles) == tiles_of(draws)
+    assert len(tiles) == 10
+    tiles.set_epoch(3)
+    assert draws.epoch == 3
