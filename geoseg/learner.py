@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from geoseg.augment import Chance
 from geoseg.dataset import TileDataset
@@ -63,6 +64,16 @@ class Learner(L.LightningModule):
             nesterov = momentum > 0
             return torch.optim.SGD(groups, chosen.lr, momentum, nesterov=nesterov, **common)
         return torch.optim.AdamW(groups, chosen.lr, (momentum, 0.999), **common)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Scales long gradients down; Lightning itself refuses that for fused optimisers."""
+        if gradient_clip_val:
+            nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def _chance(self, count: int) -> Chance:
         """What befalls the samples of this step."""
