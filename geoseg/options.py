@@ -428,7 +428,7 @@ class TrainOptions(Options):
         "great loss more often",
     )
     mosaic: bool = Field(
-        True, description="Windows reach into neighbouring tiles, instead of mirroring their own"
+        True, description="Samples are windows that move and reach into neighbouring tiles"
     )
     max_memory_gb: float | None = Field(
         None,

@@ -115,7 +115,7 @@ def train(
     if first:
         check_output(output, overwrite=overwrite or resuming)
     history = History(folder, options, report)
-    trainer = _build_trainer(folder, setup, history, progress_bar)
+    trainer = build_trainer(folder, setup, history, progress_bar=progress_bar)
     sampler = build_sampler(
         setup.train_set,
         options,
@@ -334,7 +334,8 @@ def build_loaders(
     )
 
 
-def _build_trainer(folder: Path, setup: Setup, history: History, progress_bar: bool) -> L.Trainer:
+def build_trainer(folder: Path, setup: Setup, history: History, *, progress_bar: bool) -> L.Trainer:
+    """Lightning's loop, as the options want it."""
     options = setup.options
     return L.Trainer(
         **describe_hardware(options, setup.device),

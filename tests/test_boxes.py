@@ -29,6 +29,7 @@ from geoseg.boxes.augment import augment_boxes, turn_boxes, turn_image
 from geoseg.boxes.boxes import LEAST_SHARE, Boxes, join_boxes, valid_shares
 from geoseg.boxes.dataset import BoxDataset
 from geoseg.boxes.judge import Verdict, build_grounds, judge, tune_boxes
+from geoseg.boxes.learner import BOX_RECIPE
 from geoseg.boxes.predictor import BoxPredictor
 from geoseg.boxes.stitch import Stitcher, stitch_boxes
 from geoseg.cli import cli
@@ -469,6 +470,12 @@ def test_what_boxes_cannot_do_is_refused(make_scene, model, tmp_path, name, opti
     with pytest.raises(ConfigError, match=message):
         predict(made.path, model, tmp_path / name, options=PredictOptions(**options))
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_boxes_have_no_loss_per_tile_to_sample_by(tmp_path):
+    options = TrainOptions(sampling="hard")
+    with pytest.raises(ConfigError, match=r"train\.sampling: hard is of networks of pixels"):
+        BOX_RECIPE.datasets(tmp_path, options)
 
 
 def test_weights_of_another_network_are_refused(make_scene, model, tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torchvision.ops import sigmoid_focal_loss
 
 from geoseg.errors import ConfigError
-from geoseg.losses import LOSSES, CompositeLoss
+from geoseg.losses import LOSSES, CompositeLoss, build_batch, sample_losses
 from geoseg.options import LossOptions
 
 LOGITS = torch.tensor([[-2.0, -0.5], [0.3, 1.7]]).view(1, 1, 2, 2)
@@ -512,3 +512,23 @@ def test_pixels_of_exclusive_classes_are_weighed_too():
     expected = each[valid].sum() / valid.sum()
     found = term("cross_entropy", "multiclass", 3)(logits, target, valid, weights)
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_losses_of_samples_are_means_over_their_valid_pixels():
+    logits, target = LOGITS.repeat(3, 1, 1, 1), TARGET.repeat(3, 1, 1, 1)
+    valid = ALL.repeat(3, 1, 1, 1)
+    valid[1, 0, 0, 1] = valid[1, 0, 1, 1] = False
+    valid[2] = False
+    found = sample_losses(build_batch(logits, target, valid))
+    sides = [-math.log(p) for p in (1 - PROBS[0], PROBS[1], 1 - PROBS[2], PROBS[3])]
+    expected = [sum(sides) / 4, (sides[0] + sides[2]) / 2, 0]
+    assert found.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_losses_of_samples_of_classes():
+    logits = torch.tensor([[1.0, 0.0], [0.0, 2.0]]).view(2, 2, 1, 1).repeat(1, 1, 1, 3)
+    target, valid = torch.zeros(2, 1, 3, dtype=torch.uint8), torch.ones(2, 1, 3, dtype=torch.bool)
+    valid[1, 0, 0] = False
+    found = sample_losses(build_batch(logits, target, valid, "multiclass"))
+    expected = [math.log(1 + math.exp(-1)), math.log(1 + math.exp(2))]
+    assert found.tolist() == pytest.approx(expected, rel=1e-5)
