@@ -17,6 +17,7 @@ import shapely
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 from pyproj import CRS
 from shapely.affinity import affine_transform
 from shapely.geometry import (
@@ -34,6 +35,7 @@ from geoseg.grid import Grid
 from geoseg.vector import (
     FOOTPRINT_COLUMNS,
     LAYER_SUFFIXES,
+    ParquetParts,
     as_crs,
     check_suffix,
     list_layers,
@@ -41,6 +43,7 @@ from geoseg.vector import (
     union_aoi,
     write_footprints,
     write_layers,
+    write_parts,
 )
 from geoseg.vector.reading import _ogr_where
 from geoseg.vector.writing import _short_names
@@ -452,3 +455,23 @@ def test_a_contest_csv_lies_in_pixels(tmp_path):
     assert tuple(row) == ("none", -1, "POLYGON EMPTY", 1)
     with pytest.raises(ConfigError, match=r"none\.csv: .* pixels of a raster.*\.gpkg"):
         write_footprints(tmp_path / "none.csv", [], crs=UTM)
+
+
+def test_geoparquet_says_one_thing_of_its_geometries(tmp_path):
+    frames = [houses(3), houses(0), houses(2, first=4)]
+    write_footprints(tmp_path / "layer.parquet", frames, crs=UTM)
+    write_parts(tmp_path / "parts.parquet", iter(frames))
+    columns = []
+    for name in ("layer", "parts"):
+        metadata = parquet.read_schema(tmp_path / f"{name}.parquet").metadata
+        geo = json.loads(metadata[b"geo"])
+        assert (geo["version"], geo["primary_column"]) == ("1.1.0", "geometry")
+        columns.append(geo["columns"]["geometry"])
+        assert gpd.read_parquet(tmp_path / f"{name}.parquet").geometry.geom_equals(
+            houses(5).geometry, align=False
+        ).all()  # fmt: skip
+    layer, parts = columns
+    assert {name: layer[name] for name in ("encoding", "crs")} == {
+        name: parts[name] for name in ("encoding", "crs")
+    }
+    assert [len(part) for part in ParquetParts(tmp_path / "parts.parquet")] == [3, 0, 2]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ import pandas as pd
 import pyarrow as pa
 import pyogrio
 import shapely
-from pyarrow import parquet
 from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 from pyproj import CRS
 from shapely.affinity import translate
@@ -33,6 +31,7 @@ from geoseg.vector.geopackage import (
     Doubtful,
     finish_geopackage,
 )
+from geoseg.vector.geoparquet import write_frames, write_geoparquet
 from geoseg.vector.reading import FOOTPRINT_LAYER, as_crs
 
 # What every footprint that geoseg traces carries; a writer falls back on it for an empty layer.
@@ -114,7 +113,7 @@ def write_footprints(
     stream = _RecordStream(frames, columns, target_crs)
     with _atomic(path) as partial:
         if suffix == ".parquet":
-            _write_parquet(partial, stream)
+            write_geoparquet(partial, stream.schema, stream.crs, stream)
         elif suffix == _CONTEST_SUFFIX:
             _write_contest(partial, stream, grid)
         else:
@@ -178,26 +177,8 @@ def write_parts(path: str | Path, parts: Iterable[gpd.GeoDataFrame]) -> None:
         path: Target; appears only when complete.
         parts: At least one frame, with a column `geometry`.
     """
-    with ExitStack() as stack:
-        partial = stack.enter_context(_atomic(Path(path)))
-        writer = None
-        for part in parts:
-            attributes = pa.Table.from_pandas(_attributes(part), preserve_index=False)
-            table = attributes.append_column(
-                "geometry", pa.array(shapely.to_wkb(part.geometry.to_numpy()), pa.binary())
-            )
-            if writer is None:
-                columns = {
-                    "geometry": {
-                        "encoding": "WKB",
-                        "geometry_types": [],
-                        "crs": part.crs.to_json_dict(),
-                    }
-                }
-                geo = {"version": "1.0.0", "primary_column": "geometry", "columns": columns}
-                schema = table.schema.with_metadata({"geo": json.dumps(geo)})
-                writer = stack.enter_context(parquet.ParquetWriter(partial, schema))
-            writer.write_table(table.cast(schema))
+    with _atomic(Path(path)) as partial:
+        write_frames(partial, parts)
 
 
 def check_suffix(path: str | Path) -> str:
@@ -359,30 +340,6 @@ def _short_names(names: list[str]) -> list[str]:
             candidate = f"{candidate[: _SHAPEFILE_NAME_LENGTH - 1 - len(str(count))]}_{count}"
         short.append(candidate)
     return short
-
-
-def _write_parquet(path: Path, stream: _RecordStream) -> None:
-    """Writes GeoParquet 1.1 row group by row group, with a bounding box for each row."""
-    sides = ("xmin", "ymin", "xmax", "ymax")
-    box = pa.struct([(side, pa.float64()) for side in sides])
-    geo = {
-        "encoding": "WKB",
-        "geometry_types": ["Polygon"],
-        "crs": stream.crs.to_json_dict(),
-        "orientation": "counterclockwise",
-        "covering": {"bbox": {side: ["bbox", side] for side in sides}},
-    }
-    metadata = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": geo}}
-    schema = pa.schema(
-        [*stream.schema, ("geometry", pa.binary()), ("bbox", box)],
-        metadata={"geo": json.dumps(metadata)},
-    )
-    with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
-        for columns, shapes in stream:
-            corners = [pa.array(side) for side in shapely.bounds(shapes).reshape(-1, 4).T]
-            covering = pa.StructArray.from_arrays(corners, names=sides)
-            wkb = pa.array(shapely.to_wkb(shapes), pa.binary())
-            writer.write_batch(pa.record_batch([*columns, wkb, covering], schema=schema))
 
 
 def _write_contest(path: Path, stream: _RecordStream, grid: Grid | None) -> None:
