@@ -65,6 +65,11 @@ def check_output(path: str | Path, *, overwrite: bool, inputs: Iterable[str | Pa
     return path
 
 
+def working_name(path: Path) -> Path:
+    """The name beside an output under which it is made; what is left there may be removed."""
+    return path.with_name(f".{path.name}.partial")
+
+
 def _check_made_here(path: Path) -> None:
     strange = sorted(p.name for p in path.iterdir() if p.name not in OURS) if path.is_dir() else []
     if strange:
@@ -110,7 +115,7 @@ def claim_output(
     if Path.cwd().is_relative_to(path):
         raise OutputExistsError(f"{path}: is the current folder or holds it; name one inside it")
     _check_made_here(path)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = working_name(path)
     if job is None or not Journal.continues(partial, job):
         shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -167,7 +172,7 @@ def replace_file(path: str | Path) -> Iterator[Path]:
     """A name beside `path` whose file takes its place when the block ends well."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = working_name(path)
     try:
         yield partial
         os.replace(partial, path)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,12 +13,11 @@ import pandas as pd
 import pyarrow as pa
 import pyogrio
 import shapely
-from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 from pyproj import CRS
 from shapely.affinity import translate
 from shapely.geometry.base import BaseGeometry
 
-from geoseg.errors import ConfigError, VectorReadError, one_line
+from geoseg.errors import ConfigError
 from geoseg.grid import Grid
 from geoseg.vector.contest import write_contest
 from geoseg.vector.geopackage import (
@@ -33,6 +28,7 @@ from geoseg.vector.geopackage import (
 )
 from geoseg.vector.geoparquet import write_frames, write_geoparquet
 from geoseg.vector.reading import FOOTPRINT_LAYER, as_crs
+from geoseg.vector.replacing import replace_layer
 
 # What every footprint that geoseg traces carries; a writer falls back on it for an empty layer.
 FOOTPRINT_COLUMNS: Mapping[str, str] = {
@@ -64,7 +60,6 @@ _SHAPEFILE_NAME_LENGTH = 10
 _SHAPEFILE_BYTES = 2_000_000_000
 _RECORD_BYTES = 56  # of a polygon of one ring, beside its points
 _SHAPEFILE_NAMES = {"perimeter_m": "perim_m"}
-_SHAPEFILE_INDEXES = (".qix", ".sbn", ".sbx")
 
 
 def write_footprints(
@@ -111,7 +106,7 @@ def write_footprints(
     if suffix == ".gpkg":
         frames = _looked_at(frames, doubtful)
     stream = _RecordStream(frames, columns, target_crs)
-    with _atomic(path) as partial:
+    with replace_layer(path) as partial:
         if suffix == ".parquet":
             write_geoparquet(partial, stream.schema, stream.crs, stream)
         elif suffix == _CONTEST_SUFFIX:
@@ -160,7 +155,7 @@ def write_layers(path: str | Path, layers: Mapping[str, gpd.GeoDataFrame]) -> No
     path = Path(path)
     if path.suffix.lower() != ".gpkg":
         raise ConfigError(f"{path}: several layers need a GeoPackage; end the name in .gpkg")
-    with _atomic(path) as partial:
+    with replace_layer(path) as partial:
         for name, frame in layers.items():
             as_crs(frame.crs, f"{path}, layer {name}")
             pyogrio.write_dataframe(
@@ -177,7 +172,7 @@ def write_parts(path: str | Path, parts: Iterable[gpd.GeoDataFrame]) -> None:
         path: Target; appears only when complete.
         parts: At least one frame, with a column `geometry`.
     """
-    with _atomic(Path(path)) as partial:
+    with replace_layer(Path(path)) as partial:
         write_frames(partial, parts)
 
 
@@ -364,24 +359,3 @@ def _geometry_type(frame: gpd.GeoDataFrame) -> dict[str, Any]:
     if kinds <= {"Polygon", "MultiPolygon"}:
         return {"geometry_type": "MultiPolygon", "promote_to_multi": True}
     return {}
-
-
-@contextmanager
-def _atomic(path: Path) -> Iterator[Path]:
-    """Yields a name in a folder beside `path`; what is there at the end takes its place."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(f".{path.name}.partial", ".", path.parent))
-    except OSError as error:
-        raise VectorReadError(f"{path}: cannot be written ({one_line(error)})") from error
-    try:
-        yield folder / path.name
-        if path.suffix.lower() == ".shp":
-            for suffix in _SHAPEFILE_INDEXES:  # of a layer that is overwritten
-                path.with_suffix(suffix).unlink(missing_ok=True)
-        for written in sorted(folder.iterdir(), key=lambda file: file.name == path.name):
-            os.replace(written, path.with_name(written.name))
-    except (DataSourceError, DataLayerError, FeatureError, pa.ArrowInvalid) as error:
-        raise VectorReadError(f"{path}: cannot be written ({one_line(error)})") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
