@@ -2,6 +2,8 @@
 
 import os
 import signal
+import sqlite3
+from contextlib import closing
 
 import geopandas as gpd
 import pytest
@@ -51,3 +53,58 @@ def test_what_a_killed_run_left_is_gone_after_the_next(tmp_path, suffix):
         write_footprints(each, [squares(3)], crs=UTM)
     assert names(path.parent) == names(whole.parent)
     assert len(read_footprints(path)) == 3
+
+
+def test_what_sqlite_left_of_an_older_geopackage_does_not_reach_the_new(tmp_path):
+    path = tmp_path / "out.gpkg"
+    write_footprints(path, [squares(2)], crs=UTM)
+
+    def edit():  # as QGIS does, until it is killed
+        database = sqlite3.connect(path)
+        database.execute("PRAGMA journal_mode=wal")
+        database.execute("PRAGMA wal_autocheckpoint=0")
+        database.execute("DELETE FROM gpkg_contents")
+        database.commit()
+        kill()
+
+    in_a_killed_process(edit)
+    (tmp_path / "out.gpkg-journal").write_bytes(b"half of a page")
+    assert names(tmp_path) == ["out.gpkg", "out.gpkg-journal", "out.gpkg-shm", "out.gpkg-wal"]
+    write_footprints(path, [squares(900)], crs=UTM)
+    assert names(tmp_path) == ["out.gpkg"]
+    assert len(read_footprints(path)) == 900
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_a_reader_of_the_old_geopackage_keeps_what_it_opened(tmp_path):
+    path = tmp_path / "out.gpkg"
+    write_footprints(path, [squares(2)], crs=UTM)
+    count = "SELECT count(*) FROM footprints"
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA journal_mode=wal")
+        assert database.execute(count).fetchone() == (2,)
+        write_footprints(path, [squares(5)], crs=UTM)
+        assert database.execute(count).fetchone() == (2,)
+    assert len(read_footprints(path)) == 5
+    assert names(tmp_path) == ["out.gpkg"]
+
+
+@pytest.mark.parametrize("moves", range(5))
+def test_a_shapefile_is_never_mixed_of_two(tmp_path, monkeypatch, moves):
+    path = tmp_path / "out.shp"
+    write_footprints(path, [squares(2)], crs=UTM)
+    replace, done = os.replace, []
+
+    def replace_some(source, target):
+        if len(done) == moves:
+            kill()
+        done.append(target)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", replace_some)
+    in_a_killed_process(lambda: write_footprints(path, [squares(5)], crs=UTM))
+    assert not path.exists()
+    monkeypatch.setattr(os, "replace", replace)
+    write_footprints(path, [squares(5)], crs=UTM)
+    assert read_footprints(path)["id"].tolist() == [1, 2, 3, 4, 5]

@@ -17,7 +17,10 @@ from geoseg.journal import working_name
 # Folder inside the working folder, which may be that of a job.
 _FOLDER = "layer"
 
-_SHAPEFILE_INDEXES = (".qix", ".sbn", ".sbx")
+# Files of an older layer that would be taken for the new one's: of a Shapefile its indexes, and
+# the CRS as old versions of QGIS wrote it; of a GeoPackage what SQLite has yet to write into it.
+_INDEXES = (".qix", ".sbn", ".sbx", ".idm", ".ind", ".qpj")
+_LOGS = ("-wal", "-shm", "-journal")
 
 
 @contextmanager
@@ -51,8 +54,25 @@ def replace_layer(path: Path) -> Iterator[Path]:
 
 
 def _take_place(folder: Path, path: Path) -> None:
-    if path.suffix.lower() == ".shp":
-        for suffix in _SHAPEFILE_INDEXES:  # of a layer that is overwritten
-            path.with_suffix(suffix).unlink(missing_ok=True)
-    for written in sorted(folder.iterdir(), key=lambda file: file.name == path.name):
-        os.replace(written, path.with_name(written.name))
+    """Moves all files of a layer to where it belongs.
+
+    One file takes the place of another in one step. Several cannot: the old layer goes first
+    then, and the file that it is opened by comes last, so that whoever is interrupted in between
+    finds no layer, but never one that is mixed of old and new.
+    """
+    files = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
+    stale = [file for file in _beside(path) if file.exists()]
+    if stale or len(files) > 1:
+        path.unlink(missing_ok=True)
+    for file in stale:
+        file.unlink()
+    for file in files:
+        os.replace(file, path.with_name(file.name))
+
+
+def _beside(path: Path) -> list[Path]:
+    suffix = path.suffix.lower()
+    if suffix == ".shp":
+        return [path.with_suffix(index) for index in _INDEXES]
+    # A program that has the old GeoPackage open keeps the files it opened, whatever their names.
+    return [path.with_name(path.name + log) for log in _LOGS] if suffix == ".gpkg" else []
