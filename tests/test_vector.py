@@ -46,7 +46,7 @@ from geoseg.vector import (
     write_parts,
 )
 from geoseg.vector.reading import _ogr_where
-from geoseg.vector.writing import _short_names
+from geoseg.vector.shapefile import ShapefileSize, short_names
 
 SHARED = Path(__file__).parents[2] / "shared"
 UTM = "EPSG:32645"
@@ -205,7 +205,7 @@ def test_a_shapefile_replaces_all_of_its_files(tmp_path):
 @given(st.lists(st.text("abc", min_size=1, max_size=14), unique=True, max_size=30))
 @settings(max_examples=50, deadline=None)
 def test_shapefile_names_are_short_and_distinct(names):
-    short = _short_names(names)
+    short = short_names(names)
     assert len(set(short)) == len(names)
     assert all(1 <= len(name) <= 10 for name in short)
 
@@ -394,11 +394,51 @@ def test_geojson_line_by_line_is_a_feature_in_each(tmp_path):
 
 
 def test_a_shapefile_that_would_be_too_large_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("geoseg.vector.writing._SHAPEFILE_BYTES", 5 * (5 * 16 + 56))
-    assert write_footprints(tmp_path / "fits.shp", [houses(3), houses(2)], crs=UTM) == 5
+    columns = ["id", "confidence", "name", "geometry"]
+    layers = [[houses(3)[columns], houses(count)[columns]] for count in (2, 3)]
+    write_footprints(tmp_path / "size.shp", layers[0], crs=UTM)
+    largest = max((tmp_path / f"size{end}").stat().st_size for end in (".shp", ".dbf"))
+    monkeypatch.setattr("geoseg.vector.shapefile._LARGEST", largest)
+    assert write_footprints(tmp_path / "fits.shp", layers[0], crs=UTM) == 5
     with pytest.raises(ConfigError, match=r"large.shp: a Shapefile holds 2 GB .* in .gpkg"):
-        write_footprints(tmp_path / "large.shp", [houses(3), houses(3)], crs=UTM)
+        write_footprints(tmp_path / "large.shp", layers[1], crs=UTM)
     assert not (tmp_path / "large.shp").exists()
+
+
+def test_attributes_alone_can_be_too_much_for_a_shapefile(tmp_path, monkeypatch):
+    rich = houses(40).assign(**{f"band_{number}": number / 7 for number in range(9)})
+    write_footprints(tmp_path / "size.shp", [rich], crs=UTM)
+    shapes, table = ((tmp_path / f"size{end}").stat().st_size for end in (".shp", ".dbf"))
+    assert table > shapes
+    monkeypatch.setattr("geoseg.vector.shapefile._LARGEST", table - 1)
+    with pytest.raises(ConfigError, match="a Shapefile holds 2 GB"):
+        write_footprints(tmp_path / "large.shp", [rich], crs=UTM)
+
+
+@given(
+    st.lists(st.lists(st.text("aü", max_size=40), min_size=1, max_size=4), min_size=1, max_size=3),
+    st.sampled_from(["int8", "int16", "int32", "int64", "float32", "float64", "bool"]),
+)
+def test_the_size_of_a_shapefile_is_known_before_it_is_written(tmp_path_factory, texts, dtype):
+    path = tmp_path_factory.mktemp("size") / "out.shp"
+    frames = []
+    for names in texts:
+        frame = houses(len(names))
+        ring = frame.geometry.iloc[0].buffer(-2)
+        frame.loc[0, "geometry"] = frame.geometry.iloc[0].difference(ring)
+        frames.append(frame.assign(name=names, kind=np.ones(len(names), dtype)))
+    counted = []
+
+    class Counting(ShapefileSize):
+        def add(self, columns, polygons):
+            super().add(columns, polygons)
+            counted.append((self.shapes, self.table))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("geoseg.vector.writing.ShapefileSize", Counting)
+        write_footprints(path, frames, crs=UTM)
+    sizes = tuple(path.with_suffix(end).stat().st_size for end in (".shp", ".dbf"))
+    assert counted[-1] == sizes
 
 
 def test_a_geopackage_shows_what_is_doubtful(tmp_path):

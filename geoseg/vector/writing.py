@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from geoseg.vector.geopackage import (
 from geoseg.vector.geoparquet import write_frames, write_geoparquet
 from geoseg.vector.reading import FOOTPRINT_LAYER, as_crs
 from geoseg.vector.replacing import replace_layer
+from geoseg.vector.shapefile import ShapefileSize, shapefile_fields
 
 # What every footprint that geoseg traces carries; a writer falls back on it for an empty layer.
 FOOTPRINT_COLUMNS: Mapping[str, str] = {
@@ -53,13 +54,6 @@ WRITABLE_SUFFIXES = (*LAYER_SUFFIXES, _CONTEST_SUFFIX)
 _JUDGED = {"id", "confidence"}  # columns of footprints that may be doubtful
 
 _GEOJSON_DECIMALS = 7  # about 1 cm on the ground, what RFC 7946 asks for at most
-_SHAPEFILE_NAME_LENGTH = 10
-
-# A Shapefile counts its bytes, in words of two, by 31 bits, and many programs by fewer; what is
-# counted here is a little less than what is written.
-_SHAPEFILE_BYTES = 2_000_000_000
-_RECORD_BYTES = 56  # of a polygon of one ring, beside its points
-_SHAPEFILE_NAMES = {"perimeter_m": "perim_m"}
 
 
 def write_footprints(
@@ -100,12 +94,12 @@ def write_footprints(
     source_crs = as_crs(crs, path)
     target_crs = CRS.from_epsg(4326) if suffix in _IN_DEGREES else source_crs
     frames = _single_polygons(batches, suffix, source_crs)
-    if suffix == ".shp":
-        frames = _within_limits(path, frames)
     doubtful = Doubtful()
     if suffix == ".gpkg":
         frames = _looked_at(frames, doubtful)
     stream = _RecordStream(frames, columns, target_crs)
+    if suffix == ".shp":
+        stream.watch = ShapefileSize(path, stream.schema).add
     with replace_layer(path) as partial:
         if suffix == ".parquet":
             write_geoparquet(partial, stream.schema, stream.crs, stream)
@@ -124,19 +118,6 @@ def _looked_at(
     for frame in frames:
         if set(frame.columns) >= _JUDGED:
             doubtful.look(frame)
-        yield frame
-
-
-def _within_limits(path: Path, frames: Iterator[gpd.GeoDataFrame]) -> Iterator[gpd.GeoDataFrame]:
-    """Refuses what a Shapefile cannot hold before it is full."""
-    size = 0
-    for frame in frames:
-        shapes = frame.geometry.to_numpy()
-        size += 16 * int(shapely.get_num_coordinates(shapes).sum()) + _RECORD_BYTES * len(shapes)
-        if size > _SHAPEFILE_BYTES:
-            raise ConfigError(
-                f"{path}: a Shapefile holds 2 GB and this layer is larger; end the name in .gpkg"
-            )
         yield frame
 
 
@@ -189,7 +170,7 @@ def check_suffix(path: str | Path) -> str:
 
 
 class _RecordStream:
-    """Frames as Arrow columns of one schema, counted while they pass."""
+    """Frames as Arrow columns of one schema, counted and watched while they pass."""
 
     def __init__(
         self, frames: Iterator[gpd.GeoDataFrame], columns: Mapping[str, str], crs: CRS
@@ -197,6 +178,7 @@ class _RecordStream:
         self.crs = crs
         self.count = 0
         self.error: Exception | None = None
+        self.watch: Callable[[list[pa.Array], np.ndarray], None] | None = None
         template = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in columns.items()})
         for frame in frames:  # an empty frame does not know its dtypes: look for a better one
             template = _attributes(frame)
@@ -216,7 +198,10 @@ class _RecordStream:
                 table = pa.Table.from_pandas(_attributes(frame), self.schema, preserve_index=False)
                 self.count += len(frame)
                 columns = [column.combine_chunks() for column in table.columns]
-                yield columns, np.asarray(frame.geometry.array, dtype=object)
+                shapes = np.asarray(frame.geometry.array, dtype=object)
+                if self.watch:
+                    self.watch(columns, shapes)
+                yield columns, shapes
         except Exception as error:  # GDAL would report no more than that the stream ended
             self.error = error
             raise
@@ -291,7 +276,7 @@ def _geojson_precision(frame: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
 
 
 def _write_ogr(path: Path, stream: _RecordStream, suffix: str) -> None:
-    names = stream.schema.names
+    fields: list[pa.Field] = list(stream.schema)
     options: dict[str, Any] = {}
     if suffix in _IN_DEGREES:
         options = {"COORDINATE_PRECISION": str(_GEOJSON_DECIMALS)}
@@ -300,9 +285,8 @@ def _write_ogr(path: Path, stream: _RecordStream, suffix: str) -> None:
     if suffix == ".gpkg":
         options["GEOMETRY_NAME"] = GEOMETRY_NAME
     if suffix == ".shp":
-        names, options = _short_names(names), {"ENCODING": "UTF-8"}
+        fields, options = shapefile_fields(stream.schema), {"ENCODING": "UTF-8"}
     shape = pa.field("geometry", pa.binary(), metadata={"ARROW:extension:name": "geoarrow.wkb"})
-    fields = [field.with_name(n) for n, field in zip(names, stream.schema, strict=True)]
     schema = pa.schema([*fields, shape])
     batches = (
         pa.record_batch([*columns, pa.array(shapely.to_wkb(shapes), pa.binary())], schema=schema)
@@ -322,19 +306,6 @@ def _write_ogr(path: Path, stream: _RecordStream, suffix: str) -> None:
         )
     except RuntimeError as error:
         raise stream.error or error from None
-
-
-def _short_names(names: list[str]) -> list[str]:
-    """Names that fit a Shapefile, still distinct."""
-    short: list[str] = []
-    for name in names:
-        candidate = _SHAPEFILE_NAMES.get(name, name)[:_SHAPEFILE_NAME_LENGTH]
-        count = 1
-        while candidate in short:
-            count += 1
-            candidate = f"{candidate[: _SHAPEFILE_NAME_LENGTH - 1 - len(str(count))]}_{count}"
-        short.append(candidate)
-    return short
 
 
 def _write_contest(path: Path, stream: _RecordStream, grid: Grid | None) -> None:
