@@ -14,8 +14,6 @@ import pyarrow as pa
 import pyogrio
 import shapely
 from pyproj import CRS
-from shapely.affinity import translate
-from shapely.geometry.base import BaseGeometry
 
 from geoseg.errors import ConfigError
 from geoseg.grid import Grid
@@ -27,6 +25,7 @@ from geoseg.vector.geopackage import (
     finish_geopackage,
 )
 from geoseg.vector.geoparquet import write_frames, write_geoparquet
+from geoseg.vector.globe import DECIMALS, to_degrees
 from geoseg.vector.reading import FOOTPRINT_LAYER, as_crs
 from geoseg.vector.replacing import replace_layer
 from geoseg.vector.shapefile import ShapefileSize, shapefile_fields
@@ -53,8 +52,6 @@ WRITABLE_SUFFIXES = (*LAYER_SUFFIXES, _CONTEST_SUFFIX)
 
 _JUDGED = {"id", "confidence"}  # columns of footprints that may be doubtful
 
-_GEOJSON_DECIMALS = 7  # about 1 cm on the ground, what RFC 7946 asks for at most
-
 
 def write_footprints(
     path: str | Path,
@@ -67,11 +64,12 @@ def write_footprints(
     """Writes footprints batch by batch; the file appears under its name only when complete.
 
     The suffix chooses the format. GeoJSON follows RFC 7946: longitude and latitude in WGS 84,
-    right-handed, 7 decimals; .geojsonl is the same, a line for each. A GeoPackage of footprints
-    with a confidence also gets the points of those that are doubtful, in the layer `review`, and
-    styles that QGIS takes by default. A Shapefile shortens names beyond 10 characters
-    (`perimeter_m` becomes `perim_m`). A CSV is that of the SpaceNet contests, in pixels, whose
-    `ImageId` is the file's name. MultiPolygons are written as one row per part.
+    right-handed, 7 decimals, cut at 180 degrees, where a footprint is a MultiPolygon; .geojsonl is
+    the same, a line for each. A GeoPackage of footprints with a confidence also gets the points of
+    those that are doubtful, in the layer `review`, and styles that QGIS takes by default. A
+    Shapefile shortens names beyond 10 characters (`perimeter_m` becomes `perim_m`). A CSV is that
+    of the SpaceNet contests, in pixels, whose `ImageId` is the file's name. MultiPolygons are
+    written as one row per part.
 
     Args:
         path: Target: .geojson, .geojsonl, .shp, .gpkg (layer `footprints`), .fgb, .parquet or .csv.
@@ -214,72 +212,22 @@ def _attributes(frame: gpd.GeoDataFrame) -> pd.DataFrame:
 def _single_polygons(
     batches: Iterable[gpd.GeoDataFrame], suffix: str, crs: CRS
 ) -> Iterator[gpd.GeoDataFrame]:
+    """A right-handed polygon in each row; in degrees it may have to be cut, and stays one row."""
     for batch in batches:
-        frame = batch.set_crs(crs, allow_override=True)
+        frame = batch.set_crs(crs, allow_override=True).explode(ignore_index=True)
+        frame = frame[frame.geom_type == "Polygon"]
         if suffix in _IN_DEGREES:
-            frame = _geojson_precision(_cut_at_antimeridian(frame.to_crs(4326)))
-        frame = frame.explode(ignore_index=True)
-        shapes = np.asarray(frame.geometry.array, dtype=object)
-        kept = (shapely.get_type_id(shapes) == shapely.GeometryType.POLYGON) & ~shapely.is_empty(
-            shapes
-        )
-        right_handed = shapely.orient_polygons(shapes[kept])
-        yield frame[kept].set_geometry(
-            gpd.GeoSeries(right_handed, index=frame.index[kept], crs=frame.crs)
-        )
-
-
-def within_globe(shape: BaseGeometry) -> BaseGeometry:
-    """Brings back what lies beyond 180 degrees, by a turn, and cuts off what lies beyond a pole.
-
-    A scene in degrees may reach from 179 to 181, and one that was resampled ends up to a pixel
-    further south; GeoJSON knows neither.
-
-    Args:
-        shape: In longitude and latitude.
-
-    Returns:
-        The same ground between -180 and 180, -90 and 90 degrees.
-    """
-    left, bottom, right, top = shape.bounds
-    if shape.is_empty or (left >= -180 and right <= 180 and bottom >= -90 and top <= 90):
-        return shape
-    parts = [
-        translate(shape.intersection(shapely.box(turn - 180, -90, turn + 180, 90)), -turn)
-        for turn in (-360, 0, 360)
-    ]
-    return shapely.union_all([part for part in parts if part.area > 0])
-
-
-def _cut_at_antimeridian(frame: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
-    """Cuts polygons that cross 180 degrees in two, as RFC 7946 asks."""
-    shapes = np.array([within_globe(shape) for shape in frame.geometry], dtype=object)
-    left, _, right, _ = shapely.bounds(shapes).reshape(-1, 4).T
-    for index in np.flatnonzero(right - left > 180):
-        whole = shapely.transform(shapes[index], lambda xy: xy + (xy[:, :1] < 0) * [360, 0])
-        east = shapely.intersection(whole, shapely.box(0, -90, 180, 90))
-        west = shapely.intersection(whole, shapely.box(180, -90, 360, 90))
-        west = shapely.transform(west, lambda xy: xy - [360, 0])
-        shapes[index] = shapely.union(east, west)
-    return frame.set_geometry(gpd.GeoSeries(shapes, index=frame.index, crs=frame.crs))
-
-
-def _geojson_precision(frame: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
-    """Rounds to the decimals of the file, and repairs what rounding made invalid."""
-    size = 10.0**-_GEOJSON_DECIMALS
-    shapes = np.asarray(frame.geometry.array, dtype=object)
-    rounded = shapely.set_precision(shapes, size, mode="pointwise")
-    rounded = shapely.remove_repeated_points(rounded)
-    broken = ~shapely.is_valid(rounded)
-    rounded[broken] = shapely.set_precision(shapely.make_valid(shapes[broken]), size)
-    return frame.set_geometry(gpd.GeoSeries(rounded, index=frame.index, crs=frame.crs))
+            frame = to_degrees(frame)
+        frame = frame[~frame.is_empty]
+        right_handed = shapely.orient_polygons(frame.geometry.to_numpy())
+        yield frame.set_geometry(gpd.GeoSeries(right_handed, index=frame.index, crs=frame.crs))
 
 
 def _write_ogr(path: Path, stream: _RecordStream, suffix: str) -> None:
     fields: list[pa.Field] = list(stream.schema)
     options: dict[str, Any] = {}
     if suffix in _IN_DEGREES:
-        options = {"COORDINATE_PRECISION": str(_GEOJSON_DECIMALS)}
+        options = {"COORDINATE_PRECISION": str(DECIMALS)}
     if suffix == ".geojson":
         options["RFC7946"] = "YES"
     if suffix == ".gpkg":
@@ -299,7 +247,7 @@ def _write_ogr(path: Path, stream: _RecordStream, suffix: str) -> None:
             layer=path.stem if suffix == ".shp" else FOOTPRINT_LAYER,
             driver=_DRIVERS[suffix],
             geometry_name="geometry",
-            geometry_type="Polygon",
+            geometry_type="Unknown" if suffix in _IN_DEGREES else "Polygon",
             crs=stream.crs.to_wkt(),
             dataset_options=GPKG_OPTIONS if suffix == ".gpkg" else {},
             layer_options=options,
