@@ -124,13 +124,12 @@ def claim_output(
             _swap(partial / file, path)
         shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
-        full = not isinstance(error, GeosegError) and _is_full(error, partial)
+        full = isinstance(error, DiskFullError) or (
+            not isinstance(error, GeosegError) and is_full(error, partial)
+        )
         _clear(partial, job, error)
         if full:
-            later = "" if job is None else ", it goes on where it stopped"
-            raise DiskFullError(
-                f"{path}: the disk is full; free some space and run the same command again{later}"
-            ) from error
+            raise disk_full(path, goes_on=job is not None) from error
         raise
     except BaseException as error:
         _clear(partial, job, error)
@@ -143,10 +142,18 @@ def _clear(partial: Path, job: str | None, error: BaseException) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _is_full(error: OSError, folder: Path) -> bool:
+def is_full(error: Exception, folder: Path) -> bool:
     """Whether it is lack of space that ended something; GDAL does not say so reliably."""
     free = shutil.disk_usage(folder if folder.exists() else folder.parent).free
-    return error.errno == errno.ENOSPC or free < LEAST_FREE
+    return getattr(error, "errno", None) == errno.ENOSPC or free < LEAST_FREE
+
+
+def disk_full(path: Path, *, goes_on: bool = False) -> DiskFullError:
+    """The error of an output that found no room."""
+    later = ", it goes on where it stopped" if goes_on else ""
+    return DiskFullError(
+        f"{path}: the disk is full; free some space and run the same command again{later}"
+    )
 
 
 def _swap(partial: Path, path: Path) -> None:

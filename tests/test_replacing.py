@@ -1,14 +1,18 @@
 """A layer is replaced as a whole: nothing of an older one, or of a run that was killed, stays."""
 
+import errno
 import os
 import signal
 import sqlite3
 from contextlib import closing
 
 import geopandas as gpd
+import numpy as np
 import pytest
 from shapely.geometry import box
 
+from geoseg.errors import DiskFullError, VectorReadError
+from geoseg.journal import Journal, claim_output, describe_job
 from geoseg.vector import LAYER_SUFFIXES, read_footprints, write_footprints
 
 UTM = "EPSG:32645"
@@ -108,3 +112,61 @@ def test_a_shapefile_is_never_mixed_of_two(tmp_path, monkeypatch, moves):
     monkeypatch.setattr(os, "replace", replace)
     write_footprints(path, [squares(5)], crs=UTM)
     assert read_footprints(path)["id"].tolist() == [1, 2, 3, 4, 5]
+
+
+def judged(count):
+    frame = squares(count)
+    return frame.assign(confidence=np.linspace(0.05, 0.65, count)[::-1])
+
+
+def test_a_full_disk_is_named_where_sqlite_finds_it(tmp_path, monkeypatch):
+    connect = sqlite3.connect
+
+    def connect_to_a_full_disk(path):
+        database = connect(path)
+        database.execute("PRAGMA max_page_count=1")  # no page more than there are
+        opened.append(database)
+        return database
+
+    opened = []
+    monkeypatch.setattr(sqlite3, "connect", connect_to_a_full_disk)
+    with pytest.raises(DiskFullError, match=r"out\.gpkg: the disk is full; free some space"):
+        write_footprints(tmp_path / "out.gpkg", [judged(3)], crs=UTM)
+    assert names(tmp_path) == []
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        opened[0].execute("SELECT 1")
+
+
+def test_a_full_disk_does_not_end_a_job(tmp_path):
+    job = describe_job("write")
+
+    def batches():
+        yield judged(3)
+        raise OSError(errno.ENOSPC, "no space left", "a file of GDAL's")
+
+    with (
+        pytest.raises(DiskFullError, match=r"out\.gpkg: the disk is full; .* where it stopped"),
+        claim_output(tmp_path / "out.gpkg", job=job, file=None) as folder,
+        Journal(folder, job),
+    ):
+        write_footprints(tmp_path / "out.gpkg", batches(), crs=UTM)
+    assert names(tmp_path) == [".out.gpkg.partial"]
+    assert names(tmp_path / ".out.gpkg.partial") == [Journal.NAME]
+
+
+@pytest.mark.parametrize("size", [1, 4, 40])
+def test_the_most_doubtful_are_kept_however_they_come(tmp_path, monkeypatch, size):
+    monkeypatch.setattr("geoseg.vector.geopackage.MOST", 7)
+    frame = judged(40)
+    batches = (frame[start : start + size] for start in range(0, 40, size))
+    write_footprints(tmp_path / "out.gpkg", batches, crs=UTM)
+    points = gpd.read_file(tmp_path / "out.gpkg", layer="review")
+    assert points["id"].tolist() == [40, 39, 38, 37, 36, 35, 34]
+    assert len(read_footprints(tmp_path / "out.gpkg")) == 40
+
+
+def test_a_folder_is_not_replaced_by_a_layer(tmp_path):
+    (tmp_path / "out.gpkg").mkdir()
+    with pytest.raises(VectorReadError, match=r"out\.gpkg: is a folder; name a file in it"):
+        write_footprints(tmp_path / "out.gpkg", [squares(3)], crs=UTM)
+    assert names(tmp_path) == ["out.gpkg"]

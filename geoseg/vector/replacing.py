@@ -11,8 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 
-from geoseg.errors import VectorReadError, one_line
-from geoseg.journal import working_name
+from geoseg.errors import GeosegError, VectorReadError, one_line
+from geoseg.journal import disk_full, is_full, working_name
 
 # Folder inside the working folder, which may be that of a job.
 _FOLDER = "layer"
@@ -34,7 +34,10 @@ def replace_layer(path: Path) -> Iterator[Path]:
 
     Raises:
         VectorReadError: If it cannot be written.
+        DiskFullError: If there is no room for it.
     """
+    if path.is_dir():
+        raise VectorReadError(f"{path}: is a folder; name a file in it")
     working = working_name(path)
     folder = working / _FOLDER
     try:
@@ -45,7 +48,11 @@ def replace_layer(path: Path) -> Iterator[Path]:
     try:
         yield folder / path.name
         _take_place(folder, path)
-    except (DataSourceError, DataLayerError, FeatureError, pa.ArrowInvalid) as error:
+    except (DataSourceError, DataLayerError, FeatureError, pa.ArrowInvalid, OSError) as error:
+        if not isinstance(error, GeosegError) and is_full(error, folder):
+            raise disk_full(path) from error
+        if isinstance(error, OSError):
+            raise
         raise VectorReadError(f"{path}: cannot be written ({one_line(error)})") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -66,10 +66,10 @@ def write_footprints(
     The suffix chooses the format. GeoJSON follows RFC 7946: longitude and latitude in WGS 84,
     right-handed, 7 decimals, cut at 180 degrees, where a footprint is a MultiPolygon; .geojsonl is
     the same, a line for each. A GeoPackage of footprints with a confidence also gets the points of
-    those that are doubtful, in the layer `review`, and styles that QGIS takes by default. A
-    Shapefile shortens names beyond 10 characters (`perimeter_m` becomes `perim_m`). A CSV is that
-    of the SpaceNet contests, in pixels, whose `ImageId` is the file's name. MultiPolygons are
-    written as one row per part.
+    those that are doubtful, of 100,000 at the most, in the layer `review`, and styles that QGIS
+    takes by default. A Shapefile shortens names beyond 10 characters (`perimeter_m` becomes
+    `perim_m`). A CSV is that of the SpaceNet contests, in pixels, whose `ImageId` is the file's
+    name. MultiPolygons are written as one row per part.
 
     Args:
         path: Target: .geojson, .geojsonl, .shp, .gpkg (layer `footprints`), .fgb, .parquet or .csv.
@@ -86,13 +86,14 @@ def write_footprints(
             has no grid.
         MissingCRSError: If `crs` is None.
         VectorReadError: If the file cannot be written.
+        DiskFullError: If there is no room for it.
     """
     path = Path(path)
     suffix = check_suffix(path)
     source_crs = as_crs(crs, path)
     target_crs = CRS.from_epsg(4326) if suffix in _IN_DEGREES else source_crs
     frames = _single_polygons(batches, suffix, source_crs)
-    doubtful = Doubtful()
+    doubtful = Doubtful(target_crs)
     if suffix == ".gpkg":
         frames = _looked_at(frames, doubtful)
     stream = _RecordStream(frames, columns, target_crs)
@@ -106,7 +107,7 @@ def write_footprints(
         else:
             _write_ogr(partial, stream, suffix)
         if suffix == ".gpkg" and set(stream.schema.names) >= _JUDGED:
-            finish_geopackage(partial, FOOTPRINT_LAYER, doubtful.points(target_crs))
+            finish_geopackage(partial, FOOTPRINT_LAYER, doubtful.points())
     return stream.count
 
 
