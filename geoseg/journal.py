@@ -35,19 +35,24 @@ OURS = frozenset(
 LEAST_FREE = 1_000_000
 
 
-def check_output(path: str | Path, *, overwrite: bool, inputs: Iterable[str | Path] = ()) -> Path:
+def check_output(
+    path: str | Path, *, overwrite: bool, inputs: Iterable[str | Path] = (), is_file: bool = False
+) -> Path:
     """Refuses an output that is there already, before any work is done.
 
     Args:
         path: The output.
         overwrite: Whether it may be replaced.
         inputs: What the work reads.
+        is_file: Whether it will be a file, which cannot replace a folder.
 
     Raises:
         OutputExistsError: If it exists (a folder: with something in it) and may not be
             overwritten, if an input would go with it, or if its parent is a file.
     """
     path = Path(path)
+    if is_file and path.is_dir():
+        raise OutputExistsError(f"{path}: is a folder; name a file in it, or another")
     for parent in path.parents:
         if parent.exists() and not parent.is_dir():
             raise OutputExistsError(f"{path}: cannot be written, {parent} is a file")
@@ -109,7 +114,8 @@ def claim_output(
         OutputExistsError: If the output is there and may not be overwritten, if it is the
             current folder or holds it, a mount point, or holds files that are not geoseg's.
     """
-    path = check_output(path, overwrite=overwrite, inputs=inputs).resolve()
+    is_file = file != ""
+    path = check_output(path, overwrite=overwrite, inputs=inputs, is_file=is_file).resolve()
     if path.is_mount():
         raise OutputExistsError(f"{path}: is a mount point; name a folder inside it")
     if Path.cwd().is_relative_to(path):
