@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import shapely
 from affine import Affine
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
-from layers import find_components, make_layer
+from layers import find_components, make_layer, write_floats
 from pydantic import ValidationError
 from pyproj import Geod
 from rasterio.crs import CRS
@@ -265,10 +265,11 @@ def test_small_holes_are_filled_but_never_over_nodata_or_another_building():
     assert len(fill_holes(runs, valid, np.array([1, 1]))) == len(runs)
 
 
-@given(masks, masks, st.integers(0, 12))
-@settings(max_examples=150, deadline=None)
-def test_holes_are_filled_as_by_pixels(mask, other, least):
-    mask = np.pad(mask, 1)
+@given(masks, masks, st.integers(0, 12), st.booleans())
+@example(np.arange(5)[:, None].repeat(3, axis=1) != 2, np.ones((1, 1), dtype=bool), 12, False)
+@settings(max_examples=200, deadline=None)
+def test_holes_are_filled_as_by_pixels(mask, other, least, apart):
+    mask = np.pad(mask, int(apart))
     valid = np.ones(mask.shape, dtype=bool)
     part = other[: mask.shape[0], : mask.shape[1]]
     valid[: part.shape[0], : part.shape[1]] &= part | mask[: part.shape[0], : part.shape[1]]
@@ -468,6 +469,20 @@ def test_exact_footprints_cover_the_mask_and_nothing_else():
     assert found.is_valid.all()
     means = ndimage.mean(array[0] / 255, drawn, found["id"])
     assert found["confidence"].to_numpy() == pytest.approx(means, abs=1e-4)
+
+
+@pytest.mark.parametrize("block_px", [None, 3])
+def test_ground_from_edge_to_edge_is_nobodys(tmp_path, block_px):
+    body = np.full((30, 15), 0.9, dtype=np.float32)
+    body[10] = 0
+    grid, valid = utm_grid(*body.shape), np.ones(body.shape, dtype=bool)
+    path = write_floats(tmp_path / "prob.tif", grid, body, None, valid)
+    chosen = Thresholds(min_area_m2=1, min_hole_m2=9)
+    found = make_layer(path, tmp_path, thresholds=chosen, block_px=block_px)
+    whole = vectorize_arrays(body, None, valid, grid, chosen)
+    for layer in (found, whole):
+        assert layer["confidence"].tolist() == [0.9, 0.9]
+        assert layer["area_m2"].tolist() == pytest.approx([37.5, 71.25], rel=0.02)
 
 
 def test_nodata_never_yields_polygons(tmp_path):
