@@ -265,7 +265,7 @@ def vectorize_arrays(
     Args:
         body: p_body (H, W), uint8 (255 = certain) or float in 0..1.
         border: p_border (H, W) likewise, or None.
-        valid: Boolean (H, W), False on nodata.
+        valid: Boolean (H, W), False on nodata; what is not finite is nodata, too.
         grid: Place on the ground.
         thresholds: What makes a building.
         contact: p_contact (H, W) likewise, or None.
