@@ -177,3 +177,26 @@ def test_what_is_called_rectilinear_has_right_angles_alone():
     turned = [(affinity.rotate(shape, turn), right) for shape, right in cases for turn in (0, 17)]
     shapes, expected = zip(*turned, strict=True)
     assert _is_rectilinear(np.array(shapes, dtype=object)).tolist() == list(expected)
+
+
+@pytest.mark.parametrize(
+    ("gsd_m", "gap", "cut", "radius", "shift"),
+    [(0.25, 6.3757, 3.5752, 13.9155, 0.1455), (0.3, 4.6248, 2.7614, 11.6205, 0.6889),
+     (0.2, 8.1423, 4.634, 17.6591, 0.17), (0.15, 8.6921, 6.2684, 28.2359, 0.1887),
+     (0.1, 13.3956, 9.4321, 40.5555, 0.7124)],
+)  # fmt: skip
+def test_neighbours_that_both_move_do_not_meet(gsd_m, gap, cut, radius, shift):
+    # Corners that are cut off are drawn anew, those of either towards the other.
+    height, width, half = int(2 * radius + 16), int(4 * radius + gap + 24), radius - cut
+    middle = height / 2 + 0.5
+
+    def diamond(x):
+        corners = [(x - radius, middle), (x, middle - radius), (x + radius, middle)]
+        whole = Polygon([*corners, (x, middle + radius)])
+        return whole & box(x - half, middle - half, x + half, middle + half)
+
+    first = 8 + radius + shift
+    grid = Grid(GRID.crs, Affine(gsd_m, 0, 3e5, 0, -gsd_m, 3e6), height, width)
+    truth = diamond(first) | diamond(first + 2 * half + gap)
+    one, other = footprints(soft(truth, grid, sigma=0), grid=grid).geometry
+    assert one.intersection(other).area <= 1e-6 * min(one.area, other.area)

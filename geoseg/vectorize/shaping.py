@@ -32,6 +32,12 @@ def reaches_m(sizes_m: np.ndarray) -> np.ndarray:
     return reaches
 
 
+def farthest_m(sizes_m: np.ndarray, thresholds: Thresholds) -> np.ndarray:
+    """How far from what was found outlines may end, in metres (n,); otherwise as above."""
+    reaches = reaches_m(sizes_m) if thresholds.regularize else np.zeros(len(sizes_m))
+    return np.maximum(reaches, thresholds.simplify_m)
+
+
 def shape_outlines(
     found: np.ndarray,
     groups: np.ndarray,

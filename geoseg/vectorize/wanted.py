@@ -11,7 +11,10 @@ from geoseg.grid import Grid
 from geoseg.options import Thresholds
 from geoseg.vector.measure import pixel_sizes_m
 from geoseg.vectorize.components import Components
-from geoseg.vectorize.shaping import reaches_m
+from geoseg.vectorize.shaping import farthest_m
+
+# Outlines begin within half a pixel of their pixels, and zones are of whole ones: twice each.
+_BESIDE_PX = 3
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Wanted:
     Attributes:
         components: Those that are large enough.
         sizes_m: float64 (n, 2), width and height of a pixel on the ground at each.
-        margins: int64 (n,), pixels around each that its outlines may reach.
+        margins: int64 (n,), pixels around each in which whoever its outlines may meet is seen.
         object_px: float64 (n,), pixels from which on a part of each is an object.
         hole_px: float64 (n,), those from which on a hole stays.
     """
@@ -58,7 +61,9 @@ def choose_components(components: Components, grid: Grid, thresholds: Thresholds
     pixel_m2 = sizes_m.prod(axis=1)
     hole_m2 = thresholds.min_hole_m2
     hole_m2 = thresholds.min_area_m2 if hole_m2 is None else hole_m2
-    margins = np.ceil(reaches_m(sizes_m) / sizes_m.min(axis=1)).astype(np.int64) + 1
+    # Its own outlines may go so far, and those of a neighbour come as far to meet them.
+    farthest_px = farthest_m(sizes_m, thresholds) / sizes_m.min(axis=1)
+    margins = np.ceil(2 * farthest_px).astype(np.int64) + _BESIDE_PX
     return Wanted(
         components, sizes_m, margins, thresholds.min_area_m2 / pixel_m2, hole_m2 / pixel_m2
     )
