@@ -1,5 +1,6 @@
 """Outlines with right angles: of shapes that are known, with walls that stay shared."""
 
+import geopandas as gpd
 import numpy as np
 import pytest
 import shapely
@@ -164,6 +165,34 @@ def test_right_angles_do_not_depend_on_the_blocks(tmp_path, block_px):
         shapely.to_wkb(whole.geometry.array).tolist()
     )
     assert found.drop(columns="geometry").equals(whole.drop(columns="geometry"))
+
+
+LOCAL = CRS.from_wkt('LOCAL_CS["site",UNIT["metre",1]]')
+DEGREES = CRS.from_epsg(4326)
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform"),
+    [
+        (LOCAL, Affine(0.25, 0, 0, 0, -0.75, 100)),
+        (LOCAL, Affine(0.4, 0.1, 0, 0, -0.5, 100)),
+        (DEGREES, Affine(9e-6, 0, 10, 0, -4e-6, 60)),
+        (DEGREES, Affine.translation(10, 60) @ Affine.rotation(45) @ Affine.scale(6e-6, -6e-6)),
+    ],
+)
+def test_angles_are_right_on_the_ground(crs, transform):
+    grid = Grid(crs, transform, 140, 190)
+    metres = "EPSG:32632" if crs == DEGREES else crs.to_wkt()
+    middle = gpd.GeoSeries([Point(transform @ (95, 70))], crs=crs.to_wkt()).to_crs(metres)[0]
+    house = affinity.rotate(box(0, 0, 22, 13), 30, origin="centroid")
+    shift = middle.x - house.centroid.x, middle.y - house.centroid.y
+    truth = gpd.GeoSeries([affinity.translate(house, *shift)], crs=metres)
+    pixels = affinity.affine_transform(truth.to_crs(crs.to_wkt())[0], (~transform).to_shapely())
+    found = footprints(soft(pixels, grid), grid=grid)
+    assert found["reg_status"].tolist() == ["rectangle"]
+    (outline,) = found.geometry.to_crs(metres)
+    assert angles(outline.exterior) == pytest.approx([90] * 4, abs=0.1)
+    assert outline.intersection(truth[0]).area / outline.union(truth[0]).area > 0.95
 
 
 def test_what_is_called_rectilinear_has_right_angles_alone():

@@ -24,7 +24,6 @@ from geoseg.errors import ConfigError, MissingCRSError, OutputExistsError, Scene
 from geoseg.grid import Grid
 from geoseg.raster import open_for_writing, write_array
 from geoseg.vector import LAYER_SUFFIXES, read_footprints
-from geoseg.vector.measure import pixel_areas_m2
 from geoseg.vectorize import (
     THRESHOLDS_TAG,
     ArrayProb,
@@ -588,7 +587,7 @@ def test_areas_are_true_in_any_crs(crs, transform):
     )
     assert found["area_m2"].tolist() == pytest.approx([outer[0] - inner[0]], rel=1e-3)
     assert found["perimeter_m"].tolist() == pytest.approx([outer[1] + inner[1]], rel=1e-3)
-    pixel = pixel_areas_m2(grid, np.array([65.0]), np.array([40.0]))
+    pixel = np.linalg.det(grid.steps_m(np.array([65.0]), np.array([40.0])))
     assert pixel * (70 * 40 - 30 * 20) == pytest.approx(found["area_m2"].to_numpy(), rel=1e-3)
     assert found.crs.equals(gpd.GeoSeries(crs=crs.to_wkt()).crs)
 

@@ -56,7 +56,7 @@ def trace_buildings(
     )  # fmt: skip
     regular = shape_outlines(
         found, objects.groups, dict(zip(own.tolist(), zones, strict=True)),
-        wanted.sizes_m[objects.groups], thresholds,
+        wanted.steps_m[objects.groups], thresholds,
     )  # fmt: skip
     confidence, tenth = _confidences(objects, _calibrated(prob.body, thresholds.temperature))
     edge = _at_edge(objects, prob, window, source.grid)

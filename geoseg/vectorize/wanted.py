@@ -9,7 +9,6 @@ from rasterio.windows import Window
 
 from geoseg.grid import Grid
 from geoseg.options import Thresholds
-from geoseg.vector.measure import pixel_sizes_m
 from geoseg.vectorize.components import Components
 from geoseg.vectorize.shaping import farthest_m
 
@@ -23,14 +22,14 @@ class Wanted:
 
     Attributes:
         components: Those that are large enough.
-        sizes_m: float64 (n, 2), width and height of a pixel on the ground at each.
+        steps_m: float64 (n, 2, 2), steps to the next column and row at each, see `Grid.steps_m`.
         margins: int64 (n,), pixels around each in which whoever its outlines may meet is seen.
         object_px: float64 (n,), pixels from which on a part of each is an object.
         hole_px: float64 (n,), those from which on a hole stays.
     """
 
     components: Components
-    sizes_m: np.ndarray
+    steps_m: np.ndarray
     margins: np.ndarray
     object_px: np.ndarray
     hole_px: np.ndarray
@@ -40,7 +39,7 @@ class Wanted:
 
     def pick(self, chosen: np.ndarray | slice) -> Wanted:
         """Those that a mask, indices or a slice choose."""
-        rest = (self.sizes_m, self.margins, self.object_px, self.hole_px)
+        rest = (self.steps_m, self.margins, self.object_px, self.hole_px)
         return Wanted(self.components.pick(chosen), *(part[chosen] for part in rest))
 
     def beginning_in(self, window: Window) -> np.ndarray:
@@ -55,15 +54,15 @@ class Wanted:
 
 def choose_components(components: Components, grid: Grid, thresholds: Thresholds) -> Wanted:
     """The components that are large enough."""
-    sizes_m = pixel_sizes_m(grid, *components.centres.T)
-    large = components.areas * sizes_m.prod(axis=1) >= thresholds.min_area_m2
-    components, sizes_m = components.pick(large), sizes_m[large]
-    pixel_m2 = sizes_m.prod(axis=1)
+    steps_m = grid.steps_m(*components.centres.T)
+    large = components.areas * np.linalg.det(steps_m) >= thresholds.min_area_m2
+    components, steps_m = components.pick(large), steps_m[large]
+    pixel_m2 = np.linalg.det(steps_m)
     hole_m2 = thresholds.min_hole_m2
     hole_m2 = thresholds.min_area_m2 if hole_m2 is None else hole_m2
     # Its own outlines may go so far, and those of a neighbour come as far to meet them.
-    farthest_px = farthest_m(sizes_m, thresholds) / sizes_m.min(axis=1)
-    margins = np.ceil(2 * farthest_px).astype(np.int64) + _BESIDE_PX
+    least_m = np.linalg.svd(steps_m, compute_uv=False).min(axis=1)
+    margins = np.ceil(2 * farthest_m(steps_m, thresholds) / least_m).astype(np.int64) + _BESIDE_PX
     return Wanted(
-        components, sizes_m, margins, thresholds.min_area_m2 / pixel_m2, hole_m2 / pixel_m2
+        components, steps_m, margins, thresholds.min_area_m2 / pixel_m2, hole_m2 / pixel_m2
     )
