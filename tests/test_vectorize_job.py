@@ -1,5 +1,7 @@
 """Vectorizing is a job: it goes on, any process may do its tasks, and memory bounds it."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import rasterio
@@ -11,7 +13,7 @@ from geoseg.execution import open_workers
 from geoseg.grid import Grid
 from geoseg.options import Thresholds
 from geoseg.raster import write_array
-from geoseg.vectorize import CLASSES_TAG, describe_classes, vectorize
+from geoseg.vectorize import CLASSES_TAG, describe_block, describe_classes, vectorize
 from geoseg.vectorize.memory import Layout, check_window, choose_layout
 
 SHAPE = (150, 230)
@@ -120,11 +122,22 @@ def test_a_lost_task_ends_the_job(tmp_path):
 def test_memory_decides_the_blocks():
     wide = Grid(GRID.crs, GRID.transform, 1000, 400_000)
     assert choose_layout(GRID, 4) == Layout(512, 2048)
-    assert choose_layout(wide, 4) == Layout(312, 2048)
-    assert choose_layout(wide, 0.1) == Layout(7, 256)
+    assert choose_layout(wide, 4) == Layout(78, 2048)
+    assert choose_layout(wide, 0.1) == Layout(1, 256)
     least = choose_layout(GRID, 0.4)
     assert least.side < 2048
     assert 64 * (1.5 * least.side) ** 2 <= 0.25 * 0.4e9
+
+
+def test_noise_is_searched_in_the_memory_that_is_counted():
+    noise = (np.random.default_rng(1).random((300, 700)) < 0.5).astype(np.uint8)
+    tracemalloc.start()
+    part = describe_block(noise, 0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert part.table[:, 4].sum() == noise.sum()
+    rows = choose_layout(Grid(GRID.crs, GRID.transform, 10**6, 10**6), 4).rows
+    assert peak / noise.size <= 0.25 * 4e9 / (rows * 10**6)
 
 
 def test_what_does_not_fit_into_memory_is_refused(tmp_path):
