@@ -89,6 +89,16 @@ def test_a_circle_stays_round(turn):
     assert outline.intersection(truth).area / outline.union(truth).area > 0.95
 
 
+@pytest.mark.parametrize(
+    ("simplify_m", "status"), [(0, "raw"), (0.001, "raw"), (0.3, "simplified")]
+)
+def test_what_is_not_simplified_is_not_called_so(simplify_m, status):
+    for regularize in (False, True):
+        chosen = Thresholds(simplify_m=simplify_m, regularize=regularize)
+        found = footprints(soft(placed(Point(0, 0).buffer(18), 0)), thresholds=chosen)
+        assert found["reg_status"].tolist() == [status]
+
+
 @pytest.mark.parametrize("turn", TURNS)
 def test_a_row_of_houses_shares_its_walls(turn):
     row = placed(box(0, 0, 108, 24), turn)

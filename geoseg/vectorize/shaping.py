@@ -10,7 +10,7 @@ from shapely.geometry.base import BaseGeometry
 
 from geoseg.options import Thresholds
 from geoseg.vectorize.outlines import simplify
-from geoseg.vectorize.regular import KEPT, Regular, regularize
+from geoseg.vectorize.regular import KEPT, RAW, Regular, regularize
 from geoseg.vectorize.zones import add_found, stays
 
 # Outlines may move by so much to become regular, and by so many pixels in any case.
@@ -61,8 +61,9 @@ def shape_outlines(
         int(groups[own.start]): add_found(zones[int(groups[own.start])], found[own])
         for own in _slices(groups)
     }
-    outlines = _simplify_within(found, groups, grounds, _round(thresholds.simplify_m / sides))
-    status = np.full(len(outlines), KEPT, dtype=object)
+    tolerances = _round(thresholds.simplify_m / sides)
+    outlines = _simplify_within(found, groups, grounds, tolerances)
+    status = np.where(tolerances > 0, KEPT, RAW).astype(object)
     if not thresholds.regularize:
         return Regular(outlines, status)
     reaches = reaches_m(steps_m)
