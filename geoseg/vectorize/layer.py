@@ -35,7 +35,7 @@ from geoseg.vectorize.tasks import (
     trace_in,
     trace_share,
 )
-from geoseg.vectorize.thresholds import read_classes, read_thresholds
+from geoseg.vectorize.thresholds import read_classes, read_thresholds, refuse_thresholds
 from geoseg.vectorize.wanted import Wanted, choose_components
 from geoseg.vectorize.windows import Share, deal_windows
 
@@ -80,7 +80,8 @@ def vectorize(
         Number of footprints written.
 
     Raises:
-        ConfigError: If the suffix or the thresholds are wrong, or the memory does not suffice.
+        ConfigError: If the suffix or the thresholds are wrong, if one is set that says nothing of
+            the raster's classes, or if the memory does not suffice.
         OutputExistsError: If the output exists and may not be replaced.
         SceneReadError: If `prob` cannot be read or is no probability raster.
         MissingCRSError: If `prob` does not say where it lies.
@@ -88,7 +89,10 @@ def vectorize(
     suffix = check_suffix(output)
     inputs = [prob] if scene is None else [prob, scene]
     files = [file for source in inputs for file in list_files(source)]
-    thresholds = thresholds or read_thresholds(prob)
+    own = read_thresholds(prob)
+    if thresholds and read_classes(prob):
+        refuse_thresholds(thresholds, own)
+    thresholds = thresholds or own
     options = (thresholds.model_dump(), crf.model_dump() if crf else None, suffix)
     job = describe_job("vectorize", *options, files=files)
     with (
