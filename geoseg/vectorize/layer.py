@@ -81,7 +81,8 @@ def vectorize(
 
     Raises:
         ConfigError: If the suffix or the thresholds are wrong, if one is set that says nothing of
-            the raster's classes, or if the memory does not suffice.
+            the raster's classes.
+        MemoryLimitError: If the memory does not suffice; with more the same call goes on.
         OutputExistsError: If the output exists and may not be replaced.
         SceneReadError: If `prob` cannot be read or is no probability raster.
         MissingCRSError: If `prob` does not say where it lies.
@@ -196,12 +197,18 @@ class _Making:
             yield frame[[*self.columns, "geometry"]]
 
     def _agree_on_layout(self, max_memory_gb: float, block_px: int | None) -> Layout:
-        """As an earlier run chose it, whose files are there."""
-        if "layout" not in self._journal.done:
-            layout = choose_layout(self.grid, max_memory_gb)
-            rows, side = (block_px, block_px) if block_px else (layout.rows, layout.side)
-            self._journal.add("layout", [rows, side])
-        return Layout(*self._journal.done["layout"])
+        """As an earlier run chose it, whose files are there, unless it had more memory."""
+        earlier = self._journal.done.get("layout")
+        if earlier and max_memory_gb >= earlier[-1]:
+            return Layout(*earlier[:-1])
+        layout = choose_layout(self.grid, max_memory_gb)
+        if block_px:
+            layout = Layout(block_px, block_px)
+        if earlier and layout != Layout(*earlier[:-1]):
+            shutil.rmtree(self._folder)  # of other windows
+            self._folder.mkdir()
+        self._journal.add("layout", [layout.rows, layout.side, max_memory_gb])
+        return layout
 
     def _find(self, rows: int) -> Components:
         """The components of the raster, of which an earlier run may know."""
