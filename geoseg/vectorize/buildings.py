@@ -16,7 +16,7 @@ from geoseg.vectorize.place import Traced
 from geoseg.vectorize.prob import Prob, ProbSource
 from geoseg.vectorize.rings import trace_rings
 from geoseg.vectorize.runs import paint, pixels
-from geoseg.vectorize.shaping import shape_outlines
+from geoseg.vectorize.shaping import farthest_m, shape_outlines
 from geoseg.vectorize.wanted import Wanted
 from geoseg.vectorize.zones import find_zones
 
@@ -28,6 +28,21 @@ BUILDING_COLUMNS: Mapping[str, str] = {
 }
 
 _LEVELS = 1020  # that probabilities are rounded to; every byte is one of them
+
+
+# Outlines begin within half a pixel of their pixels, and zones are of whole ones: twice each.
+_BESIDE_PX = 3
+
+
+def building_margins(steps_m: np.ndarray, _: Grid, thresholds: Thresholds) -> np.ndarray:
+    """Pixels (n,) around components in which whoever their outlines may meet is seen.
+
+    Their own outlines may go so far, and those of a neighbour come as far to meet them.
+    """
+    least_m = np.linalg.svd(steps_m, compute_uv=False).min(axis=1)
+    farthest_px = farthest_m(steps_m, thresholds) / least_m
+    margins: np.ndarray = np.ceil(2 * farthest_px).astype(np.int64) + _BESIDE_PX
+    return margins
 
 
 def trace_buildings(

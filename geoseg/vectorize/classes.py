@@ -108,6 +108,11 @@ def margin_px(grid: Grid, thresholds: Thresholds) -> int:
     return 2 + math.ceil(2 * tolerance_px(grid, thresholds) ** 2)
 
 
+def class_margins(steps_m: np.ndarray, grid: Grid, thresholds: Thresholds) -> np.ndarray:
+    """The same for each of some components (n,)."""
+    return np.full(len(steps_m), margin_px(grid, thresholds))
+
+
 def _read_runs(source: ClassProb, window: Window) -> tuple[Runs, np.ndarray]:
     """Runs of the classes of a window, and the sum of each one's probabilities."""
     rows = max(1, _STRIP_PX // window.width)

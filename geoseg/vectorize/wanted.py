@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +11,9 @@ from rasterio.windows import Window
 from geoseg.grid import Grid
 from geoseg.options import Thresholds
 from geoseg.vectorize.components import Components
-from geoseg.vectorize.shaping import farthest_m
 
-# Outlines begin within half a pixel of their pixels, and zones are of whole ones: twice each.
-_BESIDE_PX = 3
+# (steps of pixels in metres (n, 2, 2), grid, thresholds) → margins of components in pixels (n,).
+Margins = Callable[[np.ndarray, Grid, Thresholds], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Wanted:
     Attributes:
         components: Those that are large enough.
         steps_m: float64 (n, 2, 2), steps to the next column and row at each, see `Grid.steps_m`.
-        margins: int64 (n,), pixels around each in which whoever its outlines may meet is seen.
+        margins: int64 (n,), pixels around each that its outlines depend on.
         object_px: float64 (n,), pixels from which on a part of each is an object.
         hole_px: float64 (n,), those from which on a hole stays.
     """
@@ -52,17 +52,17 @@ class Wanted:
         return inside
 
 
-def choose_components(components: Components, grid: Grid, thresholds: Thresholds) -> Wanted:
-    """The components that are large enough."""
+def choose_components(
+    components: Components, grid: Grid, thresholds: Thresholds, margins: Margins
+) -> Wanted:
+    """The components that are large enough, and margins around each."""
     steps_m = grid.steps_m(*components.centres.T)
     large = components.areas * np.linalg.det(steps_m) >= thresholds.min_area_m2
     components, steps_m = components.pick(large), steps_m[large]
     pixel_m2 = np.linalg.det(steps_m)
     hole_m2 = thresholds.min_hole_m2
     hole_m2 = thresholds.min_area_m2 if hole_m2 is None else hole_m2
-    # Its own outlines may go so far, and those of a neighbour come as far to meet them.
-    least_m = np.linalg.svd(steps_m, compute_uv=False).min(axis=1)
-    margins = np.ceil(2 * farthest_m(steps_m, thresholds) / least_m).astype(np.int64) + _BESIDE_PX
     return Wanted(
-        components, steps_m, margins, thresholds.min_area_m2 / pixel_m2, hole_m2 / pixel_m2
-    )
+        components, steps_m, margins(steps_m, grid, thresholds),
+        thresholds.min_area_m2 / pixel_m2, hole_m2 / pixel_m2,
+    )  # fmt: skip
