@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 
 from geoseg import __version__
-from geoseg.errors import DiskFullError, GeosegError, OutputExistsError
+from geoseg.errors import DiskFullError, GeosegError, MemoryLimitError, OutputExistsError
 
 # What geoseg writes into folders that it replaces as a whole. A folder that holds anything
 # else is somebody's, and is not replaced.
@@ -97,7 +97,7 @@ def claim_output(
 
     What an earlier, interrupted run left there is removed, unless its `Journal` says that it
     is the same job. If the block fails, so is the working folder, unless a job that can go on
-    was interrupted; `path` is as it was.
+    was interrupted or lacks disk or memory; `path` is as it was.
 
     Args:
         path: The output folder.
@@ -144,7 +144,8 @@ def claim_output(
 
 def _clear(partial: Path, job: str | None, error: BaseException) -> None:
     """Removes what a failed run leaves, unless it can go on."""
-    if job is None or (isinstance(error, GeosegError) and not isinstance(error, DiskFullError)):
+    lacking = isinstance(error, DiskFullError | MemoryLimitError)
+    if job is None or (isinstance(error, GeosegError) and not lacking):
         shutil.rmtree(partial, ignore_errors=True)
 
 
