@@ -10,7 +10,8 @@ Prints one JSON line per part; every figure is of this one run.
   threads of rows; the ratio to one `rasterio.features.shapes` over the array followed by
   `shapely.geometry.shape`, and whether the polygons are the same.
 - `growth`: the whole verb on a probability raster of 10,000² and of 20,000² with four times the
-  buildings, each in a process of its own: the ratio of seconds, and the peaks of memory.
+  buildings, each in a process of its own: the ratios of seconds and of the processor's seconds,
+  which others on the machine disturb less, and the peaks of memory.
 - `quality`: building F1@0.5, mean IoU of matched buildings, vertices per building and share of
   right angles (within 3 degrees), for four kinds of outlines of one probability raster.
 - `picture`: part of a scene with the mask's outlines as they are, and with the footprints.
@@ -158,18 +159,20 @@ def sorted_wkb(polygons: np.ndarray) -> list[bytes]:
 
 def growth() -> dict[str, Any]:
     """Seconds and peak memory of the verb on one raster and on one four times as large."""
-    seconds, peaks, counts = {}, {}, {}
+    seconds, cpu, peaks, counts = {}, {}, {}, {}
     with tempfile.TemporaryDirectory() as work:
         for times in (1, 2):
             prob = write_prob(Path(work) / f"{times}.tif", times)
             command = [sys.executable, "-c", MEASURED, str(prob), f"{prob}.gpkg"]
             said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             side = SIDE * times
-            seconds[side], peaks[side], counts[side] = json.loads(said.splitlines()[-1])
+            seconds[side], cpu[side], peaks[side], counts[side] = json.loads(said.splitlines()[-1])
     return {
         "footprints": counts,
         "seconds": seconds,
         "ratio": round(seconds[2 * SIDE] / seconds[SIDE], 2),
+        "cpu_seconds": cpu,
+        "cpu_ratio": round(cpu[2 * SIDE] / cpu[SIDE], 2),
         "peak_mb": peaks,
         "growth_mb": round(max(peaks.values()) - min(peaks.values()), 1),
     }
@@ -196,11 +199,11 @@ MEASURED = """
 import json, re, sys, time
 from pathlib import Path
 from geoseg.vectorize import vectorize
-start = time.perf_counter()
+start, cpu = time.perf_counter(), time.process_time()
 count = vectorize(sys.argv[1], sys.argv[2])
-seconds = time.perf_counter() - start
+seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
 peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
-print(json.dumps([round(seconds, 1), round(peak / 1024, 1), count]))
+print(json.dumps([round(seconds, 1), round(cpu, 1), round(peak / 1024, 1), count]))
 """
 
 

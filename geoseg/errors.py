@@ -2,6 +2,7 @@
 
     GeosegError
     ├── ConfigError            a configuration file or an option is wrong
+    │   └── MemoryLimitError   the memory that is granted does not suffice
     ├── DataError              something is wrong with the data
     │   ├── SceneReadError     a raster cannot be opened or read
     │   ├── MissingCRSError    a scene or a layer does not say where it lies
@@ -34,6 +35,10 @@ class GeosegError(Exception):
 
 class ConfigError(GeosegError, ValueError):
     """A configuration file or an option is wrong."""
+
+
+class MemoryLimitError(ConfigError):
+    """The memory that is granted does not suffice; what is done so far is kept."""
 
 
 class DataError(GeosegError):

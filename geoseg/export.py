@@ -79,7 +79,7 @@ def export(model: str | Path, output: str | Path, *, overwrite: bool = False) ->
             say what the original says.
         OutputExistsError: If the output is there already.
     """
-    output = check_output(output, overwrite=overwrite, inputs=[model])
+    output = check_output(output, overwrite=overwrite, inputs=[model], is_file=True)
     writers: dict[str, Callable[[Path, ModelSpec, dict[str, Tensor], Path], None]] = {
         ".onnx": _write_onnx, ".pt2": _write_program, ".json": _write_item,
     }  # fmt: skip

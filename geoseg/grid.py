@@ -77,29 +77,56 @@ class Grid:
 
     @cached_property
     def axis_gsd_m(self) -> tuple[float, float]:
-        """Metres on the ground per pixel along (columns, rows), at the grid's centre.
+        """Metres on the ground per pixel along (columns, rows), at the grid's centre."""
+        x, y = np.hypot(*self._centre_steps_m.T).tolist()
+        return x, y
 
-        Measured on the ellipsoid, so that Mercator metres and degrees come out right. A CRS
-        without a path to longitude and latitude (a local one) counts by its unit.
+    def steps_m(self, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """What a step to the next column and one to the next row are on the ground.
+
+        Measured on the ellipsoid, so that Mercator metres and degrees come out right, and axes
+        that are not at right angles there. A CRS without a path to longitude and latitude (a local
+        one) counts by its unit.
+
+        Args:
+            columns: Column of each point that is asked for (N,).
+            rows: Row of each point (N,).
+
+        Returns:
+            Metres (N, 2, 2), step by direction; the first direction is that of the first step.
+            Where a point is on no ground, as at the grid's centre.
         """
-        column, row = self.width / 2, self.height / 2
-        xs, ys = zip(
-            self.transform @ (column, row),
-            self.transform @ (column + 1, row),
-            self.transform @ (column, row + 1),
-            strict=True,
-        )
+        steps = self._measure_steps(columns, rows)
+        unknown = ~_is_sound(steps)
+        if unknown.any():
+            steps[unknown] = self._centre_steps_m
+        return steps
+
+    @cached_property
+    def _centre_steps_m(self) -> np.ndarray:
+        (measured,) = self._measure_steps(*np.array([[self.width], [self.height]]) / 2)
+        if _is_sound(measured):
+            known: np.ndarray = measured
+            return known
+        linear = np.array(self.transform.column_vectors[:2])
+        x, y = np.hypot(*linear.T) * unit_m(self.crs)
+        turns = np.arctan2(linear[:, 1], linear[:, 0])
+        counted: np.ndarray = _steps(x, y, turns[1] - turns[0])
+        return counted
+
+    def _measure_steps(self, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Metres (N, 2, 2), not finite where a point is on no ground."""
+        points = [self.transform @ (columns + dx, rows + dy) for dx, dy in ((0, 0), (1, 0), (0, 1))]
+        xs, ys = np.array(points, dtype=np.float64).transpose(1, 0, 2)
         try:
-            lon, lat = Transformer.from_crs(self.crs.to_wkt(), 4326, always_xy=True).transform(
-                xs, ys, errcheck=True
-            )
-            steps = [WGS84_ELLIPSOID.inv(lon[0], lat[0], lon[i], lat[i])[2] for i in (1, 2)]
+            transformer = Transformer.from_crs(self.crs.to_wkt(), 4326, always_xy=True)
         except ProjError:
-            steps = [math.nan]
-        if not all(math.isfinite(step) and step > 0 for step in steps):
-            unit = unit_m(self.crs)
-            steps = [math.hypot(xs[i] - xs[0], ys[i] - ys[0]) * unit for i in (1, 2)]
-        return steps[0], steps[1]
+            return np.full((len(columns), 2, 2), np.nan)
+        lon, lat = transformer.transform(xs, ys)
+        (to_x, _, x), (to_y, _, y) = (
+            WGS84_ELLIPSOID.inv(lon[0], lat[0], lon[i], lat[i]) for i in (1, 2)
+        )
+        return _steps(x, y, np.radians(to_y - to_x))
 
     def window_transform(self, window: Window) -> Affine:
         """The transform of a window's own pixels."""
@@ -163,6 +190,21 @@ class Grid:
             inverse.a * xs + inverse.b * ys + inverse.c,
             inverse.d * xs + inverse.e * ys + inverse.f,
         )
+
+
+def _steps(x: np.ndarray, y: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    """Steps (..., 2, 2) of such lengths and radians between them, the first one straight on."""
+    rows = [[x, np.zeros_like(x)], [y * np.cos(angle), y * np.abs(np.sin(angle))]]
+    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+def _is_sound(steps: np.ndarray) -> np.ndarray:
+    """Which steps (..., 2, 2) are known and span an area."""
+    with np.errstate(invalid="ignore"):
+        sound: np.ndarray = np.isfinite(steps).all(axis=(-2, -1)) & (
+            steps[..., 0, 0] * steps[..., 1, 1] > 0
+        )
+    return sound
 
 
 def unit_m(crs: CRS | pyproj.CRS) -> float:

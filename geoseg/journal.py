@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 
 from geoseg import __version__
-from geoseg.errors import DiskFullError, GeosegError, OutputExistsError
+from geoseg.errors import DiskFullError, GeosegError, MemoryLimitError, OutputExistsError
 
 # What geoseg writes into folders that it replaces as a whole. A folder that holds anything
 # else is somebody's, and is not replaced.
@@ -35,19 +35,24 @@ OURS = frozenset(
 LEAST_FREE = 1_000_000
 
 
-def check_output(path: str | Path, *, overwrite: bool, inputs: Iterable[str | Path] = ()) -> Path:
+def check_output(
+    path: str | Path, *, overwrite: bool, inputs: Iterable[str | Path] = (), is_file: bool = False
+) -> Path:
     """Refuses an output that is there already, before any work is done.
 
     Args:
         path: The output.
         overwrite: Whether it may be replaced.
         inputs: What the work reads.
+        is_file: Whether it will be a file, which cannot replace a folder.
 
     Raises:
         OutputExistsError: If it exists (a folder: with something in it) and may not be
             overwritten, if an input would go with it, or if its parent is a file.
     """
     path = Path(path)
+    if is_file and path.is_dir():
+        raise OutputExistsError(f"{path}: is a folder; name a file in it, or another")
     for parent in path.parents:
         if parent.exists() and not parent.is_dir():
             raise OutputExistsError(f"{path}: cannot be written, {parent} is a file")
@@ -63,6 +68,11 @@ def check_output(path: str | Path, *, overwrite: bool, inputs: Iterable[str | Pa
                 "another output"
             )
     return path
+
+
+def working_name(path: Path) -> Path:
+    """The name beside an output under which it is made; what is left there may be removed."""
+    return path.with_name(f".{path.name}.partial")
 
 
 def _check_made_here(path: Path) -> None:
@@ -87,7 +97,7 @@ def claim_output(
 
     What an earlier, interrupted run left there is removed, unless its `Journal` says that it
     is the same job. If the block fails, so is the working folder, unless a job that can go on
-    was interrupted; `path` is as it was.
+    was interrupted or lacks disk or memory; `path` is as it was.
 
     Args:
         path: The output folder.
@@ -104,13 +114,14 @@ def claim_output(
         OutputExistsError: If the output is there and may not be overwritten, if it is the
             current folder or holds it, a mount point, or holds files that are not geoseg's.
     """
-    path = check_output(path, overwrite=overwrite, inputs=inputs).resolve()
+    is_file = file != ""
+    path = check_output(path, overwrite=overwrite, inputs=inputs, is_file=is_file).resolve()
     if path.is_mount():
         raise OutputExistsError(f"{path}: is a mount point; name a folder inside it")
     if Path.cwd().is_relative_to(path):
         raise OutputExistsError(f"{path}: is the current folder or holds it; name one inside it")
     _check_made_here(path)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = working_name(path)
     if job is None or not Journal.continues(partial, job):
         shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -119,13 +130,12 @@ def claim_output(
             _swap(partial / file, path)
         shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
-        full = not isinstance(error, GeosegError) and _is_full(error, partial)
+        full = isinstance(error, DiskFullError) or (
+            not isinstance(error, GeosegError) and is_full(error, partial)
+        )
         _clear(partial, job, error)
         if full:
-            later = "" if job is None else ", it goes on where it stopped"
-            raise DiskFullError(
-                f"{path}: the disk is full; free some space and run the same command again{later}"
-            ) from error
+            raise disk_full(path, goes_on=job is not None) from error
         raise
     except BaseException as error:
         _clear(partial, job, error)
@@ -134,14 +144,23 @@ def claim_output(
 
 def _clear(partial: Path, job: str | None, error: BaseException) -> None:
     """Removes what a failed run leaves, unless it can go on."""
-    if job is None or (isinstance(error, GeosegError) and not isinstance(error, DiskFullError)):
+    lacking = isinstance(error, DiskFullError | MemoryLimitError)
+    if job is None or (isinstance(error, GeosegError) and not lacking):
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _is_full(error: OSError, folder: Path) -> bool:
+def is_full(error: Exception, folder: Path) -> bool:
     """Whether it is lack of space that ended something; GDAL does not say so reliably."""
     free = shutil.disk_usage(folder if folder.exists() else folder.parent).free
-    return error.errno == errno.ENOSPC or free < LEAST_FREE
+    return getattr(error, "errno", None) == errno.ENOSPC or free < LEAST_FREE
+
+
+def disk_full(path: Path, *, goes_on: bool = False) -> DiskFullError:
+    """The error of an output that found no room."""
+    later = ", it goes on where it stopped" if goes_on else ""
+    return DiskFullError(
+        f"{path}: the disk is full; free some space and run the same command again{later}"
+    )
 
 
 def _swap(partial: Path, path: Path) -> None:
@@ -167,7 +186,7 @@ def replace_file(path: str | Path) -> Iterator[Path]:
     """A name beside `path` whose file takes its place when the block ends well."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = working_name(path)
     try:
         yield partial
         os.replace(partial, path)

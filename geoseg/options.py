@@ -577,7 +577,9 @@ class Thresholds(Options):
         True, description="Outlines run where the probability crosses `body`, not along pixels"
     )
     regularize: bool = Field(
-        True, description="Make outlines right-angled where buildings are, by a metre at the most"
+        True,
+        description="Make outlines right-angled where buildings are; corners move by a metre or "
+        "two pixels at the most, whichever is more",
     )
     min_hole_m2: float | None = Field(
         None, ge=0, description="Smaller holes are filled, m²; `min_area_m2` when null"

@@ -12,6 +12,7 @@ def quantise(prob: np.ndarray) -> np.ndarray:
 
 
 def dequantise(stored: np.ndarray) -> np.ndarray:
-    """Stored probabilities, uint8 or float, as float32 in 0..1."""
-    scale = np.float32(255) if stored.dtype == np.uint8 else np.float32(1)
-    return stored.astype(np.float32) / scale
+    """Stored probabilities, uint8 or float, as float32 in 0..1; what overshoots is clipped."""
+    if stored.dtype == np.uint8:
+        return stored.astype(np.float32) / np.float32(255)
+    return np.clip(stored.astype(np.float32), 0, 1)

@@ -79,6 +79,13 @@ def refine_raster(
                 progress(done, len(windows), "blocks refined")
 
 
+def check_colours(prob: str | Path, scene: str | Path) -> None:
+    """Raises what `refine_raster` would of its inputs, before the work begins."""
+    grid = read_prob_info(prob).grid
+    with Scene(scene, grid=grid) as colours:
+        _colour_scale(colours)
+
+
 def _colour_scale(scene: Scene) -> np.ndarray:
     """What a scene's bands are multiplied by so that their colours compare with 8-bit ones.
 

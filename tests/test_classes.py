@@ -37,8 +37,10 @@ from geoseg.vector import read_footprints
 from geoseg.vectorize import (
     CLASSES_TAG,
     describe_classes,
+    refuse_thresholds,
     vectorize,
 )
+from geoseg.vectorize.classes import margin_px
 
 UTM = CRS.from_epsg(32645)
 NAMES = ("ground", "field", "water")
@@ -124,6 +126,37 @@ def test_blocks_change_nothing(tmp_path, rows):
     assert (
         shapely.to_wkb(cut.geometry.values).tolist() == shapely.to_wkb(one.geometry.values).tolist()
     )
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"body": 0.4}, {"split_m": 1.0}, {"subpixel": False}, {"regularize": False},
+     {"min_hole_m2": 3.0}, {"temperature": 2.0}],
+)  # fmt: skip
+def test_vectorizing_refuses_what_is_of_buildings(tmp_path, option):
+    path = write_prob(tmp_path / "prob.tif", blobs(3))
+    problem = f"vectorize.{next(iter(option))}: is of buildings"
+    with pytest.raises(ConfigError, match=problem):
+        vectorize(path, tmp_path / "out.gpkg", thresholds=Thresholds(**option))
+    with pytest.raises(ConfigError, match=problem):
+        refuse_thresholds(Thresholds(**option))
+    own = Thresholds.model_validate(Thresholds().model_dump() | option)
+    refuse_thresholds(own, own)
+    refuse_thresholds(Thresholds(min_area_m2=3, simplify_m=1, min_confidence=0.2))
+    assert [found.name for found in tmp_path.iterdir()] == ["prob.tif"]
+    (name, value), *_ = option.items()
+    if name != "temperature":
+        words = ["vectorize", str(path), "-o", str(tmp_path / "x.gpkg"), "--set"]
+        result = CliRunner().invoke(cli, [*words, f"vectorize.{name}={json.dumps(value)}"])
+        assert result.exit_code == 1
+        assert problem in str(result.exception)
+
+
+@pytest.mark.parametrize("simplify_m", [0.0, 0.5, 3.0, 5.0])
+def test_around_a_patch_all_is_seen_that_its_lines_depend_on(simplify_m):
+    tolerance = simplify_m / grid_of((40, 60)).gsd_m
+    margin = margin_px(grid_of((40, 60)), Thresholds(simplify_m=simplify_m))
+    assert margin >= 2 + 2 * tolerance**2  # a triangle of that area on a pixel
 
 
 @given(classes=maps, rows=st.integers(1, 9))

@@ -233,11 +233,16 @@ def bad(work, tmp_path):
         profile, data = source.profile, source.read()
     with rasterio.open(tmp_path / "nocrs.tif", "w", **(profile | {"crs": None})) as sink:
         sink.write(data)
+    away = rasterio.Affine.translation(50_000, 0) @ profile["transform"]
+    with rasterio.open(tmp_path / "far.tif", "w", **(profile | {"transform": away})) as sink:
+        sink.write(data)
     far = gpd.read_file(folder / "truth.gpkg").translate(50_000, 0)
     gpd.GeoDataFrame(geometry=far, crs=32633).to_file(tmp_path / "far.gpkg")
     write_town(build_town(80, 96, bands=4), tmp_path / "rgbn")
     write_town(build_town(80, 96, bands=1), tmp_path / "pan")
     (tmp_path / "typo.yaml").write_text("train:\n  learning_rate: 1\n")
+    for name in ("empty.gpkg", "empty.onnx"):
+        (tmp_path / name).mkdir()
     return folder, tmp_path
 
 
@@ -274,6 +279,20 @@ BAD = {
     "suffix": ("predict {scene} -m {model} -o {new}.xyz", ".xyz"),
     "no prob": ("vectorize {scene} -o {new}.gpkg", "scene.tif"),
     "format": ("vectorize {prob} -o {new}.kml", ".kml"),
+    "no colours": (
+        "vectorize {prob} -o {new}.gpkg --crf {tmp}/absent.tif --dry-run",
+        "absent.tif: no such file",
+    ),
+    "colours elsewhere": (
+        "vectorize {prob} -o {new}.gpkg --crf {tmp}/far.tif --dry-run",
+        "has no pixel where the probabilities lie",
+    ),
+    "layer is a folder": (
+        "vectorize {prob} -o {tmp}/empty.gpkg --overwrite",
+        "empty.gpkg: is a folder",
+    ),
+    "folder dry": ("vectorize {prob} -o {tmp}/empty.gpkg --dry-run", "empty.gpkg: is a folder"),
+    "model is a folder": ("export {model} -o {tmp}/empty.onnx", "empty.onnx: is a folder"),
     "no truth": ("evaluate {truth} --truth {tmp}/absent.gpkg -o {new}", "absent.gpkg"),
     "aoi": ("evaluate {truth} --truth {truth} --aoi {tmp}/far.gpkg -o {new}", "far.gpkg"),
 }

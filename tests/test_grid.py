@@ -148,6 +148,33 @@ def test_pixels_to_ground_and_back(degrees, columns, row):
 # Resampling
 
 
+def test_steps_are_those_of_the_place_and_keep_their_angle():
+    grid = Grid(CRS.from_epsg(4326), Affine(6e-6, 5e-6, 10, 3e-6, -4e-6, 60), 30, 50)
+    (here,) = grid.steps_m(np.array([25.0]), np.array([15.0]))
+    parallel, meridian = np.radians(radii(60))
+    ground = np.array([[6e-6 * parallel, 3e-6 * meridian], [5e-6 * parallel, -4e-6 * meridian]])
+    assert here @ here.T == pytest.approx(ground @ ground.T, rel=1e-3)
+    assert np.hypot(*here.T) == pytest.approx(grid.axis_gsd_m)
+    far = Grid(grid.crs, Affine(0.1, 0, 0, 0, -0.1, 60), 600, 20)
+    south, north = far.steps_m(np.array([5.0, 5.0]), np.array([590.0, 3.0]))
+    assert np.hypot(*south[0]) > 1.9 * np.hypot(*north[0])
+
+
+def test_beyond_the_pole_steps_are_those_of_the_centre():
+    grid = Grid(CRS.from_epsg(4326), Affine(0.1, 0, 0, 0, -0.1, 60), 60, 20)
+    beyond, centre = grid.steps_m(np.array([5.0, 10.0]), np.array([2000.0, 30.0]))
+    assert beyond == pytest.approx(centre)
+    assert np.hypot(*centre.T) == pytest.approx(grid.axis_gsd_m)
+
+
+def test_a_local_grid_counts_by_its_unit_and_keeps_its_axes():
+    crs = CRS.from_wkt('LOCAL_CS["site",UNIT["foot",0.3048]]')
+    grid = Grid(crs, Affine(1, 0.5, 0, 0, -2, 100), 30, 50)
+    assert grid.axis_gsd_m == pytest.approx((0.3048, 0.3048 * math.hypot(0.5, 2)))
+    (steps,) = grid.steps_m(np.array([3.0]), np.array([7.0]))
+    assert steps == pytest.approx(0.3048 * np.array([[1, 0], [0.5, 2]]))
+
+
 def test_a_grid_that_is_near_enough_stays():
     grid = centred(UTM, 500_000, 3e6, 0.5)
     assert grid.resampled(0.52) is grid

@@ -114,6 +114,20 @@ def test_a_folder_below_a_file_cannot_be_made(tmp_path):
         check_output(tmp_path / "a" / "b" / "c", overwrite=False)
 
 
+def test_a_file_does_not_replace_a_folder(tmp_path):
+    (tmp_path / "out.gpkg").mkdir()
+    assert check_output(tmp_path / "out.gpkg", overwrite=False) == tmp_path / "out.gpkg"
+    with pytest.raises(OutputExistsError, match=r"out\.gpkg: is a folder; name a file"):
+        check_output(tmp_path / "out.gpkg", overwrite=True, is_file=True)
+    for file in (None, "a.gpkg"):
+        with (
+            pytest.raises(OutputExistsError, match=r"out\.gpkg: is a folder; name a file"),
+            claim_output(tmp_path / "out.gpkg", overwrite=True, file=file),
+        ):
+            pass
+    assert names(tmp_path) == ["out.gpkg"]
+
+
 def test_a_file_is_replaced_only_by_a_complete_one(tmp_path):
     path = tmp_path / "new" / "a.txt"
 

@@ -1,5 +1,6 @@
 """Outlines with right angles: of shapes that are known, with walls that stay shared."""
 
+import geopandas as gpd
 import numpy as np
 import pytest
 import shapely
@@ -88,6 +89,16 @@ def test_a_circle_stays_round(turn):
     assert outline.intersection(truth).area / outline.union(truth).area > 0.95
 
 
+@pytest.mark.parametrize(
+    ("simplify_m", "status"), [(0, "raw"), (0.001, "raw"), (0.3, "simplified")]
+)
+def test_what_is_not_simplified_is_not_called_so(simplify_m, status):
+    for regularize in (False, True):
+        chosen = Thresholds(simplify_m=simplify_m, regularize=regularize)
+        found = footprints(soft(placed(Point(0, 0).buffer(18), 0)), thresholds=chosen)
+        assert found["reg_status"].tolist() == [status]
+
+
 @pytest.mark.parametrize("turn", TURNS)
 def test_a_row_of_houses_shares_its_walls(turn):
     row = placed(box(0, 0, 108, 24), turn)
@@ -166,6 +177,34 @@ def test_right_angles_do_not_depend_on_the_blocks(tmp_path, block_px):
     assert found.drop(columns="geometry").equals(whole.drop(columns="geometry"))
 
 
+LOCAL = CRS.from_wkt('LOCAL_CS["site",UNIT["metre",1]]')
+DEGREES = CRS.from_epsg(4326)
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform"),
+    [
+        (LOCAL, Affine(0.25, 0, 0, 0, -0.75, 100)),
+        (LOCAL, Affine(0.4, 0.1, 0, 0, -0.5, 100)),
+        (DEGREES, Affine(9e-6, 0, 10, 0, -4e-6, 60)),
+        (DEGREES, Affine.translation(10, 60) @ Affine.rotation(45) @ Affine.scale(6e-6, -6e-6)),
+    ],
+)
+def test_angles_are_right_on_the_ground(crs, transform):
+    grid = Grid(crs, transform, 140, 190)
+    metres = "EPSG:32632" if crs == DEGREES else crs.to_wkt()
+    middle = gpd.GeoSeries([Point(transform @ (95, 70))], crs=crs.to_wkt()).to_crs(metres)[0]
+    house = affinity.rotate(box(0, 0, 22, 13), 30, origin="centroid")
+    shift = middle.x - house.centroid.x, middle.y - house.centroid.y
+    truth = gpd.GeoSeries([affinity.translate(house, *shift)], crs=metres)
+    pixels = affinity.affine_transform(truth.to_crs(crs.to_wkt())[0], (~transform).to_shapely())
+    found = footprints(soft(pixels, grid), grid=grid)
+    assert found["reg_status"].tolist() == ["rectangle"]
+    (outline,) = found.geometry.to_crs(metres)
+    assert angles(outline.exterior) == pytest.approx([90] * 4, abs=0.1)
+    assert outline.intersection(truth[0]).area / outline.union(truth[0]).area > 0.95
+
+
 def test_what_is_called_rectilinear_has_right_angles_alone():
     ring = box(0, 0, 9, 7).exterior.coords
     cases = [
@@ -177,3 +216,26 @@ def test_what_is_called_rectilinear_has_right_angles_alone():
     turned = [(affinity.rotate(shape, turn), right) for shape, right in cases for turn in (0, 17)]
     shapes, expected = zip(*turned, strict=True)
     assert _is_rectilinear(np.array(shapes, dtype=object)).tolist() == list(expected)
+
+
+@pytest.mark.parametrize(
+    ("gsd_m", "gap", "cut", "radius", "shift"),
+    [(0.25, 6.3757, 3.5752, 13.9155, 0.1455), (0.3, 4.6248, 2.7614, 11.6205, 0.6889),
+     (0.2, 8.1423, 4.634, 17.6591, 0.17), (0.15, 8.6921, 6.2684, 28.2359, 0.1887),
+     (0.1, 13.3956, 9.4321, 40.5555, 0.7124)],
+)  # fmt: skip
+def test_neighbours_that_both_move_do_not_meet(gsd_m, gap, cut, radius, shift):
+    # Corners that are cut off are drawn anew, those of either towards the other.
+    height, width, half = int(2 * radius + 16), int(4 * radius + gap + 24), radius - cut
+    middle = height / 2 + 0.5
+
+    def diamond(x):
+        corners = [(x - radius, middle), (x, middle - radius), (x + radius, middle)]
+        whole = Polygon([*corners, (x, middle + radius)])
+        return whole & box(x - half, middle - half, x + half, middle + half)
+
+    first = 8 + radius + shift
+    grid = Grid(GRID.crs, Affine(gsd_m, 0, 3e5, 0, -gsd_m, 3e6), height, width)
+    truth = diamond(first) | diamond(first + 2 * half + gap)
+    one, other = footprints(soft(truth, grid, sigma=0), grid=grid).geometry
+    assert one.intersection(other).area <= 1e-6 * min(one.area, other.area)

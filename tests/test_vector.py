@@ -17,7 +17,8 @@ import shapely
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyproj import CRS
+from pyarrow import parquet
+from pyproj import CRS, Geod, Transformer
 from shapely.affinity import affine_transform
 from shapely.geometry import (
     GeometryCollection,
@@ -29,11 +30,13 @@ from shapely.geometry import (
 )
 
 from geoseg.errors import ConfigError, MissingCRSError, VectorReadError
+from geoseg.evaluate import evaluate
 from geoseg.evaluate.spacenet import score_contest
 from geoseg.grid import Grid
 from geoseg.vector import (
     FOOTPRINT_COLUMNS,
     LAYER_SUFFIXES,
+    ParquetParts,
     as_crs,
     check_suffix,
     list_layers,
@@ -41,9 +44,10 @@ from geoseg.vector import (
     union_aoi,
     write_footprints,
     write_layers,
+    write_parts,
 )
 from geoseg.vector.reading import _ogr_where
-from geoseg.vector.writing import _short_names
+from geoseg.vector.shapefile import ShapefileSize, short_names
 
 SHARED = Path(__file__).parents[2] / "shared"
 UTM = "EPSG:32645"
@@ -133,15 +137,79 @@ def test_geojson_stays_valid_when_rounding_closes_a_gap(tmp_path):
     assert found.to_crs(UTM).area.sum() == pytest.approx(100, rel=0.01)
 
 
-def test_geojson_is_cut_at_the_antimeridian(tmp_path):
-    islands = gpd.GeoDataFrame({"id": [1]}, geometry=[box(-50, -1.8e6, 50, -1.79e6)], crs=3832)
-    islands = islands.set_crs(3832)
-    shifted = islands.translate(30 * 111_319.490793)  # 3832 is centred on 150 E
-    frame = islands.set_geometry(shifted)
-    assert write_footprints(tmp_path / "cut.geojson", [frame], crs=3832) == 2
-    found = read_footprints(tmp_path / "cut.geojson")
-    assert sorted(found.bounds["minx"].round(3)) == [-180, 180]
-    assert found.to_crs(3832).area.sum() == pytest.approx(frame.area.sum(), rel=1e-3)
+def across_180(count=3):
+    """Squares of 100 m of the island of 180 degrees, in EPSG:3832; each has a hole across it."""
+    middle = CRS_3832(180, -16)[0]
+    shapes = [
+        box(middle - 60, y, middle + 40, y + 100).difference(
+            box(middle - 20, y + 30, middle + 10, y + 60)
+        )
+        for y in -1.8e6 + 200 * np.arange(count)
+    ]
+    return gpd.GeoDataFrame({"id": range(1, count + 1)}, geometry=shapes, crs=3832)
+
+
+CRS_3832 = Transformer.from_crs(4326, 3832, always_xy=True).transform
+
+
+@pytest.mark.parametrize("suffix", DEGREES)
+def test_a_footprint_across_the_antimeridian_is_one_feature(tmp_path, suffix):
+    frame = across_180()
+    path = tmp_path / f"cut{suffix}"
+    assert write_footprints(path, [frame], crs=3832) == 3
+    assert write_footprints(tmp_path / "whole.gpkg", [frame], crs=3832) == 3
+    found = read_footprints(path)
+    assert found["id"].tolist() == [1, 2, 3]
+    assert set(found.geom_type) == {"MultiPolygon"}
+    assert found.is_valid.all()
+    for shape in found.geometry:
+        assert [part.bounds[0] < 0 for part in shape.geoms].count(True) == 1
+        assert (shape.bounds[0], shape.bounds[2]) == (-180, 180)
+        assert all(part.exterior.is_ccw for part in shape.geoms)
+    areas = found.to_crs(3832).area.to_numpy()
+    assert areas == pytest.approx(frame.area.to_numpy(), rel=1e-3)
+
+
+def test_footprints_across_the_antimeridian_count_once(tmp_path):
+    frame = across_180()
+    write_footprints(tmp_path / "a.geojson", [frame], crs=3832)
+    write_footprints(tmp_path / "a.gpkg", [frame], crs=3832)
+    for pred, truth in (("geojson", "gpkg"), ("gpkg", "geojson"), ("geojson", "geojson")):
+        report = evaluate(tmp_path / f"a.{pred}", tmp_path / f"a.{truth}", tmp_path / pred / truth)
+        assert (report.tp, report.fp, report.fn) == (3, 0, 0)
+        assert report.iou_pixel > 0.99
+
+
+@pytest.mark.parametrize(("crs", "pole"), [(3995, 90), (3031, -90)])
+def test_geojson_holds_what_holds_a_pole(tmp_path, crs, pole):
+    around = box(-30, -20, 50, 25)
+    shapes = [around.difference(box(-5, -6, 7, 8)), around, box(60, -20, 90, 25)]
+    frame = gpd.GeoDataFrame({"id": [1, 2, 3]}, geometry=shapes, crs=crs)
+    assert write_footprints(tmp_path / "pole.geojson", [frame], crs=crs) == 3
+    found = read_footprints(tmp_path / "pole.geojson")
+    assert found["id"].tolist() == [1, 2, 3]
+    assert found.is_valid.all()
+    ellipsoid = Geod(ellps="WGS84")
+    areas = [abs(ellipsoid.geometry_area_perimeter(shape)[0]) for shape in found.geometry]
+    scale = (areas[1] / around.area, frame.area.to_numpy() / around.area)
+    assert areas == pytest.approx(scale[0] * scale[1] * around.area, rel=0.01)
+    assert scale[0] == pytest.approx(1, rel=0.07)  # of the projection
+    reach = [abs(shape.bounds[3 if pole > 0 else 1]) for shape in found.geometry]
+    assert reach[1] == 90
+    assert max(reach[0], reach[2]) < 90
+
+
+@given(st.floats(-179, 181), st.floats(-60, 60), st.floats(0, 360), st.integers(3, 9))
+def test_geojson_keeps_area_wherever_a_polygon_lies(tmp_path_factory, lon, lat, turn, corners):
+    local = CRS(f"+proj=aeqd +lat_0={lat} +lon_0={lon} +datum=WGS84 +units=m")
+    angles = np.radians(turn) + np.arange(corners) * 2 * np.pi / corners
+    shape = Polygon(np.column_stack([40 * np.cos(angles), 25 * np.sin(angles)]))
+    frame = gpd.GeoDataFrame({"id": [7]}, geometry=[shape], crs=local)
+    path = tmp_path_factory.mktemp("globe") / "a.geojson"
+    assert write_footprints(path, [frame], crs=local) == 1
+    (found,) = read_footprints(path).geometry
+    area = abs(Geod(ellps="WGS84").geometry_area_perimeter(found)[0])
+    assert area == pytest.approx(shape.area, rel=2e-3)
 
 
 def test_geojson_brings_back_what_lies_beyond_the_globe(tmp_path):
@@ -149,13 +217,20 @@ def test_geojson_brings_back_what_lies_beyond_the_globe(tmp_path):
     frame = gpd.GeoDataFrame({"id": [1, 2, 3]}, geometry=beyond, crs=4326)
     write_footprints(tmp_path / "a.geojson", [frame], crs=4326, columns={"id": "int64"})
     found = gpd.read_file(tmp_path / "a.geojson")
-    bounds = sorted((row.id, *row.geometry.bounds) for row in found.itertuples())
+    bounds = sorted((row.id, *row.geometry.bounds) for row in found.explode().itertuples())
     assert bounds == [
         (1, -180, 10, -179.5, 11),
         (1, 179.5, 10, 180, 11),
         (2, -179, 0, -178, 1),
         (3, -0.5, -90, 0.5, -89),
     ]
+
+
+def test_geojson_leaves_what_is_wide_as_it_is(tmp_path):
+    belt = box(-175, -40, 170, 40)
+    frame = gpd.GeoDataFrame({"id": [1]}, geometry=[belt], crs=4326)
+    write_footprints(tmp_path / "a.geojson", [frame], crs=4326, columns={"id": "int64"})
+    assert read_footprints(tmp_path / "a.geojson").geometry.iloc[0].equals(belt)
 
 
 def test_multipolygons_become_one_row_for_each_part(tmp_path):
@@ -202,7 +277,7 @@ def test_a_shapefile_replaces_all_of_its_files(tmp_path):
 @given(st.lists(st.text("abc", min_size=1, max_size=14), unique=True, max_size=30))
 @settings(max_examples=50, deadline=None)
 def test_shapefile_names_are_short_and_distinct(names):
-    short = _short_names(names)
+    short = short_names(names)
     assert len(set(short)) == len(names)
     assert all(1 <= len(name) <= 10 for name in short)
 
@@ -391,11 +466,51 @@ def test_geojson_line_by_line_is_a_feature_in_each(tmp_path):
 
 
 def test_a_shapefile_that_would_be_too_large_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("geoseg.vector.writing._SHAPEFILE_BYTES", 5 * (5 * 16 + 56))
-    assert write_footprints(tmp_path / "fits.shp", [houses(3), houses(2)], crs=UTM) == 5
+    columns = ["id", "confidence", "name", "geometry"]
+    layers = [[houses(3)[columns], houses(count)[columns]] for count in (2, 3)]
+    write_footprints(tmp_path / "size.shp", layers[0], crs=UTM)
+    largest = max((tmp_path / f"size{end}").stat().st_size for end in (".shp", ".dbf"))
+    monkeypatch.setattr("geoseg.vector.shapefile._LARGEST", largest)
+    assert write_footprints(tmp_path / "fits.shp", layers[0], crs=UTM) == 5
     with pytest.raises(ConfigError, match=r"large.shp: a Shapefile holds 2 GB .* in .gpkg"):
-        write_footprints(tmp_path / "large.shp", [houses(3), houses(3)], crs=UTM)
+        write_footprints(tmp_path / "large.shp", layers[1], crs=UTM)
     assert not (tmp_path / "large.shp").exists()
+
+
+def test_attributes_alone_can_be_too_much_for_a_shapefile(tmp_path, monkeypatch):
+    rich = houses(40).assign(**{f"band_{number}": number / 7 for number in range(9)})
+    write_footprints(tmp_path / "size.shp", [rich], crs=UTM)
+    shapes, table = ((tmp_path / f"size{end}").stat().st_size for end in (".shp", ".dbf"))
+    assert table > shapes
+    monkeypatch.setattr("geoseg.vector.shapefile._LARGEST", table - 1)
+    with pytest.raises(ConfigError, match="a Shapefile holds 2 GB"):
+        write_footprints(tmp_path / "large.shp", [rich], crs=UTM)
+
+
+@given(
+    st.lists(st.lists(st.text("aü", max_size=40), min_size=1, max_size=4), min_size=1, max_size=3),
+    st.sampled_from(["int8", "int16", "int32", "int64", "float32", "float64", "bool"]),
+)
+def test_the_size_of_a_shapefile_is_known_before_it_is_written(tmp_path_factory, texts, dtype):
+    path = tmp_path_factory.mktemp("size") / "out.shp"
+    frames = []
+    for names in texts:
+        frame = houses(len(names))
+        ring = frame.geometry.iloc[0].buffer(-2)
+        frame.loc[0, "geometry"] = frame.geometry.iloc[0].difference(ring)
+        frames.append(frame.assign(name=names, kind=np.ones(len(names), dtype)))
+    counted = []
+
+    class Counting(ShapefileSize):
+        def add(self, columns, polygons):
+            super().add(columns, polygons)
+            counted.append((self.shapes, self.table))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("geoseg.vector.writing.ShapefileSize", Counting)
+        write_footprints(path, frames, crs=UTM)
+    sizes = tuple(path.with_suffix(end).stat().st_size for end in (".shp", ".dbf"))
+    assert counted[-1] == sizes
 
 
 def test_a_geopackage_shows_what_is_doubtful(tmp_path):
@@ -452,3 +567,23 @@ def test_a_contest_csv_lies_in_pixels(tmp_path):
     assert tuple(row) == ("none", -1, "POLYGON EMPTY", 1)
     with pytest.raises(ConfigError, match=r"none\.csv: .* pixels of a raster.*\.gpkg"):
         write_footprints(tmp_path / "none.csv", [], crs=UTM)
+
+
+def test_geoparquet_says_one_thing_of_its_geometries(tmp_path):
+    frames = [houses(3), houses(0), houses(2, first=4)]
+    write_footprints(tmp_path / "layer.parquet", frames, crs=UTM)
+    write_parts(tmp_path / "parts.parquet", iter(frames))
+    columns = []
+    for name in ("layer", "parts"):
+        metadata = parquet.read_schema(tmp_path / f"{name}.parquet").metadata
+        geo = json.loads(metadata[b"geo"])
+        assert (geo["version"], geo["primary_column"]) == ("1.1.0", "geometry")
+        columns.append(geo["columns"]["geometry"])
+        assert gpd.read_parquet(tmp_path / f"{name}.parquet").geometry.geom_equals(
+            houses(5).geometry, align=False
+        ).all()  # fmt: skip
+    layer, parts = columns
+    assert {name: layer[name] for name in ("encoding", "crs")} == {
+        name: parts[name] for name in ("encoding", "crs")
+    }
+    assert [len(part) for part in ParquetParts(tmp_path / "parts.parquet")] == [3, 0, 2]

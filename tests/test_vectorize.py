@@ -1,16 +1,17 @@
 """From probabilities to footprints: exact outlines, honest areas, and blind to how it is cut."""
 
 import json
+import tracemalloc
 
 import geopandas as gpd
 import numpy as np
 import pytest
 import shapely
 from affine import Affine
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
-from layers import find_components, make_layer
+from layers import find_components, make_layer, write_floats
 from pydantic import ValidationError
 from pyproj import Geod
 from rasterio.crs import CRS
@@ -23,7 +24,6 @@ from geoseg.errors import ConfigError, MissingCRSError, OutputExistsError, Scene
 from geoseg.grid import Grid
 from geoseg.raster import open_for_writing, write_array
 from geoseg.vector import LAYER_SUFFIXES, read_footprints
-from geoseg.vector.measure import pixel_areas_m2
 from geoseg.vectorize import (
     THRESHOLDS_TAG,
     ArrayProb,
@@ -45,6 +45,8 @@ from geoseg.vectorize import (
     vectorize,
     vectorize_arrays,
 )
+from geoseg.vectorize.buildings import _confidences
+from geoseg.vectorize.objects import Objects
 from geoseg.vectorize.runs import paint
 
 EIGHT, FOUR = np.ones((3, 3)), ndimage.generate_binary_structure(2, 1)
@@ -224,6 +226,63 @@ def test_confidences_are_calibrated():
     assert found.confidence == 1
 
 
+@given(label_arrays, st.integers(0, 99), st.sampled_from([1, 51, 1020]))
+@settings(max_examples=100, deadline=None)
+def test_the_tenth_percentile_is_the_least_level_that_a_tenth_reaches(labels, seed, levels):
+    body = np.rint(np.random.default_rng(seed).random(labels.shape) * levels) / levels
+    names = np.searchsorted(np.unique(labels[labels > 0]), labels) + 1
+    runs = find_runs(np.where(labels > 0, names, 0))
+    count = int(names[labels > 0].max(initial=0))
+    objects = Objects(runs, np.zeros(count, dtype=np.int64), runs)
+    mean, tenth = _confidences(objects, body)
+    for name in range(1, count + 1):
+        inside = np.rint(body[(names == name) & (labels > 0)] * 1020)
+        shares = (inside[:, None] <= np.arange(1021)).sum(axis=0)
+        assert tenth[name - 1] == np.argmax(shares >= 0.1 * len(inside)) / 1020
+        assert mean[name - 1] == pytest.approx(inside.mean() / 1020, abs=1e-3)
+
+
+def test_confidences_of_many_small_objects_take_little_memory():
+    body = np.zeros((128, 192), dtype=np.float32)
+    body[::2, ::2] = 0.9
+    runs = find_runs((body > 0.5).view(np.uint8))
+    runs = runs.renamed(np.arange(1, len(runs) + 1))
+    objects = Objects(runs, np.arange(len(runs)), runs)
+    tracemalloc.start()
+    _, tenth = _confidences(objects, body)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert tenth == pytest.approx(0.9)
+    assert peak < 64 * body.size
+
+
+def test_what_overshoots_is_clipped(tmp_path):
+    body = np.full((20, 30), -0.0004, dtype=np.float32)
+    body[4:15, 5:25] = 1.0004
+    grid, valid = utm_grid(*body.shape), np.ones(body.shape, dtype=bool)
+    path = write_floats(tmp_path / "prob.tif", grid, body, None, valid)
+    for temperature in (1.0, 1.5):
+        chosen = Thresholds(temperature=temperature)
+        found = make_layer(path, tmp_path, thresholds=chosen)
+        assert found["confidence"].tolist() == found["conf_p10"].tolist() == [1.0]
+        whole = vectorize_arrays(body, None, valid, grid, chosen)
+        assert whole["confidence"].tolist() == whole["conf_p10"].tolist() == [1.0]
+
+
+@pytest.mark.parametrize("unknown", [np.nan, np.inf])
+def test_what_is_not_finite_is_nodata(tmp_path, unknown):
+    body = np.full((20, 30), 0.9, dtype=np.float32)
+    body[8:10, 8:11] = unknown
+    border = np.zeros_like(body)
+    border[14, 20:24] = unknown
+    grid, valid = utm_grid(*body.shape), np.ones(body.shape, dtype=bool)
+    whole = vectorize_arrays(body, border, valid, grid, EXACT)
+    assert whole["area_m2"].tolist() == pytest.approx([(600 - 6 - 4) / 4], rel=1e-3)
+    path = write_floats(tmp_path / "prob.tif", grid, body, border, valid)
+    found = make_layer(path, tmp_path, thresholds=EXACT)
+    assert found.geometry[0].equals(whole.geometry[0])
+
+
 def test_small_seeds_and_small_objects_join_their_neighbour():
     body, border = two_houses()
     mask = body > 0.5
@@ -265,10 +324,11 @@ def test_small_holes_are_filled_but_never_over_nodata_or_another_building():
     assert len(fill_holes(runs, valid, np.array([1, 1]))) == len(runs)
 
 
-@given(masks, masks, st.integers(0, 12))
-@settings(max_examples=150, deadline=None)
-def test_holes_are_filled_as_by_pixels(mask, other, least):
-    mask = np.pad(mask, 1)
+@given(masks, masks, st.integers(0, 12), st.booleans())
+@example(np.arange(5)[:, None].repeat(3, axis=1) != 2, np.ones((1, 1), dtype=bool), 12, False)
+@settings(max_examples=200, deadline=None)
+def test_holes_are_filled_as_by_pixels(mask, other, least, apart):
+    mask = np.pad(mask, int(apart))
     valid = np.ones(mask.shape, dtype=bool)
     part = other[: mask.shape[0], : mask.shape[1]]
     valid[: part.shape[0], : part.shape[1]] &= part | mask[: part.shape[0], : part.shape[1]]
@@ -282,6 +342,7 @@ def test_holes_are_filled_as_by_pixels(mask, other, least):
         if len(beside) == 1 and not edge and valid[inside].all() and inside.sum() < least:
             wanted[inside] = beside[0]
     filled = fill_holes(find_runs(names), valid, np.full(count, least))
+    assert (filled.values > 0).all()
     assert (paint(filled, mask.shape) == wanted).all()
 
 
@@ -470,6 +531,20 @@ def test_exact_footprints_cover_the_mask_and_nothing_else():
     assert found["confidence"].to_numpy() == pytest.approx(means, abs=1e-4)
 
 
+@pytest.mark.parametrize("block_px", [None, 3])
+def test_ground_from_edge_to_edge_is_nobodys(tmp_path, block_px):
+    body = np.full((30, 15), 0.9, dtype=np.float32)
+    body[10] = 0
+    grid, valid = utm_grid(*body.shape), np.ones(body.shape, dtype=bool)
+    path = write_floats(tmp_path / "prob.tif", grid, body, None, valid)
+    chosen = Thresholds(min_area_m2=1, min_hole_m2=9)
+    found = make_layer(path, tmp_path, thresholds=chosen, block_px=block_px)
+    whole = vectorize_arrays(body, None, valid, grid, chosen)
+    for layer in (found, whole):
+        assert layer["confidence"].tolist() == [0.9, 0.9]
+        assert layer["area_m2"].tolist() == pytest.approx([37.5, 71.25], rel=0.02)
+
+
 def test_nodata_never_yields_polygons(tmp_path):
     body = np.full((1, 40, 60), 255, dtype=np.uint8)
     valid = np.zeros((40, 60), dtype=bool)
@@ -512,7 +587,7 @@ def test_areas_are_true_in_any_crs(crs, transform):
     )
     assert found["area_m2"].tolist() == pytest.approx([outer[0] - inner[0]], rel=1e-3)
     assert found["perimeter_m"].tolist() == pytest.approx([outer[1] + inner[1]], rel=1e-3)
-    pixel = pixel_areas_m2(grid, np.array([65.0]), np.array([40.0]))
+    pixel = np.linalg.det(grid.steps_m(np.array([65.0]), np.array([40.0])))
     assert pixel * (70 * 40 - 30 * 20) == pytest.approx(found["area_m2"].to_numpy(), rel=1e-3)
     assert found.crs.equals(gpd.GeoSeries(crs=crs.to_wkt()).crs)
 

@@ -1,5 +1,7 @@
 """Vectorizing is a job: it goes on, any process may do its tasks, and memory bounds it."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import rasterio
@@ -11,8 +13,9 @@ from geoseg.execution import open_workers
 from geoseg.grid import Grid
 from geoseg.options import Thresholds
 from geoseg.raster import write_array
-from geoseg.vectorize import CLASSES_TAG, describe_classes, vectorize
+from geoseg.vectorize import CLASSES_TAG, describe_block, describe_classes, vectorize
 from geoseg.vectorize.memory import Layout, check_window, choose_layout
+from geoseg.vectorize.tasks import FindTask, TraceTask
 
 SHAPE = (150, 230)
 GRID = Grid(rasterio.CRS.from_epsg(32645), Affine(0.5, 0, 3e5, 0, -0.5, 3e6), *SHAPE)
@@ -120,11 +123,22 @@ def test_a_lost_task_ends_the_job(tmp_path):
 def test_memory_decides_the_blocks():
     wide = Grid(GRID.crs, GRID.transform, 1000, 400_000)
     assert choose_layout(GRID, 4) == Layout(512, 2048)
-    assert choose_layout(wide, 4) == Layout(312, 2048)
-    assert choose_layout(wide, 0.1) == Layout(7, 256)
+    assert choose_layout(wide, 4) == Layout(78, 2048)
+    assert choose_layout(wide, 0.1) == Layout(1, 256)
     least = choose_layout(GRID, 0.4)
     assert least.side < 2048
     assert 64 * (1.5 * least.side) ** 2 <= 0.25 * 0.4e9
+
+
+def test_noise_is_searched_in_the_memory_that_is_counted():
+    noise = (np.random.default_rng(1).random((300, 700)) < 0.5).astype(np.uint8)
+    tracemalloc.start()
+    part = describe_block(noise, 0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert part.table[:, 4].sum() == noise.sum()
+    rows = choose_layout(Grid(GRID.crs, GRID.transform, 10**6, 10**6), 4).rows
+    assert peak / noise.size <= 0.25 * 4e9 / (rows * 10**6)
 
 
 def test_what_does_not_fit_into_memory_is_refused(tmp_path):
@@ -135,4 +149,27 @@ def test_what_does_not_fit_into_memory_is_refused(tmp_path):
     write_array(prob, GRID, np.full((1, *SHAPE), 200, dtype=np.uint8), descriptions=("building",))
     with pytest.raises(ConfigError, match="hangs together over 150 x 230 pixels"):
         vectorize(prob, tmp_path / "out.gpkg", max_memory_gb=1e-3)
-    assert [path.name for path in tmp_path.iterdir()] == ["prob.tif"]
+    assert not (tmp_path / "out.gpkg").exists()
+    said = []
+    vectorize(prob, tmp_path / "out.gpkg", progress=lambda *told: said.append(told))
+    assert said == [(1, 1, "windows traced")]  # what was found is not looked for again
+    assert {path.name for path in tmp_path.iterdir()} == {"prob.tif", "out.gpkg"}
+
+
+def test_less_memory_than_before_cuts_anew(prob, tmp_path):
+    whole, output = tmp_path / "whole.parquet", tmp_path / "out.parquet"
+    count = vectorize(prob, whole)
+    run, _ = stop_after(0)
+    with pytest.raises(KeyboardInterrupt):
+        vectorize(prob, output, max_memory_gb=4, run=run)
+    run, done = stop_after(6)
+    with pytest.raises(KeyboardInterrupt):
+        vectorize(prob, output, max_memory_gb=3, block_px=40, run=run)
+    assert [task.window.height for task in done[:4]] == [40, 40, 40, 30]
+    run, done = stop_after(1000)
+    assert vectorize(prob, output, max_memory_gb=2, block_px=30, run=run) == count
+    assert not any(isinstance(task, FindTask) for task in done)  # but windows of before are gone
+    run, alone = stop_after(1000)
+    vectorize(prob, tmp_path / "alone.parquet", block_px=30, run=run)
+    assert len(done) == sum(isinstance(task, TraceTask) for task in alone)
+    assert output.read_bytes() == whole.read_bytes()

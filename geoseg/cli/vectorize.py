@@ -90,6 +90,7 @@ def command(
     )
     from geoseg.execution import open_workers
     from geoseg.journal import check_output
+    from geoseg.refine import check_colours
     from geoseg.vector import check_suffix
     from geoseg.vectorize import read_classes, read_thresholds, refuse_thresholds, vectorize
 
@@ -98,7 +99,10 @@ def command(
     thresholds = settings.vectorize.over(read_thresholds(prob))
     if dry_run:
         check_suffix(output)
-        check_output(output, overwrite=overwrite, inputs=[prob])
+        inputs = [prob, *([scene] if scene else [])]
+        check_output(output, overwrite=overwrite, inputs=inputs, is_file=True)
+        if scene:
+            check_colours(prob, scene)
         click.echo(_describe(prob, thresholds, settings.vectorize.max_memory_gb))
         return
     with open_workers(workers, scheduler) as run, progress_bar() as progress:

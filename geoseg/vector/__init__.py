@@ -1,5 +1,6 @@
 """The one door for vectors: reads footprints of any format as valid polygons, writes layers."""
 
+from geoseg.vector.globe import within_globe
 from geoseg.vector.reading import (
     FOOTPRINT_LAYER,
     ParquetParts,
@@ -15,7 +16,6 @@ from geoseg.vector.writing import (
     LAYER_SUFFIXES,
     WRITABLE_SUFFIXES,
     check_suffix,
-    within_globe,
     write_footprints,
     write_layers,
     write_parts,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
+from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,10 +17,15 @@ import pyogrio
 import shapely
 from pyproj import CRS
 
+from geoseg.errors import VectorReadError, one_line
+
 REVIEW_LAYER = "review"
 
 # Footprints of less confidence get a point in the layer to review.
 DOUBTFUL = 0.7
+
+# As many points at the most, the most doubtful ones.
+MOST = 100_000
 
 # Up to each confidence, a colour; what is doubtful stands out.
 _COLOURS = ((DOUBTFUL, "215,48,39"), (0.85, "253,174,97"), (1.0, "26,152,80"))
@@ -35,25 +44,32 @@ GEOMETRY_NAME = "geom"
 
 
 class Doubtful:
-    """Gathers the points of doubtful footprints while these are written."""
+    """Gathers the points of doubtful footprints while these are written.
 
-    def __init__(self) -> None:
+    More than `MOST` nobody reviews: of more, the most doubtful are kept.
+    """
+
+    def __init__(self, crs: CRS) -> None:
+        nothing = {"id": np.zeros(0, dtype=np.int64), "confidence": np.zeros(0)}
+        self._none = gpd.GeoDataFrame(nothing, geometry=np.zeros(0, dtype=object), crs=crs)
         self._parts: list[gpd.GeoDataFrame] = []
 
     def look(self, frame: gpd.GeoDataFrame) -> None:
         """Notes the doubtful footprints of a frame, which has `id` and `confidence`."""
         some = frame[frame["confidence"] < DOUBTFUL]
+        if some.empty:
+            return
         points = shapely.point_on_surface(some.geometry.to_numpy())
         self._parts.append(
             gpd.GeoDataFrame(some[["id", "confidence"]], geometry=points, crs=frame.crs)
         )
+        if sum(map(len, self._parts)) > 2 * MOST:
+            self._parts = [self.points()]
 
-    def points(self, crs: CRS) -> gpd.GeoDataFrame:
-        """All points, the most doubtful first."""
-        empty = {"id": np.zeros(0, dtype=np.int64), "confidence": np.zeros(0)}
-        none = gpd.GeoDataFrame(empty, geometry=np.zeros(0, dtype=object), crs=crs)
-        joined = pd.concat([none, *(part for part in self._parts if len(part))])
-        return joined.sort_values(["confidence", "id"], ignore_index=True)
+    def points(self) -> gpd.GeoDataFrame:
+        """The points, the most doubtful first."""
+        joined = pd.concat(self._parts) if self._parts else self._none
+        return joined.sort_values(["confidence", "id"], ignore_index=True).head(MOST)
 
 
 def finish_geopackage(path: Path, layer: str, doubtful: gpd.GeoDataFrame) -> None:
@@ -63,25 +79,37 @@ def finish_geopackage(path: Path, layer: str, doubtful: gpd.GeoDataFrame) -> Non
         path: GeoPackage that holds the footprints.
         layer: Name of their layer.
         doubtful: Points with `id` and `confidence`.
+
+    Raises:
+        OSError: If the disk is full.
+        VectorReadError: If it cannot be written for another reason.
     """
     pyogrio.write_dataframe(
         doubtful, path, layer=REVIEW_LAYER, driver="GPKG", geometry_type="Point",
         layer_options={"GEOMETRY_NAME": GEOMETRY_NAME},
     )  # fmt: skip
     styles = ((layer, "by confidence", _by_confidence()), (REVIEW_LAYER, "doubtful", _marker()))
-    with sqlite3.connect(path) as database:
-        database.execute(_STYLES)
-        database.execute(
-            "INSERT INTO gpkg_contents (table_name, data_type, identifier, srs_id)"
-            " VALUES ('layer_styles', 'attributes', 'layer_styles', 0)"
-        )
-        database.executemany(
-            "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name,"
-            " f_geometry_column, styleName, styleQML, styleSLD, useAsDefault, description)"
-            f" VALUES ('', '', ?, '{GEOMETRY_NAME}', ?, ?, '', 1, '')",
-            styles,
-        )
-    database.close()
+    try:
+        with closing(sqlite3.connect(path)) as database, database:
+            _add_styles(database, styles)
+    except sqlite3.Error as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise VectorReadError(f"{path}: cannot be written ({one_line(error)})") from error
+
+
+def _add_styles(database: sqlite3.Connection, styles: Iterable[tuple[str, str, str]]) -> None:
+    database.execute(_STYLES)
+    database.execute(
+        "INSERT INTO gpkg_contents (table_name, data_type, identifier, srs_id)"
+        " VALUES ('layer_styles', 'attributes', 'layer_styles', 0)"
+    )
+    database.executemany(
+        "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name,"
+        " f_geometry_column, styleName, styleQML, styleSLD, useAsDefault, description)"
+        f" VALUES ('', '', ?, '{GEOMETRY_NAME}', ?, ?, '', 1, '')",
+        styles,
+    )
 
 
 def _by_confidence() -> str:

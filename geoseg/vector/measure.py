@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import shapely
 from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
 from shapely.geometry import Polygon
 
-from geoseg.grid import WGS84_ELLIPSOID, Grid, unit_m
-from geoseg.vector.reading import as_crs
+from geoseg.grid import WGS84_ELLIPSOID, unit_m
 
 
 def geodesic_measures(polygons: np.ndarray, crs: CRS) -> tuple[np.ndarray, np.ndarray]:
@@ -31,39 +28,6 @@ def geodesic_measures(polygons: np.ndarray, crs: CRS) -> tuple[np.ndarray, np.nd
     measures = [_measure(polygon) for polygon in lonlat]
     areas, perimeters = np.array(measures, dtype=np.float64).reshape(-1, 2).T
     return areas, perimeters
-
-
-def pixel_areas_m2(grid: Grid, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Measures pixels on the ellipsoid.
-
-    Args:
-        grid: Their grid.
-        columns: Column of each pixel (N,).
-        rows: Row of each pixel (N,).
-
-    Returns:
-        Square metres (N,).
-    """
-    areas: np.ndarray = pixel_sizes_m(grid, columns, rows).prod(axis=1)
-    return areas
-
-
-def pixel_sizes_m(grid: Grid, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Width and height of pixels on the ellipsoid, in metres (N, 2); otherwise as above."""
-    steps = ((0, 0), (1, 0), (0, 1))
-    points = [grid.transform @ (columns + dx, rows + dy) for dx, dy in steps]
-    corners = np.array(points, dtype=np.float64)  # (step, x or y, N)
-    try:
-        transformer = Transformer.from_crs(as_crs(grid.crs), 4326, always_xy=True)
-        lon, lat = transformer.transform(corners[:, 0], corners[:, 1], errcheck=True)
-    except ProjError:
-        side = math.sqrt(abs(grid.transform.determinant)) * unit_m(as_crs(grid.crs))
-        return np.full((len(columns), 2), side)
-    sides = [WGS84_ELLIPSOID.inv(lon[0], lat[0], lon[i], lat[i])[2] for i in (1, 2)]
-    sizes = np.column_stack(sides)
-    known = (np.isfinite(sizes) & (sizes > 0)).all(axis=1)
-    found: np.ndarray = np.where(known[:, None], sizes, grid.gsd_m)
-    return found
 
 
 def _to_lonlat(polygons: np.ndarray, crs: CRS) -> np.ndarray | None:

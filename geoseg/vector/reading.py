@@ -215,6 +215,14 @@ def as_crs(crs: Any, where: str | Path = "layer") -> CRS:
         ) from error
 
 
+def polygonal_part(shape: BaseGeometry) -> BaseGeometry:
+    """The polygons in a geometry of any kind, as a Polygon or MultiPolygon."""
+    parts = shapely.get_parts(shape)
+    while (shapely.get_type_id(parts) == _COLLECTION).any():
+        parts = shapely.get_parts(parts)
+    return shapely.union_all(parts[np.isin(shapely.get_type_id(parts), (_POLYGON, _MULTIPOLYGON))])
+
+
 def _is_empty_sequence(path: Path) -> bool:
     """Whether a file is GeoJSON line by line, without any: GDAL does not know it then."""
     return path.suffix.lower() == ".geojsonl" and path.is_file() and path.stat().st_size == 0
@@ -384,7 +392,7 @@ def _polygons_only(features: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     invalid = areal & ~shapely.is_valid(shapes)
     shapes[invalid] = shapely.make_valid(shapes[invalid])
     mixed = areal & (shapely.get_type_id(shapes) == _COLLECTION)
-    shapes[mixed] = [_polygonal_part(shape) for shape in shapes[mixed]]
+    shapes[mixed] = [polygonal_part(shape) for shape in shapes[mixed]]
     kept = areal & np.isin(shapely.get_type_id(shapes), (_POLYGON, _MULTIPOLYGON))
     kept &= ~shapely.is_empty(shapes)
     result = features.set_geometry(gpd.GeoSeries(shapes, index=features.index, crs=features.crs))
@@ -400,13 +408,6 @@ def _are_places(shapes: np.ndarray) -> np.ndarray:
     places = np.ones(len(shapes), dtype=bool)
     places[owners[~(np.abs(coordinates) <= _FARTHEST).all(axis=1)]] = False
     return places
-
-
-def _polygonal_part(collection: BaseGeometry) -> BaseGeometry:
-    parts = shapely.get_parts(collection)
-    while (shapely.get_type_id(parts) == _COLLECTION).any():
-        parts = shapely.get_parts(parts)
-    return shapely.union_all(parts[np.isin(shapely.get_type_id(parts), (_POLYGON, _MULTIPOLYGON))])
 
 
 def _not_vector(path: str | Path, error: Exception) -> VectorReadError:

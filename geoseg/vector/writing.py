@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,13 +13,9 @@ import pandas as pd
 import pyarrow as pa
 import pyogrio
 import shapely
-from pyarrow import parquet
-from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 from pyproj import CRS
-from shapely.affinity import translate
-from shapely.geometry.base import BaseGeometry
 
-from geoseg.errors import ConfigError, VectorReadError, one_line
+from geoseg.errors import ConfigError
 from geoseg.grid import Grid
 from geoseg.vector.contest import write_contest
 from geoseg.vector.geopackage import (
@@ -33,7 +24,11 @@ from geoseg.vector.geopackage import (
     Doubtful,
     finish_geopackage,
 )
+from geoseg.vector.geoparquet import write_frames, write_geoparquet
+from geoseg.vector.globe import DECIMALS, to_degrees
 from geoseg.vector.reading import FOOTPRINT_LAYER, as_crs
+from geoseg.vector.replacing import replace_layer
+from geoseg.vector.shapefile import ShapefileSize, shapefile_fields
 
 # What every footprint that geoseg traces carries; a writer falls back on it for an empty layer.
 FOOTPRINT_COLUMNS: Mapping[str, str] = {
@@ -57,16 +52,6 @@ WRITABLE_SUFFIXES = (*LAYER_SUFFIXES, _CONTEST_SUFFIX)
 
 _JUDGED = {"id", "confidence"}  # columns of footprints that may be doubtful
 
-_GEOJSON_DECIMALS = 7  # about 1 cm on the ground, what RFC 7946 asks for at most
-_SHAPEFILE_NAME_LENGTH = 10
-
-# A Shapefile counts its bytes, in words of two, by 31 bits, and many programs by fewer; what is
-# counted here is a little less than what is written.
-_SHAPEFILE_BYTES = 2_000_000_000
-_RECORD_BYTES = 56  # of a polygon of one ring, beside its points
-_SHAPEFILE_NAMES = {"perimeter_m": "perim_m"}
-_SHAPEFILE_INDEXES = (".qix", ".sbn", ".sbx")
-
 
 def write_footprints(
     path: str | Path,
@@ -79,11 +64,12 @@ def write_footprints(
     """Writes footprints batch by batch; the file appears under its name only when complete.
 
     The suffix chooses the format. GeoJSON follows RFC 7946: longitude and latitude in WGS 84,
-    right-handed, 7 decimals; .geojsonl is the same, a line for each. A GeoPackage of footprints
-    with a confidence also gets the points of those that are doubtful, in the layer `review`, and
-    styles that QGIS takes by default. A Shapefile shortens names beyond 10 characters
-    (`perimeter_m` becomes `perim_m`). A CSV is that of the SpaceNet contests, in pixels, whose
-    `ImageId` is the file's name. MultiPolygons are written as one row per part.
+    right-handed, 7 decimals, cut at 180 degrees, where a footprint is a MultiPolygon; .geojsonl is
+    the same, a line for each. A GeoPackage of footprints with a confidence also gets the points of
+    those that are doubtful, of 100,000 at the most, in the layer `review`, and styles that QGIS
+    takes by default. A Shapefile shortens names beyond 10 characters (`perimeter_m` becomes
+    `perim_m`). A CSV is that of the SpaceNet contests, in pixels, whose `ImageId` is the file's
+    name. MultiPolygons are written as one row per part.
 
     Args:
         path: Target: .geojson, .geojsonl, .shp, .gpkg (layer `footprints`), .fgb, .parquet or .csv.
@@ -100,27 +86,28 @@ def write_footprints(
             has no grid.
         MissingCRSError: If `crs` is None.
         VectorReadError: If the file cannot be written.
+        DiskFullError: If there is no room for it.
     """
     path = Path(path)
     suffix = check_suffix(path)
     source_crs = as_crs(crs, path)
     target_crs = CRS.from_epsg(4326) if suffix in _IN_DEGREES else source_crs
     frames = _single_polygons(batches, suffix, source_crs)
-    if suffix == ".shp":
-        frames = _within_limits(path, frames)
-    doubtful = Doubtful()
+    doubtful = Doubtful(target_crs)
     if suffix == ".gpkg":
         frames = _looked_at(frames, doubtful)
     stream = _RecordStream(frames, columns, target_crs)
-    with _atomic(path) as partial:
+    if suffix == ".shp":
+        stream.watch = ShapefileSize(path, stream.schema).add
+    with replace_layer(path) as partial:
         if suffix == ".parquet":
-            _write_parquet(partial, stream)
+            write_geoparquet(partial, stream.schema, stream.crs, stream)
         elif suffix == _CONTEST_SUFFIX:
             _write_contest(partial, stream, grid)
         else:
             _write_ogr(partial, stream, suffix)
         if suffix == ".gpkg" and set(stream.schema.names) >= _JUDGED:
-            finish_geopackage(partial, FOOTPRINT_LAYER, doubtful.points(target_crs))
+            finish_geopackage(partial, FOOTPRINT_LAYER, doubtful.points())
     return stream.count
 
 
@@ -130,19 +117,6 @@ def _looked_at(
     for frame in frames:
         if set(frame.columns) >= _JUDGED:
             doubtful.look(frame)
-        yield frame
-
-
-def _within_limits(path: Path, frames: Iterator[gpd.GeoDataFrame]) -> Iterator[gpd.GeoDataFrame]:
-    """Refuses what a Shapefile cannot hold before it is full."""
-    size = 0
-    for frame in frames:
-        shapes = frame.geometry.to_numpy()
-        size += 16 * int(shapely.get_num_coordinates(shapes).sum()) + _RECORD_BYTES * len(shapes)
-        if size > _SHAPEFILE_BYTES:
-            raise ConfigError(
-                f"{path}: a Shapefile holds 2 GB and this layer is larger; end the name in .gpkg"
-            )
         yield frame
 
 
@@ -161,7 +135,7 @@ def write_layers(path: str | Path, layers: Mapping[str, gpd.GeoDataFrame]) -> No
     path = Path(path)
     if path.suffix.lower() != ".gpkg":
         raise ConfigError(f"{path}: several layers need a GeoPackage; end the name in .gpkg")
-    with _atomic(path) as partial:
+    with replace_layer(path) as partial:
         for name, frame in layers.items():
             as_crs(frame.crs, f"{path}, layer {name}")
             pyogrio.write_dataframe(
@@ -178,26 +152,8 @@ def write_parts(path: str | Path, parts: Iterable[gpd.GeoDataFrame]) -> None:
         path: Target; appears only when complete.
         parts: At least one frame, with a column `geometry`.
     """
-    with ExitStack() as stack:
-        partial = stack.enter_context(_atomic(Path(path)))
-        writer = None
-        for part in parts:
-            attributes = pa.Table.from_pandas(_attributes(part), preserve_index=False)
-            table = attributes.append_column(
-                "geometry", pa.array(shapely.to_wkb(part.geometry.to_numpy()), pa.binary())
-            )
-            if writer is None:
-                columns = {
-                    "geometry": {
-                        "encoding": "WKB",
-                        "geometry_types": [],
-                        "crs": part.crs.to_json_dict(),
-                    }
-                }
-                geo = {"version": "1.0.0", "primary_column": "geometry", "columns": columns}
-                schema = table.schema.with_metadata({"geo": json.dumps(geo)})
-                writer = stack.enter_context(parquet.ParquetWriter(partial, schema))
-            writer.write_table(table.cast(schema))
+    with replace_layer(Path(path)) as partial:
+        write_frames(partial, parts)
 
 
 def check_suffix(path: str | Path) -> str:
@@ -213,7 +169,7 @@ def check_suffix(path: str | Path) -> str:
 
 
 class _RecordStream:
-    """Frames as Arrow columns of one schema, counted while they pass."""
+    """Frames as Arrow columns of one schema, counted and watched while they pass."""
 
     def __init__(
         self, frames: Iterator[gpd.GeoDataFrame], columns: Mapping[str, str], crs: CRS
@@ -221,6 +177,7 @@ class _RecordStream:
         self.crs = crs
         self.count = 0
         self.error: Exception | None = None
+        self.watch: Callable[[list[pa.Array], np.ndarray], None] | None = None
         template = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in columns.items()})
         for frame in frames:  # an empty frame does not know its dtypes: look for a better one
             template = _attributes(frame)
@@ -240,7 +197,10 @@ class _RecordStream:
                 table = pa.Table.from_pandas(_attributes(frame), self.schema, preserve_index=False)
                 self.count += len(frame)
                 columns = [column.combine_chunks() for column in table.columns]
-                yield columns, np.asarray(frame.geometry.array, dtype=object)
+                shapes = np.asarray(frame.geometry.array, dtype=object)
+                if self.watch:
+                    self.watch(columns, shapes)
+                yield columns, shapes
         except Exception as error:  # GDAL would report no more than that the stream ended
             self.error = error
             raise
@@ -253,80 +213,29 @@ def _attributes(frame: gpd.GeoDataFrame) -> pd.DataFrame:
 def _single_polygons(
     batches: Iterable[gpd.GeoDataFrame], suffix: str, crs: CRS
 ) -> Iterator[gpd.GeoDataFrame]:
+    """A right-handed polygon in each row; in degrees it may have to be cut, and stays one row."""
     for batch in batches:
-        frame = batch.set_crs(crs, allow_override=True)
+        frame = batch.set_crs(crs, allow_override=True).explode(ignore_index=True)
+        frame = frame[frame.geom_type == "Polygon"]
         if suffix in _IN_DEGREES:
-            frame = _geojson_precision(_cut_at_antimeridian(frame.to_crs(4326)))
-        frame = frame.explode(ignore_index=True)
-        shapes = np.asarray(frame.geometry.array, dtype=object)
-        kept = (shapely.get_type_id(shapes) == shapely.GeometryType.POLYGON) & ~shapely.is_empty(
-            shapes
-        )
-        right_handed = shapely.orient_polygons(shapes[kept])
-        yield frame[kept].set_geometry(
-            gpd.GeoSeries(right_handed, index=frame.index[kept], crs=frame.crs)
-        )
-
-
-def within_globe(shape: BaseGeometry) -> BaseGeometry:
-    """Brings back what lies beyond 180 degrees, by a turn, and cuts off what lies beyond a pole.
-
-    A scene in degrees may reach from 179 to 181, and one that was resampled ends up to a pixel
-    further south; GeoJSON knows neither.
-
-    Args:
-        shape: In longitude and latitude.
-
-    Returns:
-        The same ground between -180 and 180, -90 and 90 degrees.
-    """
-    left, bottom, right, top = shape.bounds
-    if shape.is_empty or (left >= -180 and right <= 180 and bottom >= -90 and top <= 90):
-        return shape
-    parts = [
-        translate(shape.intersection(shapely.box(turn - 180, -90, turn + 180, 90)), -turn)
-        for turn in (-360, 0, 360)
-    ]
-    return shapely.union_all([part for part in parts if part.area > 0])
-
-
-def _cut_at_antimeridian(frame: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
-    """Cuts polygons that cross 180 degrees in two, as RFC 7946 asks."""
-    shapes = np.array([within_globe(shape) for shape in frame.geometry], dtype=object)
-    left, _, right, _ = shapely.bounds(shapes).reshape(-1, 4).T
-    for index in np.flatnonzero(right - left > 180):
-        whole = shapely.transform(shapes[index], lambda xy: xy + (xy[:, :1] < 0) * [360, 0])
-        east = shapely.intersection(whole, shapely.box(0, -90, 180, 90))
-        west = shapely.intersection(whole, shapely.box(180, -90, 360, 90))
-        west = shapely.transform(west, lambda xy: xy - [360, 0])
-        shapes[index] = shapely.union(east, west)
-    return frame.set_geometry(gpd.GeoSeries(shapes, index=frame.index, crs=frame.crs))
-
-
-def _geojson_precision(frame: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
-    """Rounds to the decimals of the file, and repairs what rounding made invalid."""
-    size = 10.0**-_GEOJSON_DECIMALS
-    shapes = np.asarray(frame.geometry.array, dtype=object)
-    rounded = shapely.set_precision(shapes, size, mode="pointwise")
-    rounded = shapely.remove_repeated_points(rounded)
-    broken = ~shapely.is_valid(rounded)
-    rounded[broken] = shapely.set_precision(shapely.make_valid(shapes[broken]), size)
-    return frame.set_geometry(gpd.GeoSeries(rounded, index=frame.index, crs=frame.crs))
+            frame = to_degrees(frame)
+        frame = frame[~frame.is_empty]
+        right_handed = shapely.orient_polygons(frame.geometry.to_numpy())
+        yield frame.set_geometry(gpd.GeoSeries(right_handed, index=frame.index, crs=frame.crs))
 
 
 def _write_ogr(path: Path, stream: _RecordStream, suffix: str) -> None:
-    names = stream.schema.names
+    fields: list[pa.Field] = list(stream.schema)
     options: dict[str, Any] = {}
     if suffix in _IN_DEGREES:
-        options = {"COORDINATE_PRECISION": str(_GEOJSON_DECIMALS)}
+        options = {"COORDINATE_PRECISION": str(DECIMALS)}
     if suffix == ".geojson":
         options["RFC7946"] = "YES"
     if suffix == ".gpkg":
         options["GEOMETRY_NAME"] = GEOMETRY_NAME
     if suffix == ".shp":
-        names, options = _short_names(names), {"ENCODING": "UTF-8"}
+        fields, options = shapefile_fields(stream.schema), {"ENCODING": "UTF-8"}
     shape = pa.field("geometry", pa.binary(), metadata={"ARROW:extension:name": "geoarrow.wkb"})
-    fields = [field.with_name(n) for n, field in zip(names, stream.schema, strict=True)]
     schema = pa.schema([*fields, shape])
     batches = (
         pa.record_batch([*columns, pa.array(shapely.to_wkb(shapes), pa.binary())], schema=schema)
@@ -339,50 +248,13 @@ def _write_ogr(path: Path, stream: _RecordStream, suffix: str) -> None:
             layer=path.stem if suffix == ".shp" else FOOTPRINT_LAYER,
             driver=_DRIVERS[suffix],
             geometry_name="geometry",
-            geometry_type="Polygon",
+            geometry_type="Unknown" if suffix in _IN_DEGREES else "Polygon",
             crs=stream.crs.to_wkt(),
             dataset_options=GPKG_OPTIONS if suffix == ".gpkg" else {},
             layer_options=options,
         )
     except RuntimeError as error:
         raise stream.error or error from None
-
-
-def _short_names(names: list[str]) -> list[str]:
-    """Names that fit a Shapefile, still distinct."""
-    short: list[str] = []
-    for name in names:
-        candidate = _SHAPEFILE_NAMES.get(name, name)[:_SHAPEFILE_NAME_LENGTH]
-        count = 1
-        while candidate in short:
-            count += 1
-            candidate = f"{candidate[: _SHAPEFILE_NAME_LENGTH - 1 - len(str(count))]}_{count}"
-        short.append(candidate)
-    return short
-
-
-def _write_parquet(path: Path, stream: _RecordStream) -> None:
-    """Writes GeoParquet 1.1 row group by row group, with a bounding box for each row."""
-    sides = ("xmin", "ymin", "xmax", "ymax")
-    box = pa.struct([(side, pa.float64()) for side in sides])
-    geo = {
-        "encoding": "WKB",
-        "geometry_types": ["Polygon"],
-        "crs": stream.crs.to_json_dict(),
-        "orientation": "counterclockwise",
-        "covering": {"bbox": {side: ["bbox", side] for side in sides}},
-    }
-    metadata = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": geo}}
-    schema = pa.schema(
-        [*stream.schema, ("geometry", pa.binary()), ("bbox", box)],
-        metadata={"geo": json.dumps(metadata)},
-    )
-    with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
-        for columns, shapes in stream:
-            corners = [pa.array(side) for side in shapely.bounds(shapes).reshape(-1, 4).T]
-            covering = pa.StructArray.from_arrays(corners, names=sides)
-            wkb = pa.array(shapely.to_wkb(shapes), pa.binary())
-            writer.write_batch(pa.record_batch([*columns, wkb, covering], schema=schema))
 
 
 def _write_contest(path: Path, stream: _RecordStream, grid: Grid | None) -> None:
@@ -407,24 +279,3 @@ def _geometry_type(frame: gpd.GeoDataFrame) -> dict[str, Any]:
     if kinds <= {"Polygon", "MultiPolygon"}:
         return {"geometry_type": "MultiPolygon", "promote_to_multi": True}
     return {}
-
-
-@contextmanager
-def _atomic(path: Path) -> Iterator[Path]:
-    """Yields a name in a folder beside `path`; what is there at the end takes its place."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(f".{path.name}.partial", ".", path.parent))
-    except OSError as error:
-        raise VectorReadError(f"{path}: cannot be written ({one_line(error)})") from error
-    try:
-        yield folder / path.name
-        if path.suffix.lower() == ".shp":
-            for suffix in _SHAPEFILE_INDEXES:  # of a layer that is overwritten
-                path.with_suffix(suffix).unlink(missing_ok=True)
-        for written in sorted(folder.iterdir(), key=lambda file: file.name == path.name):
-            os.replace(written, path.with_name(written.name))
-    except (DataSourceError, DataLayerError, FeatureError, pa.ArrowInvalid) as error:
-        raise VectorReadError(f"{path}: cannot be written ({one_line(error)})") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

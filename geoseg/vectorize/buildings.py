@@ -16,7 +16,7 @@ from geoseg.vectorize.place import Traced
 from geoseg.vectorize.prob import Prob, ProbSource
 from geoseg.vectorize.rings import trace_rings
 from geoseg.vectorize.runs import paint, pixels
-from geoseg.vectorize.shaping import shape_outlines
+from geoseg.vectorize.shaping import farthest_m, shape_outlines
 from geoseg.vectorize.wanted import Wanted
 from geoseg.vectorize.zones import find_zones
 
@@ -27,7 +27,22 @@ BUILDING_COLUMNS: Mapping[str, str] = {
     "reg_status": "str",
 }
 
-_LEVELS = 1020  # of a histogram of probabilities; every byte is one of them
+_LEVELS = 1020  # that probabilities are rounded to; every byte is one of them
+
+
+# Outlines begin within half a pixel of their pixels, and zones are of whole ones: twice each.
+_BESIDE_PX = 3
+
+
+def building_margins(steps_m: np.ndarray, _: Grid, thresholds: Thresholds) -> np.ndarray:
+    """Pixels (n,) around components in which whoever their outlines may meet is seen.
+
+    Their own outlines may go so far, and those of a neighbour come as far to meet them.
+    """
+    least_m = np.linalg.svd(steps_m, compute_uv=False).min(axis=1)
+    farthest_px = farthest_m(steps_m, thresholds) / least_m
+    margins: np.ndarray = np.ceil(2 * farthest_px).astype(np.int64) + _BESIDE_PX
+    return margins
 
 
 def trace_buildings(
@@ -56,7 +71,7 @@ def trace_buildings(
     )  # fmt: skip
     regular = shape_outlines(
         found, objects.groups, dict(zip(own.tolist(), zones, strict=True)),
-        wanted.sizes_m[objects.groups], thresholds,
+        wanted.steps_m[objects.groups], thresholds,
     )  # fmt: skip
     confidence, tenth = _confidences(objects, _calibrated(prob.body, thresholds.temperature))
     edge = _at_edge(objects, prob, window, source.grid)
@@ -97,12 +112,11 @@ def _confidences(objects: Objects, body: np.ndarray) -> tuple[np.ndarray, np.nda
     numbers, inside = objects.runs.values[owners] - 1, body.ravel()[places]
     counts = np.bincount(numbers, minlength=len(objects))
     mean = np.bincount(numbers, inside, len(objects)) / counts
-    levels = np.rint(inside * _LEVELS).astype(np.int64)
-    histogram = np.bincount(
-        numbers * (_LEVELS + 1) + levels, minlength=len(objects) * (_LEVELS + 1)
-    )
-    reached = histogram.reshape(len(objects), _LEVELS + 1).cumsum(axis=1) >= 0.1 * counts[:, None]
-    return mean, reached.argmax(axis=1) / _LEVELS
+    # Sorted by object and level, the tenth percentile of each is at a known place.
+    levels = numbers * (_LEVELS + 1) + np.rint(inside * _LEVELS).astype(np.int64)
+    levels.sort()
+    places = np.cumsum(counts) - counts + np.ceil(0.1 * counts).astype(np.int64) - 1
+    return mean, levels[places] % (_LEVELS + 1) / _LEVELS
 
 
 def _at_edge(objects: Objects, prob: Prob, window: Window, grid: Grid) -> np.ndarray:

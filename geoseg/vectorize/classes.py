@@ -24,9 +24,6 @@ CLASS_COLUMNS: Mapping[str, str] = {"id": "int64", "class": "str", **FOOTPRINT_C
 # Pixels whose probabilities are read at a time.
 _STRIP_PX = 1 << 20
 
-# Pixels around a patch that are looked at, whatever the tolerance.
-_MOST_MARGIN = 128
-
 
 def read_values(source: ClassProb, window: Window) -> np.ndarray:
     """The place of each pixel's class in `source.classes.names`, from 1; 0 on nodata.
@@ -108,7 +105,12 @@ def margin_px(grid: Grid, thresholds: Thresholds) -> int:
     A corner goes only if its triangle holds no other line. Its area is the tolerance squared at
     the most, and its base a pixel at least.
     """
-    return min(_MOST_MARGIN, 2 + math.ceil(2 * tolerance_px(grid, thresholds) ** 2))
+    return 2 + math.ceil(2 * tolerance_px(grid, thresholds) ** 2)
+
+
+def class_margins(steps_m: np.ndarray, grid: Grid, thresholds: Thresholds) -> np.ndarray:
+    """The same for each of some components (n,)."""
+    return np.full(len(steps_m), margin_px(grid, thresholds))
 
 
 def _read_runs(source: ClassProb, window: Window) -> tuple[Runs, np.ndarray]:

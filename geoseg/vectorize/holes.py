@@ -11,7 +11,9 @@ def fill_holes(runs: Runs, valid: np.ndarray, min_areas: np.ndarray) -> Runs:
     """Adds to objects those of their holes that are too small to stay.
 
     A hole is ground that one object encloses, by pixels that touch at corners at least. It stays
-    if it holds nodata or another object. Ground at the edge of the raster is no hole.
+    if it holds nodata or another object. Ground at the edge of the raster is no hole. What the
+    runs leave out is ground: of components, those that are too small are dropped before, and a
+    hole is filled over them.
 
     Args:
         runs: Objects in scan order, 8-connected each; values are their numbers from 1.
@@ -28,7 +30,8 @@ def fill_holes(runs: Runs, valid: np.ndarray, min_areas: np.ndarray) -> Runs:
         np.minimum.at(least, owners, side)
         np.maximum.at(most, owners, side)
     open_ = (ground.rows == 0) | (ground.rows == len(valid) - 1) | _holds(~valid, ground)
-    closed = (least == most) & (np.bincount(owners, open_, count) == 0)
+    # From edge to edge no object is beside the ground at all.
+    closed = (least == most) & (most > 0) & (np.bincount(owners, open_, count) == 0)
     closed[closed] = (
         np.bincount(owners, ground.lengths, count)[closed] < min_areas[most[closed] - 1]
     )

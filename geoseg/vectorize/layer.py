@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from geoseg.raster import list_files, read_prob_info
 from geoseg.refine import refine_raster
 from geoseg.running import Progress, Run
 from geoseg.vector import ParquetParts, check_suffix, write_footprints
-from geoseg.vectorize.buildings import BUILDING_COLUMNS
-from geoseg.vectorize.classes import CLASS_COLUMNS, margin_px
+from geoseg.vectorize.buildings import BUILDING_COLUMNS, building_margins
+from geoseg.vectorize.classes import CLASS_COLUMNS, class_margins
 from geoseg.vectorize.components import Components, Part, join_parts
 from geoseg.vectorize.memory import Layout, check_window, choose_layout
 from geoseg.vectorize.place import join_frames, number_footprints
@@ -35,8 +36,8 @@ from geoseg.vectorize.tasks import (
     trace_in,
     trace_share,
 )
-from geoseg.vectorize.thresholds import read_classes, read_thresholds
-from geoseg.vectorize.wanted import Wanted, choose_components
+from geoseg.vectorize.thresholds import read_classes, read_thresholds, refuse_thresholds
+from geoseg.vectorize.wanted import Margins, Wanted, choose_components
 from geoseg.vectorize.windows import Share, deal_windows
 
 
@@ -80,7 +81,9 @@ def vectorize(
         Number of footprints written.
 
     Raises:
-        ConfigError: If the suffix or the thresholds are wrong, or the memory does not suffice.
+        ConfigError: If the suffix or the thresholds are wrong, if one is set that says nothing of
+            the raster's classes.
+        MemoryLimitError: If the memory does not suffice; with more the same call goes on.
         OutputExistsError: If the output exists and may not be replaced.
         SceneReadError: If `prob` cannot be read or is no probability raster.
         MissingCRSError: If `prob` does not say where it lies.
@@ -88,7 +91,10 @@ def vectorize(
     suffix = check_suffix(output)
     inputs = [prob] if scene is None else [prob, scene]
     files = [file for source in inputs for file in list_files(source)]
-    thresholds = thresholds or read_thresholds(prob)
+    own = read_thresholds(prob)
+    if thresholds and read_classes(prob):
+        refuse_thresholds(thresholds, own)
+    thresholds = thresholds or own
     options = (thresholds.model_dump(), crf.model_dump() if crf else None, suffix)
     job = describe_job("vectorize", *options, files=files)
     with (
@@ -156,6 +162,25 @@ def _refine(
     return refined
 
 
+@dataclass(frozen=True)
+class _Kind:
+    """What differs between layers of buildings and those of classes.
+
+    Attributes:
+        columns: Of the layer.
+        margins: Around components.
+        holds_pixels: Whether all of a window is in memory while it is traced, not its lines alone.
+    """
+
+    columns: Mapping[str, str]
+    margins: Margins
+    holds_pixels: bool
+
+
+_BUILDINGS = _Kind(BUILDING_COLUMNS, building_margins, holds_pixels=True)
+_CLASSES = _Kind(CLASS_COLUMNS, class_margins, holds_pixels=False)
+
+
 class _Making:
     """Makes a layer, in a folder that outlives an interruption."""
 
@@ -171,19 +196,16 @@ class _Making:
         self._prob, self._thresholds, self._folder = prob, thresholds, folder
         self._journal, self._run, self._progress = journal, run, progress
         self.grid = read_prob_info(prob).grid
-        self._of_classes = read_classes(prob) is not None
-        self.columns: Mapping[str, str] = CLASS_COLUMNS if self._of_classes else BUILDING_COLUMNS
+        self._kind = _CLASSES if read_classes(prob) else _BUILDINGS
+        self.columns = self._kind.columns
 
     def frames(self, max_memory_gb: float, block_px: int | None) -> Iterator[gpd.GeoDataFrame]:
         """Yields the layer in batches, in order, once all of it is traced."""
         layout = self._agree_on_layout(max_memory_gb, block_px)
         components = self._find(layout.rows)
-        wanted = choose_components(components, self.grid, self._thresholds)
-        margins = wanted.margins
-        if self._of_classes:
-            margins = np.full(len(wanted), margin_px(self.grid, self._thresholds))
-        shares = list(deal_windows(wanted.components, self.grid, layout.side, margins))
-        if not self._of_classes:  # of which no more is held than lines
+        wanted = choose_components(components, self.grid, self._thresholds, self._kind.margins)
+        shares = list(deal_windows(wanted.components, self.grid, layout.side, wanted.margins))
+        if self._kind.holds_pixels:
             for share in shares:
                 check_window(share.window, max_memory_gb)
         self._trace(wanted, shares)
@@ -192,12 +214,18 @@ class _Making:
             yield frame[[*self.columns, "geometry"]]
 
     def _agree_on_layout(self, max_memory_gb: float, block_px: int | None) -> Layout:
-        """As an earlier run chose it, whose files are there."""
-        if "layout" not in self._journal.done:
-            layout = choose_layout(self.grid, max_memory_gb)
-            rows, side = (block_px, block_px) if block_px else (layout.rows, layout.side)
-            self._journal.add("layout", [rows, side])
-        return Layout(*self._journal.done["layout"])
+        """As an earlier run chose it, whose files are there, unless it had more memory."""
+        earlier = self._journal.done.get("layout")
+        if earlier and max_memory_gb >= earlier[-1]:
+            return Layout(*earlier[:-1])
+        layout = choose_layout(self.grid, max_memory_gb)
+        if block_px:
+            layout = Layout(block_px, block_px)
+        if earlier and layout != Layout(*earlier[:-1]):
+            shutil.rmtree(self._folder)  # of other windows
+            self._folder.mkdir()
+        self._journal.add("layout", [layout.rows, layout.side, max_memory_gb])
+        return layout
 
     def _find(self, rows: int) -> Components:
         """The components of the raster, of which an earlier run may know."""
@@ -265,7 +293,7 @@ def vectorize_arrays(
     Args:
         body: p_body (H, W), uint8 (255 = certain) or float in 0..1.
         border: p_border (H, W) likewise, or None.
-        valid: Boolean (H, W), False on nodata.
+        valid: Boolean (H, W), False on nodata; what is not finite is nodata, too.
         grid: Place on the ground.
         thresholds: What makes a building.
         contact: p_contact (H, W) likewise, or None.
@@ -276,7 +304,7 @@ def vectorize_arrays(
     source = ArrayProb(body, border, valid, grid, contact)
     whole = Window(0, 0, grid.width, grid.height)
     components = join_parts([find_in(source, whole, thresholds)], grid.width)
-    wanted = choose_components(components, grid, thresholds)
+    wanted = choose_components(components, grid, thresholds, building_margins)
     frame = trace_in(source, whole, wanted, np.ones(len(wanted), dtype=bool), thresholds)
     frames = number_footprints([frame], thresholds.min_area_m2, thresholds.min_confidence)
     return join_frames(frames, grid, BUILDING_COLUMNS)

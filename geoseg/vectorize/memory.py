@@ -6,15 +6,19 @@ from dataclasses import dataclass
 
 from rasterio.windows import Window
 
-from geoseg.errors import ConfigError
+from geoseg.errors import MemoryLimitError
 from geoseg.grid import Grid
 
 # Of the memory that a user grants: the rest is for the libraries and what is found.
 _SHARE = 0.25
 _MOST_SHARE = 0.75
 
-# Bytes per pixel, while components are found and while they are traced.
-_FIND_BYTES, _TRACE_BYTES = 8, 64
+# Bytes per pixel while components are found: those of noise, of which every fourth pixel begins a
+# run that is kept as four numbers, indexed and linked to its neighbours. Buildings take a tenth.
+_FIND_BYTES = 32
+
+# Bytes per pixel while components are traced.
+_TRACE_BYTES = 64
 
 # Where there is memory for more, that gains nothing.
 _ROWS, _SIDE = 512, 2048
@@ -49,12 +53,13 @@ def check_window(window: Window, max_memory_gb: float) -> None:
     """Refuses a component that cannot be traced in the memory of a process.
 
     Raises:
-        ConfigError: If it is too large.
+        MemoryLimitError: If it is too large.
     """
     needed_gb = window.width * window.height * _TRACE_BYTES / 1e9
     if needed_gb > _MOST_SHARE * max_memory_gb:
-        raise ConfigError(
+        raise MemoryLimitError(
             f"--max-memory: what is likely enough to be building hangs together over "
             f"{window.height} x {window.width} pixels, which takes {needed_gb / _MOST_SHARE:.1f} "
-            f"GB to trace, and {max_memory_gb:g} GB are granted; raise --threshold, or --max-memory"
+            f"GB to trace, and {max_memory_gb:g} GB are granted; raise --threshold, or raise "
+            "--max-memory and go on from here"
         )

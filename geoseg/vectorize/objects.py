@@ -101,7 +101,7 @@ def _part_by_necks(
     pieces: Runs, groups: np.ndarray, wanted: Wanted, thresholds: Thresholds
 ) -> tuple[Runs, np.ndarray]:
     """Takes pieces apart at their necks; see `_divide`."""
-    least, sizes_m = wanted.object_px[groups], wanted.sizes_m[groups]
+    least, sizes_m = wanted.object_px[groups], np.hypot(*wanted.steps_m[groups].T).T
 
     def part(piece: int, _: tuple[slice, slice], mask: np.ndarray) -> np.ndarray:
         return split_necks(mask, thresholds.split_m, sizes_m[piece], float(least[piece]))

@@ -55,9 +55,9 @@ class ArrayProb:
     """Probabilities in memory.
 
     Args:
-        body: (H, W), uint8 (255 = certain) or float in 0..1.
+        body: (H, W), uint8 (255 = certain) or float in 0..1, which is clipped to it.
         border: Like `body`, or None.
-        valid: Boolean (H, W).
+        valid: Boolean (H, W); what is not finite in any band is not valid either.
         grid: Grid of the same shape.
         contact: Like `border`.
 
@@ -87,7 +87,11 @@ class ArrayProb:
             None if band is None else dequantise(band[part])
             for band in (self._border, self._contact)
         )
-        return Prob(dequantise(self._body[part]), border, self._valid[part], contact)
+        valid = self._valid[part].copy()
+        for band in (self._body, self._border, self._contact):
+            if band is not None:
+                valid &= np.isfinite(band[part])
+        return Prob(dequantise(self._body[part]), border, valid, contact)
 
 
 class _OpenProb:

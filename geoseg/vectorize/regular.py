@@ -19,6 +19,7 @@ from geoseg.vectorize.graph import OutlineGraph, build_graph
 from geoseg.vectorize.zones import stays
 
 RECTANGLE, RECTILINEAR, PARTLY, KEPT = "rectangle", "rectilinear", "partly", "simplified"
+RAW = "raw"  # neither regular nor simplified
 
 # What becomes regular must agree with what was found: the least IoU, the largest change of area.
 _LEAST_IOU = 0.8
@@ -56,7 +57,7 @@ class Regular:
     Attributes:
         polygons: Polygons (n,).
         status: str (n,): `RECTANGLE`; `RECTILINEAR`, of which every corner is a right angle;
-            `PARTLY`, of which not all are; or `KEPT`.
+            `PARTLY`, of which not all are; `KEPT`, as it was simplified; or `RAW`, as it was found.
     """
 
     polygons: np.ndarray

@@ -10,7 +10,7 @@ from shapely.geometry.base import BaseGeometry
 
 from geoseg.options import Thresholds
 from geoseg.vectorize.outlines import simplify
-from geoseg.vectorize.regular import KEPT, Regular, regularize
+from geoseg.vectorize.regular import KEPT, RAW, Regular, regularize
 from geoseg.vectorize.zones import add_found, stays
 
 # Outlines may move by so much to become regular, and by so many pixels in any case.
@@ -26,17 +26,24 @@ _WALL_SHARE = 0.75
 _SHARES = (1.0, 0.5, 0.25, 0.0)
 
 
-def reaches_m(sizes_m: np.ndarray) -> np.ndarray:
-    """How far outlines may move, in metres (n,), by the sides of pixels (n, 2)."""
-    reaches: np.ndarray = np.maximum(_REACH_M, _REACH_PX * sizes_m.max(axis=1))
+def reaches_m(steps_m: np.ndarray) -> np.ndarray:
+    """How far outlines may move, in metres (n,), by the steps of pixels (n, 2, 2)."""
+    sides = np.hypot(steps_m[..., 0], steps_m[..., 1])
+    reaches: np.ndarray = np.maximum(_REACH_M, _REACH_PX * sides.max(axis=1))
     return reaches
+
+
+def farthest_m(steps_m: np.ndarray, thresholds: Thresholds) -> np.ndarray:
+    """How far from what was found outlines may end, in metres (n,); otherwise as above."""
+    reaches = reaches_m(steps_m) if thresholds.regularize else np.zeros(len(steps_m))
+    return np.maximum(reaches, thresholds.simplify_m)
 
 
 def shape_outlines(
     found: np.ndarray,
     groups: np.ndarray,
     zones: Mapping[int, BaseGeometry],
-    sizes_m: np.ndarray,
+    steps_m: np.ndarray,
     thresholds: Thresholds,
 ) -> Regular:
     """Simplifies outlines and makes them regular, each component by itself.
@@ -46,24 +53,25 @@ def shape_outlines(
             shared walls.
         groups: int64 (n,), sorted, the component of each.
         zones: Where the outlines of each component may go, see `find_zones`.
-        sizes_m: float64 (n, 2), width and height of a pixel.
+        steps_m: float64 (n, 2, 2), steps to the next column and row, see `Grid.steps_m`.
         thresholds: `simplify_m` and `regularize` are used.
     """
-    sides = np.sqrt(sizes_m.prod(axis=1))
+    sides = np.sqrt(np.linalg.det(steps_m))
     grounds = {
         int(groups[own.start]): add_found(zones[int(groups[own.start])], found[own])
         for own in _slices(groups)
     }
-    outlines = _simplify_within(found, groups, grounds, _round(thresholds.simplify_m / sides))
-    status = np.full(len(outlines), KEPT, dtype=object)
+    tolerances = _round(thresholds.simplify_m / sides)
+    outlines = _simplify_within(found, groups, grounds, tolerances)
+    status = np.where(tolerances > 0, KEPT, RAW).astype(object)
     if not thresholds.regularize:
         return Regular(outlines, status)
-    reaches = reaches_m(sizes_m)
+    reaches = reaches_m(steps_m)
     walls = _simplify_within(found, groups, grounds, _round(_WALL_SHARE * reaches / sides))
     for own in _slices(groups):
         first = own.start
-        ground, size = grounds[int(groups[first])], sizes_m[first]
-        regular = _regularize_on_ground(walls[own], found[own], ground, size, reaches[first])
+        ground, steps = grounds[int(groups[first])], steps_m[first]
+        regular = _regularize_on_ground(walls[own], found[own], ground, steps, reaches[first])
         if (regular.status != KEPT).any():  # neighbours share walls, so all of them or none
             outlines[own], status[own] = regular.polygons, regular.status
     return Regular(outlines, status)
@@ -98,7 +106,7 @@ def _regularize_on_ground(
     outlines: np.ndarray,
     found: np.ndarray,
     ground: BaseGeometry,
-    size_m: np.ndarray,
+    steps_m: np.ndarray,
     reach_m: float,
 ) -> Regular:
     """Makes a component regular in metres, and gives it back in pixels."""
@@ -106,17 +114,23 @@ def _regularize_on_ground(
     origin = np.floor(shapely.total_bounds(outlines)[:2])
 
     def to_metres(geometries: np.ndarray) -> np.ndarray:
-        placed: np.ndarray = shapely.transform(geometries, lambda xy: (xy - origin) * size_m)
+        placed: np.ndarray = shapely.transform(geometries, lambda xy: _along(xy - origin, steps_m))
         return placed
 
     there = to_metres(np.array([ground], dtype=object))[0]
     regular = regularize(to_metres(outlines), to_metres(found), there, reach_m)
-    changed = regular.status != KEPT
+    changed, back = regular.status != KEPT, np.linalg.inv(steps_m)
     polygons = outlines.copy()
     polygons[changed] = shapely.transform(
-        regular.polygons[changed], lambda xy: xy / size_m + origin
+        regular.polygons[changed], lambda xy: _along(xy, back) + origin
     )
     return Regular(polygons, regular.status)
+
+
+def _along(points: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Points (n, 2) as sums of two steps; no library decides on the order of the sums."""
+    summed: np.ndarray = points[:, :1] * steps[0] + points[:, 1:] * steps[1]
+    return summed
 
 
 def _slices(groups: np.ndarray) -> list[slice]:

@@ -101,5 +101,8 @@ def trace_in(
     thresholds: Thresholds,
 ) -> gpd.GeoDataFrame:
     """Footprints of some components, see `trace_buildings` and `trace_classes`."""
-    trace = trace_classes if isinstance(source, ClassProb) else trace_buildings
-    return build_frame(trace(source, window, wanted, chosen, thresholds), source.grid)  # type: ignore[arg-type]
+    if isinstance(source, ClassProb):
+        traced = trace_classes(source, window, wanted, chosen, thresholds)
+    else:
+        traced = trace_buildings(source, window, wanted, chosen, thresholds)
+    return build_frame(traced, source.grid)

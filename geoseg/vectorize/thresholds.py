@@ -15,6 +15,12 @@ from geoseg.raster import read_tags
 THRESHOLDS_TAG = "GEOSEG_THRESHOLDS"
 CLASSES_TAG = "GEOSEG_CLASSES"
 
+# What says nothing of exclusive classes.
+_OF_BUILDINGS = (
+    *("body", "seed", "border", "contact", "split_m", "subpixel", "regularize", "min_hole_m2"),
+    "temperature",
+)
+
 
 @dataclass(frozen=True)
 class Classes:
@@ -71,15 +77,20 @@ def read_classes(path: str | Path) -> Classes | None:
         ) from error
 
 
-def refuse_thresholds(options: VectorizeOptions) -> None:
+def refuse_thresholds(given: VectorizeOptions | Thresholds, own: Thresholds | None = None) -> None:
     """Refuses thresholds that say nothing of exclusive classes.
+
+    Args:
+        given: Of which those count that are set.
+        own: Those of the raster, which may be set again.
 
     Raises:
         ConfigError: If one is set.
     """
-    for name in ("body", "seed", "border", "contact", "split_m"):
-        if getattr(options, name) is not None:
+    values = given.model_dump(exclude_unset=True, exclude_none=True)
+    for name in _OF_BUILDINGS:
+        if name in values and (own is None or values[name] != getattr(own, name)):
             raise ConfigError(
-                f"vectorize.{name}: is of buildings; of exclusive classes the likeliest wins, "
-                "without a threshold"
+                f"vectorize.{name}: is of buildings; of exclusive classes the likeliest wins, and "
+                "neighbours share their lines as they are; leave it out"
             )

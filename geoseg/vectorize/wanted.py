@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +10,10 @@ from rasterio.windows import Window
 
 from geoseg.grid import Grid
 from geoseg.options import Thresholds
-from geoseg.vector.measure import pixel_sizes_m
 from geoseg.vectorize.components import Components
-from geoseg.vectorize.shaping import reaches_m
+
+# (steps of pixels in metres (n, 2, 2), grid, thresholds) → margins of components in pixels (n,).
+Margins = Callable[[np.ndarray, Grid, Thresholds], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -20,14 +22,14 @@ class Wanted:
 
     Attributes:
         components: Those that are large enough.
-        sizes_m: float64 (n, 2), width and height of a pixel on the ground at each.
-        margins: int64 (n,), pixels around each that its outlines may reach.
+        steps_m: float64 (n, 2, 2), steps to the next column and row at each, see `Grid.steps_m`.
+        margins: int64 (n,), pixels around each that its outlines depend on.
         object_px: float64 (n,), pixels from which on a part of each is an object.
         hole_px: float64 (n,), those from which on a hole stays.
     """
 
     components: Components
-    sizes_m: np.ndarray
+    steps_m: np.ndarray
     margins: np.ndarray
     object_px: np.ndarray
     hole_px: np.ndarray
@@ -37,7 +39,7 @@ class Wanted:
 
     def pick(self, chosen: np.ndarray | slice) -> Wanted:
         """Those that a mask, indices or a slice choose."""
-        rest = (self.sizes_m, self.margins, self.object_px, self.hole_px)
+        rest = (self.steps_m, self.margins, self.object_px, self.hole_px)
         return Wanted(self.components.pick(chosen), *(part[chosen] for part in rest))
 
     def beginning_in(self, window: Window) -> np.ndarray:
@@ -50,15 +52,17 @@ class Wanted:
         return inside
 
 
-def choose_components(components: Components, grid: Grid, thresholds: Thresholds) -> Wanted:
-    """The components that are large enough."""
-    sizes_m = pixel_sizes_m(grid, *components.centres.T)
-    large = components.areas * sizes_m.prod(axis=1) >= thresholds.min_area_m2
-    components, sizes_m = components.pick(large), sizes_m[large]
-    pixel_m2 = sizes_m.prod(axis=1)
+def choose_components(
+    components: Components, grid: Grid, thresholds: Thresholds, margins: Margins
+) -> Wanted:
+    """The components that are large enough, and margins around each."""
+    steps_m = grid.steps_m(*components.centres.T)
+    large = components.areas * np.linalg.det(steps_m) >= thresholds.min_area_m2
+    components, steps_m = components.pick(large), steps_m[large]
+    pixel_m2 = np.linalg.det(steps_m)
     hole_m2 = thresholds.min_hole_m2
     hole_m2 = thresholds.min_area_m2 if hole_m2 is None else hole_m2
-    margins = np.ceil(reaches_m(sizes_m) / sizes_m.min(axis=1)).astype(np.int64) + 1
     return Wanted(
-        components, sizes_m, margins, thresholds.min_area_m2 / pixel_m2, hole_m2 / pixel_m2
-    )
+        components, steps_m, margins(steps_m, grid, thresholds),
+        thresholds.min_area_m2 / pixel_m2, hole_m2 / pixel_m2,
+    )  # fmt: skip

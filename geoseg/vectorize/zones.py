@@ -3,7 +3,9 @@
 Outlines as they are found keep apart, for between two components lies a pixel at least. What is
 simplified or made regular moves, though, and knows nothing of its neighbours: they may be far
 away in the raster's rows, and traced elsewhere. So each has a zone, of the pixels that are closer
-to it than to anything else. Zones share no ground, and whoever stays in the own one meets nobody.
+to it than to anything else in sight. Sight reaches as far as its own outlines and those of a
+neighbour may go together: two that could meet see each other, and their zones share no ground.
+Whoever stays in the own one meets nobody.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ def find_zones(
         window: Holds the components and their margins, as far as the grid reaches.
         grid: Ground beyond it is in no zone.
         components: Those that zones are for.
-        margins: int64 (n,), how many pixels around each may matter.
+        margins: int64 (n,), pixels around each in which whoever its outlines may meet is seen.
 
     Returns:
         For each a polygon or several; empty if it may go anywhere within its margin.

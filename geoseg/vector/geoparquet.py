@@ -1,0 +1,76 @@
+"""GeoParquet: what its metadata says, and how rows become its row groups."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import shapely
+from pyarrow import parquet
+from pyproj import CRS
+
+_SIDES = ("xmin", "ymin", "xmax", "ymax")
+_BOX = pa.struct([(side, pa.float64()) for side in _SIDES])
+
+
+def write_geoparquet(
+    path: Path, schema: pa.Schema, crs: CRS, rows: Iterable[tuple[list[pa.Array], np.ndarray]]
+) -> None:
+    """Writes single, right-handed polygons, with a bounding box for each row.
+
+    Args:
+        path: Target.
+        schema: Of the attributes.
+        crs: Of the polygons.
+        rows: Attribute columns and polygons (n,) of each row group.
+    """
+    schema = pa.schema([*schema, ("geometry", pa.binary()), ("bbox", _BOX)])
+    covering = {"bbox": {side: ["bbox", side] for side in _SIDES}}
+    schema = _describe(
+        schema, crs, kinds=("Polygon",), orientation="counterclockwise", covering=covering
+    )
+    with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+        for columns, shapes in rows:
+            corners = [pa.array(side) for side in shapely.bounds(shapes).reshape(-1, 4).T]
+            boxes = pa.StructArray.from_arrays(corners, names=_SIDES)
+            writer.write_batch(pa.record_batch([*columns, _wkb(shapes), boxes], schema=schema))
+
+
+def write_frames(path: Path, frames: Iterable[gpd.GeoDataFrame]) -> None:
+    """Writes frames of the same columns and CRS as they are, each a row group.
+
+    Args:
+        path: Target.
+        frames: At least one, with a column `geometry`.
+    """
+    frames = iter(frames)
+    first = next(frames)
+    schema = _describe(_table(first).schema, first.crs)
+    with parquet.ParquetWriter(path, schema) as writer:
+        for frame in chain([first], frames):
+            writer.write_table(_table(frame).cast(schema))
+
+
+def _describe(
+    schema: pa.Schema, crs: CRS, *, kinds: Sequence[str] = (), **more: object
+) -> pa.Schema:
+    """The schema with GeoParquet's word on its column `geometry`; no kinds are any kinds."""
+    column = {"encoding": "WKB", "geometry_types": kinds, "crs": crs.to_json_dict(), **more}
+    geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+    return schema.with_metadata({"geo": json.dumps(geo)})
+
+
+def _table(frame: gpd.GeoDataFrame) -> pa.Table:
+    attributes = pd.DataFrame(frame.drop(columns="geometry"))
+    table = pa.Table.from_pandas(attributes, preserve_index=False)
+    return table.append_column("geometry", _wkb(frame.geometry.to_numpy()))
+
+
+def _wkb(shapes: np.ndarray) -> pa.Array:
+    return pa.array(shapely.to_wkb(shapes), pa.binary())

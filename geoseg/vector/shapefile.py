@@ -1,0 +1,108 @@
+"""What a Shapefile can hold: short names, and no file of more than 2 GB."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import shapely
+
+from geoseg.errors import ConfigError
+
+_NAME_LENGTH = 10
+_NAMES = {"perimeter_m": "perim_m"}
+
+# Each file counts its bytes by 31 bits, in some programs.
+_LARGEST = 2_000_000_000
+
+# Bytes of a polygon beside its rings and points, of a ring, and of a point.
+_RECORD, _RING, _POINT = 52, 4, 16
+_SHAPES_HEAD = 100
+
+# GDAL's widths of columns. Texts begin narrow, and widen for all rows with the longest one.
+_TEXT, _WIDEST_TEXT = 16, 254
+_WIDTHS = {pa.bool_(): 1, pa.int8(): 9, pa.int16(): 9, pa.int32(): 9, pa.int64(): 18}
+_REAL, _OTHER = 24, 80
+
+
+class ShapefileSize:
+    """Counts what a Shapefile will take while its polygons pass.
+
+    Args:
+        path: The Shapefile, for the error message.
+        schema: Of its attributes.
+
+    Attributes:
+        shapes: Bytes of the .shp.
+        table: Bytes of the .dbf.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._path, self._rows = path, 0
+        self._widths = [_first_width(field.type) for field in schema]
+        self.shapes, self.table = _SHAPES_HEAD, 0
+
+    def add(self, columns: Sequence[pa.Array], polygons: np.ndarray) -> None:
+        """Counts rows.
+
+        Args:
+            columns: Their attributes.
+            polygons: (n,).
+
+        Raises:
+            ConfigError: If a file would grow too large.
+        """
+        rings = len(polygons) + int(shapely.get_num_interior_rings(polygons).sum())
+        points = int(shapely.get_num_coordinates(polygons).sum())
+        self.shapes += _RECORD * len(polygons) + _RING * rings + _POINT * points
+        self._rows += len(polygons)
+        pairs = zip(self._widths, columns, strict=True)
+        self._widths = [max(width, _longest_text(column)) for width, column in pairs]
+        head = 32 + 32 * len(self._widths) + 1
+        self.table = head + self._rows * (1 + sum(self._widths)) + 1
+        if max(self.shapes, self.table) > _LARGEST:
+            raise ConfigError(
+                f"{self._path}: a Shapefile holds 2 GB and this layer is larger; end the name in "
+                ".gpkg"
+            )
+
+
+def shapefile_fields(schema: pa.Schema) -> list[pa.Field]:
+    """The fields by names that fit, and texts with the width that they begin with."""
+    narrow = {"GDAL:OGR:width": str(_TEXT)}
+    return [
+        field.with_name(name).with_metadata(narrow if _is_text(field.type) else None)
+        for name, field in zip(short_names(schema.names), schema, strict=True)
+    ]
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Names of at most ten letters, still distinct."""
+    short: list[str] = []
+    for name in names:
+        candidate = _NAMES.get(name, name)[:_NAME_LENGTH]
+        count = 1
+        while candidate in short:
+            count += 1
+            candidate = f"{candidate[: _NAME_LENGTH - 1 - len(str(count))]}_{count}"
+        short.append(candidate)
+    return short
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _first_width(kind: pa.DataType) -> int:
+    if _is_text(kind):
+        return _TEXT
+    return _REAL if pa.types.is_floating(kind) else _WIDTHS.get(kind, _OTHER)
+
+
+def _longest_text(column: pa.Array) -> int:
+    if not _is_text(column.type):
+        return 0
+    return min(_WIDEST_TEXT, pc.max(pc.binary_length(column)).as_py() or 0)
