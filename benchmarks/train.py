@@ -32,7 +32,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from geoseg.config import Config, load_config
-from geoseg.dataset import TileDataset, crop_centre
+from geoseg.dataset import TileDataset
 from geoseg.ground import GroundDataset, gather_ground
 from geoseg.history import History
 from geoseg.loading import build_sampler, window_side
@@ -163,12 +163,10 @@ class Turns(Callback):
         self.seconds["train"].append((time.perf_counter() - self._start) / self.steps)
         augmented, options = pl_module.options, pl_module.options
         plain = options.model_copy(update={"augment": None})
-        centre = crop_centre(batch, pl_module.info.size)
-        centre = {name: one.contiguous() for name, one in centre.items()}
         log, pl_module.log = pl_module.log, lambda *_, **__: None
-        for name, chosen, one in (("step", augmented, batch), ("bare", plain, centre)):
+        for name, chosen in (("step", augmented), ("bare", plain)):
             pl_module.options = chosen
-            step = partial(step_once, trainer, pl_module, one)
+            step = partial(step_once, trainer, pl_module, batch)
             self.seconds[name].append(time_steps(step, self.steps, pl_module.device))
         pl_module.options, pl_module.log = options, log
         self._count = 0

@@ -133,16 +133,6 @@ def bounding_grid(tiles: TileDataset, rows: pd.DataFrame) -> Grid:
     return Grid(placed.crs, placed.window_transform(corner), int(height), int(width))
 
 
-def crop_centre(batch: Sample, size: int) -> Sample:
-    """The middle of what a batch has of each pixel, `size` rows and columns at the most."""
-
-    def crop(tensor: Tensor) -> Tensor:
-        top, left = (max(0, side - size) // 2 for side in tensor.shape[-2:])
-        return tensor[..., top : top + size, left : left + size]
-
-    return {name: crop(one) if one.ndim == 4 else one for name, one in batch.items()}
-
-
 def normalise(image: Tensor, valid: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Brings bands to mean 0 and deviation 1; nodata becomes 0, the mean.
 

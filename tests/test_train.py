@@ -279,7 +279,7 @@ def test_training_ends_early_when_nothing_gets_better(tiles, tmp_path):
     [
         {"max_memory_gb": 0},
         {"mosaic": False, "sampling": "balanced"},
-        {"workers": 2, "augment": "none"},
+        {"workers": 2, "augment": None},
     ],
 )
 def test_however_tiles_are_read_a_run_ends_without_leftovers(tiles, tmp_path, changes):
