@@ -90,6 +90,11 @@ class ValidationGround:
         """Rows of the tiles that make up the ground."""
         return [index for plot in self._plots for index in plot.windows]
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What is predicted of each pixel."""
+        return self.tiles.info.targets
+
     def start(self) -> None:
         """Forgets what was added."""
         self.found, self._grounds = {}, None

@@ -211,16 +211,29 @@ def test_deeplabv3plus_costs_what_the_paper_says():
     assert counter.get_total_flops() / 2 == pytest.approx(54.17e9, rel=0.01)
 
 
+@pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("fusion", ["concat", "add"])
-def test_both_fusions_of_deepglobe(fusion):
+def test_both_fusions_of_deepglobe(fusion, kernel):
     skips, aspp = [1024, 512, 256, 64], 256
     expected, inputs = 25_510_896 + 15_535_104, aspp  # the trunk's and ASPP's own figures
     for skip in skips:
         middle = inputs // 4
-        expected += inputs * middle + 16 * middle**2 + middle * skip + 2 * (2 * middle + skip)
+        outer = kernel**2 * (inputs * middle + middle * skip)
+        expected += outer + 16 * middle**2 + 2 * (2 * middle + skip)
         inputs = 2 * skip if fusion == "concat" else skip
     expected += 9 * inputs * 64 + 2 * 64 + 64 + 1
-    assert count(paper("deepglobe", classes=1, fusion=fusion)) == expected
+    assert count(paper("deepglobe", classes=1, fusion=fusion, kernel=kernel)) == expected
+
+
+def test_a_decoder_of_its_own_width():
+    network = paper("deepglobe", widths=(128, 96, 64, 32), kernel=3)
+    convolutions = [(block.reduce[0], block.expand[0]) for block in network.blocks]
+    assert [one.out_channels for _, one in convolutions] == [128, 96, 64, 32]
+    assert [one.in_channels for one, _ in convolutions] == [256, 1024 + 128, 512 + 96, 256 + 64]
+    assert {one.kernel_size for pair in convolutions for one in pair} == {(3, 3)}
+    for wrong in ({"widths": (8, 8)}, {"widths": (8, 8, 8, 8), "fusion": "add"}, {"kernel": 2}):
+        with pytest.raises(ConfigError, match="cannot build deepglobe"):
+            paper("deepglobe", **wrong)
 
 
 # FCN
