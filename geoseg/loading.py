@@ -28,8 +28,8 @@ from geoseg.sampling import (
 # A folder of few tiles is passed so often per epoch that validating does not dominate.
 _LEAST_STEPS = 25
 
-# Beside a GPU; one is enough for most networks, as windows are only copied.
-_MOST_WORKERS = 2
+# Beside a GPU: windows are only copied, but small networks on a large GPU take hundreds a second.
+_MOST_WORKERS = 4
 
 # Batches that each worker has ready.
 _AHEAD = 4
