@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 HEADER_KEY = "geoseg"
 
+# Models that come with geoseg, each beside its card; the first is what predict takes unasked.
+_SHIPPED = Path(__file__).parent / "pretrained"
+DEFAULT_MODEL = "buildings"
+
 
 class ModelSpec(BaseModel):
     """Everything that is needed to use a model's weights.
@@ -77,6 +81,16 @@ class ModelSpec(BaseModel):
         return self
 
 
+def shipped_models() -> dict[str, Path]:
+    """The models that come with geoseg, by name."""
+    return {file.stem: file for file in sorted(_SHIPPED.glob("*.safetensors"))}
+
+
+def find_model(name: str | Path) -> Path:
+    """A model file by its path, or one that comes with geoseg by its name."""
+    return shipped_models().get(str(name), Path(name)) if not Path(name).exists() else Path(name)
+
+
 def save_model(path: str | Path, weights: dict[str, torch.Tensor], spec: ModelSpec) -> None:
     """Writes a model file, which appears only when complete.
 
@@ -117,7 +131,8 @@ def _read(path: str | Path, *, tensors: bool = False) -> tuple[ModelSpec, dict[s
         raise ModelFileError(f"{path}: is a folder, not a model file; {remedy}")
     if not Path(path).is_file():
         raise ModelFileError(
-            f"{path}: no such model file; pass the model.safetensors that geoseg train wrote"
+            f"{path}: no such model file; pass the model.safetensors that geoseg train wrote, or "
+            f"a name of those that come with geoseg: {', '.join(shipped_models()) or 'none'}"
         )
     try:
         # Who asks for the header alone need not wait for torch.

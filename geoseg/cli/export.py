@@ -17,5 +17,6 @@ def command(model: str, output: str, overwrite: bool) -> None:
     What was written is run against the original before it appears.
     """
     from geoseg.export import export
+    from geoseg.model_file import find_model
 
-    click.echo(f"{model} → {export(model, output, overwrite=overwrite)}")
+    click.echo(f"{model} → {export(find_model(model), output, overwrite=overwrite)}")

@@ -7,12 +7,16 @@ from pathlib import Path
 import click
 
 from geoseg.errors import DataError, SceneReadError
+from geoseg.model_file import shipped_models
 
 
 @click.command()
 @click.argument("path")
 def command(path: str) -> None:
-    """Describe a scene, a tiles folder, a model or a layer."""
+    """Describe a scene, a tiles folder, a model or a layer.
+
+    Models that come with geoseg go by their names, such as buildings.
+    """
     if (Path(path) / "tiles.json").is_file():
         lines = _tiles(path)
     elif (Path(path) / "model.safetensors").is_file():
@@ -24,6 +28,8 @@ def command(path: str) -> None:
         )
     elif path.endswith(".safetensors"):
         lines = _model(path)
+    elif not Path(path).exists() and path in shipped_models():
+        lines = _model(str(shipped_models()[path]))
     else:
         lines = _scene_or_layer(path)
     width = max(len(name) for name, _ in lines) + 2

@@ -23,11 +23,18 @@ if TYPE_CHECKING:
     from geoseg.plan import PredictPlan
 
 
+_ABOUT_DEFAULT = (
+    "model: buildings, which comes with geoseg and learnt one town in Nepal; expect less elsewhere "
+    "than of a model trained on ground like yours (geoseg info buildings)"
+)
+
+
 @click.command()
 @click.argument("scene")
 @click.option(
-    "-m", "--model", "models", required=True, multiple=True, metavar="FILE",
-    help="A model.safetensors. Given several times, their probabilities are averaged.",
+    "-m", "--model", "models", multiple=True, metavar="FILE",
+    help="A model.safetensors. Given several times, their probabilities are averaged.  "
+    "[default: the one that comes with geoseg]",
 )  # fmt: skip
 @output_option("A folder (prob.tif, mask.tif, footprints.gpkg), or one file by its suffix.")
 @click.option("--bands", help="The scene's bands in the model's order, by number or name.")
@@ -121,10 +128,14 @@ def command(
         options = options.model_copy(update={"crf": CRFOptions()})
     from geoseg.device import count_gpus
     from geoseg.execution import count_workers, open_workers
+    from geoseg.model_file import DEFAULT_MODEL, find_model
     from geoseg.predict import Workers, plan_job, predict
 
+    if not models:
+        click.echo(_ABOUT_DEFAULT, err=True)
+    chosen = [find_model(model) for model in models or (DEFAULT_MODEL,)]
     if dry_run:
-        job = plan_job(scene, models, output, options, settings.vectorize, overwrite=overwrite)
+        job = plan_job(scene, chosen, output, options, settings.vectorize, overwrite=overwrite)
         click.echo(_describe(scene, job.plan, options))
         return
     if workers is None:
@@ -133,7 +144,7 @@ def command(
         alone = workers == 1 and scheduler is None
         files = predict(
             scene,
-            models,
+            chosen,
             output,
             options=options,
             thresholds=settings.vectorize,
