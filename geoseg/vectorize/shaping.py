@@ -11,7 +11,7 @@ from shapely.geometry.base import BaseGeometry
 from geoseg.options import Thresholds
 from geoseg.vectorize.outlines import simplify
 from geoseg.vectorize.regular import KEPT, RAW, Regular, regularize
-from geoseg.vectorize.zones import add_found, stays
+from geoseg.vectorize.zones import add_found, all_stay
 
 # Outlines may move by so much to become regular, and by so many pixels in any case.
 _REACH_M, _REACH_PX = 1.0, 2.0
@@ -95,7 +95,7 @@ def _simplify_within(
         astray = np.zeros(len(found), dtype=bool)
         for own in _slices(groups):
             if left[own.start]:
-                astray[own] = not stays(outlines[own], grounds[int(groups[own.start])]).all()
+                astray[own] = not all_stay(outlines[own], grounds[int(groups[own.start])])
         left = astray
         if not left.any():
             break

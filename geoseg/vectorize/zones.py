@@ -95,15 +95,23 @@ def stays(polygons: np.ndarray, ground: BaseGeometry) -> np.ndarray:
         return np.ones(len(polygons), dtype=bool)
     shapely.prepare(ground)
     kept: np.ndarray = shapely.covers(ground, polygons)
-    for index in np.flatnonzero(~kept):  # by the last digits, or indeed
-        kept[index] = _outside(polygons[index], ground) <= _ROUNDING * polygons[index].area
+    kept[~kept] = [_all_but_stays(polygon, ground) for polygon in polygons[~kept]]
     return kept
 
 
-def _outside(polygon: BaseGeometry, ground: BaseGeometry) -> float:
-    """The area of a polygon outside of ground that may be much larger."""
+def all_stay(polygons: np.ndarray, ground: BaseGeometry) -> bool:
+    """Whether all of them do; the first one that does not is the last one looked at."""
+    if ground.is_empty:
+        return True
+    shapely.prepare(ground)
+    kept = shapely.covers(ground, polygons)
+    return all(_all_but_stays(polygon, ground) for polygon in polygons[~kept])
+
+
+def _all_but_stays(polygon: BaseGeometry, ground: BaseGeometry) -> bool:
+    """Whether a polygon leaves ground, which may be much larger, by the last digits alone."""
     left, low, right, high = polygon.bounds
     with np.errstate(invalid="ignore"):  # what GEOS computes on the way is no concern
         near = shapely.clip_by_rect(ground, left - 1, low - 1, right + 1, high + 1)
     outside: float = polygon.difference(near if near.is_valid else ground).area
-    return outside
+    return outside <= _ROUNDING * polygon.area
