@@ -242,6 +242,15 @@ def test_covered_ground_agrees_with_counted_pixels():
     assert measure_areas(proposals, truth) == AreaCounts(pixels.tp, pixels.fp, pixels.fn)
 
 
+@given(town(), st.lists(rectangles(), min_size=1, max_size=9))
+def test_ground_is_the_same_in_pieces_as_united(truth, proposals):
+    area = measure_areas(proposals, truth)
+    pred, true = shapely.union_all(proposals), shapely.union_all(truth)
+    both = shapely.intersection(pred, true).area
+    expected = (both, pred.area - both, true.area - both)
+    assert (area.tp, area.fp, area.fn) == pytest.approx(expected, abs=1e-9)
+
+
 def test_no_ground_at_all():
     assert measure_areas([], []) == AreaCounts(0, 0, 0)
     assert measure_areas([box(0, 0, 2, 3)], []) == AreaCounts(0, 6, 0)

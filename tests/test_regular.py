@@ -16,7 +16,7 @@ from shapely.geometry import Point, Polygon, box
 from shapely.geometry import shape as as_shape
 
 from geoseg.grid import Grid
-from geoseg.vectorize import Thresholds, vectorize_arrays
+from geoseg.vectorize import Thresholds, shaping, vectorize_arrays
 from geoseg.vectorize.regular import _is_rectilinear
 
 GSD_M, HEIGHT, WIDTH = 0.5, 120, 170
@@ -97,6 +97,22 @@ def test_what_is_not_simplified_is_not_called_so(simplify_m, status):
         chosen = Thresholds(simplify_m=simplify_m, regularize=regularize)
         found = footprints(soft(placed(Point(0, 0).buffer(18), 0)), thresholds=chosen)
         assert found["reg_status"].tolist() == [status]
+
+
+@pytest.mark.parametrize("limit", [0, 30_000])
+def test_texture_stays_as_it_was_found(monkeypatch, limit):
+    monkeypatch.setattr(shaping, "_CORNERS_MORE", limit)
+    noise = ndimage.gaussian_filter(np.random.default_rng(1).normal(size=GRID.shape), 1.5)
+    body = np.clip(0.5 + 0.1 * noise / noise.std(), 0, 1).astype(np.float32)
+    found = footprints(body)
+    texture = found[found["reg_status"] == "raw"]
+    as_found = footprints(
+        body, thresholds=Thresholds(min_area_m2=2, simplify_m=0, regularize=False)
+    )
+    assert (len(texture) > 5) == (limit == 0)
+    assert (found["reg_status"] == "simplified").any()
+    same = as_found.set_index("id").geometry[texture["id"]]
+    assert shapely.equals(texture.geometry.values, same.values).all()
 
 
 @pytest.mark.parametrize("turn", TURNS)

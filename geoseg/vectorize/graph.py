@@ -35,22 +35,25 @@ class OutlineGraph:
         vectors: np.ndarray = self.points[self.walls[:, 1]] - self.points[self.walls[:, 0]]
         return vectors
 
-    def draw(self, points: np.ndarray, kept: np.ndarray) -> np.ndarray:
-        """Polygons (n,) of the same rings through other points.
+    def draw(self, points: np.ndarray, kept: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        """Some polygons (n,) of the same rings through other points.
 
         Corners at which nothing turns are left out, unless they are kept or others turn there.
 
         Args:
             points: float64 (corners, 2).
             kept: bool (corners,).
+            chosen: bool (polygons,), which are drawn.
         """
         ends = np.bincount(self.walls.ravel(), minlength=len(points))
         kept = kept | (ends > 2)
         shells: list[np.ndarray] = []
         holes: list[list[np.ndarray]] = []
-        for ring, first in zip(self.rings, np.diff(self.owners, prepend=-1) > 0, strict=True):
+        outer = np.diff(self.owners, prepend=-1) > 0
+        for index in np.flatnonzero(chosen[self.owners]).tolist():
+            ring = self.rings[index]
             path = _without_straight(points[ring], kept[ring])
-            if first:
+            if outer[index]:
                 shells.append(path)
                 holes.append([])
             else:

@@ -83,19 +83,20 @@ def regularize(
     graph = build_graph(outlines)
     directions, strengths = _directions(graph, len(outlines))
     reaches = np.where(strengths < _LEAST_STRENGTH, 0.0, reach)
-    polygons, fits = np.full(len(outlines), None, dtype=object), np.zeros(len(outlines), dtype=bool)
-    for _ in range(_ATTEMPTS):
-        pinned = _pinned(graph, directions, reaches == 0)
-        drawn = graph.draw(_straighten(graph, directions, pinned, reaches), pinned)
-        drawn[reaches == 0] = outlines[reaches == 0]
+    polygons, fits = outlines.copy(), np.zeros(len(outlines), dtype=bool)
+    for attempt in range(_ATTEMPTS):
+        moving = reaches > 0
+        pinned = _pinned(graph, directions, ~moving)
+        drawn = outlines.copy()
+        drawn[moving] = graph.draw(_straighten(graph, directions, pinned, reaches), pinned, moving)
         # What is as it was in the last attempt need not be looked at again.
-        new = ~shapely.equals_exact(drawn, polygons)
+        new = moving & (~shapely.equals_exact(drawn, polygons) | (attempt == 0))
         fits[new] = _fits(drawn[new], found[new], ground, reach)
         polygons = drawn
-        misfits = (reaches > 0) & ~fits
+        misfits = moving & ~fits
         if not misfits.any() and len(outlines) > 1:
             torn = ~shapely.is_empty(shapely.coverage_invalid_edges(polygons))
-            misfits = (reaches > 0) & (torn if (torn & (reaches > 0)).any() else torn.any())
+            misfits = moving & (torn if (torn & moving).any() else torn.any())
         if not misfits.any():
             break
         reaches[misfits] = _less(reaches[misfits], reach)
@@ -144,26 +145,38 @@ def _fits(
     ) & shapely.is_valid(polygons)
     # What is valid by a hair is not so any more once its digits are rounded.
     fits &= shapely.minimum_clearance(polygons) > _LEAST_CLEARANCE * reach
-    some, true = polygons[fits], found[fits]
-    area = shapely.area(true)
-    shared = shapely.area(shapely.intersection(some, true))
-    close = (
-        (np.abs(shapely.area(some) - area) <= _AREA_CHANGE * area)
-        & (shared >= _LEAST_IOU * (shapely.area(some) + area - shared))
-        & (shapely.hausdorff_distance(some, true) <= _SPUR * reach)
-        & (_farthest(some, true) <= reach)
-    )
-    fits[fits] = close & stays(some, ground)
+    # Of outlines with many corners each test takes longer than those before it.
+    for test in (_agrees, _stays_near):
+        fits[fits] = test(polygons[fits], found[fits], reach)
+    fits[fits] = stays(polygons[fits], ground)
     return fits
 
 
-def _farthest(polygons: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """How far any corner of each polygon lies from the outline that was found."""
+def _agrees(polygons: np.ndarray, found: np.ndarray, _: float) -> np.ndarray:
+    """Which polygons cover about the ground that was found."""
+    own, true = shapely.area(polygons), shapely.area(found)
+    agree: np.ndarray = np.abs(own - true) <= _AREA_CHANGE * true
+    own, true = own[agree], true[agree]
+    shared = shapely.area(shapely.intersection(polygons[agree], found[agree]))
+    agree[agree] = shared >= _LEAST_IOU * (own + true - shared)
+    return agree
+
+
+def _stays_near(polygons: np.ndarray, found: np.ndarray, reach: float) -> np.ndarray:
+    """Which polygons have every corner near the outline that was found, and pass by its own."""
+    near: np.ndarray = _within(polygons, found, reach)
+    near[near] = _within(found[near], polygons[near], _SPUR * reach)
+    return near
+
+
+def _within(polygons: np.ndarray, others: np.ndarray, distance: float) -> np.ndarray:
+    """Which polygons have no corner further than that from the outline of the other one."""
     points, owners = shapely.get_coordinates(polygons, return_index=True)
-    farthest = np.zeros(len(polygons))
-    distances = shapely.distance(shapely.points(points), shapely.boundary(found)[owners])
-    np.maximum.at(farthest, owners, distances)
-    return farthest
+    lines = shapely.boundary(others)
+    shapely.prepare(lines)
+    far = ~shapely.dwithin(lines[owners], shapely.points(points), distance)
+    within: np.ndarray = np.bincount(owners, far, len(polygons)) == 0
+    return within
 
 
 def _rectangle(outline: shapely.Polygon) -> shapely.Polygon:
@@ -215,14 +228,20 @@ def _directions(graph: OutlineGraph, count: int) -> tuple[np.ndarray, np.ndarray
         np.add.at(sums, graph.sides[chosen, side], walls[chosen])
         np.add.at(lengths, graph.sides[chosen, side], np.abs(walls[chosen]))
     strengths = np.abs(sums) / lengths
-    leader = np.arange(count)
+    leaders = list(range(count))
+
+    def leader(polygon: int) -> int:
+        while leaders[polygon] != polygon:
+            leaders[polygon] = polygon = leaders[leaders[polygon]]
+        return polygon
+
     order = np.flatnonzero(twice)[np.argsort(-np.abs(walls[twice]), kind="stable")]
     for one, other in graph.sides[order].tolist():
-        a, b = int(leader[one]), int(leader[other])
+        a, b = leader(one), leader(other)
         if a != b and abs(np.angle(sums[a] * np.conj(sums[b]))) < 4 * _SAME_DIRECTION:
             sums[min(a, b)] = sums[a] + sums[b]
-            leader[(leader == a) | (leader == b)] = min(a, b)
-    return np.angle(sums[leader]) / 4, strengths
+            leaders[max(a, b)] = min(a, b)
+    return np.angle(sums[[leader(polygon) for polygon in range(count)]]) / 4, strengths
 
 
 def _pinned(graph: OutlineGraph, directions: np.ndarray, fixed: np.ndarray) -> np.ndarray:
@@ -244,25 +263,26 @@ def _straighten(
     """Corners (n, 2) moved so that walls run along the directions, as far as polygons reach."""
     points = graph.points.copy()
     reach = reaches[graph.sides].min(axis=1)
-    free = ~pinned[graph.walls].any(axis=1)
-    for direction in np.unique(directions):
-        own = free & (directions[graph.sides[:, 0]] == direction)
-        walls = graph.walls[own]
-        turned = _turn(graph.points, -direction)
-        steps = np.abs(turned[walls[:, 1]] - turned[walls[:, 0]])
+    free = np.flatnonzero(~pinned[graph.walls].any(axis=1))
+    free = free[np.argsort(directions[graph.sides[free, 0]], kind="stable")]
+    own_directions, begins = np.unique(directions[graph.sides[free, 0]], return_index=True)
+    for direction, own in zip(own_directions, np.split(free, begins[1:]), strict=False):
+        corners, ends = np.unique(graph.walls[own], return_inverse=True)
+        ends, turned = ends.reshape(-1, 2), _turn(graph.points[corners], -direction)
+        steps = np.abs(turned[ends[:, 1]] - turned[ends[:, 0]])
         across, along = steps.min(axis=1), steps.max(axis=1)
         oblique = across > 2 * reach[own]  # each of its ends would move by half of that
         oblique |= (across > along * math.tan(_OBLIQUE)) & (along > 2 * reach[own])
-        walls, steps, near = walls[~oblique], steps[~oblique], reach[own][~oblique]
+        ends, steps, near = ends[~oblique], steps[~oblique], reach[own][~oblique]
         across = steps[:, 0] > steps[:, 1]  # these share their second coordinate
-        corners, ends = np.unique(walls, return_inverse=True)
-        ends, moved = ends.reshape(-1, 2), turned[corners]
+        moving, ends = np.unique(ends, return_inverse=True)
+        ends, moved = ends.reshape(-1, 2), turned[moving]
         for axis, same in ((0, ~across), (1, across)):
             levels = _Levels(moved[:, axis])
             levels.join(ends[same], steps[same, 1 - axis])
             levels.join_near(ends[~same], steps[~same, axis], near[~same])
             moved[:, axis] = levels.values()
-        points[corners] = _turn(moved, direction)
+        points[corners[moving]] = _turn(moved, direction)
     return points
 
 

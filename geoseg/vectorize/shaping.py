@@ -11,7 +11,7 @@ from shapely.geometry.base import BaseGeometry
 from geoseg.options import Thresholds
 from geoseg.vectorize.outlines import simplify
 from geoseg.vectorize.regular import KEPT, RAW, Regular, regularize
-from geoseg.vectorize.zones import add_found, stays
+from geoseg.vectorize.zones import add_found, all_stay
 
 # Outlines may move by so much to become regular, and by so many pixels in any case.
 _REACH_M, _REACH_PX = 1.0, 2.0
@@ -24,6 +24,10 @@ _WALL_SHARE = 0.75
 
 # Of the tolerance, until a component's outlines stay on its own ground.
 _SHARES = (1.0, 0.5, 0.25, 0.0)
+
+# A component of more corners than so many for each outline, and some for the whole, is no
+# buildings but texture, as models say that have learnt little.
+_CORNERS_EACH, _CORNERS_MORE = 32, 30_000
 
 
 def reaches_m(steps_m: np.ndarray) -> np.ndarray:
@@ -62,13 +66,20 @@ def shape_outlines(
         for own in _slices(groups)
     }
     tolerances = _round(thresholds.simplify_m / sides)
-    outlines = _simplify_within(found, groups, grounds, tolerances)
-    status = np.where(tolerances > 0, KEPT, RAW).astype(object)
+    outlines, texture = _simplify_within(found, groups, grounds, tolerances)
+    status = np.where((tolerances > 0) & ~texture, KEPT, RAW).astype(object)
     if not thresholds.regularize:
         return Regular(outlines, status)
     reaches = reaches_m(steps_m)
-    walls = _simplify_within(found, groups, grounds, _round(_WALL_SHARE * reaches / sides))
+    tolerances = _round(_WALL_SHARE * reaches / sides)
+    rest = np.flatnonzero(~texture)
+    walls = outlines.copy()
+    walls[rest], texture[rest] = _simplify_within(
+        found[rest], groups[rest], grounds, tolerances[rest]
+    )
     for own in _slices(groups):
+        if texture[own.start]:
+            continue
         first = own.start
         ground, steps = grounds[int(groups[first])], steps_m[first]
         regular = _regularize_on_ground(walls[own], found[own], ground, steps, reaches[first])
@@ -87,19 +98,33 @@ def _simplify_within(
     groups: np.ndarray,
     grounds: Mapping[int, BaseGeometry],
     tolerances: np.ndarray,
-) -> np.ndarray:
-    """Simplifies as far as components stay on their ground."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Simplifies as far as components stay on their ground.
+
+    Texture that leaves it at once is not tried any further, for it would not stay there.
+
+    Returns:
+        Outlines, and bool (n,), which of them are texture and as they were found.
+    """
     outlines, left = found.copy(), np.ones(len(found), dtype=bool)
+    texture = np.zeros(len(found), dtype=bool)
     for share in _SHARES:
         outlines[left] = simplify(found[left], groups[left], share * tolerances[left])
         astray = np.zeros(len(found), dtype=bool)
         for own in _slices(groups):
-            if left[own.start]:
-                astray[own] = not stays(outlines[own], grounds[int(groups[own.start])]).all()
+            if left[own.start] and not all_stay(outlines[own], grounds[int(groups[own.start])]):
+                texture[own] = _is_texture(outlines[own])
+                astray[own] = not texture[own.start]
         left = astray
         if not left.any():
             break
-    return outlines
+    outlines[texture] = found[texture]
+    return outlines, texture
+
+
+def _is_texture(outlines: np.ndarray) -> bool:
+    corners = int(shapely.get_num_coordinates(outlines).sum())
+    return corners > _CORNERS_EACH * len(outlines) + _CORNERS_MORE
 
 
 def _regularize_on_ground(

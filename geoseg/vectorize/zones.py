@@ -19,8 +19,9 @@ from shapely.geometry.base import BaseGeometry
 
 from geoseg.grid import Grid
 from geoseg.vectorize.components import Components
+from geoseg.vectorize.outlines import move_polygons
 from geoseg.vectorize.rings import trace_rings
-from geoseg.vectorize.runs import Runs, find_runs, label_runs, paint
+from geoseg.vectorize.runs import Runs, find_runs, join_runs, label_runs, paint
 
 # Of a polygon's area; less than this lies outside by the last digits alone.
 _ROUNDING = 1e-9
@@ -48,7 +49,7 @@ def find_zones(
         For each a polygon or several; empty if it may go anywhere within its margin.
     """
     names = paint(mask, valid.shape)
-    zones = []
+    found, moves, below = [], [], 0
     for component, margin in zip(components, margins.tolist(), strict=True):
         wide = grid.widen(component.window, margin)
         whole = (wide.height, wide.width) == (
@@ -60,22 +61,43 @@ def find_zones(
         row, column = component.first
         own = names[row - window.row_off, column - window.col_off]
         zone = _find_zone(names[part], own, valid[part], inside=whole)
-        shift = np.array([wide.col_off, wide.row_off])
-        zones.append(shapely.transform(zone, lambda xy: xy + shift))  # noqa: B023
-    return zones
+        found.append(find_runs(zone.view(np.uint8)).move(below, 0))
+        moves.append((wide.col_off, wide.row_off - below))
+        below += wide.height + 1
+    return _outline(found, np.array(moves).reshape(-1, 2))
 
 
-def _find_zone(names: np.ndarray, own: int, valid: np.ndarray, *, inside: bool) -> BaseGeometry:
+def _find_zone(names: np.ndarray, own: int, valid: np.ndarray, *, inside: bool) -> np.ndarray:
+    """Pixels of a zone, bool (H, W); none if it is everywhere."""
     foreign = (names > 0) & (names != own)
     near = foreign.any()
-    if not near and inside and valid.all():
-        return shapely.Polygon()
-    zone = valid
-    if near:
-        zone = zone & (distance_transform_edt(names != own) < distance_transform_edt(~foreign))
-    runs = find_runs(zone.view(np.uint8))
-    pieces, _ = label_runs(runs, diagonal=False)
-    return MultiPolygon(list(trace_rings(runs, pieces).polygons()))
+    if not near:
+        return np.zeros_like(valid) if inside and valid.all() else valid
+    zone: np.ndarray = valid & (
+        distance_transform_edt(names != own) < distance_transform_edt(~foreign)
+    )
+    return zone
+
+
+def _outline(found: list[Runs], moves: np.ndarray) -> list[BaseGeometry]:
+    """Outlines of zones that lie one below the other, each moved to its place.
+
+    All are traced at once, which for small ones is much faster.
+
+    Args:
+        found: Runs of each.
+        moves: int64 (n, 2), columns and rows.
+    """
+    if not found:
+        return []
+    runs = join_runs(*found)
+    owners = np.repeat(np.arange(len(found)), [len(zone) for zone in found])
+    pieces, count = label_runs(runs, diagonal=False)
+    owner = np.zeros(count, dtype=np.int64)
+    owner[pieces] = owners
+    polygons = move_polygons(trace_rings(runs, pieces).polygons(), *moves[owner].T)
+    ends = np.searchsorted(owner, np.arange(1, len(found)))
+    return [MultiPolygon(list(parts)) for parts in np.split(polygons, ends)]
 
 
 def add_found(zone: BaseGeometry, found: np.ndarray) -> BaseGeometry:
@@ -95,15 +117,23 @@ def stays(polygons: np.ndarray, ground: BaseGeometry) -> np.ndarray:
         return np.ones(len(polygons), dtype=bool)
     shapely.prepare(ground)
     kept: np.ndarray = shapely.covers(ground, polygons)
-    for index in np.flatnonzero(~kept):  # by the last digits, or indeed
-        kept[index] = _outside(polygons[index], ground) <= _ROUNDING * polygons[index].area
+    kept[~kept] = [_all_but_stays(polygon, ground) for polygon in polygons[~kept]]
     return kept
 
 
-def _outside(polygon: BaseGeometry, ground: BaseGeometry) -> float:
-    """The area of a polygon outside of ground that may be much larger."""
+def all_stay(polygons: np.ndarray, ground: BaseGeometry) -> bool:
+    """Whether all of them do; the first one that does not is the last one looked at."""
+    if ground.is_empty:
+        return True
+    shapely.prepare(ground)
+    kept = shapely.covers(ground, polygons)
+    return all(_all_but_stays(polygon, ground) for polygon in polygons[~kept])
+
+
+def _all_but_stays(polygon: BaseGeometry, ground: BaseGeometry) -> bool:
+    """Whether a polygon leaves ground, which may be much larger, by the last digits alone."""
     left, low, right, high = polygon.bounds
     with np.errstate(invalid="ignore"):  # what GEOS computes on the way is no concern
         near = shapely.clip_by_rect(ground, left - 1, low - 1, right + 1, high + 1)
     outside: float = polygon.difference(near if near.is_valid else ground).area
-    return outside
+    return outside <= _ROUNDING * polygon.area
