@@ -78,8 +78,11 @@ class Learner(L.LightningModule):
         if gradient_clip_val:
             nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
-    def on_train_epoch_start(self) -> None:
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Makes what a network draws in training, such as dropout, a matter of the epoch alone."""
+        if batch_idx:
+            return
+        # Not earlier: to begin with its batches, a loader draws a number, too.
         world = self.trainer.world_size
         seed = self.options.seed * 1_000_003 + self.current_epoch
         torch.manual_seed(seed * world + self.global_rank)
