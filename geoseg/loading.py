@@ -132,7 +132,9 @@ class LossesOfTiles(Callback):
         if self._seen:
             columns = [torch.cat(column) for column in zip(*self._seen, strict=True)]
             whole = [cast(Tensor, pl_module.all_gather(column)) for column in columns]
-            tiles, losses = (column.flatten().cpu() for column in whole)
+            # Step by step, as one process would have seen them.
+            shape = trainer.world_size, len(self._seen), -1
+            tiles, losses = (c.reshape(shape).transpose(0, 1).flatten().cpu() for c in whole)
             self.sampler.learn(tiles.numpy(), losses.float().numpy())
             self._seen = []
 
