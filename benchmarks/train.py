@@ -36,8 +36,9 @@ from geoseg.dataset import TileDataset
 from geoseg.ground import GroundDataset, gather_ground
 from geoseg.history import History
 from geoseg.loading import build_sampler, window_side
+from geoseg.loop import build_trainer
 from geoseg.options import TileOptions
-from geoseg.train import build_loaders, build_trainer, prepare
+from geoseg.train import build_loaders, prepare
 
 TOWN = (1536, 2048)
 
@@ -107,7 +108,7 @@ def speed(tiles: Path, work: Path, config: Config, *, steps: int, repeat: int) -
     sampler.passes = (warm + steps) * repeat * sampler.batch_size // len(setup.train_set) + 2
     turns = Turns(steps, warm, repeat)
     history = History(work / "run", options, lambda _: None)
-    trainer = build_trainer(work / "run", setup, history, progress_bar=False)
+    trainer = build_trainer(work / "run", setup.options, setup.device, history, progress_bar=False)
     cast(Any, trainer).callbacks.insert(1, turns)
     trainer.fit(setup.module, loader)
     rates = {name: 1 / statistics.median(seconds) for name, seconds in turns.seconds.items()}

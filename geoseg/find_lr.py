@@ -17,9 +17,10 @@ from lightning.pytorch.callbacks import Callback
 from geoseg.errors import ConfigError
 from geoseg.journal import replace_file
 from geoseg.loading import build_sampler
+from geoseg.loop import describe_hardware
 from geoseg.options import ModelOptions, TrainOptions
 from geoseg.pictures import draw_rates
-from geoseg.train import build_loaders, describe_hardware, prepare
+from geoseg.train import build_loaders, prepare
 
 LOWEST, HIGHEST = 1e-6, 1.0
 
@@ -71,10 +72,11 @@ def find_lr(
             fall.
     """
     options = options or TrainOptions()
-    setup = prepare(tiles, model or ModelOptions(), options)
+    alone = options.model_copy(update={"devices": 1, "nodes": 1})
+    setup = prepare(tiles, model or ModelOptions(), alone)
     trying = _RisingRate(steps)
     trainer = L.Trainer(
-        **describe_hardware(options.model_copy(update={"devices": 1, "nodes": 1}), setup.device),
+        **describe_hardware(alone, setup.device),
         max_steps=steps,
         callbacks=[trying],
         logger=False,

@@ -1,17 +1,18 @@
-"""A training run's clock and diary: the learning rate, `metrics.csv`, `curves.png`, its states."""
+"""A training run's clock and diary: the learning rate, `metrics.csv`, `curves.png`."""
 
 from __future__ import annotations
 
 import csv
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
-from torch import Tensor
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from geoseg.journal import replace_file
 from geoseg.loggers import open_loggers
@@ -66,7 +67,9 @@ class History(Callback):
     def best_iou(self) -> float:
         """Pixel IoU on validation tiles in the best epoch so far."""
         scored = [row for row in self.rows if MONITOR in row]
-        return max(scored, key=lambda row: row[MONITOR], default={"val_iou": 0.0})["val_iou"]
+        return max(reversed(scored), key=lambda row: row[MONITOR], default={"val_iou": 0.0})[
+            "val_iou"
+        ]
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must keep."""
@@ -77,9 +80,17 @@ class History(Callback):
         self._before, self._start = state["minutes"], time.monotonic()
         self.rows = list(state["rows"])
 
-    def on_train_start(self, *_: Any) -> None:
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Does not train on where time was up."""
+        spent, limit = checkpoint["callbacks"][self.state_key]["minutes"], self.options.max_minutes
+        trainer.should_stop |= limit is not None and spent >= limit
+
+    def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
         """Opens the loggers, and starts the clock, unless a checkpoint has."""
-        self.loggers = open_loggers(self.options.loggers, self.folder)
+        if trainer.is_global_zero:
+            self.loggers = open_loggers(self.options.loggers, self.folder)
         for logger in self.loggers:
             logger.log_hyperparams(self.options.model_dump(mode="json"))
         self._start = time.monotonic()
@@ -125,8 +136,25 @@ class History(Callback):
         known = [name for name in COLUMNS[4:] if self._validated or not name.startswith("val_")]
         row |= {name: float(values[name]) for name in known if name in values}
         self.rows.append(row)
+        if trainer.is_global_zero:
+            self._write(row)
+
+    def on_train_end(self, *_: Any) -> None:
+        """Closes the loggers."""
         for logger in self.loggers:
-            logger.log_metrics(row, step=trainer.global_step)
+            logger.finalize("success")
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Ends the processes that this one started; they would wait for it."""
+        launcher = trainer.strategy.launcher
+        if isinstance(launcher, _SubprocessScriptLauncher):
+            launcher.kill(signal.SIGKILL)
+
+    def _write(self, row: dict[str, float]) -> None:
+        for logger in self.loggers:
+            logger.log_metrics(row, step=int(row["step"]))
         with (
             replace_file(self.folder / "metrics.csv") as partial,
             partial.open("w", newline="") as file,
@@ -139,11 +167,6 @@ class History(Callback):
             f"epoch {row['epoch'] + 1}: {row['minutes']:.1f} min, "
             + ", ".join(f"{name} {row[name]:.3f}" for name in COLUMNS[4:] if name in row)
         )
-
-    def on_train_end(self, *_: Any) -> None:
-        """Closes the loggers."""
-        for logger in self.loggers:
-            logger.finalize("success")
 
     def _tell(self, line: str) -> None:
         self._told = time.monotonic()
@@ -158,56 +181,3 @@ class History(Callback):
             self._clock = trainer.strategy.broadcast(self._clock)
         steps = trainer.global_step / max(1, trainer.estimated_stepping_batches)
         self.progress = float(max(steps, self._clock / limit if limit else 0.0))
-
-
-class RunCheckpoints(ModelCheckpoint):
-    """Keeps the best epoch as `best.ckpt` and every epoch, validated or not, as `last.ckpt`.
-
-    The best score is kept when the run's folder was moved. Of epochs that score the same the
-    last is the best: while nothing is found yet, all score 0.
-
-    Args:
-        folder: The run's folder.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(
-            folder,
-            "best",
-            monitor=MONITOR,
-            mode="max",
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        )
-        self._validated = False
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Knows that this epoch has a score; Lightning keeps that of an earlier one."""
-        self._validated = not trainer.sanity_checking
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Saves the epoch."""
-        if self._validated:
-            super().on_train_epoch_end(trainer, pl_module)
-        self._validated = False
-        trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt")
-
-    def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
-        """Whether an epoch is as good as the best."""
-        better: bool = super().check_monitor_top_k(trainer, current)
-        best = self.best_model_score
-        return better or (current is not None and best is not None and bool(current == best))
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up the state of an earlier process, its paths in the folder of this one."""
-        folder = Path(str(self.dirpath))
-
-        def here(path: str) -> str:
-            return str(folder / Path(path).name) if path else path
-
-        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
-        moved = {name: here(state_dict[name]) for name in paths}
-        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
-        super().load_state_dict(
-            {**state_dict, **moved, "best_k_models": best, "dirpath": self.dirpath}
-        )

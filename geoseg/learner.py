@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from geoseg.dataset import TileDataset
 from geoseg.model_file import ModelSpec
 from geoseg.models import encoder_of
 from geoseg.options import TrainOptions
+from geoseg.ranks import settle, take_from_first
 from geoseg.tiles import TilesInfo
 from geoseg.tune import Tuned
 
@@ -48,6 +50,7 @@ class Learner(L.LightningModule):
         self.encoder_share = options.encoder_lr if pretrained else 1.0
         self.register_buffer("mean", torch.tensor(info.mean), persistent=False)
         self.register_buffer("std", torch.tensor(info.std), persistent=False)
+        self._val_loss, self._val_samples = torch.zeros(()), 0
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW or SGD; a gentler rate for an encoder that has learnt before."""
@@ -74,6 +77,48 @@ class Learner(L.LightningModule):
         """Scales long gradients down; Lightning itself refuses that for fused optimisers."""
         if gradient_clip_val:
             nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Makes what a network draws in training, such as dropout, a matter of the epoch alone."""
+        if batch_idx:
+            return
+        # Not earlier: to begin with its batches, a loader draws a number, too.
+        world = self.trainer.world_size
+        seed = self.options.seed * 1_000_003 + self.current_epoch
+        torch.manual_seed(seed * world + self.global_rank)
+
+    def on_validation_epoch_start(self) -> None:
+        """Starts counting anew, in all processes with the same network."""
+        # Statistics of batches are each process's own, unless it trains on a GPU.
+        take_from_first(list(self.network.buffers()))
+        self._val_loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        self._val_samples = 0
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the mean loss of all samples, and the scores of what was found on them."""
+        own = self._val_loss.item(), self._val_samples, self._findings()
+        self.log_dict(settle(own, self._judge), sync_dist=True)
+
+    def _log_loss(self, loss: Tensor, count: int) -> None:
+        """Takes note of a training batch's mean loss."""
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=count, sync_dist=True)
+
+    def _add_loss(self, loss: Tensor, count: int) -> None:
+        """Takes note of a validation batch's mean loss, without waiting for the device."""
+        self._val_loss += loss.detach() * count
+        self._val_samples += count
+
+    def _judge(self, parts: list[tuple[float, int, Any]]) -> dict[str, float]:
+        losses, counts, findings = zip(*parts, strict=True)
+        return {"val_loss": sum(losses) / sum(counts), **self._score(list(findings))}
+
+    @abstractmethod
+    def _findings(self) -> Any:
+        """What this process has found on its validation tiles."""
+
+    @abstractmethod
+    def _score(self, findings: list[Any]) -> dict[str, float]:
+        """The scores of what every process has found, by name."""
 
     def _chance(self, count: int) -> Chance:
         """What befalls the samples of this step."""

@@ -94,10 +94,15 @@ def build_train_loader(
 
 
 def build_val_loader(
-    tiles: TileDataset, options: TrainOptions, batch_size: int, device: torch.device
+    tiles: TileDataset,
+    options: TrainOptions,
+    sampler: DrawSampler,
+    batch_size: int,
+    device: torch.device,
 ) -> DataLoader[Sample]:
-    """Batches of whole tiles, in their own order."""
-    return DataLoader(tiles, batch_size, **_settings(options, device))
+    """Batches of whole tiles, in their own order; of several ranks each has its share of them."""
+    own = range(sampler.rank, len(tiles), sampler.world)
+    return DataLoader(tiles, batch_size, sampler=own, **_settings(options, device))
 
 
 class LossesOfTiles(Callback):
@@ -122,12 +127,14 @@ class LossesOfTiles(Callback):
         """Takes note, without waiting for the device."""
         self._seen.append((batch["tile"], cast(Tensor, pl_module.tile_losses)))
 
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Tells it before the checkpoint is written."""
         if self._seen:
             columns = [torch.cat(column) for column in zip(*self._seen, strict=True)]
             whole = [cast(Tensor, pl_module.all_gather(column)) for column in columns]
-            tiles, losses = (column.flatten().cpu() for column in whole)
+            # Step by step, as one process would have seen them.
+            shape = trainer.world_size, len(self._seen), -1
+            tiles, losses = (c.reshape(shape).transpose(0, 1).flatten().cpu() for c in whole)
             self.sampler.learn(tiles.numpy(), losses.float().numpy())
             self._seen = []
 

@@ -355,7 +355,12 @@ class TrainOptions(Options):
     """How the network is trained."""
 
     epochs: int = Field(100, ge=1, description="Passes over the tiles; short ones are repeated")
-    max_minutes: float | None = Field(None, gt=0, description="Training ends by then")
+    max_minutes: float | None = Field(
+        None,
+        gt=0,
+        description="Training ends by then; the rate follows the clock, so no two such runs are "
+        "the same",
+    )
     patience: int | None = Field(
         None, ge=1, description="Training ends after so many validations without a better one"
     )

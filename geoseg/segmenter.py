@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -72,11 +74,12 @@ class Segmenter(Learner):
             chance=self._chance(len(image)),
         )
         loss = self._loss(image, target)[0]
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(image))
+        self._log_loss(loss, len(image))
         return loss
 
     def on_validation_epoch_start(self) -> None:
         """Starts counting anew."""
+        super().on_validation_epoch_start()
         self.confusion = self._nothing_counted()
         if self.ground:
             self.ground.start()
@@ -85,7 +88,7 @@ class Segmenter(Learner):
         """Loss, pixel counts and probabilities of one batch."""
         image, target, _valid = self._prepare(batch)
         loss, logits = self._loss(image, target)
-        self.log("val_loss", loss, batch_size=len(image))
+        self._add_loss(loss, len(image))
         found = logits.argmax(dim=1) if self.info.exclusive else logits[:, 0] > 0
         truth = target[:, 0].cpu().numpy()
         self.confusion += count_classes(
@@ -95,27 +98,30 @@ class Segmenter(Learner):
             prob = logits.float().sigmoid()
             self.ground.add(batch["index"].tolist(), prob.cpu().numpy())
 
-    def on_validation_epoch_end(self) -> None:
+    def _findings(self) -> tuple[Confusion, dict[int, np.ndarray]]:
+        return self.confusion, self.ground.found if self.ground else {}
+
+    def _score(self, findings: list[Any]) -> dict[str, float]:
         """Scores of all validation pixels together: of buildings, or the mean of the classes'.
 
         `val_f1` is building F1@0.5 of the footprints that the usual thresholds give on the
         validation ground. `val_score` is the mean of it and pixel IoU, which steadies it, as
         some hundred buildings are few; of exclusive classes it is their mean IoU.
         """
+        confusion = sum((counted for counted, _ in findings), self._nothing_counted())
         if self.info.exclusive:
-            iou, f1 = self.confusion.mean_iou, self.confusion.mean_f1
+            iou, f1 = confusion.mean_iou, confusion.mean_f1
         else:
-            building = self.confusion.per_class[1]
+            building = confusion.per_class[1]
             iou, f1 = building.iou, building.f1
-        self.log("val_iou", iou)
-        self.log("val_f1_pixel", f1)
-        score = iou
+        scores = {"val_iou": iou, "val_f1_pixel": f1, "val_score": iou}
         if self.ground:
-            found, _ = self.ground.score(_WHILE_TRAINING)
+            for _, found in findings:
+                self.ground.found |= found
+            buildings, _ = self.ground.score(_WHILE_TRAINING)
             self.ground.start()
-            self.log("val_f1", found.f1)
-            score = (iou + found.f1) / 2
-        self.log("val_score", score)
+            scores |= {"val_f1": buildings.f1, "val_score": (iou + buildings.f1) / 2}
+        return scores
 
     def _nothing_counted(self) -> Confusion:
         classes = len(self.info.classes) if self.info.exclusive else 2

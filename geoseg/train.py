@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import math
-import shutil
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,25 +9,23 @@ from typing import Any, cast
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping
-from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from geoseg import __version__
-from geoseg.averaging import LateAverage, RunningAverage
 from geoseg.batch_size import find_batch_size
 from geoseg.boxes.learner import BOX_RECIPE
 from geoseg.dataset import Sample, TileDataset
-from geoseg.device import choose_device, computes_bf16
-from geoseg.errors import ConfigError, ModelFileError
+from geoseg.device import choose_device
+from geoseg.errors import ConfigError, GeosegError
 from geoseg.finish import finish
 from geoseg.ground import gather_ground, remove_ground
-from geoseg.history import MONITOR, History, RunCheckpoints
+from geoseg.history import History
 from geoseg.journal import check_output
 from geoseg.learner import Learner, Recipe
 from geoseg.loading import LossesOfTiles, build_sampler, build_train_loader, build_val_loader
-from geoseg.loggers import TENSORBOARD_NAME, check_loggers
+from geoseg.loggers import check_loggers
+from geoseg.loop import build_trainer, quieten_lightning
 from geoseg.model_file import ModelSpec, save_model
 from geoseg.models import (
     build_model,
@@ -41,18 +35,15 @@ from geoseg.models import (
     task_of,
 )
 from geoseg.options import ModelOptions, Thresholds, TrainOptions
+from geoseg.ranks import adopt_started, check_processes, is_first
 from geoseg.sampling import DrawSampler, HardSampler
 from geoseg.segmenter import Segmenter
+from geoseg.states import GROUND_NAME, MODEL_NAME, best_weights, check_state, clear_run
 from geoseg.tiles import TilesInfo, load_tiles_info
 from geoseg.tune import Tuned
 from geoseg.validate import ValidationGround
 
 Report = Callable[[str], None]
-
-MODEL_NAME = "model.safetensors"
-
-# Where the training ground lies while a run needs it, if memory has no room for it.
-_GROUND_NAME = "ground"
 
 
 @dataclass(frozen=True)
@@ -110,12 +101,16 @@ def train(
     check_loggers(options.loggers)
     folder, last = Path(output), Path(output) / "last.ckpt"
     resuming = resume and last.is_file()
-    first = cast(Any, rank_zero_only).rank == 0  # of several processes, the one that writes
-    setup = prepare(tiles, model, options, pretrained=not resuming)
-    if first:
-        check_output(output, overwrite=overwrite or resuming)
+    setup = _prepare_once(tiles, model, options, pretrained=not resuming)
+    options = setup.options
     history = History(folder, options, report)
-    trainer = build_trainer(folder, setup, history, progress_bar=progress_bar)
+    trainer = build_trainer(folder, options, setup.device, history, progress_bar=progress_bar)
+    first = trainer.is_global_zero  # of several processes, the one that writes and speaks
+    if first:
+        begun = resume and not (folder / MODEL_NAME).exists()
+        check_output(output, overwrite=overwrite or resuming or begun)
+    else:
+        history.report = report = lambda _: None
     sampler = build_sampler(
         setup.train_set,
         options,
@@ -125,12 +120,12 @@ def train(
     )
     if isinstance(sampler, HardSampler):
         cast(Any, trainer).callbacks.insert(0, LossesOfTiles(sampler))
-    checkpoint = str(_check_state(last, setup.module, options)) if resuming else None
+    checkpoint = str(check_state(last, setup.module, options)) if resuming else None
     if not resuming and first:
         if resume:
             report(f"{folder}: holds no run to go on with; beginning one")
-        _clear(folder)
-    at = folder / (f"{_GROUND_NAME}_{trainer.global_rank}" if trainer.global_rank else _GROUND_NAME)
+        clear_run(folder)
+    at = folder / (f"{GROUND_NAME}_{trainer.global_rank}" if trainer.global_rank else GROUND_NAME)
     loaders = build_loaders(setup, sampler, at)
     try:
         trainer.fit(setup.module, *loaders, ckpt_path=checkpoint, weights_only=True)
@@ -138,10 +133,10 @@ def train(
         report(_interrupted(last))
         raise
     remove_ground(at)
-    if not trainer.is_global_zero:
+    if not first:
         raise SystemExit(0)  # one process is enough for what follows
 
-    spec, weights = setup.spec, _best_weights(folder / "best.ckpt")
+    spec, weights = setup.spec, best_weights(folder / "best.ckpt")
     if not spec.exclusive:
         report("tuning thresholds on validation ground")
     tuned = setup.recipe.finish(spec, weights, options.device, setup.val_set, folder)
@@ -180,6 +175,18 @@ class Setup:
     device: torch.device
 
 
+def _prepare_once(
+    tiles: str | Path, model: ModelOptions, options: TrainOptions, *, pretrained: bool
+) -> Setup:
+    """As `prepare`, but of several processes that are refused the same only the first says so."""
+    try:
+        return prepare(tiles, model, options, pretrained=pretrained)
+    except GeosegError:
+        if is_first():
+            raise
+        raise SystemExit(2) from None
+
+
 def prepare(
     tiles: str | Path, model: ModelOptions, options: TrainOptions, *, pretrained: bool = True
 ) -> Setup:
@@ -194,7 +201,7 @@ def prepare(
     Raises:
         GeosegError: If tiles, network and options do not work together.
     """
-    recipe = RECIPES[task_of(model.arch)]
+    recipe, options = RECIPES[task_of(model.arch)], adopt_started(options)
     if load_tiles_info(tiles).exclusive and task_of(model.arch) == "boxes":
         raise ConfigError(
             f"{tiles}: holds exclusive classes, which {model.arch} cannot learn, as it finds boxes "
@@ -202,7 +209,8 @@ def prepare(
         )
     train_set, val_set = recipe.datasets(tiles, options)
     device = choose_device(options.device)
-    _quieten_lightning()
+    check_processes(options, len(val_set), device)
+    quieten_lightning()
     L.seed_everything(options.seed, verbose=False)
     spec = _describe(train_set.info, model, recipe)
     network = build_model(
@@ -286,39 +294,6 @@ def _interrupted(last: Path) -> str:
     return f"interrupted; {kept}"
 
 
-def _clear(folder: Path) -> None:
-    """Removes the states of an earlier run, which this one must not take for its own."""
-    for name in (MODEL_NAME, "best.ckpt", "last.ckpt"):
-        (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / TENSORBOARD_NAME, ignore_errors=True)
-    remove_ground(folder / _GROUND_NAME)
-
-
-def _check_state(path: Path, module: nn.Module, options: TrainOptions) -> Path:
-    """Refuses a training state that is damaged, of another network, or of a finished run."""
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        state = checkpoint["state_dict"]
-    except Exception as error:
-        raise ModelFileError(
-            f"{path}: cannot be read as a training state; start anew with --overwrite"
-        ) from error
-    wanted = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    if {name: tensor.shape for name, tensor in state.items()} != wanted:
-        raise ModelFileError(
-            f"{path}: is the state of another network; resume with the --config and --set that "
-            "the run began with, or start anew with --overwrite"
-        )
-    epochs, minutes = checkpoint["epoch"] + 1, checkpoint["callbacks"]["History"]["minutes"]
-    finished = epochs >= options.epochs or minutes >= (options.max_minutes or math.inf)
-    if finished and (path.parent / MODEL_NAME).is_file():
-        raise ConfigError(
-            f"{path.parent}: the run is finished, after {epochs} epochs and {minutes:.1f} minutes; "
-            "raise train.epochs and train.max_minutes to go on"
-        )
-    return path
-
-
 def build_loaders(
     setup: Setup, sampler: DrawSampler, folder: Path
 ) -> tuple[DataLoader[Sample], DataLoader[Sample]]:
@@ -330,75 +305,8 @@ def build_loaders(
         ground = gather_ground(train_set, folder, memory_bytes=granted)
     return (
         build_train_loader(train_set, ground, sampler, options, device),
-        build_val_loader(setup.val_set, options, setup.batch_size, device),
+        build_val_loader(setup.val_set, options, sampler, setup.batch_size, device),
     )
-
-
-def build_trainer(folder: Path, setup: Setup, history: History, *, progress_bar: bool) -> L.Trainer:
-    """Lightning's loop, as the options want it."""
-    options = setup.options
-    return L.Trainer(
-        **describe_hardware(options, setup.device),
-        max_epochs=options.epochs,
-        check_val_every_n_epoch=options.val_every,
-        callbacks=[history, RunCheckpoints(folder), *_further_callbacks(options, history)],
-        logger=False,
-        enable_progress_bar=progress_bar,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        accumulate_grad_batches=options.accumulate,
-        gradient_clip_val=options.clip_norm or None,
-        default_root_dir=folder,
-    )
-
-
-def describe_hardware(options: TrainOptions, device: torch.device) -> dict[str, Any]:
-    """Arguments of Lightning's trainer that say what computes, and in how many bits."""
-    precision = options.precision
-    if precision == "auto":
-        precision = "bf16-mixed" if computes_bf16(device) else "32-true"
-    on_gpu, alone = device.type == "cuda", options.devices * options.nodes == 1
-    return {
-        "accelerator": "gpu" if on_gpu else "cpu",
-        "devices": options.devices,
-        "num_nodes": options.nodes,
-        "strategy": "auto" if alone else "ddp",
-        "sync_batchnorm": on_gpu and not alone,
-        "use_distributed_sampler": False,  # the samplers know of the others
-        "precision": precision,
-    }
-
-
-def _further_callbacks(options: TrainOptions, history: History) -> list[Callback]:
-    callbacks: list[Callback] = []
-    if options.ema:
-        callbacks.append(RunningAverage(options.ema))
-    if options.swa:
-        callbacks.append(LateAverage(options.swa, lambda: history.progress))
-    if options.patience:
-        callbacks.append(EarlyStopping(MONITOR, patience=options.patience, mode="max"))
-    return callbacks
-
-
-def _quieten_lightning() -> None:
-    """Keeps its advertisements and its advice on settings that are ours off the terminal."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    for about in (
-        "does not have many workers",
-        "smaller than the logging interval",
-        "treespec",
-        "is multi-threaded, use of fork",  # workers that load tiles only copy arrays
-    ):
-        warnings.filterwarnings("ignore", f".*{about}.*")
-
-
-def _best_weights(checkpoint: Path) -> dict[str, Tensor]:
-    if not checkpoint.is_file():
-        raise ModelFileError(f"{checkpoint}: no epoch was finished; allow more train.max_minutes")
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    prefix = "network."
-    return {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
 
 
 def _provenance(

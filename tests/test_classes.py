@@ -226,7 +226,7 @@ class Same(nn.Module):
 
 def test_the_learner_scores_the_likeliest_class():
     module = Segmenter(Same(), INFO, TrainOptions())
-    module.log = lambda name, value, **_: logged.__setitem__(name, float(value))
+    module.log_dict = lambda scores, **_: logged.update(scores)
     logged: dict[str, float] = {}
     image = torch.zeros(1, 3, 4, 6)
     image[0, 0, :, :3], image[0, 2, :, 3:] = 9.0, 9.0

@@ -20,13 +20,14 @@ FLOORS = (
     {"raster", "vector", "model_file", "journal"},
     {
         "labels", "splits", "tiles", "dataset", "augment", "models", "losses", "learner",
-        "segmenter", "ground", "sampling", "loading", "boxes", "train", "history", "averaging",
+        "segmenter", "ground", "sampling", "loading", "boxes", "train", "history", "states",
+        "loop", "ranks", "averaging",
         "batch_size", "find_lr", "loggers", "device", "drift", "plan", "stitch", "predict",
         "refine", "export", "mask", "validate", "tune", "calibrate", "finish", "vectorize",
         "evaluate", "pictures", "survey", "forecast", "town",
     },
     {"config", "execution"},
-    {"cli"},
+    {"cli", "__main__"},
 )  # fmt: skip
 
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -121,9 +121,10 @@ def test_without_augmentation_windows_lose_their_margins(monkeypatch):
 def test_validation_sees_tiles_as_they_are(monkeypatch):
     monkeypatch.setattr(geoseg.segmenter, "augment", None)
     module, logged = build(), {}
-    monkeypatch.setattr(module, "log", lambda name, value, **_: logged.update({name: value}))
+    monkeypatch.setattr(module, "log_dict", lambda scores, **_: logged.update(scores))
     module.validation_step(batch(), 0)
-    assert logged["val_loss"].item() == pytest.approx(step(build(), batch()), rel=1e-6)
+    module.on_validation_epoch_end()
+    assert logged["val_loss"] == pytest.approx(step(build(), batch()), rel=1e-6)
 
 
 def test_no_weight_is_part_of_the_state():

@@ -127,31 +127,6 @@ def test_a_running_average_is_validated_and_kept(tiles, tmp_path):
     assert not any(name.startswith(("module.", "n_averaged")) for name in kept)
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_a_resumed_run_equals_an_uninterrupted_one(run, tiles, tmp_path, ema):
-    folder, result, _ = run
-    options = OPTIONS.model_copy(update={"ema": ema})
-    if ema:
-        folder = tmp_path / "a"
-        result = train(tiles, folder, model=MODEL, options=options)
-
-    def pull_the_plug(line):
-        if line.startswith("epoch 2"):
-            raise RuntimeError("no power")
-
-    with pytest.raises(RuntimeError, match="no power"):
-        train(tiles, tmp_path / "b", model=MODEL, options=options, report=pull_the_plug)
-    assert not (tmp_path / "b" / "model.safetensors").exists()
-    train(tiles, tmp_path / "b", model=MODEL, options=options, resume=True)
-    assert [r["epoch"] for r in rows(tmp_path / "b")] == ["0", "1"]
-    for key in ("train_loss", "val_loss", "val_iou", "val_f1", "val_score"):
-        resumed = [float(row[key]) for row in rows(tmp_path / "b")]
-        assert resumed == pytest.approx([float(row[key]) for row in rows(folder)], rel=1e-5)
-    again = load_model(tmp_path / "b" / "model.safetensors")[1]
-    for name, tensor in load_model(result.model)[1].items():
-        torch.testing.assert_close(again[name], tensor, rtol=1e-4, atol=1e-5)
-
-
 def test_a_run_that_was_moved_keeps_its_best_epoch(run, tiles, tmp_path):
     folder, _, _ = run
     moved = tmp_path / "moved"
@@ -295,27 +270,3 @@ def test_ground_in_files_trains_the_same(run, tiles, tmp_path):
     for key in ("train_loss", "val_loss"):
         found = [float(row[key]) for row in rows(tmp_path / "b")]
         assert found == pytest.approx([float(row[key]) for row in rows(run[0])], rel=1e-5)
-
-
-def test_a_resumed_run_draws_hard_tiles_as_an_uninterrupted_one(tiles, tmp_path):
-    options = OPTIONS.model_copy(update={"sampling": "hard", "max_memory_gb": 0})
-    train(tiles, tmp_path / "a", model=MODEL, options=options)
-
-    def pull_the_plug(line):
-        if line.startswith("epoch 2"):
-            raise RuntimeError("no power")
-
-    with pytest.raises(RuntimeError, match="no power"):
-        train(tiles, tmp_path / "b", model=MODEL, options=options, report=pull_the_plug)
-    assert (tmp_path / "b" / "ground" / "image.npy").is_file()
-    train(tiles, tmp_path / "b", model=MODEL, options=options, resume=True)
-    assert not (tmp_path / "b" / "ground").exists()
-    losses = [
-        torch.load(tmp_path / name / "last.ckpt", weights_only=True)["callbacks"]["LossesOfTiles"]
-        for name in ("a", "b")
-    ]
-    assert torch.isfinite(losses[0]["losses"]).all()
-    torch.testing.assert_close(losses[1], losses[0], rtol=1e-4, atol=1e-5)
-    for key in ("train_loss", "val_loss"):
-        resumed = [float(row[key]) for row in rows(tmp_path / "b")]
-        assert resumed == pytest.approx([float(row[key]) for row in rows(tmp_path / "a")], rel=1e-5)

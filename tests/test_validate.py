@@ -131,7 +131,7 @@ def test_the_f1_that_is_logged_is_that_of_vectorize_and_evaluate(tiles):
     ground = ValidationGround(tiles)
     module = Segmenter(Bright(), info, TrainOptions(), ground=ground)
     logged: dict[str, float] = {}
-    module.log = lambda name, value, **_: logged.__setitem__(name, float(value))
+    module.log_dict = lambda scores, **_: logged.update(scores)
     for seed in (0, 1):  # two epochs in different order give the same
         logged.clear()
         module.on_validation_epoch_start()
@@ -163,9 +163,12 @@ def test_the_f1_that_is_logged_is_that_of_vectorize_and_evaluate(tiles):
 def test_without_ground_pixels_alone_are_scored(tiles):
     module = Segmenter(Bright(), tiles.info, TrainOptions())
     logged: dict[str, float] = {}
-    module.log = lambda name, value, **_: logged.__setitem__(name, float(value))
+    module.log_dict = lambda scores, **_: logged.update(scores)
+    for loss, count in ((0.5, 3), (1.5, 1)):  # the last batch is smaller
+        module._add_loss(torch.tensor(loss), count)
     module.on_validation_epoch_end()
-    assert set(logged) == {"val_iou", "val_f1_pixel", "val_score"}
+    assert set(logged) == {"val_loss", "val_iou", "val_f1_pixel", "val_score"}
+    assert logged["val_loss"] == 0.75
     assert geoseg.segmenter._WHILE_TRAINING.regularize is False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import cast
 
@@ -58,11 +59,12 @@ class BoxLearner(Learner):
                 chance=self._chance(len(image)),
             )
         loss = self._retinanet.loss(self._say(image), boxes, batch["learnt"], valid)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(image))
+        self._log_loss(loss, len(image))
         return loss
 
     def on_validation_epoch_start(self) -> None:
         """Forgets the boxes of the epoch before."""
+        super().on_validation_epoch_start()
         self.found = {}
 
     def validation_step(self, batch: Sample, _: int) -> None:
@@ -70,18 +72,19 @@ class BoxLearner(Learner):
         valid = batch["valid"]
         said = self._say(self._normal(batch))
         loss = self._retinanet.loss(said, batch["boxes"], batch["learnt"], valid)
-        self.log("val_loss", loss, batch_size=len(valid))
+        self._add_loss(loss, len(valid))
         found = find_boxes(
             self._retinanet, said, valid, least=LEAST_SCORE, iou=PredictOptions().nms_iou
         )
         self.found |= zip(batch["index"].tolist(), found, strict=True)
 
-    def on_validation_epoch_end(self) -> None:
+    def _findings(self) -> dict[int, Boxes]:
+        return self.found
+
+    def _score(self, findings: list[dict[int, Boxes]]) -> dict[str, float]:
         """Scores of all validation ground together."""
-        verdict = judge(self.grounds, self.found)
-        self.log("val_iou", verdict.iou)
-        self.log("val_f1", verdict.f1)
-        self.log("val_score", verdict.f1)
+        verdict = judge(self.grounds, dict(chain.from_iterable(map(dict.items, findings))))
+        return {"val_iou": verdict.iou, "val_f1": verdict.f1, "val_score": verdict.f1}
 
     @property
     def _retinanet(self) -> RetinaNet:

@@ -1,0 +1,167 @@
+"""The states of a run: `last.ckpt` and `best.ckpt`, how they are written, and taken up again."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
+from torch import Tensor, nn
+
+from geoseg.errors import ConfigError, ModelFileError
+from geoseg.ground import remove_ground
+from geoseg.history import MONITOR
+from geoseg.journal import replace_file
+from geoseg.loggers import TENSORBOARD_NAME
+from geoseg.options import TrainOptions
+
+MODEL_NAME = "model.safetensors"
+
+# Where the training ground lies while a run needs it, if memory has no room for it.
+GROUND_NAME = "ground"
+
+
+class RunCheckpoints(Checkpoint):
+    """Keeps every epoch, validated or not, as `last.ckpt`, and the best of them as `best.ckpt`.
+
+    The best is a copy of the last, and made after it: a run that is killed between the two still
+    knows from `last.ckpt` that its epoch is the best, and makes the copy when it goes on. Of epochs
+    that score the same the last is the best: while nothing is found yet, all score 0.
+
+    Args:
+        folder: The run's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.last, self.best = folder / "last.ckpt", folder / "best.ckpt"
+        self.best_score, self.best_epoch = -math.inf, -1
+        self._validated = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must keep."""
+        return {"best_score": self.best_score, "best_epoch": self.best_epoch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a checkpoint."""
+        self.best_score, self.best_epoch = state["best_score"], state["best_epoch"]
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Makes the copy that a killed run may not have come to."""
+        is_best = checkpoint["callbacks"][self.state_key]["best_epoch"] == checkpoint["epoch"]
+        if is_best and trainer.is_global_zero:
+            self._copy()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Knows that this epoch has a score; Lightning keeps that of an earlier one."""
+        self._validated = not trainer.sanity_checking
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Saves the epoch."""
+        if self._validated:
+            score = float(trainer.callback_metrics[MONITOR])
+            if score >= self.best_score:
+                self.best_score, self.best_epoch = score, trainer.current_epoch
+        self._validated = False
+        trainer.save_checkpoint(self.last)
+        if self.best_epoch == trainer.current_epoch and trainer.is_global_zero:
+            self._copy()
+
+    def _copy(self) -> None:
+        with replace_file(self.best) as partial:
+            shutil.copyfile(self.last, partial)
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes checkpoints under another name beside their own, which they take when complete.
+
+    Lightning itself writes into the temporary folder, and from there to another disk byte by byte.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Writes a checkpoint."""
+        with replace_file(path) as partial, partial.open("wb") as file:
+            torch.save(checkpoint, file)
+
+
+class Patience(EarlyStopping):
+    """Ends training after so many validations without a better one, resumed or not.
+
+    Args:
+        patience: How many.
+    """
+
+    def __init__(self, patience: int) -> None:
+        super().__init__(MONITOR, patience=patience, mode="max", verbose=False)
+
+    @property
+    def state_key(self) -> str:
+        """Its name in a checkpoint."""
+        return "Patience"
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Does not train on where training had ended."""
+        waited = checkpoint["callbacks"].get(self.state_key, {}).get("wait_count", 0)
+        trainer.should_stop |= waited >= self.patience
+
+
+def clear_run(folder: Path) -> None:
+    """Removes the states of an earlier run, which this one must not take for its own."""
+    # The state goes first: without it nobody takes up what is left.
+    for name in ("last.ckpt", "best.ckpt", MODEL_NAME):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / TENSORBOARD_NAME, ignore_errors=True)
+    remove_ground(folder / GROUND_NAME)
+
+
+def check_state(path: Path, module: nn.Module, options: TrainOptions) -> Path:
+    """Refuses a training state that is damaged, of another network, or of a finished run."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        state = checkpoint["state_dict"]
+    except Exception as error:
+        raise ModelFileError(
+            f"{path}: cannot be read as a training state; start anew with --overwrite"
+        ) from error
+    wanted = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    if {name: tensor.shape for name, tensor in state.items()} != wanted:
+        raise ModelFileError(
+            f"{path}: is the state of another network; resume with the --config and --set that "
+            "the run began with, or start anew with --overwrite"
+        )
+    epochs, minutes = checkpoint["epoch"] + 1, checkpoint["callbacks"]["History"]["minutes"]
+    waited = checkpoint["callbacks"].get("Patience", {}).get("wait_count", 0)
+    finished = (
+        epochs >= options.epochs
+        or minutes >= (options.max_minutes or math.inf)
+        or waited >= (options.patience or math.inf)
+    )
+    if finished and (path.parent / MODEL_NAME).is_file():
+        raise ConfigError(
+            f"{path.parent}: the run is finished, after {epochs} epochs and {minutes:.1f} minutes; "
+            "raise train.epochs, train.max_minutes and train.patience to go on"
+        )
+    return path
+
+
+def best_weights(checkpoint: Path) -> dict[str, Tensor]:
+    """The network's weights in a training state.
+
+    Raises:
+        ModelFileError: If it is not there.
+    """
+    if not checkpoint.is_file():
+        raise ModelFileError(f"{checkpoint}: no epoch was finished; allow more train.max_minutes")
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    prefix = "network."
+    return {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}

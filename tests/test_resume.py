@@ -1,0 +1,273 @@
+"""Runs that are interrupted or killed, and go on: they end as if nothing had happened."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+import geoseg.history
+import geoseg.journal
+import geoseg.learner
+import geoseg.loading
+import geoseg.states
+import geoseg.train
+from geoseg.errors import ConfigError, OutputExistsError
+from geoseg.model_file import load_model
+from geoseg.options import ModelOptions, Thresholds, TileOptions, TrainOptions
+from geoseg.segmenter import Segmenter
+from geoseg.tiles import plan_tiles, tile_scenes
+from geoseg.town import build_town, write_town
+from geoseg.train import train
+from geoseg.tune import Tuned
+
+MODEL = ModelOptions(arch="unet", options={"width": 4})
+OPTIONS = TrainOptions(epochs=4, batch_size=2, precision="32-true", device="cpu", lr=2e-3)
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("town")
+    scene, footprints = write_town(build_town(64, 320, seed=4, nodata_corner=False), folder)
+    plan = plan_tiles([scene], footprints, TileOptions(size=32, overlap=0, gap=0))
+    tile_scenes(plan, folder / "tiles")
+    return folder / "tiles"
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch):
+    """Short epochs without pictures; what follows the loop depends on its result alone."""
+    monkeypatch.setattr(geoseg.loading, "_LEAST_STEPS", 5)
+    monkeypatch.setattr(geoseg.history, "draw_curves", lambda *_: None)
+    quick = replace(geoseg.train.RECIPES["pixels"], finish=lambda *_: Tuned(Thresholds(), None))
+    monkeypatch.setitem(geoseg.train.RECIPES, "pixels", quick)
+
+
+def rows(folder):
+    """The table of a run, but for its clock."""
+    with (folder / "metrics.csv").open() as file:
+        return [{k: v for k, v in row.items() if k != "minutes"} for row in csv.DictReader(file)]
+
+
+def state_of(folder, name):
+    """A training state, but for its clock."""
+    state = torch.load(folder / name, weights_only=True)
+    del state["callbacks"]["History"]
+    return state
+
+
+def assert_same(found, expected):
+    """Two trees of tensors and values are the same to the last bit."""
+    if isinstance(expected, torch.Tensor):
+        assert torch.equal(torch.nan_to_num(found), torch.nan_to_num(expected))
+    elif isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            assert_same(found[key], value)
+    elif isinstance(expected, list | tuple):
+        for one, other in zip(found, expected, strict=True):
+            assert_same(one, other)
+    else:
+        assert found == expected
+
+
+def assert_same_runs(found, expected):
+    assert rows(found) == rows(expected)
+    for name in ("last.ckpt", "best.ckpt"):
+        assert_same(state_of(found, name), state_of(expected, name))
+    model = "model.safetensors"
+    weights = [load_model(folder / model)[1] for folder in (found, expected)]
+    assert_same(*weights)
+    assert not [path for path in found.iterdir() if path.name.startswith(".")]
+
+
+def pull_the_plug(epoch):
+    def report(line):
+        if line.startswith(f"epoch {epoch}:"):
+            raise RuntimeError("no power")
+
+    return report
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ema": 0.9, "loss": {"bce": 1, "dice": 1}},
+        {"swa": 0.6, "accumulate": 3, "optimizer": "sgd", "schedule": "one_cycle"},
+        {"sampling": "hard", "val_every": 2, "max_memory_gb": 0},
+        {"patience": 2, "lr": 1e-9},
+    ],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(tiles, tmp_path, changes):
+    options = TrainOptions.model_validate(OPTIONS.model_dump() | changes)
+    train(tiles, tmp_path / "a", model=MODEL, options=options)
+    for epoch in (2, 3):  # the row of an epoch is reported before its state is kept
+        with pytest.raises(RuntimeError, match="no power"):
+            train(
+                tiles, tmp_path / "b", model=MODEL, options=options, resume=True,
+                report=pull_the_plug(epoch),
+            )  # fmt: skip
+    train(tiles, tmp_path / "b", model=MODEL, options=options, resume=True)
+    assert_same_runs(tmp_path / "b", tmp_path / "a")
+
+
+class Dropping(torch.nn.Module):
+    """A network that draws numbers while it learns."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(3, 2, 3, padding=1)
+
+    def forward(self, image):
+        return self.layer(torch.nn.functional.dropout(image, 0.5, self.training))
+
+
+def test_dropout_is_that_of_the_epoch(tiles, tmp_path, monkeypatch):
+    monkeypatch.setattr(geoseg.train, "build_model", lambda *_, **__: Dropping())
+    monkeypatch.setattr(geoseg.learner, "encoder_of", lambda network: network.layer)
+    options = OPTIONS.model_copy(update={"epochs": 2})
+    train(tiles, tmp_path / "a", model=MODEL, options=options)
+    with pytest.raises(RuntimeError, match="no power"):
+        train(tiles, tmp_path / "b", model=MODEL, options=options, report=pull_the_plug(2))
+    torch.rand(7)
+    train(tiles, tmp_path / "b", model=MODEL, options=options, resume=True)
+    assert_same_runs(tmp_path / "b", tmp_path / "a")
+
+
+# Moments at which a process may die
+
+
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def in_step(number):
+    step, count = Segmenter.training_step, iter(range(number))
+
+    def training_step(self, *given):
+        if next(count, None) is None:
+            die()
+        return step(self, *given)
+
+    Segmenter.training_step = training_step
+
+
+def before(name):
+    """Just before a file takes its place."""
+    move = os.replace
+    geoseg.journal.os.replace = lambda source, target: (
+        die() if os.path.basename(target) == name else move(source, target)
+    )
+
+
+def while_saving():
+    save = torch.save
+
+    def half(state, file):
+        save(state, file)
+        file.truncate(file.tell() // 2)
+        die()
+
+    geoseg.states.torch.save = half
+
+
+def while_copying():
+    def half(source, target):
+        target.write_bytes(source.read_bytes()[:1000])
+        die()
+
+    geoseg.states.shutil.copyfile = half
+
+
+def before_the_model():
+    geoseg.train.save_model = die
+
+
+def kill(moment, *given, tiles, folder):
+    """Trains in a process that dies at a moment."""
+    child = os.fork()
+    if not child:
+        try:
+            moment(*given)
+            train(tiles, folder, model=MODEL, options=OPTIONS, resume=True)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked here")
+@pytest.mark.filterwarnings("ignore:.*fork")
+def test_a_run_may_be_killed_at_any_moment(tiles, tmp_path):
+    whole, folder = tmp_path / "a", tmp_path / "b"
+    train(tiles, whole, model=MODEL, options=OPTIONS)
+    given = {"tiles": tiles, "folder": folder}
+    kill(in_step, 5, **given)
+    kill(before, "metrics.csv", **given)
+    kill(while_saving, **given)
+    assert not (folder / "last.ckpt").exists()
+    kill(while_copying, **given)
+    assert state_of(folder, "last.ckpt")["epoch"] == 0
+    assert not (folder / "best.ckpt").exists()
+    kill(in_step, 10, **given)  # of the third epoch
+    assert_same(state_of(folder, "best.ckpt"), state_of(folder, "last.ckpt"))
+    for moment in (while_saving, while_copying):
+        kill(moment, **given)
+    kill(before, "last.ckpt", **given)
+    kill(before, "best.ckpt", **given)
+    kill(before_the_model, **given)
+    assert rows(folder) == rows(whole)
+    assert not (folder / "model.safetensors").exists()
+    train(tiles, folder, model=MODEL, options=OPTIONS, resume=True)
+    assert_same_runs(folder, whole)
+
+
+def test_a_run_that_ended_early_is_finished(tiles, tmp_path):
+    options = OPTIONS.model_copy(update={"epochs": 20, "patience": 1, "lr": 1e-12})
+    train(tiles, tmp_path / "a", model=MODEL, options=options)
+    table = rows(tmp_path / "a")
+    assert len(table) < 20
+    with pytest.raises(ConfigError, match=r"the run is finished.*raise .*train\.patience"):
+        train(tiles, tmp_path / "a", model=MODEL, options=options, resume=True)
+    # Killed before its model was there, it does not train on.
+    (tmp_path / "a" / "model.safetensors").unlink()
+    train(tiles, tmp_path / "a", model=MODEL, options=options, resume=True)
+    assert rows(tmp_path / "a") == table
+
+
+def test_time_that_was_up_stays_up(tiles, tmp_path):
+    options = OPTIONS.model_copy(update={"epochs": 1000, "max_minutes": 0.001})
+    train(tiles, tmp_path / "a", model=MODEL, options=options)
+    (tmp_path / "a" / "model.safetensors").unlink()
+    train(tiles, tmp_path / "a", model=MODEL, options=options, resume=True)
+    assert len(rows(tmp_path / "a")) == 1
+
+
+def test_a_model_without_its_state_is_not_replaced_by_resuming(tiles, tmp_path):
+    options = OPTIONS.model_copy(update={"epochs": 1})
+    train(tiles, tmp_path / "a", model=MODEL, options=options)
+    (tmp_path / "a" / "last.ckpt").unlink()
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        train(tiles, tmp_path / "a", model=MODEL, options=options, resume=True)
+
+
+@pytest.mark.slow  # imports all in another process, and runs long epochs
+def test_the_command_goes_on_after_it_was_killed(tiles, tmp_path, monkeypatch):
+    monkeypatch.setattr(geoseg.loading, "_LEAST_STEPS", 25)
+    sets = {"model.arch": "unet", "model.options": "{width: 4}", "train.epochs": 3}
+    sets |= {"train.batch_size": 2, "train.precision": "32-true", "train.device": "cpu"}
+    command = [sys.executable, "-m", "geoseg", "train", str(tiles), "-o", str(tmp_path / "b")]
+    for name, value in sets.items():
+        command += ["--set", f"{name}={value}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        while not process.stderr.readline().startswith("epoch 2:"):
+            assert process.poll() is None
+        process.kill()
+    options = OPTIONS.model_copy(update={"epochs": 3, "lr": TrainOptions().lr})
+    for name, resume in (("a", False), ("b", True)):
+        train(tiles, tmp_path / name, model=MODEL, options=options, resume=resume)
+    assert_same_runs(tmp_path / "b", tmp_path / "a")
