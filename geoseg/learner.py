@@ -120,10 +120,12 @@ class Learner(L.LightningModule):
     def _score(self, findings: list[Any]) -> dict[str, float]:
         """The scores of what every process has found, by name."""
 
-    def _chance(self, count: int) -> Chance:
-        """What befalls the samples of this step."""
-        # A function of the step alone, so that a resumed run draws what it would have drawn.
-        seed = self.options.seed * 1_000_003 + self.global_step
+    def _chance(self, count: int, batch: int) -> Chance:
+        """What befalls the samples of a batch of this epoch."""
+        # A function of the batch alone, so that a resumed run draws what it would have drawn;
+        # several batches may make one step.
+        several = self.options.accumulate
+        seed = self.options.seed * 1_000_003 + self.global_step * several + batch % several
         world = self._trainer.world_size if self._trainer else 1
         generator = torch.Generator().manual_seed(seed)
         return Chance(generator, count, rank=self.global_rank, world=world)

@@ -60,7 +60,7 @@ class Segmenter(Learner):
         self.register_buffer("full", _full_values(info), persistent=False)
         self.confusion = self._nothing_counted()
 
-    def training_step(self, batch: Sample, _: int) -> Tensor:
+    def training_step(self, batch: Sample, batch_idx: int) -> Tensor:
         """Loss of one augmented batch."""
         image, target, valid = self._prepare(batch)
         image, target, valid = augment(
@@ -71,7 +71,7 @@ class Segmenter(Learner):
             black=-self.mean / self.std,
             ignore=self.info.ignore,
             options=self.options.augment,
-            chance=self._chance(len(image)),
+            chance=self._chance(len(image), batch_idx),
         )
         loss = self._loss(image, target)[0]
         self._log_loss(loss, len(image))

@@ -46,7 +46,7 @@ class BoxLearner(Learner):
         self.grounds = build_grounds(tiles)
         self.found: dict[int, Boxes] = {}
 
-    def training_step(self, batch: Sample, _: int) -> Tensor:
+    def training_step(self, batch: Sample, batch_idx: int) -> Tensor:
         """Loss of one augmented batch."""
         image, boxes, valid = self._normal(batch), batch["boxes"], batch["valid"]
         if self.options.augment:
@@ -56,7 +56,7 @@ class BoxLearner(Learner):
                 valid,
                 black=-self.mean / self.std,
                 options=self.options.augment,
-                chance=self._chance(len(image)),
+                chance=self._chance(len(image), batch_idx),
             )
         loss = self._retinanet.loss(self._say(image), boxes, batch["learnt"], valid)
         self._log_loss(loss, len(image))
