@@ -155,7 +155,11 @@ def _mirror(lines: np.ndarray, begin: int, end: int) -> None:
 
 
 def gather_ground(
-    tiles: TileDataset, folder: str | Path, *, memory_bytes: float | None = None
+    tiles: TileDataset,
+    folder: str | Path,
+    *,
+    memory_bytes: float | None = None,
+    processes: int = 1,
 ) -> Ground:
     """Decodes the tiles of a split and puts them together, in memory or else in files.
 
@@ -163,7 +167,9 @@ def gather_ground(
         tiles: The tiles.
         folder: For the files, where they are needed; those of an earlier, interrupted run are
             used if they are complete and of the same tiles.
-        memory_bytes: What may lie in memory; a quarter of the machine's when None.
+        memory_bytes: What may lie in memory; a quarter of the machine's when None, shared among
+            the processes.
+        processes: How many of this machine gather ground.
 
     Raises:
         SceneReadError: If a tile cannot be read.
@@ -174,7 +180,8 @@ def gather_ground(
     bands = _list_bands(tiles)
     pixels = int(layout.areas.sum())
     needed = pixels * sum(dtype.itemsize * count for dtype, count in bands.values())
-    if needed <= (_machine_bytes() * _MEMORY_SHARE if memory_bytes is None else memory_bytes):
+    usual = _machine_bytes() * _MEMORY_SHARE / processes
+    if needed <= (usual if memory_bytes is None else memory_bytes):
         remove_ground(folder)
         stores = {name: np.zeros(pixels * count, kind) for name, (kind, count) in bands.items()}
         _fill(tiles, layout, _split(stores, layout))

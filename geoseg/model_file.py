@@ -86,9 +86,16 @@ def shipped_models() -> dict[str, Path]:
     return {file.stem: file for file in sorted(_SHIPPED.glob("*.safetensors"))}
 
 
-def find_model(name: str | Path) -> Path:
-    """A model file by its path, or one that comes with geoseg by its name."""
-    return shipped_models().get(str(name), Path(name)) if not Path(name).exists() else Path(name)
+def find_model(name: str | Path | None = None) -> Path:
+    """A model file by its path, or one that comes with geoseg by its name.
+
+    Args:
+        name: A file goes before a name. When None the default model.
+    """
+    if name is None:
+        return _SHIPPED / f"{DEFAULT_MODEL}.safetensors"
+    shipped = shipped_models().get(str(name))
+    return shipped if shipped and not Path(name).is_file() else Path(name)
 
 
 def save_model(path: str | Path, weights: dict[str, torch.Tensor], spec: ModelSpec) -> None:

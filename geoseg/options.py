@@ -438,8 +438,8 @@ class TrainOptions(Options):
     max_memory_gb: float | None = Field(
         None,
         ge=0,
-        description="Training ground that needs more lies in files in the run's folder; a quarter "
-        "of the machine's when null",
+        description="Training ground that needs more, in each process, lies in files in the run's "
+        "folder; when null a quarter of the machine's for all",
     )
     seed: int = Field(0, ge=0)
 

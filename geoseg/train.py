@@ -302,7 +302,7 @@ def build_loaders(
     ground = None
     if setup.recipe.windows:
         granted = None if options.max_memory_gb is None else options.max_memory_gb * 1e9
-        ground = gather_ground(train_set, folder, memory_bytes=granted)
+        ground = gather_ground(train_set, folder, memory_bytes=granted, processes=options.devices)
     return (
         build_train_loader(train_set, ground, sampler, options, device),
         build_val_loader(setup.val_set, options, sampler, setup.batch_size, device),

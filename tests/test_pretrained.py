@@ -8,7 +8,8 @@ from shapely.geometry import box
 from geoseg.cli import cli
 from geoseg.errors import ModelFileError
 from geoseg.evaluate import evaluate
-from geoseg.model_file import DEFAULT_MODEL, find_model, load_spec, shipped_models
+from geoseg.model_file import DEFAULT_MODEL, find_model, load_model, load_spec, shipped_models
+from geoseg.models import load_network
 from geoseg.options import PredictOptions
 from geoseg.predict import predict
 from geoseg.raster import read_info
@@ -23,14 +24,21 @@ def test_every_model_has_a_card_a_licence_and_a_bearable_size(name):
     assert spec.provenance["licence"] in card
     assert f"resampled to {spec.gsd_m:g} m" in card
     assert "## Where it fails" in card
-    assert f"{spec.provenance['train']['batch_size']}" in card
+    for key in ("batch_size", "ema", "val_every", "max_minutes"):
+        assert f"`train.{key}={spec.provenance['train'][key]}`" in card
+    parameters = sum(p.numel() for p in load_network(*load_model(path)).parameters())
+    assert f"{parameters / 1e6:.1f} million parameters" in card
 
 
 def test_a_model_goes_by_its_name_unless_a_file_does(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_model(DEFAULT_MODEL) == shipped_models()[DEFAULT_MODEL]
+    (tmp_path / DEFAULT_MODEL).mkdir()
+    assert find_model() == find_model(DEFAULT_MODEL) == shipped_models()[DEFAULT_MODEL]
+    (tmp_path / DEFAULT_MODEL).rmdir()
     (tmp_path / DEFAULT_MODEL).touch()
     assert find_model(DEFAULT_MODEL).resolve() == tmp_path / DEFAULT_MODEL
+    assert find_model() == shipped_models()[DEFAULT_MODEL]
     with pytest.raises(ModelFileError, match=r"come with geoseg: .*buildings"):
         load_spec(find_model("houses"))
 

@@ -128,12 +128,12 @@ def command(
         options = options.model_copy(update={"crf": CRFOptions()})
     from geoseg.device import count_gpus
     from geoseg.execution import count_workers, open_workers
-    from geoseg.model_file import DEFAULT_MODEL, find_model
+    from geoseg.model_file import find_model
     from geoseg.predict import Workers, plan_job, predict
 
     if not models:
         click.echo(_ABOUT_DEFAULT, err=True)
-    chosen = [find_model(model) for model in models or (DEFAULT_MODEL,)]
+    chosen = [find_model(model) for model in models or (None,)]
     if dry_run:
         job = plan_job(scene, chosen, output, options, settings.vectorize, overwrite=overwrite)
         click.echo(_describe(scene, job.plan, options))

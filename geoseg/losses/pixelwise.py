@@ -84,5 +84,10 @@ def _class_weight(batch: Batch, weights: Sequence[float] | None) -> Tensor:
     return (batch.target * _per_channel(batch.logits, weights)).sum(dim=1, keepdim=True)
 
 
-def _per_channel(like: Tensor, values: Sequence[float]) -> Tensor:
-    return like.new_tensor(values).view(1, -1, 1, 1)
+def _per_channel(like: Tensor, values: Sequence[float]) -> Tensor | float:
+    """One value for each channel, or one for all."""
+    if len(values) == 1:
+        return values[0]
+    # Sent unasked, they would wait until a GPU has done all that it was told before.
+    sent = torch.tensor(values).to(like.device, like.dtype, non_blocking=True)
+    return sent.view(1, -1, 1, 1)
