@@ -142,16 +142,11 @@ def cut_window(source: np.ndarray, top: int, left: int, out: np.ndarray) -> None
 
 def _mirror(lines: np.ndarray, begin: int, end: int) -> None:
     """Fills the lines before `begin` and from `end` on with mirror images of those between."""
-    while begin > 0:
-        edge = min(1, end - begin - 1)  # a single line is repeated
-        count = min(begin, max(1, end - begin - 1))
-        lines[begin - count : begin] = lines[begin + edge : begin + edge + count][::-1]
-        begin -= count
-    while end < len(lines):
-        edge = min(1, end - begin - 1)
-        count = min(len(lines) - end, max(1, end - begin - 1))
-        lines[end : end + count] = lines[end - edge - count : end - edge][::-1]
-        end += count
+    beyond = np.r_[:begin, end : len(lines)]
+    if len(beyond):
+        count = end - begin
+        turns = np.abs(beyond - begin) % max(1, 2 * (count - 1))  # there and back again
+        lines[beyond] = lines[begin + np.where(turns < count, turns, 2 * (count - 1) - turns)]
 
 
 def gather_ground(

@@ -52,10 +52,18 @@ def found(scene, model, path, workers=None, **options):
 def test_openvino_says_what_torch_says(scene, models, tmp_path, monkeypatch, name, tta):
     monkeypatch.setattr("geoseg.predict.backend.computes_bf16", lambda _: False)
     wanted, valid = found(scene, models[name], tmp_path / "torch.tif", tta=tta)
+    import openvino
+
+    # The same kernels may well give the same digits: so who computed is asked.
+    compile_, compiled = openvino.Core.compile_model, []
+    monkeypatch.setattr(
+        openvino.Core, "compile_model", lambda *given: compiled.append(1) or compile_(*given)
+    )
     data, known = found(scene, models[name], tmp_path / "ov.tif", tta=tta, backend="openvino")
+    assert compiled
     assert (known == valid).all()
     assert wanted[:, valid].std() > 1e-3
-    assert 0 < np.abs(data - wanted).max() < 1e-4
+    assert np.abs(data - wanted).max() < 1e-4
 
 
 def test_compiled_a_network_says_the_same(scene, models, tmp_path, monkeypatch):

@@ -253,7 +253,9 @@ def test_wide_numbers_become_float32_and_separation_comes_along(make_scene, tmp_
     assert batch["image"].dtype == torch.float32
     assert batch["separation"].dtype == torch.uint8
     for index in range(len(dataset)):
-        for name, tensor in dataset[index].items():
+        sample = dataset[index]
+        assert sample.pop("index") == batch["tile"][index]
+        for name, tensor in sample.items():
             np.testing.assert_array_equal(batch[name][index], tensor)
 
 
