@@ -12,13 +12,14 @@ import geoseg.segmenter
 from geoseg.calibrate import calibrate, calibrate_counts, count_logits
 from geoseg.dataset import TileDataset, normalise
 from geoseg.evaluate import evaluate_layers
-from geoseg.finish import choose_tiles, iter_outlined, tiles_apart
-from geoseg.metrics import Score
+from geoseg.finish import choose_tiles, finish, iter_outlined, tiles_apart
+from geoseg.metrics import AreaCounts, Score
 from geoseg.options import Thresholds, TileOptions, TrainOptions
 from geoseg.pictures import MaskedTile, OutlinedTile, draw_masked, draw_outlined, draw_reliability
 from geoseg.segmenter import Segmenter
 from geoseg.tiles import plan_tiles, tile_scenes
-from geoseg.validate import MOST_PIXELS, ValidationGround
+from geoseg.tune import tune_thresholds
+from geoseg.validate import MOST_PIXELS, Ground, ValidationGround
 from geoseg.vectorize import vectorize_arrays
 
 
@@ -116,6 +117,38 @@ def test_ground_beyond_the_limit_is_left_out(ground, tiles):
     assert buildings.tp == buildings.fp == 0
     assert 0 < buildings.fn < truths
     assert area.tp == 0
+
+
+def test_without_a_head_its_thresholds_are_not_tried():
+    tried = []
+
+    def score(thresholds):
+        tried.append(thresholds)
+        return Score(1, 0, 0), AreaCounts(1.0, 0.0, 0.0)
+
+    best = tune_thresholds(SimpleNamespace(outputs=("building",), score=score))
+    assert best == Thresholds()
+    assert {(one.border, one.contact) for one in tried} == {(best.border, best.contact)}
+    tried.clear()
+    tune_thresholds(SimpleNamespace(outputs=("building", "border"), score=score))
+    assert len({one.border for one in tried}) > 1
+
+
+def test_right_angles_are_made_once_when_a_run_ends(tiles, tmp_path, monkeypatch):
+    monkeypatch.setattr("geoseg.finish.Predictor", lambda *_: guess)
+    monkeypatch.setattr("geoseg.tune._CANDIDATES", {"body": (0.4,)})
+    asked = []
+
+    def evaluate(one, thresholds, evaluate=Ground.evaluate):
+        asked.append(thresholds.regularize)
+        return evaluate(one, thresholds)
+
+    monkeypatch.setattr(Ground, "evaluate", evaluate)
+    spec = SimpleNamespace(exclusive=False)
+    tuned = finish(spec, {}, "cpu", tiles, tmp_path)
+    assert asked.count(True) == len(ValidationGround(tiles)._plots)
+    assert tuned.thresholds.regularize
+    assert 0.5 < tuned.f1 <= 1
 
 
 class Bright(nn.Module):
