@@ -1,7 +1,7 @@
 """What each part of the training recipe is worth, on ground that training never saw.
 
     python benchmarks/recipe.py -o work/ --ground NAME=SCENE,FOOTPRINTS [--ground ...]
-        [--rows plain --rows small ...] [--minutes 10] [--seeds 0,1,2] [--jobs 1]
+        [--rows plain --rows default ...] [--minutes 10] [--seeds 0,1,2] [--jobs 1]
         [--config configs/small.yaml] [--gsd NAME=METRES] [--set KEY=VALUE]
 
 Each row is one change of the configuration (`--list` prints them); each is trained for the same
@@ -69,21 +69,64 @@ ROWS = {
     ),
     "default": Row("the configuration as it is"),
     "no_contact": Row("without the contact head", ("tile.targets=[building,border]",)),
-    "contact": Row("with a contact head", ("tile.targets=[building,border,contact]",)),
     "no_border": Row("without border and contact heads", ("tile.targets=[building]",)),
     "random": Row("the encoder from random weights", ("model.encoder_weights=none",)),
     "light": Row("quarter turns, mirrors and colours alone", ("train.augment=light",)),
-    "no_augment": Row("no augmentation", ("train.augment=none",)),
+    "no_augment": Row("no augmentation, no moving windows", ("train.augment=none",)),
     "no_mosaic": Row("tiles as they were cut", ("train.mosaic=false",)),
     "no_ema": Row("the last weights, not their average", ("train.ema=0",)),
     "balanced": Row("tiles with buildings drawn more often", ("train.sampling=balanced",)),
     "hard": Row("hard tiles drawn more often", ("train.sampling=hard",)),
+    "add": Row(
+        "the decoder as thin as its encoder",
+        ("model.options={aspp_channels: 128, fusion: add}",),
+    ),
+    "unet": Row("U-Net in place of the decoder", ("model.arch=smp-unet", "model.options={}")),
     "untuned": Row("default thresholds", model_of="default", thresholds=Thresholds().model_dump()),
     "no_tta": Row("one view of each tile", ("predict.tta=none",), model_of="default"),
     "joined": Row(
         "buildings not taken apart", model_of="default", thresholds=NO_SEPARATION
     ),
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the rows have in common.
+
+    Attributes:
+        output: Folder of tiles, runs and results.
+        grounds: SCENE,FOOTPRINTS by name.
+        gsd: Metres of a pixel by the name of a ground; the configuration's where there is none.
+        config: The configuration.
+        overrides: Of the configuration, KEY=VALUE.
+    """
+
+    output: Path
+    grounds: dict[str, str]
+    gsd: dict[str, str]
+    config: str
+    overrides: tuple[str, ...]
+
+    def places(self, ground: str) -> tuple[Path, Path]:
+        """Scene and footprints."""
+        scene, truth = self.grounds[ground].split(",")
+        return Path(scene), Path(truth)
+
+    def settings(self, ground: str, name: str, seed: int) -> Config:
+        """The configuration of a row."""
+        own = (f"tile.gsd_m={self.gsd[ground]}",) if ground in self.gsd else ()
+        changes = (*self.overrides, *own, *ROWS[name].changes, f"train.seed={seed}")
+        return load_config(self.config, changes)
+
+    def cut(self, ground: str, settings: Config) -> Path:
+        """Tiles, cut once for each way of cutting."""
+        key = "-".join(map(str, (*settings.tile.targets, settings.tile.gsd_m, settings.tile.size)))
+        folder = self.output / "tiles" / f"{ground}-{key}"
+        if not (folder / "tiles.json").exists():
+            scene, truth = self.places(ground)
+            tile_scenes(plan_tiles([scene], truth, settings.tile), folder, overwrite=True)
+        return folder
 
 
 @click.command(help=__doc__)
@@ -119,21 +162,23 @@ def main(
     gsd = dict(item.split("=", 1) for item in sizes)
     if minutes:
         overrides = (*overrides, f"train.max_minutes={minutes}")
+    work = Work(output, known, gsd, config, overrides)
     if one:
         ground, name, seed = one
-        changes = (*overrides, *((f"tile.gsd_m={gsd[ground]}",) if ground in gsd else ()))
-        scene, truth = map(Path, known[ground].split(","))
-        found = do_row(output, ground, scene, truth, name, int(seed), config, changes)
-        click.echo(json.dumps(found))
+        click.echo(json.dumps(do_row(work, ground, name, int(seed))))
         return
-    chosen = [
+    done = {(r["ground"], r["row"], str(r["seed"])) for r in read_results(output)}
+    jobs_left = [
         (ground, name, seed)
         for seed in seeds.split(",")
         for ground in known
         for name in names or ROWS
+        if (ground, name, seed) not in done
     ]
-    own = [job for job in chosen if ROWS[job[1]].model_of is None]
-    borrowed = [job for job in chosen if ROWS[job[1]].model_of is not None]
+    for ground, name, seed in jobs_left:  # before they run side by side
+        work.cut(ground, work.settings(ground, name, int(seed)))
+    own = [job for job in jobs_left if ROWS[job[1]].model_of is None]
+    borrowed = [job for job in jobs_left if ROWS[job[1]].model_of is not None]
     for group in (own, borrowed):
         with ThreadPoolExecutor(jobs) as pool:
             list(pool.map(lambda job: run_job(output, job), group))
@@ -143,9 +188,7 @@ def main(
 
 
 def run_job(output: Path, job: tuple[str, str, str]) -> None:
-    """Runs one row in a process of its own, unless its result is there."""
-    if any((r["ground"], r["row"], str(r["seed"])) == job for r in read_results(output)):
-        return
+    """Runs one row in a process of its own."""
     command = [sys.executable, *sys.argv, "--one", *job]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
@@ -158,22 +201,12 @@ def run_job(output: Path, job: tuple[str, str, str]) -> None:
     click.echo(line)
 
 
-def do_row(
-    output: Path,
-    ground: str,
-    scene: Path,
-    truth: Path,
-    name: str,
-    seed: int,
-    config: str,
-    changes: tuple[str, ...],
-) -> dict[str, Any]:
+def do_row(work: Work, ground: str, name: str, seed: int) -> dict[str, Any]:
     """Trains, unless the model is another row's, and judges on test ground."""
-    row = ROWS[name]
-    settings = load_config(config, (*changes, *row.changes, f"train.seed={seed}"))
-    source = row.model_of or name
-    run = output / "runs" / f"{ground}_{source}_{seed}"
-    tiles = cut(output, ground, scene, truth, settings)
+    row, settings = ROWS[name], work.settings(ground, name, seed)
+    scene, truth = work.places(ground)
+    run = work.output / "runs" / f"{ground}_{row.model_of or name}_{seed}"
+    tiles = work.cut(ground, settings)
     if row.model_of is None:
         train(tiles, run, model=settings.model, options=settings.train, overwrite=True)
     model = run / "model.safetensors"
@@ -201,15 +234,6 @@ def do_row(
         "buildings": report.tp + report.fn,
         "seconds_of_mapping": round(time.perf_counter() - start, 1),
     }
-
-
-def cut(output: Path, ground: str, scene: Path, truth: Path, settings: Config) -> Path:
-    """Tiles, cut once for each way of cutting."""
-    key = "-".join(map(str, (*settings.tile.targets, settings.tile.gsd_m, settings.tile.size)))
-    folder = output / "tiles" / f"{ground}-{key}"
-    if not (folder / "tiles.json").exists():
-        tile_scenes(plan_tiles([scene], truth, settings.tile), folder, overwrite=True)
-    return folder
 
 
 def machine() -> str:

@@ -9,6 +9,7 @@ on a synthetic town or on a folder of tiles.
 - `speed`: steps per second of the real training: Lightning's loop as `geoseg train` builds it, with
   its loader, its augmentation, its precision; of the same step on a batch that already lies on the
   device; and of that without augmentation. They take turns, several times, and the median counts.
+  Averages of the weights, which are no part of a bare step, are off in all three.
 - `gather`: seconds in which the training ground is put together, milliseconds in which one batch is
   cut out of it, and megabytes of the ground and of the tiles.
 """
@@ -99,7 +100,7 @@ def make_tiles(work: Path, size: int) -> Path:
 def speed(tiles: Path, work: Path, config: Config, *, steps: int, repeat: int) -> dict[str, Any]:
     """Steps per second of training, of its bare steps, and of those without augmentation."""
     model = config.model.model_copy(update={"encoder_weights": None})
-    setup = prepare(tiles, model, config.train)
+    setup = prepare(tiles, model, config.train.model_copy(update={"ema": 0.0, "swa": 0.0}))
     options, spec, device = setup.options, setup.spec, setup.device
     sampler = build_sampler(setup.train_set, options, setup.batch_size)
     loader, _ = build_loaders(setup, sampler, work / "ground")
@@ -213,7 +214,8 @@ def gather(tiles: Path, work: Path, config: Config, *, repeat: int) -> dict[str,
         ground = gather_ground(train_set, work / "ground")
         seconds.append(time.perf_counter() - start)
     windows = GroundDataset(ground, window_side(options, train_set.info.size))
-    sampler = build_sampler(train_set, options, options.batch_size)
+    batch_size = 8 if options.batch_size == "auto" else options.batch_size  # no network here
+    sampler = build_sampler(train_set, options, batch_size)
     draws = list(sampler)
     for start_at in range(0, len(draws) - sampler.batch_size + 1, sampler.batch_size):
         start = time.perf_counter()

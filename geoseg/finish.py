@@ -64,8 +64,7 @@ def finish(
     ground.predict(predictor)
     calibration = calibrate(ground.grounds(), ignore=tiles.info.ignore)
     draw_reliability(calibration, folder / RELIABILITY_NAME)
-    best = tune_thresholds(ground).thresholds
-    best = best.model_copy(update={"temperature": calibration.temperature})
+    best = tune_thresholds(ground).model_copy(update={"temperature": calibration.temperature})
     found = [(one, one.evaluate(best)) for one in ground.grounds()]
     outlined = choose_tiles(list(iter_outlined(tiles, found)))
     draw_outlined(outlined, folder / VALIDATION_NAME)

@@ -371,7 +371,9 @@ class TrainOptions(Options):
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="SGD with Nesterov's momentum")
     lr: float = Field(1e-3, gt=0, description="Peak learning rate of the decoder")
     encoder_lr: float = Field(0.5, ge=0, le=1, description="The encoder's, as a share of lr")
-    momentum: float = Field(0.9, ge=0, lt=1, description="Of SGD, and the first beta of AdamW")
+    momentum: float = Field(
+        0.9, ge=0, lt=1, description="Of SGD, and the first beta of AdamW; not of one_cycle"
+    )
     weight_decay: float = Field(1e-2, ge=0)
     clip_norm: float = Field(
         1.0, ge=0, description="Longer gradients are scaled down to this norm; 0: never"
@@ -420,7 +422,9 @@ class TrainOptions(Options):
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
         "auto", description="auto: bf16 where the device computes in it, else 32 bit"
     )
-    compile: bool = Field(False, description="Compile the network first: for long runs")
+    compile: bool = Field(
+        False, description="Compile the network first: for long runs; deeplabv2 is not"
+    )
     device: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = Field(1, ge=1, description="GPUs of this machine, or processes on its CPU")
     nodes: int = Field(1, ge=1, description="Machines that train together")

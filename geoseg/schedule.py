@@ -11,7 +11,7 @@ from geoseg.options import TrainOptions
 _FIRST_RATE = 1 / 25
 _LOW, _HIGH = 0.85, 0.95
 
-# The first step of a warm-up is not quite nothing.
+# The first step of a warm-up is not quite nothing, as a share of the peak rate.
 _LEAST = 1e-3
 
 
@@ -26,7 +26,7 @@ def rate_share(progress: float, options: TrainOptions) -> float:
     if progress < warmup:
         if options.schedule == "one_cycle":
             return 1 - (1 - _FIRST_RATE) * _half_wave(progress / warmup)
-        return max(progress, _LEAST) / warmup
+        return max(progress / warmup, _LEAST)
     passed = min(1.0, (progress - warmup) / (1 - warmup))
     if options.schedule == "constant":
         return 1.0

@@ -38,7 +38,7 @@ class Tuned:
     calibration: dict[str, float] | None = None
 
 
-def tune_thresholds(ground: ValidationGround) -> Tuned:
+def tune_thresholds(ground: ValidationGround) -> Thresholds:
     """Searches the thresholds: the body's by pixel IoU, the others by building F1@0.5 and it.
 
     The body's threshold says how far buildings reach, which many pixels tell reliably; building
@@ -64,7 +64,7 @@ def tune_thresholds(ground: ValidationGround) -> Tuned:
     for _ in range(_ROUNDS):
         before = best
         for name, values in _CANDIDATES.items():
-            if name == "contact" and name not in ground.outputs:
+            if name in ("border", "contact") and name not in ground.outputs:
                 continue
             choices = [best.model_copy(update={name: value}) for value in values]
             goal = _covered if name == "body" else sum
@@ -73,8 +73,7 @@ def tune_thresholds(ground: ValidationGround) -> Tuned:
                 best = winner
         if best == before:
             break
-    best = best.model_copy(update={"regularize": True})
-    return Tuned(best, score(best)[0])
+    return best.model_copy(update={"regularize": True})
 
 
 def _covered(scores: tuple[float, float]) -> float:

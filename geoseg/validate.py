@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import geopandas as gpd
@@ -23,8 +24,12 @@ from geoseg.vectorize import vectorize_arrays
 
 Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
-# Validation ground beyond this many pixels is left out.
+# Of more validation ground, parts are taken: predictions of it all are held in memory, and
+# vectorized again and again.
 MOST_PIXELS = 16_000_000
+
+# Parts are a sixteenth of that, so that they are many, and hardly any building is cut.
+_PIECES = 16
 
 # Tiles keep their probabilities in 16 bits: bytes would lose what calibration is about.
 _LEVELS = 65535
@@ -72,17 +77,25 @@ class ValidationGround:
 
     Args:
         tiles: Validation tiles of buildings.
-        most_pixels: Ground beyond so many pixels is left out.
+        most_pixels: Of more ground, parts from all over it are taken that hold so many pixels.
 
     Attributes:
         tiles: The tiles.
+        covered_mpx: Megapixels of the ground.
+        total_mpx: Those that all validation tiles cover.
         found: uint16 (outputs, size, size) of each tile that was added, by its row.
     """
 
     def __init__(self, tiles: TileDataset, *, most_pixels: int = MOST_PIXELS) -> None:
         self.tiles = tiles
         self.found: dict[int, np.ndarray] = {}
-        self._plots = list(_iter_plots(tiles, most_pixels))
+        groups = list(_iter_groups(tiles.tiles))
+        chosen = _choose_evenly(groups, tiles.info.size, most_pixels)
+        self.covered_mpx, self.total_mpx = _megapixels(chosen), _megapixels(groups)
+        truth = read_tile_footprints(tiles.folder)
+        self._plots = [
+            _Plot(tiles, rows, truth[truth.scene == rows.scene.iloc[0]]) for rows in chosen
+        ]
         self._grounds: list[Ground] | None = None
 
     @property
@@ -207,32 +220,62 @@ class _Plot:
         return self._labels
 
 
-def _iter_plots(tiles: TileDataset, most_pixels: int) -> Iterator[_Plot]:
-    footprints = read_tile_footprints(tiles.folder)
-    for scene, rows in tiles.tiles.groupby("scene", sort=False):
-        if most_pixels <= 0:
-            return
-        truth = footprints[footprints.scene == scene]
-        for part in _runs(rows, most_pixels, tiles.info.size):
-            plot = _Plot(tiles, part, truth)
-            most_pixels -= plot.grid.height * plot.grid.width
-            yield plot
+def _iter_groups(tiles: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """Tiles that touch each other, of one scene after the other."""
+    for _, rows in tiles.groupby("scene", sort=False):
+        boxes = _boxes(rows)
+        for area in shapely.get_parts(shapely.union_all(boxes)):
+            yield rows[shapely.intersects(boxes, area.buffer(-0.5))]
 
 
-def _runs(rows: pd.DataFrame, pixels: int, size: int) -> Iterator[pd.DataFrame]:
-    """Tiles that touch each other, as many groups as fit into `pixels`."""
-    tree = shapely.box(
+def _choose_evenly(groups: list[pd.DataFrame], size: int, most_pixels: int) -> list[pd.DataFrame]:
+    """The groups, or where they are too much ground parts of them from all over it.
+
+    Args:
+        groups: Tiles that touch each other.
+        size: Of a tile.
+        most_pixels: What the chosen may hold; one piece is always chosen.
+    """
+    if sum(map(_extent, groups)) <= most_pixels:
+        return groups
+    pieces = [piece for group in groups for piece in _cut(group, size, most_pixels // _PIECES)]
+    share = most_pixels / sum(map(_extent, pieces))
+    chosen: list[pd.DataFrame] = []
+    passed = kept = 0
+    for piece in pieces:
+        extent = _extent(piece)
+        passed += extent
+        if kept + extent <= share * passed:
+            kept += extent
+            chosen.append(piece)
+    return chosen or [pieces[len(pieces) // 2]]
+
+
+def _cut(rows: pd.DataFrame, size: int, pixels: int) -> list[pd.DataFrame]:
+    """Squares of tiles that share no ground, where a group has more than so many pixels."""
+    if _extent(rows) <= pixels:
+        return [rows]
+    side = max(2 * size, math.isqrt(pixels))
+    top, left = rows.row_off - rows.row_off.min(), rows.col_off - rows.col_off.min()
+    # A tile that lies across would be judged twice, and its square be larger than the others.
+    inside = (top % side + rows.height <= side) & (left % side + rows.width <= side)
+    parts = [part for _, part in rows[inside].groupby([top // side, left // side])]
+    return parts or [rows.iloc[:1]]
+
+
+def _extent(rows: pd.DataFrame) -> int:
+    """Pixels of the grid that holds tiles."""
+    west, north, east, south = shapely.total_bounds(_boxes(rows))
+    return int((east - west) * (south - north))
+
+
+def _megapixels(groups: Iterable[pd.DataFrame]) -> float:
+    """The ground that tiles cover, counted once."""
+    return float(sum(shapely.union_all(_boxes(rows)).area for rows in groups)) / 1e6
+
+
+def _boxes(rows: pd.DataFrame) -> np.ndarray:
+    boxes: np.ndarray = shapely.box(
         rows.col_off, rows.row_off, rows.col_off + rows.width, rows.row_off + rows.height
     )
-    merged = shapely.union_all(tree)
-    for area in shapely.get_parts(merged):
-        part = rows[shapely.intersects(tree, area.buffer(-0.5))]
-        west, north, east, south = area.bounds
-        if (east - west) * (south - north) > pixels:  # the top of it, at least a row of tiles
-            rows_left = max(size, pixels // (east - west))
-            part = part[part.row_off + part.height <= north + rows_left]
-            south = north + rows_left
-        pixels -= int((east - west) * (south - north))
-        yield part
-        if pixels <= 0:
-            return
+    return boxes

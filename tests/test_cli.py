@@ -164,6 +164,10 @@ def test_a_dry_run_writes_nothing(work, tmp_path):
     code, out, _ = geoseg(*words, "-o", tmp_path / "tiles", "--dry-run")
     assert code == 0
     assert "tiles planned" in out
+    code, out, _ = geoseg("train", folder / "tiles", "-o", tmp_path / "a", "--dry-run", *QUICK)
+    assert code == 0
+    assert "tiles to train on" in out
+    assert "aspp_channels: 16" in out
     model = folder / "runs" / "a" / "model.safetensors"
     code, out, _ = geoseg(
         "predict", folder / "scene.tif", "-m", model, "-o", tmp_path / "o", "--dry-run"
@@ -270,6 +274,13 @@ BAD = {
     "band": ("tile {scene} --labels {truth} --bands 7 -o {new}", "has no band 7"),
     "no tiles": ("train {tmp}/rgbn -o {new}", "holds no tiles.json"),
     "arch": ("train {tiles} -o {new} --set model.arch=nonet", "choose from deepglobe, deeplabv2"),
+    "arch dry": (
+        "train {tiles} -o {new} --dry-run --set model.arch=nonet",
+        "choose from deepglobe, deeplabv2",
+    ),
+    "run dry": ("train {tiles} -o {folder}/runs/a --dry-run", "is there already"),
+    "rates resumed": ("train {tiles} -o {new} --find-lr --resume", "--find-lr and --resume"),
+    "rates dry": ("train {tiles} -o {new} --find-lr --dry-run", "--find-lr and --dry-run"),
     "typo": ("train {tiles} -o {new} --config {tmp}/typo.yaml", "train.learning_rate: no such key"),
     "set": ("train {tiles} -o {new} --set train.lr=-1", "--set: train.lr: "),
     "config": ("train {tiles} -o {new} --config absent.yaml", "geoseg ships"),

@@ -88,7 +88,7 @@ def test_tuning_finds_the_thresholds_of_its_score(run, tiles):
     spec, weights = load_model(result.model)
     ground = ValidationGround(TileDataset(tiles, "val"))
     ground.predict(Predictor(spec, weights, "cpu"))
-    tuned = tune_thresholds(ground).thresholds
+    tuned = tune_thresholds(ground)
     temperature = spec.provenance["calibration"]["temperature"]
     assert result.thresholds == tuned.model_copy(update={"temperature": temperature})
     assert result.val_f1 == ground.score(result.thresholds)[0].f1
@@ -108,7 +108,7 @@ def test_a_perfect_network_is_tuned_to_nearly_all_buildings(tiles):
 
     ground = ValidationGround(dataset)
     ground.predict(oracle)
-    assert tune_thresholds(ground).f1 > 0.9
+    assert ground.score(tune_thresholds(ground))[0].f1 > 0.9
 
 
 def test_a_running_average_is_validated_and_kept(tiles, tmp_path):
@@ -204,18 +204,34 @@ def test_a_run_is_not_replaced_unasked(run, tiles):
         train(tiles, folder, model=MODEL, options=OPTIONS)
 
 
-def test_a_good_rate_is_found_and_nothing_is_kept(tiles, tmp_path):
-    found = find_lr(tiles, tmp_path / "rates", model=MODEL, options=OPTIONS, steps=30)
-    assert {path.name for path in (tmp_path / "rates").iterdir()} == {
-        "learning_rates.csv", "learning_rates.png"
-    }  # fmt: skip
-    with (tmp_path / "rates" / "learning_rates.csv").open() as file:
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_good_rate_is_found_and_the_run_is_not_in_its_way(tiles, tmp_path, accumulate):
+    options = OPTIONS.model_copy(update={"accumulate": accumulate})
+    found = find_lr(tiles, tmp_path / "a", model=MODEL, options=options, steps=30)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "a_learning_rates.csv", "a_learning_rates.png"
+    ]  # fmt: skip
+    assert found.picture == tmp_path / "a_learning_rates.png"
+    with (tmp_path / "a_learning_rates.csv").open() as file:
         table = list(csv.DictReader(file))
     rates = [float(row["lr"]) for row in table]
     assert rates == sorted(rates)
     assert rates[0] == pytest.approx(LOWEST)
     assert rates[1] / rates[0] == pytest.approx((HIGHEST / LOWEST) ** (1 / 29))
     assert found.lr in [pytest.approx(rate) for rate in rates]
+    assert 0.3 < float(table[0]["loss"]) < 3
+
+
+def test_what_cannot_be_written_is_refused_before_rates_are_tried(tiles, tmp_path, monkeypatch):
+    def never(*_):
+        raise AssertionError("tried")
+
+    monkeypatch.setattr("geoseg.find_lr._try_rates", never)
+    (tmp_path / "a_learning_rates.png").mkdir()
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "a", tmp_path / "file" / "a"):
+        with pytest.raises(OutputExistsError):
+            find_lr(tiles, output, model=MODEL, options=OPTIONS)
 
 
 def test_the_steepest_fall_is_found_by_hand():
@@ -227,6 +243,16 @@ def test_the_steepest_fall_is_found_by_hand():
     assert 5e-3 < steepest_rate(rows) < 5e-2
     with pytest.raises(ConfigError, match="no learning rate makes the loss fall"):
         steepest_rate(smooth_losses(rates, [1.0 + rate for rate in rates]))
+
+
+@pytest.mark.parametrize("sd", [0.03, 0.1])
+def test_noise_is_not_taken_for_the_steepest_fall(sd):
+    rates = np.geomspace(LOWEST, HIGHEST, 100)
+    clean = 1 - 0.6 / (1 + 2e-3 / rates) + np.minimum((rates / 4e-2) ** 2, 100)
+    steepest = rates[np.gradient(clean, np.log(rates)).argmin()]
+    noise = np.random.default_rng(0).normal(0, sd, (200, len(rates)))
+    found = np.array([steepest_rate(smooth_losses(rates, clean + one)) for one in noise])
+    assert np.mean(np.abs(np.log(found / steepest)) <= np.log(5)) >= 0.95
 
 
 @pytest.mark.parametrize(

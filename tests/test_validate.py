@@ -4,21 +4,25 @@ from types import SimpleNamespace
 
 import matplotlib.image
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 import geoseg.segmenter
 from geoseg.calibrate import calibrate, calibrate_counts, count_logits
 from geoseg.dataset import TileDataset, normalise
 from geoseg.evaluate import evaluate_layers
-from geoseg.finish import choose_tiles, iter_outlined, tiles_apart
-from geoseg.metrics import Score
+from geoseg.finish import choose_tiles, finish, iter_outlined, tiles_apart
+from geoseg.metrics import AreaCounts, Score
 from geoseg.options import Thresholds, TileOptions, TrainOptions
 from geoseg.pictures import MaskedTile, OutlinedTile, draw_masked, draw_outlined, draw_reliability
 from geoseg.segmenter import Segmenter
 from geoseg.tiles import plan_tiles, tile_scenes
-from geoseg.validate import MOST_PIXELS, ValidationGround
+from geoseg.tune import tune_thresholds
+from geoseg.validate import Ground, ValidationGround, _choose_evenly, _cut, _extent, _iter_groups
 from geoseg.vectorize import vectorize_arrays
 
 
@@ -106,16 +110,96 @@ def test_a_missing_tile_is_no_score(ground, tiles):
         part.grounds()
 
 
-def test_ground_beyond_the_limit_is_left_out(ground, tiles):
-    small = ValidationGround(tiles, most_pixels=MOST_PIXELS // 10_000)
+@pytest.mark.parametrize("most_pixels", [1, 5_000, 12_000])
+def test_of_much_ground_parts_are_taken_from_all_over_it(ground, tiles, most_pixels):
+    small = ValidationGround(tiles, most_pixels=most_pixels)
     assert 0 < len(small.indices) < len(tiles)
-    small.add(range(len(tiles)), np.zeros((len(tiles), 2, 32, 32)))
+    assert len(set(small.indices)) == len(small.indices)
+    covered = sum(one.area.area / one.grid.transform.a**2 for one in _filled(small).grounds())
+    assert small.covered_mpx == pytest.approx(covered / 1e6)
+    assert small.total_mpx == ground.total_mpx == ground.covered_mpx > small.covered_mpx
+    assert small.covered_mpx * 1e6 <= max(most_pixels, 64**2)
     assert sorted(small.found) == sorted(small.indices)
     buildings, area = small.score(Thresholds())
     truths = sum(len(one.truth) for one in ground.grounds())
     assert buildings.tp == buildings.fp == 0
     assert 0 < buildings.fn < truths
     assert area.tp == 0
+
+
+def _filled(ground):
+    count = len(ground.tiles)
+    ground.add(range(count), np.zeros((count, 2, 32, 32)))
+    return ground
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.integers(1, 7)), min_size=1, max_size=12),
+    st.sampled_from([16, 32]),
+    st.floats(0.1, 0.9),
+)
+def test_no_scene_is_ahead_of_another_when_parts_are_taken(scenes, stride, share):
+    rows = pd.DataFrame(
+        [
+            (name, 32 + y * stride, x * stride, 32, 32)
+            for name, (height, width) in enumerate(scenes)
+            for y in range(height)
+            for x in range(width)
+        ],
+        columns=["scene", "row_off", "col_off", "height", "width"],
+    )
+    groups = list(_iter_groups(rows))
+    assert len(groups) == len(scenes)
+    total = sum(map(_extent, groups))
+    chosen = _choose_evenly(groups, 32, int(share * total))
+    assert chosen
+    taken = pd.concat(chosen)
+    assert taken.index.is_unique
+    if len(chosen) > 1:
+        assert sum(map(_extent, chosen)) <= share * total
+    # What is taken up to any scene is in proportion to what there was, but for a piece.
+    pieces = [p for g in groups for p in _cut(g, 32, int(share * total) // 16)]
+    real = int(share * total) / sum(map(_extent, pieces))
+    largest = max(map(_extent, pieces))
+    for name in range(len(scenes)):
+        passed = sum(_extent(p) for p in pieces if p.scene.iloc[0] <= name)
+        kept = sum(_extent(p) for p in chosen if p.scene.iloc[0] <= name)
+        assert kept <= max(real * passed + 1e-6, largest)
+        assert kept >= min(real, 1) * passed - largest - 1e-6
+    whole = _choose_evenly(groups, 32, total)
+    assert whole is groups
+
+
+def test_without_a_head_its_thresholds_are_not_tried():
+    tried = []
+
+    def score(thresholds):
+        tried.append(thresholds)
+        return Score(1, 0, 0), AreaCounts(1.0, 0.0, 0.0)
+
+    best = tune_thresholds(SimpleNamespace(outputs=("building",), score=score))
+    assert best == Thresholds()
+    assert {(one.border, one.contact) for one in tried} == {(best.border, best.contact)}
+    tried.clear()
+    tune_thresholds(SimpleNamespace(outputs=("building", "border"), score=score))
+    assert len({one.border for one in tried}) > 1
+
+
+def test_right_angles_are_made_once_when_a_run_ends(tiles, tmp_path, monkeypatch):
+    monkeypatch.setattr("geoseg.finish.Predictor", lambda *_: guess)
+    monkeypatch.setattr("geoseg.tune._CANDIDATES", {"body": (0.4,)})
+    asked = []
+
+    def evaluate(one, thresholds, evaluate=Ground.evaluate):
+        asked.append(thresholds.regularize)
+        return evaluate(one, thresholds)
+
+    monkeypatch.setattr(Ground, "evaluate", evaluate)
+    spec = SimpleNamespace(exclusive=False)
+    tuned = finish(spec, {}, "cpu", tiles, tmp_path)
+    assert asked.count(True) == len(ValidationGround(tiles)._plots)
+    assert tuned.thresholds.regularize
+    assert 0.5 < tuned.f1 <= 1
 
 
 class Bright(nn.Module):

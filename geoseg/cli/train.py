@@ -7,13 +7,19 @@ import sys
 import click
 
 from geoseg.cli.options import config_options, output_option, overwrite_option, resolve
+from geoseg.config import Config
+from geoseg.errors import ConfigError
 
 
 @click.command()
 @click.argument("tiles")
 @output_option("Folder of the run.")
 @click.option("--resume", is_flag=True, help="Go on from where the run stopped.")
-@click.option("--find-lr", is_flag=True, help="Try 100 learning rates, name a good one, and stop.")
+@click.option(
+    "--find-lr",
+    is_flag=True,
+    help="Name a good learning rate and stop.",
+)
 @click.option("--dry-run", is_flag=True, help="Check everything, print the settings, and stop.")
 @overwrite_option
 @config_options
@@ -32,18 +38,12 @@ def command(
     Writes model.safetensors, metrics.csv, curves.png, validation.png and, of buildings,
     reliability.png into the run's folder.
     """
+    if find_lr and (resume or dry_run):
+        other = "--resume" if resume else "--dry-run"
+        raise ConfigError(f"--find-lr and {other} are two things; ask for one of them")
     settings = resolve(config, overrides)
     if dry_run:
-        import yaml
-
-        from geoseg.tiles import load_tiles_info
-
-        info = load_tiles_info(tiles)
-        click.echo(
-            f"{tiles}: {info.tiles['train']} tiles to train on, {info.tiles['val']} to validate"
-        )
-        chosen = settings.model_dump(mode="json", include={"model", "train"})
-        click.echo(yaml.safe_dump(chosen, sort_keys=False).rstrip())
+        _check(tiles, output, settings, overwrite=overwrite or resume)
         return
     if find_lr:
         from geoseg.find_lr import find_lr as search
@@ -67,3 +67,21 @@ def command(
     if result.val_f1 is not None:
         scores += f", val building F1 {result.val_f1:.3f}"
     click.echo(f"{result.minutes:.1f} min, {scores} → {result.model}")
+
+
+def _check(tiles: str, output: str, settings: Config, *, overwrite: bool) -> None:
+    """Refuses what a run would refuse, and says what it would do."""
+    import yaml
+
+    from geoseg.journal import check_output
+    from geoseg.loggers import check_loggers
+    from geoseg.train import prepare
+
+    check_loggers(settings.train.loggers)
+    setup = prepare(tiles, settings.model, settings.train, pretrained=False)
+    check_output(output, overwrite=overwrite)
+    click.echo(
+        f"{tiles}: {len(setup.train_set)} tiles to train on, {len(setup.val_set)} to validate"
+    )
+    chosen = settings.model_dump(mode="json", include={"model", "train"})
+    click.echo(yaml.safe_dump(chosen, sort_keys=False).rstrip())
