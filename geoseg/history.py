@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import signal
 import time
 from collections.abc import Callable
@@ -39,6 +40,9 @@ MONITOR = "val_score"
 # An epoch that takes longer says so this often.
 _SECONDS_PER_LINE = 30.0
 
+# Epochs may be shorter than a picture takes, and the device waits for it.
+_SECONDS_PER_PICTURE = 10.0
+
 
 class History(Callback):
     """Keeps time, sets the rate by it, and writes `metrics.csv`, `curves.png` and loggers.
@@ -57,6 +61,7 @@ class History(Callback):
         self._validated = False
         self._before = self._clock = 0.0
         self._start = self._told = time.monotonic()
+        self._drawn = -math.inf
 
     @property
     def minutes(self) -> float:
@@ -152,6 +157,11 @@ class History(Callback):
         if isinstance(launcher, _SubprocessScriptLauncher):
             launcher.kill(signal.SIGKILL)
 
+    def draw(self) -> None:
+        """Draws `curves.png`, which may be some epochs behind `metrics.csv` until the end."""
+        draw_curves(self.rows, self.folder / "curves.png")
+        self._drawn = time.monotonic()
+
     def _write(self, row: dict[str, float]) -> None:
         for logger in self.loggers:
             logger.log_metrics(row, step=int(row["step"]))
@@ -162,7 +172,8 @@ class History(Callback):
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(self.rows)
-        draw_curves(self.rows, self.folder / "curves.png")
+        if time.monotonic() - self._drawn > _SECONDS_PER_PICTURE:
+            self.draw()
         self._tell(
             f"epoch {row['epoch'] + 1}: {row['minutes']:.1f} min, "
             + ", ".join(f"{name} {row[name]:.3f}" for name in COLUMNS[4:] if name in row)

@@ -17,10 +17,16 @@ from geoseg.errors import ConfigError, ModelFileError
 from geoseg.ground import remove_ground
 from geoseg.history import MONITOR
 from geoseg.journal import replace_file
-from geoseg.loggers import TENSORBOARD_NAME
+from geoseg.loggers import LOGGED_NAMES
 from geoseg.options import TrainOptions
 
 MODEL_NAME = "model.safetensors"
+
+# What a run writes, but for loggers and ground.
+_KEPT_NAMES = (
+    *("last.ckpt", "best.ckpt", MODEL_NAME),
+    *("metrics.csv", "curves.png", "validation.png", "reliability.png"),
+)
 
 # Where the training ground lies while a run needs it, if memory has no room for it.
 GROUND_NAME = "ground"
@@ -115,13 +121,29 @@ class Patience(EarlyStopping):
         trainer.should_stop |= waited >= self.patience
 
 
-def clear_run(folder: Path) -> None:
-    """Removes the states of an earlier run, which this one must not take for its own."""
+def clear_run(folder: Path, processes: int) -> None:
+    """Removes all that an earlier run left, which nobody must take for this one's.
+
+    Args:
+        folder: The run's folder.
+        processes: That train now; each looks after its own ground.
+    """
     # The state goes first: without it nobody takes up what is left.
-    for name in ("last.ckpt", "best.ckpt", MODEL_NAME):
+    for name in _KEPT_NAMES:
         (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / TENSORBOARD_NAME, ignore_errors=True)
-    remove_ground(folder / GROUND_NAME)
+    for name in LOGGED_NAMES:
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
+    own = {locate_ground(folder, rank) for rank in range(1, processes)}
+    for ground in {folder / GROUND_NAME, *folder.glob(f"{GROUND_NAME}_*/")} - own:
+        remove_ground(ground)
+
+
+def locate_ground(folder: Path, rank: int) -> Path:
+    """Where the training ground of one of several processes lies."""
+    return folder / (f"{GROUND_NAME}_{rank}" if rank else GROUND_NAME)
 
 
 def check_state(path: Path, module: nn.Module, options: TrainOptions) -> Path:

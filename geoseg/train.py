@@ -38,7 +38,7 @@ from geoseg.options import ModelOptions, Thresholds, TrainOptions
 from geoseg.ranks import adopt_started, check_processes, is_first
 from geoseg.sampling import DrawSampler, HardSampler
 from geoseg.segmenter import Segmenter
-from geoseg.states import GROUND_NAME, MODEL_NAME, best_weights, check_state, clear_run
+from geoseg.states import MODEL_NAME, best_weights, check_state, clear_run, locate_ground
 from geoseg.tiles import TilesInfo, load_tiles_info
 from geoseg.tune import Tuned
 from geoseg.validate import ValidationGround
@@ -124,8 +124,8 @@ def train(
     if not resuming and first:
         if resume:
             report(f"{folder}: holds no run to go on with; beginning one")
-        clear_run(folder)
-    at = folder / (f"{GROUND_NAME}_{trainer.global_rank}" if trainer.global_rank else GROUND_NAME)
+        clear_run(folder, trainer.world_size)
+    at = locate_ground(folder, trainer.global_rank)
     loaders = build_loaders(setup, sampler, at)
     try:
         trainer.fit(setup.module, *loaders, ckpt_path=checkpoint, weights_only=True)
@@ -136,6 +136,7 @@ def train(
     if not first:
         raise SystemExit(0)  # one process is enough for what follows
 
+    history.draw()
     spec, weights = setup.spec, best_weights(folder / "best.ckpt")
     if not spec.exclusive:
         report("tuning thresholds on validation ground")
