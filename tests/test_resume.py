@@ -16,7 +16,7 @@ import geoseg.learner
 import geoseg.loading
 import geoseg.states
 import geoseg.train
-from geoseg.errors import ConfigError, OutputExistsError
+from geoseg.errors import ConfigError, OutputExistsError, TrainingError
 from geoseg.model_file import load_model
 from geoseg.options import ModelOptions, Thresholds, TileOptions, TrainOptions
 from geoseg.segmenter import Segmenter
@@ -136,6 +136,38 @@ def test_dropout_is_that_of_the_epoch(tiles, tmp_path, monkeypatch):
     torch.rand(7)
     train(tiles, tmp_path / "b", model=MODEL, options=options, resume=True)
     assert_same_runs(tmp_path / "b", tmp_path / "a")
+
+
+def test_a_run_that_is_lost_from_the_first_leaves_no_state(tiles, tmp_path):
+    lost = OPTIONS.model_copy(update={"lr": 1e30})
+    with pytest.raises(TrainingError, match=r"in epoch 1 .*train\.lr .*train\.clip_norm.*no epoch"):
+        train(tiles, tmp_path / "a", model=MODEL, options=lost)
+    assert not any((tmp_path / "a").glob("*.*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "from_step", "good"),
+    [
+        ({}, 10, 2),
+        ({"ema": 0.9}, 10, 2),
+        ({"val_every": 2}, 10, 2),  # an epoch that is not validated
+        ({}, 9, 1),  # the last step of an epoch, whose losses are all fine
+    ],
+)
+def test_a_run_that_is_lost_keeps_the_epoch_before(
+    tiles, tmp_path, monkeypatch, changes, from_step, good
+):
+    monkeypatch.setattr(
+        geoseg.history, "rate_share", lambda done, _: 1.0 if done < from_step / 20 else 1e42
+    )
+    options = TrainOptions.model_validate(OPTIONS.model_dump() | changes)
+    with pytest.raises(TrainingError, match=rf"in epoch {good + 1} .*goes on from epoch {good},"):
+        train(tiles, tmp_path / "a", model=MODEL, options=options)
+    assert len(rows(tmp_path / "a")) == good
+    assert state_of(tmp_path / "a", "last.ckpt")["epoch"] == good - 1
+    ended = options.model_copy(update={"epochs": good})
+    model = train(tiles, tmp_path / "a", model=MODEL, options=ended, resume=True).model
+    assert all(weight.isfinite().all() for weight in load_model(model)[1].values())
 
 
 # Moments at which a process may die
