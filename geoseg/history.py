@@ -6,7 +6,7 @@ import csv
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,17 @@ class History(Callback):
         folder: The run's folder.
         options: How to train.
         report: Told one line per epoch.
+        run: What the run began with, from `describe_run`, for those who resume it.
     """
 
-    def __init__(self, folder: Path, options: TrainOptions, report: Callable[[str], None]) -> None:
-        self.folder, self.options, self.report = folder, options, report
+    def __init__(
+        self,
+        folder: Path,
+        options: TrainOptions,
+        report: Callable[[str], None],
+        run: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder, self.options, self.report, self.run = folder, options, report, run
         self.rows: list[dict[str, float]] = []
         self.loggers: list[Logger] = []
         self.rate = self.progress = 0.0
@@ -78,7 +85,7 @@ class History(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must keep."""
-        return {"minutes": self.minutes, "rows": self.rows}
+        return {"minutes": self.minutes, "rows": self.rows, "run": self.run}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a checkpoint."""

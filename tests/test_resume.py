@@ -1,7 +1,10 @@
 """Runs that are interrupted or killed, and go on: they end as if nothing had happened."""
 
 import csv
+import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +19,7 @@ import geoseg.learner
 import geoseg.loading
 import geoseg.states
 import geoseg.train
-from geoseg.errors import ConfigError, OutputExistsError, TrainingError
+from geoseg.errors import ConfigError, ModelFileError, OutputExistsError, TrainingError
 from geoseg.model_file import load_model
 from geoseg.options import ModelOptions, Thresholds, TileOptions, TrainOptions
 from geoseg.segmenter import Segmenter
@@ -113,6 +116,67 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiles, tmp_path, changes):
             )  # fmt: skip
     train(tiles, tmp_path / "b", model=MODEL, options=options, resume=True)
     assert_same_runs(tmp_path / "b", tmp_path / "a")
+
+
+@pytest.fixture(scope="module")
+def begun(tiles, tmp_path_factory):
+    """A run of two epochs, which is left as it is."""
+    folder = tmp_path_factory.mktemp("runs") / "begun"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(geoseg.loading, "_LEAST_STEPS", 1)
+        train(tiles, folder, model=MODEL, options=OPTIONS.model_copy(update={"epochs": 2}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": "sgd"}, "train.optimizer=adamw, and cannot go on with sgd"),
+        ({"weight_decay": 0.5}, "train.weight_decay=0.01, and cannot go on with 0.5"),
+        ({"seed": 3}, "train.seed=0, and cannot go on with 3"),
+        ({"encoder_lr": 0.25}, "train.encoder_lr=0.5, and cannot go on with 0.25"),
+        ({"ema": 0.9}, "train.ema=0.0, and cannot go on with 0.9"),
+        ({"augment": {"noise": 0.5}}, "train.augment.noise=0.08, and cannot go on with 0.5"),
+        ({"augment": "none"}, "train.augment={"),
+        ({"loss": {"dice": 1}}, "train.loss=null, and cannot go on with {"),
+    ],
+)
+def test_a_run_goes_on_with_the_settings_it_began_with(begun, tiles, changes, message):
+    options = TrainOptions.model_validate(OPTIONS.model_dump() | {"epochs": 3} | changes)
+    kept = {path: path.read_bytes() for path in begun.iterdir()}
+    with pytest.raises(ConfigError, match=re.escape(message)) as refused:
+        train(tiles, begun, model=MODEL, options=options, resume=True)
+    assert "\n" not in str(refused.value)
+    assert kept == {path: path.read_bytes() for path in begun.iterdir()}
+
+
+def test_a_run_goes_on_with_its_network_and_its_tiles(begun, tiles, tmp_path):
+    wider = ModelOptions(arch="unet", options={"width": 8})
+    with pytest.raises(ConfigError, match=r"model\.options\.width=4, and cannot go on with 8"):
+        train(tiles, begun, model=wider, options=OPTIONS, resume=True)
+    others = shutil.copytree(tiles, tmp_path / "tiles")
+    info = json.loads((others / "tiles.json").read_text())
+    (others / "tiles.json").write_text(json.dumps(info | {"where": "kind = 'house'"}))
+    with pytest.raises(ConfigError, match="began with other tiles"):
+        train(others, begun, model=MODEL, options=OPTIONS, resume=True)
+
+
+def test_a_run_may_end_later_and_compute_elsewhere(begun, tiles, tmp_path):
+    moved = shutil.copytree(begun, tmp_path / "run")
+    same = shutil.copytree(tiles, tmp_path / "tiles")
+    changes = {"epochs": 3, "patience": 9, "max_minutes": 60, "workers": 1, "device": "auto"}
+    options = OPTIONS.model_copy(update=changes)
+    train(same, moved, model=MODEL, options=options, resume=True)
+    assert len(rows(moved)) == 3
+
+
+def test_a_state_that_does_not_know_its_settings_is_refused(begun, tiles, tmp_path):
+    older = shutil.copytree(begun, tmp_path / "run")
+    state = torch.load(older / "last.ckpt", weights_only=True)
+    del state["callbacks"]["History"]["run"]
+    torch.save(state, older / "last.ckpt")
+    with pytest.raises(ModelFileError, match=r"does not say which settings.*--overwrite"):
+        train(tiles, older, model=MODEL, options=OPTIONS, resume=True)
 
 
 class Dropping(torch.nn.Module):
