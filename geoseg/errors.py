@@ -15,6 +15,7 @@
     └── ModelError             something is wrong with a model
         ├── UnknownArchitectureError
         ├── ModelFileError     a model file cannot be read or used
+        ├── TrainingError      training has led to a network that says nothing
         ├── WeightsError       initial weights cannot be found or do not fit
         └── InputShapeError    a size or a band count that the network cannot take
 
@@ -87,6 +88,10 @@ class UnknownArchitectureError(ModelError, KeyError):
 
 class ModelFileError(ModelError, OSError):
     """A model file cannot be read or used."""
+
+
+class TrainingError(ModelError, ArithmeticError):
+    """Training has led to a network that says nothing; what was good before is kept."""
 
 
 class WeightsError(ModelError, OSError):

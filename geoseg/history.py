@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,9 @@ MONITOR = "val_score"
 # An epoch that takes longer says so this often.
 _SECONDS_PER_LINE = 30.0
 
+# Epochs may be shorter than a picture takes, and the device waits for it.
+_SECONDS_PER_PICTURE = 10.0
+
 
 class History(Callback):
     """Keeps time, sets the rate by it, and writes `metrics.csv`, `curves.png` and loggers.
@@ -47,16 +51,24 @@ class History(Callback):
         folder: The run's folder.
         options: How to train.
         report: Told one line per epoch.
+        run: What the run began with, from `describe_run`, for those who resume it.
     """
 
-    def __init__(self, folder: Path, options: TrainOptions, report: Callable[[str], None]) -> None:
-        self.folder, self.options, self.report = folder, options, report
+    def __init__(
+        self,
+        folder: Path,
+        options: TrainOptions,
+        report: Callable[[str], None],
+        run: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder, self.options, self.report, self.run = folder, options, report, run
         self.rows: list[dict[str, float]] = []
         self.loggers: list[Logger] = []
         self.rate = self.progress = 0.0
         self._validated = False
         self._before = self._clock = 0.0
         self._start = self._told = time.monotonic()
+        self._drawn = -math.inf
 
     @property
     def minutes(self) -> float:
@@ -73,7 +85,7 @@ class History(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must keep."""
-        return {"minutes": self.minutes, "rows": self.rows}
+        return {"minutes": self.minutes, "rows": self.rows, "run": self.run}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a checkpoint."""
@@ -152,6 +164,11 @@ class History(Callback):
         if isinstance(launcher, _SubprocessScriptLauncher):
             launcher.kill(signal.SIGKILL)
 
+    def draw(self) -> None:
+        """Draws `curves.png`, which may be some epochs behind `metrics.csv` until the end."""
+        draw_curves(self.rows, self.folder / "curves.png")
+        self._drawn = time.monotonic()
+
     def _write(self, row: dict[str, float]) -> None:
         for logger in self.loggers:
             logger.log_metrics(row, step=int(row["step"]))
@@ -162,7 +179,8 @@ class History(Callback):
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(self.rows)
-        draw_curves(self.rows, self.folder / "curves.png")
+        if time.monotonic() - self._drawn > _SECONDS_PER_PICTURE:
+            self.draw()
         self._tell(
             f"epoch {row['epoch'] + 1}: {row['minutes']:.1f} min, "
             + ", ".join(f"{name} {row[name]:.3f}" for name in COLUMNS[4:] if name in row)

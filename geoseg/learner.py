@@ -62,7 +62,7 @@ class Learner(L.LightningModule):
             {"params": rest, "share": 1.0},
         ]
         chosen, momentum = self.options, self.options.momentum
-        common: dict[str, Any] = {"weight_decay": chosen.weight_decay, "fused": True}
+        common: dict[str, Any] = {"weight_decay": chosen.weight_decay, "fused": self._is_fused}
         if chosen.optimizer == "sgd":
             nesterov = momentum > 0
             return torch.optim.SGD(groups, chosen.lr, momentum, nesterov=nesterov, **common)
@@ -75,7 +75,11 @@ class Learner(L.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Scales long gradients down; Lightning itself refuses that for fused optimisers."""
-        if gradient_clip_val:
+        if not self._is_fused:
+            super().configure_gradient_clipping(
+                optimizer, gradient_clip_val, gradient_clip_algorithm
+            )
+        elif gradient_clip_val:
             nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -111,6 +115,12 @@ class Learner(L.LightningModule):
     def _judge(self, parts: list[tuple[float, int, Any]]) -> dict[str, float]:
         losses, counts, findings = zip(*parts, strict=True)
         return {"val_loss": sum(losses) / sum(counts), **self._score(list(findings))}
+
+    @property
+    def _is_fused(self) -> bool:
+        # Gradients are scaled in 16 bits, and a fused optimiser takes that back only as it steps,
+        # after they were clipped.
+        return self.options.precision != "16-mixed"
 
     @abstractmethod
     def _findings(self) -> Any:

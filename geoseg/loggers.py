@@ -13,6 +13,9 @@ from geoseg.errors import ConfigError
 
 TENSORBOARD_NAME = "tensorboard"
 
+# What loggers write into a run's folder.
+LOGGED_NAMES = (TENSORBOARD_NAME, "mlflow.db", "mlflow", "wandb")
+
 _PROJECT = "geoseg"
 
 

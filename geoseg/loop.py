@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback
 
 from geoseg.averaging import LateAverage, RunningAverage
 from geoseg.device import computes_bf16
+from geoseg.divergence import Divergence
 from geoseg.history import History
 from geoseg.options import TrainOptions
 from geoseg.ranks import count_started
@@ -33,7 +34,12 @@ def build_trainer(
         **describe_hardware(options, device),
         max_epochs=options.epochs,
         check_val_every_n_epoch=options.val_every,
-        callbacks=[history, RunCheckpoints(folder), *_further_callbacks(options, history)],
+        callbacks=[
+            Divergence(folder),  # first, so that nothing of a lost epoch is written
+            history,
+            RunCheckpoints(folder),
+            *_further_callbacks(options, history),
+        ],
         # In a job of SLURM without srun, too, Lightning starts the other processes itself.
         plugins=[WholeFiles(), *([] if count_started() else [LightningEnvironment()])],
         logger=False,

@@ -297,13 +297,16 @@ class AugmentOptions(Options):
     """How training tiles are varied at random, each sample its own way.
 
     Colours are counted in deviations of the training ground, so that one setting suits every
-    sensor. A family is off at 0, or at a scale of 1.
+    sensor. A family is off at 0, or at a scale of 1. Networks of boxes stay on the pixel grid,
+    whatever `free_share` says.
     """
 
     quarter_turns: bool = Field(True, description="Turn by quarters; pixels are copied")
     mirrors: bool = Field(True, description="Mirror half of the samples; pixels are copied")
     free_share: Share = Field(
-        0.5, description="Share of samples that are also turned, scaled and bent off the pixel grid"
+        0.5,
+        description="Share of samples that are also turned, scaled and bent off the pixel grid; "
+        "none of networks of boxes",
     )
     turn_deg: float = Field(20.0, ge=0, le=180, description="Those turn by up to this, degrees")
     scale: float = Field(
@@ -358,8 +361,8 @@ class TrainOptions(Options):
     max_minutes: float | None = Field(
         None,
         gt=0,
-        description="Training ends by then; the rate follows the clock, so no two such runs are "
-        "the same",
+        description="No step is made after that; a last validation and tuning follow. The rate "
+        "follows the clock, so no two such runs are the same",
     )
     patience: int | None = Field(
         None, ge=1, description="Training ends after so many validations without a better one"
@@ -437,7 +440,9 @@ class TrainOptions(Options):
         "great loss more often",
     )
     mosaic: bool = Field(
-        True, description="Samples are windows that move and reach into neighbouring tiles"
+        True,
+        description="Samples are windows that move and reach into neighbouring tiles; not of "
+        "networks of boxes",
     )
     max_memory_gb: float | None = Field(
         None,

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import shutil
+import textwrap
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +21,23 @@ from geoseg.errors import ConfigError, ModelFileError
 from geoseg.ground import remove_ground
 from geoseg.history import MONITOR
 from geoseg.journal import replace_file
-from geoseg.loggers import TENSORBOARD_NAME
-from geoseg.options import TrainOptions
+from geoseg.loggers import LOGGED_NAMES
+from geoseg.options import ModelOptions, TrainOptions
+from geoseg.tiles import TilesInfo
 
 MODEL_NAME = "model.safetensors"
+
+# What a run writes, but for loggers and ground.
+_KEPT_NAMES = (
+    *("last.ckpt", "best.ckpt", MODEL_NAME),
+    *("metrics.csv", "curves.png", "validation.png", "reliability.png"),
+)
+
+# Settings of training that a run may go on with others of: when it ends, and what computes.
+_FREE = {
+    *("epochs", "max_minutes", "patience", "loggers", "workers", "devices", "nodes"),
+    *("max_memory_gb", "device", "compile"),
+}
 
 # Where the training ground lies while a run needs it, if memory has no room for it.
 GROUND_NAME = "ground"
@@ -115,31 +132,70 @@ class Patience(EarlyStopping):
         trainer.should_stop |= waited >= self.patience
 
 
-def clear_run(folder: Path) -> None:
-    """Removes the states of an earlier run, which this one must not take for its own."""
+def clear_run(folder: Path, processes: int) -> None:
+    """Removes all that an earlier run left, which nobody must take for this one's.
+
+    Args:
+        folder: The run's folder.
+        processes: That train now; each looks after its own ground.
+    """
     # The state goes first: without it nobody takes up what is left.
-    for name in ("last.ckpt", "best.ckpt", MODEL_NAME):
+    for name in _KEPT_NAMES:
         (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / TENSORBOARD_NAME, ignore_errors=True)
-    remove_ground(folder / GROUND_NAME)
+    for name in LOGGED_NAMES:
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
+    own = {locate_ground(folder, rank) for rank in range(1, processes)}
+    for ground in {folder / GROUND_NAME, *folder.glob(f"{GROUND_NAME}_*/")} - own:
+        remove_ground(ground)
 
 
-def check_state(path: Path, module: nn.Module, options: TrainOptions) -> Path:
-    """Refuses a training state that is damaged, of another network, or of a finished run."""
+def locate_ground(folder: Path, rank: int) -> Path:
+    """Where the training ground of one of several processes lies."""
+    return folder / (f"{GROUND_NAME}_{rank}" if rank else GROUND_NAME)
+
+
+def describe_run(info: TilesInfo, model: ModelOptions, options: TrainOptions) -> dict[str, Any]:
+    """All that must be the same when a run goes on, as JSON takes it."""
+    return {
+        "tiles": hashlib.sha256(info.model_dump_json().encode()).hexdigest(),
+        "model": model.model_dump(mode="json"),
+        "train": options.model_dump(mode="json", exclude=_FREE),
+    }
+
+
+def check_state(
+    path: Path, module: nn.Module, options: TrainOptions, run: Mapping[str, Any]
+) -> Path:
+    """Refuses a training state that is damaged, of another run, or of a finished one.
+
+    Args:
+        path: The state.
+        module: What is trained.
+        options: How.
+        run: From `describe_run`.
+
+    Raises:
+        ModelFileError: If the state cannot be read or used.
+        ConfigError: If the run began with other settings or tiles, or is finished.
+    """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        state = checkpoint["state_dict"]
+        state, history = checkpoint["state_dict"], checkpoint["callbacks"]["History"]
     except Exception as error:
         raise ModelFileError(
             f"{path}: cannot be read as a training state; start anew with --overwrite"
         ) from error
+    _check_same(path, history.get("run"), run)
     wanted = {name: tensor.shape for name, tensor in module.state_dict().items()}
     if {name: tensor.shape for name, tensor in state.items()} != wanted:
         raise ModelFileError(
-            f"{path}: is the state of another network; resume with the --config and --set that "
-            "the run began with, or start anew with --overwrite"
+            f"{path}: is the state of another network, though of the same settings; resume with "
+            "the geoseg that began the run, or start anew with --overwrite"
         )
-    epochs, minutes = checkpoint["epoch"] + 1, checkpoint["callbacks"]["History"]["minutes"]
+    epochs, minutes = checkpoint["epoch"] + 1, history["minutes"]
     waited = checkpoint["callbacks"].get("Patience", {}).get("wait_count", 0)
     finished = (
         epochs >= options.epochs
@@ -152,6 +208,40 @@ def check_state(path: Path, module: nn.Module, options: TrainOptions) -> Path:
             "raise train.epochs, train.max_minutes and train.patience to go on"
         )
     return path
+
+
+def _check_same(path: Path, began: Mapping[str, Any] | None, run: Mapping[str, Any]) -> None:
+    if began is None:
+        raise ModelFileError(
+            f"{path}: does not say which settings the run began with, as it is of an earlier "
+            "geoseg; start anew with --overwrite"
+        )
+    name, old, new = next(_differences(began, run), ("", None, None))
+    if name == "tiles":
+        raise ConfigError(
+            f"{path.parent}: the run began with other tiles; resume with them, or start anew with "
+            "--overwrite"
+        )
+    if name:
+        raise ConfigError(
+            f"{path.parent}: the run began with {name}={_shorten(old)}, and cannot go on with "
+            f"{_shorten(new)}; resume with the --config and --set that it began with, or start "
+            "anew with --overwrite"
+        )
+
+
+def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The dotted names of what differs, with both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*new, *(old.keys() - new.keys())]:
+            yield from _differences(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))
+    elif old != new:
+        yield name, old, new
+
+
+def _shorten(value: Any) -> str:
+    said = value if isinstance(value, str) else json.dumps(value)
+    return textwrap.shorten(said, 60, placeholder=" …")
 
 
 def best_weights(checkpoint: Path) -> dict[str, Tensor]:

@@ -38,7 +38,14 @@ from geoseg.options import ModelOptions, Thresholds, TrainOptions
 from geoseg.ranks import adopt_started, check_processes, is_first
 from geoseg.sampling import DrawSampler, HardSampler
 from geoseg.segmenter import Segmenter
-from geoseg.states import GROUND_NAME, MODEL_NAME, best_weights, check_state, clear_run
+from geoseg.states import (
+    MODEL_NAME,
+    best_weights,
+    check_state,
+    clear_run,
+    describe_run,
+    locate_ground,
+)
 from geoseg.tiles import TilesInfo, load_tiles_info
 from geoseg.tune import Tuned
 from geoseg.validate import ValidationGround
@@ -85,7 +92,8 @@ def train(
             `best.ckpt`, and the pictures `curves.png`, `validation.png` and `reliability.png`.
         model: Which network.
         options: How to train it.
-        resume: Go on from `last.ckpt` if it is there.
+        resume: Go on from `last.ckpt` if it is there; with the tiles and settings that the run
+            began with, but for when it ends and what computes.
         overwrite: Start anew in a folder that holds a run.
         progress_bar: Show Lightning's progress bar.
         report: Told one line per epoch.
@@ -103,7 +111,8 @@ def train(
     resuming = resume and last.is_file()
     setup = _prepare_once(tiles, model, options, pretrained=not resuming)
     options = setup.options
-    history = History(folder, options, report)
+    run = describe_run(setup.train_set.info, model, options)
+    history = History(folder, options, report, run)
     trainer = build_trainer(folder, options, setup.device, history, progress_bar=progress_bar)
     first = trainer.is_global_zero  # of several processes, the one that writes and speaks
     if first:
@@ -120,12 +129,12 @@ def train(
     )
     if isinstance(sampler, HardSampler):
         cast(Any, trainer).callbacks.insert(0, LossesOfTiles(sampler))
-    checkpoint = str(check_state(last, setup.module, options)) if resuming else None
+    checkpoint = str(check_state(last, setup.module, options, run)) if resuming else None
     if not resuming and first:
         if resume:
             report(f"{folder}: holds no run to go on with; beginning one")
-        clear_run(folder)
-    at = folder / (f"{GROUND_NAME}_{trainer.global_rank}" if trainer.global_rank else GROUND_NAME)
+        clear_run(folder, trainer.world_size)
+    at = locate_ground(folder, trainer.global_rank)
     loaders = build_loaders(setup, sampler, at)
     try:
         trainer.fit(setup.module, *loaders, ckpt_path=checkpoint, weights_only=True)
@@ -136,6 +145,7 @@ def train(
     if not first:
         raise SystemExit(0)  # one process is enough for what follows
 
+    history.draw()
     spec, weights = setup.spec, best_weights(folder / "best.ckpt")
     if not spec.exclusive:
         report("tuning thresholds on validation ground")

@@ -21,7 +21,7 @@ FLOORS = (
     {
         "labels", "splits", "tiles", "dataset", "augment", "models", "losses", "learner",
         "segmenter", "ground", "sampling", "loading", "boxes", "train", "history", "states",
-        "loop", "ranks", "averaging",
+        "divergence", "loop", "ranks", "averaging",
         "batch_size", "find_lr", "loggers", "device", "drift", "plan", "stitch", "predict",
         "refine", "export", "mask", "validate", "tune", "calibrate", "finish", "vectorize",
         "evaluate", "pictures", "survey", "forecast", "town",

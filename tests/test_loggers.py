@@ -8,6 +8,7 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import geoseg.history
 from geoseg.errors import ConfigError
 from geoseg.history import COLUMNS
 from geoseg.loggers import check_loggers
@@ -78,6 +79,17 @@ def test_tensorboard_holds_every_row_and_last_ckpt_every_epoch(tiles, tmp_path):
     assert len(rows_of(run)) == len(scalars_of(run)["lr"]) == 5
     train(tiles, run, model=MODEL, options=OPTIONS, overwrite=True)
     assert len(scalars_of(run)["lr"]) == 3
+
+
+def test_curves_are_drawn_now_and_then_and_at_the_end(tiles, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        geoseg.history, "draw_curves", lambda rows, path: drawn.append((len(rows), path.name))
+    )
+    options = OPTIONS.model_copy(update={"epochs": 5, "loggers": ()})
+    train(tiles, tmp_path / "a", model=MODEL, options=options)
+    assert len(rows_of(tmp_path / "a")) == 5
+    assert drawn == [(1, "curves.png"), (5, "curves.png")]
 
 
 def test_a_run_that_time_ends_is_validated(tiles, tmp_path):

@@ -1,7 +1,10 @@
 """Runs that are interrupted or killed, and go on: they end as if nothing had happened."""
 
 import csv
+import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +19,7 @@ import geoseg.learner
 import geoseg.loading
 import geoseg.states
 import geoseg.train
-from geoseg.errors import ConfigError, OutputExistsError
+from geoseg.errors import ConfigError, ModelFileError, OutputExistsError, TrainingError
 from geoseg.model_file import load_model
 from geoseg.options import ModelOptions, Thresholds, TileOptions, TrainOptions
 from geoseg.segmenter import Segmenter
@@ -115,6 +118,67 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiles, tmp_path, changes):
     assert_same_runs(tmp_path / "b", tmp_path / "a")
 
 
+@pytest.fixture(scope="module")
+def begun(tiles, tmp_path_factory):
+    """A run of two epochs, which is left as it is."""
+    folder = tmp_path_factory.mktemp("runs") / "begun"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(geoseg.loading, "_LEAST_STEPS", 1)
+        train(tiles, folder, model=MODEL, options=OPTIONS.model_copy(update={"epochs": 2}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": "sgd"}, "train.optimizer=adamw, and cannot go on with sgd"),
+        ({"weight_decay": 0.5}, "train.weight_decay=0.01, and cannot go on with 0.5"),
+        ({"seed": 3}, "train.seed=0, and cannot go on with 3"),
+        ({"encoder_lr": 0.25}, "train.encoder_lr=0.5, and cannot go on with 0.25"),
+        ({"ema": 0.9}, "train.ema=0.0, and cannot go on with 0.9"),
+        ({"augment": {"noise": 0.5}}, "train.augment.noise=0.08, and cannot go on with 0.5"),
+        ({"augment": "none"}, "train.augment={"),
+        ({"loss": {"dice": 1}}, "train.loss=null, and cannot go on with {"),
+    ],
+)
+def test_a_run_goes_on_with_the_settings_it_began_with(begun, tiles, changes, message):
+    options = TrainOptions.model_validate(OPTIONS.model_dump() | {"epochs": 3} | changes)
+    kept = {path: path.read_bytes() for path in begun.iterdir()}
+    with pytest.raises(ConfigError, match=re.escape(message)) as refused:
+        train(tiles, begun, model=MODEL, options=options, resume=True)
+    assert "\n" not in str(refused.value)
+    assert kept == {path: path.read_bytes() for path in begun.iterdir()}
+
+
+def test_a_run_goes_on_with_its_network_and_its_tiles(begun, tiles, tmp_path):
+    wider = ModelOptions(arch="unet", options={"width": 8})
+    with pytest.raises(ConfigError, match=r"model\.options\.width=4, and cannot go on with 8"):
+        train(tiles, begun, model=wider, options=OPTIONS, resume=True)
+    others = shutil.copytree(tiles, tmp_path / "tiles")
+    info = json.loads((others / "tiles.json").read_text())
+    (others / "tiles.json").write_text(json.dumps(info | {"where": "kind = 'house'"}))
+    with pytest.raises(ConfigError, match="began with other tiles"):
+        train(others, begun, model=MODEL, options=OPTIONS, resume=True)
+
+
+def test_a_run_may_end_later_and_compute_elsewhere(begun, tiles, tmp_path):
+    moved = shutil.copytree(begun, tmp_path / "run")
+    same = shutil.copytree(tiles, tmp_path / "tiles")
+    changes = {"epochs": 3, "patience": 9, "max_minutes": 60, "workers": 1, "device": "auto"}
+    options = OPTIONS.model_copy(update=changes)
+    train(same, moved, model=MODEL, options=options, resume=True)
+    assert len(rows(moved)) == 3
+
+
+def test_a_state_that_does_not_know_its_settings_is_refused(begun, tiles, tmp_path):
+    older = shutil.copytree(begun, tmp_path / "run")
+    state = torch.load(older / "last.ckpt", weights_only=True)
+    del state["callbacks"]["History"]["run"]
+    torch.save(state, older / "last.ckpt")
+    with pytest.raises(ModelFileError, match=r"does not say which settings.*--overwrite"):
+        train(tiles, older, model=MODEL, options=OPTIONS, resume=True)
+
+
 class Dropping(torch.nn.Module):
     """A network that draws numbers while it learns."""
 
@@ -136,6 +200,38 @@ def test_dropout_is_that_of_the_epoch(tiles, tmp_path, monkeypatch):
     torch.rand(7)
     train(tiles, tmp_path / "b", model=MODEL, options=options, resume=True)
     assert_same_runs(tmp_path / "b", tmp_path / "a")
+
+
+def test_a_run_that_is_lost_from_the_first_leaves_no_state(tiles, tmp_path):
+    lost = OPTIONS.model_copy(update={"lr": 1e30})
+    with pytest.raises(TrainingError, match=r"in epoch 1 .*train\.lr .*train\.clip_norm.*no epoch"):
+        train(tiles, tmp_path / "a", model=MODEL, options=lost)
+    assert not any((tmp_path / "a").glob("*.*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "from_step", "good"),
+    [
+        ({}, 10, 2),
+        ({"ema": 0.9}, 10, 2),
+        ({"val_every": 2}, 10, 2),  # an epoch that is not validated
+        ({}, 9, 1),  # the last step of an epoch, whose losses are all fine
+    ],
+)
+def test_a_run_that_is_lost_keeps_the_epoch_before(
+    tiles, tmp_path, monkeypatch, changes, from_step, good
+):
+    monkeypatch.setattr(
+        geoseg.history, "rate_share", lambda done, _: 1.0 if done < from_step / 20 else 1e42
+    )
+    options = TrainOptions.model_validate(OPTIONS.model_dump() | changes)
+    with pytest.raises(TrainingError, match=rf"in epoch {good + 1} .*goes on from epoch {good},"):
+        train(tiles, tmp_path / "a", model=MODEL, options=options)
+    assert len(rows(tmp_path / "a")) == good
+    assert state_of(tmp_path / "a", "last.ckpt")["epoch"] == good - 1
+    ended = options.model_copy(update={"epochs": good})
+    model = train(tiles, tmp_path / "a", model=MODEL, options=ended, resume=True).model
+    assert all(weight.isfinite().all() for weight in load_model(model)[1].values())
 
 
 # Moments at which a process may die

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import geoseg.history
 from geoseg.dataset import TileDataset
 from geoseg.errors import ConfigError, InputShapeError, OutputExistsError, UnknownArchitectureError
 from geoseg.find_lr import HIGHEST, LOWEST, find_lr, smooth_losses, steepest_rate
@@ -127,13 +128,14 @@ def test_a_running_average_is_validated_and_kept(tiles, tmp_path):
     assert not any(name.startswith(("module.", "n_averaged")) for name in kept)
 
 
-def test_a_run_that_was_moved_keeps_its_best_epoch(run, tiles, tmp_path):
+def test_a_run_that_was_moved_keeps_its_best_epoch(run, tiles, tmp_path, monkeypatch):
     folder, _, _ = run
     moved = tmp_path / "moved"
     shutil.copytree(folder, moved)
     # At this rate the network forgets what it knew.
-    ruined = OPTIONS.model_copy(update={"epochs": 4, "lr": 1.0})
-    result = train(tiles, moved, model=MODEL, options=ruined, resume=True)
+    monkeypatch.setattr(geoseg.history, "rate_share", lambda *_: 1 / OPTIONS.lr)
+    longer = OPTIONS.model_copy(update={"epochs": 4})
+    result = train(tiles, moved, model=MODEL, options=longer, resume=True)
     scores = [float(row["val_score"]) for row in rows(moved)]
     assert len(scores) == 4
     best = int(np.argmax(scores))
