@@ -24,7 +24,7 @@ from geoseg.loop import describe_hardware
 from geoseg.options import ModelOptions, TrainOptions
 from geoseg.pictures import draw_rates
 from geoseg.ranks import count_started
-from geoseg.train import Setup, build_loaders, prepare
+from geoseg.train import Report, Setup, build_loaders, prepare
 
 LOWEST, HIGHEST = 1e-6, 1.0
 
@@ -62,6 +62,7 @@ def find_lr(
     model: ModelOptions | None = None,
     options: TrainOptions | None = None,
     steps: int = 100,
+    report: Report = lambda _: None,
 ) -> FoundRate:
     """Trains for some steps with rates that rise from 1e-6 to 1, and keeps none of it.
 
@@ -72,6 +73,7 @@ def find_lr(
         model: Which network.
         options: How to train it.
         steps: How many rates are tried.
+        report: Told how far it is, ten times.
 
     Returns:
         The rate at which the loss fell fastest.
@@ -89,7 +91,7 @@ def find_lr(
     setup = prepare(tiles, model or ModelOptions(), options)
     # Opened first: what cannot be written is refused before the work.
     with replace_file(table) as partial, partial.open("w", newline="") as file:
-        rows = _try_rates(setup, steps)
+        rows = _try_rates(setup, steps, report)
         writer = csv.DictWriter(file, ("lr", "loss", "smoothed"))
         writer.writeheader()
         writer.writerows(rows)
@@ -135,9 +137,9 @@ def steepest_rate(rows: Sequence[Mapping[str, float]]) -> float:
     )
 
 
-def _try_rates(setup: Setup, steps: int) -> list[dict[str, float]]:
+def _try_rates(setup: Setup, steps: int, report: Report) -> list[dict[str, float]]:
     """Rows of rate, loss and smoothed loss, of one short training."""
-    options, trying = setup.options, _RisingRate(steps)
+    options, trying = setup.options, _RisingRate(steps, report)
     trainer = L.Trainer(
         **describe_hardware(options, setup.device),
         max_steps=steps,
@@ -162,8 +164,8 @@ def _try_rates(setup: Setup, steps: int) -> list[dict[str, float]]:
 class _RisingRate(Callback):
     """Sets a higher rate at each step and keeps the losses of its batches."""
 
-    def __init__(self, steps: int) -> None:
-        self._all = np.geomspace(LOWEST, HIGHEST, steps).tolist()
+    def __init__(self, steps: int, report: Report) -> None:
+        self._all, self._report = np.geomspace(LOWEST, HIGHEST, steps).tolist(), report
         self.rates: list[float] = []
         self.losses: list[list[float]] = []
 
@@ -171,6 +173,8 @@ class _RisingRate(Callback):
         if trainer.global_step < len(self.rates):
             return  # a further batch of the same step
         rate = self._all[trainer.global_step]
+        if trainer.global_step % max(1, len(self._all) // 10) == 0:
+            self._report(f"learning rate {rate:.0e}: {trainer.global_step} of {len(self._all)}")
         self.rates.append(rate)
         self.losses.append([])
         for group in trainer.optimizers[0].param_groups:

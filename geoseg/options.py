@@ -462,7 +462,9 @@ class TrainOptions(Options):
     @model_validator(mode="after")
     def _one_average(self) -> TrainOptions:
         if self.ema and self.swa:
-            raise ValueError("ema and swa are two averages of the same weights; choose one")
+            raise ValueError(
+                "ema and swa are two averages of the same weights; switch one off by setting it to 0"
+            )
         return self
 
     @field_validator("augment", mode="before")

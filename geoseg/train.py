@@ -134,6 +134,7 @@ def train(
         if resume:
             report(f"{folder}: holds no run to go on with; beginning one")
         clear_run(folder, trainer.world_size)
+    report(_opening(setup))
     at = locate_ground(folder, trainer.global_rank)
     loaders = build_loaders(setup, sampler, at)
     try:
@@ -296,6 +297,18 @@ def _describe(info: TilesInfo, model: ModelOptions, recipe: Recipe) -> ModelSpec
         outputs=recipe.outputs(info),
         size=info.size,
         overlap=info.size // 4,
+    )
+
+
+def _opening(setup: Setup) -> str:
+    """What begins, in one line."""
+    spec, options = setup.spec, setup.options
+    network = f"{spec.arch} on {spec.encoder}" if spec.encoder else spec.arch
+    processes = options.devices * options.nodes
+    times = f" x {processes} processes" if processes > 1 else ""
+    return (
+        f"{network}, computed by {setup.device.type}: {len(setup.train_set)} tiles to learn from, "
+        f"{setup.batch_size}{times} in a step, {len(setup.val_set)} to validate"
     )
 
 

@@ -101,11 +101,9 @@ def _codecs() -> str:
 
 
 def _memory() -> str:
-    try:
-        pages, size = os.sysconf("SC_AVPHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError):  # not on this system
-        return "free memory is not known here"
-    free = pages * size / 1e9
+    import psutil
+
+    free = psutil.virtual_memory().available / 1e9  # what caches hold is to be had, too
     if free < _LEAST_MEMORY_GB:
         raise RuntimeError(
             f"only {free:.1f} GB of memory free; close other programs, and predict with "

@@ -48,7 +48,7 @@ def command(
     if find_lr:
         from geoseg.find_lr import find_lr as search
 
-        found = search(tiles, output, model=settings.model, options=settings.train)
+        found = search(tiles, output, model=settings.model, options=settings.train, report=_say)
         click.echo(f"--set train.lr={found.lr:.1e} → {found.picture}")
         return
     from geoseg.train import train
@@ -61,12 +61,16 @@ def command(
         resume=resume,
         overwrite=overwrite,
         progress_bar=sys.stderr.isatty(),
-        report=lambda line: click.echo(line, err=True),
+        report=_say,
     )
     scores = f"val pixel IoU {result.val_iou:.3f}"
     if result.val_f1 is not None:
         scores += f", val building F1 {result.val_f1:.3f}"
     click.echo(f"{result.minutes:.1f} min, {scores} → {result.model}")
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
 
 
 def _check(tiles: str, output: str, settings: Config, *, overwrite: bool) -> None:

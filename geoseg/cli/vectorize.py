@@ -25,7 +25,11 @@ _SPLIT_M = 1.0
 @click.command()
 @click.argument("prob")
 @output_option("Footprints: .geojson .geojsonl .shp .gpkg .fgb .parquet .csv, by suffix.")
-@click.option("--threshold", type=float, help="Least building probability.  [default: the model's]")
+@click.option(
+    "--threshold", type=float,
+    help="Least building probability, 0-1; the core of a building must also reach vectorize.seed.  "
+    "[default: the model's]",
+)  # fmt: skip
 @click.option("--min-area-m2", type=float, help="Smaller footprints are dropped.")
 @click.option("--simplify-m", type=float, help="Outlines may move by about this, metres.")
 @click.option("--min-hole-m2", type=float, help="Smaller holes are filled.")

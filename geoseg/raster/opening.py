@@ -36,6 +36,10 @@ def open_raster(path: str | Path) -> Any:
             raise SceneReadError(
                 f"{name}: no such file; check the path (and quotes around spaces)"
             ) from error
+        if Path(name).is_dir():
+            raise SceneReadError(
+                f"{name}: is a folder; name the raster in it, such as {Path(name) / 'prob.tif'}"
+            ) from error
         if lacks_file(error):
             raise SceneReadError(
                 f"{name}: lacks a file that it refers to ({one_line(error)}); put that beside it"
