@@ -463,7 +463,7 @@ class TrainOptions(Options):
     def _one_average(self) -> TrainOptions:
         if self.ema and self.swa:
             raise ValueError(
-                "ema and swa are two averages of the same weights; switch one off by setting it to 0"
+                "ema and swa are two averages of the same weights; set one of them to 0"
             )
         return self
 
