@@ -34,12 +34,11 @@ from lightning.pytorch.callbacks import Callback
 
 from geoseg.config import Config, load_config
 from geoseg.dataset import TileDataset
-from geoseg.ground import GroundDataset, gather_ground
-from geoseg.history import History
-from geoseg.loading import build_sampler, window_side
-from geoseg.loop import build_trainer
+from geoseg.loading import GroundDataset, build_sampler, gather_ground, window_side
 from geoseg.options import TileOptions
-from geoseg.train import build_loaders, prepare
+from geoseg.train.history import History
+from geoseg.train.loop import build_trainer
+from geoseg.train.setup import build_loaders, prepare
 
 TOWN = (1536, 2048)
 

@@ -1,6 +1,6 @@
 """geoseg: from a GeoTIFF scene to a map layer of footprints or land cover.
 
-The five verbs each live in a module of their own: `geoseg.tiles`, `geoseg.train`,
+The five verbs each live in a module of their own: `geoseg.tiles`, `geoseg.train.run`,
 `geoseg.predict`, `geoseg.vectorize` and `geoseg.evaluate`. This package imports nothing
 heavy, so that `import geoseg` and `geoseg --help` answer at once.
 """

@@ -20,7 +20,7 @@ from geoseg.models import encoder_of
 from geoseg.options import TrainOptions
 from geoseg.ranks import settle, take_from_first
 from geoseg.tiles import TilesInfo
-from geoseg.tune import Tuned
+from geoseg.validate import Tuned
 
 
 class Learner(L.LightningModule):
@@ -121,6 +121,11 @@ class Learner(L.LightningModule):
         # Gradients are scaled in 16 bits, and a fused optimiser takes that back only as it steps,
         # after they were clipped.
         return self.options.precision != "16-mixed"
+
+    @property
+    def scored_share(self) -> float:
+        """Share of the validation ground whose buildings are counted while training."""
+        return 1.0
 
     @abstractmethod
     def _findings(self) -> Any:

@@ -17,9 +17,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from rasterio.windows import Window
 
-from geoseg.calibrate import BINS, Calibration
 from geoseg.journal import replace_file
 from geoseg.raster import Scene
+from geoseg.validate import BINS, Calibration
 
 _TRUTH, _FOUND, _MISSED, _FALSE = "#1a9850", "#d7301f", "#2b5fd9", "#d7301f"
 

@@ -11,3 +11,6 @@ Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
 # Told how much is finished, of how much in all, and of what.
 Progress = Callable[[int, int, str], None]
+
+# Told one line.
+Report = Callable[[str], None]

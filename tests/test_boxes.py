@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from rasterio.windows import Window
 from scipy import ndimage
 
-import geoseg.loading
+import geoseg.loading.loaders
 from geoseg.augment import Chance
 from geoseg.boxes import learner as box_learner
 from geoseg.boxes import predict as box_predict
@@ -560,7 +560,7 @@ def rows(folder):
 @pytest.fixture
 def run(quick_tiles, tmp_path, monkeypatch):
     """Trains for a few steps per epoch."""
-    monkeypatch.setattr(geoseg.loading, "_LEAST_STEPS", 4)
+    monkeypatch.setattr(geoseg.loading.loaders, "_LEAST_STEPS", 4)
     return partial(train, quick_tiles, model=MODEL, options=QUICK)
 
 

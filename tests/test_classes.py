@@ -29,10 +29,10 @@ from geoseg.model_file import load_spec
 from geoseg.options import ClassOptions, ModelOptions, Thresholds, TrainOptions, VectorizeOptions
 from geoseg.predict import predict
 from geoseg.raster import Scene, write_array
-from geoseg.segmenter import Segmenter
 from geoseg.tiles import TilesInfo
 from geoseg.town import build_town, write_town
 from geoseg.train import train
+from geoseg.train.segmenter import Segmenter
 from geoseg.vector import read_footprints
 from geoseg.vectorize import (
     CLASSES_TAG,

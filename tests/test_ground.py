@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-import geoseg.ground
+import geoseg.loading.ground
 from geoseg.dataset import TileDataset, normalise
 from geoseg.errors import DiskFullError, SceneReadError
-from geoseg.ground import GroundDataset, cut_window, gather_ground, remove_ground
-from geoseg.loading import build_sampler, build_train_loader, window_side
+from geoseg.loading.ground import GroundDataset, cut_window, gather_ground, remove_ground
+from geoseg.loading.loaders import build_sampler, build_train_loader, window_side
+from geoseg.loading.sampling import Draw
 from geoseg.options import TileOptions, TrainOptions
-from geoseg.sampling import Draw
 from geoseg.tiles import plan_tiles, tile_scenes, tile_window
 from geoseg.town import build_town, write_town
 
@@ -217,7 +217,9 @@ def test_files_are_used_again_only_if_whole_and_of_the_same_tiles(town, tmp_path
 
 
 def test_a_full_disk_is_said_before_anything_is_written(town, tmp_path, monkeypatch):
-    monkeypatch.setattr(geoseg.ground.shutil, "disk_usage", lambda _: type("U", (), {"free": 5}))
+    monkeypatch.setattr(
+        geoseg.loading.ground.shutil, "disk_usage", lambda _: type("U", (), {"free": 5})
+    )
     with pytest.raises(DiskFullError, match=r"train\.max_memory_gb"):
         gather_ground(town[1], tmp_path / "ground", memory_bytes=0)
     assert not (tmp_path / "ground").exists()

@@ -8,13 +8,12 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import geoseg.history
+import geoseg.train.history
 from geoseg.errors import ConfigError
-from geoseg.history import COLUMNS
-from geoseg.loggers import check_loggers
 from geoseg.options import ModelOptions, TileOptions, TrainOptions
 from geoseg.tiles import plan_tiles, tile_scenes
-from geoseg.train import train
+from geoseg.train import check_loggers, train
+from geoseg.train.history import COLUMNS
 
 MODEL = ModelOptions(arch="pixelwise", encoder_weights=None)
 OPTIONS = TrainOptions(
@@ -84,7 +83,7 @@ def test_tensorboard_holds_every_row_and_last_ckpt_every_epoch(tiles, tmp_path):
 def test_curves_are_drawn_now_and_then_and_at_the_end(tiles, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(
-        geoseg.history, "draw_curves", lambda rows, path: drawn.append((len(rows), path.name))
+        geoseg.train.history, "draw_curves", lambda rows, path: drawn.append((len(rows), path.name))
     )
     options = OPTIONS.model_copy(update={"epochs": 5, "loggers": ()})
     train(tiles, tmp_path / "a", model=MODEL, options=options)

@@ -13,20 +13,21 @@ from dataclasses import replace
 import pytest
 import torch
 
-import geoseg.history
 import geoseg.journal
 import geoseg.learner
-import geoseg.loading
-import geoseg.states
-import geoseg.train
+import geoseg.loading.loaders
+import geoseg.train.history
+import geoseg.train.run
+import geoseg.train.setup
+import geoseg.train.states
 from geoseg.errors import ConfigError, ModelFileError, OutputExistsError, TrainingError
 from geoseg.model_file import load_model
 from geoseg.options import ModelOptions, Thresholds, TileOptions, TrainOptions
-from geoseg.segmenter import Segmenter
 from geoseg.tiles import plan_tiles, tile_scenes
 from geoseg.town import build_town, write_town
 from geoseg.train import train
-from geoseg.tune import Tuned
+from geoseg.train.segmenter import Segmenter
+from geoseg.validate.tune import Tuned
 
 MODEL = ModelOptions(arch="unet", options={"width": 4})
 OPTIONS = TrainOptions(epochs=4, batch_size=2, precision="32-true", device="cpu", lr=2e-3)
@@ -44,10 +45,12 @@ def tiles(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch):
     """Short epochs without pictures; what follows the loop depends on its result alone."""
-    monkeypatch.setattr(geoseg.loading, "_LEAST_STEPS", 5)
-    monkeypatch.setattr(geoseg.history, "draw_curves", lambda *_: None)
-    quick = replace(geoseg.train.RECIPES["pixels"], finish=lambda *_: Tuned(Thresholds(), None))
-    monkeypatch.setitem(geoseg.train.RECIPES, "pixels", quick)
+    monkeypatch.setattr(geoseg.loading.loaders, "_LEAST_STEPS", 5)
+    monkeypatch.setattr(geoseg.train.history, "draw_curves", lambda *_: None)
+    quick = replace(
+        geoseg.train.setup.RECIPES["pixels"], finish=lambda *_: Tuned(Thresholds(), None)
+    )
+    monkeypatch.setitem(geoseg.train.setup.RECIPES, "pixels", quick)
 
 
 def rows(folder):
@@ -123,7 +126,7 @@ def begun(tiles, tmp_path_factory):
     """A run of two epochs, which is left as it is."""
     folder = tmp_path_factory.mktemp("runs") / "begun"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(geoseg.loading, "_LEAST_STEPS", 1)
+        patch.setattr(geoseg.loading.loaders, "_LEAST_STEPS", 1)
         train(tiles, folder, model=MODEL, options=OPTIONS.model_copy(update={"epochs": 2}))
     return folder
 
@@ -191,7 +194,7 @@ class Dropping(torch.nn.Module):
 
 
 def test_dropout_is_that_of_the_epoch(tiles, tmp_path, monkeypatch):
-    monkeypatch.setattr(geoseg.train, "build_model", lambda *_, **__: Dropping())
+    monkeypatch.setattr(geoseg.train.setup, "build_model", lambda *_, **__: Dropping())
     monkeypatch.setattr(geoseg.learner, "encoder_of", lambda network: network.layer)
     options = OPTIONS.model_copy(update={"epochs": 2})
     train(tiles, tmp_path / "a", model=MODEL, options=options)
@@ -222,7 +225,7 @@ def test_a_run_that_is_lost_keeps_the_epoch_before(
     tiles, tmp_path, monkeypatch, changes, from_step, good
 ):
     monkeypatch.setattr(
-        geoseg.history, "rate_share", lambda done, _: 1.0 if done < from_step / 20 else 1e42
+        geoseg.train.history, "rate_share", lambda done, _: 1.0 if done < from_step / 20 else 1e42
     )
     options = TrainOptions.model_validate(OPTIONS.model_dump() | changes)
     with pytest.raises(TrainingError, match=rf"in epoch {good + 1} .*goes on from epoch {good},"):
@@ -268,7 +271,7 @@ def while_saving():
         file.truncate(file.tell() // 2)
         die()
 
-    geoseg.states.torch.save = half
+    geoseg.train.states.torch.save = half
 
 
 def while_copying():
@@ -276,11 +279,11 @@ def while_copying():
         target.write_bytes(source.read_bytes()[:1000])
         die()
 
-    geoseg.states.shutil.copyfile = half
+    geoseg.train.states.shutil.copyfile = half
 
 
 def before_the_model():
-    geoseg.train.save_model = die
+    geoseg.train.run.save_model = die
 
 
 def kill(moment, *given, tiles, folder):
@@ -352,7 +355,7 @@ def test_a_model_without_its_state_is_not_replaced_by_resuming(tiles, tmp_path):
 
 @pytest.mark.slow  # imports all in another process, and runs long epochs
 def test_the_command_goes_on_after_it_was_killed(tiles, tmp_path, monkeypatch):
-    monkeypatch.setattr(geoseg.loading, "_LEAST_STEPS", 25)
+    monkeypatch.setattr(geoseg.loading.loaders, "_LEAST_STEPS", 25)
     sets = {"model.arch": "unet", "model.options": "{width: 4}", "train.epochs": 3}
     sets |= {"train.batch_size": 2, "train.precision": "32-true", "train.device": "cpu"}
     command = [sys.executable, "-m", "geoseg", "train", str(tiles), "-o", str(tmp_path / "b")]

@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-import geoseg.history
+import geoseg.train.history
 from geoseg.dataset import TileDataset
 from geoseg.errors import ConfigError, InputShapeError, OutputExistsError, UnknownArchitectureError
-from geoseg.find_lr import HIGHEST, LOWEST, find_lr, smooth_losses, steepest_rate
 from geoseg.model_file import load_model
 from geoseg.options import LossOptions, ModelOptions, TileOptions, TrainOptions
 from geoseg.predict import Predictor
 from geoseg.tiles import plan_tiles, tile_scenes
 from geoseg.town import build_town, write_town
 from geoseg.train import train
-from geoseg.tune import tune_thresholds
-from geoseg.validate import ValidationGround
+from geoseg.train.lr_finder import HIGHEST, LOWEST, find_lr, smooth_losses, steepest_rate
+from geoseg.validate.ground import ValidationGround
+from geoseg.validate.tune import tune_thresholds
 
 MODEL = ModelOptions(
     encoder="tu-tf_efficientnet_lite0", options={"aspp_channels": 16, "fusion": "add"}
@@ -134,7 +134,7 @@ def test_a_run_that_was_moved_keeps_its_best_epoch(run, tiles, tmp_path, monkeyp
     moved = tmp_path / "moved"
     shutil.copytree(folder, moved)
     # At this rate the network forgets what it knew.
-    monkeypatch.setattr(geoseg.history, "rate_share", lambda *_: 1 / OPTIONS.lr)
+    monkeypatch.setattr(geoseg.train.history, "rate_share", lambda *_: 1 / OPTIONS.lr)
     longer = OPTIONS.model_copy(update={"epochs": 4})
     result = train(tiles, moved, model=MODEL, options=longer, resume=True)
     scores = [float(row["val_score"]) for row in rows(moved)]
@@ -229,7 +229,7 @@ def test_what_cannot_be_written_is_refused_before_rates_are_tried(tiles, tmp_pat
     def never(*_):
         raise AssertionError("tried")
 
-    monkeypatch.setattr("geoseg.find_lr._try_rates", never)
+    monkeypatch.setattr("geoseg.train.lr_finder._try_rates", never)
     (tmp_path / "a_learning_rates.png").mkdir()
     (tmp_path / "file").touch()
     for output in (tmp_path / "a", tmp_path / "file" / "a"):

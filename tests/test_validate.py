@@ -11,18 +11,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-import geoseg.segmenter
-from geoseg.calibrate import calibrate, calibrate_counts, count_logits
+import geoseg.train.segmenter
 from geoseg.dataset import TileDataset, normalise
 from geoseg.evaluate import evaluate_layers
-from geoseg.finish import choose_tiles, finish, iter_outlined, tiles_apart
 from geoseg.metrics import AreaCounts, Score
 from geoseg.options import Thresholds, TileOptions, TrainOptions
 from geoseg.pictures import MaskedTile, OutlinedTile, draw_masked, draw_outlined, draw_reliability
-from geoseg.segmenter import Segmenter
 from geoseg.tiles import plan_tiles, tile_scenes
-from geoseg.tune import tune_thresholds
-from geoseg.validate import Ground, ValidationGround, _choose_evenly, _cut, _extent, _iter_groups
+from geoseg.train.finish import choose_tiles, finish, iter_outlined, tiles_apart
+from geoseg.train.segmenter import Segmenter
+from geoseg.validate.calibration import calibrate, calibrate_counts, count_logits
+from geoseg.validate.ground import (
+    Ground,
+    ValidationGround,
+    _choose_evenly,
+    _cut,
+    _extent,
+    _iter_groups,
+)
+from geoseg.validate.tune import tune_thresholds
 from geoseg.vectorize import vectorize_arrays
 
 
@@ -186,8 +193,8 @@ def test_without_a_head_its_thresholds_are_not_tried():
 
 
 def test_right_angles_are_made_once_when_a_run_ends(tiles, tmp_path, monkeypatch):
-    monkeypatch.setattr("geoseg.finish.Predictor", lambda *_: guess)
-    monkeypatch.setattr("geoseg.tune._CANDIDATES", {"body": (0.4,)})
+    monkeypatch.setattr("geoseg.train.finish.Predictor", lambda *_: guess)
+    monkeypatch.setattr("geoseg.validate.tune._CANDIDATES", {"body": (0.4,)})
     asked = []
 
     def evaluate(one, thresholds, evaluate=Ground.evaluate):
@@ -253,7 +260,7 @@ def test_without_ground_pixels_alone_are_scored(tiles):
     module.on_validation_epoch_end()
     assert set(logged) == {"val_loss", "val_iou", "val_f1_pixel", "val_score"}
     assert logged["val_loss"] == 0.75
-    assert geoseg.segmenter._WHILE_TRAINING.regularize is False
+    assert geoseg.train.segmenter._WHILE_TRAINING.regularize is False
 
 
 def test_calibration_counts_the_known_pixels_of_all_ground(ground, tiles):

@@ -23,7 +23,7 @@ from geoseg.grid import Grid
 from geoseg.metrics import AreaCounts, Score
 from geoseg.model_file import ModelSpec
 from geoseg.options import Thresholds
-from geoseg.tune import Tuned
+from geoseg.validate import Tuned
 from geoseg.vectorize import join_frames, place_footprints
 
 # Least scores to choose from.

@@ -46,7 +46,7 @@ def command(
         _check(tiles, output, settings, overwrite=overwrite or resume)
         return
     if find_lr:
-        from geoseg.find_lr import find_lr as search
+        from geoseg.train import find_lr as search
 
         found = search(tiles, output, model=settings.model, options=settings.train, report=_say)
         click.echo(f"--set train.lr={found.lr:.1e} → {found.picture}")
@@ -78,8 +78,7 @@ def _check(tiles: str, output: str, settings: Config, *, overwrite: bool) -> Non
     import yaml
 
     from geoseg.journal import check_output
-    from geoseg.loggers import check_loggers
-    from geoseg.train import prepare
+    from geoseg.train import check_loggers, prepare
 
     check_loggers(settings.train.loggers)
     setup = prepare(tiles, settings.model, settings.train, pretrained=False)

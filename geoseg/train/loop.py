@@ -12,13 +12,13 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import Callback
 
-from geoseg.averaging import LateAverage, RunningAverage
 from geoseg.device import computes_bf16
-from geoseg.divergence import Divergence
-from geoseg.history import History
 from geoseg.options import TrainOptions
 from geoseg.ranks import count_started
-from geoseg.states import Patience, RunCheckpoints, WholeFiles
+from geoseg.train.averaging import LateAverage, RunningAverage
+from geoseg.train.divergence import Divergence
+from geoseg.train.history import History
+from geoseg.train.states import Patience, RunCheckpoints, WholeFiles
 
 
 def build_trainer(

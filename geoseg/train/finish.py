@@ -10,7 +10,6 @@ import numpy as np
 import shapely
 from torch import Tensor
 
-from geoseg.calibrate import calibrate
 from geoseg.dataset import TileDataset
 from geoseg.evaluate import Evaluation
 from geoseg.metrics import Score, count_classes, measure_areas
@@ -24,8 +23,15 @@ from geoseg.pictures import (
     draw_reliability,
 )
 from geoseg.predict import Predictor
-from geoseg.tune import Tuned, tune_thresholds
-from geoseg.validate import Ground, Predict, ValidationGround, predict_tiles
+from geoseg.validate import (
+    Ground,
+    Predict,
+    Tuned,
+    ValidationGround,
+    calibrate,
+    predict_tiles,
+    tune_thresholds,
+)
 
 VALIDATION_NAME, RELIABILITY_NAME = "validation.png", "reliability.png"
 

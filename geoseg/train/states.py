@@ -18,25 +18,26 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from torch import Tensor, nn
 
 from geoseg.errors import ConfigError, ModelFileError
-from geoseg.ground import remove_ground
-from geoseg.history import MONITOR
 from geoseg.journal import replace_file
-from geoseg.loggers import LOGGED_NAMES
+from geoseg.loading import remove_ground
 from geoseg.options import ModelOptions, TrainOptions
 from geoseg.tiles import TilesInfo
+from geoseg.train.history import MONITOR
+from geoseg.train.loggers import LOGGED_NAMES
 
-MODEL_NAME = "model.safetensors"
+LAST_NAME, BEST_NAME, MODEL_NAME = "last.ckpt", "best.ckpt", "model.safetensors"
 
 # What a run writes, but for loggers and ground.
 _KEPT_NAMES = (
-    *("last.ckpt", "best.ckpt", MODEL_NAME),
+    *(LAST_NAME, BEST_NAME, MODEL_NAME),
     *("metrics.csv", "curves.png", "validation.png", "reliability.png"),
 )
 
-# Settings of training that a run may go on with others of: when it ends, and what computes.
+# Settings of training that a run may go on with others of: when it ends, what computes, and what
+# each step reads anew, to take a run up again that came apart.
 _FREE = {
     *("epochs", "max_minutes", "patience", "loggers", "workers", "devices", "nodes"),
-    *("max_memory_gb", "device", "compile"),
+    *("max_memory_gb", "device", "compile", "lr", "clip_norm"),
 }
 
 # Where the training ground lies while a run needs it, if memory has no room for it.
@@ -55,7 +56,7 @@ class RunCheckpoints(Checkpoint):
     """
 
     def __init__(self, folder: Path) -> None:
-        self.last, self.best = folder / "last.ckpt", folder / "best.ckpt"
+        self.last, self.best = folder / LAST_NAME, folder / BEST_NAME
         self.best_score, self.best_epoch = -math.inf, -1
         self._validated = False
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from geoseg.errors import TrainingError
 from geoseg.ranks import settle
+from geoseg.train.states import LAST_NAME
 
 
 class Divergence(Callback):
@@ -24,7 +25,7 @@ class Divergence(Callback):
     """
 
     def __init__(self, folder: Path) -> None:
-        self.last = folder / "last.ckpt"
+        self.last = folder / LAST_NAME
         self._loss = torch.zeros(())
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -51,16 +52,16 @@ class Divergence(Callback):
         if settle(own, all):
             return
         epoch = trainer.current_epoch
-        kept = "no epoch before it is kept"
+        advice = "start anew with --overwrite and a lower train.lr or train.clip_norm"
         if self.last.is_file():
-            kept = (
-                f"--resume goes on from epoch {epoch}, the last good one, and with train.epochs="
-                f"{epoch} makes a model of what was best until then"
+            advice = (
+                f"--resume goes on from epoch {epoch}, the last good one: lower train.lr or "
+                f"train.clip_norm with it, or set train.epochs={epoch} for a model of what was "
+                "best until then"
             )
         raise TrainingError(
-            f"{self.last.parent}: in epoch {epoch + 1} the loss is no longer a number; start anew "
-            "with --overwrite and a lower train.lr or train.clip_norm, or with train.precision="
-            f"32-true; {kept}"
+            f"{self.last.parent}: in epoch {epoch + 1} the loss is no longer a number; {advice}. "
+            "train.precision=32-true is slower and safer, from the start"
         )
 
 

@@ -20,11 +20,12 @@ from numpy.lib.stride_tricks import sliding_window_view
 from geoseg.errors import ConfigError
 from geoseg.journal import check_output, replace_file
 from geoseg.loading import build_sampler
-from geoseg.loop import describe_hardware
 from geoseg.options import ModelOptions, TrainOptions
 from geoseg.pictures import draw_rates
 from geoseg.ranks import count_started
-from geoseg.train import Report, Setup, build_loaders, prepare
+from geoseg.running import Report
+from geoseg.train.loop import describe_hardware
+from geoseg.train.setup import Setup, build_loaders, prepare
 
 LOWEST, HIGHEST = 1e-6, 1.0
 

@@ -15,15 +15,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from geoseg.dataset import Sample, TileDataset
-from geoseg.ground import Ground, GroundDataset
-from geoseg.options import TrainOptions
-from geoseg.sampling import (
+from geoseg.loading.ground import Ground, GroundDataset
+from geoseg.loading.sampling import (
     BalancedSampler,
     DrawSampler,
     HardSampler,
     TileSampler,
     UniformSampler,
 )
+from geoseg.options import TrainOptions
 
 # A folder of few tiles is passed so often per epoch that validating does not dominate.
 _LEAST_STEPS = 25

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 
-from geoseg.validate import Ground
+from geoseg.validate.ground import Ground
 
 BINS = 15
 

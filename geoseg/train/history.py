@@ -6,7 +6,7 @@ import csv
 import math
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from geoseg.journal import replace_file
-from geoseg.loggers import open_loggers
 from geoseg.options import TrainOptions
 from geoseg.pictures import draw_curves
-from geoseg.schedule import momentum, rate_share
+from geoseg.running import Report
+from geoseg.train.loggers import open_loggers
+from geoseg.train.schedule import momentum, rate_share
 
 COLUMNS = (
     "epoch",
@@ -58,7 +59,7 @@ class History(Callback):
         self,
         folder: Path,
         options: TrainOptions,
-        report: Callable[[str], None],
+        report: Report,
         run: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder, self.options, self.report, self.run = folder, options, report, run

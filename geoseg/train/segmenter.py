@@ -98,6 +98,11 @@ class Segmenter(Learner):
             prob = logits.float().sigmoid()
             self.ground.add(batch["index"].tolist(), prob.cpu().numpy())
 
+    @property
+    def scored_share(self) -> float:
+        """Share of the validation ground whose buildings are counted; 1 where none are."""
+        return self.ground.covered_mpx / self.ground.total_mpx if self.ground else 1.0
+
     def _findings(self) -> tuple[Confusion, dict[int, np.ndarray]]:
         return self.confusion, self.ground.found if self.ground else {}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from geoseg.options import Thresholds
-from geoseg.validate import ValidationGround
+from geoseg.validate.ground import ValidationGround
 
 # Candidates, searched one coordinate after the other: each is a full vectorize.
 _CANDIDATES = {
@@ -29,7 +29,7 @@ class Tuned:
         thresholds: They; of exclusive classes the defaults, as there is nothing to tune where
             each pixel is of its likeliest class.
         f1: Their building F1@0.5; None of exclusive classes.
-        calibration: What the model file keeps of it, see `geoseg.calibrate`; None where
+        calibration: What the model file keeps of it, see `geoseg.validate.calibration`; None where
             confidences are not calibrated.
     """
 

@@ -27,7 +27,7 @@ from torch.utils.data import Dataset
 from geoseg.dataset import Sample, TileDataset
 from geoseg.errors import DiskFullError
 from geoseg.journal import LEAST_FREE, describe_job, replace_file
-from geoseg.sampling import Draw
+from geoseg.loading.sampling import Draw
 from geoseg.tiles import FOOTPRINTS_NAME, TilesInfo
 
 # Of the machine's memory; ground that needs more lies in files.

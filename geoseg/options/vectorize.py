@@ -1,0 +1,68 @@
+"""How probabilities become footprints."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from geoseg.options.base import Options
+
+
+class Thresholds(Options):
+    """How probabilities become footprints.
+
+    The seeds of buildings are the connected pixels whose seed score
+    `p_body * (1 - border * p_border) * (1 - contact * p_contact)` reaches `seed`. Of a model of
+    boxes `body` is the least score of a box, `min_area_m2` holds, and the others say nothing.
+    """
+
+    body: float = Field(0.5, gt=0, lt=1, description="Least building probability, 0-1")
+    seed: float = Field(0.6, gt=0, lt=1, description="Least seed score of a building's core, 0-1")
+    border: float = Field(1.0, ge=0, le=4, description="Weight of the border probability")
+    contact: float = Field(1.0, ge=0, le=4, description="Weight of the contact probability")
+    split_m: float = Field(
+        0.0, ge=0, description="Part buildings at necks narrower than both by twice this, m; 0: no"
+    )
+    min_area_m2: float = Field(5.0, ge=0, description="Smaller footprints are dropped, m²")
+    simplify_m: float = Field(0.3, ge=0, description="Outlines may move by about this, metres")
+    subpixel: bool = Field(
+        True, description="Outlines run where the probability crosses `body`, not along pixels"
+    )
+    regularize: bool = Field(
+        True,
+        description="Make outlines right-angled where buildings are; corners move by a metre or "
+        "two pixels at the most, whichever is more",
+    )
+    min_hole_m2: float | None = Field(
+        None, ge=0, description="Smaller holes are filled, m²; `min_area_m2` when null"
+    )
+    min_confidence: float = Field(
+        0.0, ge=0, le=1, description="Footprints of less mean probability are dropped, 0-1"
+    )
+    temperature: float = Field(
+        1.0,
+        ge=0.05,
+        le=20,
+        description="Of confidences: logits are divided by it first",
+    )
+
+
+class VectorizeOptions(Options):
+    """Thresholds that replace the model's; null keeps them."""
+
+    body: float | None = Field(None, gt=0, lt=1)
+    seed: float | None = Field(None, gt=0, lt=1)
+    border: float | None = Field(None, ge=0, le=4)
+    contact: float | None = Field(None, ge=0, le=4)
+    split_m: float | None = Field(None, ge=0)
+    min_area_m2: float | None = Field(None, ge=0)
+    simplify_m: float | None = Field(None, ge=0)
+    subpixel: bool | None = None
+    regularize: bool | None = None
+    min_hole_m2: float | None = Field(None, ge=0)
+    min_confidence: float | None = Field(None, ge=0, le=1)
+    max_memory_gb: float = Field(4.0, ge=0.1, description="Of a process; windows are cut by it")
+
+    def over(self, thresholds: Thresholds) -> Thresholds:
+        """These where they are set, else those."""
+        given = self.model_dump(exclude={"max_memory_gb"}, exclude_none=True)
+        return thresholds.model_copy(update=given)

@@ -1,0 +1,20 @@
+"""Tiles → a model: `train`, and `find_lr` before it.
+
+`setup` puts tiles, network and loss together, `loop` is Lightning's, `segmenter` is what a step
+does; `run` is the way from one to the next, and `finish` what a run ends with.
+"""
+
+from geoseg.train.loggers import check_loggers
+from geoseg.train.lr_finder import FoundRate, find_lr
+from geoseg.train.run import TrainResult, train
+from geoseg.train.setup import Setup, prepare
+
+__all__ = [
+    "FoundRate",
+    "Setup",
+    "TrainResult",
+    "check_loggers",
+    "find_lr",
+    "prepare",
+    "train",
+]
