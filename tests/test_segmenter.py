@@ -155,3 +155,29 @@ def test_only_an_encoder_that_has_learnt_before_learns_gently(pretrained, share)
     assert (encoder["share"], rest["share"]) == (share, 1.0)
     assert {id(p) for p in encoder["params"]} == {id(p) for p in network.encoder.parameters()}
     assert len(encoder["params"]) + len(rest["params"]) == len(list(network.parameters()))
+
+
+@pytest.mark.parametrize("loss", [
+    {"bce": {"pos_weight": 3}, "dice": 1, "jaccard": 1, "tversky": 1},
+    {"focal": {"normalise": "positives", "alpha": 0.3}, "lovasz_hinge": {"per_image": True}},
+])  # fmt: skip
+def test_a_step_reads_nothing_back_from_the_device(loss, monkeypatch):
+    # Tensors on `meta` have no numbers: whoever asks for one, and would make a GPU wait, fails.
+    # Grain needs numbers, and blurring a device that knows autocast.
+    augment = {"noise": 0, "blur_px": 0, "elastic_px": 5, "band_dropout": 0.5, "shadows": 1}
+    module = Segmenter(
+        build_model("deepglobe", "resnet18", bands=INFO.bands, outputs=2, encoder_weights=None),
+        INFO.model_copy(update={"size": 64}),
+        TrainOptions(loss=loss, weight_map={}, augment=augment, sampling="hard"),
+        building_share=0.25,
+    ).to("meta")
+    for name in ("log", "_log_loss"):
+        monkeypatch.setattr(module, name, lambda *_, **__: None)
+    monkeypatch.setattr(type(module), "global_step", 0)
+    wide = {name: F.pad(tensor, (34, 34, 38, 38)).to("meta") for name, tensor in batch().items()}
+    module.training_step(wide, 0).backward()
+    module.configure_gradient_clipping(None, 1.0)
+    assert all(weight.grad.is_meta for weight in module.parameters())
+    assert module.tile_losses.shape == (3,)
+    with pytest.raises(RuntimeError, match="meta"):
+        module.tile_losses.sum().item()

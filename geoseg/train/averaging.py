@@ -80,12 +80,14 @@ class LateAverage(RunningAverage):
 @torch.no_grad()
 def _blend(average: nn.Module, weights: nn.Module, share: float) -> None:
     pairs = list(zip(_tensors(average), _tensors(weights), strict=True))
-    floats = [pair for pair in pairs if pair[0].is_floating_point()]
-    kept, new = ([pair[side] for pair in floats] for side in (0, 1))
-    torch._foreach_lerp_(kept, new, share)
-    for old, counted in pairs:
-        if not old.is_floating_point():
-            old.copy_(counted)
+    blended = [pair for pair in pairs if pair[0].is_floating_point()]
+    counted = [pair for pair in pairs if not pair[0].is_floating_point()]
+    if blended:
+        old, new = (list(side) for side in zip(*blended, strict=True))
+        torch._foreach_lerp_(old, new, share)
+    if counted:
+        old, new = (list(side) for side in zip(*counted, strict=True))
+        torch._foreach_copy_(old, new)
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:
