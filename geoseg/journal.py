@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,8 @@ import numpy as np
 from geoseg import __version__
 from geoseg.errors import DiskFullError, GeosegError, MemoryLimitError, OutputExistsError
 
+logger = logging.getLogger(__name__)
+
 # What geoseg writes into folders that it replaces as a whole. A folder that holds anything
 # else is somebody's, and is not replaced.
 OURS = frozenset(
@@ -29,7 +32,6 @@ OURS = frozenset(
         *("scene.tif", "scene.tif.aux.xml", "tiles", "run", "out", "report", "demo.png"),
     )
 )
-
 
 # Bytes; a disk with less free is full.
 LEAST_FREE = 1_000_000
@@ -122,7 +124,14 @@ def claim_output(
         raise OutputExistsError(f"{path}: is the current folder or holds it; name one inside it")
     _check_made_here(path)
     partial = working_name(path)
-    if job is None or not Journal.continues(partial, job):
+    if job is not None and Journal.continues(partial, job):
+        logger.warning("%s: going on where an interrupted run stopped", path)
+    elif partial.exists():
+        if job is not None:
+            logger.warning(
+                "%s: what an interrupted run left is of other settings or inputs; starting anew",
+                path,
+            )
         shutil.rmtree(partial, ignore_errors=True)
     try:
         yield partial

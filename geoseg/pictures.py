@@ -121,7 +121,7 @@ def _draw_column(axes: Any, rows: Sequence[Mapping[str, float]], name: str, colo
     """Draws a column over the epochs that have it."""
     known = [row for row in rows if name in row]
     if known:
-        epochs, values = [row["epoch"] + 1 for row in known], [row[name] for row in known]
+        epochs, values = [row["epoch"] for row in known], [row[name] for row in known]
         axes.plot(epochs, values, label=name, color=colour, marker="." if len(known) < 4 else "")
 
 

@@ -578,7 +578,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(run, quick_tiles, tmp_path):
     assert not (tmp_path / "b" / "model.safetensors").exists()
     run(tmp_path / "b", resume=True)
     whole, resumed = rows(tmp_path / "a"), rows(tmp_path / "b")
-    assert [row["epoch"] for row in resumed] == ["0", "1"]
+    assert [row["epoch"] for row in resumed] == ["1", "2"]
     for key in ("train_loss", "val_loss", "val_iou", "val_f1"):
         values = [float(row[key]) for row in whole]
         assert np.isfinite(values).all()

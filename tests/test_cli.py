@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from geoseg.cli import COMMANDS, cli, main
 from geoseg.town import build_town, write_town
-from geoseg.vector import read_footprints
+from geoseg.vector import count_features, read_footprints
 
 # As small as a network and its training can be while all the words still do their work.
 QUICK = [
@@ -92,11 +92,12 @@ def test_the_words_write_what_they_say(work):
 
 
 def test_one_verb_and_two_give_the_same_footprints(work):
-    folder, _ = work
+    folder, said = work
     direct = read_footprints(folder / "out" / "footprints.gpkg")
     again = gpd.read_file(folder / "footprints_again.geojson").to_crs(direct.crs)
     shape = gpd.read_file(folder / "footprints.shp")
     assert len(direct) == len(again) == len(shape)
+    assert said["predict"].endswith(f"footprints.shp ({len(shape)} footprints)\n")
     np.testing.assert_allclose(direct.area_m2, again.area_m2, rtol=1e-6)
     # GeoJSON keeps seven decimals of a degree, about a centimetre.
     np.testing.assert_allclose(direct.area, again.area, rtol=5e-3)
@@ -132,7 +133,7 @@ def test_every_format_reads_back(work, tmp_path, suffix):
     assert geoseg("vectorize", folder / "out" / "prob.tif", "-o", path)[0] == 0
     layer = gpd.read_parquet(path) if suffix == ".parquet" else read_footprints(path)
     wanted = read_footprints(folder / "out" / "footprints.gpkg")
-    assert len(layer) == len(wanted)
+    assert len(layer) == count_features(path) == len(wanted)
     assert layer.crs.to_epsg() == (4326 if suffix == ".geojson" else 32633)
     assert layer.is_valid.all()
     assert layer.area_m2.sum() == pytest.approx(wanted.area_m2.sum())

@@ -164,20 +164,22 @@ def interrupted(path, job, done, error=KeyboardInterrupt):
         run()
 
 
-def test_an_interrupted_job_goes_on(tmp_path):
+def test_an_interrupted_job_goes_on(tmp_path, caplog):
     path = tmp_path / "tiles"
     interrupted(path, JOB, ["a"])
     assert not path.exists()
+    assert caplog.messages == []
     interrupted(path, JOB, ["b"])
     with claim_output(path, job=JOB) as folder, Journal(folder, JOB) as book:
         assert book.done == {key: {"of": key, "share": 0.30000000000000004} for key in "ab"}
         assert (folder / "tiles.json").read_text() == "half"
         (folder / "tiles.json").write_text("whole")
+    assert caplog.messages == [f"{path}: going on where an interrupted run stopped"] * 2
     assert names(path) == ["tiles.json"]
     assert names(tmp_path) == ["tiles"]
 
 
-def test_another_job_starts_anew(tmp_path):
+def test_another_job_starts_anew(tmp_path, caplog):
     path = tmp_path / "tiles"
     interrupted(path, JOB, ["a"])
     other = describe_job({"size": 32}, ["a", "b"])
@@ -187,6 +189,8 @@ def test_another_job_starts_anew(tmp_path):
             assert book.done == {}
         (folder / "tiles.json").write_text("new")
     assert (path / "tiles.json").read_text() == "new"
+    (told,) = caplog.messages
+    assert told.endswith("is of other settings or inputs; starting anew")
 
 
 def test_a_job_that_cannot_end_well_leaves_nothing(tmp_path):

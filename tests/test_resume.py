@@ -207,7 +207,7 @@ def test_dropout_is_that_of_the_epoch(tiles, tmp_path, monkeypatch):
 
 def test_a_run_that_is_lost_from_the_first_leaves_no_state(tiles, tmp_path):
     lost = OPTIONS.model_copy(update={"lr": 1e30})
-    with pytest.raises(TrainingError, match=r"in epoch 1 .*train\.lr .*train\.clip_norm.*no epoch"):
+    with pytest.raises(TrainingError, match=r"in epoch 1 .*start anew.*train\.lr .*clip_norm"):
         train(tiles, tmp_path / "a", model=MODEL, options=lost)
     assert not any((tmp_path / "a").glob("*.*"))
 
@@ -232,6 +232,10 @@ def test_a_run_that_is_lost_keeps_the_epoch_before(
         train(tiles, tmp_path / "a", model=MODEL, options=options)
     assert len(rows(tmp_path / "a")) == good
     assert state_of(tmp_path / "a", "last.ckpt")["epoch"] == good - 1
+    gentler = options.model_copy(update={"lr": 1e-45, "clip_norm": 0.5})
+    again = shutil.copytree(tmp_path / "a", tmp_path / "b")
+    train(tiles, again, model=MODEL, options=gentler, resume=True)
+    assert [float(row["lr"]) for row in rows(again)[good:]] == [pytest.approx(1e-3)] * (4 - good)
     ended = options.model_copy(update={"epochs": good})
     model = train(tiles, tmp_path / "a", model=MODEL, options=ended, resume=True).model
     assert all(weight.isfinite().all() for weight in load_model(model)[1].values())

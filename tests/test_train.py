@@ -55,7 +55,7 @@ def test_a_run_leaves_model_metrics_and_curves(run, tiles):
         path.name for path in folder.iterdir()
     }
     table = rows(folder)
-    assert [row["epoch"] for row in table] == ["0", "1"]
+    assert [row["epoch"] for row in table] == ["1", "2"]
     assert float(table[-1]["train_loss"]) < float(table[0]["train_loss"])
     best = max(table, key=lambda row: float(row["val_score"]))
     assert result.val_iou == pytest.approx(float(best["val_iou"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -37,7 +38,7 @@ _ABOUT_DEFAULT = (
     "[default: the one that comes with geoseg]",
 )  # fmt: skip
 @output_option("A folder (prob.tif, mask.tif, footprints.gpkg), or one file by its suffix.")
-@click.option("--bands", help="The scene's bands in the model's order, by number or name.")
+@click.option("--bands", help="The scene's bands in the model's order.  [default: by name]")
 @click.option(
     "--assume-gsd", type=float, metavar="METRES", help="Of a scene that does not say where it lies."
 )
@@ -47,7 +48,9 @@ _ABOUT_DEFAULT = (
     "--blend", type=click.Choice(["cosine", "crop", "mean"]), help="How tiles meet."
     "  [default: cosine]",
 )  # fmt: skip
-@click.option("--tta", type=click.Choice(["none", "flips", "d4"]), help="Average over views.")
+@click.option(
+    "--tta", type=click.Choice(["none", "flips", "d4"]), help="Average over views.  [default: none]"
+)
 @click.option("--crf", is_flag=True, help="Refine by the scene's colours with a dense CRF.")
 @click.option(
     "--uncertainty", is_flag=True, default=None,
@@ -152,7 +155,15 @@ def command(
             workers=Workers() if alone else Workers(run, workers, 1 if scheduler else None),
             progress=progress,
         )
-    click.echo(f"{scene} → {', '.join(str(file) for file in files)}")
+    click.echo(f"{scene} → {', '.join(_counted(file) for file in files)}")
+
+
+def _counted(file: Path) -> str:
+    """A file's name, and of a layer how much it holds."""
+    from geoseg.vector import LAYER_SUFFIXES, count_features
+
+    layer = file.suffix.lower() in LAYER_SUFFIXES
+    return f"{file} ({count_features(file)} footprints)" if layer else str(file)
 
 
 def _describe(scene: str, plan: PredictPlan, options: PredictOptions) -> str:

@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 @output_option("Folder for the tiles.")
 @click.option("--where", help='Attribute filter of the footprints, e.g. "label == 1".')
 @click.option("--layer", help="Layer of the footprints, where there are several.")
-@click.option("--bands", help="Bands by number or name, e.g. 3,2,1.")
-@click.option("--gsd", type=float, metavar="METRES", help="Pixel size on the ground.")
+@click.option("--bands", help="Bands by number or name, e.g. 3,2,1.  [default: all]")
+@click.option(
+    "--gsd", type=float, metavar="METRES", help="Pixel size on the ground.  [default: the scene's]"
+)
 @click.option(
     "--assume-gsd", type=float, metavar="METRES", help="Of scenes that do not say where they lie."
 )
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
 @click.option(
     "--split",
     type=click.Choice(["stripes", "blocks", "kfold", "scenes", "areas"]),
-    help="How ground is separated.",
+    help="How ground is separated.  [default: stripes]",
 )
 @click.option("--fractions", metavar="T,V,T", help="Train, val, test.  [default: 0.7,0.15,0.15]")
 @click.option("--gap", type=int, help="Pixels between splits.  [default: a tile]")
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
 @click.option("--areas", metavar="FILE", help="Polygons with an attribute split.")
 @click.option("--keep-empty", type=float, help="Share of empty training tiles.  [default: 1]")
 @click.option("--seed", type=int, help="Of what is dealt at random.  [default: 0]")
-@click.option("--workers", type=click.IntRange(1), default=1, help="Local processes.")
+@click.option("--workers", type=click.IntRange(1), default=1, help="Local processes.  [default: 1]")
 @click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler, e.g. tcp://host:8786.")
 @click.option("--dry-run", is_flag=True, help="Say what it would make and take, and stop.")
 @overwrite_option

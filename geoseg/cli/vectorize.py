@@ -30,11 +30,21 @@ _SPLIT_M = 1.0
     help="Least building probability, 0-1; the core of a building must also reach vectorize.seed.  "
     "[default: the model's]",
 )  # fmt: skip
-@click.option("--min-area-m2", type=float, help="Smaller footprints are dropped.")
-@click.option("--simplify-m", type=float, help="Outlines may move by about this, metres.")
-@click.option("--min-hole-m2", type=float, help="Smaller holes are filled.")
-@click.option("--min-confidence", type=float, help="Less sure footprints are dropped, 0-1.")
-@click.option("--split", is_flag=True, help="Part buildings at narrow necks.  [vectorize.split_m]")
+@click.option(
+    "--min-area-m2", type=float, help="Smaller footprints are dropped.  [default: the model's]"
+)
+@click.option(
+    "--simplify-m",
+    type=float,
+    help="Outlines may move by about this, metres.  [default: the model's]",
+)
+@click.option(
+    "--min-hole-m2", type=float, help="Smaller holes are filled.  [default: --min-area-m2]"
+)
+@click.option("--min-confidence", type=float, help="Less sure ones are dropped, 0-1.  [default: 0]")
+@click.option(
+    "--split", is_flag=True, help="Part buildings at narrow necks, see vectorize.split_m."
+)
 @click.option(
     "--regularize/--no-regularize", default=None, help="Right angles where buildings have them."
 )

@@ -144,7 +144,7 @@ class History(Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """Writes a row."""
         values = trainer.callback_metrics
-        row: dict[str, float] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        row: dict[str, float] = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
         row |= {"minutes": round(self.minutes, 3), "lr": self.rate}
         known = [name for name in COLUMNS[4:] if self._validated or not name.startswith("val_")]
         row |= {name: float(values[name]) for name in known if name in values}

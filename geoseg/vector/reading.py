@@ -158,6 +158,20 @@ class ParquetParts(Sequence[gpd.GeoDataFrame]):
         return (self[place] for place in range(len(self)))
 
 
+def count_features(path: str | Path) -> int:
+    """Features of a layer of footprints.
+
+    Raises:
+        VectorReadError: If it cannot be read.
+    """
+    if Path(path).suffix.lower() == ".parquet":
+        return int(parquet.read_metadata(path).num_rows)
+    layers = [name for name, _ in _layers(path)]
+    layer = FOOTPRINT_LAYER if FOOTPRINT_LAYER in layers else layers[0]
+    info = pyogrio.read_info(_gdal_name(path), layer=layer, force_feature_count=True)
+    return int(info["features"])
+
+
 def count_indexed(path: str | Path, layer: str | None = None) -> int:
     """Features of a layer whose file finds them by place and numbers them; else 0."""
     if Path(path).suffix.lower() not in _INDEXED:
