@@ -16,6 +16,11 @@ from pathlib import Path
 
 import click
 
+PLAIN = (
+    *("seed=0.01", "border=0", "contact=0", "min_area_m2=0"),
+    *("simplify_m=0", "subpixel=false", "regularize=false"),
+)
+
 
 @click.command()
 @click.argument("scene")
@@ -35,14 +40,14 @@ def main(
         "tile": geoseg("tile", scene, "--labels", footprints, "-o", tiles, *settings),
         "train": geoseg("train", tiles, "-o", run, *settings, *training),
         "predict": geoseg("predict", scene, "-m", model, "-o", out, *settings),
-        "vectorize": geoseg("vectorize", out / "prob.tif", "-o", out / "footprints.geojson"),
+        "vectorize": geoseg("vectorize", out / "prob.tif", "-o", output / "separated.gpkg"),
     }
-    # Without seeds and border every connected patch of the mask is one building.
-    plain = ("--set", "vectorize.seed=0.01", "--set", "vectorize.border=0")
-    geoseg("vectorize", out / "prob.tif", "-o", out / "plain.gpkg", *plain)
+    # Every connected patch of the mask is one building, drawn along its pixels.
+    plain = [part for change in PLAIN for part in ("--set", f"vectorize.{change}")]
+    geoseg("vectorize", out / "prob.tif", "-o", output / "plain.gpkg", *plain)
     scores = {
-        name: score(out / layer, footprints, aoi, output / f"report_{name}")
-        for name, layer in (("separated", "footprints.gpkg"), ("plain", "plain.gpkg"))
+        name: score(output / f"{name}.gpkg", footprints, aoi, output / f"report_{name}")
+        for name in ("separated", "plain")
     }
     print(json.dumps({"seconds": seconds, **scores}))
 

@@ -14,6 +14,7 @@ take longer: then compare by steps, `--set train.epochs=N --minutes 0`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import statistics
@@ -119,18 +120,43 @@ class Work:
         changes = (*self.overrides, *own, *ROWS[name].changes, f"train.seed={seed}")
         return load_config(self.config, changes)
 
+    def mark(self, ground: str, name: str) -> str:
+        """What tells results of one configuration from those of another, whatever the seed."""
+        return mark(self.grounds[ground], self.settings(ground, name, 0).model_dump_json())
+
+    def run(self, ground: str, name: str, seed: int) -> Path:
+        """The folder of a row's training, which may be another row's."""
+        trained = ROWS[name].model_of or name
+        return self.output / "runs" / f"{ground}_{trained}_{seed}_{self.mark(ground, trained)}"
+
     def cut(self, ground: str, settings: Config) -> Path:
         """Tiles, cut once for each way of cutting."""
-        key = "-".join(map(str, (*settings.tile.targets, settings.tile.gsd_m, settings.tile.size)))
-        folder = self.output / "tiles" / f"{ground}-{key}"
+        key = mark(self.grounds[ground], settings.tile.model_dump_json())
+        folder = self.output / "tiles" / f"{ground}_{key}"
         if not (folder / "tiles.json").exists():
             scene, truth = self.places(ground)
             tile_scenes(plan_tiles([scene], truth, settings.tile), folder, overwrite=True)
         return folder
 
 
+def mark(*parts: str) -> str:
+    """A short name of what was given."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:10]
+
+
+def list_rows(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    """Prints the rows, if that is what is wanted."""
+    if wanted:
+        click.echo("\n".join(f"{name:12} {row.says}" for name, row in ROWS.items()))
+        context.exit()
+
+
 @click.command(help=__doc__)
 @click.option("-o", "--output", type=Path, required=True)
+@click.option(
+    "--list", is_flag=True, is_eager=True, expose_value=False, callback=list_rows,
+    help="Print the rows, and stop.",
+)  # fmt: skip
 @click.option("--ground", "grounds", multiple=True, metavar="NAME=SCENE,FOOTPRINTS")
 @click.option("--gsd", "sizes", multiple=True, metavar="NAME=METRES", help="Of a ground's tiles.")
 @click.option("--rows", "names", multiple=True, help="These alone, in this order.")
@@ -139,7 +165,6 @@ class Work:
 @click.option("--jobs", default=1, show_default=True, help="Trainings at a time.")
 @click.option("--config", default="configs/banepa.yaml", show_default=True)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE")
-@click.option("--list", "listing", is_flag=True, help="Print the rows, and stop.")
 @click.option("--one", nargs=3, hidden=True, help="Ground, row and seed: what a job does.")
 def main(
     output: Path,
@@ -151,29 +176,24 @@ def main(
     jobs: int,
     config: str,
     overrides: tuple[str, ...],
-    listing: bool,
     one: tuple[str, str, str] | None,
 ) -> None:
     """Trains, judges and tabulates."""
-    if listing:
-        click.echo("\n".join(f"{name:12} {row.says}" for name, row in ROWS.items()))
-        return
     known = dict(item.split("=", 1) for item in grounds)
     gsd = dict(item.split("=", 1) for item in sizes)
-    if minutes:
-        overrides = (*overrides, f"train.max_minutes={minutes}")
+    overrides = (*overrides, f"train.max_minutes={minutes or 'null'}")
     work = Work(output, known, gsd, config, overrides)
     if one:
         ground, name, seed = one
         click.echo(json.dumps(do_row(work, ground, name, int(seed))))
         return
-    done = {(r["ground"], r["row"], str(r["seed"])) for r in read_results(output)}
+    done = {(r["ground"], r["row"], str(r["seed"]), r["mark"]) for r in read_results(output)}
     jobs_left = [
         (ground, name, seed)
         for seed in seeds.split(",")
         for ground in known
         for name in names or ROWS
-        if (ground, name, seed) not in done
+        if (ground, name, seed, work.mark(ground, name)) not in done
     ]
     for ground, name, seed in jobs_left:  # before they run side by side
         work.cut(ground, work.settings(ground, name, int(seed)))
@@ -205,7 +225,7 @@ def do_row(work: Work, ground: str, name: str, seed: int) -> dict[str, Any]:
     """Trains, unless the model is another row's, and judges on test ground."""
     row, settings = ROWS[name], work.settings(ground, name, seed)
     scene, truth = work.places(ground)
-    run = work.output / "runs" / f"{ground}_{row.model_of or name}_{seed}"
+    run = work.run(ground, name, seed)
     tiles = work.cut(ground, settings)
     if row.model_of is None:
         train(tiles, run, model=settings.model, options=settings.train, overwrite=True)
@@ -224,6 +244,7 @@ def do_row(work: Work, ground: str, name: str, seed: int) -> dict[str, Any]:
         "ground": ground,
         "row": name,
         "seed": seed,
+        "mark": work.mark(ground, name),
         "machine": machine(),
         "minutes": spec.provenance["minutes"],
         "steps": int(last[1]),
@@ -250,29 +271,27 @@ def read_results(output: Path) -> list[dict[str, Any]]:
 
 
 def format_table(rows: list[dict[str, Any]]) -> str:
-    """The rows as Markdown: each ground's mean over seeds, with the seeds' own figures."""
+    """The rows as Markdown: means over seeds, of one ground, configuration and machine each."""
     lines = [
         "| ground | row | what | seeds | minutes | steps | IoU | F1@0.5 | of each seed | machine |",
         "|---|---|---|---|---:|---:|---:|---:|---|---|",
     ]
-    for ground in dict.fromkeys(row["ground"] for row in rows):
-        for name in ROWS:
-            found = sorted(
-                (r for r in rows if (r["ground"], r["row"]) == (ground, name)),
-                key=lambda r: r["seed"],
-            )
-            if found:
-                mean = {
-                    key: statistics.mean(r[key] for r in found)
-                    for key in ("minutes", "steps", "iou_pixel", "f1")
-                }
-                lines.append(
-                    f"| {ground} | `{name}` | {ROWS[name].says} "
-                    f"| {', '.join(str(r['seed']) for r in found)} | {mean['minutes']:.1f} "
-                    f"| {mean['steps']:.0f} | {mean['iou_pixel']:.3f} | {mean['f1']:.3f} "
-                    f"| {', '.join(format(r['f1'], '.3f') for r in found)} "
-                    f"| {found[0]['machine']} |"
-                )
+    alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: (list(ROWS).index(row["row"]), row["seed"])):
+        alike.setdefault(
+            tuple(row[key] for key in ("ground", "row", "mark", "machine")), []
+        ).append(row)
+    for (ground, name, _, machine), found in sorted(alike.items(), key=lambda item: item[0][0]):
+        mean = {
+            key: statistics.mean(row[key] for row in found)
+            for key in ("minutes", "steps", "iou_pixel", "f1")
+        }
+        lines.append(
+            f"| {ground} | `{name}` | {ROWS[name].says} "
+            f"| {', '.join(str(row['seed']) for row in found)} | {mean['minutes']:.1f} "
+            f"| {mean['steps']:.0f} | {mean['iou_pixel']:.3f} | {mean['f1']:.3f} "
+            f"| {', '.join(format(row['f1'], '.3f') for row in found)} | {machine} |"
+        )
     return "\n".join(lines) + "\n"
 
 

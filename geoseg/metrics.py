@@ -40,6 +40,10 @@ class AreaCounts:
         names = [field.name for field in fields(self)]
         return type(self)(*(getattr(self, name) + getattr(other, name) for name in names))
 
+    def __truediv__(self, unit: float) -> AreaCounts:
+        """The same in another unit."""
+        return AreaCounts(self.tp / unit, self.fp / unit, self.fn / unit)
+
     @property
     def precision(self) -> float:
         """Share of the prediction that is true."""

@@ -2,21 +2,28 @@
 
 from types import SimpleNamespace
 
+import geopandas as gpd
 import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
+import shapely
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 import geoseg.train.segmenter
+from geoseg.boxes.dataset import BoxDataset
+from geoseg.boxes.judge import build_grounds
 from geoseg.dataset import TileDataset, normalise
+from geoseg.errors import EmptyDatasetError
 from geoseg.evaluate import evaluate_layers
+from geoseg.labels.footprints import IGNORED_LAYER
 from geoseg.metrics import AreaCounts, Score
 from geoseg.options import Thresholds, TileOptions, TrainOptions
 from geoseg.pictures import MaskedTile, OutlinedTile, draw_masked, draw_outlined, draw_reliability
+from geoseg.raster import read_info, write_array
 from geoseg.tiles import plan_tiles, tile_scenes
 from geoseg.train.finish import choose_tiles, finish, iter_outlined, tiles_apart
 from geoseg.train.segmenter import Segmenter
@@ -73,10 +80,10 @@ def test_the_ground_is_that_of_the_tiles(ground, tiles):
         sample, place = tiles[index], window.toslices()
         seen[place] |= sample["valid"][0].numpy()
         np.testing.assert_array_equal(whole.target[place], sample["target"][0].numpy())
-    np.testing.assert_array_equal(whole.valid, seen)
+    np.testing.assert_array_equal(whole.known, seen)
     assert not seen.all()
     assert whole.prob.shape == (2, height, width)
-    assert whole.area.area == pytest.approx(height * width * whole.grid.transform.a**2)
+    assert whole.area.area == pytest.approx(seen.sum() * whole.grid.transform.a**2)
 
 
 def test_one_tile_keeps_its_probabilities(tiles):
@@ -107,7 +114,7 @@ def test_the_order_of_the_tiles_does_not_matter(ground, tiles, batch):
     assert again.found.keys() == once.found.keys()
     for one, other in zip(again.grounds(), once.grounds(), strict=True):
         np.testing.assert_array_equal(one.prob, other.prob)
-        np.testing.assert_array_equal(one.valid, other.valid)
+        np.testing.assert_array_equal(one.known, other.known)
 
 
 def test_a_missing_tile_is_no_score(ground, tiles):
@@ -122,7 +129,7 @@ def test_of_much_ground_parts_are_taken_from_all_over_it(ground, tiles, most_pix
     small = ValidationGround(tiles, most_pixels=most_pixels)
     assert 0 < len(small.indices) < len(tiles)
     assert len(set(small.indices)) == len(small.indices)
-    covered = sum(one.area.area / one.grid.transform.a**2 for one in _filled(small).grounds())
+    covered = sum(one.grid.height * one.grid.width for one in _filled(small).grounds())
     assert small.covered_mpx == pytest.approx(covered / 1e6)
     assert small.total_mpx == ground.total_mpx == ground.covered_mpx > small.covered_mpx
     assert small.covered_mpx * 1e6 <= max(most_pixels, 64**2)
@@ -175,6 +182,117 @@ def test_no_scene_is_ahead_of_another_when_parts_are_taken(scenes, stride, share
         assert kept >= min(real, 1) * passed - largest - 1e-6
     whole = _choose_evenly(groups, 32, total)
     assert whole is groups
+
+
+def perfect(data, _valid):
+    """Probabilities of a network that knows every building, and no border."""
+    body = (data[:, :1] > 79.5).astype(np.float32)
+    return np.concatenate([body, 0 * body], axis=1)
+
+
+ROWS = [(x, y, x + 12, y + 9) for y in range(6, 84, 22) for x in range(5, 300, 24)]
+
+
+def judged(folder, made, labels=None, **options):
+    """What the thresholds as they are score with a perfect network."""
+    chosen = TileOptions(size=32, gap=0, fractions=(0.4, 0.5, 0.1), **options)
+    tile_scenes(plan_tiles([made.path], labels or made.labels, chosen), folder / "tiles")
+    ground = ValidationGround(TileDataset(folder / "tiles", "val"))
+    ground.predict(perfect)
+    return ground, *ground.score(Thresholds(regularize=False, subpixel=False, simplify_m=0))
+
+
+def test_each_piece_of_a_mask_is_a_building(tmp_path):
+    from tests.conftest import write_scene
+
+    made = write_scene(tmp_path, height=96, width=320, buildings=ROWS)
+    _, buildings, pixels = judged(tmp_path / "drawn", made)
+    mask = tmp_path / "mask.tif"
+    write_array(mask, read_info(made.path).grid, made.mask[None].astype(np.uint8) * 255)
+    masked, same, pixels_too = judged(tmp_path / "masked", made, mask)
+    assert buildings == same
+    assert (same.fp, same.fn) == (0, 0)
+    assert same.tp == sum(len(one.truth) for one in masked.grounds()) > 20
+    assert pixels_too.tp == pytest.approx(pixels.tp, rel=1e-6)
+    assert pixels_too.iou == pytest.approx(1)
+    with pytest.raises(EmptyDatasetError, match=r"mask raster, with polygons of it"):
+        BoxDataset(tmp_path / "masked" / "tiles", "val")
+
+
+def test_ground_that_was_not_labelled_counts_for_nothing(tmp_path):
+    from tests.conftest import write_scene
+
+    made = write_scene(
+        tmp_path, height=96, width=320, nodata=0, holes=[(155, 20, 200, 60)], buildings=ROWS
+    )
+    _, everything, _ = judged(tmp_path / "all", made)
+    assert (everything.fp, everything.fn) == (0, 0)
+    layer = gpd.read_file(made.labels)
+    labels = tmp_path / "half.gpkg"
+    # South of a line that cuts through a row of houses nobody looked.
+    west, south, east, north = layer.total_bounds
+    hidden = shapely.box(west - 9, south - 9, east + 9, south + 0.4 * (north - south))
+    layer[~layer.within(hidden)].to_file(labels, layer="footprints")
+    gpd.GeoDataFrame(geometry=[hidden], crs=layer.crs).to_file(labels, layer=IGNORED_LAYER)
+    ground, known, pixels = judged(tmp_path / "half", made, labels, layer="footprints")
+    assert 10 < known.tp < everything.tp
+    assert (known.fp, known.fn, pixels.iou) == (0, 0, pytest.approx(1))
+    target = TileDataset(tmp_path / "half" / "tiles", "val")
+    buildings = sum((one.target == 1).sum() for one in ground.grounds())
+    assert pixels.tp == pytest.approx(buildings, rel=1e-6)
+    boxes = BoxDataset(tmp_path / "half" / "tiles", "val")
+    (box_ground,) = build_grounds(boxes)
+    assert box_ground.area.equals(ground.grounds()[0].area)
+    assert len(target) == len(boxes)
+
+
+@pytest.mark.parametrize(
+    ("crs", "gsd", "origin"),
+    [("EPSG:32645", 0.5, (345000, 3057000)), ("EPSG:4326", (5e-6, 4.5e-6), (85.5, 27.6))],
+)
+def test_ground_is_counted_in_pixels_whatever_the_unit(tmp_path, crs, gsd, origin):
+    from tests.conftest import write_scene
+
+    made = write_scene(
+        tmp_path, height=96, width=320, crs=crs, gsd=gsd, origin=origin, buildings=ROWS
+    )
+    ground, buildings, pixels = judged(tmp_path, made)
+    known = sum((one.target == 1).sum() for one in ground.grounds())
+    assert (buildings.fp, buildings.fn) == (0, 0)
+    assert pixels.tp == pytest.approx(known, rel=1e-6)
+    assert known > 1000
+
+
+def hilly(body, seed, border, contact, least):
+    """Ground whose scores are best at some thresholds, of F1 and of IoU at different ones."""
+
+    def score(found):
+        away = abs(found.seed - seed) + abs(found.border - border) + abs(found.contact - contact)
+        f1 = 1 - 0.05 * away - 0.003 * abs(found.min_area_m2 - least)
+        # By F1 alone, bodies far from the best would win.
+        f1 += 0.02 * abs(found.body - body)
+        hits = round(1e6 * f1)
+        share = 0.9 - 0.2 * abs(found.body - body)
+        return Score(hits, 10**6 - hits, 10**6 - hits), AreaCounts(share, 1 - share, 0.0)
+
+    return SimpleNamespace(outputs=("building", "border", "contact"), score=score)
+
+
+@pytest.mark.parametrize(
+    "best",
+    [
+        {"body": 0.35, "seed": 0.85, "border": 2.0, "contact": 0.5, "min_area_m2": 12.0},
+        {"body": 0.6, "seed": 0.4, "border": 0.7, "contact": 2.0, "min_area_m2": 20.0},
+    ],
+)
+def test_the_thresholds_of_the_greatest_scores_are_found(best):
+    assert tune_thresholds(hilly(*best.values())) == Thresholds(**best)
+
+
+def test_a_gain_that_is_noise_leaves_the_defaults():
+    usual = Thresholds()
+    near = hilly(usual.body, usual.seed - 0.05, usual.border, usual.contact, usual.min_area_m2)
+    assert tune_thresholds(near) == usual
 
 
 def test_without_a_head_its_thresholds_are_not_tried():
@@ -238,7 +356,7 @@ def test_the_f1_that_is_logged_is_that_of_vectorize_and_evaluate(tiles):
         thresholds = Thresholds(regularize=False)
         total = Score(0, 0, 0)
         for one in ground.grounds():
-            layer = vectorize_arrays(one.prob[0], one.prob[1], one.valid, one.grid, thresholds)
+            layer = vectorize_arrays(one.prob[0], one.prob[1], one.known, one.grid, thresholds)
             total += evaluate_layers(layer, one.truth, aoi=one.area).score
         assert logged["val_f1"] == total.f1
         assert 0.5 < total.f1 <= 1
@@ -265,8 +383,8 @@ def test_without_ground_pixels_alone_are_scored(tiles):
 
 def test_calibration_counts_the_known_pixels_of_all_ground(ground, tiles):
     (one,) = ground.grounds()
-    found = calibrate([one, one], ignore=tiles.info.ignore)
-    known = one.valid & (one.target != tiles.info.ignore)
+    found, known = calibrate([one, one]), one.target != tiles.info.ignore
+    assert 0 < known.sum() < known.size
     assert found.before.pixels.sum() == 2 * known.sum()
     counts = count_logits(one.prob[0][known], one.target[known] == 1)
     assert found.temperature == calibrate_counts(counts).temperature
@@ -281,7 +399,7 @@ def size_of(path):
 
 
 def test_tiles_on_the_sheet_hardly_share_ground(tiles):
-    chosen = tiles_apart(tiles)
+    chosen = tiles_apart(tiles, range(len(tiles)))
     rows = tiles.tiles.loc[chosen]
     assert len(tiles) > len(chosen) > 4
     covered = np.zeros((96, 320), int)
@@ -303,8 +421,7 @@ def test_the_worst_and_a_fair_sample_are_shown():
 def test_outlines_lie_in_their_tiles(ground, tiles, tmp_path):
     found = [(one, one.evaluate(Thresholds())) for one in ground.grounds()]
     shown = list(iter_outlined(tiles, found))
-    assert len(shown) == len(tiles_apart(tiles))
-    by_index = dict(zip(sorted(tiles_apart(tiles)), shown, strict=True))
+    by_index = dict(zip(tiles_apart(tiles, range(len(tiles))), shown, strict=True))
     for index, tile in by_index.items():
         truth = np.concatenate([tile.outlines["truth"], tile.outlines["missed"]])
         area = sum(polygon.area for polygon in truth)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import shapely
 from rasterio.windows import Window
 from shapely.geometry.base import BaseGeometry
@@ -23,7 +24,7 @@ from geoseg.grid import Grid
 from geoseg.metrics import AreaCounts, Score
 from geoseg.model_file import ModelSpec
 from geoseg.options import Thresholds
-from geoseg.validate import Tuned
+from geoseg.validate import Tuned, read_labelled
 from geoseg.vectorize import join_frames, place_footprints
 
 # Least scores to choose from.
@@ -39,7 +40,7 @@ class BoxGround:
     Attributes:
         grid: Place of its tiles on the ground.
         windows: Each tile's window of the grid, by its row in the dataset.
-        area: Outline of the tiles, in the grid's CRS.
+        area: Outline of what is known, in the grid's CRS.
         truth: Footprints, in the grid's CRS.
     """
 
@@ -86,8 +87,11 @@ def build_grounds(tiles: TileDataset) -> list[BoxGround]:
             int(index): Window(left, top, right - left, bottom - top)
             for index, (left, top, right, bottom) in zip(rows.index, corners.tolist(), strict=True)
         }
-        outlines = [grid.window_polygon(window) for window in windows.values()]
-        grounds.append(BoxGround(grid, windows, shapely.union_all(outlines), truth))
+        if _is_known(rows):
+            area = shapely.union_all([grid.window_polygon(one) for one in windows.values()])
+        else:
+            _, _, area, truth = read_labelled(tiles, grid, windows, truth)
+        grounds.append(BoxGround(grid, windows, area, truth))
     return grounds
 
 
@@ -110,8 +114,10 @@ def judge(grounds: Sequence[BoxGround], found: Mapping[int, Boxes]) -> Verdict:
         evaluate_layers(layer[layer.confidence >= threshold], ground.truth, aoi=ground.area)
         for layer, ground in zip(layers, grounds, strict=True)
     ]
-    area = sum((one.area for one in sure), AreaCounts(0.0, 0.0, 0.0))
-    return Verdict(threshold, float(rates.max()), area.iou)
+    # Scenes may have units of their own.
+    pixels = [abs(ground.grid.transform.determinant) for ground in grounds]
+    areas = (one.area / pixel for one, pixel in zip(sure, pixels, strict=True))
+    return Verdict(threshold, float(rates.max()), sum(areas, AreaCounts(0.0, 0.0, 0.0)).iou)
 
 
 def tune_boxes(
@@ -142,6 +148,12 @@ def tune_boxes(
         found |= zip(indexes, predictor(data, valid), strict=True)
     verdict = judge(build_grounds(tiles), found)
     return Tuned(Thresholds(body=verdict.threshold), verdict.f1)
+
+
+def _is_known(rows: pd.DataFrame) -> bool:
+    """Whether tiles hold neither nodata nor ground that was not labelled."""
+    known = np.sum(rows.class_pixels.tolist(), axis=1)
+    return bool((known == rows.height * rows.width).all())
 
 
 def _f1(evaluations: Sequence[Evaluation], least: float) -> float:

@@ -35,8 +35,8 @@ def command(
 ) -> None:
     """Train a network on a folder of tiles.
 
-    Writes model.safetensors, metrics.csv, curves.png, validation.png and, of buildings,
-    reliability.png into the run's folder.
+    Writes model.safetensors, metrics.csv, curves.png and validation.png into the run's folder, of
+    buildings reliability.png, too; networks of boxes draw curves.png alone.
     """
     if find_lr and (resume or dry_run):
         other = "--resume" if resume else "--dry-run"

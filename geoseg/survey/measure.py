@@ -17,8 +17,8 @@ from geoseg.survey.report import Ground, LabelReport
 from geoseg.survey.sample import choose_sheet
 from geoseg.survey.shift import measure_shifts
 from geoseg.tiles import (
-    FOOTPRINTS_NAME,
     TilesInfo,
+    has_footprints,
     load_tiles_info,
     open_tile_footprints,
     read_tiles,
@@ -81,9 +81,7 @@ def measure_labels(
 
 def open_footprints_if_any(folder: Path) -> ParquetParts | None:
     """The footprints that were burnt, or None where the labels were a raster."""
-    if not (folder / FOOTPRINTS_NAME).is_file():
-        return None
-    return open_tile_footprints(folder)
+    return open_tile_footprints(folder) if has_footprints(folder) else None
 
 
 def _measure_grounds(

@@ -14,6 +14,7 @@ from geoseg.tiles.cut import cut_row, row_task, tile_scenes
 from geoseg.tiles.index import (
     FOOTPRINTS_NAME,
     TilesInfo,
+    has_footprints,
     list_scenes,
     load_tiles_info,
     open_tile_footprints,
@@ -28,6 +29,7 @@ __all__ = [
     "TilesInfo",
     "TilesPlan",
     "cut_row",
+    "has_footprints",
     "list_scenes",
     "load_tiles_info",
     "open_tile_footprints",

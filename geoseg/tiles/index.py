@@ -141,6 +141,11 @@ def list_scenes(folder: str | Path, split: str) -> list[str]:
     return found
 
 
+def has_footprints(folder: str | Path) -> bool:
+    """Whether labels were polygons, of some scenes at least; of masks no footprints are kept."""
+    return (Path(folder) / FOOTPRINTS_NAME).is_file()
+
+
 def read_tile_footprints(folder: str | Path) -> gpd.GeoDataFrame:
     """Reads `footprints.parquet`: the labels in longitude and latitude, and the scene of each.
 
@@ -160,7 +165,10 @@ def open_tile_footprints(folder: str | Path) -> ParquetParts:
 def _footprints_path(folder: str | Path) -> Path:
     path = Path(folder) / FOOTPRINTS_NAME
     if not path.is_file():
-        raise EmptyDatasetError(f"{path}: is missing; tile the scenes again")
+        raise EmptyDatasetError(
+            f"{path}: is missing; tile the scenes again, and if their labels were a mask raster, "
+            "with polygons of it (gdal_polygonize.py): this needs outlines"
+        )
     return path
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import shapely
@@ -43,7 +44,17 @@ _MOST_SHARED = 0.25
 
 _BATCH = 8
 
-AnyTile = TypeVar("AnyTile", OutlinedTile, MaskedTile)
+# Tiles of classes of which the shown ones are chosen.
+_LOOKED_AT = 400
+
+
+class _Judged(Protocol):
+    @property
+    def iou(self) -> float:
+        """How well what a tile shows is found."""
+
+
+AnyTile = TypeVar("AnyTile", bound=_Judged)
 
 
 def finish(
@@ -63,12 +74,12 @@ def finish(
     """
     predictor = Predictor(spec, weights, device)
     if spec.exclusive:  # the likeliest class wins, whatever the thresholds
-        masked = choose_tiles(list(_iter_masked(predictor, tiles)))
-        draw_masked(masked, folder / VALIDATION_NAME, spec.classes, spec.colours)
+        if masked := _choose_masked(predictor, tiles):
+            draw_masked(masked, folder / VALIDATION_NAME, spec.classes, spec.colours)
         return Tuned(Thresholds(), None)
     ground = ValidationGround(tiles)
     ground.predict(predictor)
-    calibration = calibrate(ground.grounds(), ignore=tiles.info.ignore)
+    calibration = calibrate(ground.grounds())
     draw_reliability(calibration, folder / RELIABILITY_NAME)
     best = tune_thresholds(ground).model_copy(update={"temperature": calibration.temperature})
     found = [(one, one.evaluate(best)) for one in ground.grounds()]
@@ -87,18 +98,24 @@ def choose_tiles(tiles: Sequence[AnyTile]) -> list[AnyTile]:
     return ordered[:_WORST] + [ordered[place] for place in others]
 
 
-def tiles_apart(tiles: TileDataset) -> list[int]:
-    """Rows of tiles that hardly share ground, in the dataset's order."""
+def tiles_apart(tiles: TileDataset, among: Iterable[int]) -> list[int]:
+    """Rows of tiles that hardly share ground, in the dataset's order.
+
+    Args:
+        tiles: The tiles.
+        among: Rows to choose from.
+    """
     chosen: list[int] = []
-    for _, rows in tiles.tiles.groupby("scene", sort=False):
+    for _, rows in tiles.tiles.loc[sorted(among)].groupby("scene", sort=False):
         boxes = shapely.box(
             rows.col_off, rows.row_off, rows.col_off + rows.width, rows.row_off + rows.height
         )
-        kept: list[shapely.Geometry] = []
-        for index, box in zip(rows.index.tolist(), boxes, strict=True):
-            shared = shapely.area(shapely.intersection(box, np.array(kept, dtype=object)))
+        tree, kept = shapely.STRtree(boxes), np.zeros(len(boxes), dtype=bool)
+        for place, (index, box) in enumerate(zip(rows.index.tolist(), boxes, strict=True)):
+            near = tree.query(box)
+            shared = shapely.area(shapely.intersection(box, boxes[near[kept[near]]]))
             if shared.sum() <= _MOST_SHARED * box.area:
-                kept.append(box)
+                kept[place] = True
                 chosen.append(index)
     return chosen
 
@@ -112,10 +129,9 @@ def iter_outlined(
         tiles: Validation tiles.
         found: Their ground, and what was found on it.
     """
-    apart = set(tiles_apart(tiles))
     for ground, evaluation in found:
         layers = _layers_of(evaluation)
-        for index in sorted(apart & set(ground.windows)):
+        for index in tiles_apart(tiles, ground.windows):
             window = ground.windows[index]
             frame = ground.grid.window_polygon(window)
             seen = {name: _clip(polygons, frame) for name, polygons in layers.items()}
@@ -167,12 +183,35 @@ def _to_pixels(ground: Ground, left: int, top: int) -> Callable[[np.ndarray], np
     return to_pixels
 
 
-def _iter_masked(predict: Predict, tiles: TileDataset) -> Iterator[MaskedTile]:
-    apart, classes = tiles_apart(tiles), len(tiles.info.classes)
-    for first in range(0, len(apart), _BATCH):
-        part = apart[first : first + _BATCH]
+@dataclass(frozen=True)
+class _Scored:
+    """A tile by its row in the dataset, and how well its classes are found."""
+
+    index: int
+    iou: float
+
+
+def _choose_masked(predict: Predict, tiles: TileDataset) -> list[MaskedTile]:
+    """Tiles to be shown, of some hundred from all over the ground; only those stay in memory."""
+    apart = tiles_apart(tiles, range(len(tiles)))
+    if len(apart) > _LOOKED_AT:
+        apart = [apart[place] for place in np.linspace(0, len(apart) - 1, _LOOKED_AT).astype(int)]
+    scored = []
+    for index, tile in zip(apart, _iter_masked(predict, tiles, apart), strict=True):
+        if (tile.truth != tiles.info.ignore).any():
+            scored.append(_Scored(index, tile.iou))
+    shown = [tile.index for tile in choose_tiles(scored)]
+    return list(_iter_masked(predict, tiles, shown))
+
+
+def _iter_masked(
+    predict: Predict, tiles: TileDataset, indices: Sequence[int]
+) -> Iterator[MaskedTile]:
+    classes = len(tiles.info.classes)
+    for first in range(0, len(indices), _BATCH):
+        part = indices[first : first + _BATCH]
         for index, prob in zip(part, predict_tiles(predict, tiles, part), strict=True):
-            sample, found = tiles[index], prob.argmax(axis=0)
+            sample, found = tiles[index], prob.argmax(axis=0).astype(np.uint8)
             truth = sample["target"].numpy()[0]
             counts = count_classes(found, truth, truth != tiles.info.ignore, classes)
             yield MaskedTile(

@@ -183,7 +183,7 @@ class History(Callback):
         if time.monotonic() - self._drawn > _SECONDS_PER_PICTURE:
             self.draw()
         self._tell(
-            f"epoch {row['epoch'] + 1}: {row['minutes']:.1f} min, "
+            f"epoch {row['epoch']}: {row['minutes']:.1f} min, "
             + ", ".join(f"{name} {row[name]:.3f}" for name in COLUMNS[4:] if name in row)
         )
 

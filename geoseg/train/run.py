@@ -72,7 +72,7 @@ def train(
         model: Which network.
         options: How to train it.
         resume: Go on from `last.ckpt` if it is there; with the tiles and settings that the run
-            began with, but for when it ends and what computes.
+            began with, but for when it ends, what computes, `lr` and `clip_norm`.
         overwrite: Start anew in a folder that holds a run.
         progress_bar: Show Lightning's progress bar.
         report: Told one line per epoch.

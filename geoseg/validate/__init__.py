@@ -5,7 +5,13 @@
 """
 
 from geoseg.validate.calibration import BINS, Calibration, Reliability, calibrate
-from geoseg.validate.ground import Ground, Predict, ValidationGround, predict_tiles
+from geoseg.validate.ground import (
+    Ground,
+    Predict,
+    ValidationGround,
+    predict_tiles,
+    read_labelled,
+)
 from geoseg.validate.tune import Tuned, tune_thresholds
 
 __all__ = [
@@ -18,5 +24,6 @@ __all__ = [
     "ValidationGround",
     "calibrate",
     "predict_tiles",
+    "read_labelled",
     "tune_thresholds",
 ]

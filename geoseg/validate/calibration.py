@@ -70,18 +70,17 @@ class Calibration:
         }
 
 
-def calibrate(grounds: Iterable[Ground], *, ignore: int) -> Calibration:
+def calibrate(grounds: Iterable[Ground]) -> Calibration:
     """Fits one temperature to the probability of buildings (Guo et al. 2017, arXiv 1706.04599).
 
     Exclusive classes have none: their polygons' confidences are taken as they are.
 
     Args:
         grounds: Validation ground of buildings.
-        ignore: Target value of pixels that count for nothing.
     """
     counts = np.zeros((2, len(_LOGITS)), dtype=np.int64)
     for ground in grounds:
-        known = ground.valid & (ground.target != ignore)
+        known = ground.known
         counts += count_logits(ground.prob[0][known], ground.target[known] > 0)
     return calibrate_counts(counts)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import geopandas as gpd
 import numpy as np
@@ -18,7 +20,7 @@ from geoseg.evaluate import Evaluation, evaluate_layers
 from geoseg.grid import Grid
 from geoseg.metrics import AreaCounts, Score
 from geoseg.options import Thresholds
-from geoseg.tiles import read_tile_footprints
+from geoseg.tiles import has_footprints, read_tile_footprints
 from geoseg.tiling import blend_weights
 from geoseg.vectorize import vectorize_arrays
 
@@ -42,10 +44,10 @@ class Ground:
     Attributes:
         prob: float32 (outputs, H, W).
         outputs: Their names.
-        target: uint8 (H, W), the first target band; `TilesInfo.ignore` outside the tiles.
-        valid: (H, W), False outside the tiles.
+        target: uint8 (H, W), the first target band.
+        known: (H, W), False outside the tiles, on nodata and on ground that was not labelled.
         grid: Place on the ground.
-        area: Outline of the tiles, in the grid's CRS.
+        area: Outline of what is known, in the grid's CRS.
         truth: Footprints, in the grid's CRS.
         windows: Each tile's window of the grid, by its row in the dataset.
     """
@@ -53,7 +55,7 @@ class Ground:
     prob: np.ndarray
     outputs: tuple[str, ...]
     target: np.ndarray
-    valid: np.ndarray
+    known: np.ndarray
     grid: Grid
     area: BaseGeometry
     truth: gpd.GeoDataFrame
@@ -63,7 +65,7 @@ class Ground:
         """Compares the footprints that the thresholds give with the truth."""
         bands = dict(zip(self.outputs, self.prob, strict=True))
         found = vectorize_arrays(
-            self.prob[0], bands.get("border"), self.valid, self.grid, thresholds,
+            self.prob[0], bands.get("border"), self.known, self.grid, thresholds,
             bands.get("contact"),
         )  # fmt: skip
         return evaluate_layers(found, self.truth, aoi=self.area)
@@ -92,10 +94,8 @@ class ValidationGround:
         groups = list(_iter_groups(tiles.tiles))
         chosen = _choose_evenly(groups, tiles.info.size, most_pixels)
         self.covered_mpx, self.total_mpx = _megapixels(chosen), _megapixels(groups)
-        truth = read_tile_footprints(tiles.folder)
-        self._plots = [
-            _Plot(tiles, rows, truth[truth.scene == rows.scene.iloc[0]]) for rows in chosen
-        ]
+        footprints = read_footprints_of_scenes(tiles.folder)
+        self._plots = [_Plot(tiles, rows, footprints.get(rows.scene.iloc[0])) for rows in chosen]
         self._grounds: list[Ground] | None = None
 
     @property
@@ -156,11 +156,15 @@ class ValidationGround:
             thresholds: What makes a building.
 
         Returns:
-            In buildings, matched at an IoU of 0.5, and in square units of the scenes' CRS.
+            In buildings, matched at an IoU of 0.5, and in pixels.
         """
-        found = [ground.evaluate(thresholds) for ground in self.grounds()]
-        buildings = sum((one.score for one in found), Score(0, 0, 0))
-        return buildings, sum((one.area for one in found), AreaCounts(0.0, 0.0, 0.0))
+        buildings, pixels = Score(0, 0, 0), AreaCounts(0.0, 0.0, 0.0)
+        for ground in self.grounds():
+            found = ground.evaluate(thresholds)
+            buildings += found.score
+            # Scenes may have units of their own.
+            pixels += found.area / abs(ground.grid.transform.determinant)
+        return buildings, pixels
 
 
 def predict_tiles(predict: Predict, tiles: TileDataset, indices: Sequence[int]) -> np.ndarray:
@@ -173,20 +177,17 @@ def predict_tiles(predict: Predict, tiles: TileDataset, indices: Sequence[int]) 
 class _Plot:
     """Tiles that hang together, and what does not change between predictions of them."""
 
-    def __init__(self, tiles: TileDataset, rows: pd.DataFrame, truth: gpd.GeoDataFrame) -> None:
+    def __init__(
+        self, tiles: TileDataset, rows: pd.DataFrame, footprints: gpd.GeoDataFrame | None
+    ) -> None:
         self.grid = bounding_grid(tiles, rows)
         top, left = rows.row_off.min(), rows.col_off.min()
         self.windows = {
             index: Window(row.col_off - left, row.row_off - top, row.width, row.height)
             for index, row in zip(rows.index.tolist(), rows.itertuples(), strict=True)
         }
-        outlines = [self.grid.window_polygon(window) for window in self.windows.values()]
-        self.area = shapely.union_all(outlines)
-        self.truth = truth.to_crs(self.grid.crs.to_wkt())
-        self.truth.geometry = shapely.make_valid(self.truth.geometry.values)
-        self.truth = self.truth[self.truth.intersects(self.area)]
-        self._tiles = tiles
-        self._labels: tuple[np.ndarray, np.ndarray] | None = None
+        self._tiles, self._footprints = tiles, footprints
+        self._labels: Labelled | None = None
 
     def stitch(self, found: Mapping[int, np.ndarray]) -> Ground:
         """The ground that predicted tiles make."""
@@ -202,22 +203,66 @@ class _Plot:
             total[(..., *place)] += seen * (inside / np.float32(_LEVELS))
             weight[place] += inside
         prob = np.divide(total, weight, out=total, where=weight > 0)
-        target, valid = self._read_labels()
-        return Ground(
-            prob, info.targets, target, valid, self.grid, self.area, self.truth, self.windows
-        )
-
-    def _read_labels(self) -> tuple[np.ndarray, np.ndarray]:
         if self._labels is None:
-            target = np.full(self.grid.shape, self._tiles.info.ignore, np.uint8)
-            valid = np.zeros(self.grid.shape, bool)
-            for index, window in self.windows.items():
-                sample, place = self._tiles[index], window.toslices()
-                inside = (0, slice(window.height), slice(window.width))
-                target[place] = sample["target"].numpy()[inside]
-                valid[place] |= sample["valid"].numpy()[inside]
-            self._labels = target, valid
-        return self._labels
+            self._labels = read_labelled(self._tiles, self.grid, self.windows, self._footprints)
+        target, known, area, truth = self._labels
+        return Ground(prob, info.targets, target, known, self.grid, area, truth, self.windows)
+
+
+class Labelled(NamedTuple):
+    """What is known of the ground of some tiles: the fields of `Ground` of these names."""
+
+    target: np.ndarray
+    known: np.ndarray
+    area: BaseGeometry
+    truth: gpd.GeoDataFrame
+
+
+def read_labelled(
+    tiles: TileDataset,
+    grid: Grid,
+    windows: Mapping[int, Window],
+    footprints: gpd.GeoDataFrame | None,
+) -> Labelled:
+    """Reads what is known of the ground of some tiles.
+
+    Args:
+        tiles: All tiles of a split.
+        grid: Over those tiles.
+        windows: Theirs on that grid, by their row in the dataset.
+        footprints: Labels in any CRS; None where they were a mask, of which each piece that hangs
+            together is a building then.
+    """
+    target = np.full(grid.shape, tiles.info.ignore, np.uint8)
+    known = np.zeros(grid.shape, bool)
+    for index, window in windows.items():
+        sample, place = tiles[index], window.toslices()
+        inside = (0, slice(window.height), slice(window.width))
+        target[place] = sample["target"].numpy()[inside]
+        known[place] |= sample["valid"].numpy()[inside]
+    known &= target != tiles.info.ignore
+    area = shapely.union_all(_outline(known, grid).geometry.values)
+    if footprints is None:
+        return Labelled(target, known, area, _outline(known & (target > 0), grid))
+    truth = footprints.to_crs(grid.crs.to_wkt())
+    truth.geometry = shapely.make_valid(truth.geometry.values)
+    return Labelled(target, known, area, truth[truth.intersects(area)])
+
+
+def read_footprints_of_scenes(folder: Path) -> dict[str, gpd.GeoDataFrame]:
+    """The labels of each scene that has outlines, not a mask, in longitude and latitude."""
+    if not has_footprints(folder):
+        return {}
+    return dict(iter(read_tile_footprints(folder).groupby("scene")))
+
+
+def _outline(mask: np.ndarray, grid: Grid) -> gpd.GeoDataFrame:
+    """Outlines of what hangs together, along the pixels."""
+    bare = Thresholds(
+        body=0.5, seed=0.5, border=0, contact=0, min_area_m2=0, min_hole_m2=0, simplify_m=0,
+        subpixel=False, regularize=False,
+    )  # fmt: skip
+    return vectorize_arrays(mask.astype(np.float32), None, np.ones_like(mask), grid, bare)
 
 
 def _iter_groups(tiles: pd.DataFrame) -> Iterator[pd.DataFrame]:
