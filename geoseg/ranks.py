@@ -35,6 +35,11 @@ def count_started() -> tuple[int, int] | None:
     return tasks // nodes, nodes
 
 
+def started_by_srun() -> bool:
+    """Whether srun started the processes, and not torchrun."""
+    return count_started() is not None and not dist.is_torchelastic_launched()
+
+
 def adopt_started(options: TrainOptions) -> TrainOptions:
     """Options that count the processes which torchrun or srun started, if one of them did.
 

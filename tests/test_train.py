@@ -5,14 +5,22 @@ import shutil
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 
 import geoseg.train.history
 from geoseg.dataset import TileDataset
-from geoseg.errors import ConfigError, InputShapeError, OutputExistsError, UnknownArchitectureError
+from geoseg.errors import (
+    ConfigError,
+    EmptyDatasetError,
+    InputShapeError,
+    OutputExistsError,
+    UnknownArchitectureError,
+)
 from geoseg.model_file import load_model
-from geoseg.options import LossOptions, ModelOptions, TileOptions, TrainOptions
+from geoseg.options import LossOptions, ModelOptions, TileOptions, TrainOptions, WeightMapOptions
 from geoseg.predict import Predictor
+from geoseg.raster import read_info, write_array
 from geoseg.tiles import plan_tiles, tile_scenes
 from geoseg.town import build_town, write_town
 from geoseg.train import train
@@ -299,3 +307,24 @@ def test_ground_in_files_trains_the_same(run, tiles, tmp_path):
     for key in ("train_loss", "val_loss"):
         found = [float(row[key]) for row in rows(tmp_path / "b")]
         assert found == pytest.approx([float(row[key]) for row in rows(run[0])], rel=1e-5)
+
+
+def test_a_mask_raster_trains_buildings(tmp_path):
+    town = build_town(128, 320, seed=4, nodata_corner=False)
+    scene, _ = write_town(town, tmp_path)
+    with rasterio.open(scene) as source:
+        bright = source.read(1) > np.median(source.read(1))
+        grid = read_info(scene).grid
+    mask = np.kron(bright[::16, ::16], np.ones((16, 16), bool))[None, :128, :320]
+    write_array(tmp_path / "mask.tif", grid, mask.astype(np.uint8) * 255)
+    options = TileOptions(size=64, overlap=0, gap=0)
+    tile_scenes(plan_tiles([scene], tmp_path / "mask.tif", options), tmp_path / "tiles")
+    assert not (tmp_path / "tiles" / "footprints.parquet").exists()
+    result = train(tmp_path / "tiles", tmp_path / "run", model=MODEL, options=OPTIONS)
+    assert [float(row["val_f1"]) >= 0 for row in rows(tmp_path / "run")] == [True, True]
+    assert load_model(result.model)[0].provenance["val_f1"] == pytest.approx(
+        result.val_f1, abs=1e-4
+    )
+    weighed = OPTIONS.model_copy(update={"weight_map": WeightMapOptions()})
+    with pytest.raises(EmptyDatasetError, match=r"mask raster, with polygons of it"):
+        train(tmp_path / "tiles", tmp_path / "b", model=MODEL, options=weighed)

@@ -43,7 +43,7 @@ def command(
         raise ConfigError(f"--find-lr and {other} are two things; ask for one of them")
     settings = resolve(config, overrides)
     if dry_run:
-        _check(tiles, output, settings, overwrite=overwrite or resume)
+        _check(tiles, output, settings, overwrite=overwrite, resume=resume)
         return
     if find_lr:
         from geoseg.train import find_lr as search
@@ -63,26 +63,29 @@ def command(
         progress_bar=sys.stderr.isatty(),
         report=_say,
     )
-    scores = f"val pixel IoU {result.val_iou:.3f}"
-    if result.val_f1 is not None:
-        scores += f", val building F1 {result.val_f1:.3f}"
-    click.echo(f"{result.minutes:.1f} min, {scores} → {result.model}")
+    scores = {"val pixel IoU": result.val_iou, "val building F1": result.val_f1}
+    said = [f", {name} {score:.3f}" for name, score in scores.items() if score is not None]
+    click.echo(f"{result.minutes:.1f} min{''.join(said)} → {result.model}")
 
 
 def _say(line: str) -> None:
     click.echo(line, err=True)
 
 
-def _check(tiles: str, output: str, settings: Config, *, overwrite: bool) -> None:
+def _check(tiles: str, output: str, settings: Config, *, overwrite: bool, resume: bool) -> None:
     """Refuses what a run would refuse, and says what it would do."""
     import yaml
 
-    from geoseg.journal import check_output
-    from geoseg.train import check_loggers, prepare
+    from geoseg.train import check_run
 
-    check_loggers(settings.train.loggers)
-    setup = prepare(tiles, settings.model, settings.train, pretrained=False)
-    check_output(output, overwrite=overwrite)
+    setup, _ = check_run(
+        tiles,
+        output,
+        model=settings.model,
+        options=settings.train,
+        resume=resume,
+        overwrite=overwrite,
+    )
     click.echo(
         f"{tiles}: {len(setup.train_set)} tiles to train on, {len(setup.val_set)} to validate"
     )

@@ -11,6 +11,7 @@ from geoseg.loading.loaders import (
     build_train_loader,
     build_val_loader,
     window_side,
+    words_of_worker,
 )
 from geoseg.loading.sampling import (
     BalancedSampler,
@@ -38,4 +39,5 @@ __all__ = [
     "gather_ground",
     "remove_ground",
     "window_side",
+    "words_of_worker",
 ]

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from geoseg.dataset import Sample, TileDataset
+from geoseg.errors import GeosegError
 from geoseg.loading.ground import Ground, GroundDataset
 from geoseg.loading.sampling import (
     BalancedSampler,
@@ -145,6 +146,13 @@ class LossesOfTiles(Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from a checkpoint."""
         self.sampler.load_state_dict(state)
+
+
+def words_of_worker(error: GeosegError) -> GeosegError:
+    """An error as it was raised in a process that loads; torch puts its traceback before it."""
+    last = str(error).strip().splitlines()[-1]
+    name = f"{type(error).__name__}: "
+    return type(error)(last.partition(name)[2] or last)
 
 
 def _settings(options: TrainOptions, device: torch.device) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from rasterio.windows import Window
 from shapely.geometry.base import BaseGeometry
 from torch import Tensor
 
-from geoseg.device import choose_device
+from geoseg.device import choose_device, lacks_memory
 from geoseg.errors import ConfigError
 from geoseg.grid import Grid
 from geoseg.model_file import load_model
@@ -269,7 +269,7 @@ class _Limit:
                 ]
                 return parts[0] if len(parts) == 1 else torch.cat(parts)
             except RuntimeError as error:
-                if not _lacks_memory(error):
+                if not lacks_memory(error):
                     raise
                 self._halve(most, error)
 
@@ -286,10 +286,6 @@ class _Limit:
             most,
             self._most,
         )
-
-
-def _lacks_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 class _BandWriter:

@@ -152,7 +152,10 @@ def plan_tiles(scenes: Sequence[str | Path], labels: str | Path, options: TileOp
     warn_of_shares(tiles.split, options)
     shared = count_shared_pixels(tiles, pixel_area)
     ground = merge_regions(
-        [_region_ground(g, r) for g, r in zip(grids, separation.regions, strict=True)]
+        [
+            _region_ground(grid, regions, placed)
+            for grid, regions, placed in zip(grids, separation.regions, on_scenes, strict=True)
+        ]
     )
     return TilesPlan(
         infos,
@@ -211,9 +214,14 @@ def _to_common(records: list[dict[str, Any]], grids: list[Grid], common: str) ->
     return gpd.GeoDataFrame(pd.concat([part.to_crs(common) for part in parts], ignore_index=True))
 
 
-def _region_ground(grid: Grid, regions: Sequence[Region]) -> gpd.GeoDataFrame:
-    return gpd.GeoDataFrame(
+def _region_ground(grid: Grid, regions: Sequence[Region], labels: Labels) -> gpd.GeoDataFrame:
+    """The ground of each split, without what was not labelled, as nothing can be judged there."""
+    ground = gpd.GeoDataFrame(
         {"split": [region.split for region in regions]},
         geometry=[region.polygon(grid) for region in regions],
         crs=grid.crs.to_wkt(),
     )
+    ignored = None if isinstance(labels, RasterLabels) else labels.ignored
+    if ignored is not None and len(ignored):
+        ground.geometry = ground.difference(ignored.union_all())
+    return ground

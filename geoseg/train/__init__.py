@@ -4,16 +4,15 @@
 does; `run` is the way from one to the next, and `finish` what a run ends with.
 """
 
-from geoseg.train.loggers import check_loggers
 from geoseg.train.lr_finder import FoundRate, find_lr
-from geoseg.train.run import TrainResult, train
+from geoseg.train.run import TrainResult, check_run, train
 from geoseg.train.setup import Setup, prepare
 
 __all__ = [
     "FoundRate",
     "Setup",
     "TrainResult",
-    "check_loggers",
+    "check_run",
     "find_lr",
     "prepare",
     "train",

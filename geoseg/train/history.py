@@ -41,6 +41,9 @@ MONITOR = "val_score"
 # An epoch that takes longer says so this often.
 _SECONDS_PER_LINE = 30.0
 
+# Processes agree on the time after so many batches; each time they wait for their devices.
+_STEPS_PER_AGREEMENT = 8
+
 # Epochs may be shorter than a picture takes, and the device waits for it.
 _SECONDS_PER_PICTURE = 10.0
 
@@ -67,7 +70,7 @@ class History(Callback):
         self.loggers: list[Logger] = []
         self.rate = self.progress = 0.0
         self._validated = False
-        self._before = self._clock = 0.0
+        self._before = self._clock = 0.0  # minutes; the clock is what all processes agree on
         self._start = self._told = time.monotonic()
         self._drawn = -math.inf
 
@@ -77,12 +80,10 @@ class History(Callback):
         return self._before + (time.monotonic() - self._start) / 60
 
     @property
-    def best_iou(self) -> float:
-        """Pixel IoU on validation tiles in the best epoch so far."""
+    def best_iou(self) -> float | None:
+        """Pixel IoU on validation tiles in the best epoch so far; None if none was validated."""
         scored = [row for row in self.rows if MONITOR in row]
-        return max(reversed(scored), key=lambda row: row[MONITOR], default={"val_iou": 0.0})[
-            "val_iou"
-        ]
+        return max(reversed(scored), key=lambda row: row[MONITOR])["val_iou"] if scored else None
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must keep."""
@@ -115,10 +116,12 @@ class History(Callback):
             trainer.check_val_every_n_epoch = 1
 
     def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Sets the learning rate and the momentum."""
-        self._look_at_clock(trainer)
+        if trainer.world_size == 1 or batch_idx % _STEPS_PER_AGREEMENT == 0:
+            self._look_at_clock(trainer)
+        self.progress = self._measure_progress(trainer, batch_idx)
         self.rate = self.options.lr * rate_share(self.progress, self.options)
         moving = momentum(self.progress, self.options)
         for group in trainer.optimizers[0].param_groups:
@@ -132,8 +135,9 @@ class History(Callback):
         """Stops when time is up, and says between long epochs that all is well."""
         if time.monotonic() - self._told > _SECONDS_PER_LINE:
             self._tell(f"epoch {trainer.current_epoch + 1}: {self.minutes:.1f} min, at work")
-        limit = self.options.max_minutes
-        if limit is not None and self._clock >= limit:
+        if trainer.world_size == 1:
+            self._look_at_clock(trainer)
+        if self._is_time_up:
             trainer.should_stop = True
             trainer.check_val_every_n_epoch = 1
 
@@ -142,7 +146,9 @@ class History(Callback):
         self._validated = not trainer.sanity_checking
 
     def on_train_epoch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Writes a row."""
+        """Writes a row; stops if validating took the rest of the time."""
+        self._look_at_clock(trainer)
+        trainer.should_stop |= self._is_time_up and self._validated
         values = trainer.callback_metrics
         row: dict[str, float] = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
         row |= {"minutes": round(self.minutes, 3), "lr": self.rate}
@@ -192,11 +198,20 @@ class History(Callback):
         self.report(line)
 
     def _look_at_clock(self, trainer: L.Trainer) -> None:
-        """How far the run is: the larger share of its steps and of its time."""
         self._clock = self.minutes
-        limit = self.options.max_minutes
-        if limit is not None and trainer.world_size > 1:
+        if self.options.max_minutes is not None and trainer.world_size > 1:
             # Processes whose clocks differ would learn at different rates.
             self._clock = trainer.strategy.broadcast(self._clock)
-        steps = trainer.global_step / max(1, trainer.estimated_stepping_batches)
-        self.progress = float(max(steps, self._clock / limit if limit else 0.0))
+
+    @property
+    def _is_time_up(self) -> bool:
+        limit = self.options.max_minutes
+        return limit is not None and self._clock >= limit
+
+    def _measure_progress(self, trainer: L.Trainer, batch_idx: int) -> float:
+        """How far the run is: the larger share of its steps and of its time."""
+        several, limit = self.options.accumulate, self.options.max_minutes
+        steps = -(-int(trainer.num_training_batches) // several)
+        # By epochs: a run may go on with other processes, whose steps are of another size.
+        epochs = trainer.current_epoch + batch_idx // several / steps
+        return max(epochs / self.options.epochs, self._clock / limit if limit else 0.0)

@@ -9,12 +9,14 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Callback
 
 from geoseg.device import computes_bf16
 from geoseg.options import TrainOptions
-from geoseg.ranks import count_started
+from geoseg.ranks import count_started, started_by_srun
 from geoseg.train.averaging import LateAverage, RunningAverage
 from geoseg.train.divergence import Divergence
 from geoseg.train.history import History
@@ -40,8 +42,7 @@ def build_trainer(
             RunCheckpoints(folder),
             *_further_callbacks(options, history),
         ],
-        # In a job of SLURM without srun, too, Lightning starts the other processes itself.
-        plugins=[WholeFiles(), *([] if count_started() else [LightningEnvironment()])],
+        plugins=[WholeFiles(), *_environment()],
         logger=False,
         enable_progress_bar=progress_bar,
         enable_model_summary=False,
@@ -50,6 +51,15 @@ def build_trainer(
         gradient_clip_val=options.clip_norm or None,
         default_root_dir=folder,
     )
+
+
+def _environment() -> list[ClusterEnvironment]:
+    """How processes find each other, where Lightning is not to choose itself."""
+    if not count_started():
+        # In a job of SLURM without srun, too, Lightning starts the other processes itself.
+        return [LightningEnvironment()]
+    # States of its own, which Lightning would write before a job's end, are not ours.
+    return [SLURMEnvironment(auto_requeue=False)] if started_by_srun() else []
 
 
 def describe_hardware(options: TrainOptions, device: torch.device) -> dict[str, Any]:

@@ -10,17 +10,26 @@ import lightning as L
 import torch
 
 from geoseg import __version__
+from geoseg.device import lacks_memory
+from geoseg.errors import GeosegError
 from geoseg.journal import check_output
-from geoseg.loading import HardSampler, LossesOfTiles, build_sampler, remove_ground
+from geoseg.loading import (
+    HardSampler,
+    LossesOfTiles,
+    build_sampler,
+    remove_ground,
+    words_of_worker,
+)
 from geoseg.model_file import save_model
 from geoseg.options import ModelOptions, Thresholds, TrainOptions
+from geoseg.ranks import is_first
 from geoseg.running import Report
+from geoseg.train.batch_size import no_room_for
 from geoseg.train.history import History
 from geoseg.train.loggers import check_loggers
 from geoseg.train.loop import build_trainer
 from geoseg.train.setup import Setup, build_loaders, prepare_once
 from geoseg.train.states import (
-    BEST_NAME,
     LAST_NAME,
     MODEL_NAME,
     best_weights,
@@ -38,7 +47,8 @@ class TrainResult:
 
     Attributes:
         model: Path of the model file.
-        val_iou: Pixel IoU of the best epoch on validation tiles; of exclusive classes their mean.
+        val_iou: Pixel IoU of the best epoch on validation tiles; of exclusive classes their mean;
+            None where no epoch was validated.
         val_f1: Building F1@0.5 on validation ground with the tuned thresholds; None of exclusive
             classes.
         thresholds: The tuned thresholds.
@@ -46,7 +56,7 @@ class TrainResult:
     """
 
     model: Path
-    val_iou: float
+    val_iou: float | None
     val_f1: float | None
     thresholds: Thresholds
     minutes: float
@@ -84,34 +94,58 @@ def train(
         GeosegError: If tiles, network and options do not work together; nothing is written
             then.
     """
-    model, options = model or ModelOptions(), options or TrainOptions()
-    check_loggers(options.loggers)
-    folder = Path(output)
-    resuming = resume and (folder / LAST_NAME).is_file()
-    setup = prepare_once(tiles, model, options, pretrained=not resuming)
+    model, options, folder = model or ModelOptions(), options or TrainOptions(), Path(output)
+    setup, epochs = check_run(
+        tiles, folder, model=model, options=options, resume=resume, overwrite=overwrite
+    )
     settings = describe_run(setup.train_set.info, model, options)
     history = History(folder, setup.options, report, settings)
     trainer = build_trainer(folder, setup.options, setup.device, history, progress_bar=progress_bar)
     first = trainer.is_global_zero  # of several processes, the one that writes and speaks
     if not first:
         history.report = report = lambda _: None
-    else:
-        begun = resume and not (folder / MODEL_NAME).exists()
-        check_output(output, overwrite=overwrite or resuming or begun)
-    if resuming:
-        check_state(folder / LAST_NAME, setup.module, setup.options, settings)
-    elif first:
+    if first and not epochs:
         if resume:
             report(f"{folder}: holds no run to go on with; beginning one")
         clear_run(folder, trainer.world_size)
-    _fit(setup, trainer, folder, report, resuming=resuming)
+    _fit(setup, trainer, folder, report, epochs)
     if not first:
         raise SystemExit(0)  # one process is enough for what follows
     return _finish(setup, model, folder, history, report)
 
 
-def _fit(setup: Setup, trainer: L.Trainer, folder: Path, report: Report, *, resuming: bool) -> None:
-    """Trains until the options say that it is enough."""
+def check_run(
+    tiles: str | Path,
+    output: str | Path,
+    *,
+    model: ModelOptions,
+    options: TrainOptions,
+    resume: bool,
+    overwrite: bool,
+) -> tuple[Setup, int]:
+    """Refuses what `train` would refuse, writing nothing; the arguments are those of `train`.
+
+    Returns:
+        What the run begins with, and how many of its epochs are finished.
+
+    Raises:
+        GeosegError: As `train`.
+    """
+    check_loggers(options.loggers)
+    folder = Path(output)
+    resuming = resume and (folder / LAST_NAME).is_file()
+    setup = prepare_once(tiles, model, options, pretrained=not resuming)
+    if is_first():
+        begun = resume and not (folder / MODEL_NAME).exists()
+        check_output(output, overwrite=overwrite or resuming or begun)
+    if not resuming:
+        return setup, 0
+    settings = describe_run(setup.train_set.info, model, options)
+    return setup, check_state(folder / LAST_NAME, setup.module, setup.options, settings)
+
+
+def _fit(setup: Setup, trainer: L.Trainer, folder: Path, report: Report, epochs: int) -> None:
+    """Trains until the options say that it is enough; `epochs` are finished already."""
     report(_opening(setup))
     sampler = build_sampler(
         setup.train_set,
@@ -122,13 +156,23 @@ def _fit(setup: Setup, trainer: L.Trainer, folder: Path, report: Report, *, resu
     )
     if isinstance(sampler, HardSampler):
         cast(Any, trainer).callbacks.insert(0, LossesOfTiles(sampler))
+    # Where processes load, they ask for the first batches before Lightning says which epoch it is.
+    sampler.set_epoch(epochs)
     last, ground = folder / LAST_NAME, locate_ground(folder, trainer.global_rank)
     loaders = build_loaders(setup, sampler, ground)
-    begun = str(last) if resuming else None
+    begun = str(last) if epochs else None
     try:
         trainer.fit(setup.module, *loaders, ckpt_path=begun, weights_only=True)
     except SystemExit:  # Lightning's answer to ctrl-C
         report(_interrupted(last, trainer.current_epoch))
+        raise
+    except GeosegError as error:
+        if "\n" in str(error):
+            raise words_of_worker(error) from error
+        raise
+    except RuntimeError as error:
+        if lacks_memory(error):
+            raise no_room_for(setup.batch_size, setup.device) from error
         raise
     remove_ground(ground)
 
@@ -138,7 +182,7 @@ def _finish(
 ) -> TrainResult:
     """Tunes the best epoch on validation ground, and writes the model."""
     history.draw()
-    spec, weights = setup.spec, best_weights(folder / BEST_NAME)
+    spec, weights = setup.spec, best_weights(folder)
     if not spec.exclusive:
         report("tuning thresholds on validation ground")
     tuned = setup.recipe.finish(spec, weights, setup.options.device, setup.val_set, folder)
@@ -189,7 +233,11 @@ def _provenance(
         "train": setup.options.model_dump(),
         "batch_size": setup.batch_size,
         "minutes": round(history.minutes, 2),
-        "val_iou": round(history.best_iou, 4),
-        "val_f1": tuned.f1 if tuned.f1 is None else round(tuned.f1, 4),
+        "val_iou": _rounded(history.best_iou),
+        "val_f1": _rounded(tuned.f1),
         "calibration": tuned.calibration,
     }
+
+
+def _rounded(score: float | None) -> float | None:
+    return None if score is None else round(score, 4)

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from torch import Tensor, nn
 
 from geoseg.errors import ConfigError, ModelFileError
-from geoseg.journal import replace_file
+from geoseg.journal import disk_full, is_full, replace_file
 from geoseg.loading import remove_ground
 from geoseg.options import ModelOptions, TrainOptions
 from geoseg.tiles import TilesInfo
@@ -105,9 +105,18 @@ class WholeFiles(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Writes a checkpoint."""
-        with replace_file(path) as partial, partial.open("wb") as file:
-            torch.save(checkpoint, file)
+        """Writes a checkpoint.
+
+        Raises:
+            DiskFullError: If there is no room for it; the one before stays.
+        """
+        try:
+            with replace_file(path) as partial, partial.open("wb") as file:
+                torch.save(checkpoint, file)
+        except (RuntimeError, OSError) as error:  # torch says nothing of the disk
+            if is_full(error, Path(path).parent):
+                raise disk_full(Path(path).parent, goes_on=True) from error
+            raise
 
 
 class Patience(EarlyStopping):
@@ -124,6 +133,10 @@ class Patience(EarlyStopping):
     def state_key(self) -> str:
         """Its name in a checkpoint."""
         return "Patience"
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from a checkpoint, with the patience that it is given now."""
+        super().load_state_dict(state_dict | {"patience": self.patience})
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -169,7 +182,7 @@ def describe_run(info: TilesInfo, model: ModelOptions, options: TrainOptions) ->
 
 def check_state(
     path: Path, module: nn.Module, options: TrainOptions, run: Mapping[str, Any]
-) -> Path:
+) -> int:
     """Refuses a training state that is damaged, of another run, or of a finished one.
 
     Args:
@@ -177,6 +190,9 @@ def check_state(
         module: What is trained.
         options: How.
         run: From `describe_run`.
+
+    Returns:
+        How many epochs are finished.
 
     Raises:
         ModelFileError: If the state cannot be read or used.
@@ -196,7 +212,7 @@ def check_state(
             f"{path}: is the state of another network, though of the same settings; resume with "
             "the geoseg that began the run, or start anew with --overwrite"
         )
-    epochs, minutes = checkpoint["epoch"] + 1, history["minutes"]
+    epochs, minutes = int(checkpoint["epoch"]) + 1, history["minutes"]
     waited = checkpoint["callbacks"].get("Patience", {}).get("wait_count", 0)
     finished = (
         epochs >= options.epochs
@@ -208,7 +224,7 @@ def check_state(
             f"{path.parent}: the run is finished, after {epochs} epochs and {minutes:.1f} minutes; "
             "raise train.epochs, train.max_minutes and train.patience to go on"
         )
-    return path
+    return epochs
 
 
 def _check_same(path: Path, began: Mapping[str, Any] | None, run: Mapping[str, Any]) -> None:
@@ -245,14 +261,15 @@ def _shorten(value: Any) -> str:
     return textwrap.shorten(said, 60, placeholder=" …")
 
 
-def best_weights(checkpoint: Path) -> dict[str, Tensor]:
-    """The network's weights in a training state.
+def best_weights(folder: Path) -> dict[str, Tensor]:
+    """The network's weights after a run's best epoch, or its last where none was validated.
 
     Raises:
-        ModelFileError: If it is not there.
+        ModelFileError: If no epoch was finished.
     """
-    if not checkpoint.is_file():
-        raise ModelFileError(f"{checkpoint}: no epoch was finished; allow more train.max_minutes")
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    kept = [folder / name for name in (BEST_NAME, LAST_NAME) if (folder / name).is_file()]
+    if not kept:
+        raise ModelFileError(f"{folder}: no epoch was finished; allow more train.max_minutes")
+    state = torch.load(kept[0], map_location="cpu", weights_only=True)["state_dict"]
     prefix = "network."
     return {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
