@@ -279,6 +279,14 @@ BAD = {
         "train {tiles} -o {new} --dry-run --set model.arch=nonet",
         "choose from deepglobe, deeplabv2",
     ),
+    "weights dry": (
+        "train {tiles} -o {new} --dry-run --set model.encoder_weights={tmp}/absent.pth",
+        "absent.pth",
+    ),
+    "resume dry": (
+        "train {tiles} -o {folder}/runs/a --dry-run --resume --set train.seed=7",
+        "began with",
+    ),
     "run dry": ("train {tiles} -o {folder}/runs/a --dry-run", "is there already"),
     "rates resumed": ("train {tiles} -o {new} --find-lr --resume", "--find-lr and --resume"),
     "rates dry": ("train {tiles} -o {new} --find-lr --dry-run", "--find-lr and --dry-run"),

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,12 +21,22 @@ import geoseg.train.history
 import geoseg.train.run
 import geoseg.train.setup
 import geoseg.train.states
-from geoseg.errors import ConfigError, ModelFileError, OutputExistsError, TrainingError
+from geoseg.dataset import TileDataset
+from geoseg.errors import (
+    ConfigError,
+    DiskFullError,
+    MemoryLimitError,
+    ModelFileError,
+    OutputExistsError,
+    SceneReadError,
+    TrainingError,
+)
 from geoseg.model_file import load_model
 from geoseg.options import ModelOptions, Thresholds, TileOptions, TrainOptions
 from geoseg.tiles import plan_tiles, tile_scenes
 from geoseg.town import build_town, write_town
 from geoseg.train import train
+from geoseg.train.schedule import rate_share
 from geoseg.train.segmenter import Segmenter
 from geoseg.validate.tune import Tuned
 
@@ -104,7 +115,7 @@ def pull_the_plug(epoch):
     [
         {"ema": 0.9, "loss": {"bce": 1, "dice": 1}},
         {"swa": 0.6, "accumulate": 3, "optimizer": "sgd", "schedule": "one_cycle"},
-        {"sampling": "hard", "val_every": 2, "max_memory_gb": 0},
+        {"sampling": "hard", "val_every": 2, "max_memory_gb": 0, "workers": 1},
         {"patience": 2, "lr": 1e-9},
     ],
 )
@@ -119,6 +130,24 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiles, tmp_path, changes):
             )  # fmt: skip
     train(tiles, tmp_path / "b", model=MODEL, options=options, resume=True)
     assert_same_runs(tmp_path / "b", tmp_path / "a")
+
+
+def test_a_run_may_go_on_with_steps_of_another_size(tiles, tmp_path, monkeypatch):
+    options = OPTIONS.model_copy(update={"batch_size": "auto", "epochs": 2})
+    longer = options.model_copy(update={"epochs": 4})
+    for batch_size, chosen in ((1, options), (3, longer)):
+        monkeypatch.setattr(
+            geoseg.train.setup, "find_batch_size", lambda *_, size=batch_size, **__: size
+        )
+        train(tiles, tmp_path / "a", model=MODEL, options=chosen, resume=True)
+    table = rows(tmp_path / "a")
+    steps = np.diff([0, *(int(row["step"]) for row in table)])
+    assert steps[0] == steps[1] != steps[2] == steps[3]
+    # The rate of an epoch's last step, as if all had been of one size.
+    for epoch, row in enumerate(table):
+        ends = 2 if epoch < 2 else 4
+        progress = (epoch + (steps[epoch] - 1) / steps[epoch]) / ends
+        assert float(row["lr"]) == pytest.approx(OPTIONS.lr * rate_share(progress, OPTIONS))
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +200,95 @@ def test_a_run_may_end_later_and_compute_elsewhere(begun, tiles, tmp_path):
     options = OPTIONS.model_copy(update=changes)
     train(same, moved, model=MODEL, options=options, resume=True)
     assert len(rows(moved)) == 3
+
+
+def test_patience_may_be_raised(tiles, tmp_path):
+    options = OPTIONS.model_copy(update={"epochs": 20, "patience": 1, "lr": 1e-12})
+    train(tiles, tmp_path / "a", model=MODEL, options=options)
+    first = len(rows(tmp_path / "a"))
+    patient = options.model_copy(update={"patience": 4})
+    train(tiles, tmp_path / "a", model=MODEL, options=patient, resume=True)
+    table = rows(tmp_path / "a")
+    assert len(table) < 20
+    # Of equal epochs none is better, so the wait began where the first ended.
+    assert len(table) == first + 3
+
+
+def test_without_a_validated_epoch_the_last_becomes_the_model(tiles, tmp_path):
+    options = OPTIONS.model_copy(update={"epochs": 9, "val_every": 9})
+    with pytest.raises(RuntimeError, match="no power"):
+        train(tiles, tmp_path / "a", model=MODEL, options=options, report=pull_the_plug(3))
+    assert not (tmp_path / "a" / "best.ckpt").exists()
+    ended = options.model_copy(update={"epochs": 2})
+    result = train(tiles, tmp_path / "a", model=MODEL, options=ended, resume=True)
+    assert result.val_iou is None
+    spec, weights = load_model(result.model)
+    assert spec.provenance["val_iou"] is None
+    last = torch.load(tmp_path / "a" / "last.ckpt", weights_only=True)["state_dict"]
+    assert_same({f"network.{name}": one for name, one in weights.items()}, last)
+
+
+def test_time_that_validating_takes_counts(tiles, tmp_path, monkeypatch):
+    clock = {"now": 0.0}
+    validate = Segmenter.on_validation_epoch_end
+
+    def slowly(self):
+        clock["now"] += 10
+        validate(self)
+
+    monkeypatch.setattr(Segmenter, "on_validation_epoch_end", slowly)
+    monkeypatch.setattr(geoseg.train.history.History, "minutes", property(lambda _: clock["now"]))
+    for limit, epochs in ((5.0, 1), (15.0, 2)):
+        clock["now"] = 0.0
+        options = OPTIONS.model_copy(update={"max_minutes": limit})
+        train(tiles, tmp_path / "a", model=MODEL, options=options, overwrite=True)
+        steps = [int(row["step"]) for row in rows(tmp_path / "a")]
+        assert steps == [steps[0] * (epoch + 1) for epoch in range(epochs)]
+
+
+def test_what_fails_in_a_loading_process_is_said_in_one_line(tiles, tmp_path):
+    broken = shutil.copytree(tiles, tmp_path / "tiles")
+    index = TileDataset(broken, "val").tiles
+    path = broken / "images" / f"{index.id.iloc[-1]}.tif"
+    path.write_bytes(path.read_bytes()[:200])
+    for workers in (0, 1):
+        options = OPTIONS.model_copy(update={"workers": workers})
+        with pytest.raises(SceneReadError) as refused:
+            train(broken, tmp_path / f"run{workers}", model=MODEL, options=options)
+        assert "\n" not in str(refused.value)
+        assert str(path) in str(refused.value)
+        assert "Traceback" not in str(refused.value)
+
+
+def test_a_step_that_does_not_fit_says_what_to_change(tiles, tmp_path, monkeypatch):
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Segmenter, "training_step", fail)
+    with pytest.raises(MemoryLimitError, match=r"a step of 2 tiles .*train\.accumulate"):
+        train(tiles, tmp_path / "a", model=MODEL, options=OPTIONS)
+    monkeypatch.setattr(Segmenter, "training_step", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(tiles, tmp_path / "b", model=MODEL, options=OPTIONS)
+
+
+def test_a_state_that_finds_no_room_leaves_the_one_before(tiles, tmp_path, monkeypatch):
+    save = torch.save
+
+    def fill(checkpoint, file):
+        if checkpoint["epoch"] < 1:
+            return save(checkpoint, file)
+        raise RuntimeError("unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(torch, "save", fill)
+    with pytest.raises(RuntimeError, match="unexpected pos"):
+        train(tiles, tmp_path / "a", model=MODEL, options=OPTIONS)
+    monkeypatch.setattr(geoseg.train.states, "is_full", lambda *_: True)
+    with pytest.raises(DiskFullError, match=r"a: .*full"):
+        train(tiles, tmp_path / "a", model=MODEL, options=OPTIONS, resume=True)
+    monkeypatch.setattr(torch, "save", save)
+    train(tiles, tmp_path / "a", model=MODEL, options=OPTIONS, resume=True)
+    assert len(rows(tmp_path / "a")) == 4
 
 
 def test_a_state_that_does_not_know_its_settings_is_refused(begun, tiles, tmp_path):
