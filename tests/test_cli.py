@@ -165,7 +165,8 @@ def test_a_dry_run_writes_nothing(work, tmp_path):
     code, out, _ = geoseg(*words, "-o", tmp_path / "tiles", "--dry-run")
     assert code == 0
     assert "tiles planned" in out
-    code, out, _ = geoseg("train", folder / "tiles", "-o", tmp_path / "a", "--dry-run", *QUICK)
+    training = ("--config", "configs/small.yaml", *QUICK)
+    code, out, _ = geoseg("train", folder / "tiles", "-o", tmp_path / "a", "--dry-run", *training)
     assert code == 0
     assert "tiles to train on" in out
     assert "aspp_channels: 16" in out

@@ -12,8 +12,9 @@ import geoseg.train.history
 from geoseg.errors import ConfigError
 from geoseg.options import ModelOptions, TileOptions, TrainOptions
 from geoseg.tiles import plan_tiles, tile_scenes
-from geoseg.train import check_loggers, train
+from geoseg.train import train
 from geoseg.train.history import COLUMNS
+from geoseg.train.loggers import check_loggers
 
 MODEL = ModelOptions(arch="pixelwise", encoder_weights=None)
 OPTIONS = TrainOptions(

@@ -231,7 +231,7 @@ def test_ground_that_was_not_labelled_counts_for_nothing(tmp_path):
     labels = tmp_path / "half.gpkg"
     # South of a line that cuts through a row of houses nobody looked.
     west, south, east, north = layer.total_bounds
-    hidden = shapely.box(west - 9, south - 9, east + 9, south + 0.4 * (north - south))
+    hidden = shapely.box(west - 9, south - 9, east + 9, south + 0.35 * (north - south))
     layer[~layer.within(hidden)].to_file(labels, layer="footprints")
     gpd.GeoDataFrame(geometry=[hidden], crs=layer.crs).to_file(labels, layer=IGNORED_LAYER)
     ground, known, pixels = judged(tmp_path / "half", made, labels, layer="footprints")

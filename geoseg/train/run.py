@@ -134,10 +134,10 @@ def check_run(
     check_loggers(options.loggers)
     folder = Path(output)
     resuming = resume and (folder / LAST_NAME).is_file()
-    setup = prepare_once(tiles, model, options, pretrained=not resuming)
     if is_first():
         begun = resume and not (folder / MODEL_NAME).exists()
         check_output(output, overwrite=overwrite or resuming or begun)
+    setup = prepare_once(tiles, model, options, pretrained=not resuming)
     if not resuming:
         return setup, 0
     settings = describe_run(setup.train_set.info, model, options)

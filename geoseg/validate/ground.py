@@ -237,7 +237,7 @@ def read_labelled(
     known = np.zeros(grid.shape, bool)
     for index, window in windows.items():
         sample, place = tiles[index], window.toslices()
-        inside = (0, slice(window.height), slice(window.width))
+        inside = (0, slice(int(window.height)), slice(int(window.width)))
         target[place] = sample["target"].numpy()[inside]
         known[place] |= sample["valid"].numpy()[inside]
     known &= target != tiles.info.ignore
