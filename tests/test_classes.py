@@ -3,6 +3,7 @@
 import json
 
 import geopandas as gpd
+import matplotlib.image
 import numpy as np
 import pytest
 import rasterio
@@ -21,6 +22,7 @@ from scipy import ndimage
 from torch import nn
 
 from geoseg.cli import cli
+from geoseg.dataset import TileDataset
 from geoseg.errors import ConfigError, GridMismatchError, SceneReadError
 from geoseg.evaluate import evaluate_mask
 from geoseg.grid import Grid
@@ -31,7 +33,7 @@ from geoseg.predict import predict
 from geoseg.raster import Scene, write_array
 from geoseg.tiles import TilesInfo
 from geoseg.town import build_town, write_town
-from geoseg.train import train
+from geoseg.train import finish, train
 from geoseg.train.segmenter import Segmenter
 from geoseg.vector import read_footprints
 from geoseg.vectorize import (
@@ -329,6 +331,38 @@ def run(words):
     if result.exception:
         raise result.exception
     return result.output
+
+
+def test_a_run_of_classes_shows_what_it_finds(job):
+    folder, _, _ = job
+    height, width = matplotlib.image.imread(folder / "run" / "validation.png").shape[:2]
+    assert height > 100
+    assert width > 100
+    assert not (folder / "run" / "reliability.png").exists()
+
+
+def test_tiles_to_be_shown_are_few_and_known(job, monkeypatch):
+    folder, _, _ = job
+    tiles = TileDataset(folder / "tiles", "train")
+    unknown, read, asked = 1, TileDataset.__getitem__, []
+
+    def hide(self, index):
+        sample = read(self, index)
+        return sample | {"target": sample["target"] * 0 + 255} if index == unknown else sample
+
+    def guess(data, _valid):
+        asked.append(len(data))
+        return np.stack([data[:, 0] < 90, data[:, 0] >= 90, data[:, 0] < 0], axis=1)
+
+    monkeypatch.setattr(TileDataset, "__getitem__", hide)
+    monkeypatch.setattr(finish, "_LOOKED_AT", 4)
+    monkeypatch.setattr(finish, "tiles_apart", lambda _, among: [0, unknown, *list(among)[2:]])
+    assert len(tiles) > 4
+    shown = finish._choose_masked(guess, tiles)
+    assert 3 <= len(shown) <= 4
+    assert all((tile.truth != 255).any() for tile in shown)
+    assert [tile.iou for tile in shown] == sorted(tile.iou for tile in shown)
+    assert sum(asked) <= 4 + len(shown)
 
 
 def test_the_model_knows_its_classes(job):

@@ -15,6 +15,7 @@ from geoseg.ranks import adopt_started, settle
 from geoseg.tiles import plan_tiles, tile_scenes
 from geoseg.town import build_town, write_town
 from geoseg.train import train
+from geoseg.train.loop import choose_environment
 
 PIXELWISE = ModelOptions(arch="pixelwise")
 # What befalls a sample is the same however many share a batch, but for its grain.
@@ -157,3 +158,31 @@ def test_processes_that_cannot_train_together_are_refused(tiles, tmp_path, chang
     with pytest.raises(ConfigError, match=message):
         train(tiles, tmp_path / "run", model=PIXELWISE, options=options)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, "LightningEnvironment"),
+        ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "4"}, "LightningEnvironment"),
+        (
+            {"SLURM_STEP_NUM_TASKS": "4", "SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "4"},
+            "SLURMEnvironment",
+        ),
+        ({"TORCHELASTIC_RUN_ID": "a", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4"}, None),
+    ],
+)
+def test_who_started_the_processes_says_how_they_meet(monkeypatch, variables, expected):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    found = [type(one).__name__ for one in choose_environment()]
+    assert found == ([expected] if expected else [])
+    # States that Lightning writes by itself before a job ends are nobody's.
+    assert not any(getattr(one, "auto_requeue", False) for one in choose_environment())
+
+
+def test_srun_must_know_the_tasks_of_each_machine(monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    with pytest.raises(ConfigError, match="--ntasks-per-node"):
+        choose_environment()

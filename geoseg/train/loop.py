@@ -15,6 +15,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Callback
 
 from geoseg.device import computes_bf16
+from geoseg.errors import ConfigError
 from geoseg.options import TrainOptions
 from geoseg.ranks import count_started, started_by_srun
 from geoseg.train.averaging import LateAverage, RunningAverage
@@ -42,7 +43,7 @@ def build_trainer(
             RunCheckpoints(folder),
             *_further_callbacks(options, history),
         ],
-        plugins=[WholeFiles(), *_environment()],
+        plugins=[WholeFiles(), *choose_environment()],
         logger=False,
         enable_progress_bar=progress_bar,
         enable_model_summary=False,
@@ -53,13 +54,24 @@ def build_trainer(
     )
 
 
-def _environment() -> list[ClusterEnvironment]:
-    """How processes find each other, where Lightning is not to choose itself."""
+def choose_environment() -> list[ClusterEnvironment]:
+    """How processes find each other, where Lightning is not to choose itself.
+
+    Raises:
+        ConfigError: If srun was not told how many tasks each machine has.
+    """
     if not count_started():
         # In a job of SLURM without srun, too, Lightning starts the other processes itself.
         return [LightningEnvironment()]
     # States of its own, which Lightning would write before a job's end, are not ours.
-    return [SLURMEnvironment(auto_requeue=False)] if started_by_srun() else []
+    if not started_by_srun():
+        return []
+    try:
+        return [SLURMEnvironment(auto_requeue=False)]
+    except RuntimeError as error:
+        raise ConfigError(
+            "srun: say how many tasks each machine has, with --ntasks-per-node in place of --ntasks"
+        ) from error
 
 
 def describe_hardware(options: TrainOptions, device: torch.device) -> dict[str, Any]:
