@@ -12,6 +12,11 @@ def is_missing(path: str | Path) -> bool:
     return not str(path).startswith(_REMOTE) and not Path(path).exists()
 
 
+def no_such_file(path: str | Path) -> str:
+    """What to say of a name that is missing."""
+    return f"{path}: no such file; check the path (and quotes around spaces)"
+
+
 def absolute_path(path: str | Path) -> str:
     """A local path that workers in other folders find too; other names as they are."""
     return str(Path(path).resolve()) if Path(path).exists() else str(path)

@@ -367,12 +367,13 @@ def test_no_words_get_the_help():
     assert geoseg("tile", "--help")[0] == 0
 
 
-def test_an_interruption_is_said_in_one_line(monkeypatch):
+def test_an_interruption_is_said_in_one_line(monkeypatch, tmp_path):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("geoseg.tiles.plan_tiles", stop)
-    code, out, err = geoseg("tile", "a.tif", "--labels", "b.gpkg", "-o", "nowhere")
+    (tmp_path / "a.tif").touch()
+    code, out, err = geoseg("tile", tmp_path / "a.tif", "--labels", "b.gpkg", "-o", "nowhere")
     assert code == 130
     assert (out + err).strip().startswith("geoseg: interrupted; ")
     assert len((out + err).strip().splitlines()) == 1

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import click
 
-from geoseg.cli.options import config_options, output_option, overwrite_option, resolve
+from geoseg.cli.options import (
+    config_options,
+    output_option,
+    overwrite_option,
+    refuse_missing,
+    resolve,
+)
 from geoseg.errors import ConfigError
 
 
@@ -37,6 +43,7 @@ def command(
     Two .csv files in SpaceNet's format are scored per image and per city; a mask.tif per class
     and pixel, the classes by the --config that its tiles were made with.
     """
+    refuse_missing(footprints, truth)
     settings = resolve(config, overrides)
     from geoseg.evaluate import evaluate, evaluate_mask, format_classes, format_table
     from geoseg.raster import is_mask

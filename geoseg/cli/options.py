@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import click
 
 from geoseg.config import Config, load_config
-from geoseg.errors import ConfigError
+from geoseg.errors import ConfigError, DataError
+from geoseg.paths import is_missing, no_such_file
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -38,6 +39,17 @@ def overwrite_option(function: Function) -> Function:
 def output_option(help_text: str) -> Callable[[Function], Function]:
     """Adds -o/--output."""
     return click.option("-o", "--output", required=True, metavar="PATH", help=help_text)
+
+
+def refuse_missing(*inputs: str) -> None:
+    """Refuses files that are not there before what opens them is imported, which takes seconds.
+
+    Raises:
+        DataError: If one is missing. Names with a colon may mean something to GDAL alone.
+    """
+    for name in inputs:
+        if ":" not in name and is_missing(name):
+            raise DataError(no_such_file(name))
 
 
 def resolve(config: str | None, overrides: tuple[str, ...], **given: Any) -> Config:

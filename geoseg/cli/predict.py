@@ -14,6 +14,7 @@ from geoseg.cli.options import (
     parse_bands,
     parse_batch_size,
     parse_memory,
+    refuse_missing,
     resolve,
 )
 from geoseg.cli.progress import progress_bar
@@ -108,6 +109,7 @@ def command(
     Tiles overlap and are blended, so that no seam shows; the whole scene is never in memory. An
     interrupted run goes on when it is started again.
     """
+    refuse_missing(scene)
     settings = resolve(
         config,
         overrides,

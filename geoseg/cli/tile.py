@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from geoseg.cli.options import config_options, output_option, overwrite_option, parse_bands, resolve
+from geoseg.cli.options import (
+    config_options,
+    output_option,
+    overwrite_option,
+    parse_bands,
+    refuse_missing,
+    resolve,
+)
 from geoseg.cli.progress import progress_bar
 from geoseg.errors import ConfigError
 
@@ -89,6 +96,7 @@ def command(
     """
     if split is None and (areas or fold):
         split = "areas" if areas else "kfold"
+    refuse_missing(*scenes)
     settings = resolve(
         config,
         overrides,

@@ -11,6 +11,7 @@ from geoseg.cli.options import (
     output_option,
     overwrite_option,
     parse_memory,
+    refuse_missing,
     resolve,
 )
 from geoseg.cli.progress import progress_bar
@@ -89,6 +90,7 @@ def command(
     footprint has its area in square metres and a confidence. An interrupted run goes on when it is
     started again.
     """
+    refuse_missing(prob, *([scene] if scene else []))
     settings = resolve(
         config,
         overrides,

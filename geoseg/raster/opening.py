@@ -14,7 +14,7 @@ from rasterio.io import MemoryFile
 from rasterio.shutil import copy as gdal_copy
 
 from geoseg.errors import SceneReadError, one_line
-from geoseg.paths import is_missing
+from geoseg.paths import is_missing, no_such_file
 
 # GDAL would keep decoded pixels until they fill a twentieth of the machine's memory, and a large
 # scene would seem to need that. Megabytes.
@@ -33,9 +33,7 @@ def open_raster(path: str | Path) -> Any:
         return _open(name)
     except RasterioIOError as error:
         if is_missing(name):
-            raise SceneReadError(
-                f"{name}: no such file; check the path (and quotes around spaces)"
-            ) from error
+            raise SceneReadError(no_such_file(name)) from error
         if Path(name).is_dir():
             raise SceneReadError(
                 f"{name}: is a folder; name the raster in it, such as {Path(name) / 'prob.tif'}"

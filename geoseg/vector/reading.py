@@ -23,7 +23,7 @@ from pyproj.exceptions import CRSError
 from shapely.geometry.base import BaseGeometry
 
 from geoseg.errors import MissingCRSError, VectorReadError, one_line
-from geoseg.paths import is_missing
+from geoseg.paths import is_missing, no_such_file
 
 logger = logging.getLogger(__name__)
 
@@ -245,7 +245,7 @@ def _is_empty_sequence(path: Path) -> bool:
 def _layers(path: str | Path) -> list[tuple[str, str | None]]:
     name = str(path)
     if is_missing(name):
-        raise VectorReadError(f"{name}: no such file; check the path (and quotes around spaces)")
+        raise VectorReadError(no_such_file(name))
     if Path(name).suffix.lower() == ".parquet":
         return [(Path(name).stem, "Unknown")]
     try:
