@@ -19,7 +19,7 @@ from geoseg.journal import replace_file
 from geoseg.options import TrainOptions
 from geoseg.pictures import draw_curves
 from geoseg.running import Report
-from geoseg.train.loggers import open_loggers
+from geoseg.train.loggers import close_loggers, open_loggers
 from geoseg.train.schedule import momentum, rate_share
 
 COLUMNS = (
@@ -160,8 +160,7 @@ class History(Callback):
 
     def on_train_end(self, *_: Any) -> None:
         """Closes the loggers."""
-        for logger in self.loggers:
-            logger.finalize("success")
+        close_loggers(self.loggers)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException

@@ -46,6 +46,14 @@ def open_loggers(names: Sequence[str], folder: Path) -> list[Logger]:
     return [_OPEN[name](folder) for name in names]
 
 
+def close_loggers(loggers: Sequence[Logger]) -> None:
+    """Has them write what they still hold, and ends their runs."""
+    for logger in loggers:
+        logger.finalize("success")
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()  # a further training would go on in the same run
+
+
 def _open_tensorboard(folder: Path) -> Logger:
     return TensorBoardLogger(folder, name=TENSORBOARD_NAME, version="", default_hp_metric=False)
 
