@@ -220,8 +220,8 @@ def gather(tiles: Path, work: Path, config: Config, *, repeat: int) -> dict[str,
         start = time.perf_counter()
         windows.__getitems__(draws[start_at : start_at + sampler.batch_size])
         cuts.append(time.perf_counter() - start)
-    pixel = sum(array.itemsize * len(array) for array in ground.groups[0].values())
-    pixels = sum(group["valid"].size for group in ground.groups)
+    stores = ground.stores.values()
+    pixel = sum(store.itemsize * store.shape[1] for store in stores)
     return {
         "tiles": len(train_set),
         "groups": len(ground.groups),
@@ -229,7 +229,7 @@ def gather(tiles: Path, work: Path, config: Config, *, repeat: int) -> dict[str,
         "batch_size": sampler.batch_size,
         "window": windows.window,
         "batch_ms": round(1000 * statistics.median(cuts), 3),
-        "ground_mb": round(pixels * pixel / 1e6, 1),
+        "ground_mb": round(sum(store.nbytes for store in stores) / 1e6, 1),
         "tiles_mb": round(len(train_set) * train_set.info.size**2 * pixel / 1e6, 1),
     }
 

@@ -1,6 +1,8 @@
 """The ground of a split: windows are the scene's own pixels, and no other split's."""
 
 import json
+from copy import copy
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,7 +16,8 @@ from torch.utils.data import DataLoader
 import geoseg.loading.ground
 from geoseg.dataset import TileDataset, normalise
 from geoseg.errors import DiskFullError, SceneReadError
-from geoseg.loading.ground import GroundDataset, cut_window, gather_ground, remove_ground
+from geoseg.loading.blocks import Group, cut_window, lay_down
+from geoseg.loading.ground import GroundDataset, gather_ground, remove_ground
 from geoseg.loading.loaders import build_sampler, build_train_loader, window_side
 from geoseg.loading.sampling import Draw
 from geoseg.options import TileOptions, TrainOptions
@@ -70,8 +73,8 @@ def test_windows_are_slices_of_the_scene(town):
         assert (found["image"].dtype, found["target"].dtype) == (torch.uint8, torch.uint8)
         assert found["tile"].item() == index
         _, row, column = ground.places[index]
-        group = ground.groups[ground.places[index, 0]]["valid"]
-        if min(row, column) < 8 or row + 40 > group.shape[1] or column + 40 > group.shape[2]:
+        group = ground.groups[ground.places[index, 0]]
+        if min(row, column) < 8 or row + 40 > group.height or column + 40 > group.width:
             continue
         inside += 1
         place = (..., slice(top, top + 48), slice(left, left + 48))
@@ -115,16 +118,33 @@ def numbered(town):
     """The ground with images that hold the place of each covered pixel on the scene, from 1."""
     data, dataset, ground = town
     width = data.shape[-1]
-    groups = [dict(group) for group in ground.groups]
-    for group in groups:
-        group["image"] = np.zeros((1, *group["valid"].shape[1:]), np.float32)
+    image = np.zeros((len(ground.stores["image"]), 1, SIZE, SIZE), np.float32)
     for index, tile in enumerate(dataset.tiles.itertuples()):
-        number, row, column = ground.places[index]
+        number, row, column = ground.places[index].tolist()
         lines = np.arange(tile.row_off, tile.row_off + tile.height)[:, None]
         numbers = lines * width + np.arange(tile.col_off, tile.col_off + tile.width) + 1
-        place = (0, slice(row, row + tile.height), slice(column, column + tile.width))
-        groups[number]["image"][place] = numbers
-    return type(ground)(ground.info, groups, ground.places)
+        box = row, column, tile.height, tile.width
+        lay_down(ground.groups[number], box, {"image": image}, {"image": numbers[None]})
+    return replace(ground, stores={**ground.stores, "image": image})
+
+
+def store(source, side, boxes=None):
+    """An array (bands, H, W) in blocks that exist where boxes are; all over when None."""
+    _, height, width = source.shape
+    everywhere = (0, 0, height, width)
+    group = Group.around(np.array([everywhere] if boxes is None else boxes), side)
+    stores = {"x": np.zeros((group.blocks + 1, len(source), side, side), source.dtype)}
+    for box in [everywhere] if boxes is None else boxes:
+        top, left, rows, columns = box
+        found = source[:, top : top + rows, left : left + columns]
+        lay_down(group, box, stores, {"x": found})
+    return group, stores
+
+
+def cut(group, stores, top, left, height, width):
+    out = {"x": np.full((stores["x"].shape[1], height, width), -1, stores["x"].dtype)}
+    cut_window(group, stores, top, left, out)
+    return out["x"]
 
 
 @st.composite
@@ -139,38 +159,70 @@ def spans(draw):
     return length, begin - before, end - begin + before + after
 
 
-@given(rows=spans(), columns=spans())
-def test_edges_are_mirrored_as_numpy_pads(rows, columns):
+@given(rows=spans(), columns=spans(), side=st.integers(1, 10))
+def test_windows_over_blocks_are_mirrored_as_numpy_pads(rows, columns, side):
     (height, top, high), (width, left, wide) = rows, columns
     source = np.arange(2 * height * width).reshape(2, height, width)
-    out = np.full((2, high, wide), -1)
-    cut_window(source, top, left, out)
+    found = cut(*store(source, side), top, left, high, wide)
     padded = np.pad(source, [(0, 0), (20, 20), (20, 20)], mode="reflect")
     y, x = 20 + top, 20 + left
-    np.testing.assert_array_equal(out, padded[:, y : y + high, x : x + wide])
+    np.testing.assert_array_equal(found, padded[:, y : y + high, x : x + wide])
 
 
-def test_edges_are_mirrored_by_hand():
-    source = np.arange(12).reshape(1, 3, 4)
-    out = np.zeros((1, 5, 7), int)
-    cut_window(source, -1, -2, out)
-    assert out[0].tolist() == [
+@st.composite
+def strips(draw):
+    """Boxes that wind away from 0, each at a corner or an edge of the one before."""
+    boxes, top, left = [], 0, 0
+    for _ in range(draw(st.integers(1, 6))):
+        rows, columns = draw(st.tuples(st.integers(2, 9), st.integers(2, 9)))
+        boxes.append((top, left, rows, columns))
+        top, left = draw(st.sampled_from([(top + rows, left), (top, left + columns),
+                                          (top + rows, left + columns)]))  # fmt: skip
+    return boxes
+
+
+@given(boxes=strips(), side=st.integers(1, 8), data=st.data())
+def test_windows_of_strips_equal_those_of_a_plain_array(boxes, side, data):
+    height, width = (max(box[axis] + box[axis + 2] for box in boxes) for axis in (0, 1))
+    source = np.zeros((2, height, width), int)
+    numbers = 1 + np.arange(source.size).reshape(source.shape)
+    blocks = set()
+    for top, left, rows, columns in boxes:
+        place = (..., slice(top, top + rows), slice(left, left + columns))
+        source[place] = numbers[place]
+        blocks |= {
+            (row // side, column // side)
+            for row in range(top, top + rows)
+            for column in range(left, left + columns)
+        }
+    group, stores = store(source, side, boxes)
+    assert group.blocks == len(blocks) == len(stores["x"]) - 1
+    top, left, rows, columns = data.draw(st.sampled_from(boxes))
+    y = data.draw(st.integers(top - rows // 2, top + rows // 2))
+    x = data.draw(st.integers(left - columns // 2, left + columns // 2))
+    padded = np.pad(source, [(0, 0), (20, 20), (20, 20)], mode="reflect")
+    expected = padded[:, 20 + y : 20 + y + rows, 20 + x : 20 + x + columns]
+    np.testing.assert_array_equal(cut(group, stores, y, x, rows, columns), expected)
+
+
+@pytest.mark.parametrize("side", [2, 3, 8])
+def test_edges_are_mirrored_by_hand(side):
+    found = cut(*store(np.arange(12).reshape(1, 3, 4), side), -1, -2, 5, 7)
+    assert found[0].tolist() == [
         [6, 5, 4, 5, 6, 7, 6],
         [2, 1, 0, 1, 2, 3, 2],
         [6, 5, 4, 5, 6, 7, 6],
         [10, 9, 8, 9, 10, 11, 10],
         [6, 5, 4, 5, 6, 7, 6],
     ]
-    single = np.zeros((1, 3, 3), int)
-    cut_window(np.full((1, 1, 1), 7), -1, -1, single)
-    assert (single == 7).all()
+    assert (cut(*store(np.full((1, 1, 1), 7), side), -1, -1, 3, 4) == 7).all()
 
 
 def test_moved_tiles_stay_inside_their_group(town):
     _, dataset, ground = town
     for index in range(len(dataset)):
         number, row, column = ground.places[index].tolist()
-        height, width = ground.groups[number]["valid"].shape[1:]
+        height, width = ground.groups[number].height, ground.groups[number].width
         assert ground.find(Draw(index, 3, -2))[1:] == (
             min(max(0, row + 3), height - SIZE), min(max(0, column - 2), width - SIZE),
         )  # fmt: skip
@@ -182,13 +234,45 @@ def test_memory_and_files_hold_the_same(town, tmp_path):
     filed = gather_ground(dataset, tmp_path / "ground", memory_bytes=0)
     assert filed.folder == tmp_path / "ground"
     assert ground.folder is None
-    assert isinstance(filed.groups[0]["image"].base, np.memmap)
     for one, other in zip(ground.groups, filed.groups, strict=True):
-        assert one.keys() == other.keys()
-        for name, array in one.items():
-            np.testing.assert_array_equal(array, other[name], strict=True)
+        assert (one.height, one.width) == (other.height, other.width)
+        np.testing.assert_array_equal(one.table, other.table)
+    assert filed.stores.keys() == ground.stores.keys()
+    for name, array in filed.stores.items():
+        assert isinstance(array, np.memmap)
+        assert not array.flags.writeable
+        np.testing.assert_array_equal(array, ground.stores[name], strict=True)
     remove_ground(tmp_path / "ground")
     assert not (tmp_path / "ground").exists()
+
+
+@pytest.mark.parametrize("memory_bytes", [None, 0])
+@pytest.mark.parametrize("step", [(32, 32), (20, 29), (0, 27)])
+def test_a_strip_takes_room_for_its_tiles_alone(town, tmp_path, monkeypatch, step, memory_bytes):
+    count = 400
+    dataset = copy(town[1])
+    dataset.tiles = dataset.tiles.iloc[[0] * count].reset_index(drop=True)
+    dataset.tiles["row_off"] = 7 + step[0] * np.arange(count)
+    dataset.tiles["col_off"] = 5 + step[1] * np.arange(count)
+    dataset.tiles["height"] = dataset.tiles["width"] = SIZE
+    monkeypatch.setattr(TileDataset, "read", lambda self, index: {
+        "image": np.full((3, SIZE, SIZE), 1 + index % 200, np.uint8),
+        "target": np.zeros((len(self.info.targets), SIZE, SIZE), np.uint8),
+        "valid": np.ones((1, SIZE, SIZE), bool),
+    })  # fmt: skip
+    ground = gather_ground(dataset, tmp_path / "ground", memory_bytes=memory_bytes)
+    assert len(ground.groups) == 1
+    covered = ground.stores["valid"].sum()
+    assert covered > 0.5 * count * SIZE**2
+    assert ground.stores["valid"].size < 4.1 * covered
+    if all(step):
+        assert ground.groups[0].height * ground.groups[0].width > 50 * ground.stores["valid"].size
+        windows = GroundDataset(ground, SIZE + 64)
+        batch = windows.__getitems__([Draw(200)])
+        assert (batch["valid"][0, 0, 33:63, 33:63]).all()
+        for name, bare in (("image", 0), ("target", 255), ("valid", 0)):
+            for corner in (batch[name][0, :, :12, -12:], batch[name][0, :, -12:, :12]):
+                assert (corner == bare).all()
 
 
 def test_files_are_used_again_only_if_whole_and_of_the_same_tiles(town, tmp_path, monkeypatch):
@@ -233,7 +317,8 @@ def test_tiles_that_others_cover_are_not_decoded(make_scene, tmp_path, monkeypat
     monkeypatch.setattr(TileDataset, "read", lambda self, i: reads.append(i) or read(self, i))
     ground = gather_ground(dataset, tmp_path)
     assert len(reads) < 0.6 * len(dataset)
-    assert all(group["valid"].all() for group in ground.groups)
+    held = ground.stores["valid"].sum()
+    assert held == sum(group.height * group.width for group in ground.groups)
 
 
 def test_a_tile_that_went_missing(make_scene, tmp_path):
@@ -249,7 +334,7 @@ def test_wide_numbers_become_float32_and_separation_comes_along(make_scene, tmp_
     folder = cut_tiles(made.path, made.labels, tmp_path / "tiles")
     dataset = TileDataset(folder, "train", sigma_px=6)
     ground = gather_ground(dataset, tmp_path / "ground")
-    assert ground.groups[0]["image"].dtype == np.uint16
+    assert ground.stores["image"].dtype == np.uint16
     windows = GroundDataset(ground, SIZE)
     batch = windows.__getitems__([Draw(index) for index in range(len(dataset))])
     assert batch["image"].dtype == torch.float32

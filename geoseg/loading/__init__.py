@@ -1,10 +1,11 @@
 """How training comes by its batches: ground put together, what is drawn of it, who cuts it out.
 
-`ground` lays tiles out as one array and cuts windows; `sampling` says which come in which step;
-`loaders` has them ready when the device asks.
+`ground` lays tiles out in `blocks`, which windows are cut from; `sampling` says which come in which
+step; `loaders` has them ready when the device asks.
 """
 
-from geoseg.loading.ground import Ground, GroundDataset, cut_window, gather_ground, remove_ground
+from geoseg.loading.blocks import cut_window
+from geoseg.loading.ground import Ground, GroundDataset, gather_ground, remove_ground
 from geoseg.loading.loaders import (
     LossesOfTiles,
     build_sampler,

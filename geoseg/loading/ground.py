@@ -1,15 +1,16 @@
 """The ground of a split: its tiles decoded once, put together, and cut into windows.
 
 Tiles overlap, and a window may reach from one into the next; so what touches is laid out as one
-group. What no tile of the split covers is invalid, so nobody ever sees another split's ground.
+group, in blocks that all groups share stores of. What no tile of the split covers is invalid, so
+nobody ever sees another split's ground.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from torch.utils.data import Dataset
 from geoseg.dataset import Sample, TileDataset
 from geoseg.errors import DiskFullError
 from geoseg.journal import LEAST_FREE, describe_job, replace_file
+from geoseg.loading.blocks import Box, Group, Stores, cut_window, lay_down
 from geoseg.loading.sampling import Draw
 from geoseg.tiles import FOOTPRINTS_NAME, TilesInfo
 
@@ -50,8 +52,10 @@ _INDEX_NAME = "ground.json"
 # What a pixel may have; each lies in a file of its own.
 _BANDS = ("image", "target", "valid", "separation")
 
-# A group of tiles: by name (bands, H, W).
-Group = dict[str, np.ndarray]
+# Of a block, pixels. A piece of a window costs about as much as copying its rows one by one, so
+# that larger blocks are cut faster; smaller ones hold less that no tile covers. Tiles of 256 that
+# overlap by half fill these to the last pixel.
+_SIDE = 128
 
 
 @dataclass(frozen=True)
@@ -60,16 +64,18 @@ class Ground:
 
     Attributes:
         info: What the tiles are.
-        groups: Tiles that touch each other, laid out in the tiles' data type: `image` (C, H, W),
-            `target` (K, H, W) uint8, `valid` (1, H, W) bool, and `separation` (1, H, W) uint8
-            where the tiles have it.
+        groups: Tiles that touch each other, and the blocks that hold them.
         places: (tiles, 3): the group of each tile, and where it begins there, row and column.
+        stores: Blocks of all groups, in the tiles' data type: `image` (blocks, C, side, side),
+            `target` (blocks, K, side, side) uint8, `valid` (blocks, 1, side, side) bool, and
+            `separation` (blocks, 1, side, side) uint8 where the tiles have it.
         folder: Where the files are; None where all is in memory.
     """
 
     info: TilesInfo
     groups: list[Group]
     places: np.ndarray
+    stores: Stores
     folder: Path | None = None
 
     def find(self, draw: Draw) -> tuple[Group, int, int]:
@@ -79,9 +85,8 @@ class Ground:
         """
         number, row, column = self.places[draw.tile].tolist()
         group, size = self.groups[number], self.info.size
-        height, width = group["valid"].shape[-2:]
-        top = min(max(0, row + draw.dy), max(0, height - size))
-        left = min(max(0, column + draw.dx), max(0, width - size))
+        top = min(max(0, row + draw.dy), max(0, group.height - size))
+        left = min(max(0, column + draw.dx), max(0, group.width - size))
         return group, top, left
 
 
@@ -111,42 +116,15 @@ class GroundDataset(Dataset[Sample]):
     def __getitems__(self, draws: list[Draw]) -> Sample:
         """A batch of draws, as torch's loaders ask for it; it needs no collation."""
         batch = {
-            name: np.empty((len(draws), len(array), self.window, self.window), _dealt(array))
-            for name, array in self.ground.groups[0].items()
+            name: np.empty((len(draws), store.shape[1], self.window, self.window), _dealt(store))
+            for name, store in self.ground.stores.items()
         }
         for number, draw in enumerate(draws):
             group, top, left = self.ground.find(draw)
-            for name, windows in batch.items():
-                cut_window(group[name], top - self.margin, left - self.margin, windows[number])
+            out = {name: windows[number] for name, windows in batch.items()}
+            cut_window(group, self.ground.stores, top - self.margin, left - self.margin, out)
         found = {name: torch.from_numpy(windows) for name, windows in batch.items()}
         return found | {"tile": torch.tensor([draw.tile for draw in draws])}
-
-
-def cut_window(source: np.ndarray, top: int, left: int, out: np.ndarray) -> None:
-    """Copies a window, which mirrors the source where it reaches beyond: 2 1 | 0 1 2.
-
-    Args:
-        source: (bands, H, W).
-        top: First row of the window, may be negative.
-        left: First column of the window, may be negative.
-        out: (bands, height, width), filled; it holds more of the source than of mirror images.
-    """
-    (height, width), (rows, columns) = out.shape[-2:], source.shape[-2:]
-    above, before = max(0, -top), max(0, -left)
-    below, after = min(height, rows - top), min(width, columns - left)
-    inside = out[:, above:below, before:after]
-    inside[...] = source[:, top + above : top + below, left + before : left + after]
-    _mirror(np.moveaxis(out, 1, 0), above, below)
-    _mirror(np.moveaxis(out, 2, 0), before, after)
-
-
-def _mirror(lines: np.ndarray, begin: int, end: int) -> None:
-    """Fills the lines before `begin` and from `end` on with mirror images of those between."""
-    beyond = np.r_[:begin, end : len(lines)]
-    if len(beyond):
-        count = end - begin
-        turns = np.abs(beyond - begin) % max(1, 2 * (count - 1))  # there and back again
-        lines[beyond] = lines[begin + np.where(turns < count, turns, 2 * (count - 1) - turns)]
 
 
 def gather_ground(
@@ -171,30 +149,35 @@ def gather_ground(
         DiskFullError: If there is not enough room for the files.
     """
     folder = Path(folder)
-    layout = _lay_out(tiles)
-    bands = _list_bands(tiles)
-    pixels = int(layout.areas.sum())
-    needed = pixels * sum(dtype.itemsize * count for dtype, count in bands.values())
+    groups, places, blocks = _lay_out(tiles)
+    plan = _plan_stores(tiles, blocks)
+    needed = sum(kind.itemsize * math.prod(shape) for kind, shape in plan.values())
     usual = _machine_bytes() * _MEMORY_SHARE / processes
     if needed <= (usual if memory_bytes is None else memory_bytes):
         remove_ground(folder)
-        stores = {name: np.zeros(pixels * count, kind) for name, (kind, count) in bands.items()}
-        _fill(tiles, layout, _split(stores, layout))
-        return Ground(tiles.info, _split(stores, layout), layout.places)
+        stores = {name: np.zeros(shape, kind) for name, (kind, shape) in plan.items()}
+        ground = Ground(tiles.info, groups, places, stores)
+        _fill(tiles, ground)
+        return ground
     job = describe_job(
-        tiles.info.model_dump(mode="json"), tiles.tiles.id.tolist(), tiles.sigma_px,
+        tiles.info.model_dump(mode="json"), tiles.tiles.id.tolist(), tiles.sigma_px, _SIDE,
         files=[tiles.folder / name for name in ("tiles.parquet", "tiles.json", FOOTPRINTS_NAME)],
     )  # fmt: skip
     if not _is_complete(folder, job):
         remove_ground(folder)
         _check_room(folder, needed)
-        _write(
-            tiles, layout, {name: (kind, pixels * n) for name, (kind, n) in bands.items()}, folder
-        )
+        folder.mkdir(parents=True, exist_ok=True)
+        files = {
+            name: open_memmap(folder / f"{name}.npy", mode="w+", dtype=kind, shape=shape)
+            for name, (kind, shape) in plan.items()
+        }
+        _fill(tiles, Ground(tiles.info, groups, places, files))
+        for file in files.values():
+            file.flush()
         with replace_file(folder / _INDEX_NAME) as partial:
             partial.write_text(json.dumps({"job": job}))
-    mapped = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in bands}
-    return Ground(tiles.info, _split(mapped, layout), layout.places, folder)
+    mapped = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in plan}
+    return Ground(tiles.info, groups, places, mapped, folder)
 
 
 def remove_ground(folder: str | Path) -> None:
@@ -206,30 +189,19 @@ def remove_ground(folder: str | Path) -> None:
         folder.rmdir()
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Where groups lie: (groups, 2) their sides, and the `places` of `Ground`."""
-
-    shapes: np.ndarray
-    places: np.ndarray
-
-    @property
-    def areas(self) -> np.ndarray:
-        area: np.ndarray = self.shapes.prod(axis=1)
-        return area
-
-
-def _lay_out(tiles: TileDataset) -> _Layout:
+def _lay_out(tiles: TileDataset) -> tuple[list[Group], np.ndarray, int]:
+    """The groups, the `places` of `Ground`, and how many blocks there are."""
     places = np.zeros((len(tiles), 3), dtype=np.int64)
-    shapes: list[tuple[int, int]] = []
+    groups: list[Group] = []
+    blocks = 0
     for _, rows in tiles.tiles.groupby("scene", sort=False):
         for _, part in rows.groupby(_label_groups(rows)):
-            top, left = part.row_off.min(), part.col_off.min()
-            own = np.column_stack([part.row_off - top, part.col_off - left])
-            places[part.index.to_numpy()] = np.insert(own, 0, len(shapes), axis=1)
-            bottom, right = (part.row_off + part.height).max(), (part.col_off + part.width).max()
-            shapes.append((int(bottom - top), int(right - left)))
-    return _Layout(np.array(shapes, dtype=np.int64), places)
+            boxes = part[["row_off", "col_off", "height", "width"]].to_numpy(np.int64, copy=True)
+            boxes[:, :2] -= boxes[:, :2].min(axis=0)
+            places[part.index.to_numpy()] = np.insert(boxes[:, :2], 0, len(groups), axis=1)
+            groups.append(Group.around(boxes, min(_SIDE, tiles.info.size), blocks))
+            blocks += groups[-1].blocks
+    return groups, places, blocks
 
 
 def _label_groups(rows: pd.DataFrame) -> np.ndarray:
@@ -242,62 +214,33 @@ def _label_groups(rows: pd.DataFrame) -> np.ndarray:
     return labels
 
 
-def _list_bands(tiles: TileDataset) -> dict[str, tuple[np.dtype[Any], int]]:
-    """Data type and number of bands of what a pixel has."""
+def _plan_stores(
+    tiles: TileDataset, blocks: int
+) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+    """Data type and shape of each store; one block more is the bare one."""
     info = tiles.info
-    counts = {"image": len(info.bands), "target": len(info.targets), "valid": 1}
+    side = min(_SIDE, info.size)
+    bands = {"image": len(info.bands), "target": len(info.targets), "valid": 1}
     if tiles.sigma_px:
-        counts["separation"] = 1
-    types = {"image": np.dtype(info.dtype), "valid": np.dtype(bool)}
-    return {name: (types.get(name, np.dtype(np.uint8)), n) for name, n in counts.items()}
-
-
-def _split(stores: Mapping[str, np.ndarray], layout: _Layout) -> list[Group]:
-    """The groups as views of arrays that hold one after the other."""
-    ends = np.cumsum(layout.areas)
-    groups: list[Group] = []
-    for end, (height, width) in zip(ends.tolist(), layout.shapes.tolist(), strict=True):
-        group = {}
-        for name, store in stores.items():
-            bands = len(store) // int(ends[-1])
-            own = store[(end - height * width) * bands : end * bands]
-            group[name] = own.reshape(bands, height, width)
-        groups.append(group)
-    return groups
-
-
-def _write(
-    tiles: TileDataset,
-    layout: _Layout,
-    bands: dict[str, tuple[np.dtype[Any], int]],
-    folder: Path,
-) -> None:
-    """Fills files, one per band; `bands` are data type and length of each."""
-    folder.mkdir(parents=True, exist_ok=True)
-    stores = {
-        name: open_memmap(folder / f"{name}.npy", mode="w+", dtype=kind, shape=(length,))
-        for name, (kind, length) in bands.items()
+        bands["separation"] = 1
+    kinds = {"image": np.dtype(info.dtype), "valid": np.dtype(bool)}
+    return {
+        name: (kinds.get(name, np.dtype(np.uint8)), (blocks + 1, count, side, side))
+        for name, count in bands.items()
     }
-    _fill(tiles, layout, _split(stores, layout))
-    for store in stores.values():
-        store.flush()
 
 
-def _fill(tiles: TileDataset, layout: _Layout, groups: list[Group]) -> None:
+def _fill(tiles: TileDataset, ground: Ground) -> None:
     """Lays down the tiles; those whose pixels are all there already need not be decoded."""
-    for group in groups:
-        group["target"].fill(tiles.info.ignore)
+    ground.stores["target"].fill(tiles.info.ignore)
     with ThreadPoolExecutor(_THREADS) as pool:
-        order = _order(layout.places, tiles.info.size)
+        order = _order(ground.places, tiles.info.size)
         for start in range(0, len(order), _AHEAD):
             some = order[start : start + _AHEAD]
-            missing = [i for i in some if _lacks(tiles, groups, layout.places, i)]
+            missing = [index for index in some if _lacks(tiles, ground, index)]
+            # Blocks are of several tiles: only this thread writes.
             for index, found in zip(missing, pool.map(tiles.read, missing), strict=True):
-                place = _place(tiles, layout.places, index)
-                group = groups[layout.places[index, 0]]
-                for name, array in found.items():
-                    laid = group[name][place]
-                    laid[...] = array[:, : laid.shape[1], : laid.shape[2]]
+                lay_down(*_locate(tiles, ground, index), ground.stores, found)
 
 
 def _order(places: np.ndarray, size: int) -> list[int]:
@@ -307,17 +250,18 @@ def _order(places: np.ndarray, size: int) -> list[int]:
     return order
 
 
-def _lacks(tiles: TileDataset, groups: list[Group], places: np.ndarray, index: int) -> bool:
+def _lacks(tiles: TileDataset, ground: Ground, index: int) -> bool:
     """Whether anything of a tile may still be missing: where its target is not known."""
-    target = groups[places[index, 0]]["target"][_place(tiles, places, index)]
-    return bool((target[0] == tiles.info.ignore).any())
+    group, box = _locate(tiles, ground, index)
+    target = ground.stores["target"]
+    return any((target[there][0] == tiles.info.ignore).any() for there, _ in group.pieces(box))
 
 
-def _place(tiles: TileDataset, places: np.ndarray, index: int) -> tuple[slice, slice, slice]:
-    """Where a tile lies in its group."""
-    _, row, column = places[index].tolist()
-    height, width = tiles.tiles.height[index], tiles.tiles.width[index]
-    return slice(None), slice(row, row + height), slice(column, column + width)
+def _locate(tiles: TileDataset, ground: Ground, index: int) -> tuple[Group, Box]:
+    """Where a tile lies: its group, and the part of it."""
+    number, row, column = ground.places[index].tolist()
+    size = int(tiles.tiles.height[index]), int(tiles.tiles.width[index])
+    return ground.groups[number], (row, column, *size)
 
 
 def _dealt(array: np.ndarray) -> np.dtype[Any]:
