@@ -7,9 +7,10 @@ covers. The last block of each store is bare, and stands wherever there is none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import mmap
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 
@@ -19,8 +20,8 @@ Stores = Mapping[str, np.ndarray]
 # First row and column in a group, height and width.
 Box = tuple[int, int, int, int]
 
-# Indices of some pixels, in all bands.
-_Place = tuple[int | slice, ...]
+# Indices of some pixels of a block, in all bands.
+_Place = tuple[int, slice, slice, slice]
 
 _BARE = -1
 _ALL = slice(None)
@@ -66,7 +67,7 @@ class Group:
         """How many blocks of the stores are this group's."""
         return int((self.table != _BARE).sum())
 
-    def pieces(self, box: Box) -> Iterator[tuple[_Place, _Place]]:
+    def pieces(self, box: Box) -> Iterator[tuple[_Place, tuple[slice, slice, slice]]]:
         """What a box inside the rectangle is made of: each piece's place in a store, and in it."""
         top, left, height, width = box
         columns = list(_split(left, width, self.side))
@@ -109,7 +110,8 @@ def cut_window(
         stores: What is read from.
         top: First row of the window in the group, may be negative.
         left: First column of the window in the group, may be negative.
-        out: By name (bands, height, width), all of one size, filled; some of it is in the group.
+        out: By name (bands, height, width), all of one size, filled; they hold more of the group
+            than of mirror images.
     """
     height, width = next(iter(out.values())).shape[-2:]
     above, before = max(0, -top), max(0, -left)
@@ -117,10 +119,27 @@ def cut_window(
     pieces = list(group.pieces((top + above, left + before, below - above, after - before)))
     for name, array in out.items():
         store, inside = stores[name], array[:, above:below, before:after]
+        if isinstance(store, np.memmap):
+            _call_up(store, {there[0] for there, _ in pieces})
         for there, here in pieces:
             inside[here] = store[there]
         _mirror(np.moveaxis(array, 1, 0), above, below)
         _mirror(np.moveaxis(array, 2, 0), before, after)
+
+
+def _call_up(store: np.memmap, numbers: Iterable[int]) -> None:
+    """Has blocks of a file read at once and nothing else.
+
+    A page that is asked for by touching it comes alone, or with megabytes that lie around it.
+    """
+    if not hasattr(mmap, "MADV_WILLNEED"):  # Windows
+        return
+    mapped = cast(mmap.mmap, store.base)
+    head, size = len(mapped) - store.nbytes, store.nbytes // len(store)
+    for number in numbers:
+        begin = head + number % len(store) * size
+        over = begin % mmap.PAGESIZE
+        mapped.madvise(mmap.MADV_WILLNEED, begin - over, over + size)
 
 
 def _mirror(lines: np.ndarray, begin: int, end: int) -> None:

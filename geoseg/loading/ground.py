@@ -52,9 +52,8 @@ _INDEX_NAME = "ground.json"
 # What a pixel may have; each lies in a file of its own.
 _BANDS = ("image", "target", "valid", "separation")
 
-# Of a block, pixels. A piece of a window costs about as much as copying its rows one by one, so
-# that larger blocks are cut faster; smaller ones hold less that no tile covers. Tiles of 256 that
-# overlap by half fill these to the last pixel.
+# Of a block, at the most a tile's. Windows are copied faster from larger blocks, whose rows are
+# fewer; smaller ones hold less that no tile covers. Tiles of 256 that overlap by half fill these.
 _SIDE = 128
 
 
@@ -149,8 +148,8 @@ def gather_ground(
         DiskFullError: If there is not enough room for the files.
     """
     folder = Path(folder)
-    groups, places, blocks = _lay_out(tiles)
-    plan = _plan_stores(tiles, blocks)
+    groups, places = _lay_out(tiles)
+    plan = _plan_stores(tiles, groups)
     needed = sum(kind.itemsize * math.prod(shape) for kind, shape in plan.values())
     usual = _machine_bytes() * _MEMORY_SHARE / processes
     if needed <= (usual if memory_bytes is None else memory_bytes):
@@ -189,8 +188,8 @@ def remove_ground(folder: str | Path) -> None:
         folder.rmdir()
 
 
-def _lay_out(tiles: TileDataset) -> tuple[list[Group], np.ndarray, int]:
-    """The groups, the `places` of `Ground`, and how many blocks there are."""
+def _lay_out(tiles: TileDataset) -> tuple[list[Group], np.ndarray]:
+    """The groups, whose blocks follow one another, and the `places` of `Ground`."""
     places = np.zeros((len(tiles), 3), dtype=np.int64)
     groups: list[Group] = []
     blocks = 0
@@ -201,7 +200,7 @@ def _lay_out(tiles: TileDataset) -> tuple[list[Group], np.ndarray, int]:
             places[part.index.to_numpy()] = np.insert(boxes[:, :2], 0, len(groups), axis=1)
             groups.append(Group.around(boxes, min(_SIDE, tiles.info.size), blocks))
             blocks += groups[-1].blocks
-    return groups, places, blocks
+    return groups, places
 
 
 def _label_groups(rows: pd.DataFrame) -> np.ndarray:
@@ -215,17 +214,16 @@ def _label_groups(rows: pd.DataFrame) -> np.ndarray:
 
 
 def _plan_stores(
-    tiles: TileDataset, blocks: int
+    tiles: TileDataset, groups: list[Group]
 ) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
     """Data type and shape of each store; one block more is the bare one."""
-    info = tiles.info
-    side = min(_SIDE, info.size)
-    bands = {"image": len(info.bands), "target": len(info.targets), "valid": 1}
+    bands = {"image": len(tiles.info.bands), "target": len(tiles.info.targets), "valid": 1}
     if tiles.sigma_px:
         bands["separation"] = 1
-    kinds = {"image": np.dtype(info.dtype), "valid": np.dtype(bool)}
+    kinds = {"image": np.dtype(tiles.info.dtype), "valid": np.dtype(bool)}
+    blocks, side = sum(group.blocks for group in groups) + 1, groups[0].side
     return {
-        name: (kinds.get(name, np.dtype(np.uint8)), (blocks + 1, count, side, side))
+        name: (kinds.get(name, np.dtype(np.uint8)), (blocks, count, side, side))
         for name, count in bands.items()
     }
 
