@@ -133,8 +133,8 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 def _explain(error: ValidationError, names: Mapping[str, str], path: str | Path | None) -> str:
     first = error.errors()[0]
-    # pydantic ends the place of a band with the type it tried.
-    location = [str(part) for part in first["loc"] if part not in ("int", "str")]
+    # pydantic ends the place with the type it tried, where there are several.
+    location = [str(part) for part in first["loc"] if not _is_type(str(part))]
     key = ".".join(location)
     known = {name for place, name in names.items() if _related(place, key)}
     source = " with ".join(sorted(known, reverse=True)) or str(path or "--set")
@@ -145,6 +145,10 @@ def _explain(error: ValidationError, names: Mapping[str, str], path: str | Path 
     message = first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     return f"{source}: {key}: {message} (got {first['input']!r:.80})"
+
+
+def _is_type(part: str) -> bool:
+    return part in ("int", "str", "float", "bool") or "-" in part or "[" in part
 
 
 def _related(place: str, key: str) -> bool:

@@ -21,9 +21,20 @@ _WINDOWS, _SIDE = 8, 64
 # smaller by this factor. Scenes of one town and one camera differ by a tenth of it.
 _MOST_SHIFT, _MOST_FACTOR = 0.75, 2.0
 
+# Pixels may be wider by this factor than the model's before that is said.
+_MOST_COARSE = 1.5
+
 
 def warn_of_drift(scene: SceneInfo, spec: ModelSpec) -> None:
-    """Warns if the bands of a scene are brighter, darker, flatter or harsher than the model's."""
+    """Warns if a scene is coarser than the model's, brighter, darker, flatter or harsher."""
+    if scene.grid.gsd_m > _MOST_COARSE * spec.gsd_m:
+        logger.warning(
+            "%s: its pixels of %.3g m are coarser than those that the model was trained on, of "
+            "%.3g m; what it cannot see there it will not find, so judge the result with care",
+            scene.path,
+            scene.grid.gsd_m,
+            spec.gsd_m,
+        )
     found = _measure(scene)
     if found is None:
         return

@@ -46,7 +46,7 @@ def check_output(
         path: The output.
         overwrite: Whether it may be replaced.
         inputs: What the work reads.
-        is_file: Whether it will be a file, which cannot replace a folder.
+        is_file: Whether it will be a file; neither replaces the other.
 
     Raises:
         OutputExistsError: If it exists (a folder: with something in it) and may not be
@@ -55,6 +55,8 @@ def check_output(
     path = Path(path)
     if is_file and path.is_dir():
         raise OutputExistsError(f"{path}: is a folder; name a file in it, or another")
+    if path.is_file() and not is_file:
+        raise OutputExistsError(f"{path}: is a file, where a folder is to be; choose another name")
     for parent in path.parents:
         if parent.exists() and not parent.is_dir():
             raise OutputExistsError(f"{path}: cannot be written, {parent} is a file")

@@ -141,6 +141,10 @@ def _read(path: str | Path, *, tensors: bool = False) -> tuple[ModelSpec, dict[s
             f"{path}: no such model file; pass the model.safetensors that geoseg train wrote, or "
             f"a name of those that come with geoseg: {', '.join(shipped_models()) or 'none'}"
         )
+    if Path(path).suffix == ".ckpt":
+        raise ModelFileError(
+            f"{path}: is a state of training; pass the model.safetensors that the run ends with"
+        )
     try:
         # Who asks for the header alone need not wait for torch.
         with safe_open(path, framework="pt" if tensors else "np") as file:

@@ -280,6 +280,14 @@ BAD = {
         "train {tiles} -o {new} --dry-run --set model.arch=nonet",
         "choose from deepglobe, deeplabv2",
     ),
+    "both": ("train {tiles} -o {new} --resume --overwrite", "two things"),
+    "batch": ("train {tiles} -o {new} --set train.batch_size=0", "train.batch_size: input should"),
+    "file of tiles": ("train {scene} -o {new}", "is a file; give the folder"),
+    "state": ("predict {scene} -m {folder}/runs/a/best.ckpt -o {new}", "is a state of training"),
+    "file for tiles": (
+        "tile {scene} --labels {truth} -o {model} --overwrite",
+        "is a file, where a folder is to be",
+    ),
     "weights dry": (
         "train {tiles} -o {new} --dry-run --set model.encoder_weights={tmp}/absent.pth",
         "absent.pth",

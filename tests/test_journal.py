@@ -70,6 +70,17 @@ def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_place(tmp_pa
     assert names(tmp_path) == ["tiles"]
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_is_not_replaced_by_a_folder(tmp_path, overwrite):
+    (tmp_path / "scene.tif").write_text("somebody's")
+    with (
+        pytest.raises(OutputExistsError, match=r"scene\.tif: is a file, where a folder"),
+        claim_output(tmp_path / "scene.tif", overwrite=overwrite),
+    ):
+        pass
+    assert (tmp_path / "scene.tif").read_text() == "somebody's"
+
+
 def test_what_an_interrupted_run_left_is_removed(tmp_path):
     write(tmp_path / ".tiles.partial", "half")
     with claim_output(tmp_path / "tiles") as folder:

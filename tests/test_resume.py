@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import geoseg.journal
 import geoseg.learner
@@ -226,6 +227,37 @@ def test_without_a_validated_epoch_the_last_becomes_the_model(tiles, tmp_path):
     assert spec.provenance["val_iou"] is None
     last = torch.load(tmp_path / "a" / "last.ckpt", weights_only=True)["state_dict"]
     assert_same({f"network.{name}": one for name, one in weights.items()}, last)
+
+
+def test_fewer_epochs_than_are_finished_end_the_run(tiles, tmp_path):
+    with pytest.raises(RuntimeError, match="no power"):
+        train(tiles, tmp_path / "a", model=MODEL, options=OPTIONS, report=pull_the_plug(4))
+    ended = OPTIONS.model_copy(update={"epochs": 2})
+    result = train(tiles, tmp_path / "a", model=MODEL, options=ended, resume=True)
+    assert state_of(tmp_path / "a", "last.ckpt")["epoch"] == 2
+    kept = torch.load(tmp_path / "a" / "best.ckpt", weights_only=True)
+    assert_same(
+        {f"network.{name}": one for name, one in load_model(result.model)[1].items()},
+        kept["state_dict"],
+    )
+
+
+@pytest.mark.parametrize(("error", "code"), [(SIGTERMException, 143), (KeyboardInterrupt, 130)])
+def test_an_interrupted_run_does_not_end_well(tiles, tmp_path, monkeypatch, error, code):
+    def stop(*_):
+        raise error
+
+    monkeypatch.setattr(Segmenter, "validation_step", stop)
+    lines = []
+    with pytest.raises(SystemExit) as ended:
+        train(tiles, tmp_path / "a", model=MODEL, options=OPTIONS, report=lines.append)
+    assert ended.value.code == code
+    assert lines[-1] == "interrupted; no epoch was finished"
+
+
+def test_a_run_is_not_written_among_the_tiles(tiles):
+    with pytest.raises(ConfigError, match="holds the tiles"):
+        train(tiles, tiles, model=MODEL, options=OPTIONS, overwrite=True)
 
 
 def test_time_that_validating_takes_counts(tiles, tmp_path, monkeypatch):

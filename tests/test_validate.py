@@ -293,6 +293,17 @@ def test_the_thresholds_of_the_greatest_scores_are_found(best):
     assert tune_thresholds(hilly(*best.values())) == Thresholds(**best)
 
 
+def test_buildings_are_not_given_up_for_ground():
+    # The lower the threshold of the body, the more ground is found and the fewer buildings.
+    def score(found):
+        hits = round(1e6 * max(0.05, 0.4 - 2 * abs(found.body - 0.5)))
+        share = 0.9 - 0.5 * found.body
+        return Score(hits, 10**6 - hits, 10**6 - hits), AreaCounts(share, 1 - share, 0.0)
+
+    ground = SimpleNamespace(outputs=("building",), score=score)
+    assert tune_thresholds(ground) == Thresholds()
+
+
 def test_a_gain_that_is_noise_leaves_the_defaults():
     usual = Thresholds()
     near = hilly(usual.body, usual.seed - 0.05, usual.border, usual.contact, usual.min_area_m2)

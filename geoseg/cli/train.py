@@ -41,6 +41,10 @@ def command(
     if find_lr and (resume or dry_run):
         other = "--resume" if resume else "--dry-run"
         raise ConfigError(f"--find-lr and {other} are two things; ask for one of them")
+    if resume and overwrite:
+        raise ConfigError(
+            "--resume and --overwrite are two things: go on with the run, or start anew"
+        )
     settings = resolve(config, overrides)
     if dry_run:
         _check(tiles, output, settings, overwrite=overwrite, resume=resume)

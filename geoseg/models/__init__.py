@@ -142,7 +142,8 @@ def _build(
         return ARCHITECTURES[arch].build(source, outputs, **options)
     except (TypeError, ValueError, KeyError, RuntimeError, ArithmeticError) as error:
         raise ConfigError(
-            f"cannot build {what}: {_one_line(error)}; mend model.encoder or model.options"
+            f"cannot build {what}: {_one_line(error)}; mend model.encoder or model.options, which "
+            "a configuration sets for its own network (model.options={} for none)"
         ) from error
 
 

@@ -59,7 +59,9 @@ class PredictOptions(Options):
     batch_size: int | None = Field(
         None, ge=1, le=1024, description="Tiles per step; what fits into memory when null"
     )
-    device: Literal["auto", "cpu", "gpu"] = "auto"
+    device: Literal["auto", "cpu", "gpu"] = Field(
+        "auto", description="auto: a GPU where there is one"
+    )
     backend: Literal["torch", "compile", "openvino"] = Field(
         "torch",
         description="What computes: torch as it is or compiled, or OpenVINO, often faster on a CPU",

@@ -32,7 +32,12 @@ class ModelOptions(Options):
 class TrainOptions(Options):
     """How the network is trained."""
 
-    epochs: int = Field(100, ge=1, description="Passes over the tiles; short ones are repeated")
+    epochs: int = Field(
+        100,
+        ge=1,
+        description="Passes over the tiles; of few tiles so many passes are one that it has 25 "
+        "steps at least",
+    )
     max_minutes: float | None = Field(
         None,
         gt=0,
@@ -52,7 +57,7 @@ class TrainOptions(Options):
     momentum: float = Field(
         0.9, ge=0, lt=1, description="Of SGD, and the first beta of AdamW; not of one_cycle"
     )
-    weight_decay: float = Field(1e-2, ge=0)
+    weight_decay: float = Field(1e-2, ge=0, description="Pulls weights towards 0")
     clip_norm: float = Field(
         1.0, ge=0, description="Longer gradients are scaled down to this norm; 0: never"
     )
@@ -103,7 +108,9 @@ class TrainOptions(Options):
     compile: bool = Field(
         False, description="Compile the network first: for long runs; deeplabv2 is not"
     )
-    device: Literal["auto", "cpu", "gpu"] = "auto"
+    device: Literal["auto", "cpu", "gpu"] = Field(
+        "auto", description="auto: a GPU where there is one"
+    )
     devices: int = Field(1, ge=1, description="GPUs of this machine, or processes on its CPU")
     nodes: int = Field(1, ge=1, description="Machines that train together")
     workers: int | None = Field(
@@ -125,7 +132,7 @@ class TrainOptions(Options):
         description="Training ground that needs more, in each process, lies in files in the run's "
         "folder; when null a quarter of the machine's for all",
     )
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="Of draws, of augmentation and of new weights")
 
     @property
     def warmup_share(self) -> float:

@@ -105,6 +105,8 @@ def load_tiles_info(folder: str | Path) -> TilesInfo:
         EmptyDatasetError: If the folder is no tiles folder.
     """
     path = Path(folder) / "tiles.json"
+    if Path(folder).is_file():
+        raise EmptyDatasetError(f"{folder}: is a file; give the folder that geoseg tile made")
     if not path.is_file():
         raise EmptyDatasetError(
             f"{folder}: holds no tiles.json; make the folder with geoseg tile SCENE --labels "

@@ -131,10 +131,20 @@ class History(Callback):
             else:
                 group["momentum"] = moving
 
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Stops when time is up, and says between long epochs that all is well."""
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Stops when time is up, and says between long epochs how far they are."""
         if time.monotonic() - self._told > _SECONDS_PER_LINE:
-            self._tell(f"epoch {trainer.current_epoch + 1}: {self.minutes:.1f} min, at work")
+            self._tell(
+                f"epoch {trainer.current_epoch + 1}: {self.minutes:.1f} min, at work, batch "
+                f"{batch_idx + 1} of {trainer.num_training_batches}, {self.progress:.0%} of the run"
+            )
         if trainer.world_size == 1:
             self._look_at_clock(trainer)
         if self._is_time_up:

@@ -8,10 +8,11 @@ from typing import Any, cast
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from geoseg import __version__
 from geoseg.device import lacks_memory
-from geoseg.errors import GeosegError
+from geoseg.errors import ConfigError, GeosegError
 from geoseg.journal import check_output
 from geoseg.loading import (
     HardSampler,
@@ -39,6 +40,9 @@ from geoseg.train.states import (
     locate_ground,
 )
 from geoseg.validate import Tuned
+
+# Exit codes, as shells have them.
+_INTERRUPTED, _TERMINATED = 130, 143
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,8 @@ def check_run(
     """
     check_loggers(options.loggers)
     folder = Path(output)
+    if folder.resolve() == Path(tiles).resolve():
+        raise ConfigError(f"{folder}: holds the tiles; choose another folder for the run")
     resuming = resume and (folder / LAST_NAME).is_file()
     if is_first():
         begun = resume and not (folder / MODEL_NAME).exists()
@@ -158,14 +164,17 @@ def _fit(setup: Setup, trainer: L.Trainer, folder: Path, report: Report, epochs:
         cast(Any, trainer).callbacks.insert(0, LossesOfTiles(sampler))
     # Where processes load, they ask for the first batches before Lightning says which epoch it is.
     sampler.set_epoch(epochs)
+    # Of more finished epochs than are wanted the best becomes the model.
+    trainer.fit_loop.max_epochs = max(setup.options.epochs, epochs)
     last, ground = folder / LAST_NAME, locate_ground(folder, trainer.global_rank)
     loaders = build_loaders(setup, sampler, ground)
     begun = str(last) if epochs else None
     try:
         trainer.fit(setup.module, *loaders, ckpt_path=begun, weights_only=True)
-    except SystemExit:  # Lightning's answer to ctrl-C
+    except SystemExit as error:  # Lightning's answer to ctrl-C, and to SIGTERM
         report(_interrupted(last, trainer.current_epoch))
-        raise
+        code = _TERMINATED if isinstance(error, SIGTERMException) else _INTERRUPTED
+        raise SystemExit(code) from None
     except GeosegError as error:
         if "\n" in str(error):
             raise words_of_worker(error) from error

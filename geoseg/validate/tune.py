@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from geoseg.options import Thresholds
 from geoseg.validate.ground import ValidationGround
+
+# Building F1 and pixel IoU of thresholds, and what of both is wanted.
+Scoring = Callable[[Thresholds], tuple[float, float]]
+Goal = Callable[[tuple[float, float]], float]
 
 # Candidates, searched one coordinate after the other: each is a full vectorize.
 _CANDIDATES = {
@@ -16,6 +21,9 @@ _CANDIDATES = {
     "min_area_m2": (3.0, 6.0, 12.0, 20.0),
 }
 _ROUNDS = 2
+
+# Of F1 no more than this may be lost against the defaults, however much ground is gained.
+_MOST_LOSS = 0.02
 
 # Less than this is the noise of some hundred buildings, and no reason to leave a default.
 _LEAST_GAIN = 0.005
@@ -43,7 +51,9 @@ def tune_thresholds(ground: ValidationGround) -> Thresholds:
 
     The body's threshold says how far buildings reach, which many pixels tell reliably; building
     F1 is a matter of some hundred buildings, and its noise would move every outline. What
-    separates and drops buildings is chosen by the sum of both.
+    separates and drops buildings is chosen by the sum of both. Of a network that has learnt
+    little, much ground may be won by joining buildings: where F1 suffers, the body's threshold
+    is chosen by the sum, too, and if that does not help the defaults stay.
 
     Args:
         ground: Validation ground, predicted.
@@ -60,20 +70,29 @@ def tune_thresholds(ground: ValidationGround) -> Thresholds:
         return scores[thresholds]
 
     # Right angles take most of the time, and hardly a building is found or lost by them.
-    best = Thresholds(regularize=False)
+    usual = Thresholds(regularize=False)
+    least = score(usual)[0] - _MOST_LOSS
+    found = (_search(usual, score, ground.outputs, goal) for goal in (_covered, sum))
+    best = next((one for one in found if score(one)[0] >= least), usual)
+    return best.model_copy(update={"regularize": True})
+
+
+def _search(usual: Thresholds, score: Scoring, outputs: Sequence[str], of_body: Goal) -> Thresholds:
+    """Searches one coordinate after the other, that of the body by a goal of its own."""
+    best = usual
     for _ in range(_ROUNDS):
         before = best
         for name, values in _CANDIDATES.items():
-            if name in ("border", "contact") and name not in ground.outputs:
+            if name in ("border", "contact") and name not in outputs:
                 continue
             choices = [best.model_copy(update={name: value}) for value in values]
-            goal = _covered if name == "body" else sum
+            goal = of_body if name == "body" else sum
             winner = max(choices, key=lambda choice: goal(score(choice)))
             if goal(score(winner)) > goal(score(best)) + _LEAST_GAIN:
                 best = winner
         if best == before:
             break
-    return best.model_copy(update={"regularize": True})
+    return best
 
 
 def _covered(scores: tuple[float, float]) -> float:
