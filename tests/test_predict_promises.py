@@ -376,6 +376,17 @@ def test_ground_of_interest_elsewhere(town, model, tmp_path):
 # Scenes unlike those that were learnt
 
 
+@pytest.mark.parametrize(("gsd_m", "told"), [(0.5, False), (0.36, False), (0.3, True)])
+def test_a_scene_coarser_than_the_models_is_named(tmp_path, caplog, gsd_m, told):
+    town = build_town(90, 130, seed=3, gsd_m=0.5, nodata_corner=False)
+    mean, std = (f(town.image.reshape(3, -1), axis=1) for f in (np.mean, np.std))
+    changes = {"mean": tuple(mean), "std": tuple(std), "gsd_m": gsd_m}
+    model = make_model(tmp_path / "model.safetensors", **changes)
+    write_array(tmp_path / "scene.tif", town.grid, town.image, descriptions=SPEC.bands)
+    predict(tmp_path / "scene.tif", model, tmp_path / "prob.tif", options=cpu())
+    assert ("pixels of 0.5 m are coarser" in caplog.text) == told
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [

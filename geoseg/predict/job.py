@@ -75,8 +75,8 @@ def plan_job(
     """
     models = _list_models(model)
     inputs = (scene, *models, *([options.aoi] if options.aoi else []))
-    output = check_output(output, overwrite=overwrite, inputs=inputs)
-    suffix = _check_suffix(output)
+    suffix = _check_suffix(Path(output))
+    output = check_output(output, overwrite=overwrite, inputs=inputs, is_file=bool(suffix))
     check_backend(options.backend, options.device)
     specs = tuple(load_spec(path) for path in models)
     _check_company(models, specs)
