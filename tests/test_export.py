@@ -40,6 +40,13 @@ def models(tmp_path_factory):
     }
 
 
+@pytest.fixture(scope="module")
+def documents(models, tmp_path_factory):
+    """The models as ONNX."""
+    folder = tmp_path_factory.mktemp("onnx")
+    return {name: export(model, folder / f"{name}.onnx") for name, model in models.items()}
+
+
 def tiles(count=3):
     return np.random.default_rng(3).integers(0, 256, (count, 3, 64, 64)).astype(np.uint8)
 
@@ -53,22 +60,21 @@ def said_by(model, data):
 
 @pytest.mark.parametrize(("name", "channels"), [("buildings", 1), ("land", 3)])
 def test_onnx_says_what_the_model_says_of_pixels_as_deepness_gives_them(
-    models, tmp_path, name, channels
+    models, documents, name, channels
 ):
-    path = export(models[name], tmp_path / "model.onnx")
     data = tiles()
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(documents[name]), providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"image": np.float32(data * 1.0 / 255.0)})
     assert found.shape == (3, channels, 64, 64)
     np.testing.assert_allclose(found, said_by(models[name], data)[:, :channels], atol=1e-3)
     assert session.get_inputs()[0].shape[1:] == [3, 64, 64]
 
 
-def test_onnx_carries_what_deepness_reads(models, tmp_path):
-    metadata = {}
-    for name in ("buildings", "land"):
-        document = onnx.load(export(models[name], tmp_path / f"{name}.onnx"))
-        metadata[name] = {p.key: json.loads(p.value) for p in document.metadata_props}
+def test_onnx_carries_what_deepness_reads(documents):
+    metadata = {
+        name: {p.key: json.loads(p.value) for p in onnx.load(path).metadata_props}
+        for name, path in documents.items()
+    }
     buildings = metadata["buildings"]
     assert buildings["model_type"] == "Segmentor"
     assert buildings["class_names"] == {"0": "background", "1": "building"}
