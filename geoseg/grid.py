@@ -49,6 +49,11 @@ class Grid:
             raise ValueError(f"the transform {tuple(self.transform)[:6]} has no inverse")
 
     @property
+    def pixel_area(self) -> float:
+        """Area of a pixel in square units of the CRS."""
+        return abs(float(self.transform.determinant))
+
+    @property
     def shape(self) -> tuple[int, int]:
         """(height, width)."""
         return self.height, self.width

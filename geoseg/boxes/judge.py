@@ -115,8 +115,7 @@ def judge(grounds: Sequence[BoxGround], found: Mapping[int, Boxes]) -> Verdict:
         for layer, ground in zip(layers, grounds, strict=True)
     ]
     # Scenes may have units of their own.
-    pixels = [abs(ground.grid.transform.determinant) for ground in grounds]
-    areas = (one.area / pixel for one, pixel in zip(sure, pixels, strict=True))
+    areas = (one.area / ground.grid.pixel_area for one, ground in zip(sure, grounds, strict=True))
     return Verdict(threshold, float(rates.max()), sum(areas, AreaCounts(0.0, 0.0, 0.0)).iou)
 
 

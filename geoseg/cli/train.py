@@ -82,7 +82,7 @@ def _check(tiles: str, output: str, settings: Config, *, overwrite: bool, resume
 
     from geoseg.train import check_run
 
-    setup, _ = check_run(
+    setup, *_ = check_run(
         tiles,
         output,
         model=settings.model,

@@ -77,7 +77,7 @@ class FootprintLabels:
         outline = self.grid.window_polygon(window)
         near = self._geometry.array[self._geometry.sindex.query(outline, predicate="intersects")]
         inside = shapely.intersection(np.asarray(near), outline)
-        return float(shapely.area(inside).sum() / abs(self.grid.transform.determinant))
+        return float(shapely.area(inside).sum() / self.grid.pixel_area)
 
     def near(self, window: Window) -> FootprintLabels:
         """Those that meet a window: a small part that can be sent to another process."""

@@ -4,8 +4,7 @@
 step; `loaders` has them ready when the device asks.
 """
 
-from geoseg.loading.blocks import cut_window
-from geoseg.loading.ground import Ground, GroundDataset, gather_ground, remove_ground
+from geoseg.loading.ground import GroundDataset, gather_ground, remove_ground
 from geoseg.loading.loaders import (
     LossesOfTiles,
     build_sampler,
@@ -14,29 +13,16 @@ from geoseg.loading.loaders import (
     window_side,
     words_of_worker,
 )
-from geoseg.loading.sampling import (
-    BalancedSampler,
-    Draw,
-    DrawSampler,
-    HardSampler,
-    TileSampler,
-    UniformSampler,
-)
+from geoseg.loading.sampling import DrawSampler, HardSampler
 
 __all__ = [
-    "BalancedSampler",
-    "Draw",
     "DrawSampler",
-    "Ground",
     "GroundDataset",
     "HardSampler",
     "LossesOfTiles",
-    "TileSampler",
-    "UniformSampler",
     "build_sampler",
     "build_train_loader",
     "build_val_loader",
-    "cut_window",
     "gather_ground",
     "remove_ground",
     "window_side",

@@ -145,12 +145,11 @@ def plan_tiles(scenes: Sequence[str | Path], labels: str | Path, options: TileOp
         for record in _region_tiles(index, infos[index].path, grid, region, options)
     ]
     common = grids[0].crs.to_wkt()
-    pixel_area = abs(grids[0].transform.determinant)
     tiles = _to_common(records, grids, common)
     tiles = drop_near(tiles, grids, separation.gap)
     check_splits(infos, set(tiles.split), grids, options)
     warn_of_shares(tiles.split, options)
-    shared = count_shared_pixels(tiles, pixel_area)
+    shared = count_shared_pixels(tiles, grids[0].pixel_area)
     ground = merge_regions(
         [
             _region_ground(grid, regions, placed)

@@ -6,14 +6,11 @@ does; `run` is the way from one to the next, and `finish` what a run ends with.
 
 from geoseg.train.lr_finder import FoundRate, find_lr
 from geoseg.train.run import TrainResult, check_run, train
-from geoseg.train.setup import Setup, prepare
 
 __all__ = [
     "FoundRate",
-    "Setup",
     "TrainResult",
     "check_run",
     "find_lr",
-    "prepare",
     "train",
 ]

@@ -99,10 +99,9 @@ def train(
             then.
     """
     model, options, folder = model or ModelOptions(), options or TrainOptions(), Path(output)
-    setup, epochs = check_run(
+    setup, settings, epochs = check_run(
         tiles, folder, model=model, options=options, resume=resume, overwrite=overwrite
     )
-    settings = describe_run(setup.train_set.info, model, options)
     history = History(folder, setup.options, report, settings)
     trainer = build_trainer(folder, setup.options, setup.device, history, progress_bar=progress_bar)
     first = trainer.is_global_zero  # of several processes, the one that writes and speaks
@@ -126,11 +125,12 @@ def check_run(
     options: TrainOptions,
     resume: bool,
     overwrite: bool,
-) -> tuple[Setup, int]:
+) -> tuple[Setup, dict[str, Any], int]:
     """Refuses what `train` would refuse, writing nothing; the arguments are those of `train`.
 
     Returns:
-        What the run begins with, and how many of its epochs are finished.
+        What the run begins with, what must stay the same in it (see `describe_run`), and how many
+        of its epochs are finished.
 
     Raises:
         GeosegError: As `train`.
@@ -144,10 +144,11 @@ def check_run(
         begun = resume and not (folder / MODEL_NAME).exists()
         check_output(output, overwrite=overwrite or resuming or begun)
     setup = prepare_once(tiles, model, options, pretrained=not resuming)
-    if not resuming:
-        return setup, 0
     settings = describe_run(setup.train_set.info, model, options)
-    return setup, check_state(folder / LAST_NAME, setup.module, setup.options, settings)
+    if not resuming:
+        return setup, settings, 0
+    epochs = check_state(folder / LAST_NAME, setup.module, setup.options, settings)
+    return setup, settings, epochs
 
 
 def _fit(setup: Setup, trainer: L.Trainer, folder: Path, report: Report, epochs: int) -> None:

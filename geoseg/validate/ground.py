@@ -163,7 +163,7 @@ class ValidationGround:
             found = ground.evaluate(thresholds)
             buildings += found.score
             # Scenes may have units of their own.
-            pixels += found.area / abs(ground.grid.transform.determinant)
+            pixels += found.area / ground.grid.pixel_area
         return buildings, pixels
 
 
