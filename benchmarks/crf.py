@@ -21,9 +21,9 @@ import numpy as np
 from rasterio.windows import Window
 from scipy.ndimage import gaussian_filter
 
-from geoseg.crf import refine
+from geoseg.geo.raster import Scene
 from geoseg.options import CRFOptions
-from geoseg.raster import Scene
+from geoseg.prediction.crf.mean_field import refine
 from geoseg.town import build_town
 
 SETTINGS = {

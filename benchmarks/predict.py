@@ -38,20 +38,21 @@ import rasterio
 import torch
 from rasterio.windows import Window
 
-from geoseg.device import choose_device
 from geoseg.errors import ConfigError
-from geoseg.execution import open_workers
-from geoseg.model_file import ModelSpec, load_model, load_spec, save_model
-from geoseg.models import build_model
+from geoseg.geo.tiling import TileGrid
+from geoseg.jobs.workers import open_workers
+from geoseg.networks.device import choose_device
+from geoseg.networks.model_file import ModelSpec, load_model, load_spec, save_model
+from geoseg.networks.models import build_model
 from geoseg.options import PredictOptions
-from geoseg.plan import plan_prediction
-from geoseg.predict import Predictor, Workers, predict
-from geoseg.predict.backend import NAMES, check_backend
-from geoseg.predict.block import BlockTask, choose_step, predict_block
-from geoseg.predict.reading import iter_batches
-from geoseg.predict.values import ValuesKind
-from geoseg.stitch import Block
-from geoseg.tiling import TilePlan
+from geoseg.prediction.backends import NAMES, check_backend
+from geoseg.prediction.batches import iter_batches
+from geoseg.prediction.blocks import BlockTask, choose_step, predict_block
+from geoseg.prediction.encoding import ValuesKind
+from geoseg.prediction.plan import plan_prediction
+from geoseg.prediction.predictor import Predictor
+from geoseg.prediction.scene_prediction import Workers, predict
+from geoseg.prediction.stitching import Block
 from geoseg.town import build_town, write_town
 
 TOWN = 2048
@@ -193,7 +194,7 @@ print(time.perf_counter() - start)
 def copy_windows(scene: Path, work: Path) -> None:
     """Reads the tiles of a scene one by one, and writes a band and its mask where they begin."""
     with rasterio.open(scene) as source:
-        plan = TilePlan(source.height, source.width, SIZE, OVERLAP)
+        plan = TileGrid(source.height, source.width, SIZE, OVERLAP)
         profile = source.profile | {"count": 1}
         with (
             rasterio.open(work / "bare_prob.tif", "w", **profile) as prob,
@@ -329,7 +330,7 @@ def workers(work: Path, *, repeat: int, device: str) -> dict[str, Any]:
         two = Workers(counted, 2)
         predict(scene, model, work / "two.tif", options=options, workers=two)
     with rasterio.open(scene) as source:
-        tiles = len(TilePlan(source.height, source.width, SIZE, OVERLAP))
+        tiles = len(TileGrid(source.height, source.width, SIZE, OVERLAP))
     return {
         "same_bytes": (work / "one.tif").read_bytes() == (work / "two.tif").read_bytes(),
         "tiles": tiles,

@@ -30,13 +30,13 @@ import click
 import torch
 
 from geoseg.config import Config, load_config
-from geoseg.evaluate import evaluate
-from geoseg.model_file import load_spec
+from geoseg.data.tiles import plan_tiles, tile_scenes
+from geoseg.evaluation import evaluate
+from geoseg.networks.model_file import load_spec
 from geoseg.options import Thresholds
-from geoseg.predict import predict
-from geoseg.tiles import plan_tiles, tile_scenes
-from geoseg.train import train
-from geoseg.vectorize import vectorize
+from geoseg.prediction.scene_prediction import predict
+from geoseg.training.run import train
+from geoseg.vectorization.layer import vectorize
 
 NO_SEPARATION = {"seed": 0.01, "border": 0.0, "contact": 0.0}
 AS_IT_IS = {"subpixel": False, "regularize": False, "simplify_m": 0.0, "min_area_m2": 0.0}

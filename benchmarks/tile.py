@@ -32,12 +32,12 @@ import numpy as np
 import rasterio
 from rasterio.windows import Window
 
-from geoseg.execution import open_workers, run_tasks
+from geoseg.data.label_report import survey_tiles
+from geoseg.data.tiles import TilingPlan, plan_tiles, tile_scenes
+from geoseg.geo.vector import write_footprints
+from geoseg.jobs.workers import open_workers, run_tasks
 from geoseg.options import TileOptions
-from geoseg.survey import survey_tiles
-from geoseg.tiles import TilesPlan, plan_tiles, tile_scenes
 from geoseg.town import build_town, write_town
-from geoseg.vector import write_footprints
 
 # Side of the town that is repeated, in pixels, and of the scenes whose memory is compared.
 TOWN = 2048
@@ -144,7 +144,7 @@ def adding_to(sums: dict[str, float], name: str) -> Iterator[None]:
     sums[name] += time.process_time() - start
 
 
-def cut(plan: TilesPlan, output: Path, run: Any) -> None:
+def cut(plan: TilingPlan, output: Path, run: Any) -> None:
     """Cuts all tiles of a plan anew."""
     shutil.rmtree(output, ignore_errors=True)
     tile_scenes(plan, output, run=run)

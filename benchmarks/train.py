@@ -33,12 +33,13 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from geoseg.config import Config, load_config
-from geoseg.dataset import TileDataset
-from geoseg.loading import GroundDataset, build_sampler, gather_ground, window_side
 from geoseg.options import TileOptions
-from geoseg.train.history import History
-from geoseg.train.loop import build_trainer
-from geoseg.train.setup import build_loaders, prepare
+from geoseg.training.dataset import TileDataset
+from geoseg.training.history import History
+from geoseg.training.loading.loaders import build_sampler, window_side
+from geoseg.training.loading.mosaic import GroundDataset, gather_ground
+from geoseg.training.loop import build_trainer
+from geoseg.training.setup import build_loaders, prepare
 
 TOWN = (1536, 2048)
 
@@ -88,7 +89,7 @@ def _given(arguments: argparse.Namespace) -> Iterator[str]:
 
 def make_tiles(work: Path, size: int) -> Path:
     """The tiles of a synthetic town."""
-    from geoseg.tiles import plan_tiles, tile_scenes
+    from geoseg.data.tiles import plan_tiles, tile_scenes
     from geoseg.town import build_town, write_town
 
     scene, footprints = write_town(build_town(*TOWN, seed=7), work)

@@ -41,21 +41,16 @@ from rasterio.features import shapes
 from rasterio.windows import Window
 from shapely.geometry import shape
 
-from geoseg.evaluate import evaluate
-from geoseg.grid import Grid
-from geoseg.raster import Scene, open_for_writing
-from geoseg.vectorize import (
-    Components,
-    describe_block,
-    find_runs,
-    join_parts,
-    label_runs,
-    read_thresholds,
-    trace_rings,
-    vectorize,
-)
-from geoseg.vectorize.outlines import move_polygons
-from geoseg.vectorize.windows import Share, deal_windows
+from geoseg.evaluation import evaluate
+from geoseg.geo.grid import Grid
+from geoseg.geo.raster import Scene, open_for_writing
+from geoseg.vectorization.components.labelling import Components, describe_block, join_parts
+from geoseg.vectorization.components.runs import find_runs, label_runs
+from geoseg.vectorization.components.trace_windows import Share, deal_windows
+from geoseg.vectorization.layer import vectorize
+from geoseg.vectorization.outlines.rings import trace_rings
+from geoseg.vectorization.outlines.tracing import move_polygons
+from geoseg.vectorization.prob_tags import read_thresholds
 
 SIDE, BUILDINGS, BLOCK = 10_000, 20_000, 2048
 RIGHT_DEGREES = 3.0
@@ -198,7 +193,7 @@ def write_prob(path: Path, times: int) -> Path:
 MEASURED = """
 import json, re, sys, time
 from pathlib import Path
-from geoseg.vectorize import vectorize
+from geoseg.vectorization import vectorize
 start, cpu = time.perf_counter(), time.process_time()
 count = vectorize(sys.argv[1], sys.argv[2])
 seconds, cpu = time.perf_counter() - start, time.process_time() - cpu

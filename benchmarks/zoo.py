@@ -20,18 +20,19 @@ import click
 import numpy as np
 import torch
 
-from geoseg.boxes.predictor import BoxPredictor
+from geoseg.boxes.detector import BoxPredictor
 from geoseg.config import Config, load_config
+from geoseg.data.tiles import plan_tiles, tile_scenes
 from geoseg.errors import GeosegError
-from geoseg.evaluate import evaluate
-from geoseg.model_file import load_model
-from geoseg.models import ARCHITECTURES, list_architectures, task_of
-from geoseg.models.card import make_card
+from geoseg.evaluation import evaluate
+from geoseg.networks.model_file import load_model
+from geoseg.networks.models import ARCHITECTURES, list_architectures, task_of
+from geoseg.networks.models.card import make_card
 from geoseg.options import ModelOptions
-from geoseg.predict import Predictor, predict
-from geoseg.tiles import plan_tiles, tile_scenes
+from geoseg.prediction.predictor import Predictor
+from geoseg.prediction.scene_prediction import predict
 from geoseg.town import build_town, write_town
-from geoseg.train import train
+from geoseg.training.run import train
 
 LITE = "tu-tf_efficientnet_lite0"
 

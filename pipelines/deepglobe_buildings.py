@@ -16,12 +16,12 @@ from typing import Any
 import click
 
 from geoseg.config import Config, load_config
-from geoseg.evaluate import evaluate
-from geoseg.execution import open_workers
-from geoseg.labels import labels_of
-from geoseg.predict import predict_scenes
-from geoseg.tiles import list_scenes, plan_tiles, tile_scenes
-from geoseg.train import train
+from geoseg.data.labels import labels_of
+from geoseg.data.tiles import list_scenes, plan_tiles, tile_scenes
+from geoseg.evaluation import evaluate
+from geoseg.jobs.workers import open_workers
+from geoseg.prediction.scene_prediction import predict_scenes
+from geoseg.training.run import train
 
 
 def run(

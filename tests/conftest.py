@@ -14,10 +14,10 @@ from hypothesis import settings
 from rasterio.crs import CRS
 from shapely.geometry import Polygon
 
+from geoseg.data.tiles import plan_tiles, tile_scenes
 from geoseg.errors import GeosegError
-from geoseg.grid import Grid
+from geoseg.geo.grid import Grid
 from geoseg.options import TileOptions
-from geoseg.tiles import plan_tiles, tile_scenes
 
 # `HYPOTHESIS_PROFILE=ci pytest` tries more examples, the same ones each time.
 settings.register_profile("dev", max_examples=25, deadline=None)

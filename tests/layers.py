@@ -3,8 +3,9 @@
 import geopandas as gpd
 import numpy as np
 
-from geoseg.raster import write_array
-from geoseg.vectorize import describe_block, join_parts, vectorize
+from geoseg.geo.raster import write_array
+from geoseg.vectorization.components.labelling import describe_block, join_parts
+from geoseg.vectorization.layer import vectorize
 
 
 def make_layer(prob, folder, **options):

@@ -2,8 +2,8 @@
 
 import torch
 
-from geoseg.model_file import ModelSpec, save_model
-from geoseg.models import build_model
+from geoseg.networks.model_file import ModelSpec, save_model
+from geoseg.networks.models import build_model
 from geoseg.options import Thresholds
 
 DEEPGLOBE = ModelSpec(

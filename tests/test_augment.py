@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-import geoseg.augment
-from geoseg.augment import Chance, augment, bend, blur, cast_shadows, recolour
+import geoseg.training.augmentation
 from geoseg.errors import InputShapeError
 from geoseg.options import AUGMENT_PRESETS, AugmentOptions
+from geoseg.training.augmentation import Chance, augment, bend, blur, cast_shadows, recolour
 
 BLACK = torch.tensor([-2.0, -1.5, -1.0])
 
@@ -357,7 +357,9 @@ def test_bands_go_their_own_way():
 
 def test_gamma_bends_between_black_and_white():
     image = torch.cat([BLACK.view(1, 3, 1, 1).expand(200, 3, 4, 1), ramp()], dim=3)
-    found = geoseg.augment.bend_tones(image.clone(), BLACK, only(gamma=0.5), chance(200))
+    found = geoseg.training.augmentation.bend_tones(
+        image.clone(), BLACK, only(gamma=0.5), chance(200)
+    )
     floor = BLACK.view(1, 3, 1, 1)
     assert torch.allclose(found[..., :1], floor.expand(200, 3, 4, 1), atol=1e-4)
     light, was = (found - floor) / (3 - floor), (image - floor) / (3 - floor)
@@ -372,7 +374,9 @@ def test_gamma_bends_between_black_and_white():
 
 def test_gamma_of_decibels_stays_finite():
     image = torch.linspace(-6, 6, 31).expand(20, 2, 4, 31).clone()
-    found = geoseg.augment.bend_tones(image, torch.tensor([2.4, -1e-3]), only(gamma=1), chance(20))
+    found = geoseg.training.augmentation.bend_tones(
+        image, torch.tensor([2.4, -1e-3]), only(gamma=1), chance(20)
+    )
     assert found.isfinite().all()
     assert (found[..., 0] >= torch.tensor([-3, -1e-3]).view(2, 1) - 1e-4).all()
 
@@ -474,7 +478,7 @@ def test_displacements_deviate_as_asked(monkeypatch):
         seen.append((coarse, window, size))
         return bend(coarse, window, size)
 
-    monkeypatch.setattr(geoseg.augment, "bend", spy)
+    monkeypatch.setattr(geoseg.training.augmentation, "bend", spy)
     run(*batch(500), moves(elastic_px=7, free_share=1), size=16)
     ((coarse, window, size),) = seen
     assert coarse.shape == (500, 2, 3, 3)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from geoseg.train.averaging import LateAverage, RunningAverage
+from geoseg.training.weight_averaging import LateAverage, RunningAverage
 
 
 def averaged(callback, values):

@@ -8,9 +8,9 @@ import torch
 from small_models import DEEPGLOBE, make_model
 
 from geoseg.errors import ConfigError
+from geoseg.geo.raster import Scene
 from geoseg.options import PredictOptions
-from geoseg.predict import Workers, predict
-from geoseg.raster import Scene
+from geoseg.prediction.scene_prediction import Workers, predict
 from geoseg.town import build_town, write_town
 
 CHANGES = {
@@ -50,7 +50,7 @@ def found(scene, model, path, workers=None, **options):
 @needs_openvino
 @pytest.mark.parametrize(("name", "tta"), [("deepglobe", "none"), ("unet", "flips")])
 def test_openvino_says_what_torch_says(scene, models, tmp_path, monkeypatch, name, tta):
-    monkeypatch.setattr("geoseg.predict.backend.computes_bf16", lambda _: False)
+    monkeypatch.setattr("geoseg.prediction.backends.computes_bf16", lambda _: False)
     wanted, valid = found(scene, models[name], tmp_path / "torch.tif", tta=tta)
     import openvino
 

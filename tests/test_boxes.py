@@ -20,23 +20,26 @@ from hypothesis import strategies as st
 from rasterio.windows import Window
 from scipy import ndimage
 
-import geoseg.loading.loaders
-from geoseg.augment import Chance
+import geoseg.training.loading.loaders
 from geoseg.boxes import learner as box_learner
 from geoseg.boxes import predict as box_predict
 from geoseg.boxes import predictor as box_predictor
-from geoseg.boxes.augment import augment_boxes, turn_boxes, turn_image
-from geoseg.boxes.boxes import LEAST_SHARE, Boxes, join_boxes, valid_shares
-from geoseg.boxes.dataset import BoxDataset
-from geoseg.boxes.judge import Verdict, build_grounds, judge, tune_boxes
-from geoseg.boxes.learner import BOX_RECIPE
-from geoseg.boxes.predictor import BoxPredictor
-from geoseg.boxes.stitch import Stitcher, stitch_boxes
+from geoseg.boxes.box_arrays import LEAST_SHARE, Boxes, join_boxes, valid_shares
+from geoseg.boxes.box_augmentation import augment_boxes, turn_boxes, turn_image
+from geoseg.boxes.box_dataset import BoxDataset
+from geoseg.boxes.box_learner import BOX_RECIPE
+from geoseg.boxes.detector import BoxPredictor
+from geoseg.boxes.merging import BoxMerger, stitch_boxes
+from geoseg.boxes.scoring import Verdict, build_grounds, judge, tune_boxes
 from geoseg.cli import cli
+from geoseg.data.tiles import plan_tiles, tile_scenes, tile_window
 from geoseg.errors import ConfigError, ModelFileError
-from geoseg.evaluate import evaluate_layers
-from geoseg.model_file import ModelSpec, load_model, save_model
-from geoseg.models import build_model
+from geoseg.evaluation import evaluate_layers
+from geoseg.geo.raster import write_array
+from geoseg.geo.tiling import TileGrid
+from geoseg.geo.vector import FOOTPRINT_COLUMNS, read_footprints
+from geoseg.networks.model_file import ModelSpec, load_model, save_model
+from geoseg.networks.models import build_model
 from geoseg.options import (
     AUGMENT_PRESETS,
     ModelOptions,
@@ -46,12 +49,9 @@ from geoseg.options import (
     TrainOptions,
     VectorizeOptions,
 )
-from geoseg.predict import predict
-from geoseg.raster import write_array
-from geoseg.tiles import plan_tiles, tile_scenes, tile_window
-from geoseg.tiling import TilePlan
-from geoseg.train import train
-from geoseg.vector import FOOTPRINT_COLUMNS, read_footprints
+from geoseg.prediction.scene_prediction import predict
+from geoseg.training.augmentation import Chance
+from geoseg.training.run import train
 
 SPEC = ModelSpec(
     arch="retinanet", encoder="resnet18", options={"channels": 32}, bands=("red", "green", "blue"),
@@ -230,7 +230,7 @@ def stitched(plan, buildings, seed=0):
 )  # fmt: skip
 def test_every_building_is_found_once_wherever_tiles_meet(seed, height, width, overlap, largest):
     rng = np.random.default_rng(seed)
-    buildings, plan = [], TilePlan(height, width, 64, overlap)
+    buildings, plan = [], TileGrid(height, width, 64, overlap)
     for _ in range(30):
         size = rng.integers(8, largest + 1, 2)
         left, top = (
@@ -244,7 +244,7 @@ def test_every_building_is_found_once_wherever_tiles_meet(seed, height, width, o
     found, tiles = stitched(plan, corners, seed)
     assert sorted_rows(found.corners) == sorted_rows(corners)
     # At once, in any order: the same.
-    stitcher = Stitcher()
+    stitcher = BoxMerger()
     for at in rng.permutation(len(tiles)):
         stitcher.add(tiles[at][0].window, tiles[at][1])
     assert sorted_rows(stitcher.advance().corners) == sorted_rows(corners)
@@ -254,7 +254,7 @@ def test_every_building_is_found_once_wherever_tiles_meet(seed, height, width, o
 @given(seed=st.integers(0, 10_000), overlap=st.integers(24, 32))
 def test_boxes_that_are_some_pixels_off_are_still_one_building(seed, overlap):
     rng = np.random.default_rng(seed)
-    plan = TilePlan(150, 190, 64, overlap)
+    plan = TileGrid(150, 190, 64, overlap)
     places = [(x, y) for y in range(6, 120, 34) for x in range(5, 160, 34)]
     corners = np.array([[x, y, x + 22, y + 20] for x, y in places], dtype=float)
     corners += np.tile(rng.integers(-4, 5, (len(corners), 2)), 2)
@@ -274,14 +274,14 @@ def test_boxes_that_are_some_pixels_off_are_still_one_building(seed, overlap):
 
 
 def test_a_sliver_on_a_seam_is_no_building_of_its_own():
-    stitcher = Stitcher((64, 104))
+    stitcher = BoxMerger((64, 104))
     stitcher.add(Window(0, 0, 64, 64), boxes_of([[20, 10, 43, 30]], [0.9]))
     stitcher.add(Window(40, 0, 64, 64), boxes_of([[0, 10, 6, 30]], [0.7]))
     assert stitcher.advance().corners.tolist() == [[20, 10, 43, 30]]
 
 
 def test_the_edge_of_the_scene_cuts_nothing_off():
-    stitcher = Stitcher((64, 104))
+    stitcher = BoxMerger((64, 104))
     stitcher.add(Window(0, 0, 64, 64), boxes_of([[46, 0, 60, 12]], [0.95]))
     stitcher.add(Window(40, 0, 64, 64), boxes_of([[6, 5, 20, 12]], [0.06]))
     found = stitcher.advance()
@@ -290,7 +290,7 @@ def test_the_edge_of_the_scene_cuts_nothing_off():
 
 
 def test_the_tile_that_sees_a_building_whole_is_believed():
-    stitcher = Stitcher()
+    stitcher = BoxMerger()
     stitcher.add(Window(0, 0, 64, 48), boxes_of([[50, 10, 64, 30]], [0.95]))  # cut on its right
     stitcher.add(Window(40, 0, 64, 48), boxes_of([[9.5, 10.5, 31, 30]], [0.6]))
     found = stitcher.advance()
@@ -299,7 +299,7 @@ def test_the_tile_that_sees_a_building_whole_is_believed():
 
 
 def test_a_building_wider_than_the_overlap_is_joined_from_its_parts():
-    stitcher = Stitcher()
+    stitcher = BoxMerger()
     stitcher.add(Window(0, 0, 64, 48), boxes_of([[30, 10, 63, 30]], [0.8]))
     stitcher.add(Window(48, 0, 64, 48), boxes_of([[0.5, 11, 64, 30]], [0.7]))
     stitcher.add(Window(96, 0, 64, 48), boxes_of([[0, 10, 24, 31]], [0.9]))
@@ -311,16 +311,16 @@ def test_a_building_wider_than_the_overlap_is_joined_from_its_parts():
 
 def test_houses_that_touch_on_a_seam_stay_apart():
     row = np.array([[left, 10, left + 12, 30] for left in range(4, 150, 12)], dtype=float)
-    found, _ = stitched(TilePlan(48, 160, 64, 16), row)
+    found, _ = stitched(TileGrid(48, 160, 64, 16), row)
     assert sorted_rows(found.corners) == sorted_rows(row)
 
 
 def test_what_is_given_away_early_is_never_asked_for_again():
-    plan = TilePlan(400, 64, 64, 16)
+    plan = TileGrid(400, 64, 64, 16)
     rows = np.arange(5, 380, 20)
     buildings = np.stack([np.full(len(rows), 10), rows, np.full(len(rows), 40), rows + 12], axis=1)
     scores = np.ones(len(rows))
-    held, stitcher, given = [], Stitcher(), []
+    held, stitcher, given = [], BoxMerger(), []
     for tile in plan:
         given.append(stitcher.advance(tile.window.row_off))
         stitcher.add(tile.window, seen_by(tile.window, buildings, scores))
@@ -333,7 +333,7 @@ def test_what_is_given_away_early_is_never_asked_for_again():
 
 
 def test_of_two_boxes_on_one_building_the_surer_stays():
-    stitcher = Stitcher()
+    stitcher = BoxMerger()
     stitcher.add(Window(0, 0, 64, 48), boxes_of([[40, 10, 58, 30]], [0.6]))
     stitcher.add(Window(32, 0, 64, 48), boxes_of([[9, 11, 27, 30]], [0.8]))
     assert stitcher.advance().corners.tolist() == [[41, 11, 59, 30]]
@@ -417,7 +417,7 @@ def test_a_folder_gets_footprints_alone(make_scene, model, perfect, tmp_path):
     hole = made.grid.window_polygon(Window(0, 0, 64, 40))
     assert 0 < len(found) < len(made.boxes)
     assert found.intersection(hole).area.max() == pytest.approx(0, abs=1e-6)
-    assert steps[-1][0] == steps[-1][1] == len(TilePlan(96, 160, 64, 24))
+    assert steps[-1][0] == steps[-1][1] == len(TileGrid(96, 160, 64, 24))
     assert steps == sorted(steps)
 
 
@@ -560,7 +560,7 @@ def rows(folder):
 @pytest.fixture
 def run(quick_tiles, tmp_path, monkeypatch):
     """Trains for a few steps per epoch."""
-    monkeypatch.setattr(geoseg.loading.loaders, "_LEAST_STEPS", 4)
+    monkeypatch.setattr(geoseg.training.loading.loaders, "_LEAST_STEPS", 4)
     return partial(train, quick_tiles, model=MODEL, options=QUICK)
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit
 
-from geoseg.validate.calibration import (
+from geoseg.training.validation.calibration import (
     BINS,
     calibrate_counts,
     count_logits,

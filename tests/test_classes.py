@@ -22,27 +22,24 @@ from scipy import ndimage
 from torch import nn
 
 from geoseg.cli import cli
-from geoseg.dataset import TileDataset
+from geoseg.data.tiles import TilesInfo
 from geoseg.errors import ConfigError, GridMismatchError, SceneReadError
-from geoseg.evaluate import evaluate_mask
-from geoseg.grid import Grid
-from geoseg.metrics import count_classes
-from geoseg.model_file import load_spec
+from geoseg.evaluation import evaluate_mask
+from geoseg.evaluation.metrics import count_classes
+from geoseg.geo.grid import Grid
+from geoseg.geo.raster import Scene, write_array
+from geoseg.geo.vector import read_footprints
+from geoseg.networks.model_file import load_spec
 from geoseg.options import ClassOptions, ModelOptions, Thresholds, TrainOptions, VectorizeOptions
-from geoseg.predict import predict
-from geoseg.raster import Scene, write_array
-from geoseg.tiles import TilesInfo
+from geoseg.prediction.scene_prediction import predict
 from geoseg.town import build_town, write_town
-from geoseg.train import finish, train
-from geoseg.train.segmenter import Segmenter
-from geoseg.vector import read_footprints
-from geoseg.vectorize import (
-    CLASSES_TAG,
-    describe_classes,
-    refuse_thresholds,
-    vectorize,
-)
-from geoseg.vectorize.classes import margin_px
+from geoseg.training import finish
+from geoseg.training.dataset import TileDataset
+from geoseg.training.run import train
+from geoseg.training.segmenter import Segmenter
+from geoseg.vectorization.class_polygons import margin_px
+from geoseg.vectorization.layer import vectorize
+from geoseg.vectorization.prob_tags import CLASSES_TAG, describe_classes, refuse_thresholds
 
 UTM = CRS.from_epsg(32645)
 NAMES = ("ground", "field", "water")

@@ -14,8 +14,8 @@ import rasterio
 from click.testing import CliRunner
 
 from geoseg.cli import COMMANDS, cli, main
+from geoseg.geo.vector import count_features, read_footprints
 from geoseg.town import build_town, write_town
-from geoseg.vector import count_features, read_footprints
 
 # As small as a network and its training can be while all the words still do their work.
 QUICK = [
@@ -379,7 +379,7 @@ def test_an_interruption_is_said_in_one_line(monkeypatch, tmp_path):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("geoseg.tiles.plan_tiles", stop)
+    monkeypatch.setattr("geoseg.data.tiles.plan_tiles", stop)
     (tmp_path / "a.tif").touch()
     code, out, err = geoseg("tile", tmp_path / "a.tif", "--labels", "b.gpkg", "-o", "nowhere")
     assert code == 130

@@ -6,9 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
 
-from geoseg.crf import Lattice, block_windows, refine, refine_block
 from geoseg.errors import GridMismatchError
 from geoseg.options import CRFOptions
+from geoseg.prediction.crf.blockwise import block_windows, refine_block
+from geoseg.prediction.crf.lattice import Lattice
+from geoseg.prediction.crf.mean_field import refine
 
 DEEPLAB = CRFOptions(gaussian_sigma=1, bilateral_sigma=67, colour_sigma=3)
 DEMO = CRFOptions(bilateral_weight=10, bilateral_sigma=80, colour_sigma=13, iterations=5)

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-import geoseg.dataset
-from geoseg.dataset import TileDataset, normalise
+import geoseg.training.dataset
+from geoseg.data.tiles import plan_tiles, tile_scenes, tile_window
 from geoseg.errors import EmptyDatasetError, SceneReadError
-from geoseg.losses import burn_separation
+from geoseg.networks.losses import burn_separation
 from geoseg.options import TileOptions
-from geoseg.tiles import plan_tiles, tile_scenes, tile_window
+from geoseg.training.dataset import TileDataset, normalise
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_a_sample_is_the_scenes_own_pixels(tiles):
 
 @pytest.mark.parametrize("cache", [0, 2 * 32 * 32 * 11, 2**30])
 def test_every_pass_is_the_same_however_much_is_cached(tiles, cache, monkeypatch):
-    monkeypatch.setattr(geoseg.dataset, "CACHE_BYTES", cache)
+    monkeypatch.setattr(geoseg.training.dataset, "CACHE_BYTES", cache)
     dataset = TileDataset(tiles[1], "train")
     passes = [list(DataLoader(dataset, batch_size=5)) for _ in range(2)]
     assert [len(batch["image"]) for batch in passes[0]] == [5, 5, 5, 1]

@@ -9,13 +9,13 @@ import time
 
 import pytest
 
+from geoseg.data.tiles import plan_tiles, tile_scenes
 from geoseg.errors import ConfigError
 from geoseg.options import ModelOptions, TileOptions, TrainOptions
-from geoseg.ranks import adopt_started, settle
-from geoseg.tiles import plan_tiles, tile_scenes
 from geoseg.town import build_town, write_town
-from geoseg.train import train
-from geoseg.train.loop import choose_environment
+from geoseg.training.distributed import adopt_started, settle
+from geoseg.training.loop import choose_environment
+from geoseg.training.run import train
 
 PIXELWISE = ModelOptions(arch="pixelwise")
 # What befalls a sample is the same however many share a batch, but for its grain.

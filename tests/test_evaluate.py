@@ -20,8 +20,8 @@ from geoseg.errors import (
     OutputExistsError,
     VectorReadError,
 )
-from geoseg.evaluate import evaluate, evaluate_layers, format_table
-from geoseg.metrics import Score
+from geoseg.evaluation import evaluate, evaluate_layers, format_table
+from geoseg.evaluation.metrics import Score
 
 SPACENET = Path(__file__).parents[2] / "shared" / "fixtures" / "spacenet"
 

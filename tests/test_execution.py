@@ -9,9 +9,9 @@ import time
 import pytest
 from distributed import LocalCluster
 
-from geoseg.environment import WORKER_VARIABLE
 from geoseg.errors import ConfigError, SceneReadError
-from geoseg.execution import count_workers, run_tasks
+from geoseg.jobs.environment import WORKER_VARIABLE
+from geoseg.jobs.workers import count_workers, run_tasks
 
 TASKS = list(range(23))
 

@@ -10,10 +10,10 @@ import torch
 from small_models import DEEPGLOBE, make_model
 
 from geoseg.errors import ConfigError, ModelFileError, OutputExistsError
-from geoseg.export import export
-from geoseg.model_file import ModelSpec, load_model, save_model
+from geoseg.networks.export import export
+from geoseg.networks.model_file import ModelSpec, load_model, save_model
 from geoseg.options import Thresholds
-from geoseg.predict import Predictor
+from geoseg.prediction.predictor import Predictor
 
 SPEC = DEEPGLOBE.model_copy(
     update={
@@ -53,7 +53,7 @@ def tiles(count=3):
 
 def said_by(model, data):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("geoseg.predict.backend.computes_bf16", lambda _: False)
+        patch.setattr("geoseg.prediction.backends.computes_bf16", lambda _: False)
         predictor = Predictor(*load_model(model), "cpu")
     return predictor(data, np.ones((len(data), 64, 64), bool))
 
@@ -118,7 +118,7 @@ def test_what_cannot_be_exported(models, tmp_path, monkeypatch):
     (tmp_path / "there.json").write_text("mine")
     with pytest.raises(OutputExistsError, match="--overwrite"):
         export(models["land"], tmp_path / "there.json")
-    monkeypatch.setattr("geoseg.export.TOLERANCE", -1.0)
+    monkeypatch.setattr("geoseg.networks.export.TOLERANCE", -1.0)
     with pytest.raises(ModelFileError, match="says other probabilities"):
         export(models["land"], tmp_path / "model.pt2")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["boxes.safetensors", "there.json"]

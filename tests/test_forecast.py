@@ -5,11 +5,11 @@ import pytest
 import rasterio
 
 from geoseg.cli import progress
+from geoseg.data.forecast import forecast_tiles
+from geoseg.data.label_report import survey_tiles
+from geoseg.data.tiles import plan_tiles, tile_scenes
 from geoseg.errors import SceneReadError
-from geoseg.forecast import forecast_tiles
 from geoseg.options import ClassOptions, TileOptions
-from geoseg.survey import survey_tiles
-from geoseg.tiles import plan_tiles, tile_scenes
 from geoseg.town import build_town, write_town
 
 

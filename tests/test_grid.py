@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rasterio.crs import CRS
 from rasterio.windows import Window
 
-from geoseg.grid import Grid
+from geoseg.geo.grid import Grid
 
 UTM = CRS.from_epsg(32645)
 # Nearly the State Plane of Massachusetts: no EPSG code fits.

@@ -13,16 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-import geoseg.loading.ground
-from geoseg.dataset import TileDataset, normalise
+import geoseg.training.loading.mosaic
+from geoseg.data.tiles import plan_tiles, tile_scenes, tile_window
 from geoseg.errors import DiskFullError, SceneReadError
-from geoseg.loading.blocks import Group, cut_window, lay_down
-from geoseg.loading.ground import GroundDataset, gather_ground, remove_ground
-from geoseg.loading.loaders import build_sampler, build_train_loader, window_side
-from geoseg.loading.sampling import Draw
 from geoseg.options import TileOptions, TrainOptions
-from geoseg.tiles import plan_tiles, tile_scenes, tile_window
 from geoseg.town import build_town, write_town
+from geoseg.training.dataset import TileDataset, normalise
+from geoseg.training.loading.block_store import Group, cut_window, lay_down
+from geoseg.training.loading.loaders import build_sampler, build_train_loader, window_side
+from geoseg.training.loading.mosaic import MosaicDataset, build_mosaic, remove_mosaic
+from geoseg.training.loading.sampling import Draw
 
 SIZE = 32
 
@@ -42,7 +42,7 @@ def town(tmp_path_factory):
     with rasterio.open(scene) as source:
         data = source.read()
     dataset = TileDataset(tiles, "train")
-    return data, dataset, gather_ground(dataset, folder / "ground")
+    return data, dataset, build_mosaic(dataset, folder / "ground")
 
 
 def lay_out(dataset, data):
@@ -65,7 +65,7 @@ def test_windows_are_slices_of_the_scene(town):
     target, valid, covered = lay_out(dataset, data)
     assert (~covered).any()
     assert (covered & ~valid[0]).any()
-    windows = GroundDataset(ground, 48)
+    windows = MosaicDataset(ground, 48)
     inside = 0
     for index, tile in enumerate(dataset.tiles.itertuples()):
         top, left = tile.row_off - 8, tile.col_off - 8
@@ -86,7 +86,7 @@ def test_windows_are_slices_of_the_scene(town):
 
 def test_the_middle_of_a_window_is_the_tile(town):
     _, dataset, ground = town
-    windows = GroundDataset(ground, 48)
+    windows = MosaicDataset(ground, 48)
     for index in range(len(dataset)):
         batch = windows.__getitems__([Draw(index)])
         sample = dataset[index]
@@ -105,7 +105,7 @@ def test_no_pixel_of_another_split_is_valid(town, chosen, window):
     ground = numbered(town)
     _, _, covered = lay_out(dataset, data)
     chosen = [Draw(tile % len(dataset), dy, dx) for tile, dy, dx in chosen]
-    batch = GroundDataset(ground, window).__getitems__(chosen)
+    batch = MosaicDataset(ground, window).__getitems__(chosen)
     places = batch["image"].numpy()[:, 0].astype(int)
     valid = batch["valid"].numpy()[:, 0]
     assert covered.ravel()[places[valid] - 1].all()
@@ -232,7 +232,7 @@ def test_moved_tiles_stay_inside_their_group(town):
 
 def test_memory_and_files_hold_the_same(town, tmp_path):
     _, dataset, ground = town
-    filed = gather_ground(dataset, tmp_path / "ground", memory_bytes=0)
+    filed = build_mosaic(dataset, tmp_path / "ground", memory_bytes=0)
     assert filed.folder == tmp_path / "ground"
     assert ground.folder is None
     for one, other in zip(ground.groups, filed.groups, strict=True):
@@ -244,10 +244,10 @@ def test_memory_and_files_hold_the_same(town, tmp_path):
         assert not array.flags.writeable
         np.testing.assert_array_equal(array, ground.stores[name], strict=True)
     chosen = [Draw(index, 5, -3) for index in range(len(dataset))]
-    batches = [GroundDataset(one, 48).__getitems__(chosen) for one in (ground, filed)]
+    batches = [MosaicDataset(one, 48).__getitems__(chosen) for one in (ground, filed)]
     assert batches[0].keys() == batches[1].keys()
     assert all(torch.equal(batches[0][name], batches[1][name]) for name in batches[0])
-    remove_ground(tmp_path / "ground")
+    remove_mosaic(tmp_path / "ground")
     assert not (tmp_path / "ground").exists()
 
 
@@ -265,14 +265,14 @@ def test_a_strip_takes_room_for_its_tiles_alone(town, tmp_path, monkeypatch, ste
         "target": np.zeros((len(self.info.targets), SIZE, SIZE), np.uint8),
         "valid": np.ones((1, SIZE, SIZE), bool),
     })  # fmt: skip
-    ground = gather_ground(dataset, tmp_path / "ground", memory_bytes=memory_bytes)
+    ground = build_mosaic(dataset, tmp_path / "ground", memory_bytes=memory_bytes)
     assert len(ground.groups) == 1
     covered = ground.stores["valid"].sum()
     assert covered > 0.5 * count * SIZE**2
     assert ground.stores["valid"].size < 4.1 * covered
     if all(step):
         assert ground.groups[0].height * ground.groups[0].width > 50 * ground.stores["valid"].size
-        windows = GroundDataset(ground, SIZE + 64)
+        windows = MosaicDataset(ground, SIZE + 64)
         batch = windows.__getitems__([Draw(150)])
         middle = slice(SIZE, 2 * SIZE)
         assert batch["valid"][0, 0, middle, middle].all()
@@ -288,7 +288,7 @@ def test_files_are_used_again_only_if_whole_and_of_the_same_tiles(town, tmp_path
     reads = []
     read = TileDataset.read
     monkeypatch.setattr(TileDataset, "read", lambda *a: reads.append(a) or read(*a))
-    gather = partial(gather_ground, folder=folder, memory_bytes=0)
+    gather = partial(build_mosaic, folder=folder, memory_bytes=0)
     gather(dataset)
     assert 0 < len(reads) <= len(dataset)
     count = len(reads)
@@ -303,16 +303,16 @@ def test_files_are_used_again_only_if_whole_and_of_the_same_tiles(town, tmp_path
     gather(TileDataset(dataset.folder, "val"))
     assert len(reads) > 3 * count
     (folder / "mine.txt").touch()
-    remove_ground(folder)
+    remove_mosaic(folder)
     assert [path.name for path in folder.iterdir()] == ["mine.txt"]
 
 
 def test_a_full_disk_is_said_before_anything_is_written(town, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        geoseg.loading.ground.shutil, "disk_usage", lambda _: type("U", (), {"free": 5})
+        geoseg.training.loading.mosaic.shutil, "disk_usage", lambda _: type("U", (), {"free": 5})
     )
     with pytest.raises(DiskFullError, match=r"train\.max_memory_gb"):
-        gather_ground(town[1], tmp_path / "ground", memory_bytes=0)
+        build_mosaic(town[1], tmp_path / "ground", memory_bytes=0)
     assert not (tmp_path / "ground").exists()
 
 
@@ -322,7 +322,7 @@ def test_tiles_that_others_cover_are_not_decoded(make_scene, tmp_path, monkeypat
     reads = []
     read = TileDataset.read
     monkeypatch.setattr(TileDataset, "read", lambda self, i: reads.append(i) or read(self, i))
-    ground = gather_ground(dataset, tmp_path)
+    ground = build_mosaic(dataset, tmp_path)
     assert len(reads) < 0.6 * len(dataset)
     held = ground.stores["valid"].sum()
     assert held == sum(group.height * group.width for group in ground.groups)
@@ -333,16 +333,16 @@ def test_a_tile_that_went_missing(make_scene, tmp_path):
     dataset = TileDataset(cut_tiles(made.path, made.labels, tmp_path / "tiles"), "train")
     (dataset.folder / "images" / f"{dataset.tiles.id[0]}.tif").unlink()
     with pytest.raises(SceneReadError, match="no such file"):
-        gather_ground(dataset, tmp_path / "ground")
+        build_mosaic(dataset, tmp_path / "ground")
 
 
 def test_wide_numbers_become_float32_and_separation_comes_along(make_scene, tmp_path):
     made = make_scene(bands=4, dtype="uint16", nodata=0, holes=[(0, 0, 20, 10)])
     folder = cut_tiles(made.path, made.labels, tmp_path / "tiles")
     dataset = TileDataset(folder, "train", sigma_px=6)
-    ground = gather_ground(dataset, tmp_path / "ground")
+    ground = build_mosaic(dataset, tmp_path / "ground")
     assert ground.stores["image"].dtype == np.uint16
-    windows = GroundDataset(ground, SIZE)
+    windows = MosaicDataset(ground, SIZE)
     batch = windows.__getitems__([Draw(index) for index in range(len(dataset))])
     assert batch["image"].dtype == torch.float32
     assert batch["separation"].dtype == torch.uint8
@@ -358,8 +358,8 @@ def test_tiles_cut_short_show_what_is_there(make_scene, tmp_path):
     made = make_scene(height=24, width=160, buildings=[(5, 6, 17, 15), (60, 3, 70, 12)])
     dataset = TileDataset(cut_tiles(made.path, made.labels, tmp_path / "tiles"), "train")
     assert (dataset.tiles.height == 24).all()
-    ground = gather_ground(dataset, tmp_path / "ground")
-    found = GroundDataset(ground, SIZE)[Draw(0, 7, 0)]
+    ground = build_mosaic(dataset, tmp_path / "ground")
+    found = MosaicDataset(ground, SIZE)[Draw(0, 7, 0)]
     np.testing.assert_array_equal(found["image"][:, :24], dataset[0]["image"][:, :24])
     np.testing.assert_array_equal(found["image"][:, 24:], found["image"][:, 15:23].flip(1))
     assert found["valid"].all()
@@ -371,8 +371,8 @@ def test_scenes_are_apart(make_scene, tmp_path):
     plan = plan_tiles([first.path, second.path], labels, TileOptions(size=SIZE, gap=0))
     tile_scenes(plan, tmp_path / "tiles")
     dataset = TileDataset(tmp_path / "tiles", "train")
-    ground = gather_ground(dataset, tmp_path / "ground")
-    windows = GroundDataset(ground, SIZE)
+    ground = build_mosaic(dataset, tmp_path / "ground")
+    windows = MosaicDataset(ground, SIZE)
     by_scene = {str(made.path): made for made in (first, second)}
     for index, tile in enumerate(dataset.tiles.itertuples()):
         expected = by_scene[tile.scene].data[(..., *tile_window(tile).toslices())]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geoseg.errors import LabelError, OutputExistsError
-from geoseg.journal import Journal, check_output, claim_output, describe_job, replace_file
+from geoseg.jobs.journal import Journal, check_output, claim_output, describe_job, replace_file
 
 
 def write(folder, text):

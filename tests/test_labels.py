@@ -13,9 +13,7 @@ from rasterio.crs import CRS
 from rasterio.windows import Window
 from shapely.geometry import MultiPolygon, Polygon, box
 
-from geoseg.errors import GridMismatchError, LabelError, MissingCRSError, VectorReadError
-from geoseg.grid import Grid
-from geoseg.labels import (
+from geoseg.data.labels import (
     BORDER_M,
     IGNORE,
     FootprintLabels,
@@ -24,8 +22,10 @@ from geoseg.labels import (
     read_labels,
     resolve_scheme,
 )
-from geoseg.labels import burn as burn_targets
-from geoseg.labels.targets import border_px
+from geoseg.data.labels import burn as burn_targets
+from geoseg.data.labels.targets import border_px
+from geoseg.errors import GridMismatchError, LabelError, MissingCRSError, VectorReadError
+from geoseg.geo.grid import Grid
 from geoseg.options import ClassOptions
 
 UTM = CRS.from_epsg(32645)

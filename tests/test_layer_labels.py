@@ -8,17 +8,17 @@ from hypothesis import strategies as st
 from rasterio.windows import Window
 from shapely.geometry import MultiPolygon, Point, Polygon
 
+from geoseg.data.label_report import measure_labels
+from geoseg.data.label_report.footprint_checks import measure_footprints
+from geoseg.data.labels import FootprintLabels, LayerLabels, Scheme, read_labels, reading
+from geoseg.data.labels.large_layer import read_layer_labels
+from geoseg.data.labels.polygon_labels import read_footprint_labels
+from geoseg.data.tiles import open_tile_footprints, plan_tiles, read_tile_footprints, tile_scenes
 from geoseg.errors import LabelError, MissingCRSError, VectorReadError
-from geoseg.labels import FootprintLabels, LayerLabels, Scheme, read_labels, reading
-from geoseg.labels.footprints import read_footprint_labels
-from geoseg.labels.layer import read_layer_labels
+from geoseg.geo.raster import read_info
+from geoseg.geo.vector import ParquetParts, write_parts
 from geoseg.options import ClassOptions, TileOptions
-from geoseg.raster import read_info
-from geoseg.survey import measure_labels
-from geoseg.survey.footprints import measure_footprints
-from geoseg.tiles import open_tile_footprints, plan_tiles, read_tile_footprints, tile_scenes
 from geoseg.town import build_town, write_town
-from geoseg.vector import ParquetParts, write_parts
 
 BUILDINGS = ClassOptions(attribute="kind", values={"houses": ["house"], "others": ["other"]})
 
@@ -86,7 +86,7 @@ def test_a_window_reads_the_same(town, left, top, width, height, suffix):
 
 @pytest.mark.parametrize("block", [37, 128, 4096])
 def test_each_footprint_comes_once(town, monkeypatch, block):
-    monkeypatch.setattr("geoseg.labels.layer._BLOCK_PX", block)
+    monkeypatch.setattr("geoseg.data.labels.large_layer._BLOCK_PX", block)
     layer, memory = both(town)
     parts = list(layer.iter_footprints())
     assert (len(parts) > 1) == (block < 4096)
@@ -95,7 +95,7 @@ def test_each_footprint_comes_once(town, monkeypatch, block):
 
 
 def test_built_ground_does_not_depend_on_blocks(town, monkeypatch):
-    monkeypatch.setattr("geoseg.labels.layer._BLOCK_PX", 50)
+    monkeypatch.setattr("geoseg.data.labels.large_layer._BLOCK_PX", 50)
     layer, memory = both(town)
     assert layer.built(layer.grid.window) == pytest.approx(memory.built(layer.grid.window))
 
@@ -116,7 +116,7 @@ def test_the_tiles_and_their_report_are_the_same(town, tmp_path, monkeypatch, cl
     reports = []
     for name, most in (("memory", 10_000), ("layer", 20)):
         monkeypatch.setattr(reading, "MOST_IN_MEMORY", most)
-        monkeypatch.setattr("geoseg.labels.layer._BLOCK_PX", 100)
+        monkeypatch.setattr("geoseg.data.labels.large_layer._BLOCK_PX", 100)
         plan = plan_tiles([scene], folder / "labels.fgb", options)
         tile_scenes(plan, tmp_path / name)
         reports.append(measure_labels(tmp_path / name, repaired=1, dropped=1))

@@ -11,28 +11,16 @@ import geoseg
 
 ROOT = Path(geoseg.__file__).parent
 
-FLOORS = (
-    {"__init__", "errors"},
-    {
-        "grid", "paths", "running", "environment", "tiling", "quantise", "crf", "metrics",
-        "options",
-    },
-    {"raster", "vector", "model_file", "journal"},
-    {
-        "labels", "survey", "splits", "tiles", "dataset", "augment", "models", "losses", "loading",
-        "ranks", "learner", "boxes", "validate", "train", "pictures", "device", "drift", "plan",
-        "stitch", "predict", "refine", "mask", "export", "vectorize", "evaluate", "forecast",
-        "town",
-    },
-    {"config", "execution"},
-    {"cli", "__main__"},
+ROOMS = (
+    "errors", "__init__", "options", "config", "jobs", "geo", "town", "data", "networks",
+    "prediction", "vectorization", "evaluation", "training", "boxes", "api", "cli", "__main__",
 )  # fmt: skip
 
-FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+FLOOR_OF = {room: floor for floor, room in enumerate(ROOMS)}
 
 
 def name_of(path):
-    """`geoseg/vector/reading.py` → `geoseg.vector.reading`."""
+    """`geoseg/vector/reading.py` → `geoseg.geo.vector.polygons`."""
     parts = path.relative_to(ROOT.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -41,7 +29,7 @@ MODULES = {name_of(path): ast.parse(path.read_text()) for path in sorted(ROOT.rg
 
 
 def room_of(module):
-    """`geoseg.vector.reading` → `vector`."""
+    """`geoseg.geo.vector.polygons` → `vector`."""
     return [*module.split("."), "__init__"][1]
 
 
@@ -116,12 +104,12 @@ def users(*packages):
 
 
 def test_only_execution_imports_dask():
-    assert users("dask", "distributed") == ["geoseg.execution"]
+    assert users("dask", "distributed") == ["geoseg.jobs.workers"]
 
 
 def test_only_raster_opens_rasters():
     opening = [m for m, tree in MODULES.items() if calls(tree, "rasterio", "open")]
-    assert opening == ["geoseg.raster.opening", "geoseg.raster.writing"]
+    assert opening == ["geoseg.geo.raster.opening", "geoseg.geo.raster.geotiff"]
 
 
 def test_the_lower_floors_need_no_torch():

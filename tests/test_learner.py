@@ -9,9 +9,9 @@ import torch
 from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 
-import geoseg.learner
-from geoseg.learner import Learner
+import geoseg.training.learner
 from geoseg.options import TrainOptions
+from geoseg.training.learner import Learner
 
 INFO = SimpleNamespace(mean=(0.0,), std=(1.0,))
 
@@ -58,5 +58,5 @@ def take_step(precision, optimizer):
 
 @pytest.mark.parametrize("precision", ["32-true", "16-mixed"])
 def test_gradients_are_clipped_to_the_norm_whatever_scales_them(precision, monkeypatch):
-    monkeypatch.setattr(geoseg.learner, "encoder_of", lambda network: network.encoder)
+    monkeypatch.setattr(geoseg.training.learner, "encoder_of", lambda network: network.encoder)
     assert take_step(precision, "sgd") == pytest.approx([-1.2, -1.6], rel=1e-2)

@@ -8,13 +8,13 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import geoseg.train.history
+import geoseg.training.history
+from geoseg.data.tiles import plan_tiles, tile_scenes
 from geoseg.errors import ConfigError
 from geoseg.options import ModelOptions, TileOptions, TrainOptions
-from geoseg.tiles import plan_tiles, tile_scenes
-from geoseg.train import train
-from geoseg.train.history import COLUMNS
-from geoseg.train.loggers import check_loggers
+from geoseg.training.history import COLUMNS
+from geoseg.training.loggers import check_loggers
+from geoseg.training.run import train
 
 MODEL = ModelOptions(arch="pixelwise", encoder_weights=None)
 OPTIONS = TrainOptions(
@@ -84,7 +84,9 @@ def test_tensorboard_holds_every_row_and_last_ckpt_every_epoch(tiles, tmp_path):
 def test_curves_are_drawn_now_and_then_and_at_the_end(tiles, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(
-        geoseg.train.history, "draw_curves", lambda rows, path: drawn.append((len(rows), path.name))
+        geoseg.training.history,
+        "draw_curves",
+        lambda rows, path: drawn.append((len(rows), path.name)),
     )
     options = OPTIONS.model_copy(update={"epochs": 5, "loggers": ()})
     train(tiles, tmp_path / "a", model=MODEL, options=options)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torchvision.ops import sigmoid_focal_loss
 
 from geoseg.errors import ConfigError
-from geoseg.losses import LOSSES, CompositeLoss, build_batch, sample_losses
+from geoseg.networks.losses import LOSSES, CompositeLoss, build_batch, sample_losses
 from geoseg.options import LossOptions
 
 LOGITS = torch.tensor([[-2.0, -0.5], [0.3, 1.7]]).view(1, 1, 2, 2)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely.geometry import Polygon, box
 
-from geoseg.metrics import (
+from geoseg.evaluation.metrics import (
     AreaCounts,
     PixelCounts,
     Score,

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from geoseg.errors import ModelFileError
-from geoseg.model_file import ModelSpec, load_model, load_spec, save_model
+from geoseg.networks.model_file import ModelSpec, load_model, load_spec, save_model
 from geoseg.options import Thresholds
 
 SPEC = ModelSpec(

@@ -15,7 +15,7 @@ from geoseg.errors import (
     UnknownArchitectureError,
     WeightsError,
 )
-from geoseg.models import (
+from geoseg.networks.models import (
     build_model,
     check_tile_size,
     list_architectures,
@@ -24,8 +24,12 @@ from geoseg.models import (
     size_multiple,
     weights,
 )
-from geoseg.models.layers import ASPP
-from geoseg.models.weights import adapt_first_convolution, installed_packages, read_state
+from geoseg.networks.models.encoder_weights import (
+    adapt_first_convolution,
+    installed_packages,
+    read_state,
+)
+from geoseg.networks.models.layers import ASPP
 
 LITE = "tu-tf_efficientnet_lite0"
 RGB = ("red", "green", "blue")

@@ -9,7 +9,7 @@ import sys
 import pytest
 from plain_reading import compare, describe, find_place, write_any, write_labels
 
-from geoseg.survey import survey_tiles
+from geoseg.data.label_report import survey_tiles
 
 pytestmark = [
     pytest.mark.realdata,

@@ -3,7 +3,7 @@
 import pytest
 from plain_reading import compare, describe, find_place, write_labels
 
-from geoseg.grid import Grid
+from geoseg.geo.grid import Grid
 
 pytestmark = [
     pytest.mark.realdata,

@@ -8,8 +8,8 @@ import pytest
 
 from geoseg.config import load_config
 from geoseg.errors import ConfigError
-from geoseg.model_file import load_spec
-from geoseg.predict import predict_scenes
+from geoseg.networks.model_file import load_spec
+from geoseg.prediction.scene_prediction import predict_scenes
 from geoseg.town import build_town, write_town
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"

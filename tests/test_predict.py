@@ -11,21 +11,22 @@ from small_models import DEEPGLOBE as SPEC
 from small_models import make_model
 
 from geoseg.errors import ConfigError, GridMismatchError, OutputExistsError
-from geoseg.grid import Grid
-from geoseg.model_file import load_model, load_spec, save_model
-from geoseg.models import build_model
+from geoseg.geo.grid import Grid
+from geoseg.geo.raster import Scene, read_info, write_array
+from geoseg.geo.raster.quantization import quantise
+from geoseg.geo.tiling import TileGrid
+from geoseg.geo.vector import read_footprints
+from geoseg.networks.model_file import load_model, load_spec, save_model
+from geoseg.networks.models import build_model
 from geoseg.options import CRFOptions, PredictOptions
-from geoseg.plan import plan_prediction
-from geoseg.predict import Predictor, predict
-from geoseg.predict.block import _load_predictor
-from geoseg.predict.reading import iter_batches
-from geoseg.quantise import quantise
-from geoseg.raster import Scene, read_info, write_array
-from geoseg.refine import refine_raster
-from geoseg.stitch import Block
-from geoseg.tiling import TilePlan
+from geoseg.prediction.batches import iter_batches
+from geoseg.prediction.blocks import _load_predictor
+from geoseg.prediction.crf.refinement import refine_raster
+from geoseg.prediction.plan import plan_prediction
+from geoseg.prediction.predictor import Predictor
+from geoseg.prediction.scene_prediction import predict
+from geoseg.prediction.stitching import TileBlock
 from geoseg.town import build_town, write_town
-from geoseg.vector import read_footprints
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +133,7 @@ def test_a_small_unet_agrees_with_the_whole_scene_where_tiles_see_enough(tmp_pat
 
 
 def test_what_the_published_unet_says_of_a_pixel_does_not_depend_on_its_tile(tmp_path, monkeypatch):
-    monkeypatch.setattr("geoseg.predict.backend.computes_bf16", lambda _: False)
+    monkeypatch.setattr("geoseg.prediction.backends.computes_bf16", lambda _: False)
     spec = SPEC.model_copy(
         update={"arch": "unet", "encoder": None, "options": {"padding": "valid", "width": 4}}
     )
@@ -158,7 +159,7 @@ def test_what_the_published_unet_says_of_a_pixel_does_not_depend_on_its_tile(tmp
         predictor.margin = predictor.networks[0].margin = 0
         return predictor
 
-    monkeypatch.setattr("geoseg.predict.block._load_predictor", short_sighted)
+    monkeypatch.setattr("geoseg.prediction.blocks._load_predictor", short_sighted)
     mirrored = np.abs(whole(0, "a.tif") - whole(32, "b.tif")).max()
     assert seen < 1e-5
     assert mirrored > 100 * seen
@@ -166,8 +167,8 @@ def test_what_the_published_unet_says_of_a_pixel_does_not_depend_on_its_tile(tmp
 
 def batches_of(path, *, size, overlap, batch_size, margin=0, area=None):
     with Scene(path) as scene:
-        plan = TilePlan(*scene.grid.shape, size, overlap)
-        block = Block.whole(plan)
+        plan = TileGrid(*scene.grid.shape, size, overlap)
+        block = TileBlock.whole(plan)
         return list(iter_batches(scene, block, batch_size=batch_size, margin=margin, area=area))
 
 
@@ -195,7 +196,7 @@ def test_tiles_are_read_with_their_surroundings(small_scene, size, overlap, marg
     path, data, valid = small_scene
     found = batches_of(path, size=size, overlap=overlap, batch_size=batch_size, margin=margin)
     tiles = [(tile, batch, place) for batch in found for tile, place in batch.tiles]
-    assert len(tiles) == len(TilePlan(30, 44, size, overlap))
+    assert len(tiles) == len(TileGrid(30, 44, size, overlap))
     for tile, batch, place in tiles:
         top, left = tile.window.row_off, tile.window.col_off
         # True surroundings where the scene has them, its mirror image beyond; what a tile lacks

@@ -10,13 +10,14 @@ from affine import Affine
 from small_models import PIXELWISE
 
 from geoseg.errors import ConfigError, GridMismatchError
-from geoseg.grid import Grid
-from geoseg.journal import Journal, describe_job
-from geoseg.model_file import save_model
+from geoseg.geo.grid import Grid
+from geoseg.geo.raster import Scene, list_files, write_array
+from geoseg.jobs.journal import Journal, describe_job
+from geoseg.networks.model_file import save_model
 from geoseg.options import PredictOptions, Thresholds
-from geoseg.predict import Workers, plan_job, predict
-from geoseg.raster import Scene, list_files, write_array
-from geoseg.vectorize.tasks import trace_share
+from geoseg.prediction.prediction_job import plan_job
+from geoseg.prediction.scene_prediction import Workers, predict
+from geoseg.vectorization.tasks import trace_share
 
 
 def make_model(path, **changes):
@@ -111,9 +112,9 @@ def test_batches_are_no_larger_than_the_scene(tmp_path, monkeypatch):
         sizes.append(task.batch_size)
         return block(task, count)
 
-    from geoseg.predict.block import predict_block as block
+    from geoseg.prediction.blocks import predict_block as block
 
-    monkeypatch.setattr("geoseg.predict.scene.predict_block", spy)
+    monkeypatch.setattr("geoseg.prediction.scene_prediction.predict_block", spy)
     options = PredictOptions(device="cpu", batch_size=500)
     predict(scene, model, tmp_path / "prob.tif", options=options)
     assert sizes == [4]

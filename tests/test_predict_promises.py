@@ -15,20 +15,21 @@ from rasterio.windows import Window
 from rio_cogeo.cogeo import cog_validate
 from shapely.geometry import box
 
-from geoseg.device import choose_device
-from geoseg.environment import WORKER_VARIABLE
 from geoseg.errors import ConfigError, DiskFullError, GeosegError, GridMismatchError
-from geoseg.execution import open_workers
-from geoseg.model_file import ModelSpec, load_model, save_model
-from geoseg.models import build_model
+from geoseg.geo.raster import Scene, read_info, write_array
+from geoseg.geo.tiling import TileGrid
+from geoseg.geo.vector import read_footprints
+from geoseg.jobs.environment import WORKER_VARIABLE
+from geoseg.jobs.workers import open_workers
+from geoseg.networks.device import choose_device
+from geoseg.networks.model_file import ModelSpec, load_model, save_model
+from geoseg.networks.models import build_model
 from geoseg.options import PredictOptions, Thresholds, VectorizeOptions
-from geoseg.predict import Predictor, Workers, predict
-from geoseg.predict.block import BlockTask, _Limit, predict_block
-from geoseg.predict.dealing import deal_blocks, deal_panels
-from geoseg.raster import Scene, read_info, write_array
-from geoseg.tiling import TilePlan
+from geoseg.prediction.blocks import BlockTask, _Limit, predict_block
+from geoseg.prediction.predictor import Predictor
+from geoseg.prediction.scene_prediction import Workers, predict
+from geoseg.prediction.scheduling import deal_blocks, deal_panels
 from geoseg.town import build_town, write_town
-from geoseg.vector import read_footprints
 
 SPEC = ModelSpec(
     arch="unet",
@@ -97,7 +98,7 @@ def test_blocks_of_any_height_give_the_same_bytes(town, model, whole, tmp_path, 
 @pytest.mark.parametrize("rows", [None, 3])
 def test_panels_give_the_same_bytes(town, model, whole, tmp_path, rows):
     narrow = cpu(block_rows=rows).model_copy(update={"max_memory_gb": 1e-4})
-    plan = TilePlan(197, 231, 32, 12)
+    plan = TileGrid(197, 231, 32, 12)
     assert len(deal_panels(plan, 9)) == 2
     predict(town[1], model, tmp_path / "prob.tif", options=narrow)
     assert (tmp_path / "prob.tif").read_bytes() == whole
@@ -122,13 +123,13 @@ def test_two_workers_give_the_same_bytes(town, model, whole, tmp_path):
 
 
 def test_a_worker_predicts_one_row_more_than_its_own(tmp_path):
-    plan = TilePlan(8192, 8192, 512, 128)
+    plan = TileGrid(8192, 8192, 512, 128)
     panels = deal_panels(plan, 1)
     alone, two = (deal_blocks(panels, tmp_path, workers=workers) for workers in (1, 2))
     assert [block.rows for block in alone] == [(0, 21)]
     assert [block.rows for block in two] == [(0, 11), (11, 21)]
     assert sum(map(len, two)) / len(plan) < 1.05
-    many = deal_blocks(deal_panels(TilePlan(32768, 32768, 512, 128), 1), tmp_path, workers=4)
+    many = deal_blocks(deal_panels(TileGrid(32768, 32768, 512, 128), 1), tmp_path, workers=4)
     assert [block.rows[0] for block in many] == [0, 20, 40, 60, 80]
 
 
@@ -163,7 +164,9 @@ def test_interrupted_at_ten_random_moments_it_ends_with_the_same_bytes(
     interrupted = 0
     while interrupted < 10:
         after = moments.randrange(5, 35)
-        monkeypatch.setattr("geoseg.predict.scene.predict_block", stopping_after(after))
+        monkeypatch.setattr(
+            "geoseg.prediction.scene_prediction.predict_block", stopping_after(after)
+        )
         try:
             predict(town[1], model, tmp_path / "prob.tif", options=cpu())
         except Stopped:
@@ -183,7 +186,7 @@ KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
 from geoseg.options import PredictOptions
-from geoseg.predict import predict
+from geoseg.prediction import predict
 
 scene, model, output = sys.argv[1:]
 moments = random.Random(1)
@@ -221,7 +224,7 @@ def test_another_job_does_not_take_up_what_was_left(town, model, whole, tmp_path
         predict_block(task, count)
         raise Stopped
 
-    monkeypatch.setattr("geoseg.predict.scene.predict_block", stop)
+    monkeypatch.setattr("geoseg.prediction.scene_prediction.predict_block", stop)
     with pytest.raises(Stopped):
         predict(town[1], model, tmp_path / "prob.tif", options=cpu(tta="flips"))
     monkeypatch.undo()

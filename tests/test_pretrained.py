@@ -7,12 +7,18 @@ from shapely.geometry import box
 
 from geoseg.cli import cli
 from geoseg.errors import ModelFileError
-from geoseg.evaluate import evaluate
-from geoseg.model_file import DEFAULT_MODEL, find_model, load_model, load_spec, shipped_models
-from geoseg.models import load_network
+from geoseg.evaluation import evaluate
+from geoseg.geo.raster import read_info
+from geoseg.networks.model_file import (
+    DEFAULT_MODEL,
+    find_model,
+    load_model,
+    load_spec,
+    shipped_models,
+)
+from geoseg.networks.models import load_network
 from geoseg.options import PredictOptions
-from geoseg.predict import predict
-from geoseg.raster import read_info
+from geoseg.prediction.scene_prediction import predict
 from geoseg.town import build_town, write_town
 
 

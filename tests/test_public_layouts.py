@@ -17,14 +17,14 @@ from rasterio.crs import CRS
 from shapely.geometry import box
 
 from geoseg.config import load_config
+from geoseg.data.labels import labels_of
+from geoseg.data.tiles import list_scenes, plan_tiles, tile_scenes
 from geoseg.errors import ConfigError, GridMismatchError, LabelError, MissingCRSError
-from geoseg.grid import Grid
-from geoseg.labels import labels_of
-from geoseg.metrics import Confusion, count_classes
+from geoseg.evaluation.metrics import Confusion, count_classes
+from geoseg.geo.grid import Grid
+from geoseg.geo.raster import Scene, read_info, write_array
+from geoseg.geo.raster.placeholder import assume_place
 from geoseg.options import TileOptions
-from geoseg.raster import Scene, read_info, write_array
-from geoseg.raster.assumed import assume_place
-from geoseg.tiles import list_scenes, plan_tiles, tile_scenes
 
 # The tests read plain pictures with rasterio, too.
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

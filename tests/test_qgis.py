@@ -13,10 +13,11 @@ from affine import Affine
 from pyproj import CRS
 from scipy import ndimage
 
-from geoseg.grid import Grid
-from geoseg.raster import write_array
-from geoseg.vector import LAYER_SUFFIXES, read_footprints
-from geoseg.vectorize import BUILDING_COLUMNS, vectorize
+from geoseg.geo.grid import Grid
+from geoseg.geo.raster import write_array
+from geoseg.geo.vector import LAYER_SUFFIXES, read_footprints
+from geoseg.vectorization.footprints import BUILDING_COLUMNS
+from geoseg.vectorization.layer import vectorize
 
 PYTHON = "/usr/bin/python3"  # that QGIS is installed for, where it comes with the system
 READING = Path(__file__).with_name("qgis_reading.py")

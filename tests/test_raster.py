@@ -18,8 +18,8 @@ from rasterio.warp import reproject
 from rasterio.windows import Window
 
 from geoseg.errors import ConfigError, MissingCRSError, SceneReadError
-from geoseg.grid import Grid
-from geoseg.raster import Scene, open_for_writing, read_info, read_tags, write_array, write_cog
+from geoseg.geo.grid import Grid
+from geoseg.geo.raster import Scene, open_for_writing, read_info, read_tags, write_array, write_cog
 
 UTM = CRS.from_epsg(32645)
 GRID = Grid(UTM, Affine(0.5, 0, 500_000, 0, -0.5, 3e6), 40, 60)
@@ -476,7 +476,7 @@ def test_a_damaged_scene_names_the_place(make_scene):
 def test_a_refused_scene_is_closed(make_scene):
     made = make_scene()
     code = (
-        "import os, sys; from geoseg.raster import Scene\n"
+        "import os, sys; from geoseg.geo.raster import Scene\n"
         "for _ in range(50):\n"
         "    try: Scene(sys.argv[1], bands=[9])\n"
         "    except ValueError: pass\n"

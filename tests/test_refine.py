@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import rasterio
 
-from geoseg.crf import refine
 from geoseg.errors import GridMismatchError, SceneReadError
+from geoseg.geo.raster import Scene, read_info, read_tags, write_array
+from geoseg.geo.raster.quantization import dequantise, quantise
+from geoseg.geo.vector import read_footprints
 from geoseg.options import CRFOptions, Thresholds
-from geoseg.quantise import dequantise, quantise
-from geoseg.raster import Scene, read_info, read_tags, write_array
-from geoseg.refine import refine_raster
-from geoseg.vector import read_footprints
-from geoseg.vectorize import THRESHOLDS_TAG, vectorize
+from geoseg.prediction.crf.mean_field import refine
+from geoseg.prediction.crf.refinement import refine_raster
+from geoseg.vectorization.layer import vectorize
+from geoseg.vectorization.prob_tags import THRESHOLDS_TAG
 
 
 @pytest.fixture

@@ -15,9 +15,11 @@ from shapely import affinity
 from shapely.geometry import Point, Polygon, box
 from shapely.geometry import shape as as_shape
 
-from geoseg.grid import Grid
-from geoseg.vectorize import Thresholds, shaping, vectorize_arrays
-from geoseg.vectorize.regular import _is_rectilinear
+from geoseg.geo.grid import Grid
+from geoseg.options import Thresholds
+from geoseg.vectorization import shaping
+from geoseg.vectorization.layer import vectorize_arrays
+from geoseg.vectorization.outlines.right_angles import _is_rectilinear
 
 GSD_M, HEIGHT, WIDTH = 0.5, 120, 170
 GRID = Grid(CRS.from_epsg(32645), Affine(GSD_M, 0, 3e5, 0, -GSD_M, 3e6), HEIGHT, WIDTH)

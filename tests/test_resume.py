@@ -15,14 +15,14 @@ import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-import geoseg.journal
-import geoseg.learner
-import geoseg.loading.loaders
-import geoseg.train.history
-import geoseg.train.run
-import geoseg.train.setup
-import geoseg.train.states
-from geoseg.dataset import TileDataset
+import geoseg.jobs.journal
+import geoseg.training.checkpoints
+import geoseg.training.history
+import geoseg.training.learner
+import geoseg.training.loading.loaders
+import geoseg.training.run
+import geoseg.training.setup
+from geoseg.data.tiles import plan_tiles, tile_scenes
 from geoseg.errors import (
     ConfigError,
     DiskFullError,
@@ -32,14 +32,14 @@ from geoseg.errors import (
     SceneReadError,
     TrainingError,
 )
-from geoseg.model_file import load_model
+from geoseg.networks.model_file import load_model
 from geoseg.options import ModelOptions, Thresholds, TileOptions, TrainOptions
-from geoseg.tiles import plan_tiles, tile_scenes
 from geoseg.town import build_town, write_town
-from geoseg.train import train
-from geoseg.train.schedule import rate_share
-from geoseg.train.segmenter import Segmenter
-from geoseg.validate.tune import Tuned
+from geoseg.training.dataset import TileDataset
+from geoseg.training.run import train
+from geoseg.training.schedule import rate_share
+from geoseg.training.segmenter import Segmenter
+from geoseg.training.validation.tuning import Tuned
 
 MODEL = ModelOptions(arch="unet", options={"width": 4})
 OPTIONS = TrainOptions(epochs=4, batch_size=2, precision="32-true", device="cpu", lr=2e-3)
@@ -57,12 +57,12 @@ def tiles(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch):
     """Short epochs without pictures; what follows the loop depends on its result alone."""
-    monkeypatch.setattr(geoseg.loading.loaders, "_LEAST_STEPS", 5)
-    monkeypatch.setattr(geoseg.train.history, "draw_curves", lambda *_: None)
+    monkeypatch.setattr(geoseg.training.loading.loaders, "_LEAST_STEPS", 5)
+    monkeypatch.setattr(geoseg.training.history, "draw_curves", lambda *_: None)
     quick = replace(
-        geoseg.train.setup.RECIPES["pixels"], finish=lambda *_: Tuned(Thresholds(), None)
+        geoseg.training.setup.RECIPES["pixels"], finish=lambda *_: Tuned(Thresholds(), None)
     )
-    monkeypatch.setitem(geoseg.train.setup.RECIPES, "pixels", quick)
+    monkeypatch.setitem(geoseg.training.setup.RECIPES, "pixels", quick)
 
 
 def rows(folder):
@@ -138,7 +138,7 @@ def test_a_run_may_go_on_with_steps_of_another_size(tiles, tmp_path, monkeypatch
     longer = options.model_copy(update={"epochs": 4})
     for batch_size, chosen in ((1, options), (3, longer)):
         monkeypatch.setattr(
-            geoseg.train.setup, "find_batch_size", lambda *_, size=batch_size, **__: size
+            geoseg.training.setup, "find_batch_size", lambda *_, size=batch_size, **__: size
         )
         train(tiles, tmp_path / "a", model=MODEL, options=chosen, resume=True)
     table = rows(tmp_path / "a")
@@ -156,7 +156,7 @@ def begun(tiles, tmp_path_factory):
     """A run of two epochs, which is left as it is."""
     folder = tmp_path_factory.mktemp("runs") / "begun"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(geoseg.loading.loaders, "_LEAST_STEPS", 1)
+        patch.setattr(geoseg.training.loading.loaders, "_LEAST_STEPS", 1)
         train(tiles, folder, model=MODEL, options=OPTIONS.model_copy(update={"epochs": 2}))
     return folder
 
@@ -269,7 +269,9 @@ def test_time_that_validating_takes_counts(tiles, tmp_path, monkeypatch):
         validate(self)
 
     monkeypatch.setattr(Segmenter, "on_validation_epoch_end", slowly)
-    monkeypatch.setattr(geoseg.train.history.History, "minutes", property(lambda _: clock["now"]))
+    monkeypatch.setattr(
+        geoseg.training.history.History, "minutes", property(lambda _: clock["now"])
+    )
     for limit, epochs in ((5.0, 1), (15.0, 2)):
         clock["now"] = 0.0
         options = OPTIONS.model_copy(update={"max_minutes": limit})
@@ -315,7 +317,7 @@ def test_a_state_that_finds_no_room_leaves_the_one_before(tiles, tmp_path, monke
     monkeypatch.setattr(torch, "save", fill)
     with pytest.raises(RuntimeError, match="unexpected pos"):
         train(tiles, tmp_path / "a", model=MODEL, options=OPTIONS)
-    monkeypatch.setattr(geoseg.train.states, "is_full", lambda *_: True)
+    monkeypatch.setattr(geoseg.training.checkpoints, "is_full", lambda *_: True)
     with pytest.raises(DiskFullError, match=r"a: .*full"):
         train(tiles, tmp_path / "a", model=MODEL, options=OPTIONS, resume=True)
     monkeypatch.setattr(torch, "save", save)
@@ -344,8 +346,8 @@ class Dropping(torch.nn.Module):
 
 
 def test_dropout_is_that_of_the_epoch(tiles, tmp_path, monkeypatch):
-    monkeypatch.setattr(geoseg.train.setup, "build_model", lambda *_, **__: Dropping())
-    monkeypatch.setattr(geoseg.learner, "encoder_of", lambda network: network.layer)
+    monkeypatch.setattr(geoseg.training.setup, "build_model", lambda *_, **__: Dropping())
+    monkeypatch.setattr(geoseg.training.learner, "encoder_of", lambda network: network.layer)
     options = OPTIONS.model_copy(update={"epochs": 2})
     train(tiles, tmp_path / "a", model=MODEL, options=options)
     with pytest.raises(RuntimeError, match="no power"):
@@ -375,7 +377,9 @@ def test_a_run_that_is_lost_keeps_the_epoch_before(
     tiles, tmp_path, monkeypatch, changes, from_step, good
 ):
     monkeypatch.setattr(
-        geoseg.train.history, "rate_share", lambda done, _: 1.0 if done < from_step / 20 else 1e42
+        geoseg.training.history,
+        "rate_share",
+        lambda done, _: 1.0 if done < from_step / 20 else 1e42,
     )
     options = TrainOptions.model_validate(OPTIONS.model_dump() | changes)
     with pytest.raises(TrainingError, match=rf"in epoch {good + 1} .*goes on from epoch {good},"):
@@ -412,7 +416,7 @@ def in_step(number):
 def before(name):
     """Just before a file takes its place."""
     move = os.replace
-    geoseg.journal.os.replace = lambda source, target: (
+    geoseg.jobs.journal.os.replace = lambda source, target: (
         die() if os.path.basename(target) == name else move(source, target)
     )
 
@@ -425,7 +429,7 @@ def while_saving():
         file.truncate(file.tell() // 2)
         die()
 
-    geoseg.train.states.torch.save = half
+    geoseg.training.checkpoints.torch.save = half
 
 
 def while_copying():
@@ -433,11 +437,11 @@ def while_copying():
         target.write_bytes(source.read_bytes()[:1000])
         die()
 
-    geoseg.train.states.shutil.copyfile = half
+    geoseg.training.checkpoints.shutil.copyfile = half
 
 
 def before_the_model():
-    geoseg.train.run.save_model = die
+    geoseg.training.run.save_model = die
 
 
 def kill(moment, *given, tiles, folder):
@@ -509,7 +513,7 @@ def test_a_model_without_its_state_is_not_replaced_by_resuming(tiles, tmp_path):
 
 @pytest.mark.slow  # imports all in another process, and runs long epochs
 def test_the_command_goes_on_after_it_was_killed(tiles, tmp_path, monkeypatch):
-    monkeypatch.setattr(geoseg.loading.loaders, "_LEAST_STEPS", 25)
+    monkeypatch.setattr(geoseg.training.loading.loaders, "_LEAST_STEPS", 25)
     sets = {"model.arch": "unet", "model.options": "{width: 4}", "train.epochs": 3}
     sets |= {"train.batch_size": 2, "train.precision": "32-true", "train.device": "cpu"}
     command = [sys.executable, "-m", "geoseg", "train", str(tiles), "-o", str(tmp_path / "b")]

@@ -9,8 +9,8 @@ import torch
 import torchvision
 
 from geoseg.errors import ConfigError
-from geoseg.models import build_model, encoder_of, list_architectures, task_of
-from geoseg.models.card import make_card
+from geoseg.networks.models import build_model, encoder_of, list_architectures, task_of
+from geoseg.networks.models.card import make_card
 
 RGB = ("red", "green", "blue")
 PAPER_SIZES = (32, 64, 128, 256, 512)

@@ -8,7 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geoseg.loading.sampling import BalancedSampler, Draw, HardSampler, TileSampler, UniformSampler
+from geoseg.training.loading.sampling import (
+    BalancedSampler,
+    Draw,
+    HardSampler,
+    TileSampler,
+    UniformSampler,
+)
 
 
 def tiles_of(sampler):

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from geoseg.options import TrainOptions
-from geoseg.train.schedule import momentum, rate_share
+from geoseg.training.schedule import momentum, rate_share
 
 SCHEDULES = ("cosine", "poly", "one_cycle", "constant")
 

@@ -5,12 +5,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import geoseg.train.segmenter
-from geoseg.losses import CompositeLoss, WeightMap
-from geoseg.models import build_model
+import geoseg.training.segmenter
+from geoseg.data.tiles import TilesInfo
+from geoseg.networks.losses import CompositeLoss, WeightMap
+from geoseg.networks.models import build_model
 from geoseg.options import AugmentOptions, TrainOptions
-from geoseg.tiles import TilesInfo
-from geoseg.train.segmenter import Segmenter
+from geoseg.training.segmenter import Segmenter
 
 INFO = TilesInfo(
     bands=("red", "green", "blue"), dtype="uint8", gsd_m=0.3, nodata=None, size=32, overlap=0,
@@ -91,7 +91,7 @@ def test_augmentation_is_told_what_to_do_and_moves_the_separation(monkeypatch):
         seen.append((target, options))
         return image.flip(-1), target.flip(-1), valid.flip(-1)
 
-    monkeypatch.setattr(geoseg.train.segmenter, "augment", spy)
+    monkeypatch.setattr(geoseg.training.segmenter, "augment", spy)
     module = build(weight_map={}, augment={"elastic_px": 7}, seed=3)
     monkeypatch.setattr(module, "log", lambda *_, **__: None)
     monkeypatch.setattr(type(module), "global_step", 0)
@@ -119,7 +119,7 @@ def test_without_augmentation_windows_lose_their_margins(monkeypatch):
 
 
 def test_validation_sees_tiles_as_they_are(monkeypatch):
-    monkeypatch.setattr(geoseg.train.segmenter, "augment", None)
+    monkeypatch.setattr(geoseg.training.segmenter, "augment", None)
     module, logged = build(), {}
     monkeypatch.setattr(module, "log_dict", lambda scores, **_: logged.update(scores))
     module.validation_step(batch(), 0)

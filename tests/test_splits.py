@@ -11,19 +11,19 @@ from rasterio.crs import CRS
 from rasterio.windows import Window
 from shapely.geometry import Polygon, box
 
-from geoseg.errors import ConfigError, GridMismatchError, VectorReadError
-from geoseg.grid import Grid
-from geoseg.options import TileOptions
-from geoseg.splits import (
+from geoseg.data.splits import (
     SPLITS,
     STRATEGIES,
-    Ground,
     Region,
+    SplitScene,
     count_shared_pixels,
     deal,
     drop_near,
     merge_regions,
 )
+from geoseg.errors import ConfigError, GridMismatchError, VectorReadError
+from geoseg.geo.grid import Grid
+from geoseg.options import TileOptions
 
 UTM = "EPSG:32645"
 
@@ -31,7 +31,7 @@ UTM = "EPSG:32645"
 def ground(height, width, *, name="scene.tif", left=500_000.0, built=lambda window: 0.0):
     """A scene of pixels of half a metre."""
     transform = Affine.translation(left, 3_000_000.0) @ Affine.scale(0.5, -0.5)
-    return Ground(name, Grid(CRS.from_epsg(32645), transform, height, width), built)
+    return SplitScene(name, Grid(CRS.from_epsg(32645), transform, height, width), built)
 
 
 def separate(split, *grounds, **options):

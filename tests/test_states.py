@@ -1,6 +1,6 @@
 """What a run's folder keeps, and what a new run removes from it."""
 
-from geoseg.train.states import clear_run
+from geoseg.training.checkpoints import clear_run
 
 
 def test_nothing_of_an_earlier_run_is_left(tmp_path):

@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
-from geoseg.stitch import Block, Stitcher
-from geoseg.tiling import BLENDS, TilePlan
+from geoseg.geo.tiling import BLENDS, TileGrid
+from geoseg.prediction.stitching import Stitcher, TileBlock
 
 
 @st.composite
 def plans(draw):
     size = draw(st.integers(1, 24))
-    return TilePlan(
+    return TileGrid(
         draw(st.integers(1, 60)), draw(st.integers(1, 60)), size,
         draw(st.integers(0, size // 2)), draw(st.sampled_from(sorted(BLENDS))),
     )  # fmt: skip
@@ -57,7 +57,7 @@ def stitch(block, probs, channels):
 @given(plans(), st.integers(1, 3), st.integers(0, 1000))
 def test_what_is_cut_and_stitched_is_what_it_was(plan, channels, seed):
     array = np.random.default_rng(seed).random((channels, plan.height, plan.width), np.float32)
-    found, _ = stitch(Block.whole(plan), lambda tile: cut(plan, tile, array), channels)
+    found, _ = stitch(TileBlock.whole(plan), lambda tile: cut(plan, tile, array), channels)
     assert found.shape == array.shape
     np.testing.assert_allclose(found, array, atol=1e-6, rtol=1e-6)
 
@@ -65,7 +65,7 @@ def test_what_is_cut_and_stitched_is_what_it_was(plan, channels, seed):
 @given(plans(), st.floats(0, 1, width=32))
 def test_a_constant_stays_constant_to_the_very_border(plan, value):
     tile = torch.full((1, plan.size, plan.size), value)
-    found, _ = stitch(Block.whole(plan), lambda _: tile, 1)
+    found, _ = stitch(TileBlock.whole(plan), lambda _: tile, 1)
     np.testing.assert_allclose(found, value, atol=1e-7, rtol=0)
 
 
@@ -77,10 +77,10 @@ def test_a_block_holds_the_bytes_of_the_whole(data):
         tile.window: torch.from_numpy(values.random((2, plan.size, plan.size), np.float32))
         for tile in plan
     }
-    whole, _ = stitch(Block.whole(plan), lambda tile: probs[tile.window], 2)
+    whole, _ = stitch(TileBlock.whole(plan), lambda tile: probs[tile.window], 2)
     rows = part_of(data.draw, len(plan.rows))
     columns = part_of(data.draw, len(plan.columns))
-    found, place = stitch(Block(plan, rows, columns), lambda tile: probs[tile.window], 2)
+    found, place = stitch(TileBlock(plan, rows, columns), lambda tile: probs[tile.window], 2)
     assert np.array_equal(found, whole[(slice(None), *place)])
 
 
@@ -90,7 +90,7 @@ def test_a_blend_lies_between_what_the_tiles_say(plan, data):
     values = data.draw(nps.arrays(np.float32, shape, elements=st.floats(0, 1, width=32)))
     said = dict(zip((tile.window for tile in plan), values, strict=True))
     found, _ = stitch(
-        Block.whole(plan),
+        TileBlock.whole(plan),
         lambda tile: torch.full((1, plan.size, plan.size), float(said[tile.window])),
         1,
     )
@@ -107,7 +107,7 @@ def test_tiles_that_are_left_out_add_nothing(plan, data):
     kept = data.draw(st.lists(st.booleans(), min_size=len(plan), max_size=len(plan)))
     chosen = dict(zip((tile.window for tile in plan), kept, strict=True))
     ones = torch.ones((1, plan.size, plan.size))
-    found, _ = stitch(Block.whole(plan), lambda tile: ones if chosen[tile.window] else None, 1)
+    found, _ = stitch(TileBlock.whole(plan), lambda tile: ones if chosen[tile.window] else None, 1)
     covered = np.zeros((plan.height, plan.width), dtype=bool)
     alone = np.ones((plan.height, plan.width), dtype=bool)
     for window, keep in chosen.items():
@@ -122,16 +122,20 @@ def test_tiles_that_are_left_out_add_nothing(plan, data):
     [("cosine", [0.1464466, 0.8535534]), ("crop", [0, 1]), ("mean", [0.5, 0.5])],
 )
 def test_two_tiles_meet(blend, flank):
-    plan = TilePlan(3, 10, 6, 2, blend)
-    found, _ = stitch(Block.whole(plan), lambda tile: torch.full((1, 6, 6), float(tile.column)), 1)
+    plan = TileGrid(3, 10, 6, 2, blend)
+    found, _ = stitch(
+        TileBlock.whole(plan), lambda tile: torch.full((1, 6, 6), float(tile.column)), 1
+    )
     assert found[0, 1] == pytest.approx([0, 0, 0, 0, *flank, 1, 1, 1, 1], abs=2e-4)
 
 
 def test_the_last_tile_takes_over_where_the_one_before_it_ends():
     # Starts 0, 4, 5: the third tile sees most of the second one's ground, and blends in its last
     # two pixels alone.
-    plan = TilePlan(6, 11, 6, 2)
-    found, _ = stitch(Block.whole(plan), lambda tile: torch.full((1, 6, 6), float(tile.column)), 1)
+    plan = TileGrid(6, 11, 6, 2)
+    found, _ = stitch(
+        TileBlock.whole(plan), lambda tile: torch.full((1, 6, 6), float(tile.column)), 1
+    )
     rise, fall = 0.8535534, 0.1464466
     assert found[0, 3] == pytest.approx(
         [0, 0, 0, 0, fall, rise, 1, 1, 1 + fall, 1 + rise, 2], abs=2e-4

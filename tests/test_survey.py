@@ -22,11 +22,7 @@ from rasterio.windows import Window
 from scipy.ndimage import gaussian_filter
 
 from geoseg.cli import main
-from geoseg.errors import EmptyDatasetError, LabelError
-from geoseg.grid import Grid
-from geoseg.options import TileOptions
-from geoseg.raster import write_array
-from geoseg.survey import (
+from geoseg.data.label_report import (
     JSON_NAME,
     PAGE_NAME,
     Histogram,
@@ -36,14 +32,18 @@ from geoseg.survey import (
     survey_tiles,
     write_report,
 )
-from geoseg.survey.edges import draw_outlines, fit_outlines, measure_edges
-from geoseg.survey.findings import list_findings
-from geoseg.survey.footprints import count_overlaps
-from geoseg.survey.report import percent
-from geoseg.survey.sample import choose_sheet, spread_tiles
-from geoseg.survey.sheet import trace_classes, trace_footprints
-from geoseg.survey.shift import estimate_shift, find_peak, move_on_ground
-from geoseg.tiles import load_tiles_info, plan_tiles, read_tiles, tile_scenes
+from geoseg.data.label_report.contact_sheet import trace_classes, trace_footprints
+from geoseg.data.label_report.edges import draw_outlines, fit_outlines, measure_edges
+from geoseg.data.label_report.findings import list_findings
+from geoseg.data.label_report.footprint_checks import count_overlaps
+from geoseg.data.label_report.label_shift import estimate_shift, find_peak, move_on_ground
+from geoseg.data.label_report.sampling import choose_sheet, spread_tiles
+from geoseg.data.label_report.summary import percent
+from geoseg.data.tiles import load_tiles_info, plan_tiles, read_tiles, tile_scenes
+from geoseg.errors import EmptyDatasetError, LabelError
+from geoseg.geo.grid import Grid
+from geoseg.geo.raster import write_array
+from geoseg.options import TileOptions
 from geoseg.town import build_town
 
 SMALL = {"size": 32, "overlap": 8, "fractions": (0.6, 0.2, 0.2), "gap": 0}

@@ -20,6 +20,8 @@ from rasterio.windows import Window
 from scipy.ndimage import binary_dilation
 from shapely.geometry import Polygon
 
+from geoseg.data.splits import count_shared_pixels
+from geoseg.data.tiles import load_tiles_info, plan_tiles, read_tiles, tile_scenes, tile_window
 from geoseg.errors import (
     ConfigError,
     EmptyDatasetError,
@@ -29,11 +31,9 @@ from geoseg.errors import (
     SceneReadError,
     VectorReadError,
 )
-from geoseg.execution import run_tasks
+from geoseg.geo.raster import Scene, read_info
+from geoseg.jobs.workers import run_tasks
 from geoseg.options import TileOptions
-from geoseg.raster import Scene, read_info
-from geoseg.splits import count_shared_pixels
-from geoseg.tiles import load_tiles_info, plan_tiles, read_tiles, tile_scenes, tile_window
 
 SMALL = {"size": 32, "overlap": 8, "fractions": (0.6, 0.2, 0.2), "gap": 0}
 
@@ -460,7 +460,7 @@ def test_two_workers_cut_the_same_bytes(make_scene, tmp_path):
 def test_tiles_do_not_depend_on_their_company(make_scene, tmp_path, monkeypatch, split, gsd_m):
     made = make_scene(nodata=0, holes=[(90, 0, 160, 30)])
     for count in (1, 2, 8):
-        monkeypatch.setattr("geoseg.tiles.cut._STRIP", count)
+        monkeypatch.setattr("geoseg.data.tiles.cutting._STRIP", count)
         cut(made.path, made.labels, tmp_path / f"{count}", split=split, gsd_m=gsd_m, block=48)
     alone = bytes_of(tmp_path / "1")
     assert len(alone) > 20

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from rasterio.windows import Window
 
 from geoseg.errors import ConfigError
-from geoseg.tiling import BLENDS, Axis, Tile, TilePlan, blend_weights
+from geoseg.geo.tiling import BLENDS, Axis, Tile, TileGrid, blend_weights
 
 
 @st.composite
@@ -80,7 +80,7 @@ def test_weights_by_hand():
 @st.composite
 def plans(draw):
     size = draw(st.integers(1, 24))
-    return TilePlan(
+    return TileGrid(
         draw(st.integers(1, 60)), draw(st.integers(1, 60)), size, draw(st.integers(0, size // 2))
     )
 
@@ -105,13 +105,13 @@ def test_a_plan_covers_the_scene_row_by_row(plan):
 
 
 def test_the_tiles_of_a_small_plan():
-    assert list(TilePlan(10, 13, 8, 2)) == [
+    assert list(TileGrid(10, 13, 8, 2)) == [
         Tile(0, 0, Window(0, 0, 8, 8)),
         Tile(0, 1, Window(5, 0, 8, 8)),
         Tile(1, 0, Window(0, 2, 8, 8)),
         Tile(1, 1, Window(5, 2, 8, 8)),
     ]
-    assert list(TilePlan(3, 20, 8, 0))[-1] == Tile(0, 2, Window(12, 0, 8, 3))
+    assert list(TileGrid(3, 20, 8, 0))[-1] == Tile(0, 2, Window(12, 0, 8, 3))
 
 
 @pytest.mark.parametrize(
@@ -121,4 +121,4 @@ def test_the_tiles_of_a_small_plan():
 )  # fmt: skip
 def test_plans_that_cannot_be(size, overlap, message):
     with pytest.raises(ConfigError, match=message):
-        TilePlan(100, 200, size, overlap)
+        TileGrid(100, 200, size, overlap)

@@ -13,9 +13,9 @@ from rasterio.features import rasterize
 from scipy.ndimage import binary_dilation, binary_erosion
 
 from geoseg.errors import ConfigError
-from geoseg.raster import Scene
+from geoseg.geo.raster import Scene
 from geoseg.town import build_town, write_town
-from geoseg.town.buildings import build_courtyard, build_hall, build_house, build_l_shape, build_row
+from geoseg.town.roofs import build_courtyard, build_hall, build_house, build_l_shape, build_row
 
 
 @pytest.fixture(scope="module")

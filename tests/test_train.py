@@ -8,8 +8,8 @@ import pytest
 import rasterio
 import torch
 
-import geoseg.train.history
-from geoseg.dataset import TileDataset
+import geoseg.training.history
+from geoseg.data.tiles import plan_tiles, tile_scenes
 from geoseg.errors import (
     ConfigError,
     EmptyDatasetError,
@@ -17,16 +17,16 @@ from geoseg.errors import (
     OutputExistsError,
     UnknownArchitectureError,
 )
-from geoseg.model_file import load_model
+from geoseg.geo.raster import read_info, write_array
+from geoseg.networks.model_file import load_model
 from geoseg.options import LossOptions, ModelOptions, TileOptions, TrainOptions, WeightMapOptions
-from geoseg.predict import Predictor
-from geoseg.raster import read_info, write_array
-from geoseg.tiles import plan_tiles, tile_scenes
+from geoseg.prediction.predictor import Predictor
 from geoseg.town import build_town, write_town
-from geoseg.train import train
-from geoseg.train.lr_finder import HIGHEST, LOWEST, find_lr, smooth_losses, steepest_rate
-from geoseg.validate.ground import ValidationGround
-from geoseg.validate.tune import tune_thresholds
+from geoseg.training.dataset import TileDataset
+from geoseg.training.lr_finder import HIGHEST, LOWEST, find_lr, smooth_losses, steepest_rate
+from geoseg.training.run import train
+from geoseg.training.validation.areas import ValidationAreas
+from geoseg.training.validation.tuning import tune_thresholds
 
 MODEL = ModelOptions(
     encoder="tu-tf_efficientnet_lite0", options={"aspp_channels": 16, "fusion": "add"}
@@ -96,7 +96,7 @@ def test_the_model_file_knows_what_it_eats(run, tiles):
 def test_tuning_finds_the_thresholds_of_its_score(run, tiles):
     _, result, _ = run
     spec, weights = load_model(result.model)
-    ground = ValidationGround(TileDataset(tiles, "val"))
+    ground = ValidationAreas(TileDataset(tiles, "val"))
     ground.predict(Predictor(spec, weights, "cpu"))
     tuned = tune_thresholds(ground)
     temperature = spec.provenance["calibration"]["temperature"]
@@ -116,7 +116,7 @@ def test_a_perfect_network_is_tuned_to_nearly_all_buildings(tiles):
             [torch.from_numpy((by_image[image.tobytes()] == 1) * 0.98 + 0.01) for image in data]
         ).numpy()
 
-    ground = ValidationGround(dataset)
+    ground = ValidationAreas(dataset)
     ground.predict(oracle)
     assert ground.score(tune_thresholds(ground))[0].f1 > 0.9
 
@@ -142,7 +142,7 @@ def test_a_run_that_was_moved_keeps_its_best_epoch(run, tiles, tmp_path, monkeyp
     moved = tmp_path / "moved"
     shutil.copytree(folder, moved)
     # At this rate the network forgets what it knew.
-    monkeypatch.setattr(geoseg.train.history, "rate_share", lambda *_: 1 / OPTIONS.lr)
+    monkeypatch.setattr(geoseg.training.history, "rate_share", lambda *_: 1 / OPTIONS.lr)
     longer = OPTIONS.model_copy(update={"epochs": 4})
     result = train(tiles, moved, model=MODEL, options=longer, resume=True)
     scores = [float(row["val_score"]) for row in rows(moved)]
@@ -237,7 +237,7 @@ def test_what_cannot_be_written_is_refused_before_rates_are_tried(tiles, tmp_pat
     def never(*_):
         raise AssertionError("tried")
 
-    monkeypatch.setattr("geoseg.train.lr_finder._try_rates", never)
+    monkeypatch.setattr("geoseg.training.lr_finder._try_rates", never)
     (tmp_path / "a_learning_rates.png").mkdir()
     (tmp_path / "file").touch()
     for output in (tmp_path / "a", tmp_path / "file" / "a"):

@@ -13,31 +13,37 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-import geoseg.train.segmenter
-from geoseg.boxes.dataset import BoxDataset
-from geoseg.boxes.judge import build_grounds
-from geoseg.dataset import TileDataset, normalise
+import geoseg.training.segmenter
+from geoseg.boxes.box_dataset import BoxDataset
+from geoseg.boxes.scoring import build_grounds
+from geoseg.data.labels.polygon_labels import IGNORED_LAYER
+from geoseg.data.tiles import plan_tiles, tile_scenes
 from geoseg.errors import EmptyDatasetError
-from geoseg.evaluate import evaluate_layers
-from geoseg.labels.footprints import IGNORED_LAYER
-from geoseg.metrics import AreaCounts, Score
+from geoseg.evaluation import evaluate_layers
+from geoseg.evaluation.metrics import AreaCounts, Score
+from geoseg.geo.raster import read_info, write_array
 from geoseg.options import Thresholds, TileOptions, TrainOptions
-from geoseg.pictures import MaskedTile, OutlinedTile, draw_masked, draw_outlined, draw_reliability
-from geoseg.raster import read_info, write_array
-from geoseg.tiles import plan_tiles, tile_scenes
-from geoseg.train.finish import choose_tiles, finish, iter_outlined, tiles_apart
-from geoseg.train.segmenter import Segmenter
-from geoseg.validate.calibration import calibrate, calibrate_counts, count_logits
-from geoseg.validate.ground import (
-    Ground,
-    ValidationGround,
+from geoseg.training.dataset import TileDataset, normalise
+from geoseg.training.figures import (
+    MaskedTile,
+    OutlinedTile,
+    draw_masked,
+    draw_outlined,
+    draw_reliability,
+)
+from geoseg.training.finishing import choose_tiles, finish, iter_outlined, tiles_apart
+from geoseg.training.segmenter import Segmenter
+from geoseg.training.validation.areas import (
+    ValidationArea,
+    ValidationAreas,
     _choose_evenly,
     _cut,
     _extent,
     _iter_groups,
 )
-from geoseg.validate.tune import tune_thresholds
-from geoseg.vectorize import vectorize_arrays
+from geoseg.training.validation.calibration import calibrate, calibrate_counts, count_logits
+from geoseg.training.validation.tuning import tune_thresholds
+from geoseg.vectorization.layer import vectorize_arrays
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +71,7 @@ def guess(data, _valid):
 
 @pytest.fixture(scope="module")
 def ground(tiles):
-    found = ValidationGround(tiles)
+    found = ValidationAreas(tiles)
     found.predict(guess)
     return found
 
@@ -87,7 +93,7 @@ def test_the_ground_is_that_of_the_tiles(ground, tiles):
 
 
 def test_one_tile_keeps_its_probabilities(tiles):
-    ground, prob = ValidationGround(tiles), np.random.default_rng(0).random((1, 2, 32, 32))
+    ground, prob = ValidationAreas(tiles), np.random.default_rng(0).random((1, 2, 32, 32))
     for index in ground.indices:
         ground.add([index], prob)
     (whole,) = ground.grounds()
@@ -99,7 +105,7 @@ def test_one_tile_keeps_its_probabilities(tiles):
 
 @pytest.mark.parametrize("batch", [1, 3, 100])
 def test_the_order_of_the_tiles_does_not_matter(ground, tiles, batch):
-    again, order = ValidationGround(tiles), np.random.default_rng(batch).permutation(len(tiles))
+    again, order = ValidationAreas(tiles), np.random.default_rng(batch).permutation(len(tiles))
     again.add([0], np.ones((1, 2, 32, 32)))  # of an earlier prediction
     again.start()
     for first in range(0, len(order), batch):
@@ -109,7 +115,7 @@ def test_the_order_of_the_tiles_does_not_matter(ground, tiles, batch):
         again.add(part, prob)
     # As another process would: some tiles come twice.
     again.add(part[:1], prob[:1])
-    once = ValidationGround(tiles)
+    once = ValidationAreas(tiles)
     once.predict(guess, batch_size=1)
     assert again.found.keys() == once.found.keys()
     for one, other in zip(again.grounds(), once.grounds(), strict=True):
@@ -118,7 +124,7 @@ def test_the_order_of_the_tiles_does_not_matter(ground, tiles, batch):
 
 
 def test_a_missing_tile_is_no_score(ground, tiles):
-    part = ValidationGround(tiles)
+    part = ValidationAreas(tiles)
     part.add(part.indices[1:], np.zeros((len(tiles) - 1, 2, 32, 32)))
     with pytest.raises(KeyError):
         part.grounds()
@@ -126,7 +132,7 @@ def test_a_missing_tile_is_no_score(ground, tiles):
 
 @pytest.mark.parametrize("most_pixels", [1, 5_000, 12_000])
 def test_of_much_ground_parts_are_taken_from_all_over_it(ground, tiles, most_pixels):
-    small = ValidationGround(tiles, most_pixels=most_pixels)
+    small = ValidationAreas(tiles, most_pixels=most_pixels)
     assert 0 < len(small.indices) < len(tiles)
     assert len(set(small.indices)) == len(small.indices)
     covered = sum(one.grid.height * one.grid.width for one in _filled(small).grounds())
@@ -197,7 +203,7 @@ def judged(folder, made, labels=None, **options):
     """What the thresholds as they are score with a perfect network."""
     chosen = TileOptions(size=32, gap=0, fractions=(0.4, 0.5, 0.1), **options)
     tile_scenes(plan_tiles([made.path], labels or made.labels, chosen), folder / "tiles")
-    ground = ValidationGround(TileDataset(folder / "tiles", "val"))
+    ground = ValidationAreas(TileDataset(folder / "tiles", "val"))
     ground.predict(perfect)
     return ground, *ground.score(Thresholds(regularize=False, subpixel=False, simplify_m=0))
 
@@ -326,18 +332,18 @@ def test_without_a_head_its_thresholds_are_not_tried():
 
 
 def test_right_angles_are_made_once_when_a_run_ends(tiles, tmp_path, monkeypatch):
-    monkeypatch.setattr("geoseg.train.finish.Predictor", lambda *_: guess)
-    monkeypatch.setattr("geoseg.validate.tune._CANDIDATES", {"body": (0.4,)})
+    monkeypatch.setattr("geoseg.training.finishing.Predictor", lambda *_: guess)
+    monkeypatch.setattr("geoseg.training.validation.tuning._CANDIDATES", {"body": (0.4,)})
     asked = []
 
-    def evaluate(one, thresholds, evaluate=Ground.evaluate):
+    def evaluate(one, thresholds, evaluate=ValidationArea.evaluate):
         asked.append(thresholds.regularize)
         return evaluate(one, thresholds)
 
-    monkeypatch.setattr(Ground, "evaluate", evaluate)
+    monkeypatch.setattr(ValidationArea, "evaluate", evaluate)
     spec = SimpleNamespace(exclusive=False)
     tuned = finish(spec, {}, "cpu", tiles, tmp_path)
-    assert asked.count(True) == len(ValidationGround(tiles)._plots)
+    assert asked.count(True) == len(ValidationAreas(tiles)._plots)
     assert tuned.thresholds.regularize
     assert 0.5 < tuned.f1 <= 1
 
@@ -352,7 +358,7 @@ class Bright(nn.Module):
 
 def test_the_f1_that_is_logged_is_that_of_vectorize_and_evaluate(tiles):
     info = tiles.info.model_copy(update={"mean": (60.0,) * 3, "std": (20.0,) * 3})
-    ground = ValidationGround(tiles)
+    ground = ValidationAreas(tiles)
     module = Segmenter(Bright(), info, TrainOptions(), ground=ground)
     logged: dict[str, float] = {}
     module.log_dict = lambda scores, **_: logged.update(scores)
@@ -393,7 +399,7 @@ def test_without_ground_pixels_alone_are_scored(tiles):
     module.on_validation_epoch_end()
     assert set(logged) == {"val_loss", "val_iou", "val_f1_pixel", "val_score"}
     assert logged["val_loss"] == 0.75
-    assert geoseg.train.segmenter._WHILE_TRAINING.regularize is False
+    assert geoseg.training.segmenter._WHILE_TRAINING.regularize is False
 
 
 def test_calibration_counts_the_known_pixels_of_all_ground(ground, tiles):

@@ -30,10 +30,10 @@ from shapely.geometry import (
 )
 
 from geoseg.errors import ConfigError, MissingCRSError, VectorReadError
-from geoseg.evaluate import evaluate
-from geoseg.evaluate.spacenet import score_contest
-from geoseg.grid import Grid
-from geoseg.vector import (
+from geoseg.evaluation import evaluate
+from geoseg.evaluation.spacenet import score_contest
+from geoseg.geo.grid import Grid
+from geoseg.geo.vector import (
     FOOTPRINT_COLUMNS,
     LAYER_SUFFIXES,
     ParquetParts,
@@ -46,8 +46,8 @@ from geoseg.vector import (
     write_layers,
     write_parts,
 )
-from geoseg.vector.reading import _ogr_where
-from geoseg.vector.shapefile import ShapefileSize, short_names
+from geoseg.geo.vector.polygons import _ogr_where
+from geoseg.geo.vector.shapefile import ShapefileSize, short_names
 
 SHARED = Path(__file__).parents[2] / "shared"
 UTM = "EPSG:32645"
@@ -470,7 +470,7 @@ def test_a_shapefile_that_would_be_too_large_is_refused(tmp_path, monkeypatch):
     layers = [[houses(3)[columns], houses(count)[columns]] for count in (2, 3)]
     write_footprints(tmp_path / "size.shp", layers[0], crs=UTM)
     largest = max((tmp_path / f"size{end}").stat().st_size for end in (".shp", ".dbf"))
-    monkeypatch.setattr("geoseg.vector.shapefile._LARGEST", largest)
+    monkeypatch.setattr("geoseg.geo.vector.shapefile._LARGEST", largest)
     assert write_footprints(tmp_path / "fits.shp", layers[0], crs=UTM) == 5
     with pytest.raises(ConfigError, match=r"large.shp: a Shapefile holds 2 GB .* in .gpkg"):
         write_footprints(tmp_path / "large.shp", layers[1], crs=UTM)
@@ -482,7 +482,7 @@ def test_attributes_alone_can_be_too_much_for_a_shapefile(tmp_path, monkeypatch)
     write_footprints(tmp_path / "size.shp", [rich], crs=UTM)
     shapes, table = ((tmp_path / f"size{end}").stat().st_size for end in (".shp", ".dbf"))
     assert table > shapes
-    monkeypatch.setattr("geoseg.vector.shapefile._LARGEST", table - 1)
+    monkeypatch.setattr("geoseg.geo.vector.shapefile._LARGEST", table - 1)
     with pytest.raises(ConfigError, match="a Shapefile holds 2 GB"):
         write_footprints(tmp_path / "large.shp", [rich], crs=UTM)
 
@@ -507,7 +507,7 @@ def test_the_size_of_a_shapefile_is_known_before_it_is_written(tmp_path_factory,
             counted.append((self.shapes, self.table))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("geoseg.vector.writing.ShapefileSize", Counting)
+        patch.setattr("geoseg.geo.vector.writer.ShapefileSize", Counting)
         write_footprints(path, frames, crs=UTM)
     sizes = tuple(path.with_suffix(end).stat().st_size for end in (".shp", ".dbf"))
     assert counted[-1] == sizes

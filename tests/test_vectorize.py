@@ -21,33 +21,21 @@ from scipy import ndimage
 from shapely.geometry import Polygon, box, shape
 
 from geoseg.errors import ConfigError, MissingCRSError, OutputExistsError, SceneReadError
-from geoseg.grid import Grid
-from geoseg.raster import open_for_writing, write_array
-from geoseg.vector import LAYER_SUFFIXES, read_footprints
-from geoseg.vectorize import (
-    THRESHOLDS_TAG,
-    ArrayProb,
-    Prob,
-    SceneProb,
-    Thresholds,
-    cross_rings,
-    fill_holes,
-    find_runs,
-    geodesic_measures,
-    label_runs,
-    read_thresholds,
-    seed_score,
-    separate,
-    simplify,
-    split_necks,
-    step_rings,
-    trace_rings,
-    vectorize,
-    vectorize_arrays,
-)
-from geoseg.vectorize.buildings import _confidences
-from geoseg.vectorize.objects import Objects
-from geoseg.vectorize.runs import paint
+from geoseg.geo.grid import Grid
+from geoseg.geo.raster import open_for_writing, write_array
+from geoseg.geo.vector import LAYER_SUFFIXES, read_footprints
+from geoseg.geo.vector.geodesic import geodesic_measures
+from geoseg.options import Thresholds
+from geoseg.vectorization.components.runs import find_runs, label_runs, paint
+from geoseg.vectorization.footprints import _confidences
+from geoseg.vectorization.layer import vectorize, vectorize_arrays
+from geoseg.vectorization.objects.buildings import Objects
+from geoseg.vectorization.objects.holes import fill_holes
+from geoseg.vectorization.objects.separation import seed_score, separate, split_necks
+from geoseg.vectorization.outlines.rings import trace_rings
+from geoseg.vectorization.outlines.tracing import cross_rings, simplify, step_rings
+from geoseg.vectorization.prob_sources import ArrayProb, Prob, SceneProb
+from geoseg.vectorization.prob_tags import THRESHOLDS_TAG, read_thresholds
 
 EIGHT, FOUR = np.ones((3, 3)), ndimage.generate_binary_structure(2, 1)
 

@@ -9,13 +9,15 @@ from affine import Affine
 from scipy import ndimage
 
 from geoseg.errors import ConfigError
-from geoseg.execution import open_workers
-from geoseg.grid import Grid
+from geoseg.geo.grid import Grid
+from geoseg.geo.raster import write_array
+from geoseg.jobs.workers import open_workers
 from geoseg.options import Thresholds
-from geoseg.raster import write_array
-from geoseg.vectorize import CLASSES_TAG, describe_block, describe_classes, vectorize
-from geoseg.vectorize.memory import Layout, check_window, choose_layout
-from geoseg.vectorize.tasks import FindTask, TraceTask
+from geoseg.vectorization.block_layout import BlockLayout, check_window, choose_layout
+from geoseg.vectorization.components.labelling import describe_block
+from geoseg.vectorization.layer import vectorize
+from geoseg.vectorization.prob_tags import CLASSES_TAG, describe_classes
+from geoseg.vectorization.tasks import FindTask, TraceTask
 
 SHAPE = (150, 230)
 GRID = Grid(rasterio.CRS.from_epsg(32645), Affine(0.5, 0, 3e5, 0, -0.5, 3e6), *SHAPE)
@@ -122,9 +124,9 @@ def test_a_lost_task_ends_the_job(tmp_path):
 
 def test_memory_decides_the_blocks():
     wide = Grid(GRID.crs, GRID.transform, 1000, 400_000)
-    assert choose_layout(GRID, 4) == Layout(512, 2048)
-    assert choose_layout(wide, 4) == Layout(78, 2048)
-    assert choose_layout(wide, 0.1) == Layout(1, 256)
+    assert choose_layout(GRID, 4) == BlockLayout(512, 2048)
+    assert choose_layout(wide, 4) == BlockLayout(78, 2048)
+    assert choose_layout(wide, 0.1) == BlockLayout(1, 256)
     least = choose_layout(GRID, 0.4)
     assert least.side < 2048
     assert 64 * (1.5 * least.side) ** 2 <= 0.25 * 0.4e9

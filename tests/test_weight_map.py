@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from geoseg.losses import WeightMap, burn_separation, separation_reach
+from geoseg.networks.losses import WeightMap, burn_separation, separation_reach
 
 
 def by_brute_force(ids, sigma_px):

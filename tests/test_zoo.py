@@ -17,18 +17,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from geoseg.cli import cli
 from geoseg.errors import ConfigError
-from geoseg.model_file import ModelSpec, load_model, save_model
-from geoseg.models import build_model, encoder_of, list_architectures
-from geoseg.models.card import make_card
-from geoseg.models.layers import (
+from geoseg.networks.model_file import ModelSpec, load_model, save_model
+from geoseg.networks.models import build_model, encoder_of, list_architectures
+from geoseg.networks.models.card import make_card
+from geoseg.networks.models.layers import (
     BilinearDeconv,
     ImagePooling,
     PooledBatchNorm,
     SeparableConv,
     pad_to_multiple,
 )
-from geoseg.models.registry import ARCHITECTURES
-from geoseg.models.unet import mirror
+from geoseg.networks.models.registry import ARCHITECTURES
+from geoseg.networks.models.unet import mirror
 
 RGB = ("red", "green", "blue")
 

@@ -14,7 +14,7 @@ from geoseg.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from geoseg.config import Config
-    from geoseg.evaluate import Report
+    from geoseg.evaluation import Report
 
 
 @click.command()
@@ -50,7 +50,7 @@ def command(
     """
     settings = resolve(config or "configs/demo.yaml", overrides)
     folder = Path(output)
-    from geoseg.journal import claim_output
+    from geoseg.jobs.journal import claim_output
     from geoseg.town import build_town, write_town
 
     start = time.monotonic()
@@ -76,12 +76,12 @@ def command(
 
 
 def _run(settings: Config, folder: Path, scene: Path, truth: Path, start: float) -> Report:
-    from geoseg.evaluate import evaluate
-    from geoseg.pictures import draw_comparison
-    from geoseg.predict import predict
-    from geoseg.tiles import plan_tiles, tile_scenes
-    from geoseg.train import train
-    from geoseg.vector import read_footprints
+    from geoseg.data.tiles import plan_tiles, tile_scenes
+    from geoseg.evaluation import evaluate
+    from geoseg.geo.vector import read_footprints
+    from geoseg.prediction.scene_prediction import predict
+    from geoseg.training.figures import draw_comparison
+    from geoseg.training.run import train
 
     _say(start, f"tile: {scene} → {folder / 'tiles'}")
     info = tile_scenes(plan_tiles([scene], truth, settings.tile), folder / "tiles")

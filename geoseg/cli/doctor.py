@@ -68,7 +68,7 @@ def _torch() -> str:
 def _device() -> str:
     import torch
 
-    from geoseg.device import choose_device, computes_bf16
+    from geoseg.networks.device import choose_device, computes_bf16
 
     device = choose_device("auto")
     bits = "bf16" if computes_bf16(device) else "32 bit"
@@ -77,7 +77,7 @@ def _device() -> str:
 
 
 def _weights() -> str:
-    from geoseg.models.weights import installed_packages
+    from geoseg.networks.models.encoder_weights import installed_packages
 
     return f"ImageNet weights installed for {', '.join(installed_packages())}"
 

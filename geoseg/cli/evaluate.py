@@ -45,8 +45,8 @@ def command(
     """
     refuse_missing(footprints, truth)
     settings = resolve(config, overrides)
-    from geoseg.evaluate import evaluate, evaluate_mask, format_classes, format_table
-    from geoseg.raster import is_mask
+    from geoseg.evaluation import evaluate, evaluate_mask, format_classes, format_table
+    from geoseg.geo.raster import is_mask
 
     if is_mask(footprints):
         if min_area_m2 is not None:

@@ -16,7 +16,7 @@ def command(model: str, output: str, overwrite: bool) -> None:
 
     What was written is run against the original before it appears.
     """
-    from geoseg.export import export
-    from geoseg.model_file import find_model
+    from geoseg.networks.export import export
+    from geoseg.networks.model_file import find_model
 
     click.echo(f"{model} → {export(find_model(model), output, overwrite=overwrite)}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from geoseg.errors import DataError, SceneReadError
-from geoseg.model_file import shipped_models
+from geoseg.networks.model_file import shipped_models
 
 
 @click.command()
@@ -38,8 +38,8 @@ def command(path: str) -> None:
 
 
 def _tiles(path: str) -> list[tuple[str, object]]:
-    from geoseg.survey import JSON_NAME, PAGE_NAME, headline, load_report
-    from geoseg.tiles import load_tiles_info
+    from geoseg.data.label_report import JSON_NAME, PAGE_NAME, headline, load_report
+    from geoseg.data.tiles import load_tiles_info
 
     lines = _flat(load_tiles_info(path).model_dump())
     if (Path(path) / JSON_NAME).is_file():
@@ -49,13 +49,13 @@ def _tiles(path: str) -> list[tuple[str, object]]:
 
 
 def _model(path: str) -> list[tuple[str, object]]:
-    from geoseg.model_file import load_spec
+    from geoseg.networks.model_file import load_spec
 
     return _flat(load_spec(path).model_dump())
 
 
 def _scene_or_layer(path: str) -> list[tuple[str, object]]:
-    from geoseg.raster import read_info
+    from geoseg.geo.raster import read_info
 
     try:
         info = read_info(path)
@@ -83,7 +83,7 @@ def _scene_or_layer(path: str) -> list[tuple[str, object]]:
 
 
 def _layer(path: str) -> list[tuple[str, object]]:
-    from geoseg.vector import read_footprints
+    from geoseg.geo.vector import read_footprints
 
     layer = read_footprints(path)
     return [

@@ -10,7 +10,7 @@ import click
 from geoseg.cli.options import config_options, resolve
 
 if TYPE_CHECKING:
-    from geoseg.models.card import ModelCard
+    from geoseg.networks.models.card import ModelCard
 
 
 @click.command()
@@ -35,8 +35,8 @@ def command(
     model.encoder=NAME, with another one. Options of an architecture are given by --set
     model.options.KEY=VALUE, here too.
     """
-    from geoseg.models import list_architectures
-    from geoseg.models.card import make_card
+    from geoseg.networks.models import list_architectures
+    from geoseg.networks.models.card import make_card
 
     model = resolve(config, overrides, model__encoder=encoder).model
     if name is not None:
@@ -77,7 +77,7 @@ def _format_card(card: ModelCard) -> str:
 
 
 def _list_encoders() -> None:
-    from geoseg.models import list_encoders
+    from geoseg.networks.models import list_encoders
 
     click.echo("encoders (model.encoder), besides tu-NAME for any network of timm:")
     encoders = list_encoders()

@@ -10,7 +10,7 @@ import click
 
 from geoseg.config import Config, load_config
 from geoseg.errors import ConfigError, DataError
-from geoseg.paths import is_missing, no_such_file
+from geoseg.geo.paths import is_missing, no_such_file
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

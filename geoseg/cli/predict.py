@@ -22,7 +22,7 @@ from geoseg.options import CRFOptions
 
 if TYPE_CHECKING:
     from geoseg.options import PredictOptions
-    from geoseg.plan import PredictPlan
+    from geoseg.prediction.plan import PredictPlan
 
 
 _ABOUT_DEFAULT = (
@@ -131,10 +131,11 @@ def command(
     options = settings.predict
     if crf and options.crf is None:
         options = options.model_copy(update={"crf": CRFOptions()})
-    from geoseg.device import count_gpus
-    from geoseg.execution import count_workers, open_workers
-    from geoseg.model_file import find_model
-    from geoseg.predict import Workers, plan_job, predict
+    from geoseg.jobs.workers import count_workers, open_workers
+    from geoseg.networks.device import count_gpus
+    from geoseg.networks.model_file import find_model
+    from geoseg.prediction.prediction_job import plan_job
+    from geoseg.prediction.scene_prediction import Workers, predict
 
     if not models:
         click.echo(_ABOUT_DEFAULT, err=True)
@@ -162,7 +163,7 @@ def command(
 
 def _counted(file: Path) -> str:
     """A file's name, and of a layer how much it holds."""
-    from geoseg.vector import LAYER_SUFFIXES, count_features
+    from geoseg.geo.vector import LAYER_SUFFIXES, count_features
 
     layer = file.suffix.lower() in LAYER_SUFFIXES
     return f"{file} ({count_features(file)} footprints)" if layer else str(file)

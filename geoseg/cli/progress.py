@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from geoseg.running import Progress
+from geoseg.jobs.progress import Progress
 
 # Where no terminal shows a bar, a line is written this often.
 _SECONDS_PER_LINE = 10.0

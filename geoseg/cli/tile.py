@@ -24,9 +24,9 @@ from geoseg.errors import ConfigError
 INCOMPLETE = 3
 
 if TYPE_CHECKING:
-    from geoseg.forecast import Forecast
-    from geoseg.labels import Labels
-    from geoseg.tiles import TilesPlan
+    from geoseg.data.forecast import Forecast
+    from geoseg.data.labels import Labels
+    from geoseg.data.tiles import TilingPlan
 
 
 @click.command()
@@ -115,11 +115,11 @@ def command(
         tile__keep_empty=keep_empty,
         tile__seed=seed,
     )
-    from geoseg.execution import run_tasks
-    from geoseg.forecast import forecast_tiles
-    from geoseg.journal import check_output
-    from geoseg.survey import PAGE_NAME, headline, load_report, survey_tiles
-    from geoseg.tiles import plan_tiles, tile_scenes
+    from geoseg.data.forecast import forecast_tiles
+    from geoseg.data.label_report import PAGE_NAME, headline, load_report, survey_tiles
+    from geoseg.data.tiles import plan_tiles, tile_scenes
+    from geoseg.jobs.journal import check_output
+    from geoseg.jobs.workers import run_tasks
 
     if not dry_run:
         check_output(output, overwrite=overwrite)
@@ -163,7 +163,7 @@ def _parse_fractions(fractions: str | None) -> tuple[str, ...] | None:
     return shares
 
 
-def _describe(plan: TilesPlan) -> str:
+def _describe(plan: TilingPlan) -> str:
     lines = []
     for scene, grid, labels in zip(plan.scenes, plan.grids, plan.labels, strict=True):
         lines.append(
@@ -201,7 +201,7 @@ def _duration(seconds: float) -> str:
 
 
 def _describe_labels(labels: Labels) -> str:
-    from geoseg.labels import RasterLabels
+    from geoseg.data.labels import RasterLabels
 
     if isinstance(labels, RasterLabels):
         return f"mask {labels.path}"
@@ -209,9 +209,9 @@ def _describe_labels(labels: Labels) -> str:
     return f"{len(labels)} footprints{mended}"
 
 
-def _count_mended(plan: TilesPlan) -> tuple[int | None, int | None]:
+def _count_mended(plan: TilingPlan) -> tuple[int | None, int | None]:
     """How many features were repaired and dropped; None of a mask raster."""
-    from geoseg.labels import RasterLabels
+    from geoseg.data.labels import RasterLabels
 
     drawn = [labels for labels in plan.labels if not isinstance(labels, RasterLabels)]
     if not drawn:

@@ -50,12 +50,12 @@ def command(
         _check(tiles, output, settings, overwrite=overwrite, resume=resume)
         return
     if find_lr:
-        from geoseg.train import find_lr as search
+        from geoseg.training.lr_finder import find_lr as search
 
         found = search(tiles, output, model=settings.model, options=settings.train, report=_say)
         click.echo(f"--set train.lr={found.lr:.1e} → {found.picture}")
         return
-    from geoseg.train import train
+    from geoseg.training.run import train
 
     result = train(
         tiles,
@@ -80,7 +80,7 @@ def _check(tiles: str, output: str, settings: Config, *, overwrite: bool, resume
     """Refuses what a run would refuse, and says what it would do."""
     import yaml
 
-    from geoseg.train import check_run
+    from geoseg.training.run import check_run
 
     setup, *_ = check_run(
         tiles,

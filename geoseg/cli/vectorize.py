@@ -104,11 +104,12 @@ def command(
         vectorize__subpixel=subpixel,
         vectorize__max_memory_gb=parse_memory(max_memory),
     )
-    from geoseg.execution import open_workers
-    from geoseg.journal import check_output
-    from geoseg.refine import check_colours
-    from geoseg.vector import check_suffix
-    from geoseg.vectorize import read_classes, read_thresholds, refuse_thresholds, vectorize
+    from geoseg.geo.vector import check_suffix
+    from geoseg.jobs.journal import check_output
+    from geoseg.jobs.workers import open_workers
+    from geoseg.prediction.crf.refinement import check_colours
+    from geoseg.vectorization.layer import vectorize
+    from geoseg.vectorization.prob_tags import read_classes, read_thresholds, refuse_thresholds
 
     if read_classes(prob):
         refuse_thresholds(settings.vectorize)
@@ -137,7 +138,9 @@ def command(
 
 
 def _describe(prob: str, thresholds: Thresholds, max_memory_gb: float) -> str:
-    from geoseg.vectorize import choose_layout, open_prob, read_classes
+    from geoseg.vectorization.block_layout import choose_layout
+    from geoseg.vectorization.prob_sources import open_prob
+    from geoseg.vectorization.prob_tags import read_classes
 
     with open_prob(prob) as source:
         grid = source.grid

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from geoseg.options.base import Options, Share
+from geoseg.options.base import Fraction, Options
 
 
 class AugmentOptions(Options):
@@ -17,7 +17,7 @@ class AugmentOptions(Options):
 
     quarter_turns: bool = Field(True, description="Turn by quarters; pixels are copied")
     mirrors: bool = Field(True, description="Mirror half of the samples; pixels are copied")
-    free_share: Share = Field(
+    free_share: Fraction = Field(
         0.5,
         description="Share of samples that are also turned, scaled and bent off the pixel grid; "
         "none of networks of boxes",
@@ -42,11 +42,11 @@ class AugmentOptions(Options):
     blur_px: float = Field(
         1.0, ge=0, le=10, description="Gaussian blur with a sigma of up to this, pixels"
     )
-    blur_share: Share = Field(0.2, description="Share of samples that are blurred")
-    band_dropout: Share = Field(
+    blur_share: Fraction = Field(0.2, description="Share of samples that are blurred")
+    band_dropout: Fraction = Field(
         0.0, description="Share of samples that lose one of their bands, which becomes its mean"
     )
-    shadows: Share = Field(0.5, description="Share of samples with a soft-edged dark stripe")
+    shadows: Fraction = Field(0.5, description="Share of samples with a soft-edged dark stripe")
 
     @property
     def leaves_grid(self) -> bool:

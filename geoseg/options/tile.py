@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from geoseg.options.base import Options, Share
+from geoseg.options.base import Fraction, Options
 
 
 class ClassOptions(Options):
@@ -72,7 +72,7 @@ class TileOptions(Options):
     split: Literal["stripes", "blocks", "kfold", "scenes", "areas"] = Field(
         "stripes", description="How ground is separated"
     )
-    fractions: tuple[Share, Share, Share] = Field(
+    fractions: tuple[Fraction, Fraction, Fraction] = Field(
         (0.7, 0.15, 0.15), description="Shares of train, val and test"
     )
     gap: int | None = Field(
@@ -91,7 +91,7 @@ class TileOptions(Options):
     areas: str | None = Field(
         None, description="Of areas: polygons whose attribute split is train, val or test"
     )
-    keep_empty: Share = Field(
+    keep_empty: Fraction = Field(
         1.0, description="Share of the training tiles without a building that is kept"
     )
     seed: int = Field(0, ge=0, description="Of what is dealt at random")

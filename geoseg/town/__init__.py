@@ -16,13 +16,13 @@ import numpy as np
 import shapely
 
 from geoseg.errors import ConfigError
-from geoseg.grid import Grid
-from geoseg.raster import write_array
-from geoseg.town.buildings import move
+from geoseg.geo.grid import Grid
+from geoseg.geo.raster import write_array
+from geoseg.geo.vector import FOOTPRINT_LAYER, write_layers
 from geoseg.town.layout import build_layout
 from geoseg.town.paint import paint_scene
-from geoseg.town.place import place_grid
-from geoseg.vector import FOOTPRINT_LAYER, write_layers
+from geoseg.town.roofs import move
+from geoseg.town.site import place_grid
 
 __all__ = ["Town", "build_town", "write_town"]
 

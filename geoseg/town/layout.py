@@ -10,7 +10,7 @@ import numpy as np
 import shapely
 from affine import Affine
 
-from geoseg.town.buildings import (
+from geoseg.town.roofs import (
     BUILDERS,
     Building,
     Face,
@@ -19,7 +19,7 @@ from geoseg.town.buildings import (
     move,
     rectangle,
 )
-from geoseg.town.streets import KERB_M, ROAD_M, Block, Frame, Streets, build_streets
+from geoseg.town.streets import KERB_M, ROAD_M, CityBlock, Frame, Streets, build_streets
 
 # Free ground between buildings that do not share a wall, and inside the scene's edge.
 _GAP_M = 2.0
@@ -38,7 +38,7 @@ _CARS = ("car_white", "car_white", "car_silver", "car_black", "car_red", "car_bl
 
 
 @dataclass(frozen=True)
-class Layout:
+class TownLayout:
     """A town in pixel space.
 
     Attributes:
@@ -67,7 +67,7 @@ def build_layout(
     gsd_m: float,
     density: float,
     hidden: shapely.Polygon,
-) -> Layout:
+) -> TownLayout:
     """Plans a town.
 
     Args:
@@ -89,7 +89,7 @@ def build_layout(
     surfaces = [face for lot in lots for face in lot.surfaces]
     crowns = _clear_of(np.concatenate([np.empty((0, 3)), *trees]), outlines)
     surfaces += [*_pave(streets), *_drive(rng, streets)]
-    return Layout(buildings, outlines, tuple(surfaces), crowns)
+    return TownLayout(buildings, outlines, tuple(surfaces), crowns)
 
 
 def _deal(rng: np.random.Generator) -> Iterator[str]:
@@ -98,7 +98,7 @@ def _deal(rng: np.random.Generator) -> Iterator[str]:
 
 
 def _fill_block(
-    rng: np.random.Generator, frame: Frame, block: Block, deck: Iterator[str], density: float
+    rng: np.random.Generator, frame: Frame, block: CityBlock, deck: Iterator[str], density: float
 ) -> Iterator[_Lot]:
     """Yields a block's lots: sometimes one that is as deep as the block, then both sides."""
     start = block.left + rng.uniform(2, 5)
@@ -116,7 +116,7 @@ def _fill_block(
 def _fill_side(
     rng: np.random.Generator,
     frame: Frame,
-    block: Block,
+    block: CityBlock,
     side: tuple[float, bool, str],
     density: float,
 ) -> Iterator[_Lot]:
@@ -206,7 +206,7 @@ def _settle(
     return tuple(item[1] for item in chosen), tuple(item[2] for item in chosen)
 
 
-def _plant(rng: np.random.Generator, frame: Frame, block: Block) -> np.ndarray:
+def _plant(rng: np.random.Generator, frame: Frame, block: CityBlock) -> np.ndarray:
     """Trees of a block (n, 3): some loose, some in clumps, some lined up along its streets."""
     width, depth = block.size
     loose = rng.uniform((0, 0), (width, depth), (rng.poisson(width * depth / 450), 2))

@@ -12,8 +12,8 @@ from affine import Affine
 from rasterio.features import rasterize
 from scipy.ndimage import gaussian_filter
 
-from geoseg.town.buildings import Building, Face
-from geoseg.town.layout import Layout
+from geoseg.town.layout import TownLayout
+from geoseg.town.roofs import Building, Face
 
 # Reflectance in red, green, blue and near infrared; opacity; strength of the texture.
 _MATERIALS: dict[str, tuple[float, float, float, float, float, float]] = {
@@ -68,7 +68,7 @@ class _Patch:
 
 
 def paint_scene(
-    rng: np.random.Generator, layout: Layout, shape: tuple[int, int], bands: int, gsd_m: float
+    rng: np.random.Generator, layout: TownLayout, shape: tuple[int, int], bands: int, gsd_m: float
 ) -> np.ndarray:
     """Paints a town.
 
@@ -167,7 +167,7 @@ def _noise(rng: np.random.Generator, shape: tuple[int, int], cell: float) -> np.
     return field * np.float32(315 / 151)
 
 
-def _shadow_rings(layout: Layout, throw: np.ndarray) -> Iterable[np.ndarray]:
+def _shadow_rings(layout: TownLayout, throw: np.ndarray) -> Iterable[np.ndarray]:
     """Yields what shadows sweep over; `throw` is in pixels per metre of height."""
     for building in layout.buildings:
         yield from _swept(building, throw * building.height_m)

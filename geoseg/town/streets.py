@@ -59,7 +59,7 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Block:
+class CityBlock:
     """The ground between four streets, in town metres, without the streets."""
 
     left: float
@@ -90,7 +90,7 @@ class Streets:
         for u in self.us:
             yield np.column_stack([np.full_like(along_v, u), along_v]), False
 
-    def blocks(self, scene: shapely.Polygon) -> Iterator[Block]:
+    def blocks(self, scene: shapely.Polygon) -> Iterator[CityBlock]:
         """Yields the blocks that touch the scene's outline in pixels."""
         shapely.prepare(scene)
         for top, bottom in zip(self.vs[:-1], self.vs[1:], strict=True):
@@ -98,7 +98,7 @@ class Streets:
                 u = np.array([left, right, right, left])
                 v = np.array([top, top, bottom, bottom])
                 if scene.intersects(shapely.Polygon(self.frame.at(u, v)).envelope):
-                    yield Block(left + KERB_M, top + KERB_M, right - KERB_M, bottom - KERB_M)
+                    yield CityBlock(left + KERB_M, top + KERB_M, right - KERB_M, bottom - KERB_M)
 
 
 def build_streets(rng: np.random.Generator, shape: tuple[int, int], gsd_m: float) -> Streets:

@@ -1,0 +1,1 @@
+"""Training data: labels, splits, tiles and the label report."""

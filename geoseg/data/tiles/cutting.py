@@ -1,0 +1,403 @@
+"""Cuts the tiles of a plan into a folder, one row of tiles at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+from rasterio.windows import Window
+
+from geoseg.data.labels import IGNORE, Labels, LayerLabels, RasterLabels, Scheme, burn, halo_px
+from geoseg.data.splits import SPLITS
+from geoseg.data.tiles.tile_index import FOOTPRINTS_NAME, FailedTile, TilesInfo, tile_window
+from geoseg.data.tiles.tiling_plan import TilingPlan
+from geoseg.errors import EmptyDatasetError, LabelError, SceneReadError, one_line
+from geoseg.geo.grid import Grid
+from geoseg.geo.paths import absolute_path
+from geoseg.geo.raster import Scene, SceneInfo, write_array
+from geoseg.geo.vector import within_globe, write_parts
+from geoseg.jobs.journal import Journal, claim_output, describe_job
+from geoseg.jobs.progress import Run
+
+# What is known of each tile only to sum it up.
+_GATHERED = ("pixels", "sums", "squares", "of_value", "scene_index")
+
+# So many neighbours in a row are read and burnt at once: what they share is decoded once, and
+# memory does not grow with the width of the scene.
+_STRIP = 8
+
+
+@dataclass(frozen=True)
+class RowTask:
+    """One row of tiles of one scene: a recipe that any process can carry out."""
+
+    folder: Path
+    scene: SceneInfo
+    dtype: str
+    grid: Grid
+    size: int
+    labels: Labels
+    targets: tuple[str, ...]
+    tiles: list[tuple[str, Window]] = field(repr=False)
+
+
+def tile_scenes(
+    plan: TilingPlan,
+    output: str | Path,
+    *,
+    overwrite: bool = False,
+    run: Run = map,
+    progress: Callable[[int, int, str], None] | None = None,
+    finish: Callable[[Path], object] | None = None,
+) -> TilesInfo:
+    """Cuts the tiles of a plan into a folder, which appears only when complete.
+
+    An interrupted run goes on when it is started again. Tiles that cannot be cut are left out
+    and named in the result.
+
+    Args:
+        plan: From `plan_tiles`.
+        output: The folder.
+        overwrite: Replace it if it is there.
+        run: Calls a function on every task and yields the results in order, an exception for
+            a task that was lost; `map` does so in this process.
+        progress: Told the finished and the total number of tiles.
+        finish: Given the folder when all of the above is in it, just before it appears; what
+            it writes there appears with the rest.
+
+    Returns:
+        What `tiles.json` holds.
+
+    Raises:
+        OutputExistsError: If the folder is there and may not be overwritten, or holds the
+            scenes or the footprints.
+        LabelError: If no pixel of any tile is a building.
+        EmptyDatasetError: If no training tile has a valid pixel.
+    """
+    inputs = (*(scene.path for scene in plan.scenes), *plan.label_files)
+    job = describe_job(plan.options.model_dump(), list(plan.tiles.id), files=inputs)
+    with (
+        claim_output(output, overwrite=overwrite, inputs=inputs, job=job) as folder,
+        Journal(folder, job) as journal,
+    ):
+        for kind in ("images", "targets"):
+            (folder / kind).mkdir(exist_ok=True)
+        rows = _cut_rows(plan, folder, journal, run, progress)
+        failed = [row for row in rows if "error" in row]
+        if len(failed) == len(rows):
+            raise SceneReadError(failed[0]["error"])
+        cut = pd.DataFrame([row for row in rows if "error" not in row])
+        tiles = plan.tiles.merge(cut, on="id", sort=False)
+        kept = _choose_kept(tiles, plan)
+        _remove_files(tiles.id[~kept], folder)
+        tiles = tiles[kept].reset_index(drop=True)
+        info = _summarise(plan, tiles, failed)
+        _write_index(plan, tiles, info, folder)
+        if finish:
+            finish(folder)
+    return info
+
+
+def cut_row(task: RowTask) -> list[dict[str, Any]]:
+    """Cuts one row of tiles and writes their files.
+
+    A tile whose ground cannot be read is tried again by itself, and given up if that fails.
+
+    Returns:
+        Per tile: id, valid and building fraction, and sums per band over its valid pixels; or
+        id and error of a tile that was given up. All of it as JSON takes it.
+    """
+    try:
+        with _open(task) as scene:
+            return [row for strip in _strips(task.tiles) for row in _cut(task, scene, strip)]
+    except SceneReadError:
+        return [_cut_alone(task, *tile) for tile in task.tiles]
+
+
+def _cut_alone(task: RowTask, id_: str, window: Window) -> dict[str, Any]:
+    try:
+        with _open(task) as scene:
+            return next(_cut(task, scene, [(id_, window)]))
+    except SceneReadError as error:
+        return {"id": id_, "error": str(error)}
+
+
+def _open(task: RowTask) -> Scene:
+    return task.scene.open(task.grid)
+
+
+def _strips(tiles: Sequence[tuple[str, Window]]) -> Iterator[list[tuple[str, Window]]]:
+    """Neighbours in a row that together cover a rectangle."""
+    strip: list[tuple[str, Window]] = []
+    for tile in tiles:
+        if strip and (len(strip) == _STRIP or not _adjoins(strip[-1][1], tile[1])):
+            yield strip
+            strip = []
+        strip.append(tile)
+    yield strip
+
+
+def _adjoins(left: Window, right: Window) -> bool:
+    touches = left.col_off <= right.col_off <= left.col_off + left.width
+    return bool(touches and left.height == right.height)
+
+
+def _cut(
+    task: RowTask, scene: Scene, strip: Sequence[tuple[str, Window]]
+) -> Iterator[dict[str, Any]]:
+    """Cuts the tiles of a strip, whose targets do not depend on how the ground is cut."""
+    whole = _bounding_window([window for _, window in strip])
+    pixels, valid = scene.read(whole)
+    pixels = pixels.astype(task.dtype, copy=False)
+    burnt = burn(task.labels, whole, valid, task.targets)
+    for id_, window in strip:
+        left = window.col_off - whole.col_off
+        own = (..., slice(left, left + window.width))
+        image = _square(pixels[own], task.size, 0), _square(valid[own], task.size, False)
+        yield _write(task, id_, window, *image, _square(burnt[own], task.size, IGNORE))
+
+
+def _write(
+    task: RowTask,
+    id_: str,
+    window: Window,
+    pixels: np.ndarray,
+    valid: np.ndarray,
+    burnt: np.ndarray,
+) -> dict[str, Any]:
+    grid = task.grid.window_grid(Window(window.col_off, window.row_off, task.size, task.size))
+    image, target = (task.folder / kind / f"{id_}.tif" for kind in ("images", "targets"))
+    write_array(image, grid, pixels, valid=valid, descriptions=task.scene.bands)
+    write_array(target, grid, burnt, nodata=IGNORE, descriptions=task.targets)
+    return _measure(id_, pixels, valid, burnt[0], task.labels.scheme)
+
+
+def _cut_rows(
+    plan: TilingPlan,
+    folder: Path,
+    journal: Journal,
+    run: Run,
+    progress: Callable[[int, int, str], None] | None,
+) -> list[dict[str, Any]]:
+    """Cuts all rows that are not yet cut; what is known of every tile."""
+    parts = {
+        f"{index}/{row}": part
+        for (index, row), part in plan.tiles.groupby(["scene_index", "row_off"], sort=True)
+    }
+    missing = [key for key in parts if key not in journal.done]
+    tasks = (row_task(plan, folder, parts[key]) for key in missing)
+    done = sum(len(rows) for rows in journal.done.values())
+    for key, found in zip(missing, run(cut_row, tasks), strict=True):
+        rows = _given_up(parts[key], found) if isinstance(found, Exception) else found
+        journal.add(key, rows)
+        done += len(rows)
+        if progress:
+            progress(done, len(plan.tiles), "tiles")
+    return [row for key in parts for row in journal.done[key]]
+
+
+def _given_up(part: gpd.GeoDataFrame, error: Exception) -> list[dict[str, Any]]:
+    return [{"id": id_, "error": one_line(error)} for id_ in part.id]
+
+
+def row_task(plan: TilingPlan, folder: Path, part: gpd.GeoDataFrame) -> RowTask:
+    """The recipe of a plan's tiles that lie in one row of one scene."""
+    index = int(part.scene_index.iloc[0])
+    grid, labels = plan.grids[index], plan.labels[index]
+    windows = [tile_window(tile) for tile in part.itertuples()]
+    halo = halo_px(grid, plan.options.target_names)
+    return RowTask(
+        folder=folder,
+        scene=replace(plan.scenes[index], path=absolute_path(plan.scenes[index].path)),
+        dtype=plan.dtype,
+        grid=grid,
+        size=plan.options.size,
+        labels=labels.near(_bounding_window(windows, halo)),
+        targets=plan.options.target_names,
+        tiles=list(zip(part.id, windows, strict=True)),
+    )
+
+
+def _bounding_window(windows: Sequence[Window], halo: int = 0) -> Window:
+    left = min(w.col_off for w in windows) - halo
+    top = min(w.row_off for w in windows) - halo
+    right = max(w.col_off + w.width for w in windows) + halo
+    bottom = max(w.row_off + w.height for w in windows) + halo
+    return Window(left, top, right - left, bottom - top)
+
+
+def _square(array: np.ndarray, size: int, fill: int) -> np.ndarray:
+    """Fills what a tile lacks that is cut short by its region."""
+    height, width = array.shape[-2:]
+    if (height, width) == (size, size):
+        return np.ascontiguousarray(array)
+    missing = [(0, 0)] * (array.ndim - 2) + [(0, size - height), (0, size - width)]
+    return np.pad(array, missing, constant_values=fill)
+
+
+def _measure(
+    id_: str, data: np.ndarray, valid: np.ndarray, mask: np.ndarray, scheme: Scheme
+) -> dict[str, Any]:
+    count = int(np.count_nonzero(valid))
+    sums, squares = zip(*(_sum_up(band, valid, count) for band in data), strict=True)
+    of_value = np.bincount(mask.ravel(), minlength=IGNORE + 1)
+    return {
+        "id": id_,
+        "valid_fraction": count / valid.size,
+        "building_fraction": int(of_value[1:IGNORE].sum()) / max(1, count),
+        "of_value": of_value[: scheme.mask_values].tolist(),
+        "pixels": count,
+        "sums": sums,
+        "squares": squares,
+    }
+
+
+def _sum_up(band: np.ndarray, valid: np.ndarray, count: int) -> tuple[float, float]:
+    """Sum and sum of squares over the valid pixels; band by band, which a cache holds."""
+    pixels = (band.ravel() if count == band.size else band[valid]).astype(np.float64)
+    total = float(pixels.sum())
+    np.square(pixels, out=pixels)
+    return total, float(pixels.sum())
+
+
+def _choose_kept(tiles: gpd.GeoDataFrame, plan: TilingPlan) -> pd.Series:
+    """Which tiles are kept: those with data, of training tiles without a building a share.
+
+    What is judged on keeps its empty ground, so that false alarms there count. Where every class
+    is one to learn, no tile is empty.
+    """
+    options = plan.options
+    if not plan.scheme.has_ground:
+        return pd.Series(tiles.valid_fraction > 0)
+    kept = tiles.valid_fraction > 0
+    empty = tiles.index[kept & (tiles.split == "train") & (tiles.building_fraction == 0)]
+    order = np.random.default_rng(options.seed).permutation(len(empty))
+    kept[empty[order[round(len(empty) * options.keep_empty) :]]] = False
+    chosen: pd.Series = kept
+    return chosen
+
+
+def _remove_files(ids: pd.Series, folder: Path) -> None:
+    for id_ in ids:
+        # They may be gone already, if the job was interrupted after this.
+        (folder / "images" / f"{id_}.tif").unlink(missing_ok=True)
+        (folder / "targets" / f"{id_}.tif").unlink(missing_ok=True)
+
+
+def _summarise(
+    plan: TilingPlan, tiles: gpd.GeoDataFrame, failed: Sequence[dict[str, Any]]
+) -> TilesInfo:
+    train = tiles[tiles.split == "train"]
+    if train.empty:
+        raise _nothing_to_train_on(plan, bool(len(tiles)))
+    _check_classes(plan, np.sum(tiles.of_value.tolist(), axis=0))
+    pixels = train.pixels.sum()
+    mean = np.sum(train.sums.tolist(), axis=0) / pixels
+    squares = np.sum(train.squares.tolist(), axis=0) / pixels
+    std = np.sqrt(np.maximum(squares - mean**2, 0))
+    first, options = plan.scenes[0], plan.options
+    return TilesInfo(
+        bands=first.bands,
+        dtype=plan.dtype,
+        scene_dtypes=tuple(sorted({scene.dtype for scene in plan.scenes})),
+        gsd_m=round(float(options.gsd_m or plan.grids[0].gsd_m), 6),
+        nodata=first.nodata if first.nodata is None or np.isfinite(first.nodata) else None,
+        size=options.size,
+        overlap=options.overlap_px,
+        classes=plan.scheme.names,
+        colours=plan.scheme.colours,
+        background=plan.scheme.background,
+        targets=options.target_names,
+        mean=tuple(round(float(m), 6) for m in mean),
+        # A band without contrast must not divide by zero.
+        std=tuple(round(float(s), 6) or 1.0 for s in std),
+        scenes=tuple(info.path for info in plan.scenes),
+        labels=plan.labels_path,
+        where=options.where,
+        split=_describe_split(plan),
+        tiles={split: int((tiles.split == split).sum()) for split in SPLITS},
+        shared_pixels=plan.shared_pixels,
+        failed=_describe_failed(plan, failed),
+    )
+
+
+def _nothing_to_train_on(plan: TilingPlan, elsewhere: bool) -> EmptyDatasetError:
+    first = plan.scenes[0]
+    what = f"{first.path}: no training tile has a valid pixel"
+    if elsewhere:
+        return EmptyDatasetError(f"{what}, but those of other splits have; choose another --split")
+    if first.nodata is None:
+        return EmptyDatasetError(f"{what}, all is masked; gdalinfo says by what, or take another")
+    return EmptyDatasetError(
+        f"{what}, all of it is {first.nodata:g}, the value of nodata; if that is data, "
+        "gdal_edit.py -unsetnodata file.tif says so, else take another scene"
+    )
+
+
+def _check_classes(plan: TilingPlan, of_value: np.ndarray) -> None:
+    """Refuses labels that give a class no pixel: what has no example is not learnt."""
+    scheme = plan.scheme
+    named = enumerate(scheme.names) if scheme.exclusive else [(1, scheme.names[0])]
+    # All ground may be covered, so that none is left to the background.
+    absent = [name for value, name in named if not of_value[value] and value != scheme.ground]
+    if absent:
+        check = "that they are larger than a pixel"
+        if scheme.exclusive:
+            check = f"tile.classes.values (--set tile.classes.values.{absent[0]}=null drops it)"
+        raise LabelError(
+            f"{plan.labels_path}: class {absent[0]} has no pixel in any tile; check that the "
+            f"labels lie on ground where the scene has data, and {check}"
+        )
+
+
+def _describe_failed(plan: TilingPlan, failed: Sequence[dict[str, Any]]) -> tuple[FailedTile, ...]:
+    tiles = plan.tiles.set_index("id")
+    found = ((row, tiles.loc[row["id"]]) for row in failed)
+    return tuple(
+        FailedTile(
+            id=row["id"],
+            scene=tile.scene,
+            window=(tile.col_off, tile.row_off, tile.width, tile.height),
+            error=row["error"],
+        )
+        for row, tile in found
+    )
+
+
+def _describe_split(plan: TilingPlan) -> dict[str, Any]:
+    options = plan.options
+    said: dict[str, Any] = {"by": options.split, "gap": plan.gap, "seed": options.seed}
+    if options.split == "kfold":
+        return said | {"folds": options.folds, "fold": options.fold}
+    return said | {"fractions": list(options.fractions)}
+
+
+def _write_index(plan: TilingPlan, tiles: gpd.GeoDataFrame, info: TilesInfo, folder: Path) -> None:
+    columns = [c for c in tiles.columns if c not in _GATHERED]
+    tiles[columns].assign(class_pixels=tiles.of_value).to_parquet(folder / "tiles.parquet")
+    _write_footprints(plan, info, folder / FOOTPRINTS_NAME)
+    for split, part in plan.ground.groupby("split"):
+        part = part.set_geometry([within_globe(shape) for shape in part.geometry], crs=part.crs)
+        part.to_file(folder / f"{split}.geojson", driver="GeoJSON", RFC7946="YES")
+    (folder / "tiles.json").write_text(info.model_dump_json(indent=2) + "\n")
+
+
+def _write_footprints(plan: TilingPlan, info: TilesInfo, path: Path) -> None:
+    """Writes the labels that were burnt, by parts where they are many; nothing of a raster."""
+    kept = ["value", "scene", "geometry"] if info.exclusive else ["scene", "geometry"]
+
+    def parts() -> Iterator[gpd.GeoDataFrame]:
+        for scene, labels in zip(plan.scenes, plan.labels, strict=True):
+            if not isinstance(labels, RasterLabels):
+                for part in labels.iter_footprints():
+                    yield part.assign(scene=scene.path)[kept].to_crs(4326)
+
+    if any(isinstance(labels, LayerLabels) for labels in plan.labels):
+        write_parts(path, parts())
+    elif drawn := list(parts()):
+        gpd.GeoDataFrame(pd.concat(drawn, ignore_index=True)).to_parquet(path)

@@ -1,0 +1,228 @@
+"""Plans the tiles of scenes, and on which side of which split each lies, reading no pixel."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+from rasterio.windows import Window
+
+from geoseg.data.labels import (
+    Labels,
+    RasterLabels,
+    Scheme,
+    check_footprints,
+    labels_of,
+    read_labels,
+    resolve_scheme,
+)
+from geoseg.data.splits import (
+    SPLITS,
+    STRATEGIES,
+    Region,
+    SplitScene,
+    count_shared_pixels,
+    drop_near,
+    merge_regions,
+)
+from geoseg.data.tiles.checks import (
+    check_apart,
+    check_on_earth,
+    check_own_masks,
+    check_same_bands,
+    check_splits,
+    warn_of_bare_scenes,
+    warn_of_magnified,
+    warn_of_shares,
+)
+from geoseg.errors import ConfigError
+from geoseg.geo.grid import Grid
+from geoseg.geo.paths import absolute_path
+from geoseg.geo.raster import SceneInfo, read_info
+from geoseg.geo.tiling import TileGrid
+from geoseg.options import TileOptions
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TilingPlan:
+    """What `geoseg tile` will do, before it reads a pixel.
+
+    Attributes:
+        scenes: The scenes.
+        grids: The grid that each is tiled on.
+        labels: The footprints on each.
+        tiles: One row per tile, in longitude and latitude.
+        ground: One row per split, in longitude and latitude.
+        shared_pixels: Pixels that two splits share.
+        gap: Pixels that tiles of different splits lie apart at the least.
+        options: How scenes are cut.
+        labels_path: Of the labels, as the user gave it.
+        label_files: What it stands for.
+        scheme: The classes.
+    """
+
+    scenes: list[SceneInfo]
+    grids: list[Grid]
+    labels: list[Labels]
+    tiles: gpd.GeoDataFrame
+    ground: gpd.GeoDataFrame
+    shared_pixels: int
+    gap: int
+    options: TileOptions
+    labels_path: str
+    label_files: tuple[str, ...]
+    scheme: Scheme
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Tiles per split."""
+        return {split: int((self.tiles.split == split).sum()) for split in SPLITS}
+
+    @property
+    def dtype(self) -> str:
+        """Data type that holds the pixels of every scene."""
+        return str(np.result_type(*(scene.dtype for scene in self.scenes)))
+
+    @property
+    def bytes(self) -> int:
+        """Size of the images and targets before compression."""
+        pixel = np.dtype(self.dtype).itemsize * len(self.scenes[0].bands) + len(
+            self.options.target_names
+        )
+        return int(len(self.tiles) * self.options.size**2 * pixel)
+
+
+def plan_tiles(
+    scenes: Sequence[str | Path], labels: str | Path, options: TileOptions
+) -> TilingPlan:
+    """Plans the tiles of scenes, reading no pixel.
+
+    Raises:
+        DataError: If scenes or labels cannot be read or do not belong together.
+        ConfigError: If a scene lacks a band, or is too small for its blocks.
+    """
+    places = [absolute_path(scene) for scene in scenes]
+    repeated = next((place for place in places if places.count(place) > 1), None)
+    if repeated:
+        raise ConfigError(f"{repeated}: is given twice; name each scene once")
+    infos = [
+        read_info(scene, bands=options.bands, assume_gsd_m=options.assume_gsd_m) for scene in scenes
+    ]
+    check_apart([info for info in infos if info.placed_by == "assumed"])
+    check_on_earth(infos)
+    check_same_bands(infos, chosen=options.bands is not None)
+    gsd_m = options.gsd_m or infos[0].grid.gsd_m
+    grids = [info.grid.resampled(gsd_m) for info in infos]
+    scheme = resolve_scheme(options.classes)
+    files = [labels_of(info.path, labels) for info in infos]
+    on_scenes = [
+        read_labels(file, grid, scheme, where=options.where, layer=options.layer, own=info.grid)
+        for file, grid, info in zip(files, grids, infos, strict=True)
+    ]
+    drawn = [one for one in on_scenes if not isinstance(one, RasterLabels)]
+    if drawn:
+        check_footprints(drawn, labels, options.where, options.layer, files=files)
+    check_own_masks(infos, on_scenes)
+    warn_of_bare_scenes(infos, on_scenes, files)
+    warn_of_magnified(infos, gsd_m, chosen=options.gsd_m is not None)
+
+    grounds = [
+        SplitScene(info.path, grid, placed.built)
+        for info, grid, placed in zip(infos, grids, on_scenes, strict=True)
+    ]
+    separation = STRATEGIES[options.split](grounds, options)
+    records = [
+        record
+        for index, grid in enumerate(grids)
+        for region in separation.regions[index]
+        for record in _region_tiles(index, infos[index].path, grid, region, options)
+    ]
+    common = grids[0].crs.to_wkt()
+    tiles = _to_common(records, grids, common)
+    tiles = drop_near(tiles, grids, separation.gap)
+    check_splits(infos, set(tiles.split), grids, options)
+    warn_of_shares(tiles.split, options)
+    shared = count_shared_pixels(tiles, grids[0].pixel_area)
+    ground = merge_regions(
+        [
+            _region_ground(grid, regions, placed)
+            for grid, regions, placed in zip(grids, separation.regions, on_scenes, strict=True)
+        ]
+    )
+    return TilingPlan(
+        infos,
+        grids,
+        on_scenes,
+        tiles.to_crs(4326),
+        ground,
+        shared,
+        separation.gap,
+        options,
+        str(labels),
+        tuple(dict.fromkeys(files)),
+        scheme,
+    )
+
+
+def _region_tiles(
+    index: int, scene: str, grid: Grid, region: Region, options: TileOptions
+) -> Iterator[dict[str, Any]]:
+    area, side = region.window, _pixel_side(grid)
+    for tile in TileGrid(area.height, area.width, options.size, options.overlap_px):
+        window = Window(
+            area.col_off + tile.window.col_off,
+            area.row_off + tile.window.row_off,
+            tile.window.width,
+            tile.window.height,
+        )
+        outline = grid.window_polygon(window)
+        if region.area is not None and not region.area.buffer(1e-6 * side).covers(outline):
+            continue
+        yield {
+            "id": f"{index:03d}_{window.row_off:06d}_{window.col_off:06d}",
+            "scene": scene,
+            "scene_index": index,
+            "row_off": int(window.row_off),
+            "col_off": int(window.col_off),
+            "height": int(window.height),
+            "width": int(window.width),
+            "split": region.split,
+            "geometry": outline,
+        }
+
+
+def _pixel_side(grid: Grid) -> float:
+    """Length of a pixel's longer side, in the CRS's unit."""
+    transform = grid.transform
+    return max(math.hypot(transform.a, transform.d), math.hypot(transform.b, transform.e))
+
+
+def _to_common(records: list[dict[str, Any]], grids: list[Grid], common: str) -> gpd.GeoDataFrame:
+    frame = pd.DataFrame(records)
+    parts = [
+        gpd.GeoDataFrame(part, geometry="geometry", crs=grids[int(str(index))].crs.to_wkt())
+        for index, part in frame.groupby("scene_index", sort=True)
+    ]
+    return gpd.GeoDataFrame(pd.concat([part.to_crs(common) for part in parts], ignore_index=True))
+
+
+def _region_ground(grid: Grid, regions: Sequence[Region], labels: Labels) -> gpd.GeoDataFrame:
+    """The ground of each split, without what was not labelled, as nothing can be judged there."""
+    ground = gpd.GeoDataFrame(
+        {"split": [region.split for region in regions]},
+        geometry=[region.polygon(grid) for region in regions],
+        crs=grid.crs.to_wkt(),
+    )
+    ignored = None if isinstance(labels, RasterLabels) else labels.ignored
+    if ignored is not None and len(ignored):
+        ground.geometry = ground.difference(ignored.union_all())
+    return ground

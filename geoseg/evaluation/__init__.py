@@ -1,0 +1,123 @@
+"""Compares footprints, or a mask, with the truth and writes a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import geopandas as gpd
+
+from geoseg.errors import ConfigError
+from geoseg.evaluation.mask_scores import ClassReport, evaluate_mask, format_classes
+from geoseg.evaluation.matching import Evaluation, evaluate_layers, read_layers
+from geoseg.evaluation.report import (
+    LAYERS_NAME,
+    REPORT_NAME,
+    Report,
+    check_report_folder,
+    format_table,
+    report_layers,
+    scores_of,
+    write_report,
+)
+from geoseg.evaluation.spacenet import score_contest
+
+SPACENET_MIN_AREA_PX2 = 20.0
+
+
+def evaluate(
+    footprints: str | Path,
+    truth: str | Path,
+    output: str | Path | None = None,
+    *,
+    aoi: str | Path | None = None,
+    where: str | None = None,
+    threshold: float = 0.5,
+    min_area_m2: float | None = None,
+    overwrite: bool = False,
+) -> Report:
+    """Compares footprints with the truth as the SpaceNet-2 contest does.
+
+    Vector layers are compared in the truth's CRS, or in an equal-area one around them where
+    that is in degrees. Two `.csv` files are read as a contest submission and its truth, scored
+    per image, and the counts summed per city.
+
+    Args:
+        footprints: Layer to judge; its column `confidence`, if there is one, says who chooses
+            first, else the order of the file does.
+        truth: Layer to judge by.
+        output: Folder for `report.json` and, for vector layers, `report.gpkg` with the layers
+            TP, FP and FN in the truth's CRS; None writes nothing.
+        aoi: Layer of polygons; buildings count by their part inside.
+        where: Filter on the truth's attributes, e.g. `label = 1`.
+        threshold: IoU that a match must exceed, in [0, 1).
+        min_area_m2: Smaller buildings do not count; square pixels for CSV files. None stands
+            for 0, for CSV files for the contest's 20.
+        overwrite: Replace an earlier report.
+
+    Returns:
+        The report.
+
+    Raises:
+        ConfigError: If an option is out of range or does not fit the files.
+        OutputExistsError: If a report is there already and `overwrite` is False.
+        GridMismatchError: If the area of interest meets neither layer, or the layers cannot be
+            brought to one CRS.
+        MissingCRSError: If a layer has no CRS.
+        VectorReadError: If a file cannot be read.
+    """
+    _check_options(threshold, min_area_m2)
+    folder = check_report_folder(output, overwrite)
+    layers: dict[str, gpd.GeoDataFrame] = {}
+    if _are_contest_files(footprints, truth, aoi, where):
+        min_area_px2 = SPACENET_MIN_AREA_PX2 if min_area_m2 is None else min_area_m2
+        fields = score_contest(footprints, truth, threshold, min_area_px2)
+    else:
+        pred, true, area, crs = read_layers(footprints, truth, aoi, where)
+        evaluation = evaluate_layers(
+            pred, true, aoi=area, threshold=threshold, min_area_m2=min_area_m2 or 0.0
+        )
+        fields = scores_of(evaluation.score, evaluation.area, evaluation.matches.iou_sum)
+        fields |= {"aoi": aoi and str(aoi), "where": where, "min_area_m2": float(min_area_m2 or 0)}
+        layers = report_layers(evaluation, crs)
+    report = Report(**fields, footprints=str(footprints), truth=str(truth), threshold=threshold)
+    if folder is not None:
+        write_report(folder, report, layers)
+    return report
+
+
+def _check_options(threshold: float, min_area_m2: float | None) -> None:
+    if not 0 <= threshold < 1:
+        raise ConfigError(f"the IoU threshold is {threshold}; give a number from 0 to below 1")
+    if min_area_m2 is not None and not min_area_m2 >= 0:
+        raise ConfigError(f"the minimum area is {min_area_m2}; give 0 or more")
+
+
+def _are_contest_files(
+    footprints: str | Path, truth: str | Path, aoi: str | Path | None, where: str | None
+) -> bool:
+    kinds = {Path(path).suffix.lower() == ".csv" for path in (footprints, truth)}
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"{footprints}, {truth}: one is a SpaceNet CSV, the other is not; give two of a kind"
+        )
+    is_csv = kinds.pop()
+    if is_csv and (aoi or where):
+        raise ConfigError(
+            f"{truth}: a SpaceNet CSV lies in pixels and has no attributes; leave out the area of "
+            "interest and the filter, or give vector layers"
+        )
+    return is_csv
+
+
+__all__ = [
+    "LAYERS_NAME",
+    "REPORT_NAME",
+    "ClassReport",
+    "Evaluation",
+    "Report",
+    "evaluate",
+    "evaluate_layers",
+    "evaluate_mask",
+    "format_classes",
+    "format_table",
+]

@@ -1,0 +1,164 @@
+"""What an evaluation found: a table, `report.json` and the layers TP, FP and FN."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+from pyproj import CRS
+
+from geoseg.errors import ConfigError, OutputExistsError
+from geoseg.evaluation.matching import Evaluation, confidence_of, shapes_of
+from geoseg.evaluation.metrics import AreaCounts, Score
+from geoseg.geo.vector import write_layers
+from geoseg.jobs.journal import replace_file
+
+REPORT_NAME = "report.json"
+LAYERS_NAME = "report.gpkg"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an evaluation found, and of what.
+
+    The first numbers count buildings. Those in `_pixel` compare the ground covered: what
+    counting pixels tends to as pixels shrink, computed from the polygons without any raster.
+
+    Attributes:
+        tp: Footprints that match a truth.
+        fp: Footprints that match none.
+        fn: Truths that no footprint matches.
+        precision: Share of the footprints that match.
+        recall: Share of the truths that are matched.
+        f1: Harmonic mean of precision and recall.
+        mean_iou: Mean IoU of the matched pairs, 0.0 without any.
+        iou_pixel: IoU of the ground covered.
+        f1_pixel: F1 of the ground covered.
+        precision_pixel: Share of the predicted ground that is built on.
+        recall_pixel: Share of the built ground that is predicted.
+        threshold: IoU that a match had to exceed.
+        footprints: Path of the footprints.
+        truth: Path of the truth.
+        aoi: Path of the area of interest.
+        where: Filter on the truth.
+        min_area_m2: Smaller buildings did not count; None for SpaceNet CSV files.
+        min_area_px2: The same for SpaceNet CSV files, None for vector layers.
+        spacenet_score: The contest's score, the mean of the cities' F1; CSV files only.
+        cities: Counts and rates of each city; CSV files only.
+        images: Counts and rates of each image; CSV files only.
+    """
+
+    tp: int
+    fp: int
+    fn: int
+    precision: float
+    recall: float
+    f1: float
+    mean_iou: float
+    iou_pixel: float
+    f1_pixel: float
+    precision_pixel: float
+    recall_pixel: float
+    threshold: float
+    footprints: str
+    truth: str
+    aoi: str | None = None
+    where: str | None = None
+    min_area_m2: float | None = None
+    min_area_px2: float | None = None
+    spacenet_score: float | None = None
+    cities: tuple[dict[str, Any], ...] = ()
+    images: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def counts(self) -> Score:
+        """The counts of buildings, which add up over scenes."""
+        return Score(self.tp, self.fp, self.fn)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as `report.json` holds them."""
+        return asdict(self)
+
+
+def format_table(report: Report) -> str:
+    """Lays a report out as plain text, one row per count, for a terminal."""
+    rows = [("buildings", report.to_dict())]
+    rows += [(str(row["city"]), {k.lower(): v for k, v in row.items()}) for row in report.cities]
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{'':{width}}  {'TP':>7} {'FP':>7} {'FN':>7}  precision  recall      F1     IoU"]
+    for name, row in rows:
+        counts = " ".join(f"{row[key]:>7}" for key in ("tp", "fp", "fn"))
+        rates = f"{row['precision']:>9.4f} {row['recall']:>7.4f} {row['f1']:>7.4f}"
+        iou = f" {row['mean_iou']:>7.4f}" if "mean_iou" in row else ""
+        lines.append(f"{name:{width}}  {counts}  {rates}{iou}")
+    rates = f"{report.precision_pixel:>9.4f} {report.recall_pixel:>7.4f} {report.f1_pixel:>7.4f}"
+    lines.append(f"{'area':{width}}  {'':23}  {rates} {report.iou_pixel:>7.4f}")
+    if report.spacenet_score is not None:
+        lines.append(f"SpaceNet score (mean F1 of the cities): {report.spacenet_score:.4f}")
+    return "\n".join(lines)
+
+
+def scores_of(score: Score, area: AreaCounts, iou_sum: float) -> dict[str, Any]:
+    """Fields of a report that both kinds of files fill."""
+    return {
+        **asdict(score),
+        **{name: getattr(score, name) for name in ("precision", "recall", "f1")},
+        **{f"{name}_pixel": getattr(area, name) for name in ("iou", "f1", "precision", "recall")},
+        "mean_iou": iou_sum / max(score.tp, 1),
+    }
+
+
+def report_layers(evaluation: Evaluation, crs: CRS) -> dict[str, gpd.GeoDataFrame]:
+    """The layers TP, FP and FN; `truth_id` is a truth's row in its file as read."""
+    pred, truth, matches = evaluation.pred, evaluation.truth, evaluation.matches
+    confidence = confidence_of(pred)
+    proposals = gpd.GeoDataFrame(
+        {
+            "confidence": np.full(len(pred), np.nan) if confidence is None else confidence,
+            "iou": matches.proposal_iou,
+        },
+        geometry=shapes_of(pred),
+        crs=pred.crs,
+    ).to_crs(crs)
+    truths = gpd.GeoDataFrame(
+        {"truth_id": truth.index.to_numpy(dtype=np.int64), "iou": matches.truth_iou},
+        geometry=shapes_of(truth),
+        crs=truth.crs,
+    ).to_crs(crs)
+    hit = matches.proposal_match >= 0
+    found = proposals[hit]
+    found.insert(2, "truth_id", truths["truth_id"].to_numpy()[matches.proposal_match[hit]])
+    return {"TP": found, "FP": proposals[~hit], "FN": truths[matches.truth_match < 0]}
+
+
+def write_report(folder: Path, report: Report, layers: Mapping[str, gpd.GeoDataFrame]) -> None:
+    """Writes the folder, `report.json` last: where it is, the report is complete."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if layers:
+        write_layers(folder / LAYERS_NAME, layers)
+    else:
+        (folder / LAYERS_NAME).unlink(missing_ok=True)
+    with replace_file(folder / REPORT_NAME) as partial:
+        partial.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+
+def check_report_folder(output: str | Path | None, overwrite: bool) -> Path | None:
+    """The folder to write to, which holds no report that must stay."""
+    if output is None:
+        return None
+    folder = Path(output)
+    if folder.exists() and not folder.is_dir():
+        raise OutputExistsError(f"{folder}: is a file; give a folder for the report")
+    if folder.suffix.lower() in (".json", ".gpkg", ".csv"):
+        raise ConfigError(f"{folder}: looks like a file; give a folder for the report")
+    for name in (REPORT_NAME, LAYERS_NAME):
+        if (folder / name).exists() and not overwrite:
+            raise OutputExistsError(
+                f"{folder / name}: exists; pass --overwrite to replace it or name another folder"
+            )
+    return folder

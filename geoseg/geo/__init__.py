@@ -1,0 +1,1 @@
+"""Georeferenced data: grids, areas of interest, raster and vector files."""

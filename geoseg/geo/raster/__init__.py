@@ -1,0 +1,27 @@
+"""The one door for rasters: reads windows on any grid with their validity, writes GeoTIFFs."""
+
+from geoseg.geo.raster.geotiff import open_for_writing, write_array, write_cog
+from geoseg.geo.raster.nearest import NearestRaster
+from geoseg.geo.raster.opening import is_raster, list_files
+from geoseg.geo.raster.prob import CLASS_TAG, SPREAD, is_mask, read_mask_classes, read_prob_info
+from geoseg.geo.raster.scene import Scene, SceneInfo, read_info, read_tags
+from geoseg.geo.raster.virtual_mosaic import write_mosaic
+
+__all__ = [
+    "CLASS_TAG",
+    "SPREAD",
+    "NearestRaster",
+    "Scene",
+    "SceneInfo",
+    "is_mask",
+    "is_raster",
+    "list_files",
+    "open_for_writing",
+    "read_info",
+    "read_mask_classes",
+    "read_prob_info",
+    "read_tags",
+    "write_array",
+    "write_cog",
+    "write_mosaic",
+]

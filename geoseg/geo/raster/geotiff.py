@@ -1,0 +1,146 @@
+"""Writes rasters that appear under their final name only when they are complete."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from rasterio.shutil import copy as gdal_copy
+
+from geoseg.geo.grid import Grid
+from geoseg.jobs.journal import LEAST_FREE, replace_file
+
+_SMALL = {"compress": "deflate", "zlevel": 6}
+_QUICK = {"compress": "zstd", "zstd_level": 1}
+
+_RGB = ("red", "green", "blue")
+
+
+@contextmanager
+def open_for_writing(
+    path: str | Path,
+    grid: Grid,
+    *,
+    count: int,
+    dtype: str,
+    nodata: float | None = None,
+    tags: dict[str, str] | None = None,
+    descriptions: Sequence[str] = (),
+    scales: Sequence[float] = (),
+    colormap: dict[int, tuple[int, int, int, int]] | None = None,
+    masked: bool = True,
+    scratch: bool = False,
+    **profile: Any,
+) -> Iterator[Any]:
+    """Opens a tiled, compressed GeoTIFF that is renamed to `path` only when complete.
+
+    Args:
+        path: Final name.
+        grid: Place on the ground.
+        count: Bands.
+        dtype: Data type.
+        nodata: Sentinel.
+        tags: Dataset tags.
+        descriptions: Name of each band.
+        scales: What each band's numbers are multiplied by to get what they mean.
+        colormap: Colours of the first band's values.
+        masked: Whether a mask may be written; it goes into the file itself.
+        scratch: Whether it is soon read again and thrown away: written in less time then.
+        **profile: Further GeoTIFF creation options.
+
+    Yields:
+        A rasterio dataset in mode w.
+    """
+    options = {
+        "driver": "GTiff",
+        **(_QUICK if scratch else _SMALL),
+        "predictor": 2 if np.dtype(dtype).kind in "iu" else 3,
+        "tiled": True,
+        "blockxsize": 256,
+        "blockysize": 256,
+        "bigtiff": "if_safer",
+        # GDAL would take a fourth band of bytes for alpha.
+        "photometric": "rgb" if tuple(descriptions) == _RGB else "minisblack",
+        **profile,
+    }
+    place = {"crs": grid.crs, "transform": grid.transform}
+    shape = {"height": grid.height, "width": grid.width, "count": count, "dtype": dtype}
+    stored = place | shape | {"nodata": nodata} | options
+    with replace_file(path) as partial:
+        with (
+            rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True) if masked else nullcontext(),
+            rasterio.open(partial, "w", **stored) as sink,
+        ):
+            if tags:
+                sink.update_tags(**tags)
+            for index, description in enumerate(descriptions, start=1):
+                sink.set_band_description(index, description)
+            if scales:
+                sink.scales = scales
+            if colormap:
+                sink.write_colormap(1, colormap)
+            yield sink
+        _check_written(partial)
+
+
+def _check_written(path: Path) -> None:
+    """Raises if the disk is full: the end of the file may not be there, and GDAL does not say."""
+    if shutil.disk_usage(path.parent).free < LEAST_FREE:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def write_array(
+    path: str | Path,
+    grid: Grid,
+    array: np.ndarray,
+    *,
+    valid: np.ndarray | None = None,
+    **options: Any,
+) -> None:
+    """Writes (C, H, W) as one GeoTIFF.
+
+    Args:
+        path: Final name.
+        grid: Place on the ground.
+        array: (C, H, W).
+        valid: (H, W); where False, the file's own mask says nodata.
+        **options: As in `open_for_writing`.
+    """
+    masked = valid is not None and not valid.all()
+    stored = {"count": len(array), "dtype": array.dtype.name, "masked": masked, **options}
+    with open_for_writing(path, grid, **stored) as sink:
+        sink.write(array)
+        if masked:
+            sink.write_mask(valid)
+
+
+def write_cog(source: str | Path, path: str | Path, *, resampling: str) -> None:
+    """Rewrites a raster as a Cloud Optimized GeoTIFF with overviews.
+
+    Args:
+        source: A complete raster.
+        path: Final name; appears only when complete.
+        resampling: How overviews are made: `average` for probabilities, `nearest` or `mode`
+            for classes.
+    """
+    with replace_file(path) as partial:
+        gdal_copy(
+            str(source),
+            str(partial),
+            driver="COG",
+            compress="DEFLATE",
+            level=1,  # higher ones take three times as long to save a tenth
+            predictor="YES",
+            bigtiff="IF_SAFER",
+            overview_resampling=resampling.upper(),
+            blocksize="256",
+            num_threads="ALL_CPUS",
+        )
+        _check_written(partial)

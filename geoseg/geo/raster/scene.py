@@ -1,0 +1,301 @@
+"""Reads scenes by window, with their validity, on their own grid or another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from rasterio.errors import RasterioError
+from rasterio.windows import Window
+
+from geoseg.errors import ConfigError, SceneReadError, one_line
+from geoseg.geo.grid import Grid
+from geoseg.geo.raster.georeferencing import Place, PlacedBy, find_place, open_warped, warn_of_place
+from geoseg.geo.raster.opening import lacks_file, open_raster
+from geoseg.geo.raster.scene_vrt import Band, list_bands, open_view, validity_band
+
+# 64-bit integers are counts and keys, not light; means and warps would round them.
+_DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
+
+
+@dataclass(frozen=True)
+class SceneInfo:
+    """What a scene is, read without its pixels.
+
+    Attributes:
+        path: As given by the user.
+        grid: Place on the ground.
+        bands: Name of each data band: its description, else its colour, else `bandN`.
+        indexes: 1-based numbers of the data bands; of a palette's colours where the scene has one.
+        dtype: Data type that holds every band.
+        nodata: Sentinel value, or None where validity comes from a mask or alpha band.
+        placed_by: `transform`; `gcps` or `rpcs` where pixels are warped even to the own grid;
+            `assumed` where nothing says so.
+        assume_gsd_m: Pixel size that is assumed where the scene does not say where it lies.
+    """
+
+    path: str
+    grid: Grid
+    bands: tuple[str, ...]
+    indexes: tuple[int, ...]
+    dtype: str
+    nodata: float | None
+    placed_by: PlacedBy = "transform"
+    assume_gsd_m: float | None = None
+
+    def open(self, grid: Grid | None = None) -> Scene:
+        """Opens the scene again, with the same bands, on its own grid or another."""
+        return Scene(self.path, bands=self.indexes, grid=grid, assume_gsd_m=self.assume_gsd_m)
+
+
+class Scene:
+    """An open scene, its pixels read by window on its own grid or on another.
+
+    A palette is read as red, green and blue. Control points or RPCs place a scene that has no
+    transform, on a grid of its own that faces north. A pixel is valid where the mask or the alpha
+    band says so, or else where it is not the sentinel; infinite values never are.
+
+    Args:
+        path: Any raster that GDAL opens, `/vsi...` and `https://` included.
+        bands: Bands to read, by 1-based number or by name, in this order; all data bands
+            when None. A band that is merely tagged as alpha counts as data when named.
+        grid: Grid to read on; pixels are warped to it bilinearly. None for the scene's own.
+        assume_gsd_m: Metres per pixel of a scene that does not say where it lies, which is laid
+            at an invented place then.
+
+    Raises:
+        SceneReadError: If the file is absent or GDAL cannot read it.
+        MissingCRSError: If the scene does not say where it lies.
+        ConfigError: If a band is asked for that the scene lacks.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        bands: Sequence[int | str] | None = None,
+        grid: Grid | None = None,
+        assume_gsd_m: float | None = None,
+    ) -> None:
+        with ExitStack() as stack:
+            source = stack.enter_context(open_raster(path))
+            self.info, self._place, chosen = _inspect(source, str(path), bands, assume_gsd_m)
+            self.grid = grid or self.info.grid
+            self._validity = validity_band(source, chosen)
+            self._reader, self._indexes = source, list(self.info.indexes)
+            moved = self.grid != self.info.grid or self.info.placed_by in ("gcps", "rpcs")
+            if moved or not _reads_as_it_is(chosen):
+                assumed = self.info.grid if self.info.placed_by == "assumed" else None
+                view = open_view(source, chosen, self._validity, assumed)
+                self._reader = stack.enter_context(view)
+                self._indexes = [*range(1, len(chosen) + 1)]
+                self._validity = self._find_alpha()
+            self._has_opacity = self._validity is not None
+            if moved:
+                self._reader = stack.enter_context(self._open_warped())
+                self._validity = self._find_alpha()
+            self._files = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._files.close()
+
+    def read(
+        self, window: Window | None = None, *, shape: tuple[int, int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Reads a window of the grid.
+
+        Args:
+            window: Window inside the grid; the whole grid when None.
+            shape: (height, width) to thin the window out to, by nearest pixels; overviews
+                are used where there are some. Its own pixels when None.
+
+        Returns:
+            Data (C, H, W) in the scene's dtype, and valid (H, W), False on nodata. Data under
+            invalid pixels is 0, never the sentinel.
+
+        Raises:
+            SceneReadError: If the file is damaged inside the window.
+        """
+        window = window or self.grid.window
+        try:
+            data, valid = self._read(window, shape or (window.height, window.width))
+        except RasterioError as error:
+            raise self._unreadable(window, error) from error
+        if data.dtype.kind == "f":
+            valid &= np.isfinite(data).all(axis=0)
+        data[:, ~valid] = 0
+        return data, valid
+
+    def _unreadable(self, window: Window, error: RasterioError) -> SceneReadError:
+        said = one_line(error)
+        if lacks_file(error):
+            return SceneReadError(
+                f"{self.info.path}: lacks a file that it refers to ({said}); put that where it is "
+                "looked for, or make the scene again"
+            )
+        return SceneReadError(
+            f"{self.info.path}: cannot read rows {window.row_off}-"
+            f"{window.row_off + window.height}, columns {window.col_off}-"
+            f"{window.col_off + window.width} ({said}); the file looks damaged, copy or download "
+            "it again, with all files that it refers to"
+        )
+
+    def _read(self, window: Window, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        data = self._reader.read(
+            self._indexes, window=window, out_shape=(len(self._indexes), *shape)
+        ).astype(self.info.dtype, copy=False)  # a warp gives int8 as int16
+        nodata = self.info.nodata
+        valid = np.ones(shape, dtype=bool)
+        if self._validity is not None:
+            band = self._validity.removeprefix("mask,")
+            read = self._reader.read if band == self._validity else self._reader.read_masks
+            valid = read(int(band), window=window, out_shape=shape) > 0
+        elif _is_colour(nodata, data.dtype):
+            valid = (data != nodata).any(axis=0)
+        if nodata is not None and not _is_colour(nodata, data.dtype):
+            valid &= (data != nodata).all(axis=0)
+        return data, valid
+
+    def _find_alpha(self) -> str | None:
+        """Where a view or a warp has its alpha band: after the data bands."""
+        bands = len(self._indexes)
+        return str(bands + 1) if self._reader.count > bands else None
+
+    def _open_warped(self) -> Any:
+        nodata = self.info.nodata
+        return open_warped(
+            self._reader,
+            self._place,
+            self.grid,
+            alpha=self._has_opacity,
+            nodata=nodata,
+            is_colour=_is_colour(nodata, np.dtype(self.info.dtype)),
+        )
+
+
+def read_info(
+    path: str | Path,
+    *,
+    bands: Sequence[int | str] | None = None,
+    assume_gsd_m: float | None = None,
+) -> SceneInfo:
+    """Reads what a scene is, without its pixels. Arguments and errors are those of `Scene`."""
+    with open_raster(path) as source:
+        info, place, _ = _inspect(source, str(path), bands, assume_gsd_m)
+    warn_of_place(place, info.path)
+    return info
+
+
+def read_tags(path: str | Path) -> dict[str, str]:
+    """Reads a raster's dataset tags."""
+    with open_raster(path) as source:
+        return dict(source.tags())
+
+
+def _inspect(
+    source: Any,
+    path: str,
+    wanted: Sequence[int | str] | None,
+    assume_gsd_m: float | None,
+) -> tuple[SceneInfo, Place, list[Band]]:
+    if source.count == 0:
+        others = f" but {len(source.subdatasets)} subdatasets" if source.subdatasets else ""
+        raise SceneReadError(
+            f"{path}: holds no bands of its own{others}; pass "
+            f"{next(iter(source.subdatasets), 'a GeoTIFF')}"
+        )
+    place = find_place(source, path, assume_gsd_m)
+    bands = list_bands(source)
+    indexes = _select_bands(bands, path, wanted)
+    chosen = [bands[i - 1] for i in indexes]
+    _check_dtypes(chosen, path)
+    info = SceneInfo(
+        path=path,
+        grid=place.grid,
+        bands=tuple(band.name for band in chosen),
+        indexes=tuple(indexes),
+        dtype=np.result_type(*(band.dtype for band in chosen)).name,
+        nodata=_common_nodata(chosen, path),
+        placed_by=place.by,
+        assume_gsd_m=assume_gsd_m,
+    )
+    return info, place, chosen
+
+
+def _select_bands(
+    bands: Sequence[Band], path: str, wanted: Sequence[int | str] | None
+) -> list[int]:
+    if wanted is None:
+        data = [i for i, band in enumerate(bands, start=1) if not band.is_alpha]
+        return data or list(range(1, len(bands) + 1))
+    names = [band.name for band in bands]
+    indexes = []
+    for band in wanted:
+        number = int(band) if str(band).isdecimal() else None
+        if isinstance(band, str) and band in names:  # a name may be a number, as of Sentinel-2
+            number = names.index(band) + 1
+        if number is None or not 1 <= number <= len(bands):
+            choices = ", ".join(f"{i} ({name})" for i, name in enumerate(names, start=1))
+            raise ConfigError(f"{path}: has no band {band!r}; its bands are {choices}")
+        indexes.append(number)
+    return indexes
+
+
+def _check_dtypes(bands: Sequence[Band], path: str) -> None:
+    strange = next((band.dtype for band in bands if band.dtype not in _DTYPES), None)
+    if strange is None:
+        return
+    if strange.startswith("complex"):
+        raise SceneReadError(
+            f"{path}: holds {strange} pixels; geoseg reads integers and real numbers, "
+            "gdal_translate -ot Float32 converts"
+        )
+    raise SceneReadError(
+        f"{path}: holds {strange} pixels; geoseg reads integers of up to 32 bits and float32 or "
+        "float64, gdal_translate -ot Int32 or -ot Float64 converts"
+    )
+
+
+def _common_nodata(bands: Sequence[Band], path: str) -> float | None:
+    """The sentinel that bands share; those that have none cannot contradict."""
+    found = {
+        "nan" if np.isnan(band.nodata) else band.nodata for band in bands if band.nodata is not None
+    }
+    if len(found) > 1:
+        values = ", ".join(sorted(map(str, found)))
+        raise SceneReadError(
+            f"{path}: its bands mark nodata by several values ({values}); gdalwarp -dstnodata "
+            "VALUE in.tif out.tif gives them one"
+        )
+    return next((band.nodata for band in bands if band.nodata is not None), None)
+
+
+def _reads_as_it_is(bands: Sequence[Band]) -> bool:
+    """Whether GDAL's own bands are the scene's, in one data type."""
+    return len({band.dtype for band in bands}) == 1 and not any(band.colour for band in bands)
+
+
+def _is_colour(nodata: float | None, dtype: np.dtype[Any]) -> bool:
+    """Whether a sentinel in one band of a pixel is no reason to call the pixel nodata.
+
+    Pure red has 0 in two bands, so a sentinel of 0, or of 255 in bytes, counts only where
+    all bands have it. No pixel has -9999 but by lack of data.
+    """
+    return nodata is not None and (nodata == 0 or (nodata == 255 and dtype == np.uint8))

@@ -1,0 +1,196 @@
+"""Bands of a scene as a GDAL VRT: of one data type, a palette as its colours, validity as alpha."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+from rasterio.dtypes import dtype_rev, typename_fwd
+from rasterio.enums import ColorInterp, MaskFlags
+
+from geoseg.geo.grid import Grid
+from geoseg.geo.raster.opening import describe, open_description
+
+_PALETTE_COLOURS = ("red", "green", "blue")
+_PALETTE_ALPHA = 4
+
+# What says where a raster lies, in a VRT.
+_PLACE = ("SRS", "GeoTransform", "GCPList")
+
+# Any opacity is validity, whatever the type of the alpha band.
+_OPAQUE = "0:0,1:255"
+
+
+@dataclass(frozen=True)
+class Band:
+    """A band as users count them.
+
+    Attributes:
+        name: Its description, else its colour, else `bandN`.
+        number: GDAL's, from 1.
+        dtype: Data type.
+        nodata: Sentinel that its type can hold, or None.
+        colour: 0, or from 1 which component of the palette that GDAL's band holds indexes of.
+        is_alpha: Whether it says where the others are valid.
+    """
+
+    name: str
+    number: int
+    dtype: str
+    nodata: float | None
+    colour: int = 0
+    is_alpha: bool = False
+
+
+def list_bands(source: Any) -> list[Band]:
+    """The bands of a dataset; a palette that is its only data counts as red, green and blue."""
+    bands = [
+        Band(name, number, dtype, _held(nodata, dtype), is_alpha=colour == ColorInterp.alpha)
+        for number, (name, dtype, nodata, colour) in enumerate(
+            zip(_names(source), source.dtypes, source.nodatavals, source.colorinterp, strict=True),
+            start=1,
+        )
+    ]
+    data = [band for band in bands if not band.is_alpha]
+    if len(data) == 1 and _has_palette(source, data[0].number):
+        number = data[0].number
+        colours = [
+            Band(name, number, "uint8", None, colour)
+            for colour, name in enumerate(_PALETTE_COLOURS, start=1)
+        ]
+        return colours + [band for band in bands if band.is_alpha]
+    return bands
+
+
+def validity_band(source: Any, bands: Sequence[Band]) -> str | None:
+    """What says where a scene's bands are valid, as VRT names bands: `4`, `mask,1`, or nothing.
+
+    A mask or an alpha band knows better than a sentinel, which may be a colour. Alpha counts in
+    every type, not only in those in which GDAL takes it for a mask: where it is 0, nothing is seen.
+
+    Args:
+        source: The dataset.
+        bands: Those that are read; an alpha band among them says nothing but its own values.
+    """
+    alpha = next((i for i, c in enumerate(source.colorinterp, 1) if c == ColorInterp.alpha), None)
+    if alpha is not None:
+        return None if any(band.number == alpha for band in bands) else str(alpha)
+    if MaskFlags.per_dataset in source.mask_flag_enums[bands[0].number - 1]:
+        return f"mask,{bands[0].number}"
+    return None
+
+
+def open_view(
+    source: Any, bands: Sequence[Band], validity: str | None, assumed: Grid | None = None
+) -> Any:
+    """Opens bands of a dataset as one of their own, with an alpha band if something says validity.
+
+    Args:
+        source: The dataset.
+        bands: Its bands, in order.
+        validity: From `validity_band`.
+        assumed: Where the dataset is said to lie, if it does not say itself.
+
+    Returns:
+        A dataset of `bands` in their common data type and, after them, alpha: 0 or 255. A
+        palette has an alpha band always.
+    """
+    described = ElementTree.fromstring(describe(source))
+    name = _source_name(source, described)
+    size = {"rasterXSize": str(source.width), "rasterYSize": str(source.height)}
+    view = ElementTree.Element("VRTDataset", size)
+    view.extend(part for part in described if _says_place(part))
+    if assumed is not None:
+        ElementTree.SubElement(view, "SRS").text = assumed.crs.to_wkt()
+        ElementTree.SubElement(view, "GeoTransform").text = ", ".join(
+            map(repr, assumed.transform.to_gdal())
+        )
+    dtype = np.result_type(*(band.dtype for band in bands)).name
+    for band in bands:
+        _add_band(view, dtype, _data_source(name, band))
+    palette = next((band.number for band in bands if band.colour), None)
+    if palette is not None:
+        _add_band(view, "uint8", _palette_alpha(name, palette), ColorInterp.alpha)
+    elif validity is not None:
+        _add_band(view, "uint8", _opacity(name, validity), ColorInterp.alpha)
+    return open_description(ElementTree.tostring(view, encoding="unicode"))
+
+
+def _held(nodata: float | None, dtype: str) -> float | None:
+    """The sentinel, unless no pixel can have it: -9999 among bytes, 0.5 among integers."""
+    if nodata is None or not dtype.startswith(("int", "uint")):
+        return nodata
+    limits = np.iinfo(dtype)
+    return nodata if limits.min <= nodata <= limits.max and nodata == int(nodata) else None
+
+
+def _names(source: Any) -> list[str]:
+    names = []
+    for index, (description, colour) in enumerate(
+        zip(source.descriptions, source.colorinterp, strict=True), start=1
+    ):
+        named = colour not in (ColorInterp.undefined, ColorInterp.gray, ColorInterp.palette)
+        names.append(description or (colour.name if named else f"band{index}"))
+    return names
+
+
+def _has_palette(source: Any, number: int) -> bool:
+    if source.colorinterp[number - 1] != ColorInterp.palette:
+        return False
+    try:
+        return bool(source.colormap(number))
+    except ValueError:  # tagged as a palette, but without one
+        return False
+
+
+def _source_name(source: Any, described: ElementTree.Element) -> str:
+    """What GDAL opens the dataset by; its description, where it is a VRT itself."""
+    name = described.findtext("VRTRasterBand/SimpleSource/SourceFilename")
+    if source.driver == "VRT" or name is None:
+        return ElementTree.tostring(described, encoding="unicode")
+    return name
+
+
+def _says_place(part: ElementTree.Element) -> bool:
+    return part.tag in _PLACE or (part.tag == "Metadata" and part.get("domain") == "RPC")
+
+
+def _add_band(
+    view: ElementTree.Element,
+    dtype: str,
+    source: ElementTree.Element,
+    colour: ColorInterp = ColorInterp.undefined,
+) -> None:
+    kind = {"dataType": typename_fwd[dtype_rev[dtype]]}
+    band = ElementTree.SubElement(view, "VRTRasterBand", kind)
+    ElementTree.SubElement(band, "ColorInterp").text = colour.name.capitalize()
+    band.append(source)
+
+
+def _vrt_source(kind: str, name: str, band: str, **parts: str) -> ElementTree.Element:
+    source = ElementTree.Element(kind)
+    ElementTree.SubElement(source, "SourceFilename", {"relativeToVRT": "0"}).text = name
+    ElementTree.SubElement(source, "SourceBand").text = band
+    for tag, text in parts.items():
+        ElementTree.SubElement(source, tag).text = text
+    return source
+
+
+def _data_source(name: str, band: Band) -> ElementTree.Element:
+    if band.colour:
+        component = {"ColorTableComponent": str(band.colour)}
+        return _vrt_source("ComplexSource", name, str(band.number), **component)
+    return _vrt_source("SimpleSource", name, str(band.number))
+
+
+def _palette_alpha(name: str, number: int) -> ElementTree.Element:
+    """A palette's own opacity, 0 where the file's nodata, mask or alpha says so."""
+    parts = {"ColorTableComponent": str(_PALETTE_ALPHA), "UseMaskBand": "true"}
+    return _vrt_source("ComplexSource", name, str(number), **parts)
+
+
+def _opacity(name: str, validity: str) -> ElementTree.Element:
+    return _vrt_source("ComplexSource", name, validity, LUT=_OPAQUE)

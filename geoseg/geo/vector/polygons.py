@@ -1,0 +1,456 @@
+"""Reads footprints of any vector format as valid polygons."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pyogrio
+import shapely
+from pyarrow import parquet
+from pyogrio.errors import DataLayerError, DataSourceError
+from pyproj import CRS, Transformer
+from pyproj.exceptions import CRSError
+from shapely.geometry.base import BaseGeometry
+
+from geoseg.errors import MissingCRSError, VectorReadError, one_line
+from geoseg.geo.paths import is_missing, no_such_file
+
+logger = logging.getLogger(__name__)
+
+FOOTPRINT_LAYER = "footprints"
+
+# Formats that find features by place, and number them in the order of the file.
+_INDEXED = (".gpkg", ".fgb")
+
+# Features in memory at once where a layer is gone through.
+_BATCH = 8192
+
+_POLYGON, _MULTIPOLYGON, _COLLECTION = 3, 6, 7
+
+# What a zip archive may hold, in any folder of its own.
+_ZIPPED = (".shp", ".gpkg", ".geojson", ".json", ".fgb", ".kml", ".gml")
+
+# No place in any CRS has a larger coordinate, and no area of larger ones is computed right.
+_FARTHEST = 1e12
+
+
+def list_layers(path: str | Path) -> list[str]:
+    """Lists the layers of a vector file.
+
+    Args:
+        path: Any vector file that GDAL opens, or GeoParquet.
+
+    Returns:
+        Names in file order; GeoParquet holds one, named after the file.
+
+    Raises:
+        VectorReadError: If the file is absent or is no vector layer.
+    """
+    return [name for name, _ in _layers(path)]
+
+
+def read_footprints(
+    path: str | Path,
+    *,
+    where: str | None = None,
+    layer: str | None = None,
+    bounds: tuple[float, float, float, float] | None = None,
+    bounds_crs: Any = None,
+) -> gpd.GeoDataFrame:
+    """Reads polygons, valid whatever the file holds.
+
+    Null and empty geometries, points, lines and what has infinite coordinates are dropped, invalid
+    polygons repaired, Z dropped and collections reduced to their polygons. `.attrs["dropped"]`
+    and `.attrs["repaired"]` of the result count the rows.
+
+    Args:
+        path: GeoJSON, GeoPackage, Shapefile (zipped or not), FlatGeobuf, GeoParquet, KML or
+            another vector file that GDAL opens.
+        where: Attribute filter in OGR SQL, e.g. `label = 1`; `==` means `=`.
+        layer: Layer name; when None, `footprints` if there is one, else the first layer that
+            may hold polygons.
+        bounds: (left, bottom, right, top); only features whose bounding box meets it are read.
+        bounds_crs: CRS of `bounds`; the layer's own when None.
+
+    Returns:
+        Non-empty, valid Polygons and MultiPolygons with all attributes of the file.
+
+    Raises:
+        VectorReadError: If the file is absent, is no vector layer, lacks the layer, or the
+            filter does not fit its attributes.
+        MissingCRSError: If the layer does not say where it lies.
+    """
+    if _is_empty_sequence(Path(path)):
+        return _polygons_only(gpd.GeoDataFrame(geometry=[], crs=4326))
+    layer = _select_layer(path, layer)
+    where = _ogr_where(where) if where else None
+    if Path(path).suffix.lower() == ".parquet":
+        features = _read_parquet(path, where, bounds, bounds_crs)
+    else:
+        features = _read_ogr(path, layer, where, bounds, bounds_crs)
+    return _polygons_only(features)
+
+
+def iter_polygons(
+    path: str | Path,
+    *,
+    where: str | None = None,
+    layer: str | None = None,
+    bounds: tuple[float, float, float, float] | None = None,
+    bounds_crs: Any = None,
+) -> Iterator[gpd.GeoDataFrame]:
+    """Reads what `read_footprints` does, some thousands at a time and without attributes.
+
+    Args and errors are its own, but for GeoParquet, which is not read so; each part has its own
+    `.attrs`.
+    """
+    layer = _select_layer(path, layer)
+    where = _ogr_where(where) if where else None
+    info = _read_info(path, layer)
+    crs = as_crs(info["crs"], path)
+    chosen = {"where": where, "bbox": _bounds_in(bounds, bounds_crs, crs)}
+    try:
+        with pyogrio.open_arrow(
+            _gdal_name(path), layer=layer, columns=[], batch_size=_BATCH, use_pyarrow=True, **chosen
+        ) as (described, batches):
+            name = described["geometry_name"] or "wkb_geometry"
+            for batch in batches:
+                shapes = shapely.from_wkb(batch.column(name).to_numpy(zero_copy_only=False))
+                yield _polygons_only(gpd.GeoDataFrame(geometry=shapes, crs=crs))
+    except (DataSourceError, DataLayerError, ValueError) as error:
+        if where:
+            raise _bad_filter(path, where, info["fields"]) from error
+        raise _not_vector(path, error) from error
+
+
+class ParquetParts(Sequence[gpd.GeoDataFrame]):
+    """A GeoParquet file that is read row group by row group.
+
+    Args:
+        path: Written by geopandas or `write_parts`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._file = parquet.ParquetFile(path)
+        geo = json.loads(self._file.schema_arrow.metadata[b"geo"])
+        self._crs = CRS.from_json_dict(geo["columns"]["geometry"]["crs"])
+
+    def __len__(self) -> int:
+        return int(self._file.num_row_groups)
+
+    def __getitem__(self, place: Any) -> gpd.GeoDataFrame:
+        """Reads one part."""
+        table = self._file.read_row_group(place).to_pandas()
+        shapes = shapely.from_wkb(table.pop("geometry").to_numpy())
+        return gpd.GeoDataFrame(table, geometry=shapes, crs=self._crs)
+
+    def __iter__(self) -> Iterator[gpd.GeoDataFrame]:
+        return (self[place] for place in range(len(self)))
+
+
+def count_features(path: str | Path) -> int:
+    """Features of a layer of footprints.
+
+    Raises:
+        VectorReadError: If it cannot be read.
+    """
+    if Path(path).suffix.lower() == ".parquet":
+        return int(parquet.read_metadata(path).num_rows)
+    layers = [name for name, _ in _layers(path)]
+    layer = FOOTPRINT_LAYER if FOOTPRINT_LAYER in layers else layers[0]
+    info = pyogrio.read_info(_gdal_name(path), layer=layer, force_feature_count=True)
+    return int(info["features"])
+
+
+def count_indexed(path: str | Path, layer: str | None = None) -> int:
+    """Features of a layer whose file finds them by place and numbers them; else 0."""
+    if Path(path).suffix.lower() not in _INDEXED:
+        return 0
+    return max(0, int(_read_info(path, _select_layer(path, layer))["features"]))
+
+
+def union_aoi(path: str | Path, crs: Any) -> BaseGeometry:
+    """Reads an area of interest: the union of a file's polygons.
+
+    Args:
+        path: Any vector file `read_footprints` takes.
+        crs: CRS of the result; long edges are densified before they are reprojected.
+
+    Returns:
+        A valid Polygon or MultiPolygon.
+
+    Raises:
+        VectorReadError: If the file cannot be read or holds no polygon.
+        MissingCRSError: If the file does not say where it lies.
+    """
+    areas = read_footprints(path)
+    if areas.empty:
+        raise VectorReadError(f"{path}: holds no polygon; an area of interest needs at least one")
+    target = as_crs(crs, path)
+    if target != areas.crs:
+        left, bottom, right, top = areas.total_bounds
+        areas = areas.segmentize(max(right - left, top - bottom) / 100).to_crs(target)
+    return shapely.make_valid(shapely.union_all(shapely.make_valid(areas.geometry.array)))
+
+
+def as_crs(crs: Any, where: str | Path = "layer") -> CRS:
+    """Turns a CRS of any library, an EPSG code or WKT into a pyproj CRS.
+
+    Args:
+        crs: What names the CRS.
+        where: File for the error message.
+
+    Returns:
+        The CRS.
+
+    Raises:
+        MissingCRSError: If `crs` is None or nothing that pyproj understands.
+    """
+    if crs is None:
+        raise MissingCRSError(
+            f"{where}: has no coordinate reference system; ogr2ogr -a_srs EPSG:CODE out.gpkg "
+            "in.shp writes one"
+        )
+    try:
+        return CRS.from_user_input(crs.to_wkt() if hasattr(crs, "to_wkt") else crs)
+    except CRSError as error:
+        raise MissingCRSError(
+            f"{where}: {str(crs)[:80]!r} is no coordinate reference system; give EPSG:CODE or WKT"
+        ) from error
+
+
+def polygonal_part(shape: BaseGeometry) -> BaseGeometry:
+    """The polygons in a geometry of any kind, as a Polygon or MultiPolygon."""
+    parts = shapely.get_parts(shape)
+    while (shapely.get_type_id(parts) == _COLLECTION).any():
+        parts = shapely.get_parts(parts)
+    return shapely.union_all(parts[np.isin(shapely.get_type_id(parts), (_POLYGON, _MULTIPOLYGON))])
+
+
+def _is_empty_sequence(path: Path) -> bool:
+    """Whether a file is GeoJSON line by line, without any: GDAL does not know it then."""
+    return path.suffix.lower() == ".geojsonl" and path.is_file() and path.stat().st_size == 0
+
+
+def _layers(path: str | Path) -> list[tuple[str, str | None]]:
+    name = str(path)
+    if is_missing(name):
+        raise VectorReadError(no_such_file(name))
+    if Path(name).suffix.lower() == ".parquet":
+        return [(Path(name).stem, "Unknown")]
+    try:
+        layers = [(str(layer), kind) for layer, kind in pyogrio.list_layers(_gdal_name(path))]
+    except DataSourceError as error:
+        raise _not_vector(path, error) from error
+    if not layers:
+        raise VectorReadError(f"{name}: holds no vector layer; give a file that does")
+    return layers
+
+
+def _gdal_name(path: str | Path) -> str:
+    """What GDAL opens a file by; of a zip archive the file in it, or the folder of its layers."""
+    if Path(path).suffix.lower() != ".zip" or not zipfile.is_zipfile(path):
+        return str(path)
+    with zipfile.ZipFile(path) as archive:
+        members = [PurePosixPath(name) for name in archive.namelist()]
+    found = [
+        member
+        for member in members
+        if member.suffix.lower() in _ZIPPED and "__MACOSX" not in member.parts
+    ]
+    if not found:
+        raise VectorReadError(
+            f"{path}: holds no vector file; give an archive of a Shapefile, GeoPackage or GeoJSON"
+        )
+    folders = {member.parent for member in found}
+    if len(folders) > 1:
+        raise VectorReadError(
+            f"{path}: holds several vector files ({_join(map(str, found))}); unpack it, give one"
+        )
+    inside = found[0] if len(found) == 1 else found[0].parent
+    return f"/vsizip/{Path(path).absolute()}/{inside}"
+
+
+def _select_layer(path: str | Path, layer: str | None) -> str:
+    layers = _layers(path)
+    names = [name for name, _ in layers]
+    if layer is not None:
+        if layer not in names:
+            raise VectorReadError(f"{path}: has no layer {layer!r}; its layers are {_join(names)}")
+        return layer
+    if FOOTPRINT_LAYER in names:
+        return FOOTPRINT_LAYER
+    spatial = [name for name, kind in layers if kind is not None]
+    polygonal = [
+        name for name, kind in layers if kind and re.match(r"(Multi)?Polygon|Unknown|Geom", kind)
+    ]
+    chosen = (polygonal or spatial or names)[0]
+    if len(names) > 1:
+        logger.warning("%s: read layer %s of %s", path, chosen, _join(names))
+    return chosen
+
+
+def _read_ogr(
+    path: str | Path,
+    layer: str,
+    where: str | None,
+    bounds: tuple[float, float, float, float] | None,
+    bounds_crs: Any,
+) -> gpd.GeoDataFrame:
+    info = _read_info(path, layer)
+    crs = as_crs(info["crs"], path)
+    if info["features"] == 0:
+        where = None  # an empty GeoJSON has no attributes that a filter could name
+    # By place a GeoPackage gives its features in the order of its index.
+    in_order = Path(path).suffix.lower() in _INDEXED
+    try:
+        features = pyogrio.read_dataframe(
+            _gdal_name(path),
+            layer=layer,
+            where=where,
+            bbox=_bounds_in(bounds, bounds_crs, crs),
+            fid_as_index=in_order,
+        )
+        return features.sort_index().reset_index(drop=True) if in_order else features
+    except (DataSourceError, DataLayerError) as error:
+        if where:
+            raise _bad_filter(path, where, info["fields"]) from error
+        raise _not_vector(path, error) from error
+    except ValueError as error:
+        if where and not isinstance(error, MissingCRSError):
+            raise _bad_filter(path, where, info["fields"]) from error
+        raise
+
+
+def _read_info(path: str | Path, layer: str) -> dict[str, Any]:
+    try:
+        info: dict[str, Any] = pyogrio.read_info(_gdal_name(path), layer=layer)
+    except (DataSourceError, DataLayerError) as error:
+        raise _not_vector(path, error) from error
+    if info["geometry_type"] is None:
+        raise _no_geometry(path)
+    return info
+
+
+def _read_parquet(
+    path: str | Path,
+    where: str | None,
+    bounds: tuple[float, float, float, float] | None,
+    bounds_crs: Any,
+) -> gpd.GeoDataFrame:
+    try:
+        features = gpd.read_parquet(path)
+    except (ValueError, OSError) as error:  # pyarrow raises both for a file of another kind
+        raise _not_vector(path, error) from error
+    crs = as_crs(features.crs, path)
+    box = _bounds_in(bounds, bounds_crs, crs)
+    if box is not None:
+        features = features.iloc[features.sindex.intersection(box)].sort_index()
+    if where:
+        features = features.iloc[_matching_rows(features, where, path)]
+    return features
+
+
+def _matching_rows(features: gpd.GeoDataFrame, where: str, path: str | Path) -> np.ndarray:
+    """Evaluates an OGR filter on a frame by way of an attribute table in memory.
+
+    One filter language then serves every format, and no expression reaches an interpreter.
+    """
+    table = pd.DataFrame(features.drop(columns=features.geometry.name)).reset_index(drop=True)
+    scalar = [str(c) for c in table if not table[c].map(lambda v: isinstance(v, dict | list)).any()]
+    name = f"/vsimem/geoseg_where_{os.getpid()}_{id(table)}.gpkg"
+    try:
+        pyogrio.write_dataframe(table[scalar], name, driver="GPKG", layer="table")
+        found = pyogrio.read_dataframe(name, where=where, columns=[], fid_as_index=True)
+    except (DataSourceError, DataLayerError, ValueError) as error:
+        raise _bad_filter(path, where, scalar) from error
+    finally:
+        pyogrio.vsi_unlink(name)
+    rows: np.ndarray = found.index.to_numpy()
+    return rows - 1  # GeoPackage counts rows from 1
+
+
+def _ogr_where(where: str) -> str:
+    """Writes `==` as OGR's `=`, except inside quotes."""
+    return re.sub(r"""('[^']*'|"[^"]*")|==""", lambda match: match.group(1) or "=", where)
+
+
+def _bounds_in(
+    bounds: tuple[float, float, float, float] | None, bounds_crs: Any, crs: CRS
+) -> tuple[float, float, float, float] | None:
+    if bounds is None or bounds_crs is None:
+        return bounds
+    transformer = Transformer.from_crs(as_crs(bounds_crs, "bounds"), crs, always_xy=True)
+    left, bottom, right, top = transformer.transform_bounds(*bounds, densify_pts=21)
+    if not np.isfinite([left, bottom, right, top]).all() or left > right:
+        return None  # outside the CRS's domain or across the antimeridian: read everything
+    return left, bottom, right, top
+
+
+def _polygons_only(features: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    before = len(features)
+    shapes = shapely.force_2d(np.array(features.geometry.array, dtype=object))
+    kinds = shapely.get_type_id(shapes)
+    areal = np.isin(kinds, (_POLYGON, _MULTIPOLYGON, _COLLECTION)) & ~shapely.is_empty(shapes)
+    areal &= _are_places(shapes)
+    invalid = areal & ~shapely.is_valid(shapes)
+    shapes[invalid] = shapely.make_valid(shapes[invalid])
+    mixed = areal & (shapely.get_type_id(shapes) == _COLLECTION)
+    shapes[mixed] = [polygonal_part(shape) for shape in shapes[mixed]]
+    kept = areal & np.isin(shapely.get_type_id(shapes), (_POLYGON, _MULTIPOLYGON))
+    kept &= ~shapely.is_empty(shapes)
+    result = features.set_geometry(gpd.GeoSeries(shapes, index=features.index, crs=features.crs))
+    result = result[kept].reset_index(drop=True)
+    result.attrs["dropped"] = int(before - kept.sum())
+    result.attrs["repaired"] = int((invalid & kept).sum())
+    return result
+
+
+def _are_places(shapes: np.ndarray) -> np.ndarray:
+    """Which geometries have nothing but coordinates that a place can have, bool (N,)."""
+    coordinates, owners = shapely.get_coordinates(shapes, return_index=True)
+    places = np.ones(len(shapes), dtype=bool)
+    places[owners[~(np.abs(coordinates) <= _FARTHEST).all(axis=1)]] = False
+    return places
+
+
+def _not_vector(path: str | Path, error: Exception) -> VectorReadError:
+    place = Path(path)
+    if place.is_dir():
+        return VectorReadError(f"{path}: is a folder, and none of shapefiles; give a file in it")
+    indexes = (place.with_suffix(suffix) for suffix in (".shx", ".SHX"))
+    if place.suffix.lower() == ".shp" and place.is_file() and not any(i.exists() for i in indexes):
+        return VectorReadError(
+            f"{path}: lacks {place.stem}.shx, the Shapefile's index; copy it from where the rest "
+            "comes from, or ogr2ogr --config SHAPE_RESTORE_SHX YES out.gpkg in.shp does without"
+        )
+    # What follows is about drivers, which nobody needs to name.
+    said = one_line(Exception(str(error).partition("; It might help")[0]))
+    return VectorReadError(
+        f"{path}: cannot be read as a vector layer ({said}); give a GeoJSON, GeoPackage, "
+        "Shapefile, FlatGeobuf or GeoParquet file"
+    )
+
+
+def _no_geometry(path: str | Path) -> VectorReadError:
+    return VectorReadError(f"{path}: is a table without geometries; give a layer of polygons")
+
+
+def _bad_filter(path: str | Path, where: str, columns: Iterable[str]) -> VectorReadError:
+    return VectorReadError(
+        f"{path}: the filter {where!r} does not fit; the attributes are {_join(columns)}"
+    )
+
+
+def _join(names: Iterable[str]) -> str:
+    return ", ".join(map(str, names)) or "(none)"

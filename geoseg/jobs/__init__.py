@@ -1,0 +1,1 @@
+"""Outputs, locks, journals, workers and progress of long-running jobs."""

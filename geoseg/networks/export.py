@@ -1,0 +1,286 @@
+"""Models in the formats of other programs: ONNX for QGIS, torch.export, STAC MLM."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from geoseg import __version__
+from geoseg.errors import ConfigError, ModelFileError
+from geoseg.jobs.journal import check_output, replace_file
+from geoseg.networks.model_file import ModelSpec, load_model
+from geoseg.networks.models import load_network, task_of
+
+# What comes out elsewhere may differ from the original by this much: a step of a byte is 0.004.
+TOLERANCE = 1e-3
+
+# The QGIS plugin Deepness divides pixels by this, whatever their data type.
+_DEEPNESS_SCALE = 255.0
+
+_STAC_EXTENSION = "https://stac-extensions.github.io/mlm/v1.5.0/schema.json"
+
+
+class Deployable(nn.Module):
+    """A network between pixels and probabilities.
+
+    Args:
+        network: (N, C, H, W) → logits.
+        spec: The model's header.
+        scale: What pixels are multiplied by to be in the scene's units.
+        channels: How many of the outputs are given, from the first.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, network: nn.Module, spec: ModelSpec, *, scale: float = 1.0, channels: int
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.exclusive, self.channels = spec.exclusive, channels
+        self.register_buffer("mean", torch.tensor(spec.mean).view(1, -1, 1, 1) / scale)
+        self.register_buffer("std", torch.tensor(spec.std).view(1, -1, 1, 1) / scale)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Pixels float32 (N, C, H, W) → probabilities (N, channels, H, W)."""
+        logits = self.network((image - self.mean) / self.std)
+        prob = logits.softmax(dim=1) if self.exclusive else logits.sigmoid()
+        found: Tensor = prob[:, : self.channels]
+        return found
+
+
+def export(model: str | Path, output: str | Path, *, overwrite: bool = False) -> Path:
+    """Writes a model in another format, and runs that against the original.
+
+    - `.onnx`: pixels divided by 255 → probabilities of buildings, or of each class. It carries
+      what the QGIS plugin Deepness reads, so that it runs inside QGIS as it is.
+    - `.pt2`: a torch.export program; pixels in the scene's units → probabilities of all outputs.
+    - `.json`: a STAC item with the MLM extension that describes the model file.
+
+    Args:
+        model: A model file that `geoseg train` wrote.
+        output: Its suffix says the format.
+        overwrite: Replace it if it is there.
+
+    Raises:
+        ConfigError: If the suffix says no format, or a package is missing.
+        ModelFileError: If the model cannot be read, finds boxes, or what was written does not
+            say what the original says.
+        OutputExistsError: If the output is there already.
+    """
+    output = check_output(output, overwrite=overwrite, inputs=[model], is_file=True)
+    writers: dict[str, Callable[[Path, ModelSpec, dict[str, Tensor], Path], None]] = {
+        ".onnx": _write_onnx, ".pt2": _write_program, ".json": _write_item,
+    }  # fmt: skip
+    if output.suffix.lower() not in writers:
+        raise ConfigError(
+            f"{output}: cannot tell the format by {output.suffix or 'no suffix'}; end the name in "
+            f"one of {', '.join(writers)}"
+        )
+    spec, weights = load_model(model)
+    if task_of(spec.arch) == "boxes":
+        raise ModelFileError(
+            f"{model}: finds boxes, which the other formats have no common words for; export a "
+            "model of pixels"
+        )
+    with replace_file(output) as partial:
+        writers[output.suffix.lower()](Path(model), spec, weights, partial)
+    return output
+
+
+def _write_onnx(_: Path, spec: ModelSpec, weights: dict[str, Tensor], path: Path) -> None:
+    onnx, runtime = _need("onnx"), _need("onnxruntime")
+    _need("onnxscript")
+    channels = len(spec.outputs) if spec.exclusive else 1
+    deployable = _deployable(spec, weights, scale=_DEEPNESS_SCALE, channels=channels)
+    example = _example(spec) / _DEEPNESS_SCALE
+    with _quietly():
+        program = torch.onnx.export(
+            deployable, (example,), input_names=["image"], output_names=["prob"],
+            dynamic_shapes={"image": {0: torch.export.Dim("batch", min=1, max=64)}}, dynamo=True,
+            optimize=True, verbose=False,
+        )  # fmt: skip
+        assert program is not None
+        document = program.model_proto
+    for key, value in deepness_metadata(spec).items():
+        document.metadata_props.add(key=key, value=json.dumps(value))
+    onnx.save(document, str(path))
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    _compare(deployable, example, session.run(None, {"image": example.numpy()})[0])
+
+
+def deepness_metadata(spec: ModelSpec) -> dict[str, Any]:
+    """What the QGIS plugin Deepness reads of a model, in its units: centimetres and percent."""
+    names = spec.classes if spec.exclusive else ("background", *spec.classes)
+    return {
+        "model_type": "Segmentor",
+        "class_names": dict(enumerate(names)),
+        "resolution": round(100 * spec.gsd_m, 4),
+        "tiles_size": spec.size,
+        "tiles_overlap": round(100 * spec.overlap / spec.size),
+        "seg_thresh": 0.0 if spec.exclusive else spec.thresholds.body,
+        "seg_small_segment": 0,
+    }
+
+
+def _write_program(_: Path, spec: ModelSpec, weights: dict[str, Tensor], path: Path) -> None:
+    deployable = _deployable(spec, weights, channels=len(spec.outputs))
+    example = _example(spec)
+    shapes = {"image": {0: torch.export.Dim("batch", min=1, max=64)}}
+    with _quietly():
+        program = torch.export.export(deployable, (example,), dynamic_shapes=shapes)
+        with path.open("wb") as file:
+            torch.export.save(program, file, extra_files={"geoseg.json": spec.model_dump_json()})
+        with path.open("rb") as file:
+            loaded = torch.export.load(file).module()
+    with torch.inference_mode():
+        _compare(deployable, example, loaded(example).numpy())
+
+
+def _write_item(model: Path, spec: ModelSpec, weights: dict[str, Tensor], path: Path) -> None:
+    item = stac_item(model, spec, parameters=sum(tensor.numel() for tensor in weights.values()))
+    path.write_text(json.dumps(item, indent=2) + "\n")
+
+
+def stac_item(model: Path, spec: ModelSpec, *, parameters: int) -> dict[str, Any]:
+    """A STAC item with the MLM extension, version 1.5.
+
+    Args:
+        model: The model file.
+        spec: Its header.
+        parameters: How many numbers its weights are.
+    """
+    return {
+        "type": "Feature",
+        "stac_version": "1.1.0",
+        "stac_extensions": [_STAC_EXTENSION],
+        "id": f"{spec.arch}-{_digest(model)}",
+        # The model does not know where it was trained; it may be used anywhere.
+        "geometry": None,
+        "properties": {
+            "datetime": None,
+            "start_datetime": "1900-01-01T00:00:00Z",
+            "end_datetime": "9999-12-31T23:59:59Z",
+            "mlm:name": f"geoseg {spec.arch}",
+            "mlm:architecture": spec.arch,
+            "mlm:tasks": ["semantic-segmentation"],
+            "mlm:framework": "PyTorch",
+            "mlm:framework_version": torch.__version__.split("+")[0],
+            "mlm:total_parameters": parameters,
+            "mlm:input": [_stac_input(spec)],
+            "mlm:output": [_stac_output(spec)],
+            "geoseg:version": __version__,
+            "geoseg:gsd_m": spec.gsd_m,
+            "geoseg:overlap": spec.overlap,
+            "geoseg:thresholds": spec.thresholds.model_dump(),
+        },
+        "links": [],
+        "assets": {
+            "weights": {
+                "href": model.absolute().as_uri(),
+                "type": "application/octet-stream; framework=pytorch; profile=safetensors",
+                "title": "Weights and header of geoseg",
+                "roles": ["mlm:model", "mlm:weights", "data"],
+                "mlm:artifact_type": "safetensors",
+            }
+        },
+    }
+
+
+def _stac_input(spec: ModelSpec) -> dict[str, Any]:
+    scaling = [
+        {"type": "z-score", "mean": mean, "stddev": std}
+        for mean, std in zip(spec.mean, spec.std, strict=True)
+    ]
+    shape = [-1, len(spec.bands), spec.size, spec.size]
+    return {
+        "name": "scene",
+        "bands": list(spec.bands),
+        "input": {
+            "shape": shape,
+            "dim_order": ["batch", "channel", "height", "width"],
+            "data_type": "float32",
+        },
+        "value_scaling": scaling,
+        "resize_type": None,
+    }
+
+
+def _stac_output(spec: ModelSpec) -> dict[str, Any]:
+    return {
+        "name": "logits",
+        "tasks": ["semantic-segmentation"],
+        "result": {
+            "shape": [-1, len(spec.outputs), spec.size, spec.size],
+            "dim_order": ["batch", "channel", "height", "width"],
+            "data_type": "float32",
+        },
+        "classification:classes": [
+            {"value": value, "name": name} for value, name in enumerate(spec.outputs)
+        ],
+        "post_processing_function": {
+            "format": "python",
+            "expression": "torch.softmax" if spec.exclusive else "torch.sigmoid",
+        },
+    }
+
+
+def _digest(model: Path) -> str:
+    return hashlib.sha256(model.read_bytes()).hexdigest()[:12]
+
+
+def _deployable(
+    spec: ModelSpec, weights: dict[str, Tensor], *, scale: float = 1.0, channels: int
+) -> Deployable:
+    return Deployable(load_network(spec, weights), spec, scale=scale, channels=channels).eval()
+
+
+def _example(spec: ModelSpec) -> Tensor:
+    """Two tiles of noise in the scene's units."""
+    noise = np.random.default_rng(0).normal(size=(2, len(spec.bands), spec.size, spec.size))
+    mean, std = (np.array(values)[:, None, None] for values in (spec.mean, spec.std))
+    return torch.from_numpy((noise * std + mean).astype(np.float32))
+
+
+def _compare(deployable: Deployable, example: Tensor, found: np.ndarray) -> None:
+    with torch.inference_mode():
+        wanted = deployable(example).numpy()
+    worst = float(np.abs(found - wanted).max())
+    if not worst <= TOLERANCE:
+        raise ModelFileError(
+            f"what was written says other probabilities than the model, by {worst:.3g}, and was "
+            "removed; choose another format, and report this network"
+        )
+
+
+def _need(package: str) -> Any:
+    try:
+        return __import__(package)
+    except ImportError as error:
+        raise ConfigError(
+            f"{package} is not installed, which writing ONNX needs; pip install 'geoseg[export]'"
+        ) from error
+
+
+@contextmanager
+def _quietly() -> Any:
+    """Without the exporters' own talk; what matters is compared in the end."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,125 @@
+"""The network of the DeepGlobe building solution.
+
+Golovanov, Kurbanov, Artamonov, Davydow, Nikolenko: "Building Detection from Satellite Imagery
+Using a Composite Loss Function" (CVPR Workshops 2018).
+
+Known from the authors: an encoder pretrained on ImageNet (SE-ResNeXt-50), ASPP with image
+pooling on top of it, a decoder of four blocks, each convolution → transposed convolution →
+convolution, with a skip connection from the encoder at every level. Not published, and so
+our choice: the atrous rates, the widths of the decoder, 1x1 outer convolutions (as in
+LinkNet, which the paper names), and joining skips by concatenation as in U-Net; `fusion="add"`
+adds them as in LinkNet. Small encoders have thin maps, on which a decoder as thin as they are
+learns slowly: `kernel=3` and `widths` give it 3x3 outer convolutions and blocks of its own width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from geoseg.networks.models.encoders import MakeEncoder, channels_of
+from geoseg.networks.models.layers import ASPP, conv_bn_relu, crop, pad_to_multiple, resize
+
+Fusion = Literal["concat", "add"]
+
+
+class DecoderBlock(nn.Module):
+    """Convolution → transposed convolution ×2 → convolution, then the skip joins.
+
+    Args:
+        inputs: Channels in.
+        outputs: Channels out, before the skip joins.
+        kernel: Side of the outer convolutions.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 1) -> None:
+        super().__init__()
+        middle = max(16, inputs // 4)
+        self.reduce = conv_bn_relu(inputs, middle, kernel)
+        self.deconv = nn.Sequential(
+            nn.ConvTranspose2d(middle, middle, 4, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(middle),
+            nn.ReLU(inplace=True),
+        )
+        self.expand = conv_bn_relu(middle, outputs, kernel)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, inputs, H, W) → (N, outputs, 2H, 2W)."""
+        expanded: Tensor = self.expand(self.deconv(self.reduce(features)))
+        return expanded
+
+
+class DeepGlobe(nn.Module):
+    """Encoder, ASPP on its deepest map, four decoder blocks, one head.
+
+    Args:
+        encoder: Makes an encoder with maps at strides 2, 4, 8, 16 and 32.
+        classes: Channels of the logits.
+        aspp_channels: Width of ASPP.
+        rates: Atrous rates of ASPP at stride 32.
+        fusion: How a skip joins: `concat` or `add`.
+        kernel: Side of the decoder's outer convolutions, 1 or 3.
+        widths: Channels of the four blocks before skips are concatenated, the deepest first;
+            those of the skips when None.
+
+    Raises:
+        ValueError: If an option is out of range or the encoder lacks a map at stride 2.
+    """
+
+    output_stride = size_multiple = 32
+
+    def __init__(
+        self,
+        encoder: MakeEncoder,
+        classes: int,
+        *,
+        aspp_channels: int = 256,
+        rates: Sequence[int] = (6, 12, 18),
+        fusion: Fusion = "concat",
+        kernel: int = 1,
+        widths: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        _check_decoder(fusion, kernel, widths)
+        if aspp_channels < 1:
+            raise ValueError(f"aspp_channels must be at least 1, got {aspp_channels}")
+        self.encoder = encoder()
+        *skips, deepest = channels_of(self.encoder)[1:]
+        if 0 in skips:
+            raise ValueError("this encoder has no map at stride 2, which smp-unet can do without")
+        self.fusion = fusion
+        self.aspp = ASPP(deepest, aspp_channels, rates, norm="group")
+        self.blocks = nn.ModuleList()
+        channels = aspp_channels
+        for skip, width in zip(reversed(skips), widths or reversed(skips), strict=True):
+            self.blocks.append(DecoderBlock(channels, width, kernel))
+            channels = width + skip if fusion == "concat" else skip
+        self.head = nn.Sequential(
+            conv_bn_relu(channels, max(32, skips[0]), 3),
+            nn.Conv2d(max(32, skips[0]), classes, 1),
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, bands, H, W) → logits (N, classes, H, W), any H and W."""
+        *skips, deepest = self.encoder(pad_to_multiple(image, self.size_multiple))[1:]
+        features = self.aspp(deepest)
+        for block, skip in zip(self.blocks, reversed(skips), strict=True):
+            features = block(features)
+            joined = (features, skip)
+            features = torch.cat(joined, dim=1) if self.fusion == "concat" else sum(joined)
+        logits = self.head(features)
+        return crop(resize(logits, [2 * side for side in logits.shape[2:]]), image.shape[2:])
+
+
+def _check_decoder(fusion: str, kernel: int, widths: Sequence[int] | None) -> None:
+    if fusion not in get_args(Fusion):
+        raise ValueError(f"fusion {fusion!r} is none of {', '.join(get_args(Fusion))}")
+    if kernel not in (1, 3):
+        raise ValueError(f"kernel must be 1 or 3, got {kernel}")
+    if widths is not None and (len(widths) != 4 or min(widths) < 1):
+        raise ValueError(f"widths must be four numbers of channels, got {list(widths)}")
+    if widths is not None and fusion == "add":
+        raise ValueError("widths are of fusion concat; what is added has the skip's channels")

@@ -1,0 +1,115 @@
+"""DeepLab v2.
+
+Chen, Papandreou, Kokkinos, Murphy, Yuille: "DeepLab: Semantic Image Segmentation with Deep
+Convolutional Nets, Atrous Convolution, and Fully Connected CRFs" (PAMI 2017, arXiv
+1606.00915). Its CRF is a step of prediction here, for every network alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from geoseg.networks.models.encoders import MakeEncoder, channels_of, make_atrous_vgg
+from geoseg.networks.models.layers import resize
+
+Context = Literal["aspp", "largefov"]
+
+_RATES: dict[str, tuple[int, ...]] = {"aspp": (6, 12, 18, 24), "largefov": (12,)}
+
+
+class DeepLabV2(nn.Module):
+    """An atrous encoder of output stride 8 and parallel atrous classifiers, summed.
+
+    On VGG every classifier is fc6 (3x3 atrous) → fc7 → fc8, on a ResNet one 3x3 convolution.
+    The largest score over `scales` is taken at every pixel.
+
+    Args:
+        encoder: Makes a VGG or an encoder that can be dilated.
+        classes: Channels of the logits.
+        context: `aspp` has four classifiers, `largefov` one.
+        rates: Atrous rates; None for the paper's, (6, 12, 18, 24) or (12,).
+        width: Channels of fc6 and fc7 on VGG.
+        scales: The image is seen at each of these sizes; the paper's are (0.5, 0.75, 1).
+
+    Raises:
+        ValueError: If an option is out of range or the encoder cannot be dilated.
+    """
+
+    output_stride = 8
+
+    def __init__(
+        self,
+        encoder: MakeEncoder,
+        classes: int,
+        *,
+        context: Context = "aspp",
+        rates: Sequence[int] | None = None,
+        width: int = 1024,
+        scales: Sequence[float] = (1.0,),
+    ) -> None:
+        super().__init__()
+        if context not in get_args(Context):
+            raise ValueError(f"context {context!r} is none of {', '.join(get_args(Context))}")
+        if not scales or min(scales) <= 0:
+            raise ValueError(f"scales must be positive numbers, got {list(scales)}")
+        self.scales = tuple(float(scale) for scale in scales)
+        is_vgg = encoder.is_vgg
+        self.encoder = make_atrous_vgg(encoder) if is_vgg else encoder(output_stride=8)
+        inputs = channels_of(self.encoder)[-1]
+        self.classifiers = nn.ModuleList(
+            _vgg_classifier(inputs, width, classes, rate)
+            if is_vgg
+            else nn.Conv2d(inputs, classes, 3, padding=rate, dilation=rate)
+            for rate in rates or _RATES[context]
+        )
+        for module in self.classifiers.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, bands, H, W) → logits (N, classes, H, W), any H and W."""
+        return self.training_logits(image)[-1]
+
+    def training_logits(self, image: Tensor) -> list[Tensor]:
+        """What the loss is summed over: the logits of every scale, and last their maximum.
+
+        Args:
+            image: (N, bands, H, W).
+
+        Returns:
+            Each (N, classes, H, W); a single one where there is a single scale.
+        """
+        size = image.shape[2:]
+        scores = [resize(self._score(_scaled(image, scale)), size) for scale in self.scales]
+        if len(scores) == 1:
+            return scores
+        return [*scores, torch.stack(scores).amax(dim=0)]
+
+    def _score(self, image: Tensor) -> Tensor:
+        features = self.encoder(image)[-1]
+        score: Tensor = sum(classifier(features) for classifier in self.classifiers)
+        return score
+
+
+def _scaled(image: Tensor, scale: float) -> Tensor:
+    if scale == 1:
+        return image
+    return F.interpolate(image, scale_factor=scale, mode="bilinear", align_corners=False)
+
+
+def _vgg_classifier(inputs: int, width: int, classes: int, rate: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, width, 3, padding=rate, dilation=rate),
+        nn.ReLU(inplace=True),
+        nn.Dropout(),
+        nn.Conv2d(width, width, 1),
+        nn.ReLU(inplace=True),
+        nn.Dropout(),
+        nn.Conv2d(width, classes, 1),
+    )

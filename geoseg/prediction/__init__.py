@@ -1,0 +1,1 @@
+"""Predicts scenes: overlapping tiles, stitched without a seam, to probability rasters."""

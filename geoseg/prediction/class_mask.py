@@ -1,0 +1,58 @@
+"""Probabilities → a mask of classes with their colours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from geoseg.geo.raster import CLASS_TAG, Scene, open_for_writing, write_cog
+from geoseg.networks.model_file import ModelSpec
+from geoseg.vectorization.prob_sources import likeliest
+
+MASK_NODATA = 255
+
+_WINDOW = (512, 4096)
+_CLEAR = (0, 0, 0, 0)
+_BUILDING_COLOURS = {0: _CLEAR, 1: (227, 74, 51, 255)}
+
+
+def write_mask(prob: Path, path: Path, spec: ModelSpec, threshold: float) -> None:
+    """Writes a mask: 1 where a building is likely enough, or the likeliest of exclusive classes.
+
+    Args:
+        prob: Probabilities that a model predicted.
+        path: A Cloud Optimized GeoTIFF of one band of bytes, `MASK_NODATA` where the scene is
+            nodata; its tags say which value is which class.
+        spec: The model's header.
+        threshold: Least probability of a building.
+    """
+    names = spec.classes if spec.exclusive else ("background", *spec.classes)
+    plain = path.with_name(f".{path.name}")
+    bands = range(1, len(spec.classes) + 1) if spec.exclusive else [1]
+    with Scene(prob, bands=list(bands)) as source, open_for_writing(
+        plain, source.grid, count=1, dtype="uint8", nodata=MASK_NODATA, scratch=True,
+        descriptions=["class"], colormap=_colours(spec),
+        tags={CLASS_TAG.format(value): name for value, name in enumerate(names)},
+    ) as sink:  # fmt: skip
+        for window in source.grid.windows(*_WINDOW):
+            data, valid = source.read(window)
+            full = 255 if data.dtype == np.uint8 else 1
+            mask = likeliest(data) if spec.exclusive else data[0] >= np.float32(threshold) * full
+            sink.write(np.where(valid, mask, MASK_NODATA).astype(np.uint8), 1, window=window)
+    write_cog(plain, path, resampling="nearest")  # `mode` takes half as long again
+    plain.unlink()
+
+
+def _colours(spec: ModelSpec) -> dict[int, tuple[int, int, int, int]]:
+    if not spec.exclusive:
+        return _BUILDING_COLOURS
+    return {
+        value: _CLEAR if name == spec.background else _rgba(colour)
+        for value, (name, colour) in enumerate(zip(spec.classes, spec.colours, strict=True))
+    }
+
+
+def _rgba(colour: str) -> tuple[int, int, int, int]:
+    red, green, blue = bytes.fromhex(colour.removeprefix("#"))
+    return red, green, blue, 255

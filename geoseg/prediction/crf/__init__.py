@@ -1,0 +1,1 @@
+"""A dense CRF: probabilities refined by the colours around each pixel."""

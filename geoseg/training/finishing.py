@@ -1,0 +1,213 @@
+"""What a run ends with: thresholds and a temperature for its model, and pictures of both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+import shapely
+from torch import Tensor
+
+from geoseg.evaluation import Evaluation
+from geoseg.evaluation.metrics import Score, count_classes, measure_areas
+from geoseg.networks.model_file import ModelSpec
+from geoseg.options import Thresholds
+from geoseg.prediction.predictor import Predictor
+from geoseg.training.dataset import TileDataset
+from geoseg.training.figures import (
+    MaskedTile,
+    OutlinedTile,
+    draw_masked,
+    draw_outlined,
+    draw_reliability,
+)
+from geoseg.training.validation.areas import Predict, ValidationArea, ValidationAreas, predict_tiles
+from geoseg.training.validation.calibration import calibrate
+from geoseg.training.validation.tuning import Tuned, tune_thresholds
+
+VALIDATION_NAME, RELIABILITY_NAME = "validation.png", "reliability.png"
+
+# Tiles on a sheet: the worst, then a fair sample of the others.
+_SHOWN, _WORST = 24, 8
+
+# Tiles that share more of their ground with others would show the same twice.
+_MOST_SHARED = 0.25
+
+_BATCH = 8
+
+# Tiles of classes of which the shown ones are chosen.
+_LOOKED_AT = 400
+
+
+class _Judged(Protocol):
+    @property
+    def iou(self) -> float:
+        """How well what a tile shows is found."""
+
+
+AnyTile = TypeVar("AnyTile", bound=_Judged)
+
+
+def finish(
+    spec: ModelSpec, weights: dict[str, Tensor], device: str, tiles: TileDataset, folder: Path
+) -> Tuned:
+    """Tunes and calibrates a model of pixels on validation ground, and draws what it finds.
+
+    Args:
+        spec: The model's header.
+        weights: Its state dict.
+        device: `auto`, `cpu` or `gpu`.
+        tiles: Validation tiles.
+        folder: The run's folder, for `validation.png`, and of buildings `reliability.png`.
+
+    Returns:
+        The best thresholds, with the temperature among them; the defaults of exclusive classes.
+    """
+    predictor = Predictor(spec, weights, device)
+    if spec.exclusive:  # the likeliest class wins, whatever the thresholds
+        if masked := _choose_masked(predictor, tiles):
+            draw_masked(masked, folder / VALIDATION_NAME, spec.classes, spec.colours)
+        return Tuned(Thresholds(), None)
+    ground = ValidationAreas(tiles)
+    ground.predict(predictor)
+    calibration = calibrate(ground.grounds())
+    draw_reliability(calibration, folder / RELIABILITY_NAME)
+    best = tune_thresholds(ground).model_copy(update={"temperature": calibration.temperature})
+    found = [(one, one.evaluate(best)) for one in ground.grounds()]
+    outlined = choose_tiles(list(iter_outlined(tiles, found)))
+    draw_outlined(outlined, folder / VALIDATION_NAME)
+    score = sum((evaluation.score for _, evaluation in found), Score(0, 0, 0))
+    return Tuned(best, score.f1, calibration.summary)
+
+
+def choose_tiles(tiles: Sequence[AnyTile]) -> list[AnyTile]:
+    """The tiles of the least IoU, then others evenly up to the best, 24 at the most."""
+    ordered = sorted(tiles, key=lambda tile: tile.iou)
+    if len(ordered) <= _SHOWN:
+        return ordered
+    others = np.linspace(_WORST, len(ordered) - 1, _SHOWN - _WORST).astype(int)
+    return ordered[:_WORST] + [ordered[place] for place in others]
+
+
+def tiles_apart(tiles: TileDataset, among: Iterable[int]) -> list[int]:
+    """Rows of tiles that hardly share ground, in the dataset's order.
+
+    Args:
+        tiles: The tiles.
+        among: Rows to choose from.
+    """
+    chosen: list[int] = []
+    for _, rows in tiles.tiles.loc[sorted(among)].groupby("scene", sort=False):
+        boxes = shapely.box(
+            rows.col_off, rows.row_off, rows.col_off + rows.width, rows.row_off + rows.height
+        )
+        tree, kept = shapely.STRtree(boxes), np.zeros(len(boxes), dtype=bool)
+        for place, (index, box) in enumerate(zip(rows.index.tolist(), boxes, strict=True)):
+            near = tree.query(box)
+            shared = shapely.area(shapely.intersection(box, boxes[near[kept[near]]]))
+            if shared.sum() <= _MOST_SHARED * box.area:
+                kept[place] = True
+                chosen.append(index)
+    return chosen
+
+
+def iter_outlined(
+    tiles: TileDataset, found: Sequence[tuple[ValidationArea, Evaluation]]
+) -> Iterator[OutlinedTile]:
+    """Tiles with the outlines of what was found in them, and what not.
+
+    Args:
+        tiles: Validation tiles.
+        found: Their ground, and what was found on it.
+    """
+    for ground, evaluation in found:
+        layers = _layers_of(evaluation)
+        for index in tiles_apart(tiles, ground.windows):
+            window = ground.windows[index]
+            frame = ground.grid.window_polygon(window)
+            seen = {name: _clip(polygons, frame) for name, polygons in layers.items()}
+            to_tile = _to_pixels(ground, window.col_off, window.row_off)
+            sample = tiles[index]
+            yield OutlinedTile(
+                sample["image"].numpy(),
+                sample["valid"].numpy()[0],
+                _iou(
+                    np.concatenate([seen["found"], seen["false"]]),
+                    np.concatenate([seen["truth"], seen["missed"]]),
+                ),
+                {name: shapely.transform(polygons, to_tile) for name, polygons in seen.items()},
+            )
+
+
+def _layers_of(evaluation: Evaluation) -> dict[str, np.ndarray]:
+    right = evaluation.matches.proposal_match >= 0
+    known = evaluation.matches.truth_match >= 0
+    pred = np.asarray(evaluation.pred.geometry.values, dtype=object)
+    truth = np.asarray(evaluation.truth.geometry.values, dtype=object)
+    return {
+        "truth": truth[known],
+        "found": pred[right],
+        "false": pred[~right],
+        "missed": truth[~known],
+    }
+
+
+def _clip(polygons: np.ndarray, frame: shapely.Geometry) -> np.ndarray:
+    """The parts of polygons inside a frame, without lines and points."""
+    near = polygons[shapely.intersects(polygons, frame)]
+    parts = shapely.get_parts(shapely.intersection(near, frame))
+    parts = shapely.get_parts(parts)
+    polygonal: np.ndarray = parts[shapely.get_type_id(parts) == shapely.GeometryType.POLYGON]
+    return polygonal
+
+
+def _iou(found: np.ndarray, truth: np.ndarray) -> float:
+    """IoU of the ground covered; 1 where there is nothing and nothing was found."""
+    return measure_areas(found, truth).iou if len(found) or len(truth) else 1.0
+
+
+def _to_pixels(ground: ValidationArea, left: int, top: int) -> Callable[[np.ndarray], np.ndarray]:
+    def to_pixels(points: np.ndarray) -> np.ndarray:
+        columns, rows = ground.grid.to_pixels(points[:, 0], points[:, 1])
+        return np.column_stack([columns - left, rows - top])
+
+    return to_pixels
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """A tile by its row in the dataset, and how well its classes are found."""
+
+    index: int
+    iou: float
+
+
+def _choose_masked(predict: Predict, tiles: TileDataset) -> list[MaskedTile]:
+    """Tiles to be shown, of some hundred from all over the ground; only those stay in memory."""
+    apart = tiles_apart(tiles, range(len(tiles)))
+    if len(apart) > _LOOKED_AT:
+        apart = [apart[place] for place in np.linspace(0, len(apart) - 1, _LOOKED_AT).astype(int)]
+    scored = []
+    for index, tile in zip(apart, _iter_masked(predict, tiles, apart), strict=True):
+        if (tile.truth != tiles.info.ignore).any():
+            scored.append(_Scored(index, tile.iou))
+    shown = [tile.index for tile in choose_tiles(scored)]
+    return list(_iter_masked(predict, tiles, shown))
+
+
+def _iter_masked(
+    predict: Predict, tiles: TileDataset, indices: Sequence[int]
+) -> Iterator[MaskedTile]:
+    classes = len(tiles.info.classes)
+    for first in range(0, len(indices), _BATCH):
+        part = indices[first : first + _BATCH]
+        for index, prob in zip(part, predict_tiles(predict, tiles, part), strict=True):
+            sample, found = tiles[index], prob.argmax(axis=0).astype(np.uint8)
+            truth = sample["target"].numpy()[0]
+            counts = count_classes(found, truth, truth != tiles.info.ignore, classes)
+            yield MaskedTile(
+                sample["image"].numpy(), sample["valid"].numpy()[0], counts.mean_iou, truth, found
+            )

@@ -1,0 +1,190 @@
+"""What a training run begins with: tiles, network, loss and loaders put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning as L
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from geoseg.boxes.box_learner import BOX_RECIPE
+from geoseg.data.tiles import TilesInfo, load_tiles_info
+from geoseg.errors import ConfigError, GeosegError
+from geoseg.networks.device import choose_device
+from geoseg.networks.model_file import ModelSpec
+from geoseg.networks.models import (
+    build_model,
+    check_tile_size,
+    choose_encoder,
+    resolve_architecture,
+    task_of,
+)
+from geoseg.options import ModelOptions, TrainOptions
+from geoseg.training.batch_size import find_batch_size
+from geoseg.training.dataset import Sample, TileDataset
+from geoseg.training.distributed import adopt_started, check_processes, is_first
+from geoseg.training.finishing import finish
+from geoseg.training.learner import Learner, Recipe
+from geoseg.training.loading.loaders import build_train_loader, build_val_loader
+from geoseg.training.loading.mosaic import build_mosaic
+from geoseg.training.loading.sampling import DrawSampler
+from geoseg.training.loop import quieten_lightning
+from geoseg.training.segmenter import Segmenter
+from geoseg.training.validation.areas import ValidationAreas
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a training run begins with.
+
+    Attributes:
+        recipe: What depends on what the network finds.
+        train_set: Tiles to learn from.
+        val_set: Tiles to be judged on.
+        spec: The model's header as far as it is known.
+        module: The network with its loss and its optimiser.
+        options: How to train.
+        batch_size: Tiles per step of a device.
+        device: What computes.
+    """
+
+    recipe: Recipe
+    train_set: TileDataset
+    val_set: TileDataset
+    spec: ModelSpec
+    module: Learner
+    options: TrainOptions
+    batch_size: int
+    device: torch.device
+
+
+def prepare(
+    tiles: str | Path, model: ModelOptions, options: TrainOptions, *, pretrained: bool = True
+) -> Setup:
+    """Reads tiles and builds the network for them, writing nothing.
+
+    Args:
+        tiles: A folder made by `geoseg tile`.
+        model: Which network.
+        options: How to train it.
+        pretrained: Load the weights that the encoder has learnt before.
+
+    Raises:
+        GeosegError: If tiles, network and options do not work together.
+    """
+    recipe, options = RECIPES[task_of(model.arch)], adopt_started(options)
+    if load_tiles_info(tiles).exclusive and task_of(model.arch) == "boxes":
+        raise ConfigError(
+            f"{tiles}: holds exclusive classes, which {model.arch} cannot learn, as it finds boxes "
+            "around buildings; choose a network of pixels (geoseg models)"
+        )
+    train_set, val_set = recipe.datasets(tiles, options)
+    device = choose_device(options.device)
+    check_processes(options, len(val_set), device)
+    quieten_lightning()
+    L.seed_everything(options.seed, verbose=False)
+    spec = _describe(train_set.info, model, recipe)
+    network = build_model(
+        spec.arch,
+        spec.encoder,
+        bands=spec.bands,
+        outputs=len(spec.outputs),
+        encoder_weights=model.encoder_weights if pretrained else None,
+        options=spec.options,
+    )
+    check_tile_size(network, spec.size)
+    learnt = spec.encoder is not None and model.encoder_weights is not None
+    module = recipe.learner(network, train_set, val_set, options, learnt)
+    batch_size = options.batch_size
+    if batch_size == "auto":
+        batch_size = find_batch_size(module, spec, device, most=len(train_set))
+    if options.compile:
+        network.compile()
+    return Setup(recipe, train_set, val_set, spec, module, options, batch_size, device)
+
+
+def prepare_once(
+    tiles: str | Path, model: ModelOptions, options: TrainOptions, *, pretrained: bool
+) -> Setup:
+    """As `prepare`, but of several processes that are refused the same only the first says so."""
+    try:
+        return prepare(tiles, model, options, pretrained=pretrained)
+    except GeosegError:
+        if is_first():
+            raise
+        raise SystemExit(2) from None
+
+
+def build_loaders(
+    setup: Setup, sampler: DrawSampler, folder: Path
+) -> tuple[DataLoader[Sample], DataLoader[Sample]]:
+    """Batches to learn from and to be judged on; ground may come to lie in files of a folder."""
+    options, train_set, device = setup.options, setup.train_set, setup.device
+    ground = None
+    if setup.recipe.windows:
+        granted = None if options.max_memory_gb is None else options.max_memory_gb * 1e9
+        ground = build_mosaic(train_set, folder, memory_bytes=granted, processes=options.devices)
+    return (
+        build_train_loader(train_set, ground, sampler, options, device),
+        build_val_loader(setup.val_set, options, sampler, setup.batch_size, device),
+    )
+
+
+def _load_tiles(folder: str | Path, options: TrainOptions) -> tuple[TileDataset, TileDataset]:
+    weighing = options.weight_map
+    sigma_px = weighing.sigma(load_tiles_info(folder).gsd_m) if weighing else None
+    train_set, val_set = (TileDataset(folder, s, sigma_px=sigma_px) for s in ("train", "val"))
+    return train_set, val_set
+
+
+def _segment(
+    network: nn.Module,
+    train_set: TileDataset,
+    val_set: TileDataset,
+    options: TrainOptions,
+    pretrained: bool,
+) -> Learner:
+    ground = None if val_set.info.exclusive else ValidationAreas(val_set)
+    share = train_set.building_share
+    return Segmenter(
+        network, val_set.info, options, building_share=share, pretrained=pretrained, ground=ground
+    )
+
+
+# By what a network finds, see `task_of`.
+RECIPES = {
+    "pixels": Recipe(
+        datasets=_load_tiles,
+        outputs=lambda info: info.outputs,
+        learner=_segment,
+        finish=finish,
+        windows=True,
+    ),
+    "boxes": BOX_RECIPE,
+}
+
+
+def _describe(info: TilesInfo, model: ModelOptions, recipe: Recipe) -> ModelSpec:
+    """The model's header as far as it is known before training."""
+    arch = resolve_architecture(model.arch)
+    return ModelSpec(
+        arch=arch,
+        encoder=choose_encoder(arch, model.encoder),
+        options=model.options,
+        bands=info.bands,
+        dtype=info.dtype,
+        scene_dtypes=info.scene_dtypes,
+        mean=info.mean,
+        std=info.std,
+        gsd_m=info.gsd_m,
+        classes=info.classes,
+        colours=info.colours,
+        background=info.background,
+        exclusive=info.exclusive,
+        outputs=recipe.outputs(info),
+        size=info.size,
+        overlap=info.size // 4,
+    )

@@ -1,0 +1,1 @@
+"""From a probability raster to footprints, the same however the raster is cut."""

@@ -1,0 +1,1 @@
+"""Connected components of a raster that is read block by block."""

@@ -1,0 +1,1 @@
+"""Separates components into single buildings."""

@@ -1,0 +1,1 @@
+"""Traces, simplifies and squares outlines."""

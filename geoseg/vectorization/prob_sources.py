@@ -1,0 +1,234 @@
+"""Probabilities by window, from a file or from memory, in one form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+from rasterio.windows import Window
+
+from geoseg.errors import SceneReadError
+from geoseg.geo.grid import Grid
+from geoseg.geo.raster import SPREAD, Scene, SceneInfo, read_prob_info
+from geoseg.geo.raster.quantization import dequantise
+from geoseg.vectorization.prob_tags import Classes, read_classes
+
+# Bands that tell touching buildings apart.
+_APART = ("border", "contact")
+
+_TOLERANCE = 1e-3  # a float raster may overshoot 0..1 by what resampling adds
+
+
+@dataclass(frozen=True)
+class Prob:
+    """Probabilities of a window.
+
+    Attributes:
+        body: Float32 (H, W) in 0..1, the probability of being building.
+        border: Float32 (H, W) in 0..1, the probability of being a building's border, or None.
+        valid: Boolean (H, W), False on nodata.
+        contact: Float32 (H, W) in 0..1, the probability of lying where two buildings meet, or
+            None.
+    """
+
+    body: np.ndarray
+    border: np.ndarray | None
+    valid: np.ndarray
+    contact: np.ndarray | None = None
+
+
+class ProbSource(Protocol):
+    """Anything that gives probabilities by window of its grid."""
+
+    @property
+    def grid(self) -> Grid:
+        """Place on the ground."""
+
+    def read(self, window: Window) -> Prob:
+        """Reads the probabilities of a window inside the grid."""
+
+
+class ArrayProb:
+    """Probabilities in memory.
+
+    Args:
+        body: (H, W), uint8 (255 = certain) or float in 0..1, which is clipped to it.
+        border: Like `body`, or None.
+        valid: Boolean (H, W); what is not finite in any band is not valid either.
+        grid: Grid of the same shape.
+        contact: Like `border`.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+
+    def __init__(
+        self,
+        body: np.ndarray,
+        border: np.ndarray | None,
+        valid: np.ndarray,
+        grid: Grid,
+        contact: np.ndarray | None = None,
+    ) -> None:
+        arrays = (body, border, contact, valid)
+        shapes = {array.shape for array in arrays if array is not None} | {grid.shape}
+        if len(shapes) > 1:
+            raise ValueError(f"probabilities, valid and grid differ in shape: {sorted(shapes)}")
+        self.grid = grid
+        self._body, self._border, self._contact, self._valid = arrays
+
+    def read(self, window: Window) -> Prob:
+        """Reads the probabilities of a window inside the grid."""
+        part = window.toslices()
+        border, contact = (
+            None if band is None else dequantise(band[part])
+            for band in (self._border, self._contact)
+        )
+        valid = self._valid[part].copy()
+        for band in (self._body, self._border, self._contact):
+            if band is not None:
+                valid &= np.isfinite(band[part])
+        return Prob(dequantise(self._body[part]), border, valid, contact)
+
+
+class _OpenProb:
+    """A probability raster on disk; a context manager that holds it open."""
+
+    def __init__(self, path: str | Path, bands: list[int]) -> None:
+        self._scene = Scene(path, bands=bands)
+        self.grid = self._scene.grid
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._scene.close()
+
+    def _read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        """Float32 (bands, H, W) in 0..1, and valid (H, W)."""
+        data, valid = self._scene.read(window)
+        if data.dtype.kind == "f" and data.size:
+            low, high = float(data.min()), float(data.max())
+            if low < -_TOLERANCE or high > 1 + _TOLERANCE:
+                raise SceneReadError(
+                    f"{self._scene.info.path}: holds values from {low:g} to {high:g}, not "
+                    "probabilities from 0 to 1; give the prob.tif that predict writes"
+                )
+        return dequantise(data), valid
+
+
+class SceneProb(_OpenProb):
+    """Probabilities of buildings on disk; a context manager that holds the file open.
+
+    Args:
+        path: Raster with a band named `building` and perhaps one named `border` or `contact`; or
+            one or two bands without such names, of buildings and of their borders. Uint8
+            (255 = certain) or float in 0..1.
+
+    Raises:
+        SceneReadError: If the file cannot be read or is no probability raster.
+        MissingCRSError: If it does not say where it lies.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        bands = _building_bands(read_prob_info(path))
+        super().__init__(path, list(bands.values()))
+        self._places = {name: place for place, name in enumerate(bands)}
+
+    def read(self, window: Window) -> Prob:
+        """Reads the probabilities of a window inside the grid.
+
+        Raises:
+            SceneReadError: If the file is damaged there, or its values are no probabilities.
+        """
+        prob, valid = self._read(window)
+        border, contact = (
+            prob[self._places[name]] if name in self._places else None for name in _APART
+        )
+        return Prob(prob[0], border, valid, contact)
+
+
+class ClassProb(_OpenProb):
+    """Probabilities of exclusive classes on disk; a context manager that holds the file open.
+
+    Args:
+        path: Raster with a band per class. Uint8 (255 = certain) or float in 0..1.
+        classes: The classes, from its tags.
+
+    Raises:
+        SceneReadError: If the file cannot be read or is no raster of these classes.
+        MissingCRSError: If it does not say where it lies.
+    """
+
+    def __init__(self, path: str | Path, classes: Classes) -> None:
+        info = read_prob_info(path)
+        bands = [
+            index for index, name in zip(info.indexes, info.bands, strict=True) if name != SPREAD
+        ]
+        if len(bands) != len(classes.names):
+            raise SceneReadError(
+                f"{path}: has {len(info.bands)} bands for {len(classes.names)} classes; give the "
+                "prob.tif that predict wrote, with all its bands"
+            )
+        super().__init__(path, bands)
+        self.classes = classes
+
+    def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        """Reads the probabilities of a window inside the grid.
+
+        Returns:
+            Float32 (classes, H, W) in 0..1, and valid (H, W).
+
+        Raises:
+            SceneReadError: If the file is damaged there, or its values are no probabilities.
+        """
+        return self._read(window)
+
+
+def open_prob(path: str | Path) -> SceneProb | ClassProb:
+    """Opens a probability raster of buildings or of exclusive classes.
+
+    Raises:
+        SceneReadError: If it cannot be read or is no probability raster.
+        MissingCRSError: If it does not say where it lies.
+    """
+    classes = read_classes(path)
+    return ClassProb(path, classes) if classes else SceneProb(path)
+
+
+def likeliest(prob: np.ndarray) -> np.ndarray:
+    """The likeliest class of each pixel, of several the first.
+
+    Args:
+        prob: (classes, H, W).
+
+    Returns:
+        uint8 (H, W), from 0.
+    """
+    best: np.ndarray = prob.argmax(axis=0).astype(np.uint8)
+    return best
+
+
+def _building_bands(info: SceneInfo) -> dict[str, int]:
+    """1-based numbers of the band `building` and of those that tell buildings apart, by name."""
+    if "building" in info.bands:
+        names = [name for name in ("building", *_APART) if name in info.bands]
+        return {name: info.indexes[info.bands.index(name)] for name in names}
+    if len(info.bands) > 2:
+        raise SceneReadError(
+            f"{info.path}: has bands {', '.join(info.bands)} and none named building; give the "
+            "prob.tif that predict writes, or a raster of one band"
+        )
+    return dict(zip(("building", "border"), info.indexes, strict=False))
