@@ -32,7 +32,7 @@ import numpy as np
 import rasterio
 from rasterio.windows import Window
 
-from geoseg.data.label_report import survey_tiles
+from geoseg.data.label_report import write_label_report
 from geoseg.data.tiles import TilingPlan, plan_tiles, tile_scenes
 from geoseg.geo.vector import write_footprints
 from geoseg.jobs.workers import open_workers, run_tasks
@@ -124,7 +124,7 @@ def per_core(town: Path, *, repeat: int) -> dict[str, Any]:
         turns = Turns(scene, town / "bare", sums)
         cut(plan, output, turns.run)
         with adding_to(sums, "report"):
-            survey_tiles(output)
+            write_label_report(output)
         check_same_files(output, town / "bare")
         count += len(plan.tiles)
     return {

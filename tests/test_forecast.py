@@ -6,7 +6,7 @@ import rasterio
 
 from geoseg.cli import progress
 from geoseg.data.forecast import forecast_tiles
-from geoseg.data.label_report import survey_tiles
+from geoseg.data.label_report import write_label_report
 from geoseg.data.tiles import plan_tiles, tile_scenes
 from geoseg.errors import SceneReadError
 from geoseg.options import ClassOptions, TileOptions
@@ -35,7 +35,7 @@ def size_of(folder):
 def test_disk_is_forecast_within_30_percent(town, tmp_path, options):
     plan = plan_tiles([town[0]], town[1], TileOptions(seed=2, **options))
     forecast = forecast_tiles(plan)
-    info = tile_scenes(plan, tmp_path / "tiles", finish=survey_tiles)
+    info = tile_scenes(plan, tmp_path / "tiles", finish=write_label_report)
     assert forecast.bytes == pytest.approx(size_of(tmp_path / "tiles"), rel=0.3)
     assert sum(forecast.tiles.values()) == pytest.approx(sum(info.tiles.values()), rel=0.3)
     assert set(forecast.tiles) == set(info.tiles)

@@ -14,9 +14,9 @@ from geoseg.evaluation.metrics import (
     AreaCounts,
     PixelCounts,
     Score,
+    compare_areas,
     count_pixels,
     match_footprints,
-    measure_areas,
     spacenet_filter,
 )
 
@@ -189,7 +189,7 @@ def town(draw):
 def test_a_perfect_layer_has_f1_of_one_in_any_order(truth, random):
     proposals = random.sample(truth, len(truth))
     assert match_footprints(proposals, truth).score.f1 == 1.0
-    assert measure_areas(proposals, truth).iou == pytest.approx(1.0, abs=1e-12)
+    assert compare_areas(proposals, truth).iou == pytest.approx(1.0, abs=1e-12)
 
 
 @settings(max_examples=30, deadline=None)
@@ -227,7 +227,7 @@ def test_without_a_minimum_only_nothing_is_dropped():
 def test_covered_ground_counts_once():
     proposals = [box(0, 0, 6, 4), box(2, 0, 8, 4)]  # together 8 x 4
     truth = [box(4, 0, 12, 3), box(20, 0, 21, 1)]
-    area = measure_areas(proposals, truth)
+    area = compare_areas(proposals, truth)
     assert (area.tp, area.fp, area.fn) == pytest.approx((12.0, 20.0, 13.0))
     assert area.iou == pytest.approx(12 / 45)
 
@@ -239,12 +239,12 @@ def test_covered_ground_agrees_with_counted_pixels():
         shapely.contains_xy(shapely.union_all(layer), columns, rows) for layer in (proposals, truth)
     )
     pixels = count_pixels(pred, true, np.ones((7, 12), dtype=bool))
-    assert measure_areas(proposals, truth) == AreaCounts(pixels.tp, pixels.fp, pixels.fn)
+    assert compare_areas(proposals, truth) == AreaCounts(pixels.tp, pixels.fp, pixels.fn)
 
 
 @given(town(), st.lists(rectangles(), min_size=1, max_size=9))
 def test_ground_is_the_same_in_pieces_as_united(truth, proposals):
-    area = measure_areas(proposals, truth)
+    area = compare_areas(proposals, truth)
     pred, true = shapely.union_all(proposals), shapely.union_all(truth)
     both = shapely.intersection(pred, true).area
     expected = (both, pred.area - both, true.area - both)
@@ -252,8 +252,8 @@ def test_ground_is_the_same_in_pieces_as_united(truth, proposals):
 
 
 def test_no_ground_at_all():
-    assert measure_areas([], []) == AreaCounts(0, 0, 0)
-    assert measure_areas([box(0, 0, 2, 3)], []) == AreaCounts(0, 6, 0)
+    assert compare_areas([], []) == AreaCounts(0, 0, 0)
+    assert compare_areas([box(0, 0, 2, 3)], []) == AreaCounts(0, 6, 0)
 
 
 @pytest.mark.realdata

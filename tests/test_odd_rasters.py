@@ -9,7 +9,7 @@ import sys
 import pytest
 from plain_reading import compare, describe, find_place, write_any, write_labels
 
-from geoseg.data.label_report import survey_tiles
+from geoseg.data.label_report import write_label_report
 
 pytestmark = [
     pytest.mark.realdata,
@@ -185,7 +185,7 @@ def test_tiled_right_or_refused_with_a_reason(realdata, tmp_path, give_to_tile, 
         about["file"] += " (auxiliary)"
     place = find_place(path)
     options = write_labels(path, place, tmp_path) if place else {"labels": write_any(tmp_path)}
-    finish = survey_tiles if name in SURVEYED else None
+    finish = write_label_report if name in SURVEYED else None
     outcome = give_to_tile([path], **options, about=about, finish=finish)
     assert outcome.refused == bool(reason), outcome.message
     if reason:

@@ -31,7 +31,7 @@ from shapely.geometry import (
 
 from geoseg.errors import ConfigError, MissingCRSError, VectorReadError
 from geoseg.evaluation import evaluate
-from geoseg.evaluation.spacenet import score_contest
+from geoseg.evaluation.spacenet import score_spacenet
 from geoseg.geo.grid import Grid
 from geoseg.geo.vector import (
     FOOTPRINT_COLUMNS,
@@ -559,7 +559,7 @@ def test_a_contest_csv_lies_in_pixels(tmp_path):
     assert rows.BuildingId.tolist() == [1, 2, 3]
     assert rows.Confidence.tolist() == [0.25, 0.5, 0.75]
     assert shapely.equals(shapely.from_wkt(rows.PolygonWKT_Pix), pixels).all()
-    scores = score_contest(path, path, 0.5, 20)
+    scores = score_spacenet(path, path, 0.5, 20)
     assert (scores["tp"], scores["fp"], scores["fn"]) == (3, 0, 0)
 
     assert write_footprints(tmp_path / "none.csv", [], crs=UTM, grid=grid) == 0

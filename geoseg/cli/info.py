@@ -38,12 +38,12 @@ def command(path: str) -> None:
 
 
 def _tiles(path: str) -> list[tuple[str, object]]:
-    from geoseg.data.label_report import JSON_NAME, PAGE_NAME, headline, load_report
+    from geoseg.data.label_report import JSON_NAME, PAGE_NAME, format_headline, load_label_report
     from geoseg.data.tiles import load_tiles_info
 
     lines = _flat(load_tiles_info(path).model_dump())
     if (Path(path) / JSON_NAME).is_file():
-        lines.append(("survey", headline(load_report(path))))
+        lines.append(("survey", format_headline(load_label_report(path))))
         lines.append(("page", Path(path) / PAGE_NAME))
     return lines
 

@@ -116,7 +116,12 @@ def command(
         tile__seed=seed,
     )
     from geoseg.data.forecast import forecast_tiles
-    from geoseg.data.label_report import PAGE_NAME, headline, load_report, survey_tiles
+    from geoseg.data.label_report import (
+        PAGE_NAME,
+        format_headline,
+        load_label_report,
+        write_label_report,
+    )
     from geoseg.data.tiles import plan_tiles, tile_scenes
     from geoseg.jobs.journal import check_output
     from geoseg.jobs.workers import run_tasks
@@ -136,14 +141,16 @@ def command(
             overwrite=overwrite,
             run=partial(run_tasks, workers=workers, scheduler=scheduler),
             progress=progress,
-            finish=partial(survey_tiles, repaired=repaired, dropped=dropped),
+            finish=partial(write_label_report, repaired=repaired, dropped=dropped),
         )
     counts = ", ".join(f"{count} {split}" for split, count in info.tiles.items())
     click.echo(
         f"pixels shared between splits: {info.shared_pixels}; gap between them: {plan.gap} pixels "
         f"({plan.gap * info.gsd_m:.3g} m)"
     )
-    click.echo(f"labels: {headline(load_report(output))}; see {Path(output) / PAGE_NAME}")
+    click.echo(
+        f"labels: {format_headline(load_label_report(output))}; see {Path(output) / PAGE_NAME}"
+    )
     click.echo(f"{sum(info.tiles.values())} tiles ({counts}) → {output}")
     for tile in info.failed:
         click.echo(f"geoseg: left out tile {tile.id}: {tile.error}", err=True)

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import shapely
 
-from geoseg.data.label_report import time_report
+from geoseg.data.label_report import estimate_report_seconds
 from geoseg.data.labels import RasterLabels
 from geoseg.data.splits import SPLITS
 from geoseg.data.tiles import TilingPlan, cut_row, row_task
@@ -77,7 +77,7 @@ def forecast_tiles(plan: TilingPlan, *, workers: int = 1) -> Forecast:
         for kind in ("images", "targets"):
             (folder / kind).mkdir()
         tiles, seconds = _cut_sample(plan, folder)
-        report_s = time_report(folder, tiles[tiles.weight > 0], len(plan.tiles))
+        report_s = estimate_report_seconds(folder, tiles[tiles.weight > 0], len(plan.tiles))
         grown = len(plan.tiles) / len(tiles)
         kept = _count_kept(plan, tiles)
         size = grown * float((tiles.weight * tiles.bytes).sum())

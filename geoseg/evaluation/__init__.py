@@ -13,13 +13,13 @@ from geoseg.evaluation.report import (
     LAYERS_NAME,
     REPORT_NAME,
     Report,
+    build_report_layers,
     check_report_folder,
     format_table,
-    report_layers,
-    scores_of,
+    score_fields,
     write_report,
 )
-from geoseg.evaluation.spacenet import score_contest
+from geoseg.evaluation.spacenet import score_spacenet
 
 SPACENET_MIN_AREA_PX2 = 20.0
 
@@ -70,15 +70,15 @@ def evaluate(
     layers: dict[str, gpd.GeoDataFrame] = {}
     if _are_contest_files(footprints, truth, aoi, where):
         min_area_px2 = SPACENET_MIN_AREA_PX2 if min_area_m2 is None else min_area_m2
-        fields = score_contest(footprints, truth, threshold, min_area_px2)
+        fields = score_spacenet(footprints, truth, threshold, min_area_px2)
     else:
         pred, true, area, crs = read_layers(footprints, truth, aoi, where)
         evaluation = evaluate_layers(
             pred, true, aoi=area, threshold=threshold, min_area_m2=min_area_m2 or 0.0
         )
-        fields = scores_of(evaluation.score, evaluation.area, evaluation.matches.iou_sum)
+        fields = score_fields(evaluation.score, evaluation.area, evaluation.matches.iou_sum)
         fields |= {"aoi": aoi and str(aoi), "where": where, "min_area_m2": float(min_area_m2 or 0)}
-        layers = report_layers(evaluation, crs)
+        layers = build_report_layers(evaluation, crs)
     report = Report(**fields, footprints=str(footprints), truth=str(truth), threshold=threshold)
     if folder is not None:
         write_report(folder, report, layers)

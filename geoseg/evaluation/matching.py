@@ -19,8 +19,8 @@ from geoseg.evaluation.metrics import (
     AreaCounts,
     Matches,
     Score,
+    compare_areas,
     match_footprints,
-    measure_areas,
     spacenet_filter,
 )
 from geoseg.geo.vector import read_footprints, union_aoi
@@ -73,7 +73,7 @@ def read_layers(
         return pred, true, None, crs
     area = union_aoi(aoi, working_crs)
     shapely.prepare(area)
-    if not any(shapely.intersects(area, shapes_of(layer)).any() for layer in (pred, true)):
+    if not any(shapely.intersects(area, geometry_array(layer)).any() for layer in (pred, true)):
         raise GridMismatchError(
             f"{aoi}: the area of interest meets neither {footprints} nor {truth}; check that it "
             "is of the same place"
@@ -88,7 +88,7 @@ def _check_overlap(
     if pred.empty or true.empty:
         return
     extent = shapely.box(*pred.total_bounds)
-    outside = int((~shapely.intersects(extent, shapes_of(true))).sum())
+    outside = int((~shapely.intersects(extent, geometry_array(true))).sum())
     if outside == len(true):
         raise GridMismatchError(
             f"{footprints} and {truth} lie apart from each other; check that both are of the same "
@@ -139,11 +139,11 @@ def evaluate_layers(
         _areas(pred, min_area_m2), _areas(truth, min_area_m2), min_area_m2
     )
     pred, truth = pred[in_pred], truth[in_truth]
-    proposals, truths = shapes_of(pred), shapes_of(truth)
+    proposals, truths = geometry_array(pred), geometry_array(truth)
     matches = match_footprints(
-        proposals, truths, confidence=confidence_of(pred), threshold=threshold
+        proposals, truths, confidence=layer_confidence(pred), threshold=threshold
     )
-    return Evaluation(pred, truth, matches, measure_areas(proposals, truths))
+    return Evaluation(pred, truth, matches, compare_areas(proposals, truths))
 
 
 def _equal_area_crs(layer: gpd.GeoDataFrame) -> CRS:
@@ -175,13 +175,13 @@ def _project(layer: gpd.GeoDataFrame, crs: CRS, path: str | Path) -> gpd.GeoData
             f"{path}: cannot be brought to {crs.name}, in which the two are compared; check that "
             "both are of the same place and name the right CRS"
         )
-    return _with_shapes(layer, _polygonal(shapely.make_valid(shapes_of(layer))))
+    return _with_shapes(layer, _polygonal(shapely.make_valid(geometry_array(layer))))
 
 
 def _clip(layer: gpd.GeoDataFrame, aoi: BaseGeometry) -> gpd.GeoDataFrame:
     shapely.prepare(aoi)
-    layer = layer[shapely.intersects(aoi, shapes_of(layer))]
-    shapes = shapes_of(layer)
+    layer = layer[shapely.intersects(aoi, geometry_array(layer))]
+    shapes = geometry_array(layer)
     border = ~shapely.covers(aoi, shapes)
     whole = shapely.area(shapes)
     shapes[border] = _polygonal(shapely.intersection(shapes[border], aoi))
@@ -199,11 +199,11 @@ def _areas(layer: gpd.GeoDataFrame, min_area_m2: float) -> np.ndarray:
     """Areas in square metres, or in any unit where nothing depends on it."""
     if min_area_m2 > 0 and layer.crs is not None and not layer.empty:
         layer = layer.to_crs(_equal_area_crs(layer))
-    areas: np.ndarray = shapely.area(shapes_of(layer))
+    areas: np.ndarray = shapely.area(geometry_array(layer))
     return areas
 
 
-def shapes_of(layer: gpd.GeoDataFrame) -> np.ndarray:
+def geometry_array(layer: gpd.GeoDataFrame) -> np.ndarray:
     """The geometries of a layer, as an array of one's own."""
     return np.array(layer.geometry.array, dtype=object)
 
@@ -212,8 +212,9 @@ def _with_shapes(layer: gpd.GeoDataFrame, shapes: np.ndarray) -> gpd.GeoDataFram
     return layer.set_geometry(gpd.GeoSeries(shapes, index=layer.index, crs=layer.crs))
 
 
-def confidence_of(pred: gpd.GeoDataFrame) -> np.ndarray | None:
+def layer_confidence(pred: gpd.GeoDataFrame) -> np.ndarray | None:
     """The confidence of each footprint, or None where the layer says nothing of it."""
     if "confidence" not in pred:
         return None
-    return np.asarray(pd.to_numeric(pred["confidence"], errors="coerce"), dtype=float)
+    confidence = pd.to_numeric(pred["confidence"], errors="coerce")
+    return confidence.to_numpy(dtype=float, na_value=np.nan)

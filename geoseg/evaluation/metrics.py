@@ -293,7 +293,7 @@ def spacenet_filter(
     return proposal_area > max(min_area, 0.0), kept_truth
 
 
-def measure_areas(proposals: Polygons, truth: Polygons) -> AreaCounts:
+def compare_areas(proposals: Polygons, truth: Polygons) -> AreaCounts:
     """Compares the ground that two layers cover, exactly.
 
     This is what counting pixels tends to as pixels shrink, so it depends on no raster.

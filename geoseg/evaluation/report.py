@@ -13,7 +13,7 @@ import numpy as np
 from pyproj import CRS
 
 from geoseg.errors import ConfigError, OutputExistsError
-from geoseg.evaluation.matching import Evaluation, confidence_of, shapes_of
+from geoseg.evaluation.matching import Evaluation, geometry_array, layer_confidence
 from geoseg.evaluation.metrics import AreaCounts, Score
 from geoseg.geo.vector import write_layers
 from geoseg.jobs.journal import replace_file
@@ -103,7 +103,7 @@ def format_table(report: Report) -> str:
     return "\n".join(lines)
 
 
-def scores_of(score: Score, area: AreaCounts, iou_sum: float) -> dict[str, Any]:
+def score_fields(score: Score, area: AreaCounts, iou_sum: float) -> dict[str, Any]:
     """Fields of a report that both kinds of files fill."""
     return {
         **asdict(score),
@@ -113,21 +113,21 @@ def scores_of(score: Score, area: AreaCounts, iou_sum: float) -> dict[str, Any]:
     }
 
 
-def report_layers(evaluation: Evaluation, crs: CRS) -> dict[str, gpd.GeoDataFrame]:
+def build_report_layers(evaluation: Evaluation, crs: CRS) -> dict[str, gpd.GeoDataFrame]:
     """The layers TP, FP and FN; `truth_id` is a truth's row in its file as read."""
     pred, truth, matches = evaluation.pred, evaluation.truth, evaluation.matches
-    confidence = confidence_of(pred)
+    confidence = layer_confidence(pred)
     proposals = gpd.GeoDataFrame(
         {
             "confidence": np.full(len(pred), np.nan) if confidence is None else confidence,
             "iou": matches.proposal_iou,
         },
-        geometry=shapes_of(pred),
+        geometry=geometry_array(pred),
         crs=pred.crs,
     ).to_crs(crs)
     truths = gpd.GeoDataFrame(
         {"truth_id": truth.index.to_numpy(dtype=np.int64), "iou": matches.truth_iou},
-        geometry=shapes_of(truth),
+        geometry=geometry_array(truth),
         crs=truth.crs,
     ).to_crs(crs)
     hit = matches.proposal_match >= 0

@@ -13,13 +13,13 @@ from shapely.errors import ShapelyError
 from geoseg.errors import VectorReadError
 from geoseg.evaluation.matching import evaluate_layers
 from geoseg.evaluation.metrics import AreaCounts, Score
-from geoseg.evaluation.report import scores_of
+from geoseg.evaluation.report import score_fields
 
 _CSV_COLUMNS = ("ImageId", "PolygonWKT_Pix", "Confidence")
 _NO_ROWS = gpd.GeoDataFrame(geometry=[])
 
 
-def score_contest(
+def score_spacenet(
     footprints: str | Path, truth: str | Path, threshold: float, min_area_px2: float
 ) -> dict[str, Any]:
     """Fields of a report on a submission: images, cities and their sums."""
@@ -40,7 +40,7 @@ def score_contest(
         area += evaluation.area
         iou_sum += evaluation.matches.iou_sum
     return {
-        **scores_of(sum(images.values(), Score(0, 0, 0)), area, iou_sum),
+        **score_fields(sum(images.values(), Score(0, 0, 0)), area, iou_sum),
         "min_area_px2": min_area_px2,
         "spacenet_score": sum(score.f1 for score in cities.values()) / max(len(cities), 1),
         "cities": tuple(_row("city", *item) for item in cities.items()),

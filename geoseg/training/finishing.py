@@ -12,7 +12,7 @@ import shapely
 from torch import Tensor
 
 from geoseg.evaluation import Evaluation
-from geoseg.evaluation.metrics import Score, count_classes, measure_areas
+from geoseg.evaluation.metrics import Score, compare_areas, count_classes
 from geoseg.networks.model_file import ModelSpec
 from geoseg.options import Thresholds
 from geoseg.prediction.predictor import Predictor
@@ -166,7 +166,7 @@ def _clip(polygons: np.ndarray, frame: shapely.Geometry) -> np.ndarray:
 
 def _iou(found: np.ndarray, truth: np.ndarray) -> float:
     """IoU of the ground covered; 1 where there is nothing and nothing was found."""
-    return measure_areas(found, truth).iou if len(found) or len(truth) else 1.0
+    return compare_areas(found, truth).iou if len(found) or len(truth) else 1.0
 
 
 def _to_pixels(ground: ValidationArea, left: int, top: int) -> Callable[[np.ndarray], np.ndarray]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from geoseg.data.label_report.summary import Footprints, Histogram, Shift
+from geoseg.data.label_report.summary import FootprintStatistics, Histogram, LabelShift
 
 _INK, _SOFT, _ACCENT = "#1f2933", "#9aa5b1", "#c2410c"
 _COLOURS = {
@@ -19,7 +19,7 @@ _COLOURS = {
 _DPI = 160
 
 
-def draw_areas(found: Footprints) -> bytes:
+def draw_areas(found: FootprintStatistics) -> bytes:
     """Draws how many footprints there are of each size."""
     figure = Figure(figsize=(6.4, 2.6), layout="constrained")
     axes = figure.subplots()
@@ -38,7 +38,7 @@ def draw_areas(found: Footprints) -> bytes:
     return _png(figure)
 
 
-def draw_shift(shift: Shift) -> bytes:
+def draw_shift(shift: LabelShift) -> bytes:
     """Draws how well the labels fit at every shift that was tried."""
     figure = Figure(figsize=(4.2, 3.5), layout="constrained")
     axes = figure.subplots()

@@ -11,12 +11,12 @@ from geoseg.data.tiles import TilesInfo
 from geoseg.geo.raster import Scene
 
 # What is no building.
-GROUND = "ground"
+BACKGROUND = "ground"
 
 
 def class_names(info: TilesInfo) -> tuple[str, ...]:
     """Which class each value of the first target band stands for, from 0."""
-    return info.classes if info.exclusive else (GROUND, *info.classes)
+    return info.classes if info.exclusive else (BACKGROUND, *info.classes)
 
 
 def read_classes(folder: Path, id_: str, info: TilesInfo) -> tuple[np.ndarray, np.ndarray]:
@@ -30,7 +30,7 @@ def read_classes(folder: Path, id_: str, info: TilesInfo) -> tuple[np.ndarray, n
     return target[0], valid & (target[0] != info.ignore)
 
 
-def count_pixels(tiles: gpd.GeoDataFrame, info: TilesInfo) -> dict[str, int]:
+def count_class_pixels(tiles: gpd.GeoDataFrame, info: TilesInfo) -> dict[str, int]:
     """Counts the pixels of each class in tiles, as they were counted when they were cut."""
     counts = np.array(tiles.class_pixels.tolist(), dtype=np.int64).sum(axis=0)
     return dict(zip(class_names(info), map(int, counts), strict=True))
@@ -47,4 +47,4 @@ def classify_footprints(footprints: gpd.GeoDataFrame, info: TilesInfo) -> np.nda
 
 def count_names(names: np.ndarray, info: TilesInfo) -> dict[str, int]:
     """Counts footprints of each class that there can be any of."""
-    return {name: int((names == name).sum()) for name in class_names(info) if name != GROUND}
+    return {name: int((names == name).sum()) for name in class_names(info) if name != BACKGROUND}

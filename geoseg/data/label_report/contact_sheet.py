@@ -32,7 +32,7 @@ _NODATA = 0.9
 
 
 @dataclass(frozen=True)
-class Picture:
+class TilePicture:
     """A tile to look at.
 
     Attributes:
@@ -59,7 +59,7 @@ def draw_sheet(
     footprints: gpd.GeoDataFrame | None,
     info: TilesInfo,
     bands: Sequence[Histogram],
-) -> list[Picture]:
+) -> list[TilePicture]:
     """Draws tiles, all in the same colours.
 
     Args:
@@ -73,7 +73,7 @@ def draw_sheet(
     """
     rows = tiles.set_index("id")
     return [
-        Picture(
+        TilePicture(
             id=id_,
             split=str(rows.split[id_]),
             share=float(rows.building_fraction[id_]),
@@ -85,9 +85,12 @@ def draw_sheet(
     ]
 
 
-def read_near(parts: Iterable[gpd.GeoDataFrame], tiles: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+def read_nearby_footprints(
+    parts: Iterable[gpd.GeoDataFrame], tiles: gpd.GeoDataFrame
+) -> gpd.GeoDataFrame:
     """The footprints near tiles, in their order; both in longitude and latitude."""
-    near = [part.iloc[np.unique(part.sindex.query(tiles.geometry)[1])] for part in parts]
+    shown = tiles.geometry.to_numpy()
+    near = [part.iloc[np.unique(part.sindex.query(shown)[1])] for part in parts]
     return gpd.GeoDataFrame(pd.concat(near, ignore_index=True))
 
 

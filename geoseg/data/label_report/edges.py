@@ -24,7 +24,7 @@ _TRUNCATE = 3.0
 
 
 @dataclass(frozen=True)
-class Fit:
+class EdgeFit:
     """How well the outlines of one tile's labels lie on its edges, for every shift.
 
     Attributes:
@@ -39,7 +39,7 @@ class Fit:
 
 def fit_outlines(
     data: np.ndarray, valid: np.ndarray, classes: np.ndarray, known: np.ndarray, reach: int
-) -> Fit | None:
+) -> EdgeFit | None:
     """Moves the outlines of a tile's labels over its edges.
 
     Only outlines at least `reach` pixels inside the tile move, so that the same outlines are
@@ -63,7 +63,7 @@ def fit_outlines(
         return None
     seen = _sure(valid).astype(np.float32)
     moving = np.conj(fft.rfft2(outlines))
-    return Fit(_correlate(moving, edges, reach), _correlate(moving, seen, reach))
+    return EdgeFit(_correlate(moving, edges, reach), _correlate(moving, seen, reach))
 
 
 def measure_edges(data: np.ndarray, valid: np.ndarray) -> np.ndarray:

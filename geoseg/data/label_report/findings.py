@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from geoseg.data.label_report.class_counts import GROUND
-from geoseg.data.label_report.summary import Footprints, LabelReport, Shift, percent
+from geoseg.data.label_report.class_counts import BACKGROUND
+from geoseg.data.label_report.summary import FootprintStatistics, LabelReport, LabelShift, percent
 
 # Labels that lie further beside the image than this are worth moving.
 _SHIFT_PX = 1.0
@@ -46,7 +46,7 @@ def list_findings(report: LabelReport) -> list[Finding]:
     return sorted(found, key=lambda finding: finding.good)
 
 
-def say_move(shift: Shift) -> str:
+def format_move(shift: LabelShift) -> str:
     """A move on the ground, e.g. `1.2 m east and 0.3 m south`, or `1.2 m east`."""
     east, north = shift.east_m, shift.north_m
     said = [
@@ -57,7 +57,7 @@ def say_move(shift: Shift) -> str:
     return " and ".join(said) or "0 m"
 
 
-def _of_shift(shift: Shift | None) -> Iterator[Finding]:
+def _of_shift(shift: LabelShift | None) -> Iterator[Finding]:
     if shift is None:
         yield Finding(False, "No tile has both labels and edges, so no shift could be measured.")
     elif not shift.clear:
@@ -71,22 +71,22 @@ def _of_shift(shift: Shift | None) -> Iterator[Finding]:
         yield Finding(
             False,
             f"The labels lie {shift.length:.1f} pixels beside the image: moving them "
-            f"{say_move(shift)} would fit better. Look at the tiles below before you do.",
+            f"{format_move(shift)} would fit better. Look at the tiles below before you do.",
         )
     else:
         yield Finding(True, f"The labels lie on the image, to {shift.length:.1f} pixels.")
 
 
-def _of_scenes(shifts: dict[str, Shift]) -> Iterator[Finding]:
+def _of_scenes(shifts: dict[str, LabelShift]) -> Iterator[Finding]:
     for scene, shift in shifts.items():
         if shift.clear and shift.length > max(_SHIFT_PX, 2 * shift.error):
             yield Finding(
                 False,
-                f"On {scene} by itself, moving the labels {say_move(shift)} would fit better.",
+                f"On {scene} by itself, moving the labels {format_move(shift)} would fit better.",
             )
 
 
-def _of_footprints(found: Footprints) -> Iterator[Finding]:
+def _of_footprints(found: FootprintStatistics) -> Iterator[Finding]:
     if found.duplicates:
         yield Finding(
             False,
@@ -117,8 +117,8 @@ def _of_footprints(found: Footprints) -> Iterator[Finding]:
 
 def _of_splits(report: LabelReport) -> Iterator[Finding]:
     even = True
-    for name in report.ground.classes:
-        if name == GROUND:
+    for name in report.total.classes:
+        if name == BACKGROUND:
             continue
         shares = {split: ground.shares[name] for split, ground in report.splits.items()}
         least, most = min(shares, key=shares.__getitem__), max(shares, key=shares.__getitem__)
@@ -134,9 +134,9 @@ def _of_splits(report: LabelReport) -> Iterator[Finding]:
 
 
 def _of_tiles(report: LabelReport) -> Iterator[Finding]:
-    if report.ground.ignored_share > _MUCH:
+    if report.total.ignored_share > _MUCH:
         yield Finding(
-            False, f"{percent(report.ground.ignored_share)} of the pixels are without data."
+            False, f"{percent(report.total.ignored_share)} of the pixels are without data."
         )
     if report.failed:
         yield Finding(False, f"{_count(report.failed, 'tile')} could not be cut.")

@@ -9,7 +9,7 @@ import numpy as np
 import shapely
 from pyproj import CRS
 
-from geoseg.data.label_report.summary import Footprints, Histogram
+from geoseg.data.label_report.summary import FootprintStatistics, Histogram
 from geoseg.geo.vector.geodesic import geodesic_measures
 
 # Two footprints are the same if their IoU exceeds this, whatever their vertices.
@@ -30,7 +30,7 @@ _AREA_BINS = 40
 
 def measure_footprints(
     parts: Sequence[gpd.GeoDataFrame], gsd_m: float, repaired: int | None, dropped: int | None
-) -> Footprints:
+) -> FootprintStatistics:
     """Measures footprints.
 
     Args:
@@ -40,9 +40,9 @@ def measure_footprints(
         repaired: How many were mended.
         dropped: How many features were left out.
     """
-    areas = np.concatenate([measure_areas(part) for part in parts])
+    areas = np.concatenate([geodesic_areas_m2(part) for part in parts])
     duplicates, overlaps = _count_all_overlaps(parts)
-    return Footprints(
+    return FootprintStatistics(
         number=len(areas),
         repaired=repaired,
         dropped=dropped,
@@ -57,7 +57,7 @@ def measure_footprints(
     )
 
 
-def measure_areas(footprints: gpd.GeoDataFrame) -> np.ndarray:
+def geodesic_areas_m2(footprints: gpd.GeoDataFrame) -> np.ndarray:
     """Areas on the ground in square metres (N,), of footprints in longitude and latitude."""
     parts, owners = shapely.get_parts(footprints.geometry.to_numpy(), return_index=True)
     areas, _ = geodesic_measures(parts, CRS.from_epsg(4326))
@@ -103,7 +103,7 @@ def count_overlaps(shapes: np.ndarray, since: int = 0) -> tuple[int, int]:
         since: Pairs of those before this place are not counted.
 
     Returns:
-        Footprints that repeat an earlier one, and the other pairs that share more than
+        FootprintStatistics that repeat an earlier one, and the other pairs that share more than
         `OVERLAP_SHARE` of the smaller one.
     """
     shapes = shapely.make_valid(shapes)

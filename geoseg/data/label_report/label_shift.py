@@ -10,9 +10,9 @@ from pyproj import Transformer
 from pyproj.exceptions import ProjError
 
 from geoseg.data.label_report.class_counts import read_classes
-from geoseg.data.label_report.edges import Fit, fit_outlines
+from geoseg.data.label_report.edges import EdgeFit, fit_outlines
 from geoseg.data.label_report.sampling import spread_tiles
-from geoseg.data.label_report.summary import Shift
+from geoseg.data.label_report.summary import LabelShift
 from geoseg.data.tiles import TilesInfo
 from geoseg.geo.grid import WGS84_ELLIPSOID, Grid, unit_m
 from geoseg.geo.raster import Scene
@@ -34,7 +34,7 @@ _USUALLY = 2 / 3
 
 def measure_shifts(
     folder: Path, tiles: gpd.GeoDataFrame, info: TilesInfo, seed: int
-) -> tuple[Shift | None, dict[str, Shift]]:
+) -> tuple[LabelShift | None, dict[str, LabelShift]]:
     """Estimates by how much labels are to be moved to fit the image.
 
     The image's edges are summed under the outlines of the labels for every shift, over a
@@ -51,7 +51,7 @@ def measure_shifts(
         scene, where there are several and enough tiles of one.
     """
     reach = reach_px(info.size)
-    fits: dict[str, list[Fit]] = {}
+    fits: dict[str, list[EdgeFit]] = {}
     grids: dict[str, Grid] = {}
     for tile in spread_tiles(tiles[tiles.building_fraction > 0], SHIFT_TILES).itertuples():
         grid, fit = _fit_tile(folder, str(tile.id), info, reach)
@@ -75,7 +75,7 @@ def reach_px(size: int) -> int:
     return max(1, min(_REACH_PX, size // 4))
 
 
-def estimate_shift(fits: dict[str, list[Fit]], grids: dict[str, Grid], seed: int) -> Shift:
+def estimate_shift(fits: dict[str, list[EdgeFit]], grids: dict[str, Grid], seed: int) -> LabelShift:
     """Finds the shift at which the tiles of scenes fit best.
 
     Args:
@@ -89,11 +89,11 @@ def estimate_shift(fits: dict[str, list[Fit]], grids: dict[str, Grid], seed: int
     dx, dy = find_peak(surface)
     strengths = _strengths(surface)
     east, north = np.average(
-        [move_on_ground(grids[scene], dx, dy) for scene in fits],
+        [shift_in_metres(grids[scene], dx, dy) for scene in fits],
         axis=0,
         weights=[len(part) for part in fits.values()],
     )
-    return Shift(
+    return LabelShift(
         dx=_rounded(dx),
         dy=_rounded(dy),
         east_m=_rounded(east),
@@ -122,7 +122,7 @@ def find_peak(surface: np.ndarray) -> tuple[float, float]:
     return float(dx), float(dy)
 
 
-def move_on_ground(grid: Grid, dx: float, dy: float) -> tuple[float, float]:
+def shift_in_metres(grid: Grid, dx: float, dy: float) -> tuple[float, float]:
     """Metres to the east and to the north of a move by pixels at a grid's centre."""
     column, row = grid.width / 2, grid.height / 2
     (x, y), (moved_x, moved_y) = (
@@ -145,7 +145,7 @@ def _rounded(value: float) -> float:
     return round(float(value), 2) + 0.0
 
 
-def _fit_tile(folder: Path, id_: str, info: TilesInfo, reach: int) -> tuple[Grid, Fit | None]:
+def _fit_tile(folder: Path, id_: str, info: TilesInfo, reach: int) -> tuple[Grid, EdgeFit | None]:
     with Scene(folder / "images" / f"{id_}.tif") as scene:
         data, valid = scene.read()
     classes, known = read_classes(folder, id_, info)

@@ -6,13 +6,17 @@ from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
-import pandas as pd
+import shapely
 
 from geoseg.data.label_report.band_statistics import measure_bands
-from geoseg.data.label_report.class_counts import classify_footprints, count_names, count_pixels
+from geoseg.data.label_report.class_counts import (
+    classify_footprints,
+    count_class_pixels,
+    count_names,
+)
 from geoseg.data.label_report.footprint_checks import measure_footprints
 from geoseg.data.label_report.label_shift import measure_shifts
-from geoseg.data.label_report.sampling import choose_sheet
+from geoseg.data.label_report.sampling import choose_sheet_tiles
 from geoseg.data.label_report.summary import LabelReport, SplitCounts
 from geoseg.data.splits import SPLITS
 from geoseg.data.tiles import (
@@ -56,7 +60,7 @@ def measure_labels(
     if tiles.empty:
         raise EmptyDatasetError(f"{folder}: has no tile; tile the scenes again")
     parts = open_footprints_if_any(folder)
-    ground, splits = _measure_grounds(tiles, info, parts)
+    total, splits = _count_splits(tiles, info, parts)
     shift, scene_shifts = measure_shifts(folder, tiles, info, seed)
     # A folder may hold test ground only.
     sampled = tiles[tiles.split == "train"] if "train" in splits else tiles
@@ -67,7 +71,7 @@ def measure_labels(
         size=info.size,
         gsd_m=info.gsd_m,
         failed=len(info.failed),
-        ground=ground,
+        total=total,
         splits=splits,
         footprints=None
         if parts is None
@@ -75,7 +79,7 @@ def measure_labels(
         shift=shift,
         scene_shifts=scene_shifts,
         bands=measure_bands(folder, sampled, info),
-        sheet=choose_sheet(tiles, _SHEET, seed),
+        sheet=choose_sheet_tiles(tiles, _SHEET, seed),
     )
 
 
@@ -84,25 +88,25 @@ def open_footprints_if_any(folder: Path) -> ParquetParts | None:
     return open_tile_footprints(folder) if has_footprints(folder) else None
 
 
-def _measure_grounds(
+def _count_splits(
     tiles: gpd.GeoDataFrame, info: TilesInfo, parts: ParquetParts | None
 ) -> tuple[SplitCounts, dict[str, SplitCounts]]:
     """What all tiles hold, and those of each split."""
     names, owners = None, None
     if parts is not None:
-        found = [(classify_footprints(part, info), find_splits(part, tiles)) for part in parts]
+        found = [(classify_footprints(part, info), assign_splits(part, tiles)) for part in parts]
         names, owners = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
     splits = {}
     for split in SPLITS:
         part = tiles[tiles.split == split]
         if len(part):
             owned = None if names is None else names[owners == split]
-            splits[split] = _sum_ground(part, owned, info)
-    return _sum_ground(tiles, names, info), splits
+            splits[split] = _count_split(part, owned, info)
+    return _count_split(tiles, names, info), splits
 
 
-def _sum_ground(tiles: gpd.GeoDataFrame, names: np.ndarray | None, info: TilesInfo) -> SplitCounts:
-    classes = count_pixels(tiles, info)
+def _count_split(tiles: gpd.GeoDataFrame, names: np.ndarray | None, info: TilesInfo) -> SplitCounts:
+    classes = count_class_pixels(tiles, info)
     pixels = len(tiles) * info.size**2
     return SplitCounts(
         tiles=len(tiles),
@@ -113,7 +117,7 @@ def _sum_ground(tiles: gpd.GeoDataFrame, names: np.ndarray | None, info: TilesIn
     )
 
 
-def find_splits(footprints: gpd.GeoDataFrame, tiles: gpd.GeoDataFrame) -> np.ndarray:
+def assign_splits(footprints: gpd.GeoDataFrame, tiles: gpd.GeoDataFrame) -> np.ndarray:
     """Finds in which split the middle of each footprint lies.
 
     Args:
@@ -123,11 +127,12 @@ def find_splits(footprints: gpd.GeoDataFrame, tiles: gpd.GeoDataFrame) -> np.nda
     Returns:
         Names (N,); empty where no tile of its scene holds the middle.
     """
-    owners = pd.Series("", index=range(len(footprints)), dtype=object)
-    middles = footprints.geometry.representative_point().reset_index(drop=True)
+    owners = np.full(len(footprints), "", dtype=object)
+    # Arrays, since pandas would align a filtered series by its labels.
+    middles = shapely.point_on_surface(footprints.geometry.to_numpy())
     scenes = footprints.scene.to_numpy()
     for scene, part in tiles.groupby("scene", sort=True):
-        here = middles[scenes == scene]
-        found, tile = part.sindex.query(here.geometry, predicate="within")
-        owners.iloc[here.index[found]] = part.split.to_numpy()[tile]
-    return owners.to_numpy()
+        rows = np.flatnonzero(scenes == scene)
+        inside, tile = part.sindex.query(middles[rows], predicate="within")
+        owners[rows[inside]] = part.split.to_numpy()[tile]
+    return owners

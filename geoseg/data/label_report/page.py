@@ -10,16 +10,16 @@ from itertools import cycle
 from pathlib import Path
 
 from geoseg.data.label_report.charts import draw_areas, draw_band, draw_shift
-from geoseg.data.label_report.class_counts import GROUND
-from geoseg.data.label_report.contact_sheet import Picture, draw_sheet, read_near
-from geoseg.data.label_report.findings import list_findings, say_move
+from geoseg.data.label_report.class_counts import BACKGROUND
+from geoseg.data.label_report.contact_sheet import TilePicture, draw_sheet, read_nearby_footprints
+from geoseg.data.label_report.findings import format_move, list_findings
 from geoseg.data.label_report.measurement import measure_labels, open_footprints_if_any
 from geoseg.data.label_report.summary import (
     JSON_NAME,
     PAGE_NAME,
-    Footprints,
+    FootprintStatistics,
     LabelReport,
-    Shift,
+    LabelShift,
     SplitCounts,
     percent,
 )
@@ -27,7 +27,7 @@ from geoseg.data.tiles import load_tiles_info, read_tiles
 from geoseg.jobs.journal import replace_file
 
 # Colours of the classes, in bars and outlines; what is no class in particular is grey.
-_PLAIN = (GROUND, "background")
+_PLAIN = (BACKGROUND, "background")
 _PLAIN_COLOUR = "#d3d9e0"
 _CLASS_COLOURS = ("#ffd23f", "#37e2d5", "#ff6b6b", "#b892ff", "#7bd389", "#ff9f5a", "#5ab0ff")
 
@@ -35,7 +35,7 @@ _CLASS_COLOURS = ("#ffd23f", "#37e2d5", "#ff6b6b", "#b892ff", "#7bd389", "#ff9f5
 _BANDS = 16
 
 
-def survey_tiles(
+def write_label_report(
     folder: str | Path, *, repaired: int | None = None, dropped: int | None = None
 ) -> LabelReport:
     """Measures the labels of a folder of tiles and writes the report into it.
@@ -46,11 +46,11 @@ def survey_tiles(
         dropped: How many features were no polygons and are left out, if known.
     """
     report = measure_labels(folder, repaired=repaired, dropped=dropped)
-    write_report(report, folder)
+    save_label_report(report, folder)
     return report
 
 
-def write_report(report: LabelReport, folder: str | Path) -> None:
+def save_label_report(report: LabelReport, folder: str | Path) -> None:
     """Writes `labels.json` and `labels.html` into the folder of tiles that was measured.
 
     Args:
@@ -61,15 +61,15 @@ def write_report(report: LabelReport, folder: str | Path) -> None:
     info = load_tiles_info(folder)
     tiles, parts = read_tiles(folder), open_footprints_if_any(folder)
     shown = tiles[tiles.id.isin(report.sheet)]
-    footprints = None if parts is None else read_near(parts, shown)
+    footprints = None if parts is None else read_nearby_footprints(parts, shown)
     pictures = draw_sheet(folder, report.sheet, tiles, footprints, info, report.bands)
     with replace_file(folder / PAGE_NAME) as partial:
         partial.write_text(build_page(report, pictures), encoding="utf-8")
     with replace_file(folder / JSON_NAME) as partial:
-        partial.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        partial.write_text(report.model_dump_json(indent=2, by_alias=True) + "\n", encoding="utf-8")
 
 
-def build_page(report: LabelReport, pictures: Sequence[Picture]) -> str:
+def build_page(report: LabelReport, pictures: Sequence[TilePicture]) -> str:
     """Builds the page as one HTML text."""
     style = files("geoseg.data.label_report").joinpath("page.css").read_text(encoding="utf-8")
     colours = _colours(report)
@@ -96,20 +96,20 @@ def _header(report: LabelReport) -> str:
     more = f" and {len(report.scenes) - 3:,} more" if len(report.scenes) > 3 else ""
     return (
         f"<header><h1>{escape(Path(report.labels).name)}</h1>\n"
-        f"<p>on {escape(scenes)}{more}, in {report.ground.tiles:,} tiles of {report.size} × "
+        f"<p>on {escape(scenes)}{more}, in {report.total.tiles:,} tiles of {report.size} × "
         f"{report.size} pixels, {report.gsd_m:.3g} m each</p></header>"
     )
 
 
 def _cards(report: LabelReport) -> str:
-    name, share = list(report.ground.shares.items())[-1]
+    name, share = list(report.total.shares.items())[-1]
     cards = [(percent(share), f"of the ground is {name}")]
     if report.exclusive:
-        cards = [(f"{len(report.ground.classes)}", "classes")]
+        cards = [(f"{len(report.total.classes)}", "classes")]
     if report.footprints:
         cards.insert(0, (f"{report.footprints.number:,}", "footprints"))
         cards.append((f"{report.footprints.area_m2['median']:,.3g} m²", "is the median footprint"))
-    cards.append((percent(report.ground.ignored_share), "of the pixels have no data"))
+    cards.append((percent(report.total.ignored_share), "of the pixels have no data"))
     if report.shift and report.shift.clear:
         cards.append((f"{report.shift.length:.1f} px", "between labels and image"))
     else:
@@ -126,7 +126,7 @@ def _findings(report: LabelReport) -> str:
     return f'<section><h2>What to know</h2>\n<ul class="findings">{items}</ul></section>'
 
 
-def _sheet(pictures: Iterable[Picture], colours: dict[str, str]) -> str:
+def _sheet(pictures: Iterable[TilePicture], colours: dict[str, str]) -> str:
     tiles = "\n".join(_tile(picture, colours) for picture in pictures)
     return (
         "<section><h2>Look at the labels</h2>\n<p>Tiles of each split, from full to empty "
@@ -135,7 +135,7 @@ def _sheet(pictures: Iterable[Picture], colours: dict[str, str]) -> str:
     )
 
 
-def _tile(picture: Picture, colours: dict[str, str]) -> str:
+def _tile(picture: TilePicture, colours: dict[str, str]) -> str:
     paths = "".join(
         f'<path class="halo" d="{path}"/><path d="{path}" stroke="{colours[name]}"/>'
         for name, path in picture.outlines.items()
@@ -149,9 +149,9 @@ def _tile(picture: Picture, colours: dict[str, str]) -> str:
 
 
 def _grounds(report: LabelReport, colours: dict[str, str]) -> str:
-    names = list(report.ground.classes)
+    names = list(report.total.classes)
     heads = "".join(f"<th>{escape(name)}</th>" for name in names)
-    rows = [_ground("all", report.ground, colours)]
+    rows = [_ground("all", report.total, colours)]
     rows += [_ground(split, ground, colours) for split, ground in report.splits.items()]
     return (
         "<section><h2>Ground</h2>\n<p>Shares are of the pixels with data, counted in every tile. "
@@ -177,7 +177,7 @@ def _ground(split: str, ground: SplitCounts, colours: dict[str, str]) -> str:
     )
 
 
-def _footprints(found: Footprints) -> str:
+def _footprints(found: FootprintStatistics) -> str:
     heads = "".join(f"<th>{name}</th>" for name in found.area_m2)
     cells = "".join(f"<td>{area:,.4g}</td>" for area in found.area_m2.values())
     counts = {
@@ -219,10 +219,10 @@ def _shifts(report: LabelReport) -> str:
     )
 
 
-def _shift(name: str, shift: Shift) -> str:
+def _shift(name: str, shift: LabelShift) -> str:
     return (
         f"<tr><th>{escape(name)}</th><td>{shift.dx:.1f}</td><td>{shift.dy:.1f}</td>"
-        f"<td>{shift.error:.1f}</td><td>{say_move(shift)}</td><td>{shift.strength:.0f}</td>"
+        f"<td>{shift.error:.1f}</td><td>{format_move(shift)}</td><td>{shift.strength:.0f}</td>"
         f"<td>{'clear' if shift.clear else 'unclear'}</td></tr>"
     )
 
@@ -243,7 +243,7 @@ def _bands(report: LabelReport) -> str:
 
 def _colours(report: LabelReport) -> dict[str, str]:
     colours = dict.fromkeys(_PLAIN, _PLAIN_COLOUR)
-    named = [name for name in report.ground.classes if name not in _PLAIN]
+    named = [name for name in report.total.classes if name not in _PLAIN]
     return colours | dict(zip(named, cycle(_CLASS_COLOURS), strict=False))
 
 

@@ -15,7 +15,7 @@ def spread_tiles(tiles: gpd.GeoDataFrame, count: int) -> gpd.GeoDataFrame:
     return tiles.iloc[np.linspace(0, len(tiles) - 1, count).round().astype(int)]
 
 
-def choose_sheet(tiles: gpd.GeoDataFrame, count: int, seed: int) -> tuple[str, ...]:
+def choose_sheet_tiles(tiles: gpd.GeoDataFrame, count: int, seed: int) -> tuple[str, ...]:
     """Chooses tiles to show: as many of each split as can be, from full to empty ground.
 
     The tiles of a split are ranked by their share of buildings and cut into groups of equal

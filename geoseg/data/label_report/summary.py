@@ -24,7 +24,7 @@ CLEAR_TILES = 6
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
 class SplitCounts(_Frozen):
@@ -83,16 +83,16 @@ class Histogram(_Frozen):
         return [self.low + step * i for i in range(len(self.counts) + 1)]
 
 
-class Footprints(_Frozen):
+class FootprintStatistics(_Frozen):
     """The footprints on the scenes; one that lies on two scenes counts on each.
 
     Attributes:
         number: How many.
         repaired: How many were invalid and mended; None if not known.
         dropped: Features that were no polygons and are left out; None if not known.
-        duplicates: Footprints that repeat another one, within 5 % of their common area.
+        duplicates: FootprintStatistics that repeat another one, within 5 % of their common area.
         overlaps: Other pairs that share more than 10 % of the smaller one.
-        tiny: Footprints smaller than 3 x 3 pixels.
+        tiny: FootprintStatistics smaller than 3 x 3 pixels.
         area_m2: Quantiles of the area on the ground.
         areas: Histogram of the decimal logarithm of the area in square metres.
     """
@@ -107,7 +107,7 @@ class Footprints(_Frozen):
     areas: Histogram
 
 
-class Shift(_Frozen):
+class LabelShift(_Frozen):
     """By how much labels are to be moved to fit the image.
 
     Attributes:
@@ -157,7 +157,7 @@ class LabelReport(_Frozen):
         size: Tile side.
         gsd_m: Metres on the ground per pixel.
         failed: Tiles that could not be cut.
-        ground: All tiles.
+        total: Counts over all tiles.
         splits: The tiles of each split that has some.
         footprints: None where labels are a raster.
         shift: Over all scenes; None if no tile has both labels and edges.
@@ -173,16 +173,17 @@ class LabelReport(_Frozen):
     size: int
     gsd_m: float
     failed: int
-    ground: SplitCounts
+    # Stored as "ground" since the first version of the file.
+    total: SplitCounts = Field(validation_alias="ground", serialization_alias="ground")
     splits: dict[str, SplitCounts]
-    footprints: Footprints | None
-    shift: Shift | None
-    scene_shifts: dict[str, Shift]
+    footprints: FootprintStatistics | None
+    shift: LabelShift | None
+    scene_shifts: dict[str, LabelShift]
     bands: tuple[Histogram, ...]
     sheet: tuple[str, ...]
 
 
-def load_report(folder: str | Path) -> LabelReport:
+def load_label_report(folder: str | Path) -> LabelReport:
     """Reads `labels.json`.
 
     Raises:
@@ -199,9 +200,9 @@ def load_report(folder: str | Path) -> LabelReport:
         ) from error
 
 
-def headline(report: LabelReport) -> str:
+def format_headline(report: LabelReport) -> str:
     """A report in one line: how many, how much of the ground, how well they lie."""
-    shares = {name: percent(share) for name, share in report.ground.shares.items()}
+    shares = {name: percent(share) for name, share in report.total.shares.items()}
     if report.exclusive:
         said = ", ".join(f"{share} {name}" for name, share in shares.items())
     else:
@@ -215,7 +216,7 @@ def headline(report: LabelReport) -> str:
     return f"{said}; {describe_shift(report.shift)}"
 
 
-def describe_shift(shift: Shift | None) -> str:
+def describe_shift(shift: LabelShift | None) -> str:
     """A shift in a few words."""
     if shift is None or not shift.clear:
         return "shift unclear"

@@ -20,8 +20,8 @@ _TRIED = 4
 _PAGE_S = 1.5
 
 
-def time_report(folder: Path, tiles: pd.DataFrame, count: int) -> float:
-    """Estimates the seconds that `survey_tiles` will take.
+def estimate_report_seconds(folder: Path, tiles: pd.DataFrame, count: int) -> float:
+    """Estimates the seconds that `write_label_report` will take.
 
     Args:
         folder: With `images` and `targets` of the tiles.

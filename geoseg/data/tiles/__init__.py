@@ -7,7 +7,7 @@ tiles.parquet     one row per tile: id, scene, window, split, fractions, class_p
 footprints.parquet  the labels, as they were burnt
 train.geojson, val.geojson, test.geojson   the ground of each split
 tiles.json        what a model must know of the tiles
-labels.json, labels.html   what `geoseg.data.label_report` found, where `geoseg tile` made the folder
+labels.json, labels.html   report on the labels, by `geoseg.data.label_report`
 """
 
 from geoseg.data.tiles.cutting import cut_row, row_task, tile_scenes

@@ -26,18 +26,18 @@ from geoseg.data.label_report import (
     JSON_NAME,
     PAGE_NAME,
     Histogram,
-    headline,
-    load_report,
+    format_headline,
+    load_label_report,
     measure_labels,
-    survey_tiles,
-    write_report,
+    save_label_report,
+    write_label_report,
 )
 from geoseg.data.label_report.contact_sheet import trace_classes, trace_footprints
 from geoseg.data.label_report.edges import draw_outlines, fit_outlines, measure_edges
 from geoseg.data.label_report.findings import list_findings
 from geoseg.data.label_report.footprint_checks import count_overlaps
-from geoseg.data.label_report.label_shift import estimate_shift, find_peak, move_on_ground
-from geoseg.data.label_report.sampling import choose_sheet, spread_tiles
+from geoseg.data.label_report.label_shift import estimate_shift, find_peak, shift_in_metres
+from geoseg.data.label_report.sampling import choose_sheet_tiles, spread_tiles
 from geoseg.data.label_report.summary import percent
 from geoseg.data.tiles import load_tiles_info, plan_tiles, read_tiles, tile_scenes
 from geoseg.errors import EmptyDatasetError, LabelError
@@ -132,7 +132,7 @@ def test_noise_has_no_clear_shift(tmp_path, town):
     report = measure_labels(folder)
     assert report.shift.strength < 6
     assert not report.shift.clear
-    assert headline(report).endswith("; shift unclear")
+    assert format_headline(report).endswith("; shift unclear")
 
 
 def test_labels_of_another_town_have_no_clear_shift(tmp_path, town):
@@ -236,7 +236,7 @@ def test_few_tiles_or_a_peak_at_the_reach_are_not_clear(report):
 def test_a_move_on_the_ground_is_in_metres(crs):
     town = build_town(60, 90, crs=crs, rotation_deg=20, nodata=None)
     dx, dy = 8.0, -5.0
-    east, north = move_on_ground(town.grid, dx, dy)
+    east, north = shift_in_metres(town.grid, dx, dy)
     assert np.hypot(east, north) == pytest.approx(0.5 * np.hypot(dx, dy), rel=5e-3)
     # Rows run down: (8, -5) points 32 degrees above the columns, which are turned by 20.
     angle = np.rad2deg(np.arctan2(north, east))
@@ -257,12 +257,12 @@ def count_targets(folder):
 
 def test_classes_are_counted_in_every_target(tiles, report):
     counts = count_targets(tiles.folder)
-    assert report.ground.classes == {"ground": counts[0], "building": counts[1]}
-    assert report.ground.ignored == counts[255] > 1000
-    assert report.ground.pixels == counts.sum() == report.ground.tiles * 32**2
-    assert report.ground.shares["building"] == counts[1] / (counts[0] + counts[1])
+    assert report.total.classes == {"ground": counts[0], "building": counts[1]}
+    assert report.total.ignored == counts[255] > 1000
+    assert report.total.pixels == counts.sum() == report.total.tiles * 32**2
+    assert report.total.shares["building"] == counts[1] / (counts[0] + counts[1])
     summed = sum(pd.Series(ground.classes) for ground in report.splits.values())
-    assert summed.to_dict() == report.ground.classes
+    assert summed.to_dict() == report.total.classes
     assert list(report.splits) == ["train", "val", "test"]
 
 
@@ -273,7 +273,7 @@ def test_a_footprint_belongs_to_the_split_of_its_middle(tiles, report):
         assert report.splits[split].footprints == {
             "building": sum(start < middle < end for middle in middles)
         }
-    assert report.ground.footprints == {"building": len(middles)}
+    assert report.total.footprints == {"building": len(middles)}
 
 
 def test_areas_are_those_on_the_ground(tiles, report):
@@ -336,14 +336,14 @@ def raster_tiles(tmp_path_factory):
 
 
 def test_labels_may_be_a_raster_of_classes(raster_tiles):
-    report = survey_tiles(raster_tiles)
+    report = write_label_report(raster_tiles)
     counts = count_targets(raster_tiles)
     assert report.exclusive
     assert report.footprints is None
-    assert report.ground.footprints is None
-    assert report.ground.classes == {"background": counts[0], "roof": counts[1], "road": counts[2]}
-    said = ", ".join(f"{percent(share)} {n}" for n, share in report.ground.shares.items())
-    assert headline(report).startswith(f"{said}; shift ")
+    assert report.total.footprints is None
+    assert report.total.classes == {"background": counts[0], "roof": counts[1], "road": counts[2]}
+    said = ", ".join(f"{percent(share)} {n}" for n, share in report.total.shares.items())
+    assert format_headline(report).startswith(f"{said}; shift ")
     page = Page((raster_tiles / PAGE_NAME).read_text())
     assert "road" in page.text
     assert "Footprints" not in page.text
@@ -353,14 +353,14 @@ def test_labels_may_be_a_raster_of_classes(raster_tiles):
 def test_polygons_may_be_of_several_classes(tiles, tmp_path):
     classes = {"attribute": "label", "values": {"house": 1, "hall": 2}}
     folder = cut(tiles.made.path, tiles.made.labels, tmp_path / "tiles", classes=classes)
-    report = survey_tiles(folder, repaired=0, dropped=0)
+    report = write_label_report(folder, repaired=0, dropped=0)
     counts = count_targets(folder)
-    assert report.ground.classes == {"background": counts[0], "house": counts[1], "hall": counts[2]}
+    assert report.total.classes == {"background": counts[0], "house": counts[1], "hall": counts[2]}
     number = len(tiles.made.boxes)
-    assert report.ground.footprints == {
+    assert report.total.footprints == {
         "background": 0, "house": (number + 1) // 2, "hall": number // 2
     }  # fmt: skip
-    assert headline(report).startswith(f"{number} footprints: ")
+    assert format_headline(report).startswith(f"{number} footprints: ")
     page = (folder / PAGE_NAME).read_text()
     colours = set(re.findall(r'Z" stroke="(#\w+)"', page))
     assert len(colours) == 2
@@ -372,8 +372,8 @@ def test_polygons_of_no_class_count_for_none(tiles, tmp_path):
     report = measure_labels(folder)
     number = len(tiles.made.boxes)
     assert report.footprints.number == number
-    assert report.ground.footprints == {"background": 0, "hall": number // 2}
-    assert report.ground.ignored == count_targets(folder)[255]
+    assert report.total.footprints == {"background": 0, "hall": number // 2}
+    assert report.total.ignored == count_targets(folder)[255]
 
 
 def test_pixels_of_a_class_are_traced_along_their_edges(raster_tiles):
@@ -426,7 +426,7 @@ def test_a_band_of_one_value_is_found(tmp_path):
     made = write_scene(tmp_path, bands=2, dtype="float32")
     with rasterio.open(made.path, "r+") as scene:
         scene.write(np.zeros(scene.shape, np.float32), 2)
-    report = survey_tiles(cut(made.path, made.labels, tmp_path / "tiles"))
+    report = write_label_report(cut(made.path, made.labels, tmp_path / "tiles"))
     assert max(report.bands[1].counts) == sum(report.bands[1].counts) > 0
     assert "Band band2 holds a single value." in [f.text for f in list_findings(report)]
 
@@ -454,8 +454,8 @@ def many_tiles(sizes, seed=0):
 )
 def test_the_sheet_is_shared_by_the_splits(sizes, seed):
     tiles = many_tiles(sizes, seed)
-    ids = choose_sheet(tiles, 24, seed)
-    assert ids == choose_sheet(tiles, 24, seed)
+    ids = choose_sheet_tiles(tiles, 24, seed)
+    assert ids == choose_sheet_tiles(tiles, 24, seed)
     assert len(set(ids)) == len(ids) == min(24, sum(sizes.values()))
     chosen = tiles.set_index("id").loc[list(ids)]
     counts = {split: int((chosen.split == split).sum()) for split in sizes}
@@ -472,7 +472,7 @@ def test_the_sheet_is_shared_by_the_splits(sizes, seed):
 def test_the_sheet_shows_ground_once_where_it_can():
     tiles = many_tiles({"train": 60}).assign(building_fraction=0.5)
     tiles["row_off"] = 2 * np.arange(60)  # each tile overlaps four before and four after it
-    shown = tiles.set_index("id").row_off.loc[list(choose_sheet(tiles, 5, 0))]
+    shown = tiles.set_index("id").row_off.loc[list(choose_sheet_tiles(tiles, 5, 0))]
     assert np.diff(np.sort(shown)).min() >= 10
 
 
@@ -525,7 +525,7 @@ def points_of(path):
 
 
 def test_the_page_needs_nothing_beside_it(tiles, report):
-    write_report(report, tiles.folder)
+    save_label_report(report, tiles.folder)
     text = (tiles.folder / PAGE_NAME).read_text(encoding="utf-8")
     page = Page(text)
     assert page.open == []
@@ -561,23 +561,23 @@ def test_outlines_lie_where_buildings_lie(tiles):
 def test_the_same_folder_gives_the_same_bytes(tiles):
     found = set()
     for _ in range(2):
-        survey_tiles(tiles.folder)
+        write_label_report(tiles.folder)
         found.add(tuple((tiles.folder / name).read_bytes() for name in (JSON_NAME, PAGE_NAME)))
     assert len(found) == 1
 
 
 def test_a_report_comes_back_as_it_was(tiles, report):
-    write_report(report, tiles.folder)
+    save_label_report(report, tiles.folder)
     bare = report.shift.model_copy(update={"surface": ()})
-    assert load_report(tiles.folder) == report.model_copy(update={"shift": bare})
+    assert load_label_report(tiles.folder) == report.model_copy(update={"shift": bare})
     assert "surface" not in (tiles.folder / JSON_NAME).read_text()
-    write_report(load_report(tiles.folder), tiles.folder)
+    save_label_report(load_label_report(tiles.folder), tiles.folder)
     assert len(Page((tiles.folder / PAGE_NAME).read_text()).links) == len(report.sheet) + 1 + 3
 
 
 def test_names_cannot_break_the_page(tiles, report):
     bad = report.model_copy(update={"labels": 'a<b>&"c.gpkg', "scenes": ("<i>.tif",) * 5})
-    write_report(bad, tiles.folder)
+    save_label_report(bad, tiles.folder)
     page = Page((tiles.folder / PAGE_NAME).read_text())
     assert 'a<b>&"c.gpkg' in page.text
     assert "<i>.tif, <i>.tif, <i>.tif and 2 more" in page.text
@@ -586,10 +586,10 @@ def test_names_cannot_break_the_page(tiles, report):
 
 def test_what_is_no_report_is_refused(tiles, tmp_path):
     with pytest.raises(EmptyDatasetError, match=r"labels\.json: is missing"):
-        load_report(tmp_path)
+        load_label_report(tmp_path)
     (tmp_path / JSON_NAME).write_text("{")
     with pytest.raises(EmptyDatasetError, match="damaged"):
-        load_report(tmp_path)
+        load_label_report(tmp_path)
     with pytest.raises(EmptyDatasetError, match=r"tiles\.json"):
         measure_labels(tmp_path)
 
@@ -602,13 +602,13 @@ def test_the_headline_says_what_was_found(report):
     shift = report.shift.model_copy(
         update={"dx": 0.42, "dy": -1.21, "strength": 20.0, "error": 0.1, "tiles": 40}
     )
-    said = headline(report.model_copy(update={"footprints": footprints, "shift": shift}))
-    share = percent(report.ground.shares["building"])
+    said = format_headline(report.model_copy(update={"footprints": footprints, "shift": shift}))
+    share = percent(report.total.shares["building"])
     assert said == (
         f"1,231 footprints on {share} of the ground, 2 repaired, 11 overlaps; "
         "shift 0.4, -1.2 px (clear)"
     )
-    assert headline(report.model_copy(update={"shift": None})).endswith("; shift unclear")
+    assert format_headline(report.model_copy(update={"shift": None})).endswith("; shift unclear")
 
 
 @pytest.mark.parametrize(
@@ -661,7 +661,7 @@ def test_findings_praise_what_is_well(report):
         update={"dx": 0.3, "dy": 0.4, "strength": 20.0, "error": 0.1, "tiles": 40}
     )
     clean = report.footprints.model_copy(update={"repaired": None})
-    even = dict.fromkeys(report.splits, report.ground)
+    even = dict.fromkeys(report.splits, report.total)
     found = findings(report, shift=near, footprints=clean, splits=even)
     assert found == {
         "The labels lie on the image, to 0.5 pixels.": True,
@@ -691,7 +691,7 @@ def test_tile_surveys_and_info_says_so(tmp_path, town, monkeypatch, capsys):
     for _ in range(2):  # the report is geoseg's own and goes with the folder
         out = geoseg(*words, "--size", 96, "--gap", 0, "--overwrite")
     said = re.search(r"^labels: (.*); see (.*)$", out, re.MULTILINE)
-    assert said[1] == headline(load_report(folder))
+    assert said[1] == format_headline(load_label_report(folder))
     assert re.search(r"shift -[12]\.\d, -?0\.\d px \(clear\)", said[1])
     assert said[2] == str(folder / PAGE_NAME)
     assert (folder / PAGE_NAME).stat().st_size > 50_000
@@ -711,8 +711,8 @@ def test_no_folder_appears_if_its_end_fails(tmp_path):
     with pytest.raises(LabelError):
         tile_scenes(plan, tmp_path / "tiles", finish=fail)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scene.gpkg", "scene.tif"]
-    tile_scenes(plan, tmp_path / "tiles", finish=survey_tiles)
-    assert load_report(tmp_path / "tiles").ground.tiles == 24
+    tile_scenes(plan, tmp_path / "tiles", finish=write_label_report)
+    assert load_label_report(tmp_path / "tiles").total.tiles == 24
 
 
 @pytest.mark.realdata
