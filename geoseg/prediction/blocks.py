@@ -21,7 +21,7 @@ from torch import Tensor
 
 from geoseg.errors import ConfigError
 from geoseg.geo.grid import Grid
-from geoseg.geo.raster import SceneInfo, open_for_writing
+from geoseg.geo.raster import SceneInfo, limited_block_cache, open_for_writing
 from geoseg.geo.tiling import Tile
 from geoseg.networks.device import choose_device, lacks_memory
 from geoseg.networks.model_file import load_model
@@ -127,6 +127,7 @@ def choose_step(task: BlockTask) -> Step:
     return Step(name, max(1, min(_MOST, 2 ** (max(1, fits).bit_length() - 1))))
 
 
+@limited_block_cache()
 def predict_block(task: BlockTask, count: Count | None = None) -> int:
     """Predicts the tiles of a block and writes its bands, each when it is settled.
 

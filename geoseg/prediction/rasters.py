@@ -13,7 +13,7 @@ from rasterio.windows import Window
 from scipy.ndimage import distance_transform_edt
 
 from geoseg.geo.grid import Grid
-from geoseg.geo.raster import Scene, open_for_writing, write_cog, write_mosaic
+from geoseg.geo.raster import Scene, limited_block_cache, open_for_writing, write_cog, write_mosaic
 from geoseg.jobs.progress import Progress
 from geoseg.options import PredictOptions, Thresholds
 from geoseg.prediction.batches import Area, within
@@ -40,6 +40,7 @@ class Rasters:
     ) -> None:
         self._plan, self._folder, self._values, self._tags = plan, folder, values, tags
 
+    @limited_block_cache()
     def join(
         self,
         bands: Iterable[tuple[Path, Window]],
@@ -68,6 +69,7 @@ class Rasters:
             prob = refined
         return prob if self._plan.out_grid == self._plan.grid else self._place(prob)
 
+    @limited_block_cache()
     def write(self, prob: Path, path: Path, mask: Path | None, thresholds: Thresholds) -> None:
         """Writes probabilities and perhaps their mask as Cloud Optimized GeoTIFFs.
 

@@ -9,6 +9,7 @@ import geopandas as gpd
 import numpy as np
 from rasterio.windows import Window
 
+from geoseg.geo.raster import limited_block_cache
 from geoseg.geo.vector import write_parts
 from geoseg.options import Thresholds
 from geoseg.vectorization.class_polygons import read_wanted_values, trace_classes
@@ -61,6 +62,7 @@ class TraceTask:
     output: Path
 
 
+@limited_block_cache()
 def find_part(task: FindTask) -> Part:
     """Components of a block."""
     with open_prob(task.prob) as source:
@@ -85,6 +87,7 @@ def _read_values(
     return likely(source.read(window), thresholds)
 
 
+@limited_block_cache()
 def trace_share(task: TraceTask) -> None:
     """Traces components and writes their footprints, with the column `component`."""
     with open_prob(task.prob) as source:

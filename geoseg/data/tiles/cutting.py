@@ -19,7 +19,7 @@ from geoseg.data.tiles.tiling_plan import TilingPlan
 from geoseg.errors import EmptyDatasetError, LabelError, SceneReadError, one_line
 from geoseg.geo.grid import Grid
 from geoseg.geo.paths import absolute_path
-from geoseg.geo.raster import Scene, SceneInfo, write_array
+from geoseg.geo.raster import Scene, SceneInfo, limited_block_cache, write_array
 from geoseg.geo.vector import within_globe, write_parts
 from geoseg.jobs.journal import Journal, claim_output, describe_job
 from geoseg.jobs.progress import Run
@@ -103,6 +103,7 @@ def tile_scenes(
     return info
 
 
+@limited_block_cache()
 def cut_row(task: RowTask) -> list[dict[str, Any]]:
     """Cuts one row of tiles and writes their files.
 

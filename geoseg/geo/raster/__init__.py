@@ -1,5 +1,6 @@
 """The one door for rasters: reads windows on any grid with their validity, writes GeoTIFFs."""
 
+from geoseg.geo.raster.block_cache import limited_block_cache
 from geoseg.geo.raster.geotiff import open_for_writing, write_array, write_cog
 from geoseg.geo.raster.nearest import NearestRaster
 from geoseg.geo.raster.opening import is_raster, list_files
@@ -15,6 +16,7 @@ __all__ = [
     "SceneInfo",
     "is_mask",
     "is_raster",
+    "limited_block_cache",
     "list_files",
     "open_for_writing",
     "read_info",

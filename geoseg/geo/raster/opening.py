@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,6 @@ from rasterio.shutil import copy as gdal_copy
 
 from geoseg.errors import SceneReadError, one_line
 from geoseg.geo.paths import is_missing, no_such_file
-
-# GDAL would keep decoded pixels until they fill a twentieth of the machine's memory, and a large
-# scene would seem to need that. Megabytes.
-_CACHE_MB = 32
-os.environ.setdefault("GDAL_CACHEMAX", str(_CACHE_MB))
 
 
 def open_raster(path: str | Path) -> Any:

@@ -8,7 +8,14 @@ import numpy as np
 from rasterio.windows import Window
 
 from geoseg.errors import GridMismatchError
-from geoseg.geo.raster import SPREAD, Scene, open_for_writing, read_prob_info, read_tags
+from geoseg.geo.raster import (
+    SPREAD,
+    Scene,
+    limited_block_cache,
+    open_for_writing,
+    read_prob_info,
+    read_tags,
+)
 from geoseg.geo.raster.quantization import dequantise, quantise
 from geoseg.jobs.progress import Progress
 from geoseg.options import CRFOptions
@@ -23,6 +30,7 @@ _PERCENTILES = (2.0, 98.0)
 _SAMPLE = 1024
 
 
+@limited_block_cache()
 def refine_raster(
     prob: str | Path,
     scene: str | Path,
