@@ -1,5 +1,7 @@
 """Footprints burnt into targets: the same pixels however the scene is cut."""
 
+import tracemalloc
+
 import geopandas as gpd
 import numpy as np
 import pytest
@@ -422,3 +424,41 @@ def test_a_coarse_mask_in_another_crs_is_read_under_each_centre(tmp_path):
         place = int((3e6 - y) // 2), int((x - 500_000) // 2)
         inside = 0 <= place[0] < 11 and 0 <= place[1] < 16
         assert mask[row, column] == (coarse[place] if inside else IGNORE)
+
+
+def huge_mask(folder, side=32768):
+    """A mask of side x side pixels whose values are those of a 64 x 64 mask, magnified."""
+    small = np.random.default_rng(5).integers(0, 2, (64, 64)).astype(np.uint8)
+    path = mask_raster(folder, small)
+    source = '<SrcRect xOff="0" yOff="0" xSize="64" ySize="64"/>'
+    target = f'<DstRect xOff="0" yOff="0" xSize="{side}" ySize="{side}"/>'
+    vrt = folder / "huge.vrt"
+    vrt.write_text(
+        f'<VRTDataset rasterXSize="{side}" rasterYSize="{side}"><SRS>EPSG:32645</SRS>'
+        "<GeoTransform>500000, 0.5, 0, 3000000, 0, -0.5</GeoTransform>"
+        '<VRTRasterBand dataType="Byte" band="1"><SimpleSource><SourceFilename relativeToVRT="1">'
+        f"{path.name}</SourceFilename><SourceBand>1</SourceBand>{source}{target}"
+        "</SimpleSource></VRTRasterBand></VRTDataset>"
+    )
+    return vrt, small
+
+
+@pytest.mark.parametrize("rotation", [0, 45])
+def test_memory_of_an_estimate_does_not_grow_with_the_mask(tmp_path, rotation):
+    side = 32768
+    path, small = huge_mask(tmp_path, side)
+    centre = side / 2
+    turn = Affine.rotation(rotation, pivot=(centre, centre))
+    grid = Grid(UTM, Affine(0.5, 0, 500_000, 0, -0.5, 3e6) @ turn, side, side)
+    labels = read_labels(path, grid)
+    tracemalloc.start()
+    pixels = labels.built(grid.window)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    points = (np.arange(64) + 0.5) * side / 64
+    columns, rows = turn @ (points[None, :] + np.zeros((64, 1)), points[:, None] + np.zeros(64))
+    columns, rows = (np.floor(each * 64 / side + 1e-9).astype(int) for each in (columns, rows))
+    inside = (columns >= 0) & (columns < 64) & (rows >= 0) & (rows < 64)
+    hits = np.count_nonzero(small[rows[inside], columns[inside]])
+    assert pixels == hits * (side / 64) ** 2
+    assert peak < 16e6  # the mask has 1.07e9 pixels

@@ -10,7 +10,7 @@ from shapely.geometry import MultiPolygon, Point, Polygon
 
 from geoseg.data.label_report import measure_labels
 from geoseg.data.label_report.footprint_checks import measure_footprints
-from geoseg.data.labels import FootprintLabels, LayerLabels, Scheme, read_labels, reading
+from geoseg.data.labels import FootprintLabels, LayerLabels, Scheme, read_labels, sources
 from geoseg.data.labels.large_layer import read_layer_labels
 from geoseg.data.labels.polygon_labels import read_footprint_labels
 from geoseg.data.tiles import open_tile_footprints, plan_tiles, read_tile_footprints, tile_scenes
@@ -103,7 +103,7 @@ def test_built_ground_does_not_depend_on_blocks(town, monkeypatch):
 def test_only_large_layers_with_an_index_stay_in_their_file(town, monkeypatch):
     folder, _, grid = town
     assert isinstance(read_labels(folder / "labels.fgb", grid), FootprintLabels)
-    monkeypatch.setattr(reading, "MOST_IN_MEMORY", 20)
+    monkeypatch.setattr(sources, "MOST_IN_MEMORY", 20)
     assert isinstance(read_labels(folder / "labels.fgb", grid), LayerLabels)
     gpd.read_file(folder / "labels.fgb").to_file(folder / "labels.geojson")
     assert isinstance(read_labels(folder / "labels.geojson", grid), FootprintLabels)
@@ -115,7 +115,7 @@ def test_the_tiles_and_their_report_are_the_same(town, tmp_path, monkeypatch, cl
     options = TileOptions(size=64, split="blocks", block=96, gap=0, seed=3, classes=classes)
     reports = []
     for name, most in (("memory", 10_000), ("layer", 20)):
-        monkeypatch.setattr(reading, "MOST_IN_MEMORY", most)
+        monkeypatch.setattr(sources, "MOST_IN_MEMORY", most)
         monkeypatch.setattr("geoseg.data.labels.large_layer._BLOCK_PX", 100)
         plan = plan_tiles([scene], folder / "labels.fgb", options)
         tile_scenes(plan, tmp_path / name)

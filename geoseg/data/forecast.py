@@ -137,7 +137,8 @@ def _kept_share(tiles: pd.DataFrame, keep_empty: float) -> np.ndarray:
     """Which share of tiles like each is kept (N,)."""
     empty = (tiles.split == "train") & (tiles.building_fraction == 0)
     # Tiles that could not be read have no fractions.
-    return np.where(tiles.valid_fraction > 0, np.where(empty, keep_empty, 1.0), 0.0)
+    has_data = (tiles.valid_fraction > 0).to_numpy()
+    return np.where(has_data, np.where(empty.to_numpy(), keep_empty, 1.0), 0.0)
 
 
 def _count_kept(plan: TilingPlan, tiles: pd.DataFrame) -> dict[str, int]:
@@ -164,8 +165,8 @@ def _measure_footprints(plan: TilingPlan) -> float:
     for labels in plan.labels:
         if isinstance(labels, RasterLabels) or not len(labels):
             continue
-        some = next(labels.iter_footprints()).geometry.iloc[:1000]
-        total += len(labels) * float(np.mean([len(wkb) for wkb in shapely.to_wkb(some.array)]))
+        some = next(labels.iter_footprints()).geometry.to_numpy()[:1000]
+        total += len(labels) * float(np.mean([len(wkb) for wkb in shapely.to_wkb(some)]))
     return total
 
 

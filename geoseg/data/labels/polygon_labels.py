@@ -62,7 +62,7 @@ class FootprintLabels:
         values = self._values()
         mask = values.take(ids)
         if self.ignored is not None and len(self.ignored):
-            shapes = list(_describe(np.asarray(self.ignored.array)))
+            shapes = list(_describe(self.ignored.to_numpy()))
             hidden = _rasterize(self.grid, window, shapes, [1] * len(shapes))
             mask = np.where(hidden > 0, np.uint8(IGNORE), mask)
         return ids, mask
@@ -75,8 +75,8 @@ class FootprintLabels:
     def built(self, window: Window) -> float:
         """Building pixels inside a window, by the footprints' area; overlaps count twice."""
         outline = self.grid.window_polygon(window)
-        near = self._geometry.array[self._geometry.sindex.query(outline, predicate="intersects")]
-        inside = shapely.intersection(np.asarray(near), outline)
+        hits = self._geometry.sindex.query(outline, predicate="intersects")
+        inside = shapely.intersection(self._shapes[hits], outline)
         return float(shapely.area(inside).sum() / self.grid.pixel_area)
 
     def near(self, window: Window) -> FootprintLabels:
@@ -98,6 +98,12 @@ class FootprintLabels:
         return self.footprints.geometry
 
     @cached_property
+    def _shapes(self) -> np.ndarray:
+        """The polygons (N,), by position: a Series would be indexed by label."""
+        shapes: np.ndarray = self._geometry.to_numpy()
+        return shapes
+
+    @cached_property
     def _described(self) -> dict[int, dict[str, Any]]:
         return {}
 
@@ -105,8 +111,7 @@ class FootprintLabels:
         """Footprints as GDAL's bindings take them; tiles overlap, so they are kept."""
         new = [hit for hit in hits.tolist() if hit not in self._described]
         if new:
-            shapes = np.asarray(self._geometry.array[new])
-            self._described.update(zip(new, _describe(shapes), strict=True))
+            self._described.update(zip(new, _describe(self._shapes[new]), strict=True))
         return [self._described[hit] for hit in hits.tolist()]
 
     def _values(self) -> np.ndarray:
@@ -229,10 +234,10 @@ def place_on(part: gpd.GeoDataFrame, grid: Grid, path: str | Path) -> gpd.GeoDat
     if goes_beyond(grid):
         footprints = _turned_to(footprints, (grid.bounds[0] + grid.bounds[2]) / 2)
     # Of some places there is none in the scene's CRS.
-    footprints = footprints[np.isfinite(footprints.bounds).all(axis=1)]
+    footprints = footprints[np.isfinite(footprints.bounds.to_numpy()).all(axis=1)]
     # A round trip between CRSs may fold a sliver over; only areas are kept of what that leaves.
     footprints.geometry = shapely.make_valid(
-        footprints.geometry.values, method="structure", keep_collapsed=False
+        footprints.geometry.to_numpy(), method="structure", keep_collapsed=False
     )
     meets = footprints.geometry.intersects(grid.polygon)
     found = footprints[meets].reset_index(drop=True)
@@ -243,7 +248,7 @@ def place_on(part: gpd.GeoDataFrame, grid: Grid, path: str | Path) -> gpd.GeoDat
 def _turned_to(footprints: gpd.GeoDataFrame, longitude: float) -> gpd.GeoDataFrame:
     """Writes longitudes as they lie around one: 181 for -179, where a scene goes on past 180."""
     turned = shapely.transform(
-        footprints.geometry.array,
+        footprints.geometry.to_numpy(),
         lambda xy: (
             xy - np.column_stack([360 * np.round((xy[:, 0] - longitude) / 360), 0 * xy[:, 0]])
         ),

@@ -57,9 +57,9 @@ def _around(kept: gpd.GeoDataFrame, others: gpd.GeoDataFrame, gap: float) -> np.
 
 
 def _in_pixels(tiles: gpd.GeoDataFrame, grid: Grid) -> np.ndarray:
-    outlines = tiles.geometry.to_crs(grid.crs.to_wkt()).values
+    outlines = tiles.geometry.to_crs(grid.crs.to_wkt()).to_numpy()
     pixels: np.ndarray = shapely.transform(
-        np.asarray(outlines), lambda points: np.column_stack(grid.to_pixels(*points.T))
+        outlines, lambda points: np.column_stack(grid.to_pixels(*points.T))
     )
     return pixels
 
@@ -78,14 +78,12 @@ def _too_near(kept: np.ndarray, others: np.ndarray, gap: float) -> np.ndarray:
 
 def count_shared_pixels(tiles: gpd.GeoDataFrame, pixel_area: float) -> int:
     """Pixels that lie in tiles of two splits; the proof that splits do not leak."""
-    parts = [part for _, part in tiles.groupby("split")]
+    parts = [part.geometry for _, part in tiles.groupby("split")]
     shared = 0.0
     for place, one in enumerate(parts):
         for other in parts[place + 1 :]:
-            pairs = other.sindex.query(one.geometry.values, predicate="intersects")
-            common = shapely.intersection(
-                one.geometry.values[pairs[0]], other.geometry.values[pairs[1]]
-            )
+            pairs = other.sindex.query(one.to_numpy(), predicate="intersects")
+            common = shapely.intersection(one.to_numpy()[pairs[0]], other.to_numpy()[pairs[1]])
             shared += shapely.union_all(common).area
     return round(shared / pixel_area)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,6 +17,9 @@ from rasterio.windows import Window
 from geoseg.errors import MissingCRSError, SceneReadError, one_line
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster.opening import open_raster
+
+# Pixels of the raster that are read in one piece.
+_MOST_PIXELS = 2**22
 
 
 class NearestRaster:
@@ -75,19 +79,32 @@ class NearestRaster:
         inside = (rows >= 0) & (rows < self._source.height)
         inside &= (columns >= 0) & (columns < self._source.width)
         data = np.zeros((self.bands, *shape), dtype=np.result_type(*self._source.dtypes))
-        if not inside.any():
-            return data, inside
-        top, left = int(rows[inside].min()), int(columns[inside].min())
-        height, width = int(rows[inside].max()) - top + 1, int(columns[inside].max()) - left + 1
+        for part in _split_points(columns, rows, inside):
+            self._read_points(data, columns, rows, part)
+        return data, inside
+
+    def _read_points(
+        self, data: np.ndarray, columns: np.ndarray, rows: np.ndarray, part: np.ndarray
+    ) -> None:
+        """Reads the values at some of the points into `data`, in one piece.
+
+        Args:
+            data: (bands, rows, columns), written to.
+            columns: Column of each point in this raster (rows, columns).
+            rows: Row of each point in this raster (rows, columns).
+            part: Positions (N,) of the points in the flattened arrays.
+        """
+        columns, rows = columns.ravel()[part], rows.ravel()[part]
+        window = _bounding_window(columns, rows)
+        top, left = window.row_off, window.col_off
         try:
-            block = self._source.read(window=Window(left, top, width, height))
+            block = self._source.read(window=window)
         except RasterioError as error:
             raise SceneReadError(
-                f"{self._path}: cannot read rows {top}-{top + height} ({one_line(error)}); the "
-                "file looks damaged, copy or download it again"
+                f"{self._path}: cannot read rows {top}-{top + window.height} "
+                f"({one_line(error)}); the file looks damaged, copy or download it again"
             ) from error
-        data[:, inside] = block[:, rows[inside] - top, columns[inside] - left]
-        return data, inside
+        data.reshape(self.bands, -1)[:, part] = block[:, rows - top, columns - left]
 
     def _place_of(self, own: Grid | None) -> tuple[CRS, Affine]:
         placeless = self._transform.is_identity
@@ -127,3 +144,41 @@ class NearestRaster:
             for place in places
         )
         return columns, rows
+
+
+def _split_points(
+    columns: np.ndarray, rows: np.ndarray, inside: np.ndarray
+) -> Iterator[np.ndarray]:
+    """Yields the points inside the raster in parts whose bounding window is small.
+
+    Points may be sparse (64 x 64 over a whole scene) or on a slanted lattice, so the window
+    around all of them can be as large as the raster. Halving the lattice until the window is
+    small keeps memory independent of the raster's size.
+
+    Args:
+        columns: Column of each point in the raster (rows, columns).
+        rows: Row of each point in the raster (rows, columns).
+        inside: Whether each point is inside the raster (rows, columns).
+
+    Returns:
+        Positions (N,) in the flattened arrays, N >= 1.
+    """
+    positions = np.arange(inside.size).reshape(inside.shape)
+    pending = [positions]
+    while pending:
+        part = pending.pop()
+        chosen = part[inside.ravel()[part]]
+        if chosen.size == 0:
+            continue
+        window = _bounding_window(columns.ravel()[chosen], rows.ravel()[chosen])
+        if part.size == 1 or window.width * window.height <= _MOST_PIXELS:
+            yield chosen
+            continue
+        axis = int(np.argmax(part.shape))
+        pending += reversed(np.array_split(part, 2, axis=axis))
+
+
+def _bounding_window(columns: np.ndarray, rows: np.ndarray) -> Window:
+    """Return the smallest window that contains all pixels."""
+    left, top = int(columns.min()), int(rows.min())
+    return Window(left, top, int(columns.max()) - left + 1, int(rows.max()) - top + 1)
