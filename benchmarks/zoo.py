@@ -20,6 +20,7 @@ import click
 import numpy as np
 import torch
 
+from geoseg.boxes.box_learner import BOX_RECIPE
 from geoseg.boxes.detector import BoxPredictor
 from geoseg.config import Config, load_config
 from geoseg.data.tiles import plan_tiles, tile_scenes
@@ -124,7 +125,10 @@ def score(
         "minutes": settings.train.max_minutes,
     }
     try:
-        result = train(tiles, run, model=model, options=settings.train, overwrite=True)
+        recipe = BOX_RECIPE if task_of(model.arch) == "boxes" else None
+        result = train(
+            tiles, run, model=model, options=settings.train, recipe=recipe, overwrite=True
+        )
     except GeosegError as error:  # a network that cannot be trained here is a row too
         return {**row, "error": str(error)}
     rows = (run / "metrics.csv").read_text().splitlines()

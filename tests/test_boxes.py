@@ -21,9 +21,7 @@ from rasterio.windows import Window
 from scipy import ndimage
 
 import geoseg.training.loading.loaders
-from geoseg.boxes import learner as box_learner
-from geoseg.boxes import predict as box_predict
-from geoseg.boxes import predictor as box_predictor
+from geoseg.boxes import box_learner, box_prediction, detector
 from geoseg.boxes.box_arrays import LEAST_SHARE, Boxes, join_boxes, valid_shares
 from geoseg.boxes.box_augmentation import augment_boxes, turn_boxes, turn_image
 from geoseg.boxes.box_dataset import BoxDataset
@@ -356,7 +354,7 @@ def bright(data, valid):
 @pytest.fixture
 def perfect(monkeypatch):
     """Puts a perfect network in the place of the model's."""
-    monkeypatch.setattr(box_predict, "BoxPredictor", lambda *_, **__: bright)
+    monkeypatch.setattr(box_prediction, "BoxPredictor", lambda *_, **__: bright)
 
 
 @pytest.fixture(scope="module")
@@ -472,6 +470,14 @@ def test_what_boxes_cannot_do_is_refused(make_scene, model, tmp_path, name, opti
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_training_boxes_without_their_recipe_is_refused(tiles, tmp_path):
+    _, folder = tiles
+    message = "retinanet predicts boxes, but the recipe trains networks that predict pixels"
+    with pytest.raises(ConfigError, match=message):
+        train(folder, tmp_path / "run", model=MODEL)
+    assert not (tmp_path / "run").exists()
+
+
 def test_boxes_have_no_loss_per_tile_to_sample_by(tmp_path):
     options = TrainOptions(sampling="hard")
     with pytest.raises(ConfigError, match=r"train\.sampling: hard is of networks of pixels"):
@@ -561,7 +567,7 @@ def rows(folder):
 def run(quick_tiles, tmp_path, monkeypatch):
     """Trains for a few steps per epoch."""
     monkeypatch.setattr(geoseg.training.loading.loaders, "_LEAST_STEPS", 4)
-    return partial(train, quick_tiles, model=MODEL, options=QUICK)
+    return partial(train, quick_tiles, model=MODEL, options=QUICK, recipe=BOX_RECIPE)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(run, quick_tiles, tmp_path):
@@ -671,7 +677,7 @@ def test_a_tile_is_learnt_by_heart(job):
 def test_boxes_of_a_scene_do_not_depend_on_the_batch_size(job, tmp_path, monkeypatch):
     folder, scene, _ = job
     # bf16 kernels of different batch sizes round differently.
-    monkeypatch.setattr(box_predictor, "computes_bf16", lambda _: False)
+    monkeypatch.setattr(detector, "computes_bf16", lambda _: False)
     layers = []
     for size in (1, 2, 5):
         path, options = tmp_path / f"{size}.gpkg", PredictOptions(batch_size=size, overlap=32)

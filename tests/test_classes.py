@@ -21,6 +21,7 @@ from rasterio.features import rasterize
 from scipy import ndimage
 from torch import nn
 
+from geoseg.boxes.box_learner import BOX_RECIPE
 from geoseg.cli import cli
 from geoseg.data.tiles import TilesInfo
 from geoseg.errors import ConfigError, GridMismatchError, SceneReadError
@@ -33,7 +34,7 @@ from geoseg.networks.model_file import load_spec
 from geoseg.options import ClassOptions, ModelOptions, Thresholds, TrainOptions, VectorizeOptions
 from geoseg.prediction.scene_prediction import predict
 from geoseg.town import build_town, write_town
-from geoseg.training import finish
+from geoseg.training import finishing
 from geoseg.training.dataset import TileDataset
 from geoseg.training.run import train
 from geoseg.training.segmenter import Segmenter
@@ -352,10 +353,10 @@ def test_tiles_to_be_shown_are_few_and_known(job, monkeypatch):
         return np.stack([data[:, 0] < 90, data[:, 0] >= 90, data[:, 0] < 0], axis=1)
 
     monkeypatch.setattr(TileDataset, "__getitem__", hide)
-    monkeypatch.setattr(finish, "_LOOKED_AT", 4)
-    monkeypatch.setattr(finish, "tiles_apart", lambda _, among: [0, unknown, *list(among)[2:]])
+    monkeypatch.setattr(finishing, "_LOOKED_AT", 4)
+    monkeypatch.setattr(finishing, "tiles_apart", lambda _, among: [0, unknown, *list(among)[2:]])
     assert len(tiles) > 4
-    shown = finish._choose_masked(guess, tiles)
+    shown = finishing._choose_masked(guess, tiles)
     assert 3 <= len(shown) <= 4
     assert all((tile.truth != 255).any() for tile in shown)
     assert [tile.iou for tile in shown] == sorted(tile.iou for tile in shown)
@@ -472,6 +473,7 @@ def test_thresholds_of_buildings_say_nothing_of_classes(job, tmp_path):
 
 def test_boxes_cannot_learn_classes(job, tmp_path):
     folder, _, _ = job
-    with pytest.raises(ConfigError, match="retinanet cannot learn, as it finds boxes"):
-        train(folder / "tiles", tmp_path / "run", model=ModelOptions(arch="retinanet"))
+    boxes = ModelOptions(arch="retinanet")
+    with pytest.raises(ConfigError, match="exclusive classes, but networks of boxes detect build"):
+        train(folder / "tiles", tmp_path / "run", model=boxes, recipe=BOX_RECIPE)
     assert not (tmp_path / "run").exists()

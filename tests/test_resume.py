@@ -59,10 +59,8 @@ def hasty(monkeypatch):
     """Short epochs without pictures; what follows the loop depends on its result alone."""
     monkeypatch.setattr(geoseg.training.loading.loaders, "_LEAST_STEPS", 5)
     monkeypatch.setattr(geoseg.training.history, "draw_curves", lambda *_: None)
-    quick = replace(
-        geoseg.training.setup.RECIPES["pixels"], finish=lambda *_: Tuned(Thresholds(), None)
-    )
-    monkeypatch.setitem(geoseg.training.setup.RECIPES, "pixels", quick)
+    quick = replace(geoseg.training.setup.PIXEL_RECIPE, finish=lambda *_: Tuned(Thresholds(), None))
+    monkeypatch.setattr(geoseg.training.setup, "PIXEL_RECIPE", quick)
 
 
 def rows(folder):

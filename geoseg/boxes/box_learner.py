@@ -14,6 +14,7 @@ from geoseg.boxes.box_augmentation import augment_boxes
 from geoseg.boxes.box_dataset import BoxDataset
 from geoseg.boxes.detector import LEAST_SCORE, find_boxes
 from geoseg.boxes.scoring import build_grounds, judge, tune_boxes
+from geoseg.data.tiles import load_tiles_info
 from geoseg.errors import ConfigError
 from geoseg.networks.models.retinanet import RetinaNet
 from geoseg.options import PredictOptions, TrainOptions
@@ -114,6 +115,11 @@ def _load_tiles(folder: str | Path, options: TrainOptions) -> tuple[TileDataset,
         raise ConfigError(
             "train.loss: is of networks of pixels; networks of boxes bring their own, leave it out"
         )
+    if load_tiles_info(folder).exclusive:
+        raise ConfigError(
+            f"{folder}: holds exclusive classes, but networks of boxes detect buildings only; "
+            "choose a network that predicts pixels (geoseg models)"
+        )
     return BoxDataset(folder, "train"), BoxDataset(folder, "val")
 
 
@@ -128,6 +134,7 @@ def _learn(
 
 
 BOX_RECIPE = Recipe(
+    task="boxes",
     datasets=_load_tiles,
     outputs=lambda info: info.classes,
     learner=_learn,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from geoseg.cli.options import config_options, output_option, overwrite_option, resolve
 from geoseg.config import Config
 from geoseg.errors import ConfigError
+
+if TYPE_CHECKING:
+    from geoseg.training.learner import Recipe
 
 
 @click.command()
@@ -52,7 +56,14 @@ def command(
     if find_lr:
         from geoseg.training.lr_finder import find_lr as search
 
-        found = search(tiles, output, model=settings.model, options=settings.train, report=_say)
+        found = search(
+            tiles,
+            output,
+            model=settings.model,
+            options=settings.train,
+            recipe=recipe_for(settings.model.arch),
+            report=_say,
+        )
         click.echo(f"--set train.lr={found.lr:.1e} → {found.picture}")
         return
     from geoseg.training.run import train
@@ -62,6 +73,7 @@ def command(
         output,
         model=settings.model,
         options=settings.train,
+        recipe=recipe_for(settings.model.arch),
         resume=resume,
         overwrite=overwrite,
         progress_bar=sys.stderr.isatty(),
@@ -70,6 +82,19 @@ def command(
     scores = {"val pixel IoU": result.val_iou, "val building F1": result.val_f1}
     said = [f", {name} {score:.3f}" for name, score in scores.items() if score is not None]
     click.echo(f"{result.minutes:.1f} min{''.join(said)} → {result.model}")
+
+
+def recipe_for(arch: str) -> Recipe:
+    """Return the training recipe for what an architecture predicts."""
+    from geoseg.networks.models import task_of
+
+    if task_of(arch) == "boxes":
+        from geoseg.boxes.box_learner import BOX_RECIPE
+
+        return BOX_RECIPE
+    from geoseg.training.setup import PIXEL_RECIPE
+
+    return PIXEL_RECIPE
 
 
 def _say(line: str) -> None:
@@ -87,6 +112,7 @@ def _check(tiles: str, output: str, settings: Config, *, overwrite: bool, resume
         output,
         model=settings.model,
         options=settings.train,
+        recipe=recipe_for(settings.model.arch),
         resume=resume,
         overwrite=overwrite,
     )

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from geoseg.data.tiles import TilesInfo
 from geoseg.networks.model_file import ModelSpec
 from geoseg.networks.models import encoder_of
+from geoseg.networks.models.registry import Task
 from geoseg.options import TrainOptions
 from geoseg.training.augmentation import Chance
 from geoseg.training.dataset import TileDataset
@@ -151,6 +152,7 @@ class Recipe:
     """What of training depends on what a network finds.
 
     Attributes:
+        task: What the networks predict: `pixels` or `boxes`, see `geoseg.networks.models.task_of`.
         datasets: Reads the training and the validation split of a folder of tiles.
         outputs: What the channels of the network's logits mean, for these tiles.
         learner: Puts a network together with its loss, for tiles to train on and tiles to
@@ -162,6 +164,7 @@ class Recipe:
         windows: Whether it learns from windows of ground, or else from tiles.
     """
 
+    task: Task
     datasets: Callable[[str | Path, TrainOptions], tuple[TileDataset, TileDataset]]
     outputs: Callable[[TilesInfo], tuple[str, ...]]
     learner: Callable[[nn.Module, TileDataset, TileDataset, TrainOptions, bool], Learner]

@@ -23,6 +23,7 @@ from geoseg.jobs.progress import Report
 from geoseg.options import ModelOptions, TrainOptions
 from geoseg.training.distributed import count_started
 from geoseg.training.figures import draw_rates
+from geoseg.training.learner import Recipe
 from geoseg.training.loading.loaders import build_sampler
 from geoseg.training.loop import describe_hardware
 from geoseg.training.setup import Setup, build_loaders, prepare
@@ -62,6 +63,7 @@ def find_lr(
     *,
     model: ModelOptions | None = None,
     options: TrainOptions | None = None,
+    recipe: Recipe | None = None,
     steps: int = 100,
     report: Report = lambda _: None,
 ) -> FoundRate:
@@ -73,6 +75,7 @@ def find_lr(
             `OUTPUT_learning_rates.csv` and `OUTPUT_learning_rates.png`, in place of earlier ones.
         model: Which network.
         options: How to train it.
+        recipe: The recipe for what the network predicts; that for pixels when None.
         steps: How many rates are tried.
         report: Told how far it is, ten times.
 
@@ -89,7 +92,7 @@ def find_lr(
     for path in (table, picture):
         check_output(path, overwrite=True, is_file=True)
     options = (options or TrainOptions()).model_copy(update={"devices": 1, "nodes": 1})
-    setup = prepare(tiles, model or ModelOptions(), options)
+    setup = prepare(tiles, model or ModelOptions(), options, recipe=recipe)
     # Opened first: what cannot be written is refused before the work.
     with replace_file(table) as partial, partial.open("w", newline="") as file:
         rows = _try_rates(setup, steps, report)

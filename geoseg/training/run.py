@@ -29,6 +29,7 @@ from geoseg.training.checkpoints import (
 )
 from geoseg.training.distributed import is_first
 from geoseg.training.history import History
+from geoseg.training.learner import Recipe
 from geoseg.training.loading.loaders import LossesOfTiles, build_sampler, words_of_worker
 from geoseg.training.loading.mosaic import remove_mosaic
 from geoseg.training.loading.sampling import HardSampler
@@ -68,6 +69,7 @@ def train(
     *,
     model: ModelOptions | None = None,
     options: TrainOptions | None = None,
+    recipe: Recipe | None = None,
     resume: bool = False,
     overwrite: bool = False,
     progress_bar: bool = False,
@@ -81,6 +83,7 @@ def train(
             `best.ckpt`, and the pictures `curves.png`, `validation.png` and `reliability.png`.
         model: Which network.
         options: How to train it.
+        recipe: The recipe for what the network predicts; that for pixels when None.
         resume: Go on from `last.ckpt` if it is there; with the tiles and settings that the run
             began with, but for when it ends, what computes, `lr` and `clip_norm`.
         overwrite: Start anew in a folder that holds a run.
@@ -96,7 +99,13 @@ def train(
     """
     model, options, folder = model or ModelOptions(), options or TrainOptions(), Path(output)
     setup, settings, epochs = check_run(
-        tiles, folder, model=model, options=options, resume=resume, overwrite=overwrite
+        tiles,
+        folder,
+        model=model,
+        options=options,
+        recipe=recipe,
+        resume=resume,
+        overwrite=overwrite,
     )
     history = History(folder, setup.options, report, settings)
     trainer = build_trainer(folder, setup.options, setup.device, history, progress_bar=progress_bar)
@@ -119,6 +128,7 @@ def check_run(
     *,
     model: ModelOptions,
     options: TrainOptions,
+    recipe: Recipe | None = None,
     resume: bool,
     overwrite: bool,
 ) -> tuple[Setup, dict[str, Any], int]:
@@ -139,7 +149,7 @@ def check_run(
     if is_first():
         begun = resume and not (folder / MODEL_NAME).exists()
         check_output(output, overwrite=overwrite or resuming or begun)
-    setup = prepare_once(tiles, model, options, pretrained=not resuming)
+    setup = prepare_once(tiles, model, options, recipe=recipe, pretrained=not resuming)
     settings = describe_run(setup.train_set.info, model, options)
     if not resuming:
         return setup, settings, 0

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from geoseg.boxes.box_learner import BOX_RECIPE
 from geoseg.data.tiles import TilesInfo, load_tiles_info
 from geoseg.errors import ConfigError, GeosegError
 from geoseg.networks.device import choose_device
@@ -62,7 +61,12 @@ class Setup:
 
 
 def prepare(
-    tiles: str | Path, model: ModelOptions, options: TrainOptions, *, pretrained: bool = True
+    tiles: str | Path,
+    model: ModelOptions,
+    options: TrainOptions,
+    *,
+    recipe: Recipe | None = None,
+    pretrained: bool = True,
 ) -> Setup:
     """Reads tiles and builds the network for them, writing nothing.
 
@@ -70,17 +74,13 @@ def prepare(
         tiles: A folder made by `geoseg tile`.
         model: Which network.
         options: How to train it.
+        recipe: The recipe for what the network predicts; `PIXEL_RECIPE` when None.
         pretrained: Load the weights that the encoder has learnt before.
 
     Raises:
         GeosegError: If tiles, network and options do not work together.
     """
-    recipe, options = RECIPES[task_of(model.arch)], adopt_started(options)
-    if load_tiles_info(tiles).exclusive and task_of(model.arch) == "boxes":
-        raise ConfigError(
-            f"{tiles}: holds exclusive classes, which {model.arch} cannot learn, as it finds boxes "
-            "around buildings; choose a network of pixels (geoseg models)"
-        )
+    recipe, options = _choose_recipe(model, recipe), adopt_started(options)
     train_set, val_set = recipe.datasets(tiles, options)
     device = choose_device(options.device)
     check_processes(options, len(val_set), device)
@@ -107,11 +107,16 @@ def prepare(
 
 
 def prepare_once(
-    tiles: str | Path, model: ModelOptions, options: TrainOptions, *, pretrained: bool
+    tiles: str | Path,
+    model: ModelOptions,
+    options: TrainOptions,
+    *,
+    recipe: Recipe | None = None,
+    pretrained: bool,
 ) -> Setup:
     """As `prepare`, but of several processes that are refused the same only the first says so."""
     try:
-        return prepare(tiles, model, options, pretrained=pretrained)
+        return prepare(tiles, model, options, recipe=recipe, pretrained=pretrained)
     except GeosegError:
         if is_first():
             raise
@@ -154,17 +159,25 @@ def _segment(
     )
 
 
-# By what a network finds, see `task_of`.
-RECIPES = {
-    "pixels": Recipe(
-        datasets=_load_tiles,
-        outputs=lambda info: info.outputs,
-        learner=_segment,
-        finish=finish,
-        windows=True,
-    ),
-    "boxes": BOX_RECIPE,
-}
+PIXEL_RECIPE = Recipe(
+    task="pixels",
+    datasets=_load_tiles,
+    outputs=lambda info: info.outputs,
+    learner=_segment,
+    finish=finish,
+    windows=True,
+)
+
+
+def _choose_recipe(model: ModelOptions, recipe: Recipe | None) -> Recipe:
+    """The given recipe, or the one for pixels, if it is for networks such as this one."""
+    chosen, task = recipe or PIXEL_RECIPE, task_of(model.arch)
+    if chosen.task != task:
+        raise ConfigError(
+            f"model.arch: {model.arch} predicts {task}, but the recipe trains networks that "
+            f"predict {chosen.task}; pass the recipe for {task}"
+        )
+    return chosen
 
 
 def _describe(info: TilesInfo, model: ModelOptions, recipe: Recipe) -> ModelSpec:
