@@ -43,14 +43,13 @@ from shapely.geometry import shape
 
 from geoseg.evaluation import evaluate
 from geoseg.geo.grid import Grid
-from geoseg.geo.raster import Scene, open_for_writing
+from geoseg.geo.raster import Scene, open_for_writing, read_prob
 from geoseg.vectorization.components.labelling import Components, describe_block, join_parts
 from geoseg.vectorization.components.runs import find_runs, label_runs
 from geoseg.vectorization.components.trace_windows import Share, deal_windows
 from geoseg.vectorization.layer import vectorize
 from geoseg.vectorization.outlines.rings import trace_rings
 from geoseg.vectorization.outlines.tracing import move_polygons
-from geoseg.vectorization.prob_tags import read_thresholds
 
 SIDE, BUILDINGS, BLOCK = 10_000, 20_000, 2048
 RIGHT_DEGREES = 3.0
@@ -193,7 +192,7 @@ def write_prob(path: Path, times: int) -> Path:
 MEASURED = """
 import json, re, sys, time
 from pathlib import Path
-from geoseg.vectorization import vectorize
+from geoseg.vectorization.layer import vectorize
 start, cpu = time.perf_counter(), time.process_time()
 count = vectorize(sys.argv[1], sys.argv[2])
 seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
@@ -208,7 +207,7 @@ def quality(prob: str, truth: str, aoi: str | None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as work:
         for name, changes in KINDS.items():
             layer = Path(work) / f"{name}.gpkg"
-            vectorize(prob, layer, thresholds=read_thresholds(prob).model_copy(update=changes))
+            vectorize(prob, layer, thresholds=read_prob(prob).thresholds.model_copy(update=changes))
             report = evaluate(layer, truth, aoi=aoi)
             outlines = gpd.read_file(layer, layer="footprints").geometry.to_numpy()
             found[name] = {
@@ -227,7 +226,7 @@ def picture(prob: str, scene: str, window: str, output: str) -> dict[str, Any]:
     with Scene(scene) as source:
         (red, green, blue, *_), _ = source.read(part)
         grid = source.grid
-    thresholds = read_thresholds(prob)
+    thresholds = read_prob(prob).thresholds
     # Without seeds and border every connected patch of the mask is one polygon.
     before = {**KINDS["raw"], "seed": 0.01, "border": 0.0}
     figure, axes = plt.subplots(1, 2, figsize=(12, 6.3), layout="constrained")

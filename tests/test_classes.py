@@ -28,10 +28,17 @@ from geoseg.errors import ConfigError, GridMismatchError, SceneReadError
 from geoseg.evaluation import evaluate_mask
 from geoseg.evaluation.metrics import count_classes
 from geoseg.geo.grid import Grid
-from geoseg.geo.raster import Scene, write_array
+from geoseg.geo.raster import CLASSES_TAG, Scene, describe_classes, write_array
 from geoseg.geo.vector import read_footprints
 from geoseg.networks.model_file import load_spec
-from geoseg.options import ClassOptions, ModelOptions, Thresholds, TrainOptions, VectorizeOptions
+from geoseg.options import (
+    ClassOptions,
+    ModelOptions,
+    Thresholds,
+    TrainOptions,
+    VectorizeOptions,
+    check_thresholds,
+)
 from geoseg.prediction.scene_prediction import predict
 from geoseg.town import build_town, write_town
 from geoseg.training import finishing
@@ -40,7 +47,6 @@ from geoseg.training.run import train
 from geoseg.training.segmenter import Segmenter
 from geoseg.vectorization.class_polygons import margin_px
 from geoseg.vectorization.layer import vectorize
-from geoseg.vectorization.prob_tags import CLASSES_TAG, describe_classes, refuse_thresholds
 
 UTM = CRS.from_epsg(32645)
 NAMES = ("ground", "field", "water")
@@ -133,16 +139,16 @@ def test_blocks_change_nothing(tmp_path, rows):
     [{"body": 0.4}, {"split_m": 1.0}, {"subpixel": False}, {"regularize": False},
      {"min_hole_m2": 3.0}, {"temperature": 2.0}],
 )  # fmt: skip
-def test_vectorizing_refuses_what_is_of_buildings(tmp_path, option):
+def test_thresholds_of_buildings_are_refused_for_classes(tmp_path, option):
     path = write_prob(tmp_path / "prob.tif", blobs(3))
-    problem = f"vectorize.{next(iter(option))}: is of buildings"
+    problem = f"vectorize.{next(iter(option))}: applies only to building models"
     with pytest.raises(ConfigError, match=problem):
         vectorize(path, tmp_path / "out.gpkg", thresholds=Thresholds(**option))
     with pytest.raises(ConfigError, match=problem):
-        refuse_thresholds(Thresholds(**option))
+        check_thresholds(Thresholds(**option))
     own = Thresholds.model_validate(Thresholds().model_dump() | option)
-    refuse_thresholds(own, own)
-    refuse_thresholds(Thresholds(min_area_m2=3, simplify_m=1, min_confidence=0.2))
+    check_thresholds(own, own)
+    check_thresholds(Thresholds(min_area_m2=3, simplify_m=1, min_confidence=0.2))
     assert [found.name for found in tmp_path.iterdir()] == ["prob.tif"]
     (name, value), *_ = option.items()
     if name != "temperature":
@@ -456,10 +462,10 @@ def test_a_mask_of_other_classes_is_refused(job, tmp_path):
         evaluate_mask(tmp_path / "mask.tif", folder / "footprints.gpkg")
 
 
-def test_thresholds_of_buildings_say_nothing_of_classes(job, tmp_path):
+def test_predict_refuses_thresholds_of_buildings_for_classes(job, tmp_path):
     folder, _, _ = job
     model = folder / "run" / "model.safetensors"
-    with pytest.raises(ConfigError, match="of exclusive classes the likeliest wins"):
+    with pytest.raises(ConfigError, match="applies only to building models"):
         predict(
             folder / "scene.tif", model, tmp_path / "out", thresholds=VectorizeOptions(body=0.4)
         )

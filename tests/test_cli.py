@@ -261,7 +261,7 @@ BAD = {
     "no class": ("tile {scene} --labels {truth} --where id<0 -o {new}", "holds no footprint"),
     "bad filter": ("tile {scene} --labels {truth} --where nope=1 -o {new}", "nope"),
     "coarse": ("tile {scene} --labels {truth} --gsd 30 -o {new}", "check --gsd"),
-    "mask": ("vectorize {folder}/out/mask.tif -o {new}.gpkg", "is a mask of classes"),
+    "mask": ("vectorize {folder}/out/mask.tif -o {new}.gpkg", "is a class mask"),
     "run folder": ("predict {scene} -m {folder}/runs/a -o {new}", "runs/a/model.safetensors"),
     "elsewhere": (
         "evaluate {folder}/out/footprints.gpkg --truth {tmp}/far.gpkg -o {new}",

@@ -7,14 +7,13 @@ import pytest
 import rasterio
 
 from geoseg.errors import GridMismatchError, SceneReadError
-from geoseg.geo.raster import Scene, read_info, read_tags, write_array
+from geoseg.geo.raster import THRESHOLDS_TAG, Scene, read_info, read_tags, write_array
 from geoseg.geo.raster.quantization import dequantise, quantise
 from geoseg.geo.vector import read_footprints
 from geoseg.options import CRFOptions, Thresholds
 from geoseg.prediction.crf.mean_field import refine
 from geoseg.prediction.crf.refinement import refine_raster
 from geoseg.vectorization.layer import vectorize
-from geoseg.vectorization.prob_tags import THRESHOLDS_TAG
 
 
 @pytest.fixture
@@ -134,9 +133,9 @@ def test_a_mask_is_refused(calm_scene, tmp_path):
     mask = tmp_path / "mask.tif"
     tags = {"CLASS_0": "background", "CLASS_1": "building"}
     write_array(mask, made.grid, made.mask[None].astype(np.uint8), tags=tags)
-    with pytest.raises(SceneReadError, match="mask of classes"):
+    with pytest.raises(SceneReadError, match="class mask"):
         refine_raster(mask, made.path, tmp_path / "refined.tif")
-    with pytest.raises(SceneReadError, match="mask of classes"):
+    with pytest.raises(SceneReadError, match="class mask"):
         vectorize(mask, tmp_path / "found.gpkg", scene=made.path)
 
 

@@ -22,7 +22,7 @@ from shapely.geometry import Polygon, box, shape
 
 from geoseg.errors import ConfigError, MissingCRSError, OutputExistsError, SceneReadError
 from geoseg.geo.grid import Grid
-from geoseg.geo.raster import open_for_writing, write_array
+from geoseg.geo.raster import THRESHOLDS_TAG, open_for_writing, read_prob, write_array
 from geoseg.geo.vector import LAYER_SUFFIXES, read_footprints
 from geoseg.geo.vector.geodesic import geodesic_measures
 from geoseg.options import Thresholds
@@ -35,7 +35,6 @@ from geoseg.vectorization.objects.separation import seed_score, separate, split_
 from geoseg.vectorization.outlines.rings import trace_rings
 from geoseg.vectorization.outlines.tracing import cross_rings, simplify, step_rings
 from geoseg.vectorization.prob_sources import ArrayProb, Prob, SceneProb
-from geoseg.vectorization.prob_tags import THRESHOLDS_TAG, read_thresholds
 
 EIGHT, FOUR = np.ones((3, 3)), ndimage.generate_binary_structure(2, 1)
 
@@ -648,11 +647,11 @@ def test_thresholds_come_from_the_raster(tmp_path):
     valid, grid = np.ones((20, 30), dtype=bool), utm_grid(20, 30)
     tags = {THRESHOLDS_TAG: json.dumps({"body": 0.3, "seed": 0.35, "min_area_m2": 8})}
     path = write_prob(tmp_path / "prob.tif", array, valid, grid, tags=tags)
-    assert read_thresholds(path) == Thresholds(body=0.3, seed=0.35, min_area_m2=8.0)
+    assert read_prob(path).thresholds == Thresholds(body=0.3, seed=0.35, min_area_m2=8.0)
     assert vectorize(path, tmp_path / "tagged.fgb") == 1
     assert vectorize(path, tmp_path / "given.fgb", thresholds=Thresholds()) == 0
     plain = write_prob(tmp_path / "plain.tif", array, valid, grid)
-    assert read_thresholds(plain) == Thresholds()
+    assert read_prob(plain).thresholds == Thresholds()
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"bodi": 0.5}', '{"body": 2}', '{"body": null}'])
@@ -691,7 +690,7 @@ def test_wrong_rasters_are_refused(tmp_path):
     output = tmp_path / "out.gpkg"
     cases = {
         "rgb": (np.zeros((3, 20, 30), np.uint8), "none named building"),
-        "int16": (np.zeros((1, 20, 30), np.int16), "holds int16 pixels"),
+        "int16": (np.zeros((1, 20, 30), np.int16), "has int16 pixels"),
         "logits": (np.full((1, 20, 30), 4.0, np.float32), "values from 4 to 4"),
     }
     for name, (array, message) in cases.items():
@@ -710,7 +709,7 @@ def test_the_building_band_is_found_by_name(tmp_path):
     grid = utm_grid(20, 30)
     options = {"descriptions": names, "photometric": "minisblack"}  # else GDAL tags an alpha band
     write_array(tmp_path / "prob.tif", grid, array, **options)
-    with SceneProb(tmp_path / "prob.tif") as source:
+    with SceneProb(read_prob(tmp_path / "prob.tif")) as source:
         prob = source.read(Window(4, 4, 3, 2))
     assert prob.body.tolist() == [[0, 0, 0], [0, 1, 1]]
     assert prob.border is not None

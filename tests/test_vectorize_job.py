@@ -10,13 +10,12 @@ from scipy import ndimage
 
 from geoseg.errors import ConfigError
 from geoseg.geo.grid import Grid
-from geoseg.geo.raster import write_array
+from geoseg.geo.raster import CLASSES_TAG, describe_classes, write_array
 from geoseg.jobs.workers import open_workers
 from geoseg.options import Thresholds
 from geoseg.vectorization.block_layout import BlockLayout, check_window, choose_layout
 from geoseg.vectorization.components.labelling import describe_block
 from geoseg.vectorization.layer import vectorize
-from geoseg.vectorization.prob_tags import CLASSES_TAG, describe_classes
 from geoseg.vectorization.tasks import FindTask, TraceTask
 
 SHAPE = (150, 230)
@@ -109,6 +108,27 @@ def test_workers_make_the_same_layer(prob, tmp_path):
     assert said[0] == (1, 3, "blocks searched")
     total = said[-1][1]
     assert said[3:] == [(number, total, "windows traced") for number in range(1, total + 1)]
+
+
+def test_the_raster_is_described_once(prob, tmp_path, monkeypatch):
+    opened, traced = [], []
+    real_open = rasterio.open
+
+    def count_opening(name, *args, **options):
+        if str(name).endswith("prob.tif"):
+            opened.append(name)
+        return real_open(name, *args, **options)
+
+    def run(function, tasks):
+        for task in tasks:
+            if isinstance(task, TraceTask):
+                traced.append(len(opened))
+            yield function(task)
+
+    monkeypatch.setattr(rasterio, "open", count_opening)
+    assert vectorize(prob, tmp_path / "out.gpkg", run=run) > 20
+    assert traced[0] == 2  # its description, and the only block that is searched
+    assert len(opened) == 2 + len(traced)
 
 
 def test_a_lost_task_ends_the_job(tmp_path):

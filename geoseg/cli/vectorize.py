@@ -17,6 +17,7 @@ from geoseg.cli.options import (
 from geoseg.cli.progress import progress_bar
 
 if TYPE_CHECKING:
+    from geoseg.geo.raster import ProbInfo
     from geoseg.options import Thresholds
 
 # How much narrower on each side a neck is where --split parts buildings, metres.
@@ -104,23 +105,25 @@ def command(
         vectorize__subpixel=subpixel,
         vectorize__max_memory_gb=parse_memory(max_memory),
     )
+    from geoseg.geo.raster import read_prob
     from geoseg.geo.vector import check_suffix
     from geoseg.jobs.journal import check_output
     from geoseg.jobs.workers import open_workers
+    from geoseg.options import check_thresholds
     from geoseg.prediction.crf.refinement import check_colours
     from geoseg.vectorization.layer import vectorize
-    from geoseg.vectorization.prob_tags import read_classes, read_thresholds, refuse_thresholds
 
-    if read_classes(prob):
-        refuse_thresholds(settings.vectorize)
-    thresholds = settings.vectorize.over(read_thresholds(prob))
+    info = read_prob(prob)
+    if info.classes:
+        check_thresholds(settings.vectorize)
+    thresholds = settings.vectorize.over(info.thresholds)
     if dry_run:
         check_suffix(output)
         inputs = [prob, *([scene] if scene else [])]
         check_output(output, overwrite=overwrite, inputs=inputs, is_file=True)
         if scene:
             check_colours(prob, scene)
-        click.echo(_describe(prob, thresholds, settings.vectorize.max_memory_gb))
+        click.echo(_describe(info, thresholds, settings.vectorize.max_memory_gb))
         return
     with open_workers(workers, scheduler) as run, progress_bar() as progress:
         count = vectorize(
@@ -137,14 +140,13 @@ def command(
     click.echo(f"{count} footprints → {output}")
 
 
-def _describe(prob: str, thresholds: Thresholds, max_memory_gb: float) -> str:
+def _describe(prob: ProbInfo, thresholds: Thresholds, max_memory_gb: float) -> str:
     from geoseg.vectorization.block_layout import choose_layout
-    from geoseg.vectorization.prob_sources import open_prob
-    from geoseg.vectorization.prob_tags import read_classes
+    from geoseg.vectorization.prob_sources import prob_bands
 
-    with open_prob(prob) as source:
-        grid = source.grid
-    layout, classes = choose_layout(grid, max_memory_gb), read_classes(prob)
+    prob_bands(prob)
+    grid, classes = prob.grid, prob.classes
+    layout = choose_layout(grid, max_memory_gb)
     wanted = (
         f"classes {', '.join(name for name in classes.names if name != classes.background)}"
         if classes
@@ -152,7 +154,7 @@ def _describe(prob: str, thresholds: Thresholds, max_memory_gb: float) -> str:
     )
     blocks = -(-grid.height // layout.rows)
     return (
-        f"{prob}: {grid.height} x {grid.width} pixels of {grid.gsd_m:.3g} m; {wanted}; "
+        f"{prob.path}: {grid.height} x {grid.width} pixels of {grid.gsd_m:.3g} m; {wanted}; "
         f"{thresholds.min_area_m2:g} m² or more; searched in {blocks} blocks of {layout.rows} "
         f"rows, traced in windows of {layout.side} pixels"
     )

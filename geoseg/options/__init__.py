@@ -23,7 +23,7 @@ from geoseg.options.loss import (
 from geoseg.options.predict import CRFOptions, PredictOptions
 from geoseg.options.tile import ClassOptions, TileOptions
 from geoseg.options.train import ModelOptions, TrainOptions
-from geoseg.options.vectorize import Thresholds, VectorizeOptions
+from geoseg.options.vectorize import Thresholds, VectorizeOptions, check_thresholds
 
 __all__ = [
     "AUGMENT_PRESETS",
@@ -50,4 +50,5 @@ __all__ = [
     "TverskyOptions",
     "VectorizeOptions",
     "WeightMapOptions",
+    "check_thresholds",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from geoseg.errors import ConfigError
 from geoseg.options.base import Options
 
 
@@ -66,3 +67,31 @@ class VectorizeOptions(Options):
         """These where they are set, else those."""
         given = self.model_dump(exclude={"max_memory_gb"}, exclude_none=True)
         return thresholds.model_copy(update=given)
+
+
+# Thresholds that have no meaning for exclusive classes.
+_ONLY_BUILDINGS = (
+    *("body", "seed", "border", "contact", "split_m", "subpixel", "regularize", "min_hole_m2"),
+    "temperature",
+)
+
+
+def check_thresholds(
+    thresholds: VectorizeOptions | Thresholds, defaults: Thresholds | None = None
+) -> None:
+    """Refuse thresholds that have no meaning for exclusive classes.
+
+    Args:
+        thresholds: The fields that are set are checked.
+        defaults: Thresholds of the model or raster; fields may repeat their values.
+
+    Raises:
+        ConfigError: If a threshold is set that applies only to building models.
+    """
+    values = thresholds.model_dump(exclude_unset=True, exclude_none=True)
+    for name in _ONLY_BUILDINGS:
+        if name in values and (defaults is None or values[name] != getattr(defaults, name)):
+            raise ConfigError(
+                f"vectorize.{name}: applies only to building models, not to exclusive classes; "
+                "remove it"
+            )

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from geoseg.geo.raster import CLASS_TAG, Scene, open_for_writing, write_cog
+from geoseg.geo.raster import CLASS_TAG, Scene, likeliest_class, open_for_writing, write_cog
 from geoseg.networks.model_file import ModelSpec
-from geoseg.vectorization.prob_sources import likeliest
 
 MASK_NODATA = 255
 
@@ -38,7 +37,8 @@ def write_mask(prob: Path, path: Path, spec: ModelSpec, threshold: float) -> Non
         for window in source.grid.windows(*_WINDOW):
             data, valid = source.read(window)
             full = 255 if data.dtype == np.uint8 else 1
-            mask = likeliest(data) if spec.exclusive else data[0] >= np.float32(threshold) * full
+            least = np.float32(threshold) * full
+            mask = likeliest_class(data) if spec.exclusive else data[0] >= least
             sink.write(np.where(valid, mask, MASK_NODATA).astype(np.uint8), 1, window=window)
     write_cog(plain, path, resampling="nearest")  # `mode` takes half as long again
     plain.unlink()

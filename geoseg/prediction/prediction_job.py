@@ -13,10 +13,9 @@ from geoseg.geo.vector import WRITABLE_SUFFIXES
 from geoseg.jobs.journal import check_output, describe_job
 from geoseg.networks.model_file import ModelSpec, load_spec
 from geoseg.networks.models import task_of
-from geoseg.options import PredictOptions, Thresholds, VectorizeOptions
+from geoseg.options import PredictOptions, Thresholds, VectorizeOptions, check_thresholds
 from geoseg.prediction.backends import check_backend
 from geoseg.prediction.plan import PredictPlan, plan_prediction
-from geoseg.vectorization.prob_tags import refuse_thresholds
 
 RASTER_SUFFIXES = (".tif", ".tiff")
 
@@ -135,7 +134,7 @@ def _words(value: Any) -> str:
 def _choose_thresholds(spec: ModelSpec, thresholds: VectorizeOptions | None) -> Thresholds:
     thresholds = thresholds or VectorizeOptions()
     if spec.exclusive:
-        refuse_thresholds(thresholds)
+        check_thresholds(thresholds)
     return thresholds.over(spec.thresholds)
 
 

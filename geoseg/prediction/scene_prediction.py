@@ -14,6 +14,7 @@ from typing import Any
 from geoseg.boxes.box_prediction import predict_boxes
 from geoseg.errors import ConfigError
 from geoseg.geo.paths import absolute_path
+from geoseg.geo.raster import CLASSES_TAG, THRESHOLDS_TAG, describe_classes, read_prob
 from geoseg.geo.vector import WRITABLE_SUFFIXES
 from geoseg.jobs.journal import Journal, claim_output
 from geoseg.jobs.progress import Progress, Run
@@ -29,7 +30,6 @@ from geoseg.prediction.rasters import Rasters
 from geoseg.prediction.scheduling import deal_blocks, deal_panels, list_bands
 from geoseg.prediction.stitching import TileBlock
 from geoseg.vectorization.layer import write_layer
-from geoseg.vectorization.prob_tags import CLASSES_TAG, THRESHOLDS_TAG, describe_classes
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def predict(
         )
         if targets[-1].suffix.lower() in WRITABLE_SUFFIXES:
             write_layer(
-                prob, targets[-1], folder / "windows", journal, chosen,
+                read_prob(prob), targets[-1], folder / "windows", journal, chosen,
                 max_memory_gb=options.max_memory_gb, run=workers.run or map, progress=progress,
             )  # fmt: skip
         _remove_steps(folder)

@@ -10,6 +10,7 @@ import shapely
 from rasterio.windows import Window
 
 from geoseg.geo.grid import Grid
+from geoseg.geo.raster import likeliest_class
 from geoseg.geo.vector import FOOTPRINT_COLUMNS
 from geoseg.options import Thresholds
 from geoseg.vectorization.components.runs import Runs, find_runs, join_runs, label_runs
@@ -17,7 +18,7 @@ from geoseg.vectorization.components.selection import Wanted
 from geoseg.vectorization.georeferencing import Traced
 from geoseg.vectorization.outlines.rings import trace_rings
 from geoseg.vectorization.outlines.tracing import move_polygons, simplify, step_rings
-from geoseg.vectorization.prob_sources import ClassProb, likeliest
+from geoseg.vectorization.prob_sources import ClassProb
 
 CLASS_COLUMNS: Mapping[str, str] = {"id": "int64", "class": "str", **FOOTPRINT_COLUMNS}
 
@@ -44,7 +45,7 @@ def read_wanted_values(source: ClassProb, window: Window) -> np.ndarray:
 
 
 def _values(prob: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    values: np.ndarray = np.where(valid, likeliest(prob) + np.uint8(1), np.uint8(0))
+    values: np.ndarray = np.where(valid, likeliest_class(prob) + np.uint8(1), np.uint8(0))
     return values
 
 

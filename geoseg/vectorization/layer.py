@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from rasterio.windows import Window
 
 from geoseg.geo.grid import Grid
 from geoseg.geo.paths import absolute_path
-from geoseg.geo.raster import list_files, read_prob_info
+from geoseg.geo.raster import ProbInfo, list_files, read_prob
 from geoseg.geo.vector import ParquetParts, check_suffix, write_footprints
 from geoseg.jobs.journal import Journal, claim_output, describe_job
 from geoseg.jobs.progress import Progress, Run
-from geoseg.options import CRFOptions, Thresholds
+from geoseg.options import CRFOptions, Thresholds, check_thresholds
 from geoseg.prediction.crf.refinement import refine_raster
 from geoseg.vectorization.block_layout import BlockLayout, check_window, choose_layout
 from geoseg.vectorization.class_polygons import CLASS_COLUMNS, class_margins
@@ -29,8 +29,7 @@ from geoseg.vectorization.components.selection import Margins, Wanted, choose_co
 from geoseg.vectorization.components.trace_windows import TraceWindow, deal_windows
 from geoseg.vectorization.footprints import BUILDING_COLUMNS, building_margins
 from geoseg.vectorization.georeferencing import join_frames, number_footprints
-from geoseg.vectorization.prob_sources import ArrayProb, open_prob
-from geoseg.vectorization.prob_tags import read_classes, read_thresholds, refuse_thresholds
+from geoseg.vectorization.prob_sources import ArrayProb, prob_bands
 from geoseg.vectorization.tasks import (
     FindTask,
     TraceTask,
@@ -90,28 +89,28 @@ def vectorize(
     """
     suffix = check_suffix(output)
     inputs = [prob] if scene is None else [prob, scene]
-    files = [file for source in inputs for file in list_files(source)]
-    own = read_thresholds(prob)
-    if thresholds and read_classes(prob):
-        refuse_thresholds(thresholds, own)
-    thresholds = thresholds or own
+    info = read_prob(prob)
+    prob_bands(info)  # refuse a raster without the needed bands before the work begins
+    files = [*info.files, *(list_files(scene) if scene is not None else ())]
+    if thresholds and info.classes:
+        check_thresholds(thresholds, info.thresholds)
+    thresholds = thresholds or info.thresholds
     options = (thresholds.model_dump(), crf.model_dump() if crf else None, suffix)
     job = describe_job("vectorize", *options, files=files)
     with (
         claim_output(output, overwrite=overwrite, inputs=inputs, job=job, file=None) as folder,
         Journal(folder, job) as journal,
     ):
-        open_prob(prob).close()  # refuse what is no probability raster before the work begins
         if scene is not None:
-            prob = _refine(prob, scene, crf, folder, journal, progress)
+            info = read_prob(_refine(prob, scene, crf, folder, journal, progress))
         return write_layer(
-            prob, output, folder / "windows", journal, thresholds,
+            info, output, folder / "windows", journal, thresholds,
             max_memory_gb=max_memory_gb, block_px=block_px, run=run, progress=progress,
         )  # fmt: skip
 
 
 def write_layer(
-    prob: str | Path,
+    prob: ProbInfo,
     output: str | Path,
     folder: Path,
     journal: Journal,
@@ -125,7 +124,7 @@ def write_layer(
     """Does what `vectorize` does as a part of a job.
 
     Args:
-        prob: Probability raster.
+        prob: Description of the probability raster.
         output: The layer; what is there is replaced.
         folder: For what lies between the two; gone when the layer is there.
         journal: Of the job.
@@ -139,8 +138,9 @@ def write_layer(
         Number of footprints written.
     """
     folder.mkdir(exist_ok=True)
-    making = _Making(absolute_path(prob), thresholds, folder, journal, run, progress)
-    frames, grid = making.frames(max_memory_gb, block_px), making.grid
+    prob = replace(prob, path=absolute_path(prob.path))  # workers may run in another folder
+    making = _Making(prob, thresholds, folder, journal, run, progress)
+    frames, grid = making.frames(max_memory_gb, block_px), prob.grid
     count = write_footprints(output, frames, crs=grid.crs, columns=making.columns, grid=grid)
     shutil.rmtree(folder)
     return count
@@ -186,7 +186,7 @@ class _Making:
 
     def __init__(
         self,
-        prob: str | Path,
+        prob: ProbInfo,
         thresholds: Thresholds,
         folder: Path,
         journal: Journal,
@@ -195,16 +195,16 @@ class _Making:
     ) -> None:
         self._prob, self._thresholds, self._folder = prob, thresholds, folder
         self._journal, self._run, self._progress = journal, run, progress
-        self.grid = read_prob_info(prob).grid
-        self._kind = _CLASSES if read_classes(prob) else _BUILDINGS
+        self._grid = prob.grid
+        self._kind = _CLASSES if prob.classes else _BUILDINGS
         self.columns = self._kind.columns
 
     def frames(self, max_memory_gb: float, block_px: int | None) -> Iterator[gpd.GeoDataFrame]:
         """Yields the layer in batches, in order, once all of it is traced."""
         layout = self._agree_on_layout(max_memory_gb, block_px)
         components = self._find(layout.rows)
-        wanted = choose_components(components, self.grid, self._thresholds, self._kind.margins)
-        shares = list(deal_windows(wanted.components, self.grid, layout.side, wanted.margins))
+        wanted = choose_components(components, self._grid, self._thresholds, self._kind.margins)
+        shares = list(deal_windows(wanted.components, self._grid, layout.side, wanted.margins))
         if self._kind.holds_pixels:
             for share in shares:
                 check_window(share.window, max_memory_gb)
@@ -218,7 +218,7 @@ class _Making:
         earlier = self._journal.done.get("layout")
         if earlier and max_memory_gb >= earlier[-1]:
             return BlockLayout(*earlier[:-1])
-        layout = choose_layout(self.grid, max_memory_gb)
+        layout = choose_layout(self._grid, max_memory_gb)
         if block_px:
             layout = BlockLayout(block_px, block_px)
         if earlier and layout != BlockLayout(*earlier[:-1]):
@@ -230,13 +230,13 @@ class _Making:
     def _find(self, rows: int) -> Components:
         """The components of the raster, of which an earlier run may know."""
         if "components" not in self._journal.done:
-            windows = list(self.grid.row_windows(rows))
+            windows = list(self._grid.row_windows(rows))
             tasks = [FindTask(self._prob, self._thresholds, window) for window in windows]
             parts: list[Part] = list(
                 self._follow(find_part, tasks, 0, len(tasks), "blocks searched")
             )
-            self._journal.keep("components", join_parts(parts, self.grid.width).table)
-        return Components(self._journal.kept("components"), self.grid.width)
+            self._journal.keep("components", join_parts(parts, self._grid.width).table)
+        return Components(self._journal.kept("components"), self._grid.width)
 
     def _trace(self, wanted: Wanted, shares: list[TraceWindow]) -> None:
         """Traces what is not traced yet."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -12,9 +12,8 @@ from rasterio.windows import Window
 
 from geoseg.errors import SceneReadError
 from geoseg.geo.grid import Grid
-from geoseg.geo.raster import SPREAD, Scene, SceneInfo, read_prob_info
+from geoseg.geo.raster import SPREAD, ExclusiveClasses, ProbInfo, Scene
 from geoseg.geo.raster.quantization import dequantise
-from geoseg.vectorization.prob_tags import Classes, read_classes
 
 # Bands that tell touching buildings apart.
 _APART = ("border", "contact")
@@ -97,8 +96,8 @@ class ArrayProb:
 class _OpenProb:
     """A probability raster on disk; a context manager that holds it open."""
 
-    def __init__(self, path: str | Path, bands: list[int]) -> None:
-        self._scene = Scene(path, bands=bands)
+    def __init__(self, info: ProbInfo, bands: Mapping[str, int]) -> None:
+        self._scene = Scene(info.path, bands=list(bands.values()))
         self.grid = self._scene.grid
 
     def __enter__(self) -> Self:
@@ -133,18 +132,16 @@ class SceneProb(_OpenProb):
     """Probabilities of buildings on disk; a context manager that holds the file open.
 
     Args:
-        path: Raster with a band named `building` and perhaps one named `border` or `contact`; or
-            one or two bands without such names, of buildings and of their borders. Uint8
-            (255 = certain) or float in 0..1.
+        info: Raster with a band named `building` and optionally `border` and `contact`; or with
+            one or two bands without these names, of buildings and of their borders.
 
     Raises:
-        SceneReadError: If the file cannot be read or is no probability raster.
-        MissingCRSError: If it does not say where it lies.
+        SceneReadError: If the file cannot be read or lacks the bands.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        bands = _building_bands(read_prob_info(path))
-        super().__init__(path, list(bands.values()))
+    def __init__(self, info: ProbInfo) -> None:
+        bands = prob_bands(info)
+        super().__init__(info, bands)
         self._places = {name: place for place, name in enumerate(bands)}
 
     def read(self, window: Window) -> Prob:
@@ -164,25 +161,15 @@ class ClassProb(_OpenProb):
     """Probabilities of exclusive classes on disk; a context manager that holds the file open.
 
     Args:
-        path: Raster with a band per class. Uint8 (255 = certain) or float in 0..1.
-        classes: The classes, from its tags.
+        info: Raster with a band per class.
+        classes: Its classes.
 
     Raises:
-        SceneReadError: If the file cannot be read or is no raster of these classes.
-        MissingCRSError: If it does not say where it lies.
+        SceneReadError: If the file cannot be read or lacks bands.
     """
 
-    def __init__(self, path: str | Path, classes: Classes) -> None:
-        info = read_prob_info(path)
-        bands = [
-            index for index, name in zip(info.indexes, info.bands, strict=True) if name != SPREAD
-        ]
-        if len(bands) != len(classes.names):
-            raise SceneReadError(
-                f"{path}: has {len(info.bands)} bands for {len(classes.names)} classes; give the "
-                "prob.tif that predict wrote, with all its bands"
-            )
-        super().__init__(path, bands)
+    def __init__(self, info: ProbInfo, classes: ExclusiveClasses) -> None:
+        super().__init__(info, prob_bands(info))
         self.classes = classes
 
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
@@ -197,38 +184,45 @@ class ClassProb(_OpenProb):
         return self._read(window)
 
 
-def open_prob(path: str | Path) -> SceneProb | ClassProb:
-    """Opens a probability raster of buildings or of exclusive classes.
+def open_prob(info: ProbInfo) -> SceneProb | ClassProb:
+    """Open a probability raster of buildings or of exclusive classes.
 
     Raises:
-        SceneReadError: If it cannot be read or is no probability raster.
-        MissingCRSError: If it does not say where it lies.
+        SceneReadError: If it cannot be read or lacks bands.
     """
-    classes = read_classes(path)
-    return ClassProb(path, classes) if classes else SceneProb(path)
+    return ClassProb(info, info.classes) if info.classes else SceneProb(info)
 
 
-def likeliest(prob: np.ndarray) -> np.ndarray:
-    """The likeliest class of each pixel, of several the first.
+def prob_bands(info: ProbInfo) -> dict[str, int]:
+    """Return the 1-based numbers of the bands that vectorization reads, by name.
 
-    Args:
-        prob: (classes, H, W).
+    These are the bands of all exclusive classes; or `building` and those of `border` and
+    `contact` that are present.
 
-    Returns:
-        uint8 (H, W), from 0.
+    Raises:
+        SceneReadError: If bands are missing.
     """
-    best: np.ndarray = prob.argmax(axis=0).astype(np.uint8)
-    return best
+    return _class_bands(info, info.classes) if info.classes else _building_bands(info)
 
 
-def _building_bands(info: SceneInfo) -> dict[str, int]:
-    """1-based numbers of the band `building` and of those that tell buildings apart, by name."""
+def _class_bands(info: ProbInfo, classes: ExclusiveClasses) -> dict[str, int]:
+    numbered = zip(info.indexes, info.bands, strict=True)
+    numbers = [index for index, name in numbered if name != SPREAD]
+    if len(numbers) != len(set(classes.names)):
+        raise SceneReadError(
+            f"{info.path}: has {len(info.bands)} bands for {len(classes.names)} classes; pass the "
+            "prob.tif that predict wrote, with all its bands"
+        )
+    return dict(zip(classes.names, numbers, strict=True))
+
+
+def _building_bands(info: ProbInfo) -> dict[str, int]:
     if "building" in info.bands:
         names = [name for name in ("building", *_APART) if name in info.bands]
         return {name: info.indexes[info.bands.index(name)] for name in names}
     if len(info.bands) > 2:
         raise SceneReadError(
-            f"{info.path}: has bands {', '.join(info.bands)} and none named building; give the "
+            f"{info.path}: has bands {', '.join(info.bands)} and none named building; pass the "
             "prob.tif that predict writes, or a raster of one band"
         )
     return dict(zip(("building", "border"), info.indexes, strict=False))

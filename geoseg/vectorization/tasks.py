@@ -9,7 +9,7 @@ import geopandas as gpd
 import numpy as np
 from rasterio.windows import Window
 
-from geoseg.geo.raster import limited_block_cache
+from geoseg.geo.raster import ProbInfo, limited_block_cache
 from geoseg.geo.vector import write_parts
 from geoseg.options import Thresholds
 from geoseg.vectorization.class_polygons import read_wanted_values, trace_classes
@@ -34,7 +34,7 @@ class FindTask:
         window: Some rows, all columns.
     """
 
-    prob: str | Path
+    prob: ProbInfo
     thresholds: Thresholds
     window: Window
 
@@ -53,7 +53,7 @@ class TraceTask:
         output: GeoParquet of their footprints, which appears only when complete.
     """
 
-    prob: str | Path
+    prob: ProbInfo
     thresholds: Thresholds
     window: Window
     wanted: Wanted

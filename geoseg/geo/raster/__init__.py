@@ -4,24 +4,42 @@ from geoseg.geo.raster.block_cache import limited_block_cache
 from geoseg.geo.raster.geotiff import open_for_writing, write_array, write_cog
 from geoseg.geo.raster.nearest import NearestRaster
 from geoseg.geo.raster.opening import is_raster, list_files
-from geoseg.geo.raster.prob import CLASS_TAG, SPREAD, is_mask, read_mask_classes, read_prob_info
+from geoseg.geo.raster.prob import (
+    CLASS_TAG,
+    CLASSES_TAG,
+    SPREAD,
+    THRESHOLDS_TAG,
+    ExclusiveClasses,
+    ProbInfo,
+    describe_classes,
+    is_mask,
+    likeliest_class,
+    read_mask_classes,
+    read_prob,
+)
 from geoseg.geo.raster.scene import Scene, SceneInfo, read_info, read_tags
 from geoseg.geo.raster.virtual_mosaic import write_mosaic
 
 __all__ = [
+    "CLASSES_TAG",
     "CLASS_TAG",
     "SPREAD",
+    "THRESHOLDS_TAG",
+    "ExclusiveClasses",
     "NearestRaster",
+    "ProbInfo",
     "Scene",
     "SceneInfo",
+    "describe_classes",
     "is_mask",
     "is_raster",
+    "likeliest_class",
     "limited_block_cache",
     "list_files",
     "open_for_writing",
     "read_info",
     "read_mask_classes",
-    "read_prob_info",
+    "read_prob",
     "read_tags",
     "write_array",
     "write_cog",

@@ -49,7 +49,12 @@ def list_files(path: str | Path) -> list[str]:
         SceneReadError: If it is absent, or no raster.
     """
     with open_raster(path) as raster:
-        return sorted({str(path), *raster.files})
+        return files_of(raster, path)
+
+
+def files_of(source: Any, path: str | Path) -> list[str]:
+    """Return the files of an open raster, see `list_files`."""
+    return sorted({str(path), *source.files})
 
 
 def lacks_file(error: RasterioError) -> bool:

@@ -1,66 +1,154 @@
-"""Tells rasters of probabilities, and masks of classes, from others."""
+"""Probability rasters and class masks: bands, classes, thresholds and tags."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from geoseg.errors import SceneReadError
-from geoseg.geo.raster.opening import is_raster
-from geoseg.geo.raster.scene import SceneInfo, read_info, read_tags
+import numpy as np
+from pydantic import ValidationError
 
-# The name of the band that says how sure the probabilities beside it are.
+from geoseg.errors import ConfigError, SceneReadError
+from geoseg.geo.raster.opening import files_of, is_raster, open_raster
+from geoseg.geo.raster.scene import SceneInfo, describe_source, read_tags
+from geoseg.options import Thresholds
+
+# Name of the band that holds the uncertainty of the probabilities.
 SPREAD = "uncertainty"
 
-# What the tags of a mask call its values.
+# Tag of a mask that names the class of one pixel value.
 CLASS_TAG = "CLASS_{}"
 
+# Tags of a probability raster: thresholds, and the exclusive classes of its bands, as JSON.
+THRESHOLDS_TAG = "GEOSEG_THRESHOLDS"
+CLASSES_TAG = "GEOSEG_CLASSES"
 
-def read_prob_info(path: str | Path) -> SceneInfo:
-    """Reads what a probability raster is, without its pixels.
+
+@dataclass(frozen=True)
+class ExclusiveClasses:
+    """Exclusive classes whose probabilities are the bands of a raster.
+
+    Attributes:
+        names: One per band, in the order of the bands.
+        background: Name of the class of which no polygons are made, or None.
+    """
+
+    names: tuple[str, ...]
+    background: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbInfo(SceneInfo):
+    """Description of a probability raster, read once and passed to every task that opens it.
+
+    Pixels are uint8 (255 = probability 1) or float from 0 to 1, see `dequantise`.
+
+    Attributes:
+        tags: Dataset tags.
+        thresholds: From the tags; defaults where they have none.
+        classes: Exclusive classes from the tags; None for probabilities of buildings.
+        files: Files that the raster consists of.
+    """
+
+    tags: Mapping[str, str]
+    thresholds: Thresholds
+    classes: ExclusiveClasses | None
+    files: tuple[str, ...]
+
+
+def read_prob(path: str | Path) -> ProbInfo:
+    """Read the description of a probability raster, without its pixels.
 
     Raises:
-        SceneReadError: If the file cannot be read or is no probability raster.
-        MissingCRSError: If it does not say where it lies.
+        SceneReadError: If the file cannot be read or is not a probability raster.
+        MissingCRSError: If it has no georeferencing.
+        ConfigError: If the tag with thresholds or classes is damaged.
     """
-    info = read_info(path)
+    with open_raster(path) as source:
+        info = describe_source(source, path)
+        tags, files = dict(source.tags()), files_of(source, path)
     if info.dtype != "uint8" and not info.dtype.startswith("float"):
         raise SceneReadError(
-            f"{info.path}: holds {info.dtype} pixels; a probability raster is uint8 (255 = "
-            "certain) or float from 0 to 1"
+            f"{path}: has {info.dtype} pixels; a probability raster is uint8 (255 = probability "
+            "1) or float from 0 to 1"
         )
-    if _class_names(path):
+    if _class_names(tags):
         raise SceneReadError(
-            f"{path}: is a mask of classes, not of probabilities; give the prob.tif that "
-            "predict wrote with it"
+            f"{path}: is a class mask, not a probability raster; pass the prob.tif that predict "
+            "wrote with it"
         )
-    return info
+    return ProbInfo(
+        **vars(info), tags=tags, thresholds=_parse_thresholds(path, tags),
+        classes=_parse_classes(path, tags), files=tuple(files),
+    )  # fmt: skip
+
+
+def describe_classes(names: tuple[str, ...], background: str | None) -> str:
+    """Return the value of `CLASSES_TAG` for a raster of exclusive classes."""
+    return json.dumps({"names": names, "background": background})
+
+
+def likeliest_class(prob: np.ndarray) -> np.ndarray:
+    """Return the most probable class of each pixel; the first one in a tie.
+
+    Args:
+        prob: (classes, H, W).
+
+    Returns:
+        uint8 (H, W), from 0.
+    """
+    best: np.ndarray = prob.argmax(axis=0).astype(np.uint8)
+    return best
 
 
 def is_mask(path: str | Path) -> bool:
-    """Whether a file is a raster whose tags name classes, as those that predict writes do."""
-    return is_raster(path) and bool(_class_names(path))
+    """Whether a file is a raster with class names in its tags, as predict writes them."""
+    return is_raster(path) and bool(_class_names(read_tags(path)))
 
 
 def read_mask_classes(path: str | Path) -> tuple[str, ...]:
-    """Reads which class each value of a mask stands for, from 0.
+    """Read the class names of a mask; the name at index i belongs to pixel value i.
 
     Raises:
-        SceneReadError: If the file cannot be read or is no mask that geoseg wrote.
+        SceneReadError: If the file cannot be read or is not a mask that geoseg wrote.
     """
-    found = _class_names(path)
-    if not found or sorted(found) != list(range(len(found))):
+    names = _class_names(read_tags(path))
+    if not names or sorted(names) != list(range(len(names))):
         raise SceneReadError(
-            f"{path}: does not say which value is which class (tags {CLASS_TAG.format(0)}, "
-            f"{CLASS_TAG.format(1)} ...); give the mask.tif that predict wrote"
+            f"{path}: has no class names for its values (tags {CLASS_TAG.format(0)}, "
+            f"{CLASS_TAG.format(1)} ...); pass the mask.tif that predict wrote"
         )
-    return tuple(found[value] for value in range(len(found)))
+    return tuple(names[value] for value in range(len(names)))
 
 
-def _class_names(path: str | Path) -> dict[int, str]:
+def _class_names(tags: Mapping[str, str]) -> dict[int, str]:
+    """Class names of a mask by pixel value."""
     prefix = CLASS_TAG.format("")
-    named = {
-        key.removeprefix(prefix): name
-        for key, name in read_tags(path).items()
-        if key.startswith(prefix)
-    }
+    named = {key.removeprefix(prefix): name for key, name in tags.items() if key.startswith(prefix)}
     return {int(value): name for value, name in named.items() if value.isdecimal()}
+
+
+def _parse_thresholds(path: str | Path, tags: Mapping[str, str]) -> Thresholds:
+    try:
+        return Thresholds.model_validate_json(tags.get(THRESHOLDS_TAG, "{}"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".lstrip(": ")
+        raise ConfigError(
+            f"{path}: the tag {THRESHOLDS_TAG} is damaged ({problem}); predict the scene again"
+        ) from error
+
+
+def _parse_classes(path: str | Path, tags: Mapping[str, str]) -> ExclusiveClasses | None:
+    text = tags.get(CLASSES_TAG)
+    if text is None:
+        return None
+    try:
+        parsed = json.loads(text)
+        return ExclusiveClasses(tuple(map(str, parsed["names"])), parsed["background"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(
+            f"{path}: the tag {CLASSES_TAG} is damaged; predict the scene again"
+        ) from error

@@ -198,7 +198,18 @@ def read_info(
 ) -> SceneInfo:
     """Reads what a scene is, without its pixels. Arguments and errors are those of `Scene`."""
     with open_raster(path) as source:
-        info, place, _ = _inspect(source, str(path), bands, assume_gsd_m)
+        return describe_source(source, path, bands=bands, assume_gsd_m=assume_gsd_m)
+
+
+def describe_source(
+    source: Any,
+    path: str | Path,
+    *,
+    bands: Sequence[int | str] | None = None,
+    assume_gsd_m: float | None = None,
+) -> SceneInfo:
+    """Return the description of an open rasterio dataset, see `read_info`."""
+    info, place, _ = _inspect(source, str(path), bands, assume_gsd_m)
     warn_of_place(place, info.path)
     return info
 

@@ -8,14 +8,7 @@ import numpy as np
 from rasterio.windows import Window
 
 from geoseg.errors import GridMismatchError
-from geoseg.geo.raster import (
-    SPREAD,
-    Scene,
-    limited_block_cache,
-    open_for_writing,
-    read_prob_info,
-    read_tags,
-)
+from geoseg.geo.raster import SPREAD, Scene, limited_block_cache, open_for_writing, read_prob
 from geoseg.geo.raster.quantization import dequantise, quantise
 from geoseg.jobs.progress import Progress
 from geoseg.options import CRFOptions
@@ -59,14 +52,14 @@ def refine_raster(
         SceneReadError: If one of the two cannot be read.
         GridMismatchError: If they do not share ground.
     """
-    info = read_prob_info(prob)
+    info = read_prob(prob)
     classes = [i for i, name in enumerate(info.bands) if name not in _BESIDES]
     with (
         Scene(prob) as source,
         Scene(scene, bands=bands, grid=source.grid, assume_gsd_m=assume_gsd_m) as colours,
         open_for_writing(
             output, info.grid, count=len(info.bands), dtype=info.dtype, nodata=info.nodata,
-            descriptions=info.bands, tags=read_tags(prob), scratch=True,
+            descriptions=info.bands, tags=dict(info.tags), scratch=True,
         ) as sink,
     ):  # fmt: skip
         scale = _colour_scale(colours)
@@ -89,7 +82,7 @@ def refine_raster(
 
 def check_colours(prob: str | Path, scene: str | Path) -> None:
     """Raises what `refine_raster` would of its inputs, before the work begins."""
-    grid = read_prob_info(prob).grid
+    grid = read_prob(prob).grid
     with Scene(scene, grid=grid) as colours:
         _colour_scale(colours)
 
