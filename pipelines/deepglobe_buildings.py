@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from geoseg.config import Config, load_config
-from geoseg.data.labels import labels_of
+from geoseg.data.labels import find_labels_path
 from geoseg.data.tiles import list_scenes, plan_tiles, tile_scenes
 from geoseg.evaluation import evaluate
 from geoseg.jobs.workers import open_workers
@@ -52,7 +52,7 @@ def run(
         )  # fmt: skip
     reports = [
         evaluate(
-            folder / "footprints.gpkg", labels_of(scene, labels), output / "reports" / folder.name,
+            folder / "footprints.gpkg", find_labels_path(scene, labels), output / "reports" / folder.name,
             aoi=tiles / "test.geojson", where=config.tile.where, overwrite=True,
         )
         for scene, folder in zip(tested, folders, strict=False)

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from geoseg.config import Config, load_config
-from geoseg.data.labels import labels_of
+from geoseg.data.labels import find_labels_path
 from geoseg.data.tiles import list_scenes, plan_tiles, tile_scenes
 from geoseg.evaluation import evaluate_mask
 from geoseg.jobs.workers import open_workers
@@ -52,7 +52,7 @@ def run(
         )  # fmt: skip
     reports = [
         evaluate_mask(
-            folder / "mask.tif", labels_of(scene, labels), output / "reports" / folder.name,
+            folder / "mask.tif", find_labels_path(scene, labels), output / "reports" / folder.name,
             classes=config.tile.classes, aoi=tiles / "test.geojson", overwrite=True,
         )
         for scene, folder in zip(tested, folders, strict=False)

@@ -24,8 +24,8 @@ from geoseg.data.labels import (
     read_labels,
     resolve_scheme,
 )
-from geoseg.data.labels import burn as burn_targets
-from geoseg.data.labels.targets import border_px
+from geoseg.data.labels import rasterize_targets
+from geoseg.data.labels.targets import border_radius_px
 from geoseg.errors import GridMismatchError, LabelError, MissingCRSError, VectorReadError
 from geoseg.geo.grid import Grid
 from geoseg.options import ClassOptions
@@ -49,7 +49,7 @@ def labels_of(*boxes, grid=GRID):
 def burn(labels, window=None, valid=None):
     window = window or labels.grid.window
     shape = (int(window.height), int(window.width))
-    return burn_targets(labels, window, np.ones(shape, dtype=bool) if valid is None else valid)
+    return rasterize_targets(labels, window, np.ones(shape, dtype=bool) if valid is None else valid)
 
 
 # Burning
@@ -84,7 +84,7 @@ def test_a_courtyard_and_several_parts():
 def test_a_border_runs_along_every_edge_shared_walls_included():
     # 0.75 m are nearly two pixels of 0.4 m: two on each side of the wall.
     labels = labels_of((10, 10, 20, 20), (20, 10, 30, 20), grid=FINE)
-    assert border_px(labels.grid) == 2
+    assert border_radius_px(labels.grid) == 2
     border = burn(labels)[1]
     expected = np.zeros((40, 60), dtype=np.uint8)
     expected[8:22, 8:32] = 1
@@ -96,7 +96,7 @@ def test_a_border_runs_along_every_edge_shared_walls_included():
 def test_a_border_is_at_least_a_pixel_wide():
     coarse = Grid(UTM, Affine(5, 0, 500_000, 0, -5, 3e6), 40, 60)
     labels = labels_of((10, 10, 20, 20), (20, 10, 30, 20), grid=coarse)
-    assert border_px(labels.grid) == 1
+    assert border_radius_px(labels.grid) == 1
     assert burn(labels)[1][15].nonzero()[0].tolist() == [9, 10, 19, 20, 29, 30]
     assert BORDER_M < 5
 
@@ -230,11 +230,11 @@ def test_contact_lies_where_two_buildings_are_near():
     # 0.75 m are nearly two pixels of 0.4 m.
     shapes = ((10, 10, 20, 20), (20, 10, 30, 20), (33, 10, 40, 20), (50, 30, 55, 35))
     valid = np.ones(FINE.shape, dtype=bool)
-    (contact,) = burn_targets(labels_of(*shapes, grid=FINE), FINE.window, valid, ("contact",))
+    (contact,) = rasterize_targets(labels_of(*shapes, grid=FINE), FINE.window, valid, ("contact",))
     expected = np.zeros(FINE.shape, dtype=np.uint8)
     expected[8:22, 18:22] = 1  # along the wall, and two pixels past its ends
     expected[8:22, 31:32] = 1  # of a gap of three pixels only the middle is near to both
-    assert border_px(FINE) == 2
+    assert border_radius_px(FINE) == 2
     np.testing.assert_array_equal(contact, expected)
 
 
@@ -247,9 +247,9 @@ def test_contact_lies_where_two_buildings_are_near():
 def test_the_distance_is_that_to_the_nearest_edge(boxes):
     labels = labels_of(*((x, y, x + w, y + h) for x, y, w, h in boxes))
     valid = np.ones(GRID.shape, dtype=bool)
-    (distance,) = burn_targets(labels, GRID.window, valid, ("distance",))
+    (distance,) = rasterize_targets(labels, GRID.window, valid, ("distance",))
     wide = Window(-30, -30, GRID.width + 60, GRID.height + 60)
-    ids = labels.burn_ids(wide)
+    ids = labels.rasterize_ids(wide)
     rows, columns = np.indices(ids.shape)
     for y, x in [(0, 0), (5, 9), (20, 31), (39, 59), (13, 44), (28, 3)]:
         other = ids != ids[y + 30, x + 30]
@@ -271,9 +271,9 @@ def test_the_distance_is_that_to_the_nearest_edge(boxes):
 def test_every_target_is_the_same_however_the_ground_is_cut(top, left, height, width):
     names = ("building", "border", "contact", "distance")
     labels = labels_of((10, 5, 22, 14), (22, 5, 30, 20), (5, 25, 18, 33), (33, 4, 58, 38))
-    whole = burn_targets(labels, GRID.window, np.ones(GRID.shape, dtype=bool), names)
-    part = burn_targets(
-        labels.near(Window(left - 20, top - 20, width + 40, height + 40)),
+    whole = rasterize_targets(labels, GRID.window, np.ones(GRID.shape, dtype=bool), names)
+    part = rasterize_targets(
+        labels.subset(Window(left - 20, top - 20, width + 40, height + 40)),
         Window(left, top, width, height),
         np.ones((height, width), dtype=bool),
         names,
@@ -317,7 +317,7 @@ def land_layer(folder):
 def test_classes_by_attribute(tmp_path, background):
     scheme = resolve_scheme(LAND.model_copy(update={"background": background}))
     labels = read_labels(land_layer(tmp_path), GRID, scheme)
-    (mask,) = burn_targets(labels, GRID.window, np.ones(GRID.shape, dtype=bool), ("class",))
+    (mask,) = rasterize_targets(labels, GRID.window, np.ones(GRID.shape, dtype=bool), ("class",))
     first = 0 if background is None else 1
     assert scheme.names == (("open",) if background else ()) + ("water", "wood")
     assert (mask[:, :20] == first).all()
@@ -373,7 +373,7 @@ def test_a_mask_of_buildings(tmp_path, value, nodata):
         drawn[:, :, 55:] = IGNORE
         drawn[1, :, 53:55] = found[1, :, 53:55]
     np.testing.assert_array_equal(found, drawn)
-    assert labels.built(Window(0, 0, 60, 20)) == pytest.approx(9 * 12, rel=0.15)
+    assert labels.foreground_pixels(Window(0, 0, 60, 20)) == pytest.approx(9 * 12, rel=0.15)
 
 
 @given(seed=st.integers(0, 1000), nodata=st.sampled_from([None, 0, 2, 40]))
@@ -382,7 +382,7 @@ def test_no_class_is_eaten_by_a_nodata_tag(tmp_path_factory, seed, nodata):
     path = mask_raster(tmp_path_factory.mktemp("mask"), array, nodata=nodata)
     options = ClassOptions(values={"soil": 0, "water": [2, 40]}, background=None)
     labels = read_labels(path, GRID, resolve_scheme(options))
-    (mask,) = burn_targets(labels, GRID.window, np.ones(GRID.shape, dtype=bool), ("class",))
+    (mask,) = rasterize_targets(labels, GRID.window, np.ones(GRID.shape, dtype=bool), ("class",))
     expected = np.select([array == 0, array == 1], [0, IGNORE], 1)
     np.testing.assert_array_equal(mask, expected)
 
@@ -394,7 +394,7 @@ def test_colours_are_classes(tmp_path):
     options = ClassOptions(values={"urban": "#00FFFF", "fields": "#ffff00"}, background=None)
     path = mask_raster(tmp_path, array)
     labels = read_labels(path, GRID, resolve_scheme(options))
-    (mask,) = burn_targets(labels, GRID.window, np.ones(GRID.shape, dtype=bool), ("class",))
+    (mask,) = rasterize_targets(labels, GRID.window, np.ones(GRID.shape, dtype=bool), ("class",))
     assert (mask[:, :20] == 0).all()
     assert (mask[:, 20:50] == 1).all()
     assert (mask[:, 50:] == IGNORE).all()
@@ -410,12 +410,12 @@ def test_a_coarse_mask_in_another_crs_is_read_under_each_centre(tmp_path):
     path = mask_raster(tmp_path, coarse, scale=2.0)
     options = ClassOptions(values={str(v): v for v in range(5)}, background=None)
     scheme = resolve_scheme(options)
-    (mask,) = burn_targets(
+    (mask,) = rasterize_targets(
         read_labels(path, GRID, scheme), GRID.window, np.ones(GRID.shape, dtype=bool), ("class",)
     )
     np.testing.assert_array_equal(mask, np.kron(coarse, np.ones((4, 4)))[:40, :60])
     turned = Grid(CRS.from_epsg(4326), Affine(4e-6, 1e-6, 87.0, 1e-6, -4e-6, 27.1195), 30, 50)
-    (mask,) = burn_targets(
+    (mask,) = rasterize_targets(
         read_labels(path, turned, scheme), turned.window, np.ones((30, 50), bool), ("class",)
     )
     to_mask = Transformer.from_crs(4326, 32645, always_xy=True)
@@ -452,7 +452,7 @@ def test_memory_of_an_estimate_does_not_grow_with_the_mask(tmp_path, rotation):
     grid = Grid(UTM, Affine(0.5, 0, 500_000, 0, -0.5, 3e6) @ turn, side, side)
     labels = read_labels(path, grid)
     tracemalloc.start()
-    pixels = labels.built(grid.window)
+    pixels = labels.foreground_pixels(grid.window)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     points = (np.arange(64) + 0.5) * side / 64

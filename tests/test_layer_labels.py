@@ -10,7 +10,7 @@ from shapely.geometry import MultiPolygon, Point, Polygon
 
 from geoseg.data.label_report import measure_labels
 from geoseg.data.label_report.footprint_checks import measure_footprints
-from geoseg.data.labels import FootprintLabels, LayerLabels, Scheme, read_labels, sources
+from geoseg.data.labels import FootprintLabels, LayerLabels, ClassScheme, read_labels, sources
 from geoseg.data.labels.large_layer import read_layer_labels
 from geoseg.data.labels.polygon_labels import read_footprint_labels
 from geoseg.data.tiles import open_tile_footprints, plan_tiles, read_tile_footprints, tile_scenes
@@ -53,7 +53,7 @@ def town(tmp_path_factory):
 
 def both(town, suffix="fgb", scheme=None):
     folder, _, grid = town
-    chosen = (folder / f"labels.{suffix}", grid, scheme or Scheme())
+    chosen = (folder / f"labels.{suffix}", grid, scheme or ClassScheme())
     return read_layer_labels(*chosen), read_footprint_labels(*chosen)
 
 
@@ -77,8 +77,8 @@ def test_a_window_reads_the_same(town, left, top, width, height, suffix):
     window = Window(left, top, width, height)
     for one, other in zip(layer.read(window), memory.read(window), strict=True):
         np.testing.assert_array_equal(one > 0, other > 0)
-    assert layer.built(window) == pytest.approx(memory.built(window))
-    near, expected = layer.near(window), memory.near(window)
+    assert layer.foreground_pixels(window) == pytest.approx(memory.foreground_pixels(window))
+    near, expected = layer.subset(window), memory.subset(window)
     touching = expected.footprints.geometry.intersects(layer.grid.window_polygon(window))
     expected = expected.footprints.geometry[touching]
     assert near.footprints.geometry.to_wkb().tolist() == expected.to_wkb().tolist()
@@ -97,13 +97,15 @@ def test_each_footprint_comes_once(town, monkeypatch, block):
 def test_built_ground_does_not_depend_on_blocks(town, monkeypatch):
     monkeypatch.setattr("geoseg.data.labels.large_layer._BLOCK_PX", 50)
     layer, memory = both(town)
-    assert layer.built(layer.grid.window) == pytest.approx(memory.built(layer.grid.window))
+    assert layer.foreground_pixels(layer.grid.window) == pytest.approx(
+        memory.foreground_pixels(layer.grid.window)
+    )
 
 
 def test_only_large_layers_with_an_index_stay_in_their_file(town, monkeypatch):
     folder, _, grid = town
     assert isinstance(read_labels(folder / "labels.fgb", grid), FootprintLabels)
-    monkeypatch.setattr(sources, "MOST_IN_MEMORY", 20)
+    monkeypatch.setattr(sources, "MAX_IN_MEMORY", 20)
     assert isinstance(read_labels(folder / "labels.fgb", grid), LayerLabels)
     gpd.read_file(folder / "labels.fgb").to_file(folder / "labels.geojson")
     assert isinstance(read_labels(folder / "labels.geojson", grid), FootprintLabels)
@@ -115,7 +117,7 @@ def test_the_tiles_and_their_report_are_the_same(town, tmp_path, monkeypatch, cl
     options = TileOptions(size=64, split="blocks", block=96, gap=0, seed=3, classes=classes)
     reports = []
     for name, most in (("memory", 10_000), ("layer", 20)):
-        monkeypatch.setattr(sources, "MOST_IN_MEMORY", most)
+        monkeypatch.setattr(sources, "MAX_IN_MEMORY", most)
         monkeypatch.setattr("geoseg.data.labels.large_layer._BLOCK_PX", 100)
         plan = plan_tiles([scene], folder / "labels.fgb", options)
         tile_scenes(plan, tmp_path / name)
@@ -150,10 +152,10 @@ def test_bad_layers_are_refused_as_small_ones_are(town, tmp_path):
     folder, _, grid = town
     path = folder / "labels.fgb"
     with pytest.raises(VectorReadError, match="the filter 'colour = 1' does not fit"):
-        read_layer_labels(path, grid, Scheme(), where="colour = 1")
+        read_layer_labels(path, grid, ClassScheme(), where="colour = 1")
     with pytest.raises(LabelError, match="has no attribute use"):
-        read_layer_labels(path, grid, Scheme(("a", "b"), True, 0, "use", {"x": 1}))
+        read_layer_labels(path, grid, ClassScheme(("a", "b"), True, 0, "use", {"x": 1}))
     with pytest.warns(UserWarning, match="'crs' was not provided"):
         gpd.read_file(path).set_crs(None, allow_override=True).to_file(tmp_path / "nowhere.fgb")
     with pytest.raises(MissingCRSError):
-        read_layer_labels(tmp_path / "nowhere.fgb", grid, Scheme())
+        read_layer_labels(tmp_path / "nowhere.fgb", grid, ClassScheme())

@@ -17,7 +17,7 @@ from rasterio.crs import CRS
 from shapely.geometry import box
 
 from geoseg.config import load_config
-from geoseg.data.labels import labels_of
+from geoseg.data.labels import find_labels_path
 from geoseg.data.tiles import list_scenes, plan_tiles, tile_scenes
 from geoseg.errors import ConfigError, GridMismatchError, LabelError, MissingCRSError
 from geoseg.evaluation.metrics import Confusion, count_classes
@@ -245,21 +245,21 @@ def test_land_cover_from_pictures_to_scores(land, tmp_path, monkeypatch):
 def test_a_name_or_its_longest_part(tmp_path, scene, pattern, there):
     (tmp_path / there).parent.mkdir(exist_ok=True)
     (tmp_path / there).touch()
-    assert labels_of(scene, tmp_path / pattern) == str(tmp_path / there)
+    assert find_labels_path(scene, tmp_path / pattern) == str(tmp_path / there)
     # The whole name comes before any part of it.
     whole = pattern.replace("{}", scene.split("/")[1].rsplit(".", 1)[0])
     (tmp_path / whole).parent.mkdir(exist_ok=True)
     (tmp_path / whole).touch()
-    assert labels_of(scene, tmp_path / pattern) == str(tmp_path / whole)
+    assert find_labels_path(scene, tmp_path / pattern) == str(tmp_path / whole)
 
 
 def test_a_path_without_a_place_for_the_name_is_itself():
-    assert labels_of("a/scene.tif", "b/all.gpkg") == "b/all.gpkg"
+    assert find_labels_path("a/scene.tif", "b/all.gpkg") == "b/all.gpkg"
 
 
 def test_a_scene_without_labels_is_named(tmp_path):
     with pytest.raises(LabelError, match=r"a_b\.tif: has no labels; there is none of .*a_b\.gpkg"):
-        labels_of(tmp_path / "a_b.tif", tmp_path / "{}.gpkg")
+        find_labels_path(tmp_path / "a_b.tif", tmp_path / "{}.gpkg")
 
 
 def test_labels_that_all_lie_elsewhere(tmp_path):

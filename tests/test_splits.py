@@ -17,9 +17,9 @@ from geoseg.data.splits import (
     Region,
     SplitScene,
     count_shared_pixels,
-    deal,
-    drop_near,
-    merge_regions,
+    assign_groups,
+    drop_close_tiles,
+    merge_by_split,
 )
 from geoseg.errors import ConfigError, GridMismatchError, VectorReadError
 from geoseg.geo.grid import Grid
@@ -152,7 +152,7 @@ def test_blocks_are_as_large_as_there_are_enough_of(side, block):
 def test_buildings_are_shared_out_too():
     """A town in the middle of fields: every split gets as much of it as of the ground."""
 
-    def built(window):
+    def foreground_pixels(window):
         return 1000.0 if 192 <= window.row_off < 448 and 128 <= window.col_off < 512 else 10.0
 
     town = ground(640, 704, built=built)
@@ -257,7 +257,7 @@ def test_areas_must_say_what_they_are_for(tmp_path):
 @example(pieces=3, seed=0, shares=(0.25, 0.25, 0.5))
 def test_every_share_gets_a_piece_and_no_piece_is_lost(pieces, seed, shares):
     amounts = np.random.default_rng(seed).random((2, pieces))
-    groups = deal(*amounts, shares, seed=seed)
+    groups = assign_groups(*amounts, shares, seed=seed)
     assert groups.shape == (pieces,)
     assert set(groups) == {group for group, share in enumerate(shares) if share > 0}
     for group in (1, 2):
@@ -291,7 +291,7 @@ def test_shared_pixels_are_counted():
 
 def test_test_ground_is_kept_before_validation_and_that_before_training():
     tiles = squares(("train", 0), ("val", 5), ("test", 12), ("train", 20), ("train", 30))
-    kept = drop_near(tiles, GRIDS)
+    kept = drop_close_tiles(tiles, GRIDS)
     # The tile of val meets test and goes; the first of train then meets nobody.
     assert list(kept.split) == ["train", "test", "train"]
     assert [round(g.bounds[0]) for g in kept.geometry] == [0, 12, 30]
@@ -301,13 +301,13 @@ def test_test_ground_is_kept_before_validation_and_that_before_training():
 
 def test_tiles_that_touch_stay():
     tiles = squares(("train", 0), ("val", 10), ("test", 19.999))
-    assert len(drop_near(tiles, GRIDS)) == 3
-    assert len(drop_near(squares(("train", 0), ("train", 3)), GRIDS)) == 2
+    assert len(drop_close_tiles(tiles, GRIDS)) == 3
+    assert len(drop_close_tiles(squares(("train", 0), ("train", 3)), GRIDS)) == 2
 
 
 def test_the_ground_of_each_split_over_all_scenes():
     one, two = squares(("train", 0), ("val", 10)), squares(("train", 10_000)).to_crs(32644)
-    ground = merge_regions([one, two])
+    ground = merge_by_split([one, two])
     assert list(ground.split) == ["train", "val"]
     assert ground.crs.to_epsg() == 4326
     assert ground.to_crs(UTM).area.tolist() == pytest.approx([200, 100], rel=1e-3)
@@ -315,15 +315,15 @@ def test_the_ground_of_each_split_over_all_scenes():
 
 def test_a_gap_is_kept_between_splits():
     tiles = squares(("train", 0), ("train", 10), ("val", 25), ("test", 40))
-    kept = drop_near(tiles, GRIDS, gap=10)
+    kept = drop_close_tiles(tiles, GRIDS, gap=10)
     # 5 m lie between the second tile of train and val, and between val and test: enough.
     assert list(kept.split) == ["train", "train", "val", "test"]
-    kept = drop_near(tiles, GRIDS, gap=12)
+    kept = drop_close_tiles(tiles, GRIDS, gap=12)
     assert [round(g.bounds[0]) for g in kept.geometry] == [0, 10, 40]
-    kept = drop_near(tiles, GRIDS, gap=50)
+    kept = drop_close_tiles(tiles, GRIDS, gap=50)
     assert [round(g.bounds[0]) for g in kept.geometry] == [0, 40]
     turned = tiles.set_geometry(tiles.geometry.rotate(30, origin=(0, 0)))
-    assert len(drop_near(turned, GRIDS, gap=10)) == 4
+    assert len(drop_close_tiles(turned, GRIDS, gap=10)) == 4
 
 
 @pytest.mark.parametrize("epsg", [3857, 4326, 32645])
@@ -347,8 +347,8 @@ def test_a_gap_is_of_pixels_whatever_their_shape(epsg):
         ],
         crs=coarse.crs.to_wkt(),
     )  # fmt: skip
-    assert len(drop_near(tiles, grids, gap=10)) == 6
-    kept = drop_near(tiles, grids, gap=11)
+    assert len(drop_close_tiles(tiles, grids, gap=10)) == 6
+    kept = drop_close_tiles(tiles, grids, gap=11)
     assert list(kept.split) == ["train", "test", "train", "test"]
 
 

@@ -19,7 +19,7 @@ import shapely
 from geoseg.data.label_report import estimate_report_seconds
 from geoseg.data.labels import RasterLabels
 from geoseg.data.splits import SPLITS
-from geoseg.data.tiles import TilingPlan, cut_row, row_task
+from geoseg.data.tiles import TilingPlan, build_row_task, cut_tile_row
 from geoseg.errors import SceneReadError
 
 # Runs of neighbours are cut, because neighbours share what a row of tiles reads once. Where tiles
@@ -103,7 +103,7 @@ def _cut_sample(plan: TilingPlan, folder: Path) -> tuple[pd.DataFrame, float]:
     begin = time.perf_counter()
     for run in _choose_runs(plan):
         start = time.perf_counter()
-        rows += cut_row(row_task(plan, folder, run))
+        rows += cut_tile_row(build_row_task(plan, folder, run))
         took.append((time.perf_counter() - start, len(run)))
         if time.perf_counter() - begin > _SECONDS:
             break
@@ -114,7 +114,7 @@ def _cut_sample(plan: TilingPlan, folder: Path) -> tuple[pd.DataFrame, float]:
         raise SceneReadError(rows[0]["error"])
     tiles = plan.tiles[["id", "split", "scene"]].merge(cut, on="id", sort=False)
     # Where every class is one to learn, no tile is empty.
-    keep_empty = plan.options.keep_empty if plan.scheme.has_ground else 1.0
+    keep_empty = plan.options.keep_empty if plan.scheme.has_background else 1.0
     tiles["weight"] = _kept_share(tiles, keep_empty)
     tiles["bytes"] = [
         sum(file.stat().st_size for file in folder.glob(f"*/{id_}.tif")) for id_ in tiles.id

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from geoseg.data.labels import IGNORE, Labels, Scheme, read_labels, resolve_scheme
+from geoseg.data.labels import IGNORE, Labels, ClassScheme, read_labels, resolve_scheme
 from geoseg.errors import ConfigError, GridMismatchError
 from geoseg.evaluation.metrics import Confusion, count_classes
 from geoseg.evaluation.report import REPORT_NAME, check_report_folder
@@ -87,7 +87,7 @@ def evaluate_mask(
     grid = read_info(mask).grid
     area = None if aoi is None else read_labels(aoi, grid)
     confusion = _count(
-        mask, grid, len(names), read_labels(truth, grid, scheme, where=where, own=grid), area
+        mask, grid, len(names), read_labels(truth, grid, scheme, where=where, scene_grid=grid), area
     )
     if not confusion.counts.any():
         inside = f" inside {aoi}" if aoi else ""
@@ -115,7 +115,7 @@ def format_classes(report: ClassReport) -> str:
     return "\n".join(lines)
 
 
-def _check_names(mask: str | Path, names: tuple[str, ...], scheme: Scheme) -> None:
+def _check_names(mask: str | Path, names: tuple[str, ...], scheme: ClassScheme) -> None:
     wanted = scheme.names if scheme.exclusive else ("background", *scheme.names)
     if wanted != names:
         remedy = (

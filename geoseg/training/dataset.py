@@ -101,7 +101,7 @@ class TileDataset(Dataset[Sample]):
         # Buildings outside the tile make gaps within it.
         halo = separation_reach(sigma_px)
         wide = Window(-halo, -halo, grid.width + 2 * halo, grid.height + 2 * halo)
-        ids = FootprintLabels(grid, self._footprints[self.tiles.scene[index]]).burn_ids(wide)
+        ids = FootprintLabels(grid, self._footprints[self.tiles.scene[index]]).rasterize_ids(wide)
         return burn_separation(ids, sigma_px)[halo:-halo, halo:-halo]
 
     def _read_footprints(self) -> dict[str, gpd.GeoDataFrame]:

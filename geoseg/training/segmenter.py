@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from geoseg.data.labels import FULL_VALUES
+from geoseg.data.labels import FULL_SCALE_VALUES
 from geoseg.data.tiles import TilesInfo
 from geoseg.errors import ConfigError
 from geoseg.evaluation.metrics import Confusion, count_classes
@@ -172,7 +172,7 @@ def _build_loss(info: TilesInfo, options: TrainOptions) -> CompositeLoss:
         loss = options.loss or USUAL_LOSS_OF_CLASSES
         return CompositeLoss(loss, channels=len(info.outputs), task="multiclass")
     loss = options.loss or USUAL_LOSS
-    graded = next((name for name in info.targets if name in FULL_VALUES), None)
+    graded = next((name for name in info.targets if name in FULL_SCALE_VALUES), None)
     if graded and loss.lovasz_hinge:
         raise ConfigError(
             f"train.loss.lovasz_hinge: tells yes from no, and the target {graded} is a matter of "
@@ -183,7 +183,7 @@ def _build_loss(info: TilesInfo, options: TrainOptions) -> CompositeLoss:
 
 def _full_values(info: TilesInfo) -> Tensor:
     """What is learnt as 1 in each target band, (bands, 1, 1)."""
-    return torch.tensor([[[float(FULL_VALUES.get(name, 1))]] for name in info.targets])
+    return torch.tensor([[[float(FULL_SCALE_VALUES.get(name, 1))]] for name in info.targets])
 
 
 def _build_weight_map(

@@ -1,6 +1,6 @@
 """What users know of the ground, burnt into the targets that a network learns."""
 
-from geoseg.data.labels.class_scheme import IGNORE, Scheme, resolve_scheme
+from geoseg.data.labels.class_scheme import IGNORE, ClassScheme, resolve_scheme
 from geoseg.data.labels.large_layer import LayerLabels
 from geoseg.data.labels.mask_labels import RasterLabels
 from geoseg.data.labels.polygon_labels import (
@@ -8,24 +8,31 @@ from geoseg.data.labels.polygon_labels import (
     check_footprints,
     read_footprint_labels,
 )
-from geoseg.data.labels.sources import Labels, labels_of, read_labels
-from geoseg.data.labels.targets import BORDER_M, DISTANCE_PX, FULL_VALUES, TARGETS, burn, halo_px
+from geoseg.data.labels.sources import Labels, find_labels_path, read_labels
+from geoseg.data.labels.targets import (
+    BORDER_M,
+    DISTANCE_PX,
+    FULL_SCALE_VALUES,
+    TARGETS,
+    margin_px,
+    rasterize_targets,
+)
 
 __all__ = [
     "BORDER_M",
     "DISTANCE_PX",
-    "FULL_VALUES",
+    "FULL_SCALE_VALUES",
     "IGNORE",
     "TARGETS",
+    "ClassScheme",
     "FootprintLabels",
     "Labels",
     "LayerLabels",
     "RasterLabels",
-    "Scheme",
-    "burn",
     "check_footprints",
-    "halo_px",
-    "labels_of",
+    "find_labels_path",
+    "margin_px",
+    "rasterize_targets",
     "read_footprint_labels",
     "read_labels",
     "resolve_scheme",

@@ -24,7 +24,7 @@ _COLOUR = re.compile("#[0-9a-f]{6}")
 
 
 @dataclass(frozen=True)
-class Scheme:
+class ClassScheme:
     """The classes of a mask, and what the labels call them.
 
     Attributes:
@@ -39,27 +39,27 @@ class Scheme:
 
     names: tuple[str, ...] = ("building",)
     exclusive: bool = False
-    ground: int = 0
+    background_value: int = 0
     attribute: str | None = None
     values: dict[str, int] = field(default_factory=dict)
     colours: tuple[str, ...] = ()
 
     @property
-    def has_ground(self) -> bool:
+    def has_background(self) -> bool:
         """Whether ground where no label lies has a mask value of its own."""
-        return self.ground != IGNORE
+        return self.background_value != IGNORE
 
     @property
-    def background(self) -> str | None:
+    def background_name(self) -> str | None:
         """Of exclusive classes, that of ground where no label lies."""
-        return self.names[0] if self.exclusive and self.ground == 0 else None
+        return self.names[0] if self.exclusive and self.background_value == 0 else None
 
     @property
-    def mask_values(self) -> int:
+    def value_count(self) -> int:
         """How many values a mask has, from 0; of buildings two, the ground's and their own."""
         return len(self.names) if self.exclusive else 2
 
-    def look_up(self, found: Iterable[Any]) -> np.ndarray:
+    def to_mask_values(self, found: Iterable[Any]) -> np.ndarray:
         """Mask values of what labels say; `IGNORE` for what the scheme does not name.
 
         Args:
@@ -68,31 +68,35 @@ class Scheme:
         Returns:
             uint8, one per value.
         """
-        return np.array([self.values.get(as_text(value), IGNORE) for value in found], np.uint8)
+        return np.array(
+            [self.values.get(normalize_value(value), IGNORE) for value in found], np.uint8
+        )
 
 
-def resolve_scheme(options: ClassOptions | None) -> Scheme:
+def resolve_scheme(options: ClassOptions | None) -> ClassScheme:
     """The scheme that a configuration describes; buildings when there is none."""
     if options is None:
-        return Scheme()
+        return ClassScheme()
     names = (*(() if options.background is None else (options.background,)), *options.values)
     values = {
-        as_text(value): names.index(name) for name, listed in options.values.items()
+        normalize_value(value): names.index(name) for name, listed in options.values.items()
         for value in listed
     }  # fmt: skip
     ground = IGNORE if options.background is None else 0
-    return Scheme(names, True, ground, options.attribute, values, _choose_colours(names, options))
+    return ClassScheme(
+        names, True, ground, options.attribute, values, _choose_colours(names, options)
+    )
 
 
 def _choose_colours(names: tuple[str, ...], options: ClassOptions) -> tuple[str, ...]:
     def choose(place: int, name: str) -> str:
-        written = map(as_text, options.values.get(name, ()))
+        written = map(normalize_value, options.values.get(name, ()))
         return next(filter(_COLOUR.fullmatch, written), _PALETTE[place % len(_PALETTE)])
 
     return tuple(choose(place, name) for place, name in enumerate(names))
 
 
-def as_text(value: Any) -> str:
+def normalize_value(value: Any) -> str:
     """A value as configurations and layers may both write it: 1, 1.0 and "1" are the same."""
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return str(int(value))

@@ -12,13 +12,13 @@ import shapely
 from pyproj.exceptions import ProjError
 from rasterio.windows import Window
 
-from geoseg.data.labels.class_scheme import Scheme
+from geoseg.data.labels.class_scheme import ClassScheme
 from geoseg.data.labels.polygon_labels import (
     FootprintLabels,
-    place_on,
-    placeless,
+    add_mask_values,
+    no_common_location,
     read_ignored,
-    with_values,
+    reproject_to_grid,
 )
 from geoseg.geo.grid import Grid
 from geoseg.geo.vector import iter_polygons, read_footprints
@@ -46,7 +46,7 @@ class LayerLabels:
     grid: Grid
     path: str
     number: int
-    scheme: Scheme = field(default_factory=Scheme)
+    scheme: ClassScheme = field(default_factory=ClassScheme)
     where: str | None = None
     layer: str | None = None
     ignored: gpd.GeoSeries | None = None
@@ -56,7 +56,7 @@ class LayerLabels:
     def __len__(self) -> int:
         return self.number
 
-    def near(self, window: Window) -> FootprintLabels:
+    def subset(self, window: Window) -> FootprintLabels:
         """Those that meet a window: a small part that can be sent to another process."""
         outline = self.grid.window_polygon(window)
         found = read_footprints(
@@ -66,10 +66,10 @@ class LayerLabels:
             bounds=outline.bounds,
             bounds_crs=self.grid.crs,
         )
-        placed = place_on(found, self.grid, self.path)
+        placed = reproject_to_grid(found, self.grid, self.path)
         placed = placed[placed.geometry.intersects(outline)].reset_index(drop=True)
         if self.scheme.exclusive:
-            placed = with_values(self.path, placed, self.scheme)
+            placed = add_mask_values(self.path, placed, self.scheme)
         ignored = self.ignored
         if ignored is not None:
             ignored = ignored.iloc[np.sort(ignored.sindex.query(outline))]
@@ -77,11 +77,11 @@ class LayerLabels:
 
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Which footprint each pixel lies in, and the mask; see `FootprintLabels.read`."""
-        return self.near(window).read(window)
+        return self.subset(window).read(window)
 
-    def built(self, window: Window) -> float:
+    def foreground_pixels(self, window: Window) -> float:
         """Building pixels inside a window, by the footprints' area; overlaps count twice."""
-        return sum(self.near(part).built(part) for part in _blocks(window))
+        return sum(self.subset(part).foreground_pixels(part) for part in _blocks(window))
 
     def iter_footprints(self) -> Iterator[gpd.GeoDataFrame]:
         """Yields each footprint once, block of ground by block."""
@@ -89,7 +89,7 @@ class LayerLabels:
             wider = Window(
                 block.col_off - 1, block.row_off - 1, block.width + 2, block.height + 2
             )  # fmt: skip
-            found = self.near(wider).footprints
+            found = self.subset(wider).footprints
             columns, rows = self._anchors(found.geometry.to_numpy())
             left, top = block.col_off, block.row_off
             own = (columns >= left) & (columns < left + block.width)
@@ -123,7 +123,7 @@ def _blocks(window: Window) -> Iterator[Window]:
 def read_layer_labels(
     path: str | Path,
     grid: Grid,
-    scheme: Scheme,
+    scheme: ClassScheme,
     *,
     where: str | None = None,
     layer: str | None = None,
@@ -136,15 +136,15 @@ def read_layer_labels(
     bounds = {"bounds": grid.bounds, "bounds_crs": grid.crs}
     try:
         for part in iter_polygons(path, where=where, layer=layer, **bounds):
-            number += len(place_on(part, grid, path))
+            number += len(reproject_to_grid(part, grid, path))
             repaired += part.attrs["repaired"]
             dropped += part.attrs["dropped"]
     except ProjError as error:
-        raise placeless(path) from error
+        raise no_common_location(path) from error
     ignored = read_ignored(path, grid, layer)
     labels = LayerLabels(
         grid, str(path), number, scheme, where, layer, ignored, repaired, dropped
     )  # fmt: skip
     if scheme.exclusive:
-        labels.near(Window(0, 0, 1, 1))  # refuses an attribute that is not there
+        labels.subset(Window(0, 0, 1, 1))  # refuses an attribute that is not there
     return labels

@@ -8,7 +8,7 @@ import numpy as np
 from rasterio.windows import Window
 from scipy.ndimage import label
 
-from geoseg.data.labels.class_scheme import IGNORE, Scheme
+from geoseg.data.labels.class_scheme import IGNORE, ClassScheme
 from geoseg.errors import LabelError
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import NearestRaster
@@ -29,17 +29,17 @@ class RasterLabels:
         grid: The grid that it is burnt on.
         path: Of the raster.
         scheme: Its classes.
-        own: Where it lies if it does not say itself, and is of this size.
+        scene_grid: Where it lies if it does not say itself, and is of this size.
     """
 
     grid: Grid
     path: str
-    scheme: Scheme = field(default_factory=Scheme)
-    own: Grid | None = None
+    scheme: ClassScheme = field(default_factory=ClassScheme)
+    scene_grid: Grid | None = None
 
     def __post_init__(self) -> None:
         coloured = any(value.startswith("#") for value in self.scheme.values)
-        with NearestRaster(self.path, self.own) as source:
+        with NearestRaster(self.path, self.scene_grid) as source:
             fits = source.bands == 1 or (source.bands >= 3 and coloured)
             if not fits or (coloured and source.bands < 3):
                 raise LabelError(
@@ -61,19 +61,19 @@ class RasterLabels:
             return np.zeros(mask.shape, np.int32), mask
         return label(mask == 1)[0].astype(np.int32), mask
 
-    def built(self, window: Window) -> float:
+    def foreground_pixels(self, window: Window) -> float:
         """Pixels of any class but the ground's in a window, estimated from a lattice of points."""
         shape = (min(_SAMPLES, int(window.height)), min(_SAMPLES, int(window.width)))
         mask = self._mask(window, shape)
-        share = ((mask != IGNORE) & (mask != self.scheme.ground)).mean()
+        share = ((mask != IGNORE) & (mask != self.scheme.background_value)).mean()
         return float(share * window.width * window.height)
 
-    def near(self, _: Window) -> RasterLabels:
+    def subset(self, _: Window) -> RasterLabels:
         """Itself: it is read by window."""
         return self
 
     def _mask(self, window: Window, shape: tuple[int, int]) -> np.ndarray:
-        with NearestRaster(self.path, self.own) as source:
+        with NearestRaster(self.path, self.scene_grid) as source:
             data, inside = source.read(self.grid, window, shape)
             nodata = source.nodata
         mask = self._classify(data, nodata)
@@ -95,5 +95,5 @@ class RasterLabels:
             data = (red * 65536 + green * 256 + blue)[None]
         found, places = np.unique(data[0], return_inverse=True)
         names = [f"#{value:06x}" if coloured else value for value in found.tolist()]
-        mask: np.ndarray = self.scheme.look_up(names)[places].reshape(data[0].shape)
+        mask: np.ndarray = self.scheme.to_mask_values(names)[places].reshape(data[0].shape)
         return mask

@@ -17,7 +17,7 @@ from pyproj.exceptions import ProjError
 from rasterio.features import rasterize
 from rasterio.windows import Window
 
-from geoseg.data.labels.class_scheme import IGNORE, Scheme
+from geoseg.data.labels.class_scheme import IGNORE, ClassScheme
 from geoseg.errors import GridMismatchError, LabelError, MissingCRSError
 from geoseg.geo.grid import Grid
 from geoseg.geo.vector import list_layers, read_footprints
@@ -41,7 +41,7 @@ class FootprintLabels:
 
     grid: Grid
     footprints: gpd.GeoDataFrame
-    scheme: Scheme = field(default_factory=Scheme)
+    scheme: ClassScheme = field(default_factory=ClassScheme)
     ignored: gpd.GeoSeries | None = None
     repaired: int = 0
     dropped: int = 0
@@ -58,7 +58,7 @@ class FootprintLabels:
         Returns:
             int32 (H, W): position in `footprints` + 1, or 0 on the ground; uint8 (H, W).
         """
-        ids = self.burn_ids(window)
+        ids = self.rasterize_ids(window)
         values = self._values()
         mask = values.take(ids)
         if self.ignored is not None and len(self.ignored):
@@ -67,19 +67,19 @@ class FootprintLabels:
             mask = np.where(hidden > 0, np.uint8(IGNORE), mask)
         return ids, mask
 
-    def burn_ids(self, window: Window) -> np.ndarray:
+    def rasterize_ids(self, window: Window) -> np.ndarray:
         """Burns which footprint the centre of each pixel lies in; see `read`."""
         hits = np.sort(self._geometry.sindex.query(self.grid.window_polygon(window)))
         return _rasterize(self.grid, window, self._describe(hits), hits + 1)
 
-    def built(self, window: Window) -> float:
+    def foreground_pixels(self, window: Window) -> float:
         """Building pixels inside a window, by the footprints' area; overlaps count twice."""
         outline = self.grid.window_polygon(window)
         hits = self._geometry.sindex.query(outline, predicate="intersects")
         inside = shapely.intersection(self._shapes[hits], outline)
         return float(shapely.area(inside).sum() / self.grid.pixel_area)
 
-    def near(self, window: Window) -> FootprintLabels:
+    def subset(self, window: Window) -> FootprintLabels:
         """Those that meet a window: a small part that can be sent to another process."""
         outline = self.grid.window_polygon(window)
         hits = np.sort(self._geometry.sindex.query(outline))
@@ -116,7 +116,7 @@ class FootprintLabels:
 
     def _values(self) -> np.ndarray:
         """Mask value by position in `footprints` + 1; the first is the ground's."""
-        ground = np.array([self.scheme.ground], np.uint8)
+        ground = np.array([self.scheme.background_value], np.uint8)
         if not self.scheme.exclusive:
             return np.concatenate([ground, np.ones(len(self.footprints), np.uint8)])
         return np.concatenate([ground, self.footprints["value"].to_numpy(np.uint8)])
@@ -162,7 +162,7 @@ def _rasterize(
 def read_footprint_labels(
     path: str | Path,
     grid: Grid,
-    scheme: Scheme,
+    scheme: ClassScheme,
     *,
     where: str | None = None,
     layer: str | None = None,
@@ -186,7 +186,7 @@ def read_footprint_labels(
     """
     footprints = _read_on(path, grid, where=where, layer=layer)
     if scheme.exclusive:
-        footprints = with_values(path, footprints, scheme)
+        footprints = add_mask_values(path, footprints, scheme)
     counts = {name: int(footprints.attrs.get(name, 0)) for name in ("repaired", "dropped")}
     return FootprintLabels(grid, footprints, scheme, read_ignored(path, grid, layer), **counts)
 
@@ -207,21 +207,21 @@ def _read_on(
             path, where=where, layer=layer, bounds=_bounds_of(grid), bounds_crs=grid.crs
         )
     except ProjError as error:
-        raise placeless(path) from error
-    return place_on(part, grid, path)
+        raise no_common_location(path) from error
+    return reproject_to_grid(part, grid, path)
 
 
-def goes_beyond(grid: Grid) -> bool:
+def crosses_antimeridian(grid: Grid) -> bool:
     """Whether a grid in degrees goes on past the antimeridian."""
     left, _, right, _ = grid.bounds
     return bool(grid.crs.is_geographic) and (left < -180 or right > 180)
 
 
 def _bounds_of(grid: Grid) -> tuple[float, float, float, float] | None:
-    return None if goes_beyond(grid) else grid.bounds
+    return None if crosses_antimeridian(grid) else grid.bounds
 
 
-def place_on(part: gpd.GeoDataFrame, grid: Grid, path: str | Path) -> gpd.GeoDataFrame:
+def reproject_to_grid(part: gpd.GeoDataFrame, grid: Grid, path: str | Path) -> gpd.GeoDataFrame:
     """The polygons of a part of a layer that meet a grid, in its CRS.
 
     Raises:
@@ -230,9 +230,9 @@ def place_on(part: gpd.GeoDataFrame, grid: Grid, path: str | Path) -> gpd.GeoDat
     try:
         footprints = part.to_crs(grid.crs.to_wkt())
     except ProjError as error:
-        raise placeless(path) from error
-    if goes_beyond(grid):
-        footprints = _turned_to(footprints, (grid.bounds[0] + grid.bounds[2]) / 2)
+        raise no_common_location(path) from error
+    if crosses_antimeridian(grid):
+        footprints = _wrap_longitudes(footprints, (grid.bounds[0] + grid.bounds[2]) / 2)
     # Of some places there is none in the scene's CRS.
     footprints = footprints[np.isfinite(footprints.bounds.to_numpy()).all(axis=1)]
     # A round trip between CRSs may fold a sliver over; only areas are kept of what that leaves.
@@ -245,7 +245,7 @@ def place_on(part: gpd.GeoDataFrame, grid: Grid, path: str | Path) -> gpd.GeoDat
     return found
 
 
-def _turned_to(footprints: gpd.GeoDataFrame, longitude: float) -> gpd.GeoDataFrame:
+def _wrap_longitudes(footprints: gpd.GeoDataFrame, longitude: float) -> gpd.GeoDataFrame:
     """Writes longitudes as they lie around one: 181 for -179, where a scene goes on past 180."""
     turned = shapely.transform(
         footprints.geometry.to_numpy(),
@@ -259,7 +259,7 @@ def _turned_to(footprints: gpd.GeoDataFrame, longitude: float) -> gpd.GeoDataFra
     return result[right - left < 180]
 
 
-def placeless(path: str | Path) -> MissingCRSError:
+def no_common_location(path: str | Path) -> MissingCRSError:
     """The error of labels that cannot be laid over a scene."""
     return MissingCRSError(
         f"{path}: cannot be laid over the scene, the CRS of one of them is local and has no "
@@ -267,7 +267,9 @@ def placeless(path: str | Path) -> MissingCRSError:
     )
 
 
-def with_values(path: str | Path, footprints: gpd.GeoDataFrame, scheme: Scheme) -> gpd.GeoDataFrame:
+def add_mask_values(
+    path: str | Path, footprints: gpd.GeoDataFrame, scheme: ClassScheme
+) -> gpd.GeoDataFrame:
     """Adds the mask value of each footprint's class, `value`.
 
     Raises:
@@ -276,7 +278,9 @@ def with_values(path: str | Path, footprints: gpd.GeoDataFrame, scheme: Scheme) 
     return footprints.assign(value=_class_values(path, footprints, scheme))
 
 
-def _class_values(path: str | Path, footprints: gpd.GeoDataFrame, scheme: Scheme) -> np.ndarray:
+def _class_values(
+    path: str | Path, footprints: gpd.GeoDataFrame, scheme: ClassScheme
+) -> np.ndarray:
     if scheme.attribute is None:
         raise LabelError(
             f"{path}: holds polygons, whose class an attribute must name; set "
@@ -287,7 +291,7 @@ def _class_values(path: str | Path, footprints: gpd.GeoDataFrame, scheme: Scheme
         raise LabelError(
             f"{path}: has no attribute {scheme.attribute} (tile.classes.attribute); it has {names}"
         )
-    return scheme.look_up(footprints[scheme.attribute])
+    return scheme.to_mask_values(footprints[scheme.attribute])
 
 
 class OnScene(Sized, Protocol):

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from geoseg.data.labels.class_scheme import Scheme
+from geoseg.data.labels.class_scheme import ClassScheme
 from geoseg.data.labels.large_layer import LayerLabels, read_layer_labels
 from geoseg.data.labels.mask_labels import RasterLabels
-from geoseg.data.labels.polygon_labels import FootprintLabels, goes_beyond, read_footprint_labels
+from geoseg.data.labels.polygon_labels import (
+    FootprintLabels,
+    crosses_antimeridian,
+    read_footprint_labels,
+)
 from geoseg.errors import LabelError
 from geoseg.geo.grid import Grid
 from geoseg.geo.paths import is_missing
@@ -17,13 +21,13 @@ from geoseg.geo.vector import count_indexed
 Labels = FootprintLabels | LayerLabels | RasterLabels
 
 # More polygons than these, about 100 MB, are left in a file that finds them by place.
-MOST_IN_MEMORY = 50_000
+MAX_IN_MEMORY = 50_000
 
 # In a path of labels, stands for the name of a scene.
 SCENE_NAME = "{}"
 
 
-def labels_of(scene: str | Path, labels: str | Path) -> str:
+def find_labels_path(scene: str | Path, labels: str | Path) -> str:
     """The path of a scene's labels.
 
     `{}` in the path of labels stands for the scene's name without its suffix; where no such file
@@ -57,11 +61,11 @@ def labels_of(scene: str | Path, labels: str | Path) -> str:
 def read_labels(
     path: str | Path,
     grid: Grid,
-    scheme: Scheme | None = None,
+    scheme: ClassScheme | None = None,
     *,
     where: str | None = None,
     layer: str | None = None,
-    own: Grid | None = None,
+    scene_grid: Grid | None = None,
 ) -> Labels:
     """Reads the labels that lie on a scene: polygons, or a mask raster.
 
@@ -73,7 +77,7 @@ def read_labels(
         scheme: The classes; buildings when None.
         where: Attribute filter of polygons, e.g. `label == 1`.
         layer: Layer name, where a vector file has several.
-        own: The scene's own grid, on which a mask of its size lies that does not say where.
+        scene_grid: The scene's own grid, on which a mask of its size lies that does not say where.
 
     Raises:
         VectorReadError: If a vector layer cannot be read.
@@ -81,9 +85,9 @@ def read_labels(
         LabelError: If it has not the bands or the attribute that the classes need.
         MissingCRSError: If it or the scene does not say where on Earth it lies.
     """
-    scheme = scheme or Scheme()
+    scheme = scheme or ClassScheme()
     if is_raster(path):
-        return RasterLabels(grid, str(path), scheme, own)
-    if count_indexed(path, layer) > MOST_IN_MEMORY and not goes_beyond(grid):
+        return RasterLabels(grid, str(path), scheme, scene_grid)
+    if count_indexed(path, layer) > MAX_IN_MEMORY and not crosses_antimeridian(grid):
         return read_layer_labels(path, grid, scheme, where=where, layer=layer)
     return read_footprint_labels(path, grid, scheme, where=where, layer=layer)

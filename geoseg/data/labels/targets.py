@@ -14,7 +14,7 @@ from scipy.ndimage import (
     minimum_filter,
 )
 
-from geoseg.data.labels.class_scheme import IGNORE, Scheme
+from geoseg.data.labels.class_scheme import IGNORE, ClassScheme
 from geoseg.geo.grid import Grid
 
 # How far a building's border, or its contact with another, reaches to either side.
@@ -26,13 +26,13 @@ _STEPS = 8
 _MIDDLE = 127
 
 # The value of a target that a network learns as 1.
-FULL_VALUES = {"distance": _MIDDLE + _STEPS * DISTANCE_PX}
+FULL_SCALE_VALUES = {"distance": _MIDDLE + _STEPS * DISTANCE_PX}
 
 # What of buildings is learnt by default.
 TARGETS = ("building", "border")
 
 
-class Burnable(Protocol):
+class GridLabels(Protocol):
     """Labels on a scene's grid."""
 
     @property
@@ -40,7 +40,7 @@ class Burnable(Protocol):
         """The grid that they are burnt on."""
 
     @property
-    def scheme(self) -> Scheme:
+    def scheme(self) -> ClassScheme:
         """Their classes."""
 
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
@@ -56,8 +56,8 @@ class Burnable(Protocol):
 Formula = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 
 
-def burn(
-    labels: Burnable, window: Window, valid: np.ndarray, targets: tuple[str, ...] = TARGETS
+def rasterize_targets(
+    labels: GridLabels, window: Window, valid: np.ndarray, targets: tuple[str, ...] = TARGETS
 ) -> np.ndarray:
     """Burns the targets of a window; they do not depend on how the ground is cut.
 
@@ -70,7 +70,7 @@ def burn(
     - `contact`: 1 within `BORDER_M` of two buildings at once.
     - `distance`: 127 + 8 d, rounded; d is the distance in pixels from a pixel's centre to the
       nearest edge of a footprint, positive inside of one, cut at ±`DISTANCE_PX`; a network
-      learns it as a share of its greatest value, `FULL_VALUES`.
+      learns it as a share of its greatest value, `FULL_SCALE_VALUES`.
 
     Args:
         labels: The labels.
@@ -81,7 +81,7 @@ def burn(
     Returns:
         uint8 (targets, H, W).
     """
-    reach, halo = border_px(labels.grid), halo_px(labels.grid, targets)
+    reach, halo = border_radius_px(labels.grid), margin_px(labels.grid, targets)
     top, left = window.row_off - halo, window.col_off - halo
     ids, mask = labels.read(
         Window(left, top, window.width + 2 * halo, window.height + 2 * halo)
@@ -92,14 +92,14 @@ def burn(
     return burnt
 
 
-def border_px(grid: Grid) -> int:
+def border_radius_px(grid: Grid) -> int:
     """Half a border's width in pixels, at least one."""
     return max(1, round(BORDER_M / grid.gsd_m))
 
 
-def halo_px(grid: Grid, targets: tuple[str, ...]) -> int:
+def margin_px(grid: Grid, targets: tuple[str, ...]) -> int:
     """How far around a pixel the targets look."""
-    return max(border_px(grid), DISTANCE_PX + 1 if "distance" in targets else 0)
+    return max(border_radius_px(grid), DISTANCE_PX + 1 if "distance" in targets else 0)
 
 
 def _mask(_: np.ndarray, mask: np.ndarray, __: int) -> np.ndarray:

@@ -1,18 +1,18 @@
 """Training, validation and test ground, separated before anything is tiled."""
 
-from geoseg.data.splits.balancing import deal
-from geoseg.data.splits.regions import SPLITS, Region, Separation, SplitScene
-from geoseg.data.splits.separation import count_shared_pixels, drop_near, merge_regions
+from geoseg.data.splits.balancing import assign_groups
+from geoseg.data.splits.regions import SPLITS, Region, SplitRegions, SplitScene
+from geoseg.data.splits.separation import count_shared_pixels, drop_close_tiles, merge_by_split
 from geoseg.data.splits.strategies import STRATEGIES
 
 __all__ = [
     "SPLITS",
     "STRATEGIES",
     "Region",
-    "Separation",
+    "SplitRegions",
     "SplitScene",
+    "assign_groups",
     "count_shared_pixels",
-    "deal",
-    "drop_near",
-    "merge_regions",
+    "drop_close_tiles",
+    "merge_by_split",
 ]

@@ -12,7 +12,7 @@ from geoseg.errors import ConfigError
 _DEALS = 512
 
 
-def deal(
+def assign_groups(
     ground: np.ndarray, built: np.ndarray, shares: Sequence[float], *, seed: int
 ) -> np.ndarray:
     """Deals pieces at random, by the deal of many that comes closest to the shares.

@@ -9,13 +9,13 @@ import numpy as np
 import shapely
 from rasterio.windows import Window
 
-from geoseg.data.splits.regions import SPLITS, Region, Separation, SplitScene
+from geoseg.data.splits.regions import SPLITS, Region, SplitRegions, SplitScene
 from geoseg.errors import ConfigError, GridMismatchError, VectorReadError
 from geoseg.geo.vector import read_footprints
 from geoseg.options import TileOptions
 
 
-def split_areas(grounds: Sequence[SplitScene], options: TileOptions) -> Separation:
+def split_areas(grounds: Sequence[SplitScene], options: TileOptions) -> SplitRegions:
     """Polygons drawn by the user, whose attribute `split` says what each is for."""
     if options.areas is None:
         raise ConfigError(
@@ -28,7 +28,7 @@ def split_areas(grounds: Sequence[SplitScene], options: TileOptions) -> Separati
         raise GridMismatchError(
             f"{options.areas}: none of its {len(areas)} areas meets a scene; check its CRS"
         )
-    return Separation(regions, options.gap or 0)
+    return SplitRegions(regions, options.gap or 0)
 
 
 def _read_areas(path: str) -> gpd.GeoDataFrame:

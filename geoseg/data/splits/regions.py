@@ -26,7 +26,7 @@ class SplitScene:
 
     name: str
     grid: Grid
-    built: Callable[[Window], float]
+    foreground_pixels: Callable[[Window], float]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Region:
 
 
 @dataclass(frozen=True)
-class Separation:
+class SplitRegions:
     """Ground after it was separated.
 
     Attributes:

@@ -22,7 +22,9 @@ _ROUNDING = 0.05
 _TOUCHING = 0.5
 
 
-def drop_near(tiles: gpd.GeoDataFrame, grids: Sequence[Grid], gap: float = 0.0) -> gpd.GeoDataFrame:
+def drop_close_tiles(
+    tiles: gpd.GeoDataFrame, grids: Sequence[Grid], gap: float = 0.0
+) -> gpd.GeoDataFrame:
     """Drops tiles that meet another split's, or come nearer to it than a gap.
 
     Test ground is kept before validation ground, and that before training ground. Distances are
@@ -88,7 +90,7 @@ def count_shared_pixels(tiles: gpd.GeoDataFrame, pixel_area: float) -> int:
     return round(shared / pixel_area)
 
 
-def merge_regions(regions: Sequence[gpd.GeoDataFrame]) -> gpd.GeoDataFrame:
+def merge_by_split(regions: Sequence[gpd.GeoDataFrame]) -> gpd.GeoDataFrame:
     """The ground of each split over all scenes, one row per split, in longitude and latitude."""
     everything = gpd.GeoDataFrame(pd.concat([r.to_crs(4326) for r in regions], ignore_index=True))
     return everything.dissolve("split", as_index=False)

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from rasterio.windows import Window
 
-from geoseg.data.splits.balancing import deal
+from geoseg.data.splits.balancing import assign_groups
 from geoseg.data.splits.drawn_areas import split_areas
-from geoseg.data.splits.regions import SPLITS, Region, Separation, SplitScene
+from geoseg.data.splits.regions import SPLITS, Region, SplitRegions, SplitScene
 from geoseg.errors import ConfigError
 from geoseg.options import TileOptions
 
-Strategy = Callable[[Sequence[SplitScene], TileOptions], Separation]
+Strategy = Callable[[Sequence[SplitScene], TileOptions], SplitRegions]
 
 # Blocks are this many tiles wide, or fewer where that would make too few of them.
 _TILES_PER_BLOCK = (8, 4, 2)
@@ -27,36 +27,36 @@ _PART_OF_SCENE = 10
 _PART_OF_BLOCK = 8
 
 
-def split_stripes(grounds: Sequence[SplitScene], options: TileOptions) -> Separation:
+def split_stripes(grounds: Sequence[SplitScene], options: TileOptions) -> SplitRegions:
     """One stripe per split across each scene's longer side: train, val, test in this order."""
     longest = min(max(ground.grid.shape) for ground in grounds)
     gap = _gap(options, longest // _PART_OF_SCENE)
-    return Separation([_stripes(*g.grid.shape, options.fractions, gap) for g in grounds], gap)
+    return SplitRegions([_stripes(*g.grid.shape, options.fractions, gap) for g in grounds], gap)
 
 
-def split_blocks(grounds: Sequence[SplitScene], options: TileOptions) -> Separation:
+def split_blocks(grounds: Sequence[SplitScene], options: TileOptions) -> SplitRegions:
     """Square blocks dealt to the splits at random, by the seed, with equal shares of buildings."""
     side = _block_side(grounds, options)
     blocks = _blocks(grounds, side)
-    groups = _deal(grounds, blocks, options.fractions, options.seed)
+    groups = _assign_blocks(grounds, blocks, options.fractions, options.seed)
     names = [SPLITS[group] for group in groups]
     return _by_scene(grounds, blocks, names, _gap(options, side // _PART_OF_BLOCK))
 
 
-def split_kfold(grounds: Sequence[SplitScene], options: TileOptions) -> Separation:
+def split_kfold(grounds: Sequence[SplitScene], options: TileOptions) -> SplitRegions:
     """Square blocks dealt to folds: one is test ground, the next validation, the others train.
 
     The folds are the same for every `fold`, so each block is test ground once.
     """
     side = _block_side(grounds, options)
     blocks = _blocks(grounds, side)
-    groups = _deal(grounds, blocks, [1 / options.folds] * options.folds, options.seed)
+    groups = _assign_blocks(grounds, blocks, [1 / options.folds] * options.folds, options.seed)
     turn = (groups - options.fold) % options.folds
     names = ["test" if place == 0 else "val" if place == 1 else "train" for place in turn]
     return _by_scene(grounds, blocks, names, _gap(options, side // _PART_OF_BLOCK))
 
 
-def split_scenes(grounds: Sequence[SplitScene], options: TileOptions) -> Separation:
+def split_scenes(grounds: Sequence[SplitScene], options: TileOptions) -> SplitRegions:
     """Whole scenes: those named for validation and test, or dealt as blocks are.
 
     Scenes are ground that the user has separated, so there is no gap unless one is asked for.
@@ -66,7 +66,7 @@ def split_scenes(grounds: Sequence[SplitScene], options: TileOptions) -> Separat
         names = [_named_split(ground.name, options) for ground in grounds]
         _check_used(options, grounds)
     else:
-        groups = _deal(grounds, blocks, options.fractions, options.seed)
+        groups = _assign_blocks(grounds, blocks, options.fractions, options.seed)
         names = [SPLITS[group] for group in groups]
     return _by_scene(grounds, blocks, names, options.gap or 0)
 
@@ -130,7 +130,7 @@ def _cuts(length: int, side: int) -> list[int]:
     return [*(i * side for i in range(pieces)), length]
 
 
-def _deal(
+def _assign_blocks(
     grounds: Sequence[SplitScene],
     blocks: Sequence[tuple[int, Window]],
     shares: Sequence[float],
@@ -138,8 +138,8 @@ def _deal(
 ) -> np.ndarray:
     pixel_m2 = [ground.grid.gsd_m**2 for ground in grounds]
     area = np.array([window.width * window.height * pixel_m2[i] for i, window in blocks])
-    built = np.array([grounds[i].built(window) * pixel_m2[i] for i, window in blocks])
-    return deal(area, built, shares, seed=seed)
+    built = np.array([grounds[i].foreground_pixels(window) * pixel_m2[i] for i, window in blocks])
+    return assign_groups(area, built, shares, seed=seed)
 
 
 def _by_scene(
@@ -147,11 +147,11 @@ def _by_scene(
     blocks: Sequence[tuple[int, Window]],
     names: Sequence[str],
     gap: int,
-) -> Separation:
+) -> SplitRegions:
     regions: list[list[Region]] = [[] for _ in grounds]
     for (place, window), name in zip(blocks, names, strict=True):
         regions[place].append(Region(name, window))
-    return Separation(regions, gap)
+    return SplitRegions(regions, gap)
 
 
 def _named_split(scene: str, options: TileOptions) -> str:

@@ -10,7 +10,7 @@ tiles.json        what a model must know of the tiles
 labels.json, labels.html   report on the labels, by `geoseg.data.label_report`
 """
 
-from geoseg.data.tiles.cutting import cut_row, row_task, tile_scenes
+from geoseg.data.tiles.cutting import build_row_task, cut_tile_row, tile_scenes
 from geoseg.data.tiles.tile_index import (
     FOOTPRINTS_NAME,
     TilesInfo,
@@ -28,7 +28,8 @@ __all__ = [
     "FOOTPRINTS_NAME",
     "TilesInfo",
     "TilingPlan",
-    "cut_row",
+    "build_row_task",
+    "cut_tile_row",
     "has_footprints",
     "list_scenes",
     "load_tiles_info",
@@ -36,7 +37,6 @@ __all__ = [
     "plan_tiles",
     "read_tile_footprints",
     "read_tiles",
-    "row_task",
     "tile_scenes",
     "tile_window",
 ]

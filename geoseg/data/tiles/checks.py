@@ -28,7 +28,7 @@ _MOST_MAGNIFIED = 2.0
 _MOST_MISSED = 0.1
 
 
-def check_apart(infos: Sequence[SceneInfo]) -> None:
+def check_placeholder_overlap(infos: Sequence[SceneInfo]) -> None:
     """Refuses invented places that meet by chance."""
     if not infos:
         return
@@ -44,7 +44,7 @@ def check_apart(infos: Sequence[SceneInfo]) -> None:
         )
 
 
-def check_on_earth(infos: Sequence[SceneInfo]) -> None:
+def check_geographic_crs(infos: Sequence[SceneInfo]) -> None:
     """Refuses scenes whose tiles have no longitude and latitude."""
     for info in infos:
         try:
@@ -79,7 +79,7 @@ def check_splits(
         )
 
 
-def check_own_masks(infos: Sequence[SceneInfo], labels: Sequence[Labels]) -> None:
+def check_mask_georeferencing(infos: Sequence[SceneInfo], labels: Sequence[Labels]) -> None:
     """Refuses one mask on several scenes of which it cannot say on which ground it lies."""
     masks = [
         one.path
@@ -94,7 +94,7 @@ def check_own_masks(infos: Sequence[SceneInfo], labels: Sequence[Labels]) -> Non
         )
 
 
-def warn_of_bare_scenes(
+def warn_unlabelled_scenes(
     infos: Sequence[SceneInfo], labels: Sequence[Labels], files: Sequence[str]
 ) -> None:
     """Warns of scenes that no label lies on."""
@@ -108,7 +108,7 @@ def warn_of_bare_scenes(
             )
 
 
-def warn_of_magnified(infos: Sequence[SceneInfo], gsd_m: float, *, chosen: bool) -> None:
+def warn_upsampled_scenes(infos: Sequence[SceneInfo], gsd_m: float, *, chosen: bool) -> None:
     """Warns of scenes much coarser than the tiles."""
     for info in infos:
         times = info.grid.gsd_m / gsd_m
@@ -123,7 +123,7 @@ def warn_of_magnified(infos: Sequence[SceneInfo], gsd_m: float, *, chosen: bool)
             )
 
 
-def warn_of_shares(found: pd.Series, options: TileOptions) -> None:
+def warn_unbalanced_splits(found: pd.Series, options: TileOptions) -> None:
     """Warns of pieces so few that no deal comes close to the shares."""
     if options.split not in ("blocks", "scenes") or options.is_drawn:
         return

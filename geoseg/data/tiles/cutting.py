@@ -12,7 +12,15 @@ import numpy as np
 import pandas as pd
 from rasterio.windows import Window
 
-from geoseg.data.labels import IGNORE, Labels, LayerLabels, RasterLabels, Scheme, burn, halo_px
+from geoseg.data.labels import (
+    IGNORE,
+    ClassScheme,
+    Labels,
+    LayerLabels,
+    RasterLabels,
+    margin_px,
+    rasterize_targets,
+)
 from geoseg.data.splits import SPLITS
 from geoseg.data.tiles.tile_index import FOOTPRINTS_NAME, FailedTile, TilesInfo, tile_window
 from geoseg.data.tiles.tiling_plan import TilingPlan
@@ -104,7 +112,7 @@ def tile_scenes(
 
 
 @limited_block_cache()
-def cut_row(task: RowTask) -> list[dict[str, Any]]:
+def cut_tile_row(task: RowTask) -> list[dict[str, Any]]:
     """Cuts one row of tiles and writes their files.
 
     A tile whose ground cannot be read is tried again by itself, and given up if that fails.
@@ -155,7 +163,7 @@ def _cut(
     whole = _bounding_window([window for _, window in strip])
     pixels, valid = scene.read(whole)
     pixels = pixels.astype(task.dtype, copy=False)
-    burnt = burn(task.labels, whole, valid, task.targets)
+    burnt = rasterize_targets(task.labels, whole, valid, task.targets)
     for id_, window in strip:
         left = window.col_off - whole.col_off
         own = (..., slice(left, left + window.width))
@@ -191,9 +199,9 @@ def _cut_rows(
         for (index, row), part in plan.tiles.groupby(["scene_index", "row_off"], sort=True)
     }
     missing = [key for key in parts if key not in journal.done]
-    tasks = (row_task(plan, folder, parts[key]) for key in missing)
+    tasks = (build_row_task(plan, folder, parts[key]) for key in missing)
     done = sum(len(rows) for rows in journal.done.values())
-    for key, found in zip(missing, run(cut_row, tasks), strict=True):
+    for key, found in zip(missing, run(cut_tile_row, tasks), strict=True):
         rows = _given_up(parts[key], found) if isinstance(found, Exception) else found
         journal.add(key, rows)
         done += len(rows)
@@ -206,19 +214,19 @@ def _given_up(part: gpd.GeoDataFrame, error: Exception) -> list[dict[str, Any]]:
     return [{"id": id_, "error": one_line(error)} for id_ in part.id]
 
 
-def row_task(plan: TilingPlan, folder: Path, part: gpd.GeoDataFrame) -> RowTask:
+def build_row_task(plan: TilingPlan, folder: Path, part: gpd.GeoDataFrame) -> RowTask:
     """The recipe of a plan's tiles that lie in one row of one scene."""
     index = int(part.scene_index.iloc[0])
     grid, labels = plan.grids[index], plan.labels[index]
     windows = [tile_window(tile) for tile in part.itertuples()]
-    halo = halo_px(grid, plan.options.target_names)
+    halo = margin_px(grid, plan.options.target_names)
     return RowTask(
         folder=folder,
         scene=replace(plan.scenes[index], path=absolute_path(plan.scenes[index].path)),
         dtype=plan.dtype,
         grid=grid,
         size=plan.options.size,
-        labels=labels.near(_bounding_window(windows, halo)),
+        labels=labels.subset(_bounding_window(windows, halo)),
         targets=plan.options.target_names,
         tiles=list(zip(part.id, windows, strict=True)),
     )
@@ -242,7 +250,7 @@ def _square(array: np.ndarray, size: int, fill: int) -> np.ndarray:
 
 
 def _measure(
-    id_: str, data: np.ndarray, valid: np.ndarray, mask: np.ndarray, scheme: Scheme
+    id_: str, data: np.ndarray, valid: np.ndarray, mask: np.ndarray, scheme: ClassScheme
 ) -> dict[str, Any]:
     count = int(np.count_nonzero(valid))
     sums, squares = zip(*(_sum_up(band, valid, count) for band in data), strict=True)
@@ -251,7 +259,7 @@ def _measure(
         "id": id_,
         "valid_fraction": count / valid.size,
         "building_fraction": int(of_value[1:IGNORE].sum()) / max(1, count),
-        "of_value": of_value[: scheme.mask_values].tolist(),
+        "of_value": of_value[: scheme.value_count].tolist(),
         "pixels": count,
         "sums": sums,
         "squares": squares,
@@ -273,7 +281,7 @@ def _choose_kept(tiles: gpd.GeoDataFrame, plan: TilingPlan) -> pd.Series:
     is one to learn, no tile is empty.
     """
     options = plan.options
-    if not plan.scheme.has_ground:
+    if not plan.scheme.has_background:
         return pd.Series(tiles.valid_fraction > 0)
     kept = tiles.valid_fraction > 0
     empty = tiles.index[kept & (tiles.split == "train") & (tiles.building_fraction == 0)]
@@ -312,7 +320,7 @@ def _summarise(
         overlap=options.overlap_px,
         classes=plan.scheme.names,
         colours=plan.scheme.colours,
-        background=plan.scheme.background,
+        background=plan.scheme.background_name,
         targets=options.target_names,
         mean=tuple(round(float(m), 6) for m in mean),
         # A band without contrast must not divide by zero.
@@ -345,7 +353,9 @@ def _check_classes(plan: TilingPlan, of_value: np.ndarray) -> None:
     scheme = plan.scheme
     named = enumerate(scheme.names) if scheme.exclusive else [(1, scheme.names[0])]
     # All ground may be covered, so that none is left to the background.
-    absent = [name for value, name in named if not of_value[value] and value != scheme.ground]
+    absent = [
+        name for value, name in named if not of_value[value] and value != scheme.background_value
+    ]
     if absent:
         check = "that they are larger than a pixel"
         if scheme.exclusive:
@@ -382,7 +392,7 @@ def _write_index(plan: TilingPlan, tiles: gpd.GeoDataFrame, info: TilesInfo, fol
     columns = [c for c in tiles.columns if c not in _GATHERED]
     tiles[columns].assign(class_pixels=tiles.of_value).to_parquet(folder / "tiles.parquet")
     _write_footprints(plan, info, folder / FOOTPRINTS_NAME)
-    for split, part in plan.ground.groupby("split"):
+    for split, part in plan.regions.groupby("split"):
         part = part.set_geometry([within_globe(shape) for shape in part.geometry], crs=part.crs)
         part.to_file(folder / f"{split}.geojson", driver="GeoJSON", RFC7946="YES")
     (folder / "tiles.json").write_text(info.model_dump_json(indent=2) + "\n")

@@ -15,11 +15,11 @@ import pandas as pd
 from rasterio.windows import Window
 
 from geoseg.data.labels import (
+    ClassScheme,
     Labels,
     RasterLabels,
-    Scheme,
     check_footprints,
-    labels_of,
+    find_labels_path,
     read_labels,
     resolve_scheme,
 )
@@ -29,18 +29,18 @@ from geoseg.data.splits import (
     Region,
     SplitScene,
     count_shared_pixels,
-    drop_near,
-    merge_regions,
+    drop_close_tiles,
+    merge_by_split,
 )
 from geoseg.data.tiles.checks import (
-    check_apart,
-    check_on_earth,
-    check_own_masks,
+    check_geographic_crs,
+    check_mask_georeferencing,
+    check_placeholder_overlap,
     check_same_bands,
     check_splits,
-    warn_of_bare_scenes,
-    warn_of_magnified,
-    warn_of_shares,
+    warn_unbalanced_splits,
+    warn_unlabelled_scenes,
+    warn_upsampled_scenes,
 )
 from geoseg.errors import ConfigError
 from geoseg.geo.grid import Grid
@@ -74,13 +74,13 @@ class TilingPlan:
     grids: list[Grid]
     labels: list[Labels]
     tiles: gpd.GeoDataFrame
-    ground: gpd.GeoDataFrame
+    regions: gpd.GeoDataFrame
     shared_pixels: int
     gap: int
     options: TileOptions
     labels_path: str
     label_files: tuple[str, ...]
-    scheme: Scheme
+    scheme: ClassScheme
 
     @property
     def counts(self) -> dict[str, int]:
@@ -117,26 +117,28 @@ def plan_tiles(
     infos = [
         read_info(scene, bands=options.bands, assume_gsd_m=options.assume_gsd_m) for scene in scenes
     ]
-    check_apart([info for info in infos if info.placed_by == "assumed"])
-    check_on_earth(infos)
+    check_placeholder_overlap([info for info in infos if info.placed_by == "assumed"])
+    check_geographic_crs(infos)
     check_same_bands(infos, chosen=options.bands is not None)
     gsd_m = options.gsd_m or infos[0].grid.gsd_m
     grids = [info.grid.resampled(gsd_m) for info in infos]
     scheme = resolve_scheme(options.classes)
-    files = [labels_of(info.path, labels) for info in infos]
+    files = [find_labels_path(info.path, labels) for info in infos]
     on_scenes = [
-        read_labels(file, grid, scheme, where=options.where, layer=options.layer, own=info.grid)
+        read_labels(
+            file, grid, scheme, where=options.where, layer=options.layer, scene_grid=info.grid
+        )
         for file, grid, info in zip(files, grids, infos, strict=True)
     ]
     drawn = [one for one in on_scenes if not isinstance(one, RasterLabels)]
     if drawn:
         check_footprints(drawn, labels, options.where, options.layer, files=files)
-    check_own_masks(infos, on_scenes)
-    warn_of_bare_scenes(infos, on_scenes, files)
-    warn_of_magnified(infos, gsd_m, chosen=options.gsd_m is not None)
+    check_mask_georeferencing(infos, on_scenes)
+    warn_unlabelled_scenes(infos, on_scenes, files)
+    warn_upsampled_scenes(infos, gsd_m, chosen=options.gsd_m is not None)
 
     grounds = [
-        SplitScene(info.path, grid, placed.built)
+        SplitScene(info.path, grid, placed.foreground_pixels)
         for info, grid, placed in zip(infos, grids, on_scenes, strict=True)
     ]
     separation = STRATEGIES[options.split](grounds, options)
@@ -148,11 +150,11 @@ def plan_tiles(
     ]
     common = grids[0].crs.to_wkt()
     tiles = _to_common(records, grids, common)
-    tiles = drop_near(tiles, grids, separation.gap)
+    tiles = drop_close_tiles(tiles, grids, separation.gap)
     check_splits(infos, set(tiles.split), grids, options)
-    warn_of_shares(tiles.split, options)
+    warn_unbalanced_splits(tiles.split, options)
     shared = count_shared_pixels(tiles, grids[0].pixel_area)
-    ground = merge_regions(
+    ground = merge_by_split(
         [
             _region_ground(grid, regions, placed)
             for grid, regions, placed in zip(grids, separation.regions, on_scenes, strict=True)
