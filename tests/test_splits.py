@@ -152,7 +152,7 @@ def test_blocks_are_as_large_as_there_are_enough_of(side, block):
 def test_buildings_are_shared_out_too():
     """A town in the middle of fields: every split gets as much of it as of the ground."""
 
-    def foreground_pixels(window):
+    def built(window):
         return 1000.0 if 192 <= window.row_off < 448 and 128 <= window.col_off < 512 else 10.0
 
     town = ground(640, 704, built=built)
