@@ -1,7 +1,8 @@
-"""What a survey says of labels is what was done to them: counts, sizes, and how far they moved."""
+"""The label report: counts, areas, shifts, findings, page and command line."""
 
 import base64
 import io
+import json
 import re
 from html.parser import HTMLParser
 from types import SimpleNamespace
@@ -38,7 +39,7 @@ from geoseg.data.label_report.findings import list_findings
 from geoseg.data.label_report.footprint_checks import count_overlaps
 from geoseg.data.label_report.label_shift import estimate_shift, find_peak, shift_in_metres
 from geoseg.data.label_report.sampling import choose_sheet_tiles, spread_tiles
-from geoseg.data.label_report.summary import percent
+from geoseg.data.label_report.summary import format_percent
 from geoseg.data.tiles import load_tiles_info, plan_tiles, read_tiles, tile_scenes
 from geoseg.errors import EmptyDatasetError, LabelError
 from geoseg.geo.grid import Grid
@@ -57,7 +58,7 @@ def cut(scene, labels, folder, **options):
 
 @pytest.fixture(scope="module")
 def tiles(tmp_path_factory):
-    """Tiles of a scene with a hole, and what is known of it."""
+    """Tiles of a scene with a nodata hole, and the known properties of the scene."""
     folder = tmp_path_factory.mktemp("small")
     made = write_scene(
         folder, descriptions=("red", "green", "blue"), nodata=0, holes=[(20, 0, 60, 30)]
@@ -81,9 +82,9 @@ def matrix_of(transform):
 
 
 def write_town_tiles(folder, town, *, moved=(0, 0), rotation=0, south_up=False, image=None):
-    """Cuts a town into tiles with its footprints moved by (dx, dy) pixels of the image.
+    """Cut a town into tiles, with footprints shifted by (dx, dy) pixels.
 
-    The picture is laid on a rotated grid, or stored with its last row first.
+    The image is georeferenced by a rotated grid, or stored with its last row first.
     """
     image = town.image if image is None else image
     turn = Affine.rotation(rotation)
@@ -116,7 +117,7 @@ def write_town_tiles(folder, town, *, moved=(0, 0), rotation=0, south_up=False, 
         ((6.5, 3.2), {"south_up": True, "rotation": -75}),
     ],
 )
-def test_labels_that_were_moved_are_moved_back(tmp_path, town, moved, grid):
+def test_known_shift_is_recovered(tmp_path, town, moved, grid):
     folder, placed = write_town_tiles(tmp_path, town, moved=moved, **grid)
     shift = measure_labels(folder).shift
     assert (shift.dx, shift.dy) == pytest.approx((-moved[0], -moved[1]), abs=0.25)
@@ -140,14 +141,14 @@ def test_labels_of_another_town_have_no_clear_shift(tmp_path, town):
     folder, _ = write_town_tiles(tmp_path, town, image=other.image)
     report = measure_labels(folder)
     assert not report.shift.clear
-    assert any("cannot be told" in found.text for found in list_findings(report))
+    assert any("is unclear" in finding.text for finding in list_findings(report))
 
 
-def test_each_scene_has_its_own_shift(tmp_path, town):
+def test_shift_is_estimated_per_scene(tmp_path, town):
     scenes = []
     for name, moved in (("a", 0), ("b", 4)):
         image = np.roll(town.image, -moved, axis=2)
-        # Scenes that do not share ground, on one layer of labels.
+        # Scenes without overlap, with one layer of labels.
         place = Affine.translation(0, -1000 * moved) @ town.grid.transform
         grid = Grid(town.grid.crs, place, *town.grid.shape)
         write_array(tmp_path / f"{name}.tif", grid, image)
@@ -159,21 +160,21 @@ def test_each_scene_has_its_own_shift(tmp_path, town):
     plan = plan_tiles([path for path, _ in scenes], tmp_path / "labels.gpkg", options)
     tile_scenes(plan, tmp_path / "tiles")
     report = measure_labels(tmp_path / "tiles")
-    found = [report.scene_shifts[str(path)] for path, _ in scenes]
-    assert [shift.dx for shift in found] == pytest.approx([0, -4], abs=0.25)
-    assert [shift.dy for shift in found] == pytest.approx([0, 0], abs=0.25)
-    assert all(shift.clear for shift in found)
+    shifts = [report.scene_shifts[str(path)] for path, _ in scenes]
+    assert [shift.dx for shift in shifts] == pytest.approx([0, -4], abs=0.25)
+    assert [shift.dy for shift in shifts] == pytest.approx([0, 0], abs=0.25)
+    assert all(shift.clear for shift in shifts)
     lines = [finding.text for finding in list_findings(report) if "b.tif" in finding.text]
     assert lines == [
-        f"On {tmp_path / 'b.tif'} by itself, moving the labels {abs(found[1].east_m):.2g} m west "
-        "would fit better."
+        f"In {tmp_path / 'b.tif'}, moving the labels {abs(shifts[1].east_m):.2g} m west would align "
+        "them with the image."
     ]
 
 
 @given(
     dx=st.integers(-6, 6), dy=st.integers(-6, 6), seed=st.integers(0, 1000), bands=st.integers(1, 4)
 )
-def test_outlines_fit_where_they_were_drawn(dx, dy, seed, bands):
+def test_outlines_match_edges_at_the_known_shift(dx, dy, seed, bands):
     rng = np.random.default_rng(seed)
     classes = np.zeros((80, 100), dtype=np.uint8)
     for top, left in rng.integers(12, 50, (4, 2)):
@@ -185,7 +186,7 @@ def test_outlines_fit_where_they_were_drawn(dx, dy, seed, bands):
     assert find_peak(fit.edges / fit.outlines) == pytest.approx((dx, dy), abs=0.3)
 
 
-def test_a_peak_between_pixels_is_found_between_them():
+def test_peak_is_found_with_subpixel_precision():
     rows, columns = np.mgrid[-9:10, -9:10]
     surface = 7 - 0.3 * (columns - 2.3) ** 2 - 0.2 * (rows + 4.6) ** 2
     assert find_peak(surface) == pytest.approx((2.3, -4.6))
@@ -208,7 +209,7 @@ def test_nodata_has_neither_edges_nor_outlines():
     assert not measure_edges(data, np.zeros_like(valid)).any()
 
 
-def test_edges_do_not_depend_on_a_bands_unit():
+def test_edges_do_not_depend_on_the_unit_of_a_band():
     rng = np.random.default_rng(0)
     data = gaussian_filter(rng.normal(size=(3, 50, 70)), (0, 2, 2))
     valid = np.ones((50, 70), dtype=bool)
@@ -216,7 +217,7 @@ def test_edges_do_not_depend_on_a_bands_unit():
     np.testing.assert_allclose(measure_edges(data, valid), measure_edges(scaled, valid), atol=0.02)
 
 
-def test_few_tiles_or_a_peak_at_the_reach_are_not_clear(report):
+def test_few_tiles_or_a_peak_at_the_limit_are_unclear(report):
     rows, columns = np.mgrid[-10:11, -10:11]
     grid = Grid(CRS.from_epsg(32633), Affine(0.5, 0, 4e5, 0, -0.5, 5e6), 64, 80)
 
@@ -233,12 +234,12 @@ def test_few_tiles_or_a_peak_at_the_reach_are_not_clear(report):
 
 
 @pytest.mark.parametrize("crs", ["EPSG:32633", "EPSG:3857", "EPSG:4326"])
-def test_a_move_on_the_ground_is_in_metres(crs):
+def test_shift_is_converted_to_metres(crs):
     town = build_town(60, 90, crs=crs, rotation_deg=20, nodata=None)
     dx, dy = 8.0, -5.0
     east, north = shift_in_metres(town.grid, dx, dy)
     assert np.hypot(east, north) == pytest.approx(0.5 * np.hypot(dx, dy), rel=5e-3)
-    # Rows run down: (8, -5) points 32 degrees above the columns, which are turned by 20.
+    # Rows point down: (8, -5) is 32 degrees above the column axis, which is rotated by 20.
     angle = np.rad2deg(np.arctan2(north, east))
     assert angle == pytest.approx(np.rad2deg(np.arctan2(5, 8)) + 20, abs=3)
 
@@ -247,7 +248,7 @@ def test_a_move_on_the_ground_is_in_metres(crs):
 
 
 def count_targets(folder):
-    """Pixels of each value in the first band of all targets."""
+    """Count the pixels of each value in the first band of all targets."""
     counts = np.zeros(256, dtype=int)
     for path in (folder / "targets").iterdir():
         with rasterio.open(path) as source:
@@ -261,12 +262,12 @@ def test_classes_are_counted_in_every_target(tiles, report):
     assert report.total.ignored == counts[255] > 1000
     assert report.total.pixels == counts.sum() == report.total.tiles * 32**2
     assert report.total.shares["building"] == counts[1] / (counts[0] + counts[1])
-    summed = sum(pd.Series(ground.classes) for ground in report.splits.values())
+    summed = sum(pd.Series(counts.classes) for counts in report.splits.values())
     assert summed.to_dict() == report.total.classes
     assert list(report.splits) == ["train", "val", "test"]
 
 
-def test_a_footprint_belongs_to_the_split_of_its_middle(tiles, report):
+def test_footprints_are_assigned_to_splits_by_their_centre(tiles, report):
     middles = [(left + right) / 2 for left, _, right, _ in tiles.made.boxes]
     edges = {"train": (0, 96), "val": (96, 128), "test": (128, 160)}
     for split, (start, end) in edges.items():
@@ -276,30 +277,34 @@ def test_a_footprint_belongs_to_the_split_of_its_middle(tiles, report):
     assert report.total.footprints == {"building": len(middles)}
 
 
-def test_areas_are_those_on_the_ground(tiles, report):
-    found = report.footprints
-    assert (found.number, found.repaired, found.dropped) == (len(tiles.made.boxes), 2, 0)
-    # 12 x 9 pixels of 0.5 m, where the map is 0.9996 of the ground.
-    assert set(found.area_m2.values()) == {round(108 * 0.25 / 0.9996**2, 2)}
-    assert sum(found.areas.counts) == found.number
-    assert (found.duplicates, found.overlaps, found.tiny) == (0, 0, 0)
+def test_areas_are_geodesic(tiles, report):
+    statistics = report.footprints
+    assert (statistics.number, statistics.repaired, statistics.dropped) == (
+        len(tiles.made.boxes),
+        2,
+        0,
+    )
+    # 12 x 9 pixels of 0.5 m; the scale factor of UTM is 0.9996.
+    assert set(statistics.area_m2.values()) == {round(108 * 0.25 / 0.9996**2, 2)}
+    assert sum(statistics.areas.counts) == statistics.number
+    assert (statistics.duplicates, statistics.overlaps, statistics.tiny) == (0, 0, 0)
 
 
-def test_what_repeats_and_overlaps_is_counted(tmp_path):
+def test_duplicates_and_overlaps_are_counted(tmp_path):
     made = write_scene(tmp_path)
     frame = gpd.read_file(made.labels)
     box = frame.geometry
     extra = [
-        shapely.Polygon(list(box[0].exterior.coords)[::-1]).segmentize(1),  # repeats
-        box[0].buffer(0.02),  # repeats
+        shapely.Polygon(list(box[0].exterior.coords)[::-1]).segmentize(1),  # duplicate
+        box[0].buffer(0.02),  # duplicate
         shapely.affinity.translate(box[3], 0.85 * 6, 0),  # shares 15 %
         shapely.affinity.translate(box[10], 0.95 * 6, 0),  # shares 5 %
         shapely.box(*(box[1].centroid.buffer(0.3).bounds)),  # within, and tiny
     ]
     everything = pd.concat([box, gpd.GeoSeries(extra, crs=frame.crs)], ignore_index=True)
     gpd.GeoDataFrame(geometry=everything).to_file(made.labels)
-    found = measure_labels(cut(made.path, made.labels, tmp_path / "tiles")).footprints
-    assert (found.number, found.duplicates, found.overlaps, found.tiny) == (
+    statistics = measure_labels(cut(made.path, made.labels, tmp_path / "tiles")).footprints
+    assert (statistics.number, statistics.duplicates, statistics.overlaps, statistics.tiny) == (
         len(everything),
         2,
         2,
@@ -317,7 +322,7 @@ def test_overlaps_do_not_depend_on_order(copies, seed):
     shapes = np.array([*squares, *touching, *(squares[i] for i in copies)])
     rng.shuffle(shapes)
     assert count_overlaps(shapes) == (len(copies), 0)
-    # Each covers a square, its copies and the whole wall beside it.
+    # Each covers a square, its copies and all of the adjacent strip.
     pairs = sum(2 + copies.count(i) for i in set(copies))
     assert count_overlaps(np.array([*shapes, *covering])) == (len(copies), pairs)
     assert count_overlaps(shapes[:0]) == (0, 0)
@@ -325,7 +330,7 @@ def test_overlaps_do_not_depend_on_order(copies, seed):
 
 @pytest.fixture(scope="module")
 def raster_tiles(tmp_path_factory):
-    """Tiles whose labels are a mask raster of two classes on a background."""
+    """Tiles labelled by a mask raster with two classes and background."""
     folder = tmp_path_factory.mktemp("raster")
     made = write_scene(folder)
     mask = made.mask.astype(np.uint8)
@@ -335,22 +340,22 @@ def raster_tiles(tmp_path_factory):
     return cut(made.path, folder / "mask.tif", folder / "tiles", classes=classes)
 
 
-def test_labels_may_be_a_raster_of_classes(raster_tiles):
+def test_labels_can_be_a_mask_raster(raster_tiles):
     report = write_label_report(raster_tiles)
     counts = count_targets(raster_tiles)
     assert report.exclusive
     assert report.footprints is None
     assert report.total.footprints is None
     assert report.total.classes == {"background": counts[0], "roof": counts[1], "road": counts[2]}
-    said = ", ".join(f"{percent(share)} {n}" for n, share in report.total.shares.items())
-    assert format_headline(report).startswith(f"{said}; shift ")
+    shares = ", ".join(f"{format_percent(share)} {n}" for n, share in report.total.shares.items())
+    assert format_headline(report).startswith(f"{shares}; shift ")
     page = Page((raster_tiles / PAGE_NAME).read_text())
     assert "road" in page.text
     assert "Footprints" not in page.text
     assert len([path for path in page.paths if path]) > 2 * 24
 
 
-def test_polygons_may_be_of_several_classes(tiles, tmp_path):
+def test_polygons_can_have_several_classes(tiles, tmp_path):
     classes = {"attribute": "label", "values": {"house": 1, "hall": 2}}
     folder = cut(tiles.made.path, tiles.made.labels, tmp_path / "tiles", classes=classes)
     report = write_label_report(folder, repaired=0, dropped=0)
@@ -366,7 +371,7 @@ def test_polygons_may_be_of_several_classes(tiles, tmp_path):
     assert len(colours) == 2
 
 
-def test_polygons_of_no_class_count_for_none(tiles, tmp_path):
+def test_polygons_without_a_class_are_ignored(tiles, tmp_path):
     classes = {"attribute": "label", "values": {"hall": 2}}
     folder = cut(tiles.made.path, tiles.made.labels, tmp_path / "tiles", classes=classes)
     report = measure_labels(folder)
@@ -376,7 +381,7 @@ def test_polygons_of_no_class_count_for_none(tiles, tmp_path):
     assert report.total.ignored == count_targets(folder)[255]
 
 
-def test_pixels_of_a_class_are_traced_along_their_edges(raster_tiles):
+def test_class_pixels_are_traced_along_their_edges(raster_tiles):
     info = load_tiles_info(raster_tiles)
     classes = np.zeros((20, 30), dtype=np.uint8)
     classes[3:7, 4:10] = 1
@@ -392,7 +397,7 @@ def test_pixels_of_a_class_are_traced_along_their_edges(raster_tiles):
 # Bands
 
 
-def test_bytes_are_counted_by_four(tiles, report):
+def test_uint8_histogram_has_bins_of_four_values(tiles, report):
     ids = read_tiles(tiles.folder).query("split == 'train'").id
     pixels = []
     for id_ in ids:
@@ -407,7 +412,7 @@ def test_bytes_are_counted_by_four(tiles, report):
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "float32"])
-def test_other_types_are_counted_between_percentiles(tmp_path, dtype):
+def test_histograms_of_other_types_range_between_percentiles(tmp_path, dtype):
     made = write_scene(tmp_path, dtype=dtype, bands=1)
     with rasterio.open(made.path, "r+") as scene:
         data = scene.read()
@@ -422,16 +427,16 @@ def test_other_types_are_counted_between_percentiles(tmp_path, dtype):
     assert sum(band.counts) + band.above == values.size
 
 
-def test_a_band_of_one_value_is_found(tmp_path):
+def test_constant_band_is_reported(tmp_path):
     made = write_scene(tmp_path, bands=2, dtype="float32")
     with rasterio.open(made.path, "r+") as scene:
         scene.write(np.zeros(scene.shape, np.float32), 2)
     report = write_label_report(cut(made.path, made.labels, tmp_path / "tiles"))
     assert max(report.bands[1].counts) == sum(report.bands[1].counts) > 0
-    assert "Band band2 holds a single value." in [f.text for f in list_findings(report)]
+    assert "Band band2 contains a single value only." in [f.text for f in list_findings(report)]
 
 
-# Which tiles are looked at
+# Sample tiles
 
 
 def many_tiles(sizes, seed=0):
@@ -452,7 +457,7 @@ def many_tiles(sizes, seed=0):
     ),
     seed=st.integers(0, 99),
 )
-def test_the_sheet_is_shared_by_the_splits(sizes, seed):
+def test_contact_sheet_has_tiles_of_all_splits(sizes, seed):
     tiles = many_tiles(sizes, seed)
     ids = choose_sheet_tiles(tiles, 24, seed)
     assert ids == choose_sheet_tiles(tiles, 24, seed)
@@ -469,7 +474,7 @@ def test_the_sheet_is_shared_by_the_splits(sizes, seed):
         )
 
 
-def test_the_sheet_shows_ground_once_where_it_can():
+def test_contact_sheet_avoids_overlapping_tiles():
     tiles = many_tiles({"train": 60}).assign(building_fraction=0.5)
     tiles["row_off"] = 2 * np.arange(60)  # each tile overlaps four before and four after it
     shown = tiles.set_index("id").row_off.loc[list(choose_sheet_tiles(tiles, 5, 0))]
@@ -488,7 +493,7 @@ def test_tiles_are_spread_evenly(total, count):
 
 
 class Page(HTMLParser):
-    """Checks that tags are balanced, and keeps what pages refer to."""
+    """Parser that checks that tags are balanced and collects links, paths and text."""
 
     VOID = ("meta", "img", "path")
 
@@ -517,14 +522,14 @@ class Page(HTMLParser):
 
 
 def points_of(path):
-    """Points of each line of an SVG path."""
+    """Return the points of each line of an SVG path."""
     return [
         [tuple(map(float, point.split())) for point in line.strip("Z").split("L")]
         for line in path.split("M")[1:]
     ]
 
 
-def test_the_page_needs_nothing_beside_it(tiles, report):
+def test_page_has_no_external_resources(tiles, report):
     save_label_report(report, tiles.folder)
     text = (tiles.folder / PAGE_NAME).read_text(encoding="utf-8")
     page = Page(text)
@@ -537,11 +542,11 @@ def test_the_page_needs_nothing_beside_it(tiles, report):
     assert len(page.links) == len(report.sheet) + 2 + 3
     for id_ in report.sheet:
         assert text.count(f"<code>{id_}</code>") == 1
-    assert "2 footprints had invalid outlines, now repaired." in page.text
+    assert "2 invalid footprints repaired." in page.text
     assert page.text.count("train") > 5
 
 
-def test_outlines_lie_where_buildings_lie(tiles):
+def test_outlines_match_the_buildings(tiles):
     grid = tiles.made.grid
     frame = gpd.GeoDataFrame(geometry=tiles.made.polygons, crs=grid.crs.to_wkt())
     area = Window(0, 0, 100, 96)
@@ -559,23 +564,25 @@ def test_outlines_lie_where_buildings_lie(tiles):
 
 
 def test_the_same_folder_gives_the_same_bytes(tiles):
-    found = set()
+    contents = set()
     for _ in range(2):
         write_label_report(tiles.folder)
-        found.add(tuple((tiles.folder / name).read_bytes() for name in (JSON_NAME, PAGE_NAME)))
-    assert len(found) == 1
+        contents.add(tuple((tiles.folder / name).read_bytes() for name in (JSON_NAME, PAGE_NAME)))
+    assert len(contents) == 1
 
 
-def test_a_report_comes_back_as_it_was(tiles, report):
+def test_report_is_loaded_as_it_was_saved(tiles, report):
     save_label_report(report, tiles.folder)
     bare = report.shift.model_copy(update={"surface": ()})
     assert load_label_report(tiles.folder) == report.model_copy(update={"shift": bare})
-    assert "surface" not in (tiles.folder / JSON_NAME).read_text()
+    stored = json.loads((tiles.folder / JSON_NAME).read_text())
+    assert "surface" not in stored["shift"]
+    assert stored["ground"]["tiles"] == report.total.tiles
     save_label_report(load_label_report(tiles.folder), tiles.folder)
     assert len(Page((tiles.folder / PAGE_NAME).read_text()).links) == len(report.sheet) + 1 + 3
 
 
-def test_names_cannot_break_the_page(tiles, report):
+def test_names_are_escaped_on_the_page(tiles, report):
     bad = report.model_copy(update={"labels": 'a<b>&"c.gpkg', "scenes": ("<i>.tif",) * 5})
     save_label_report(bad, tiles.folder)
     page = Page((tiles.folder / PAGE_NAME).read_text())
@@ -584,8 +591,8 @@ def test_names_cannot_break_the_page(tiles, report):
     assert "b" not in page.open + [tag for tag in page.tags if tag == "i>.tif"]
 
 
-def test_what_is_no_report_is_refused(tiles, tmp_path):
-    with pytest.raises(EmptyDatasetError, match=r"labels\.json: is missing"):
+def test_missing_or_damaged_report_is_refused(tiles, tmp_path):
+    with pytest.raises(EmptyDatasetError, match=r"labels\.json: does not exist"):
         load_label_report(tmp_path)
     (tmp_path / JSON_NAME).write_text("{")
     with pytest.raises(EmptyDatasetError, match="damaged"):
@@ -594,36 +601,36 @@ def test_what_is_no_report_is_refused(tiles, tmp_path):
         measure_labels(tmp_path)
 
 
-# What is said
+# Texts
 
 
-def test_the_headline_says_what_was_found(report):
+def test_headline_summarizes_the_report(report):
     footprints = report.footprints.model_copy(update={"number": 1231, "overlaps": 11})
     shift = report.shift.model_copy(
         update={"dx": 0.42, "dy": -1.21, "strength": 20.0, "error": 0.1, "tiles": 40}
     )
-    said = format_headline(report.model_copy(update={"footprints": footprints, "shift": shift}))
-    share = percent(report.total.shares["building"])
-    assert said == (
-        f"1,231 footprints on {share} of the ground, 2 repaired, 11 overlaps; "
+    text = format_headline(report.model_copy(update={"footprints": footprints, "shift": shift}))
+    share = format_percent(report.total.shares["building"])
+    assert text == (
+        f"1,231 footprints on {share} of the pixels, 2 repaired, 11 overlaps; "
         "shift 0.4, -1.2 px (clear)"
     )
     assert format_headline(report.model_copy(update={"shift": None})).endswith("; shift unclear")
 
 
 @pytest.mark.parametrize(
-    ("share", "said"),
+    ("share", "text"),
     [(0, "0 %"), (0.0004, "< 0.1 %"), (0.0123, "1.2 %"), (0.314, "31 %"), (1, "100 %")],
 )
-def test_shares_are_said_shortly(share, said):
-    assert percent(share) == said
+def test_shares_are_formatted_as_percentages(share, text):
+    assert format_percent(share) == text
 
 
 def findings(report, **changes):
     return {f.text: f.good for f in list_findings(report.model_copy(update=changes))}
 
 
-def test_findings_name_what_is_wrong(report):
+def test_findings_list_problems(report):
     footprints = report.footprints.model_copy(
         update={"duplicates": 1, "overlaps": 1200, "dropped": 1, "tiny": 20}
     )
@@ -637,17 +644,18 @@ def test_findings_name_what_is_wrong(report):
     found = findings(
         report, footprints=footprints, shift=moved, failed=3, splits=report.splits | {"val": empty}
     )
-    share = percent(20 / report.footprints.number)
+    share = format_percent(20 / report.footprints.number)
     wrong = [text for text, good in found.items() if not good]
     assert [
-        text for text in wrong if not text.startswith(("The splits", "1 footprint repeat"))
+        text for text in wrong if not text.startswith(("The splits", "1 duplicate footprint."))
     ] == [
-        "The labels lie 5.0 pixels beside the image: moving them 1.5 m east and 2 m south would "
-        "fit better. Look at the tiles below before you do.",
-        "1,200 pairs of footprints overlap by more than a tenth of the smaller one.",
-        "2 footprints had invalid outlines, now repaired.",
+        "The labels are shifted by 5.0 pixels: moving them 1.5 m east and 2 m south would align "
+        "them with the image. Check the sample tiles below before you move them.",
+        "1,200 pairs of footprints with an overlap of more than 10 % of the smaller one.",
+        "2 invalid footprints repaired.",
         "1 feature without a polygon left out.",
-        f"{share} of the footprints are smaller than 3 × 3 pixels, too small for a network to see.",
+        f"{share} of the footprints are smaller than 3 × 3 pixels, too small for a network to "
+        "detect.",
         "3 tiles could not be cut.",
     ]
     assert any(
@@ -656,7 +664,7 @@ def test_findings_name_what_is_wrong(report):
     )
 
 
-def test_findings_praise_what_is_well(report):
+def test_findings_confirm_good_labels(report):
     near = report.shift.model_copy(
         update={"dx": 0.3, "dy": 0.4, "strength": 20.0, "error": 0.1, "tiles": 40}
     )
@@ -664,13 +672,13 @@ def test_findings_praise_what_is_well(report):
     even = dict.fromkeys(report.splits, report.total)
     found = findings(report, shift=near, footprints=clean, splits=even)
     assert found == {
-        "The labels lie on the image, to 0.5 pixels.": True,
-        "No footprint repeats or overlaps another one.": True,
-        "Every class has a like share of every split.": True,
+        "The labels are aligned with the image to within 0.5 pixels.": True,
+        "There are no duplicate or overlapping footprints.": True,
+        "Each class has a similar share in every split.": True,
     }
 
 
-def test_a_histogram_knows_its_edges():
+def test_histogram_edges():
     bars = Histogram(name="x", low=1.0, high=3.0, counts=(4, 0, 1, 2))
     assert bars.edges == [1.0, 1.5, 2.0, 2.5, 3.0]
 
@@ -678,35 +686,35 @@ def test_a_histogram_knows_its_edges():
 # The command line
 
 
-def test_tile_surveys_and_info_says_so(tmp_path, town, monkeypatch, capsys):
-    def geoseg(*words):
-        monkeypatch.setattr("sys.argv", ["geoseg", *map(str, words)])
-        with pytest.raises(SystemExit) as ending:
+def test_tile_writes_the_report_and_info_shows_it(tmp_path, town, monkeypatch, capsys):
+    def geoseg(*arguments):
+        monkeypatch.setattr("sys.argv", ["geoseg", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_info:
             main()
-        assert not ending.value.code
+        assert not exit_info.value.code
         return capsys.readouterr().out
 
     folder, _ = write_town_tiles(tmp_path, town, moved=(2, 0))
-    words = ("tile", tmp_path / "scene.tif", "--labels", tmp_path / "labels.gpkg", "-o", folder)
-    for _ in range(2):  # the report is geoseg's own and goes with the folder
-        out = geoseg(*words, "--size", 96, "--gap", 0, "--overwrite")
-    said = re.search(r"^labels: (.*); see (.*)$", out, re.MULTILINE)
-    assert said[1] == format_headline(load_label_report(folder))
-    assert re.search(r"shift -[12]\.\d, -?0\.\d px \(clear\)", said[1])
-    assert said[2] == str(folder / PAGE_NAME)
+    arguments = ("tile", tmp_path / "scene.tif", "--labels", tmp_path / "labels.gpkg", "-o", folder)
+    for _ in range(2):  # the report is replaced together with the folder
+        out = geoseg(*arguments, "--size", 96, "--gap", 0, "--overwrite")
+    line = re.search(r"^labels: (.*); see (.*)$", out, re.MULTILINE)
+    assert line[1] == format_headline(load_label_report(folder))
+    assert re.search(r"shift -[12]\.\d, -?0\.\d px \(clear\)", line[1])
+    assert line[2] == str(folder / PAGE_NAME)
     assert (folder / PAGE_NAME).stat().st_size > 50_000
     shown = geoseg("info", folder)
-    assert said[1] in shown
-    assert said[2] in shown
+    assert line[1] in shown
+    assert line[2] in shown
 
 
-def test_no_folder_appears_if_its_end_fails(tmp_path):
+def test_no_folder_is_left_if_the_last_step_fails(tmp_path):
     made = write_scene(tmp_path)
     plan = plan_tiles([made.path], made.labels, TileOptions(**SMALL))
 
     def fail(folder):
         assert (folder / "tiles.json").is_file()
-        raise LabelError("no")
+        raise LabelError("fails")
 
     with pytest.raises(LabelError):
         tile_scenes(plan, tmp_path / "tiles", finish=fail)
@@ -716,7 +724,7 @@ def test_no_folder_appears_if_its_end_fails(tmp_path):
 
 
 @pytest.mark.realdata
-def test_labels_of_a_real_town_lie_on_it(realdata, tmp_path):
+def test_labels_of_a_real_town_are_aligned(realdata, tmp_path):
     scene, labels = realdata / "banepa" / "scene.tif", realdata / "banepa" / "footprints.geojson"
     options = {"gsd_m": 0.6, "size": 128, "overlap": 0, "fractions": (0.7, 0.15, 0.15)}
     report = measure_labels(cut(scene, labels, tmp_path / "tiles", **options))

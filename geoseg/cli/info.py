@@ -43,7 +43,7 @@ def _tiles(path: str) -> list[tuple[str, object]]:
 
     lines = _flat(load_tiles_info(path).model_dump())
     if (Path(path) / JSON_NAME).is_file():
-        lines.append(("survey", format_headline(load_label_report(path))))
+        lines.append(("label report", format_headline(load_label_report(path))))
         lines.append(("page", Path(path) / PAGE_NAME))
     return lines
 

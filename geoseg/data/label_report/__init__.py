@@ -1,11 +1,11 @@
-"""Looks at a folder of tiles before anything is trained on it: are these labels good?
+"""Report on the labels of a folder of tiles, to check them before training.
 
-measure_labels   folder of tiles → `LabelReport`: classes, footprints, shift, bands
-save_label_report     `LabelReport` → labels.json, labels.html (one page, nothing beside it)
-write_label_report     both, for the verb `tile`
-load_label_report      labels.json → `LabelReport`
-format_headline         `LabelReport` → one line
-estimate_report_seconds      a few tiles → how long all of this will take
+measure_labels           folder of tiles → `LabelReport`: classes, footprints, shift, bands
+save_label_report        `LabelReport` → labels.json and labels.html (a single file)
+write_label_report       both steps in one call, used by `geoseg tile`
+load_label_report        labels.json → `LabelReport`
+format_headline          `LabelReport` → one line of text
+estimate_report_seconds  duration of a report, estimated from a few tiles
 """
 
 from geoseg.data.label_report.measurement import measure_labels

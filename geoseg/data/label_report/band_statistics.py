@@ -1,4 +1,4 @@
-"""How the values of each band are distributed."""
+"""Histograms of the values of each band."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from geoseg.geo.raster import Scene
 
 BINS = 64
 
-# At most this many tiles are read, and this many pixels kept in memory.
+# Upper limits of the sample: tiles that are read and pixels kept in memory.
 BAND_TILES = 64
 _PIXELS = 1_000_000
 
-# Histograms of other types than bytes leave out what lies beyond.
+# Range of the histograms for data types other than uint8, so that outliers do not stretch them.
 _PERCENTILES = (0.1, 99.9)
 
 
 def measure_bands(folder: Path, tiles: gpd.GeoDataFrame, info: TilesInfo) -> tuple[Histogram, ...]:
-    """Counts the values of each band over a sample of tiles.
+    """Compute the histogram of each band over a sample of tiles.
 
     Args:
-        folder: The folder of tiles.
+        folder: Folder of tiles.
         tiles: Tiles to sample.
-        info: What the folder says of itself.
+        info: Metadata of the folder.
 
     Returns:
-        One histogram per band: of bytes over all their 256 values, else from the 0.1 to the
-        99.9 percentile.
+        One histogram per band: from 0 to 256 for uint8, else from the 0.1 to the 99.9
+        percentile.
     """
     sampled = spread_tiles(tiles, BAND_TILES)
-    # An odd step does not fall into the columns of tiles.
+    # An odd step, since one that divides the tile width would sample the same columns only.
     step = max(1, len(sampled) * info.size**2 // _PIXELS) | 1
     pixels = np.concatenate([_read_pixels(folder, id_, step) for id_ in sampled.id], axis=1)
     return tuple(
@@ -46,7 +46,7 @@ def measure_bands(folder: Path, tiles: gpd.GeoDataFrame, info: TilesInfo) -> tup
 def _read_pixels(folder: Path, id_: str, step: int) -> np.ndarray:
     with Scene(folder / "images" / f"{id_}.tif") as scene:
         data, valid = scene.read()
-    # A copy, as a view of some pixels would keep all of them in memory.
+    # A copy, since a view would keep all pixels of the tile in memory.
     return data[:, valid][:, ::step].copy()
 
 
@@ -55,7 +55,7 @@ def _count_values(name: str, values: np.ndarray) -> Histogram:
         low, high = 0.0, 256.0
     else:
         low, high = (float(f"{edge:.6g}") for edge in np.percentile(values, _PERCENTILES))
-    if low >= high:  # a band of one value has a bin of its own
+    if low >= high:  # all values are equal
         high = low + (abs(low) or 1.0)
     counts, _ = np.histogram(values, BINS, range=(low, high))
     return Histogram(

@@ -1,4 +1,4 @@
-"""Figures of the page: sizes of footprints, the shift, values of the bands."""
+"""Figures of the page: footprint areas, shift and band values."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ _COLOURS = {
     "red": "#d1495b", "green": "#3a8f5c", "blue": "#3066be", "nir": "#7b2d5e",
 }  # fmt: skip
 
-# Pixels per inch: two for each pixel of a common screen, so that pages print well.
+# Twice the resolution of a common screen, for high-density screens and printing.
 _DPI = 160
 
 
-def draw_areas(found: FootprintStatistics) -> bytes:
-    """Draws how many footprints there are of each size."""
+def draw_areas(statistics: FootprintStatistics) -> bytes:
+    """Draw the histogram of footprint areas as a PNG."""
     figure = Figure(figsize=(6.4, 2.6), layout="constrained")
     axes = figure.subplots()
-    _draw_bars(axes, found.areas, _ACCENT)
-    powers = range(int(np.floor(found.areas.low)), int(np.ceil(found.areas.high)) + 1)
+    _draw_bars(axes, statistics.areas, _ACCENT)
+    powers = range(int(np.floor(statistics.areas.low)), int(np.ceil(statistics.areas.high)) + 1)
     ticks = [p + d for p in powers for d in (0.0, np.log10(2), np.log10(5))]
-    ticks = [t for t in ticks if found.areas.low <= t <= found.areas.high]
+    ticks = [t for t in ticks if statistics.areas.low <= t <= statistics.areas.high]
     axes.set_xticks(ticks, [f"{10**t:,.3g}" if t < 3 else f"{10**t:,.0f}" for t in ticks])
-    median = np.log10(max(found.area_m2["median"], 0.01))
+    median = np.log10(max(statistics.area_m2["median"], 0.01))
     axes.axvline(median, color=_INK, linewidth=1)
     axes.annotate(
-        f"median {found.area_m2['median']:,.3g} m²", (median, 1), (4, -4), ha="left", va="top",
+        f"median {statistics.area_m2['median']:,.3g} m²", (median, 1), (4, -4), ha="left", va="top",
         xycoords=("data", "axes fraction"), textcoords="offset points", color=_INK, fontsize=9,
     )  # fmt: skip
-    _name_axes(axes, "area in m² (logarithmic)", "footprints")
+    _label_axes(axes, "area in m² (logarithmic)", "footprints")
     return _png(figure)
 
 
 def draw_shift(shift: LabelShift) -> bytes:
-    """Draws how well the labels fit at every shift that was tried."""
+    """Draw the agreement of labels and image at each shift as a PNG."""
     figure = Figure(figsize=(4.2, 3.5), layout="constrained")
     axes = figure.subplots()
     edge = shift.reach + 0.5
     surface = np.array(shift.surface)
-    shown = axes.imshow(
+    image = axes.imshow(
         surface, cmap="magma", extent=(-edge, edge, edge, -edge), vmin=min(0.0, surface.min()),
         vmax=max(surface.max(), 6.0), interpolation="nearest",
     )  # fmt: skip
@@ -54,16 +54,16 @@ def draw_shift(shift: LabelShift) -> bytes:
     axes.plot(shift.dx, shift.dy, "o", markersize=11, mfc="none", mec=colour, mew=1.6)
     axes.tick_params(labelcolor=_INK, color=_SOFT, labelsize=8, length=3)
     axes.spines[:].set_visible(False)
-    _name_axes(axes, "labels moved right (pixels)", "labels moved down (pixels)")
-    bar = figure.colorbar(shown, ax=axes, shrink=0.9, aspect=30)
+    _label_axes(axes, "labels shifted right (pixels)", "labels shifted down (pixels)")
+    bar = figure.colorbar(image, ax=axes, shrink=0.9, aspect=30)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelcolor=_INK, color=_SOFT, labelsize=8, length=3)
-    bar.set_label("fit (deviations)", fontsize=9, color=_INK)
+    bar.set_label("agreement (standard deviations)", fontsize=9, color=_INK)
     return _png(figure)
 
 
 def draw_band(band: Histogram) -> bytes:
-    """Draws how often the values of a band occur."""
+    """Draw the histogram of a band as a PNG."""
     figure = Figure(figsize=(2.6, 1.4))
     axes = figure.add_axes((0.02, 0.16, 0.96, 0.82))
     _draw_bars(axes, band, _COLOURS.get(band.name.lower(), "#52606d"))
@@ -81,14 +81,14 @@ def _draw_bars(axes: Any, histogram: Histogram, colour: str) -> None:
     axes.yaxis.get_major_locator().set_params(integer=True, nbins=4)
 
 
-def _name_axes(axes: Any, along: str, up: str) -> None:
-    axes.set_xlabel(along, fontsize=9, color=_INK)
-    axes.set_ylabel(up, fontsize=9, color=_INK)
+def _label_axes(axes: Any, x_label: str, y_label: str) -> None:
+    axes.set_xlabel(x_label, fontsize=9, color=_INK)
+    axes.set_ylabel(y_label, fontsize=9, color=_INK)
 
 
 def _png(figure: Figure) -> bytes:
     file = io.BytesIO()
-    # No name and version of the program that drew it: the same figure is the same file.
+    # Without the version of matplotlib, so that the same figure gives the same bytes.
     figure.savefig(
         file, dpi=_DPI, format="png", metadata={"Software": None}, bbox_inches="tight",
         pad_inches=0.05,

@@ -1,4 +1,4 @@
-"""Pictures of tiles, and the outlines of their labels to lay over them."""
+"""Contact sheet: images of sample tiles with the outlines of their labels."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from geoseg.data.tiles import TilesInfo
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import Scene, read_info
 
-# Pictures of larger tiles are thinned out to this side.
+# Images of larger tiles are downsampled to this side.
 _PICTURE_PX = 256
 
-# Shares of a band's values at which pictures are black and full.
+# Contrast stretch: quantiles of a band that are shown black and at full brightness.
 _DARK, _BRIGHT = 0.005, 0.995
-_NODATA = 0.9
+_NODATA_GREY = 0.9
 
 
 @dataclass(frozen=True)
 class TilePicture:
-    """A tile to look at.
+    """Image of a tile with the outlines of its labels.
 
     Attributes:
-        id: Of the tile.
-        split: Of the tile.
-        share: Of its valid pixels that are of another class than the first.
+        id: Id of the tile.
+        split: Split of the tile.
+        share: Share of its valid pixels that do not belong to the first class.
         size: Tile side in pixels.
-        png: The image.
-        outlines: Per class an SVG path in pixels from the tile's upper left corner.
+        png: Content of a PNG file.
+        outlines: SVG path of each class, in pixels from the tile's upper left corner.
     """
 
     id: str
@@ -60,16 +60,16 @@ def draw_sheet(
     info: TilesInfo,
     bands: Sequence[Histogram],
 ) -> list[TilePicture]:
-    """Draws tiles, all in the same colours.
+    """Draw tiles with a common contrast stretch.
 
     Args:
-        folder: The folder of tiles.
-        ids: Which.
+        folder: Folder of tiles.
+        ids: Ids of the tiles to draw.
         tiles: All its tiles.
-        footprints: In longitude and latitude, with the scene of each; the outlines are those
-            of the target's classes when None.
-        info: What the folder says of itself.
-        bands: Values of each band, from which the colours come.
+        footprints: Footprints in longitude and latitude, with the column `scene`; if None, the
+            outlines are traced from the targets.
+        info: Metadata of the folder.
+        bands: Histogram of each band, for the contrast stretch.
     """
     rows = tiles.set_index("id")
     return [
@@ -78,7 +78,7 @@ def draw_sheet(
             split=str(rows.split[id_]),
             share=float(rows.building_fraction[id_]),
             size=info.size,
-            png=_photograph(folder, id_, info, bands),
+            png=_render_image(folder, id_, info, bands),
             outlines=_outline(folder, id_, rows.loc[id_], footprints, info),
         )
         for id_ in ids
@@ -88,22 +88,22 @@ def draw_sheet(
 def read_nearby_footprints(
     parts: Iterable[gpd.GeoDataFrame], tiles: gpd.GeoDataFrame
 ) -> gpd.GeoDataFrame:
-    """The footprints near tiles, in their order; both in longitude and latitude."""
+    """Read the footprints near tiles, in their stored order; both in longitude and latitude."""
     shown = tiles.geometry.to_numpy()
     near = [part.iloc[np.unique(part.sindex.query(shown)[1])] for part in parts]
     return gpd.GeoDataFrame(pd.concat(near, ignore_index=True))
 
 
 def trace_footprints(grid: Grid, footprints: gpd.GeoDataFrame, area: Window) -> str:
-    """Traces footprints on a tile.
+    """Convert footprints to an SVG path on a tile.
 
     Args:
-        grid: The tile's.
-        footprints: In the grid's CRS.
-        area: The part of the tile that is ground of its scene.
+        grid: Grid of the tile.
+        footprints: Footprints in the grid's CRS.
+        area: Part of the tile that is inside its scene.
 
     Returns:
-        An SVG path in pixels, open where `area` cuts an outline.
+        An SVG path in pixels, with open lines where `area` cuts an outline.
     """
 
     def to_pixels(points: np.ndarray) -> np.ndarray:
@@ -113,35 +113,35 @@ def trace_footprints(grid: Grid, footprints: gpd.GeoDataFrame, area: Window) -> 
 
 
 def trace_classes(classes: np.ndarray, known: np.ndarray, info: TilesInfo) -> dict[str, str]:
-    """Traces the pixels of each class but the first, as SVG paths in pixels."""
+    """Trace the outlines of each class except the first, as SVG paths in pixels."""
     height, width = classes.shape
     traced = {}
     for value, name in enumerate(class_names(info)):
-        here = (classes == value) & known
-        if value > 0 and here.any():
-            found = shapes(here.astype(np.uint8), mask=here, transform=Affine.identity())
-            polygons = np.array([shapely.geometry.shape(area) for area, _ in found])
+        selected = (classes == value) & known
+        if value > 0 and selected.any():
+            traces = shapes(selected.astype(np.uint8), mask=selected, transform=Affine.identity())
+            polygons = np.array([shapely.geometry.shape(area) for area, _ in traces])
             traced[name] = _path(polygons, Window(0, 0, width, height))
     return traced
 
 
-def _photograph(folder: Path, id_: str, info: TilesInfo, bands: Sequence[Histogram]) -> bytes:
-    """A tile's image as a PNG file; nodata is light grey."""
+def _render_image(folder: Path, id_: str, info: TilesInfo, bands: Sequence[Histogram]) -> bytes:
+    """Render the image of a tile as a PNG file; nodata is light grey."""
     side = min(_PICTURE_PX, info.size)
     with Scene(folder / "images" / f"{id_}.tif") as scene:
         data, valid = scene.read(shape=(side, side))
-    shown = np.full((side, side, 3), _NODATA)
-    for place, band in enumerate(_colours(info.bands)):
+    rgb = np.full((side, side, 3), _NODATA_GREY)
+    for channel, band in enumerate(_rgb_bands(info.bands)):
         dark, bright = _limits(bands[band])
         scaled = (data[band, valid].astype(np.float64) - dark) / (bright - dark)
-        shown[valid, place] = np.clip(scaled, 0, 1)
+        rgb[valid, channel] = np.clip(scaled, 0, 1)
     file = io.BytesIO()
-    imsave(file, (shown * 255).round().astype(np.uint8), format="png")
+    imsave(file, (rgb * 255).round().astype(np.uint8), format="png")
     return file.getvalue()
 
 
 def _limits(band: Histogram) -> tuple[float, float]:
-    """Values of a band that few pixels are below and above."""
+    """Return the values of a band that are shown black and at full brightness."""
     shares = np.cumsum([0, *band.counts]) / max(1, sum(band.counts))
     dark, bright = np.interp([_DARK, _BRIGHT], shares, band.edges)
     return float(dark), float(bright)
@@ -154,6 +154,7 @@ def _outline(
         return trace_classes(*read_classes(folder, id_, info), info)
     grid = read_info(folder / "images" / f"{id_}.tif").grid
     near = footprints.iloc[np.sort(footprints.sindex.query(tile.geometry))]
+    # Scenes may overlap, with the same footprint stored for each.
     near = near[near.scene == tile.scene].to_crs(grid.crs.to_wkt())
     area = Window(0, 0, tile.width, tile.height)
     names = classify_footprints(near, info)
@@ -164,8 +165,8 @@ def _outline(
     }
 
 
-def _colours(bands: Sequence[str]) -> list[int]:
-    """Which bands are shown as red, green and blue: those, where they are named."""
+def _rgb_bands(bands: Sequence[str]) -> list[int]:
+    """Return the indices of the bands to show: by name, else the first three, else grey."""
     names = [band.lower() for band in bands]
     if {"red", "green", "blue"} <= set(names):
         return [names.index(colour) for colour in ("red", "green", "blue")]
@@ -173,8 +174,8 @@ def _colours(bands: Sequence[str]) -> list[int]:
 
 
 def _path(polygons: np.ndarray, area: Window) -> str:
-    """Outlines of polygons as an SVG path, to a tenth of a pixel."""
-    # Outlines, not polygons, are cut: a cut polygon would have an edge where it was cut.
+    """Convert the outlines of polygons to an SVG path, rounded to a tenth of a pixel."""
+    # Outlines are clipped, as clipped polygons would get a false edge along the border.
     outlines = shapely.clip_by_rect(shapely.boundary(polygons), 0, 0, area.width, area.height)
     lines = shapely.get_parts(shapely.line_merge(outlines))
     return "".join(_line(shapely.get_coordinates(line).round(1)) for line in lines)
@@ -182,5 +183,5 @@ def _path(polygons: np.ndarray, area: Window) -> str:
 
 def _line(points: np.ndarray) -> str:
     # Adding zero turns -0.0 into 0.0.
-    drawn = "L".join(f"{x:g} {y:g}" for x, y in points + 0.0)
-    return f"M{drawn[: drawn.rindex('L')]}Z" if (points[0] == points[-1]).all() else f"M{drawn}"
+    path = "L".join(f"{x:g} {y:g}" for x, y in points + 0.0)
+    return f"M{path[: path.rindex('L')]}Z" if (points[0] == points[-1]).all() else f"M{path}"

@@ -1,4 +1,4 @@
-"""How large footprints are, and which of them repeat or overlap each other."""
+"""Areas of footprints, duplicates and overlaps."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from pyproj import CRS
 from geoseg.data.label_report.summary import FootprintStatistics, Histogram
 from geoseg.geo.vector.geodesic import geodesic_measures
 
-# Two footprints are the same if their IoU exceeds this, whatever their vertices.
+# Footprints are duplicates above this IoU. Vertices are not compared, since copies are often
+# edited or stored in another order.
 DUPLICATE_IOU = 0.95
 
-# Two footprints overlap if they share more than this of the smaller one. A pair with an IoU
-# above a share always does, too.
+# Footprints overlap if they share more than this of the smaller one, so that neighbours drawn
+# slightly across a common wall do not count.
 OVERLAP_SHARE = 0.1
 
-# Fewer pixels than these are no building that a network can see.
+# Footprints smaller than this number of pixels are too small for a network to detect.
 _TINY_PX = 9
 
 _QUANTILES = {"min": 0.0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95}
@@ -31,14 +32,14 @@ _AREA_BINS = 40
 def measure_footprints(
     parts: Sequence[gpd.GeoDataFrame], gsd_m: float, repaired: int | None, dropped: int | None
 ) -> FootprintStatistics:
-    """Measures footprints.
+    """Compute statistics of footprints.
 
     Args:
-        parts: In longitude and latitude, with the scene of each; one part at a time is in
-            memory, and what of the parts before lies near it.
-        gsd_m: Metres on the ground per pixel.
-        repaired: How many were mended.
-        dropped: How many features were left out.
+        parts: Footprints in longitude and latitude, with the column `scene`. Only one part and
+            the footprints of earlier parts near it are in memory at a time.
+        gsd_m: Ground sampling distance, metres per pixel.
+        repaired: Number of invalid footprints that were repaired, if known.
+        dropped: Number of features that were left out, if known.
     """
     areas = np.concatenate([geodesic_areas_m2(part) for part in parts])
     duplicates, overlaps = _count_all_overlaps(parts)
@@ -58,60 +59,64 @@ def measure_footprints(
 
 
 def geodesic_areas_m2(footprints: gpd.GeoDataFrame) -> np.ndarray:
-    """Areas on the ground in square metres (N,), of footprints in longitude and latitude."""
+    """Return geodesic areas in square metres (N,) of footprints in longitude and latitude."""
     parts, owners = shapely.get_parts(footprints.geometry.to_numpy(), return_index=True)
     areas, _ = geodesic_measures(parts, CRS.from_epsg(4326))
     return np.bincount(owners, weights=areas, minlength=len(footprints))
 
 
 def _count_all_overlaps(parts: Sequence[gpd.GeoDataFrame]) -> tuple[int, int]:
-    """`count_overlaps` over parts, scene by scene."""
+    """Apply `count_overlaps` to each part and scene, across the borders of parts too."""
     duplicates, overlaps = 0, 0
     extents: dict[str, dict[int, np.ndarray]] = {}
-    for place in range(len(parts)):
-        for scene, own in parts[place].groupby("scene", sort=True):
-            before = extents.setdefault(str(scene), {})
-            extent = own.total_bounds
-            near = [_inside(parts[i], str(scene), extent) for i in _meeting(before, extent)]
-            before[place] = extent
-            shapes = np.concatenate([*near, own.geometry.to_numpy()])
-            same, shared = count_overlaps(shapes, since=len(shapes) - len(own))
+    for number in range(len(parts)):
+        for scene, part in parts[number].groupby("scene", sort=True):
+            earlier = extents.setdefault(str(scene), {})
+            extent = part.total_bounds
+            nearby = [
+                _read_extent(parts[i], str(scene), extent) for i in _intersecting(earlier, extent)
+            ]
+            earlier[number] = extent
+            polygons = np.concatenate([*nearby, part.geometry.to_numpy()])
+            # Pairs within earlier parts were counted before.
+            same, shared = count_overlaps(polygons, start=len(polygons) - len(part))
             duplicates, overlaps = duplicates + same, overlaps + shared
     return duplicates, overlaps
 
 
-def _meeting(extents: dict[int, np.ndarray], extent: np.ndarray) -> list[int]:
-    """Places whose (left, bottom, right, top) meet another."""
+def _intersecting(extents: dict[int, np.ndarray], extent: np.ndarray) -> list[int]:
+    """Return the numbers of the parts whose (left, bottom, right, top) intersects an extent."""
     return [
-        place
-        for place, other in extents.items()
+        number
+        for number, other in extents.items()
         if (other[:2] <= extent[2:]).all() and (other[2:] >= extent[:2]).all()
     ]
 
 
-def _inside(part: gpd.GeoDataFrame, scene: str, extent: np.ndarray) -> np.ndarray:
-    own = part[part.scene == scene]
-    near: np.ndarray = own.geometry.to_numpy()[own.sindex.query(shapely.box(*extent))]
-    return near
+def _read_extent(part: gpd.GeoDataFrame, scene: str, extent: np.ndarray) -> np.ndarray:
+    """Return the footprints of a scene whose bounding boxes intersect an extent."""
+    candidates = part[part.scene == scene]
+    polygons: np.ndarray = candidates.geometry.to_numpy()
+    return polygons[candidates.sindex.query(shapely.box(*extent))]
 
 
-def count_overlaps(shapes: np.ndarray, since: int = 0) -> tuple[int, int]:
-    """Counts footprints that lie on each other.
+def count_overlaps(polygons: np.ndarray, start: int = 0) -> tuple[int, int]:
+    """Count duplicates and overlapping pairs of footprints.
 
     Args:
-        shapes: Polygons (N,) in any CRS in which areas near each other compare.
-        since: Pairs of those before this place are not counted.
+        polygons: Polygons (N,) in any CRS; only ratios of neighbouring areas are used.
+        start: Pairs of two polygons before this index are not counted.
 
     Returns:
-        FootprintStatistics that repeat an earlier one, and the other pairs that share more than
-        `OVERLAP_SHARE` of the smaller one.
+        Number of footprints that repeat an earlier one, and number of other pairs that share
+        more than `OVERLAP_SHARE` of the smaller one.
     """
-    shapes = shapely.make_valid(shapes)
-    first, second = shapely.STRtree(shapes).query(shapes, predicate="intersects")
-    counted = (first < second) & (second >= since)
+    polygons = shapely.make_valid(polygons)
+    first, second = shapely.STRtree(polygons).query(polygons, predicate="intersects")
+    counted = (first < second) & (second >= start)
     first, second = first[counted], second[counted]
-    areas = shapely.area(shapes)
-    shared = shapely.area(shapely.intersection(shapes[first], shapes[second]))
+    areas = shapely.area(polygons)
+    shared = shapely.area(shapely.intersection(polygons[first], polygons[second]))
     union = areas[first] + areas[second] - shared
     same = shared > DUPLICATE_IOU * union
     smaller = np.minimum(areas[first], areas[second])

@@ -1,4 +1,7 @@
-"""How far labels lie beside the image, from how well their outlines fit its edges."""
+"""Estimation of the shift between labels and image.
+
+The shift is the one at which the outlines of the labels agree best with the edges of the image.
+"""
 
 from __future__ import annotations
 
@@ -17,38 +20,39 @@ from geoseg.data.tiles import TilesInfo
 from geoseg.geo.grid import WGS84_ELLIPSOID, Grid, unit_m
 from geoseg.geo.raster import Scene
 
-# Tiles that are looked at; a scene has a shift of its own if that many of them are its.
+# Size of the sample, and the tiles that a scene needs in it for a separate estimate.
 SHIFT_TILES = 96
-_TILES_OF_SCENE = 8
+_SCENE_TILES = 8
 
-# Shifts up to this are tried, and up to a quarter of a tile.
-_REACH_PX = 32
+# Largest shift that is tried; at most a quarter of the tile side, as outlines nearer to the
+# border than the shift are left out.
+_MAX_REACH_PX = 32
 
-# The peak itself is no background.
-_PEAK_PX = 6
+# The background is measured outside this radius around the peak.
+_PEAK_RADIUS_PX = 6
 
-# How often the tiles are drawn anew to see how much the peak moves.
-_DRAWS = 100
-_USUALLY = 2 / 3
+# Bootstrap samples, and the share of them that is within the stated error.
+_BOOTSTRAP_SAMPLES = 100
+_CONFIDENCE = 2 / 3
 
 
 def measure_shifts(
     folder: Path, tiles: gpd.GeoDataFrame, info: TilesInfo, seed: int
 ) -> tuple[LabelShift | None, dict[str, LabelShift]]:
-    """Estimates by how much labels are to be moved to fit the image.
+    """Estimate the shift that aligns the labels with the image.
 
-    The image's edges are summed under the outlines of the labels for every shift, over a
-    sample of tiles; the best shift is where the sum peaks. Memory is bounded by the sample.
+    The edge strength under the label outlines is averaged over a sample of tiles at each shift;
+    the estimate is the shift with the highest mean.
 
     Args:
-        folder: The folder of tiles.
+        folder: Folder of tiles.
         tiles: All its tiles.
-        info: What the folder says of itself.
-        seed: Of the draws that tell how sure the shift is.
+        info: Metadata of the folder.
+        seed: Random seed of the bootstrap.
 
     Returns:
-        The shift over all scenes, None if no tile has both labels and edges; and that of each
-        scene, where there are several and enough tiles of one.
+        The shift over all scenes, None if no tile has both labels and image edges; and the shift
+        of each scene, if there are several scenes with enough tiles each.
     """
     reach = reach_px(info.size)
     fits: dict[str, list[EdgeFit]] = {}
@@ -66,28 +70,29 @@ def measure_shifts(
     return overall, {
         scene: estimate_shift({scene: part}, grids, seed)
         for scene, part in fits.items()
-        if len(part) >= _TILES_OF_SCENE
+        if len(part) >= _SCENE_TILES
     }
 
 
 def reach_px(size: int) -> int:
-    """Up to which shift the tiles of a size are compared."""
-    return max(1, min(_REACH_PX, size // 4))
+    """Return the largest shift that is tried for tiles of a size."""
+    return max(1, min(_MAX_REACH_PX, size // 4))
 
 
 def estimate_shift(fits: dict[str, list[EdgeFit]], grids: dict[str, Grid], seed: int) -> LabelShift:
-    """Finds the shift at which the tiles of scenes fit best.
+    """Estimate the shift from the agreement measured on tiles.
 
     Args:
-        fits: Of the tiles of each scene.
-        grids: Any tile's grid of each scene, which tells where its axes run on the ground.
-        seed: Of the draws that tell how sure the shift is.
+        fits: Agreement of each tile, by scene.
+        grids: Grid of any tile of each scene, for the direction of its axes.
+        seed: Random seed of the bootstrap.
     """
-    every = [fit for part in fits.values() for fit in part]
-    edges, outlines = np.stack([f.edges for f in every]), np.stack([f.outlines for f in every])
+    flat = [fit for part in fits.values() for fit in part]
+    edges, outlines = np.stack([f.edges for f in flat]), np.stack([f.outlines for f in flat])
     surface = _divide(edges.sum(axis=0), outlines.sum(axis=0))
     dx, dy = find_peak(surface)
     strengths = _strengths(surface)
+    # Scenes may have different axes and pixel sizes.
     east, north = np.average(
         [shift_in_metres(grids[scene], dx, dy) for scene in fits],
         axis=0,
@@ -101,19 +106,19 @@ def estimate_shift(fits: dict[str, list[EdgeFit]], grids: dict[str, Grid], seed:
         error=round(_error(edges, outlines, (dx, dy), seed), 2),
         strength=round(float(strengths.max()), 1),
         reach=len(surface) // 2,
-        tiles=len(every),
+        tiles=len(flat),
         surface=tuple(tuple(row) for row in strengths.round(2).tolist()),
     )
 
 
 def find_peak(surface: np.ndarray) -> tuple[float, float]:
-    """Finds the highest point of a surface to a part of a pixel, by a parabola on each axis.
+    """Find the peak of a surface with subpixel precision, by a parabola along each axis.
 
     Args:
-        surface: Square, (2 * reach + 1)².
+        surface: (2 * reach + 1, 2 * reach + 1).
 
     Returns:
-        (dx, dy) from the middle.
+        (dx, dy) from the centre.
     """
     reach = len(surface) // 2
     row, column = np.unravel_index(np.argmax(surface), surface.shape)
@@ -123,25 +128,25 @@ def find_peak(surface: np.ndarray) -> tuple[float, float]:
 
 
 def shift_in_metres(grid: Grid, dx: float, dy: float) -> tuple[float, float]:
-    """Metres to the east and to the north of a move by pixels at a grid's centre."""
+    """Convert a shift in pixels at the centre of a grid to metres (east, north)."""
     column, row = grid.width / 2, grid.height / 2
-    (x, y), (moved_x, moved_y) = (
+    (x, y), (shifted_x, shifted_y) = (
         grid.transform @ (column, row),
         grid.transform @ (column + dx, row + dy),
     )
     try:
         transformer = Transformer.from_crs(grid.crs.to_wkt(), 4326, always_xy=True)
-        lon, lat = transformer.transform([x, moved_x], [y, moved_y], errcheck=True)
-    except ProjError:
+        lon, lat = transformer.transform([x, shifted_x], [y, shifted_y], errcheck=True)
+    except ProjError:  # a local CRS
         unit = unit_m(grid.crs)
-        return (moved_x - x) * unit, (moved_y - y) * unit
+        return (shifted_x - x) * unit, (shifted_y - y) * unit
     azimuth, _, metres = WGS84_ELLIPSOID.inv(lon[0], lat[0], lon[1], lat[1])
     angle = np.deg2rad(azimuth)
     return float(metres * np.sin(angle)), float(metres * np.cos(angle))
 
 
 def _rounded(value: float) -> float:
-    """To a hundredth; adding zero turns -0.0 into 0.0."""
+    """Round to two decimals; adding zero turns -0.0 into 0.0."""
     return round(float(value), 2) + 0.0
 
 
@@ -153,41 +158,44 @@ def _fit_tile(folder: Path, id_: str, info: TilesInfo, reach: int) -> tuple[Grid
 
 
 def _divide(edges: np.ndarray, outlines: np.ndarray) -> np.ndarray:
-    """Mean edge strength under the outlines; 0 where none lay on valid pixels."""
+    """Return the mean edge strength under the outlines, 0 without outlines on valid pixels."""
     mean: np.ndarray = edges / np.maximum(outlines, 1e-3 * outlines.max())
     return mean
 
 
 def _strengths(surface: np.ndarray) -> np.ndarray:
-    """A surface in deviations from its background, both by medians."""
+    """Standardize a surface by the median and the MAD of its background."""
     reach = len(surface) // 2
     rows, columns = np.indices(surface.shape)
     row, column = np.unravel_index(np.argmax(surface), surface.shape)
-    far = np.hypot(rows - row, columns - column) > min(_PEAK_PX, reach / 2)
-    middle = np.median(surface[far])
-    deviation = 1.4826 * np.median(np.abs(surface[far] - middle))
-    strengths: np.ndarray = (surface - middle) / max(deviation, 1e-9)
+    background = np.hypot(rows - row, columns - column) > min(_PEAK_RADIUS_PX, reach / 2)
+    median = np.median(surface[background])
+    # The factor turns the MAD of a normal distribution into its standard deviation.
+    deviation = 1.4826 * np.median(np.abs(surface[background] - median))
+    strengths: np.ndarray = (surface - median) / max(deviation, 1e-9)
     return strengths
 
 
 def _error(edges: np.ndarray, outlines: np.ndarray, shift: tuple[float, float], seed: int) -> float:
-    """How far the peak moves when tiles are drawn anew: no further than this in two of three.
+    """Estimate the uncertainty of the peak in pixels by the bootstrap over tiles.
 
-    The bootstrap (Efron, Annals of Statistics 7(1), 1979) over tiles. Not a standard deviation,
-    which a single peak far away would decide.
+    See Efron, Annals of Statistics 7(1), 1979. The result is a quantile of the distances to the
+    peak, since a standard deviation would be dominated by a single distant peak.
     """
     tiles = len(edges)
-    draws = np.random.default_rng(seed).multinomial(tiles, np.full(tiles, 1 / tiles), _DRAWS)
+    draws = np.random.default_rng(seed).multinomial(
+        tiles, np.full(tiles, 1 / tiles), _BOOTSTRAP_SAMPLES
+    )
     peaks = [
         find_peak(_divide(np.tensordot(draw, edges, 1), np.tensordot(draw, outlines, 1)))
         for draw in draws.astype(edges.dtype)
     ]
-    moved = np.hypot(*(np.array(peaks) - shift).T)
-    return float(np.quantile(moved, _USUALLY))
+    distances = np.hypot(*(np.array(peaks) - shift).T)
+    return float(np.quantile(distances, _CONFIDENCE))
 
 
 def _vertex(values: np.ndarray, peak: int) -> float:
-    """Where a parabola through the peak and its neighbours is highest, from the peak."""
+    """Return the vertex of the parabola through a peak and its neighbours, relative to the peak."""
     if not 0 < peak < len(values) - 1:
         return 0.0
     before, at, after = (float(value) for value in values[peak - 1 : peak + 2])

@@ -1,4 +1,4 @@
-"""A folder of tiles → what there is to know of its labels."""
+"""Measurement of the labels of a folder of tiles."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from geoseg.data.tiles import (
 from geoseg.errors import EmptyDatasetError
 from geoseg.geo.vector import ParquetParts
 
-# Tiles on the page.
-_SHEET = 24
+# Number of sample tiles shown on the page.
+_SHEET_TILES = 24
 
 
 def measure_labels(
@@ -40,29 +40,29 @@ def measure_labels(
     dropped: int | None = None,
     seed: int = 0,
 ) -> LabelReport:
-    """Measures the labels of a folder of tiles; the same folder gives the same report.
+    """Measure the labels of a folder of tiles.
 
-    Pixels of classes and footprints are all counted; the shift and the values of bands come
-    from a sample of tiles, spread evenly.
+    All pixels and footprints are counted. The shift and the band values are measured on an
+    evenly spaced sample of tiles. The result is reproducible.
 
     Args:
-        folder: A folder made by `geoseg tile`.
-        repaired: How many footprints were invalid and mended, if known.
-        dropped: How many features were no polygons and are left out, if known.
-        seed: Of the tiles that the page shows, and of the shift's error.
+        folder: Folder written by `geoseg tile`.
+        repaired: Number of invalid footprints that were repaired, if known.
+        dropped: Number of features that are not polygons and were left out, if known.
+        seed: Random seed for the sample tiles on the page and the bootstrap of the shift.
 
     Raises:
-        EmptyDatasetError: If the folder is no folder of tiles or has none.
+        EmptyDatasetError: If the folder is not a folder of tiles or contains none.
         SceneReadError: If a tile cannot be read.
     """
     folder = Path(folder)
     info, tiles = load_tiles_info(folder), read_tiles(folder)
     if tiles.empty:
-        raise EmptyDatasetError(f"{folder}: has no tile; tile the scenes again")
+        raise EmptyDatasetError(f"{folder}: contains no tiles; tile the scenes again")
     parts = open_footprints_if_any(folder)
     total, splits = _count_splits(tiles, info, parts)
     shift, scene_shifts = measure_shifts(folder, tiles, info, seed)
-    # A folder may hold test ground only.
+    # Band values should describe what training sees, but a folder may have test tiles only.
     sampled = tiles[tiles.split == "train"] if "train" in splits else tiles
     return LabelReport(
         exclusive=info.exclusive,
@@ -79,29 +79,30 @@ def measure_labels(
         shift=shift,
         scene_shifts=scene_shifts,
         bands=measure_bands(folder, sampled, info),
-        sheet=choose_sheet_tiles(tiles, _SHEET, seed),
+        sheet=choose_sheet_tiles(tiles, _SHEET_TILES, seed),
     )
 
 
 def open_footprints_if_any(folder: Path) -> ParquetParts | None:
-    """The footprints that were burnt, or None where the labels were a raster."""
+    """Open the rasterized footprints; None if the labels are a mask raster."""
     return open_tile_footprints(folder) if has_footprints(folder) else None
 
 
 def _count_splits(
     tiles: gpd.GeoDataFrame, info: TilesInfo, parts: ParquetParts | None
 ) -> tuple[SplitCounts, dict[str, SplitCounts]]:
-    """What all tiles hold, and those of each split."""
-    names, owners = None, None
+    """Count pixels and footprints over all tiles and per split."""
+    names, split_of = None, None
     if parts is not None:
-        found = [(classify_footprints(part, info), assign_splits(part, tiles)) for part in parts]
-        names, owners = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+        # One part at a time, since a layer may not fit into memory.
+        pairs = [(classify_footprints(part, info), assign_splits(part, tiles)) for part in parts]
+        names, split_of = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
     splits = {}
     for split in SPLITS:
         part = tiles[tiles.split == split]
         if len(part):
-            owned = None if names is None else names[owners == split]
-            splits[split] = _count_split(part, owned, info)
+            part_names = None if names is None else names[split_of == split]
+            splits[split] = _count_split(part, part_names, info)
     return _count_split(tiles, names, info), splits
 
 
@@ -118,21 +119,21 @@ def _count_split(tiles: gpd.GeoDataFrame, names: np.ndarray | None, info: TilesI
 
 
 def assign_splits(footprints: gpd.GeoDataFrame, tiles: gpd.GeoDataFrame) -> np.ndarray:
-    """Finds in which split the middle of each footprint lies.
+    """Assign each footprint to the split of the tile that contains its representative point.
 
     Args:
-        footprints: In longitude and latitude, with the scene of each.
+        footprints: Footprints in longitude and latitude, with the column `scene`.
         tiles: All tiles.
 
     Returns:
-        Names (N,); empty where no tile of its scene holds the middle.
+        Names of splits (N,); empty if no tile of the footprint's scene contains the point.
     """
-    owners = np.full(len(footprints), "", dtype=object)
+    splits = np.full(len(footprints), "", dtype=object)
     # Arrays, since pandas would align a filtered series by its labels.
-    middles = shapely.point_on_surface(footprints.geometry.to_numpy())
+    points = shapely.point_on_surface(footprints.geometry.to_numpy())
     scenes = footprints.scene.to_numpy()
     for scene, part in tiles.groupby("scene", sort=True):
         rows = np.flatnonzero(scenes == scene)
-        inside, tile = part.sindex.query(middles[rows], predicate="within")
-        owners[rows[inside]] = part.split.to_numpy()[tile]
-    return owners
+        inside, tile = part.sindex.query(points[rows], predicate="within")
+        splits[rows[inside]] = part.split.to_numpy()[tile]
+    return splits

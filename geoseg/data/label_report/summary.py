@@ -1,4 +1,4 @@
-"""What a survey of tiles found: plain values, as `labels.json` holds them."""
+"""Data types of the label report, as stored in `labels.json`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from geoseg.errors import EmptyDatasetError
 JSON_NAME = "labels.json"
 PAGE_NAME = "labels.html"
 
-# A shift is clear if its peak stands this many deviations above the background, lies within
-# the reach and moves by no more than a pixel when other tiles are drawn. Labels laid over other
-# ground reach 5 deviations by chance, some 8 where tiles are few and small, but then their peak
-# jumps by the whole reach; of fewer tiles than these it may not.
+# A shift is clear if its peak exceeds the background by this many standard deviations, is within
+# the search range and moves by at most one pixel when the tiles are resampled. Labels of an
+# unrelated area reach 5 deviations by chance, and about 8 with few small tiles; but then the peak
+# jumps across the whole search range between resamplings, unless there are too few tiles.
 CLEAR_STRENGTH = 6.0
 CLEAR_ERROR_PX = 1.0
 CLEAR_TILES = 6
@@ -28,15 +28,17 @@ class _Frozen(BaseModel):
 
 
 class SplitCounts(_Frozen):
-    """What tiles hold; a pixel that several tiles share counts in each, as training sees it.
+    """Counts of tiles, pixels and footprints, of one split or of all tiles.
+
+    Pixels in overlaps are counted once per tile, as in training.
 
     Attributes:
         tiles: Number of tiles.
-        pixels: All their pixels.
-        ignored: Pixels without data, which count for nothing.
-        classes: Pixels of each class.
-        footprints: Footprints of each class; those of a split have their middle in its tiles.
-            None where labels are a raster.
+        pixels: Number of pixels, ignored ones included.
+        ignored: Number of pixels that are nodata or belong to no class.
+        classes: Number of pixels per class.
+        footprints: Number of footprints per class, assigned to splits by their representative
+            points. None if the labels are a mask raster.
     """
 
     tiles: int
@@ -47,26 +49,26 @@ class SplitCounts(_Frozen):
 
     @property
     def ignored_share(self) -> float:
-        """Share of the pixels that are ignored."""
+        """Ignored pixels as a share of all pixels."""
         return self.ignored / max(1, self.pixels)
 
     @property
     def shares(self) -> dict[str, float]:
-        """Share of each class in the pixels that count."""
+        """Share of each class in the pixels that are not ignored."""
         counted = max(1, self.pixels - self.ignored)
         return {name: pixels / counted for name, pixels in self.classes.items()}
 
 
 class Histogram(_Frozen):
-    """How often values occur, in bins of equal width.
+    """A histogram with bins of equal width.
 
     Attributes:
-        name: What is counted.
-        low: Where the first bin starts.
-        high: Where the last bin ends.
-        counts: Values in each bin.
-        below: Values below `low`.
-        above: Values above `high`.
+        name: Name of the quantity.
+        low: Lower edge of the first bin.
+        high: Upper edge of the last bin.
+        counts: Number of values per bin.
+        below: Number of values below `low`.
+        above: Number of values above `high`.
     """
 
     name: str
@@ -78,22 +80,22 @@ class Histogram(_Frozen):
 
     @property
     def edges(self) -> list[float]:
-        """Borders of the bins, one more than there are bins."""
+        """Edges of the bins, one more than there are bins."""
         step = (self.high - self.low) / len(self.counts)
         return [self.low + step * i for i in range(len(self.counts) + 1)]
 
 
 class FootprintStatistics(_Frozen):
-    """The footprints on the scenes; one that lies on two scenes counts on each.
+    """Statistics of the footprints; one that is part of two scenes is counted in each.
 
     Attributes:
-        number: How many.
-        repaired: How many were invalid and mended; None if not known.
-        dropped: Features that were no polygons and are left out; None if not known.
-        duplicates: FootprintStatistics that repeat another one, within 5 % of their common area.
-        overlaps: Other pairs that share more than 10 % of the smaller one.
-        tiny: FootprintStatistics smaller than 3 x 3 pixels.
-        area_m2: Quantiles of the area on the ground.
+        number: Number of footprints.
+        repaired: Number of invalid footprints that were repaired; None if unknown.
+        dropped: Number of features that are not polygons and were left out; None if unknown.
+        duplicates: Number of footprints that repeat another one (IoU above 0.95).
+        overlaps: Number of other pairs that share more than 10 % of the smaller footprint.
+        tiny: Number of footprints smaller than 3 x 3 pixels.
+        area_m2: Quantiles of the geodesic area in square metres.
         areas: Histogram of the decimal logarithm of the area in square metres.
     """
 
@@ -108,20 +110,20 @@ class FootprintStatistics(_Frozen):
 
 
 class LabelShift(_Frozen):
-    """By how much labels are to be moved to fit the image.
+    """Estimated shift that would align the labels with the image.
 
     Attributes:
-        dx: Pixels along the image's columns, positive to the right.
-        dy: Pixels along the image's rows, positive downwards; both whatever way the grid
-            lies on the ground.
-        east_m: The same on the ground, positive to the east.
-        north_m: The same on the ground, positive to the north.
-        error: How far the shift moves, in pixels, in two of three draws of other tiles.
-        strength: Height of the peak above the background, in deviations of the background.
-        reach: Shifts up to this many pixels were tried.
-        tiles: Tiles that were looked at.
-        surface: Strength at every shift tried, (rows, columns) from -reach to reach; for the
-            page only, not kept in `labels.json`.
+        dx: Shift along the columns in pixels, positive to the right.
+        dy: Shift along the rows in pixels, positive downwards.
+        east_m: The shift in metres, positive to the east.
+        north_m: The shift in metres, positive to the north.
+        error: Uncertainty in pixels: two of three bootstrap samples of tiles are within it.
+        strength: Height of the peak above the background, in standard deviations of the
+            background.
+        reach: Largest shift that was tried, in pixels.
+        tiles: Number of tiles measured.
+        surface: Strength at each shift, (rows, columns) from -reach to reach. Shown on the page,
+            not stored in `labels.json`.
     """
 
     dx: float
@@ -141,29 +143,29 @@ class LabelShift(_Frozen):
 
     @property
     def clear(self) -> bool:
-        """Whether the shift can be relied on."""
+        """Whether the estimate is reliable."""
         inside = max(abs(self.dx), abs(self.dy)) < self.reach - 0.5
         steady = self.error <= CLEAR_ERROR_PX and self.tiles >= CLEAR_TILES
         return inside and steady and self.strength >= CLEAR_STRENGTH
 
 
 class LabelReport(_Frozen):
-    """What a survey of a folder of tiles found.
+    """Report on the labels of a folder of tiles.
 
     Attributes:
-        exclusive: Whether each pixel is of one of several classes, instead of building or not.
+        exclusive: Whether the classes are exclusive; otherwise pixels are building or not.
         scenes: Paths of the scenes.
         labels: Path of the labels.
-        size: Tile side.
-        gsd_m: Metres on the ground per pixel.
-        failed: Tiles that could not be cut.
+        size: Tile side in pixels.
+        gsd_m: Ground sampling distance, metres per pixel.
+        failed: Number of tiles that could not be cut.
         total: Counts over all tiles.
-        splits: The tiles of each split that has some.
-        footprints: None where labels are a raster.
-        shift: Over all scenes; None if no tile has both labels and edges.
-        scene_shifts: Per scene, where there are several and enough tiles of one.
-        bands: Values of each band, of a sample of the training tiles' valid pixels.
-        sheet: Ids of the tiles that the page shows.
+        splits: Counts per split, without empty splits.
+        footprints: Statistics of the footprints; None if the labels are a mask raster.
+        shift: Shift over all scenes; None if no tile has both labels and image edges.
+        scene_shifts: Shift per scene, if there are several scenes with enough tiles each.
+        bands: Histogram of each band, from valid pixels of a sample of training tiles.
+        sheet: Ids of the sample tiles shown on the page.
     """
 
     format: Literal[1] = 1
@@ -173,7 +175,7 @@ class LabelReport(_Frozen):
     size: int
     gsd_m: float
     failed: int
-    # Stored as "ground" since the first version of the file.
+    # The key in `labels.json` is older than the name of the attribute.
     total: SplitCounts = Field(validation_alias="ground", serialization_alias="ground")
     splits: dict[str, SplitCounts]
     footprints: FootprintStatistics | None
@@ -184,7 +186,10 @@ class LabelReport(_Frozen):
 
 
 def load_label_report(folder: str | Path) -> LabelReport:
-    """Reads `labels.json`.
+    """Read `labels.json`.
+
+    Args:
+        folder: Folder of tiles.
 
     Raises:
         EmptyDatasetError: If the file is missing or damaged.
@@ -193,31 +198,31 @@ def load_label_report(folder: str | Path) -> LabelReport:
     try:
         return LabelReport.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise EmptyDatasetError(f"{path}: is missing; tile the scenes again") from error
+        raise EmptyDatasetError(f"{path}: does not exist; tile the scenes again") from error
     except (ValidationError, ValueError) as error:
         raise EmptyDatasetError(
-            f"{path}: is damaged or of another version of geoseg; tile the scenes again"
+            f"{path}: is damaged or from another version of geoseg; tile the scenes again"
         ) from error
 
 
 def format_headline(report: LabelReport) -> str:
-    """A report in one line: how many, how much of the ground, how well they lie."""
-    shares = {name: percent(share) for name, share in report.total.shares.items()}
+    """Summarize a report in one line: footprints, class shares and shift."""
+    shares = {name: format_percent(share) for name, share in report.total.shares.items()}
     if report.exclusive:
-        said = ", ".join(f"{share} {name}" for name, share in shares.items())
+        text = ", ".join(f"{share} {name}" for name, share in shares.items())
     else:
-        said = f"{list(shares.values())[-1]} of the ground"
+        text = f"{list(shares.values())[-1]} of the pixels"
     if report.footprints:
         number = f"{report.footprints.number:,} footprints"
-        said = f"{number}: {said}" if report.exclusive else f"{number} on {said}"
+        text = f"{number}: {text}" if report.exclusive else f"{number} on {text}"
         for name in ("repaired", "dropped", "duplicates", "overlaps"):
             count = getattr(report.footprints, name)
-            said += f", {count:,} {name}" if count else ""
-    return f"{said}; {describe_shift(report.shift)}"
+            text += f", {count:,} {name}" if count else ""
+    return f"{text}; {format_shift_px(report.shift)}"
 
 
-def describe_shift(shift: LabelShift | None) -> str:
-    """A shift in a few words."""
+def format_shift_px(shift: LabelShift | None) -> str:
+    """Format a shift in pixels, or `shift unclear`."""
     if shift is None or not shift.clear:
         return "shift unclear"
     # Adding zero turns -0.0 into 0.0.
@@ -225,8 +230,8 @@ def describe_shift(shift: LabelShift | None) -> str:
     return f"shift {dx:.1f}, {dy:.1f} px (clear)"
 
 
-def percent(share: float) -> str:
-    """A share from 0 to 1 as a percentage of two digits or so."""
+def format_percent(share: float) -> str:
+    """Format a share from 0 to 1 as a percentage with about two significant digits."""
     value = 100 * share
     if 0 < value < 0.1:
         return "< 0.1 %"

@@ -1,4 +1,4 @@
-"""How long a survey takes, from a few of its tiles."""
+"""Estimated duration of a label report."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from geoseg.data.label_report.label_shift import SHIFT_TILES, reach_px
 from geoseg.data.labels import IGNORE
 from geoseg.geo.raster import Scene
 
-# Tiles that are tried: one more than counts, as the first loads what all of them need.
-_TRIED = 4
+# Tiles to time. The first is not counted, since it includes one-time imports.
+_TIMED_TILES = 4
 
-# For pictures, diagrams and the page.
+# Seconds for pictures, figures and the page.
 _PAGE_S = 1.5
 
 
 def estimate_report_seconds(folder: Path, tiles: pd.DataFrame, count: int) -> float:
-    """Estimates the seconds that `write_label_report` will take.
+    """Estimate the seconds that `write_label_report` will take.
 
     Args:
-        folder: With `images` and `targets` of the tiles.
-        tiles: Some tiles, with `id` and `building_fraction`.
-        count: How many there will be.
+        folder: Folder with `images` and `targets` of the tiles.
+        tiles: Some tiles, with the columns `id` and `building_fraction`.
+        count: Number of tiles of the whole job.
     """
     built = tiles[tiles.building_fraction > 0]
     if built.empty:
         return _PAGE_S
-    took = [_time_tile(folder, str(id_)) for id_ in built.id.iloc[:_TRIED]]
-    steady = took[1:] or took
+    seconds = [_time_tile(folder, str(id_)) for id_ in built.id.iloc[:_TIMED_TILES]]
+    steady = seconds[1:] or seconds
     reading = sum(read for read, _ in steady) / len(steady)
     fitting = sum(fit for _, fit in steady) / len(steady)
     fitted = min(SHIFT_TILES, count * len(built) / len(tiles))
@@ -40,7 +40,7 @@ def estimate_report_seconds(folder: Path, tiles: pd.DataFrame, count: int) -> fl
 
 
 def _time_tile(folder: Path, id_: str) -> tuple[float, float]:
-    """Seconds for reading a tile, and for moving its labels over it."""
+    """Return the seconds for reading a tile and for matching its outlines to its edges."""
     start = time.perf_counter()
     with (
         Scene(folder / "images" / f"{id_}.tif") as image,
