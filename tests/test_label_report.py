@@ -166,8 +166,8 @@ def test_shift_is_estimated_per_scene(tmp_path, town):
     assert all(shift.clear for shift in shifts)
     lines = [finding.text for finding in list_findings(report) if "b.tif" in finding.text]
     assert lines == [
-        f"In {tmp_path / 'b.tif'}, moving the labels {abs(shifts[1].east_m):.2g} m west would align "
-        "them with the image."
+        f"In {tmp_path / 'b.tif'}, moving the labels {abs(shifts[1].east_m):.2g} m west would "
+        "align them with the image."
     ]
 
 

@@ -216,5 +216,6 @@ def layer_confidence(pred: gpd.GeoDataFrame) -> np.ndarray | None:
     """The confidence of each footprint, or None where the layer says nothing of it."""
     if "confidence" not in pred:
         return None
-    confidence = pd.to_numeric(pred["confidence"], errors="coerce")
-    return confidence.to_numpy(dtype=float, na_value=np.nan)
+    numbers = pd.to_numeric(pred["confidence"], errors="coerce")
+    confidence: np.ndarray = numbers.to_numpy(dtype=float, na_value=np.nan)
+    return confidence

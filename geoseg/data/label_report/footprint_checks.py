@@ -96,8 +96,9 @@ def _intersecting(extents: dict[int, np.ndarray], extent: np.ndarray) -> list[in
 def _read_extent(part: gpd.GeoDataFrame, scene: str, extent: np.ndarray) -> np.ndarray:
     """Return the footprints of a scene whose bounding boxes intersect an extent."""
     candidates = part[part.scene == scene]
-    polygons: np.ndarray = candidates.geometry.to_numpy()
-    return polygons[candidates.sindex.query(shapely.box(*extent))]
+    rows = candidates.sindex.query(shapely.box(*extent))
+    polygons: np.ndarray = candidates.geometry.to_numpy()[rows]
+    return polygons
 
 
 def count_overlaps(polygons: np.ndarray, start: int = 0) -> tuple[int, int]:
