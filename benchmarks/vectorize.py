@@ -44,9 +44,9 @@ from shapely.geometry import shape
 from geoseg.evaluation import evaluate
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import Scene, open_for_writing, read_prob
-from geoseg.vectorization.components.labelling import Components, describe_block, join_parts
+from geoseg.vectorization.components.labelling import Components, label_block, merge_blocks
 from geoseg.vectorization.components.runs import find_runs, label_runs
-from geoseg.vectorization.components.trace_windows import Share, deal_windows
+from geoseg.vectorization.components.trace_windows import TraceWindow, plan_windows
 from geoseg.vectorization.layer import vectorize
 from geoseg.vectorization.outlines.rings import trace_rings
 from geoseg.vectorization.outlines.tracing import move_polygons
@@ -127,19 +127,19 @@ def trace_mask(mask: np.ndarray) -> np.ndarray:
     grid = Grid(rasterio.CRS.from_epsg(32633), Affine.identity(), *mask.shape)
     tops = range(0, len(mask), BLOCK)
     with ThreadPoolExecutor(2) as pool:
-        parts = list(pool.map(lambda top: describe_block(mask[top : top + BLOCK], top), tops))
-        components = join_parts(parts, mask.shape[1])
+        parts = list(pool.map(lambda top: label_block(mask[top : top + BLOCK], top), tops))
+        components = merge_blocks(parts, mask.shape[1])
         margins = np.ones(len(components), dtype=np.int64)
-        shares = deal_windows(components, grid, BLOCK, margins)
-        return np.concatenate(list(pool.map(partial(trace_share, mask, components), shares)))
+        shares = plan_windows(components, grid, BLOCK, margins)
+        return np.concatenate(list(pool.map(partial(trace_window, mask, components), shares)))
 
 
-def trace_share(mask: np.ndarray, components: Components, share: Share) -> np.ndarray:
+def trace_window(mask: np.ndarray, components: Components, share: TraceWindow) -> np.ndarray:
     """Outlines of some components."""
     window = share.window
     runs = find_runs(mask[window.toslices()])
     owners, _ = label_runs(runs, diagonal=True)
-    places = components.places_of(runs.renamed(owners + 1), window)
+    places = components.match_runs(runs.with_values(owners + 1), window)
     runs = runs.pick(np.isin(places, share.chosen))
     pieces, _ = label_runs(runs, diagonal=False)
     return move_polygons(trace_rings(runs, pieces).polygons(), window.col_off, window.row_off)

@@ -4,7 +4,7 @@ import geopandas as gpd
 import numpy as np
 
 from geoseg.geo.raster import write_array
-from geoseg.vectorization.components.labelling import describe_block, join_parts
+from geoseg.vectorization.components.labelling import label_block, merge_blocks
 from geoseg.vectorization.layer import vectorize
 
 
@@ -26,5 +26,5 @@ def write_floats(path, grid, body, border, valid):
 def find_components(values, rows):
     """Components of an array, from blocks of so many rows."""
     tops = range(0, len(values), rows)
-    parts = [describe_block(values[top : top + rows], top) for top in tops]
-    return join_parts(parts, values.shape[1])
+    parts = [label_block(values[top : top + rows], top) for top in tops]
+    return merge_blocks(parts, values.shape[1])

@@ -17,7 +17,7 @@ from geoseg.networks.model_file import save_model
 from geoseg.options import PredictOptions, Thresholds
 from geoseg.prediction.prediction_job import plan_job
 from geoseg.prediction.scene_prediction import Workers, predict
-from geoseg.vectorization.tasks import trace_share
+from geoseg.vectorization.tasks import run_trace_task
 
 
 def make_model(path, **changes):
@@ -140,9 +140,9 @@ def test_footprints_go_on_where_they_were_interrupted(tmp_path):
 
     def run(function, tasks):
         for task in tasks:
-            if function is trace_share and len(done) == 1:
+            if function is run_trace_task and len(done) == 1:
                 raise KeyboardInterrupt
-            done.extend([task] if function is trace_share else [])
+            done.extend([task] if function is run_trace_task else [])
             yield function(task)
 
     def footprints(name, run):

@@ -17,8 +17,8 @@ from shapely.geometry import shape as as_shape
 
 from geoseg.geo.grid import Grid
 from geoseg.options import Thresholds
-from geoseg.vectorization import shaping
 from geoseg.vectorization.layer import vectorize_arrays
+from geoseg.vectorization.outlines import shaping
 from geoseg.vectorization.outlines.right_angles import _is_rectilinear
 
 GSD_M, HEIGHT, WIDTH = 0.5, 120, 170

@@ -26,7 +26,7 @@ from geoseg.geo.raster import THRESHOLDS_TAG, open_for_writing, read_prob, write
 from geoseg.geo.vector import LAYER_SUFFIXES, read_footprints
 from geoseg.geo.vector.geodesic import geodesic_measures
 from geoseg.options import Thresholds
-from geoseg.vectorization.components.runs import find_runs, label_runs, paint
+from geoseg.vectorization.components.runs import find_runs, label_runs, rasterize_runs
 from geoseg.vectorization.footprints import _confidences
 from geoseg.vectorization.layer import vectorize, vectorize_arrays
 from geoseg.vectorization.objects.buildings import Objects
@@ -34,7 +34,7 @@ from geoseg.vectorization.objects.holes import fill_holes
 from geoseg.vectorization.objects.separation import seed_score, separate, split_necks
 from geoseg.vectorization.outlines.rings import trace_rings
 from geoseg.vectorization.outlines.tracing import cross_rings, simplify, step_rings
-from geoseg.vectorization.prob_sources import ArrayProb, Prob, SceneProb
+from geoseg.vectorization.prob_sources import ArrayProb, ProbWindow, SceneProb
 
 EIGHT, FOUR = np.ones((3, 3)), ndimage.generate_binary_structure(2, 1)
 
@@ -114,7 +114,7 @@ def test_every_pixel_of_a_mask_finds_an_object(mask, seed):
 
 
 def divide(body, border, mask, thresholds, **options):
-    score = seed_score(Prob(body, border, np.ones(mask.shape, dtype=bool)), thresholds)
+    score = seed_score(ProbWindow(body, border, np.ones(mask.shape, dtype=bool)), thresholds)
     return separate(score, mask, thresholds.seed, **options)
 
 
@@ -154,7 +154,7 @@ def test_where_two_buildings_meet_they_part():
     mask = body > 0.5
     for weight, count in ((1.0, 2), (0.1, 1)):
         thresholds = Thresholds(contact=weight)
-        prob = Prob(body, None, np.ones(mask.shape, dtype=bool), contact)
+        prob = ProbWindow(body, None, np.ones(mask.shape, dtype=bool), contact)
         assert separate(seed_score(prob, thresholds), mask, thresholds.seed).max() == count
 
 
@@ -233,7 +233,7 @@ def test_confidences_of_many_small_objects_take_little_memory():
     body = np.zeros((128, 192), dtype=np.float32)
     body[::2, ::2] = 0.9
     runs = find_runs((body > 0.5).view(np.uint8))
-    runs = runs.renamed(np.arange(1, len(runs) + 1))
+    runs = runs.with_values(np.arange(1, len(runs) + 1))
     objects = Objects(runs, np.arange(len(runs)), runs)
     tracemalloc.start()
     _, tenth = _confidences(objects, body)
@@ -302,12 +302,12 @@ def test_small_holes_are_filled_but_never_over_nodata_or_another_building():
     valid = np.ones_like(mask, dtype=bool)
     valid[3, 9] = False
     runs = find_runs(mask)
-    filled = paint(fill_holes(runs, valid, np.array([9, 1])), mask.shape)
+    filled = rasterize_runs(fill_holes(runs, valid, np.array([9, 1])), mask.shape)
     changed = np.argwhere(filled != mask).tolist()
     assert changed == [[2, 2], [2, 3], [2, 19], [3, 2], [3, 3], [3, 18]]
     assert (filled[filled != mask] == 1).all()
     again = fill_holes(runs, valid, np.array([3, 1]))
-    assert np.argwhere(paint(again, mask.shape) != mask).tolist() == [[2, 19], [3, 18]]
+    assert np.argwhere(rasterize_runs(again, mask.shape) != mask).tolist() == [[2, 19], [3, 18]]
     assert len(fill_holes(runs, valid, np.array([1, 1]))) == len(runs)
 
 
@@ -330,7 +330,7 @@ def test_holes_are_filled_as_by_pixels(mask, other, least, apart):
             wanted[inside] = beside[0]
     filled = fill_holes(find_runs(names), valid, np.full(count, least))
     assert (filled.values > 0).all()
-    assert (paint(filled, mask.shape) == wanted).all()
+    assert (rasterize_runs(filled, mask.shape) == wanted).all()
 
 
 # Outlines
@@ -398,7 +398,7 @@ def test_subpixel_outlines_stay_valid_and_share_their_walls(labels, seed, tolera
     _, rings = trace(labels)
     runs = find_runs(labels)
     pieces, count = label_runs(runs, diagonal=False)
-    named = paint(runs.renamed(pieces + 1), labels.shape)
+    named = rasterize_runs(runs.with_values(pieces + 1), labels.shape)
     inside, outside = np.random.default_rng(seed).random((2, *labels.shape)).astype(np.float32)
     prob = np.where(labels > 0, 0.5 + inside / 2, outside / 2)
     prob[outside > 0.95] = np.nan

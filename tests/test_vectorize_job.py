@@ -14,7 +14,7 @@ from geoseg.geo.raster import CLASSES_TAG, describe_classes, write_array
 from geoseg.jobs.workers import open_workers
 from geoseg.options import Thresholds
 from geoseg.vectorization.block_layout import BlockLayout, check_window, choose_layout
-from geoseg.vectorization.components.labelling import describe_block
+from geoseg.vectorization.components.labelling import label_block
 from geoseg.vectorization.layer import vectorize
 from geoseg.vectorization.tasks import FindTask, TraceTask
 
@@ -155,7 +155,7 @@ def test_memory_decides_the_blocks():
 def test_noise_is_searched_in_the_memory_that_is_counted():
     noise = (np.random.default_rng(1).random((300, 700)) < 0.5).astype(np.uint8)
     tracemalloc.start()
-    part = describe_block(noise, 0)
+    part = label_block(noise, 0)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert part.table[:, 4].sum() == noise.sum()

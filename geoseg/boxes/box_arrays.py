@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 import shapely
 
-from geoseg.vectorization.georeferencing import Traced
+from geoseg.vectorization.footprint_frames import OutlineBatch
 
 # A building counts where at least this share of it is to be seen: it is learnt there, and
 # found. Less of it is neither a building nor none.
@@ -46,9 +46,9 @@ def join_boxes(parts: Sequence[Boxes]) -> Boxes:
     return Boxes(np.concatenate(corners), np.concatenate(scores))
 
 
-def outlines_of(boxes: Boxes) -> Traced:
+def outlines_of(boxes: Boxes) -> OutlineBatch:
     """Each box as a polygon in pixels, with its score."""
-    return Traced(shapely.box(*boxes.corners.T), {"confidence": boxes.scores})
+    return OutlineBatch(shapely.box(*boxes.corners.T), {"confidence": boxes.scores})
 
 
 def valid_shares(corners: np.ndarray, valid: np.ndarray) -> np.ndarray:

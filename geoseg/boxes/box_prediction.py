@@ -20,7 +20,7 @@ from geoseg.jobs.journal import claim_output
 from geoseg.jobs.progress import Progress
 from geoseg.options import PredictOptions, Thresholds
 from geoseg.prediction.plan import PredictPlan
-from geoseg.vectorization.georeferencing import Traced, place_footprints
+from geoseg.vectorization.footprint_frames import OutlineBatch, georeference_outlines
 
 logger = logging.getLogger(__name__)
 
@@ -160,10 +160,10 @@ def _write(
         )
         stitched = stitch_boxes(plan.tiles, tiles)
         outlines = _outlines(stitched, thresholds.body)
-        frames = place_footprints(outlines, plan.grid, thresholds.min_area_m2)
+        frames = georeference_outlines(outlines, plan.grid, thresholds.min_area_m2)
         write_footprints(path, frames, crs=plan.grid.crs, grid=plan.out_grid)
 
 
-def _outlines(batches: Iterator[Boxes], least: float) -> Iterator[Traced]:
+def _outlines(batches: Iterator[Boxes], least: float) -> Iterator[OutlineBatch]:
     for boxes in batches:
         yield outlines_of(boxes[boxes.scores >= least])

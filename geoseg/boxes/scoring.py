@@ -26,7 +26,7 @@ from geoseg.options import Thresholds
 from geoseg.training.dataset import TileDataset
 from geoseg.training.validation.areas import read_labelled
 from geoseg.training.validation.tuning import Tuned
-from geoseg.vectorization.georeferencing import join_frames, place_footprints
+from geoseg.vectorization.footprint_frames import concatenate_frames, georeference_outlines
 
 # Least scores to choose from.
 _CANDIDATES = np.arange(5, 100, 5) / 100
@@ -59,8 +59,8 @@ class BoxGround:
         for index, window in self.windows.items():
             stitcher.add(window, found[index])
         outlines = [outlines_of(stitcher.advance())]
-        return join_frames(
-            place_footprints(outlines, self.grid, Thresholds().min_area_m2), self.grid
+        return concatenate_frames(
+            georeference_outlines(outlines, self.grid, Thresholds().min_area_m2), self.grid
         )
 
 

@@ -13,9 +13,9 @@ from geoseg.geo.grid import Grid
 from geoseg.geo.raster import likeliest_class
 from geoseg.geo.vector import FOOTPRINT_COLUMNS
 from geoseg.options import Thresholds
-from geoseg.vectorization.components.runs import Runs, find_runs, join_runs, label_runs
-from geoseg.vectorization.components.selection import Wanted
-from geoseg.vectorization.georeferencing import Traced
+from geoseg.vectorization.components.runs import Runs, concatenate_runs, find_runs, label_runs
+from geoseg.vectorization.components.selection import ComponentSelection
+from geoseg.vectorization.footprint_frames import OutlineBatch
 from geoseg.vectorization.outlines.rings import trace_rings
 from geoseg.vectorization.outlines.tracing import move_polygons, simplify, step_rings
 from geoseg.vectorization.prob_sources import ClassProb
@@ -26,7 +26,7 @@ CLASS_COLUMNS: Mapping[str, str] = {"id": "int64", "class": "str", **FOOTPRINT_C
 _STRIP_PX = 1 << 20
 
 
-def read_values(source: ClassProb, window: Window) -> np.ndarray:
+def read_class_values(source: ClassProb, window: Window) -> np.ndarray:
     """The place of each pixel's class in `source.classes.names`, from 1; 0 on nodata.
 
     Returns:
@@ -35,9 +35,9 @@ def read_values(source: ClassProb, window: Window) -> np.ndarray:
     return _values(*source.read(window))
 
 
-def read_wanted_values(source: ClassProb, window: Window) -> np.ndarray:
+def read_foreground_values(source: ClassProb, window: Window) -> np.ndarray:
     """The same, but 0 on the background too, of which nothing is traced."""
-    values = read_values(source, window)
+    values = read_class_values(source, window)
     names, background = source.classes.names, source.classes.background
     if background in names:
         values[values == names.index(background) + 1] = 0
@@ -50,8 +50,12 @@ def _values(prob: np.ndarray, valid: np.ndarray) -> np.ndarray:
 
 
 def trace_classes(
-    source: ClassProb, window: Window, wanted: Wanted, chosen: np.ndarray, thresholds: Thresholds
-) -> Traced:
+    source: ClassProb,
+    window: Window,
+    wanted: ComponentSelection,
+    chosen: np.ndarray,
+    thresholds: Thresholds,
+) -> OutlineBatch:
     """Outlines of some patches, each of its likeliest class, traced with all that lies around.
 
     Lines run between the corners where three patches meet, and which corners these are the pixels
@@ -60,7 +64,7 @@ def trace_classes(
     Args:
         source: Probabilities.
         window: Holds the patches and a pixel around them, as far as the grid reaches.
-        wanted: Components of `read_wanted_values` that begin in the window.
+        wanted: Components of `read_foreground_values` that begin in the window.
         chosen: bool (n,), which of them are traced.
         thresholds: `simplify_m` is used.
 
@@ -79,7 +83,7 @@ def trace_classes(
     rank[order] = np.arange(count)
     pieces, values = rank[pieces], values[order]
     component = np.full(count, -1)
-    component[pieces] = _places_of(runs, window, wanted)
+    component[pieces] = _match_components(runs, window, wanted)
     own = np.flatnonzero((component >= 0) & np.append(chosen, False)[component])
     own = own[np.argsort(component[own], kind="stable")]
     outlines = shapely.normalize(step_rings(trace_rings(runs, pieces)).polygons())
@@ -92,7 +96,7 @@ def trace_classes(
         "class": names[values[own] - 1],
         "confidence": confidence[own],
     }
-    return Traced(move_polygons(simple, window.col_off, window.row_off), attributes)
+    return OutlineBatch(move_polygons(simple, window.col_off, window.row_off), attributes)
 
 
 def tolerance_px(grid: Grid, thresholds: Thresholds) -> float:
@@ -125,7 +129,7 @@ def _read_runs(source: ClassProb, window: Window) -> tuple[Runs, np.ndarray]:
         runs = find_runs(_values(prob, valid))
         sums.append(_sum_inside(prob.max(axis=0), runs))
         found.append(runs.move(top, 0))
-    return join_runs(*found), np.concatenate(sums)
+    return concatenate_runs(*found), np.concatenate(sums)
 
 
 def _sum_inside(prob: np.ndarray, runs: Runs) -> np.ndarray:
@@ -136,7 +140,7 @@ def _sum_inside(prob: np.ndarray, runs: Runs) -> np.ndarray:
     return sums
 
 
-def _places_of(runs: Runs, window: Window, wanted: Wanted) -> np.ndarray:
+def _match_components(runs: Runs, window: Window, wanted: ComponentSelection) -> np.ndarray:
     """The place among the wanted of each run's component, or -1."""
     owners, _ = label_runs(runs, diagonal=True)
-    return wanted.components.places_of(runs.renamed(owners + 1), window)
+    return wanted.components.match_runs(runs.with_values(owners + 1), window)

@@ -10,15 +10,15 @@ from rasterio.windows import Window
 from geoseg.geo.grid import Grid
 from geoseg.geo.vector import FOOTPRINT_COLUMNS
 from geoseg.options import Thresholds
-from geoseg.vectorization.components.runs import paint, pixels
-from geoseg.vectorization.components.selection import Wanted
-from geoseg.vectorization.georeferencing import Traced
+from geoseg.vectorization.components.runs import rasterize_runs, run_pixels
+from geoseg.vectorization.components.selection import ComponentSelection
+from geoseg.vectorization.footprint_frames import OutlineBatch
 from geoseg.vectorization.objects.buildings import Objects, find_objects
 from geoseg.vectorization.outlines.rings import trace_rings
-from geoseg.vectorization.outlines.shaping import farthest_m, shape_outlines
+from geoseg.vectorization.outlines.shaping import max_shifts_m, shape_outlines
 from geoseg.vectorization.outlines.tracing import cross_rings, move_polygons, step_rings
 from geoseg.vectorization.outlines.zones import find_zones
-from geoseg.vectorization.prob_sources import Prob, ProbSource
+from geoseg.vectorization.prob_sources import ProbSource, ProbWindow
 
 BUILDING_COLUMNS: Mapping[str, str] = {
     **FOOTPRINT_COLUMNS,
@@ -40,14 +40,18 @@ def building_margins(steps_m: np.ndarray, _: Grid, thresholds: Thresholds) -> np
     Their own outlines may go so far, and those of a neighbour come as far to meet them.
     """
     least_m = np.linalg.svd(steps_m, compute_uv=False).min(axis=1)
-    farthest_px = farthest_m(steps_m, thresholds) / least_m
+    farthest_px = max_shifts_m(steps_m, thresholds) / least_m
     margins: np.ndarray = np.ceil(2 * farthest_px).astype(np.int64) + _BESIDE_PX
     return margins
 
 
 def trace_buildings(
-    source: ProbSource, window: Window, wanted: Wanted, chosen: np.ndarray, thresholds: Thresholds
-) -> Traced:
+    source: ProbSource,
+    window: Window,
+    wanted: ComponentSelection,
+    chosen: np.ndarray,
+    thresholds: Thresholds,
+) -> OutlineBatch:
     """Outlines of the buildings of some components, from the probabilities of a window.
 
     Args:
@@ -75,7 +79,7 @@ def trace_buildings(
     )  # fmt: skip
     confidence, tenth = _confidences(objects, _calibrated(prob.body, thresholds.temperature))
     edge = _at_edge(objects, prob, window, source.grid)
-    return Traced(
+    return OutlineBatch(
         regular.polygons,
         {
             "component": objects.groups,
@@ -87,12 +91,14 @@ def trace_buildings(
     )
 
 
-def _outline(objects: Objects, prob: Prob, thresholds: Thresholds) -> np.ndarray:
+def _outline(objects: Objects, prob: ProbWindow, thresholds: Thresholds) -> np.ndarray:
     """Outlines in pixels of a window; walls that objects share have the same vertices in both."""
     rings = step_rings(trace_rings(objects.runs, objects.runs.values - 1))
     if thresholds.subpixel:
         known = np.where(prob.valid, prob.body, np.float32(np.nan))
-        rings = cross_rings(rings, paint(objects.runs, known.shape), known, thresholds.body)
+        rings = cross_rings(
+            rings, rasterize_runs(objects.runs, known.shape), known, thresholds.body
+        )
     return rings.polygons()
 
 
@@ -108,7 +114,7 @@ def _calibrated(prob: np.ndarray, temperature: float) -> np.ndarray:
 
 def _confidences(objects: Objects, body: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and tenth percentile of the probabilities inside each object."""
-    places, owners = pixels(objects.runs, body.shape[1])
+    places, owners = run_pixels(objects.runs, body.shape[1])
     numbers, inside = objects.runs.values[owners] - 1, body.ravel()[places]
     counts = np.bincount(numbers, minlength=len(objects))
     mean = np.bincount(numbers, inside, len(objects)) / counts
@@ -119,7 +125,7 @@ def _confidences(objects: Objects, body: np.ndarray) -> tuple[np.ndarray, np.nda
     return mean, levels[places] % (_LEVELS + 1) / _LEVELS
 
 
-def _at_edge(objects: Objects, prob: Prob, window: Window, grid: Grid) -> np.ndarray:
+def _at_edge(objects: Objects, prob: ProbWindow, window: Window, grid: Grid) -> np.ndarray:
     """Which objects touch the grid's border or nodata, so that more of them may be unseen."""
     unseen = np.ones((window.height + 2, window.width + 2), dtype=bool)
     unseen[1:-1, 1:-1] = ~prob.valid
@@ -132,7 +138,7 @@ def _at_edge(objects: Objects, prob: Prob, window: Window, grid: Grid) -> np.nda
     if window.col_off + window.width < grid.width:
         unseen[:, -1] = False
     beside = unseen[:-2, 1:-1] | unseen[2:, 1:-1] | unseen[1:-1, :-2] | unseen[1:-1, 2:]
-    places, owners = pixels(objects.runs, window.width)
+    places, owners = run_pixels(objects.runs, window.width)
     touching = np.bincount(objects.runs.values[owners] - 1, beside.ravel()[places], len(objects))
     edge: np.ndarray = touching > 0
     return edge

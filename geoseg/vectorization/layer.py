@@ -24,19 +24,19 @@ from geoseg.options import CRFOptions, Thresholds, check_thresholds
 from geoseg.prediction.crf.refinement import refine_raster
 from geoseg.vectorization.block_layout import BlockLayout, check_window, choose_layout
 from geoseg.vectorization.class_polygons import CLASS_COLUMNS, class_margins
-from geoseg.vectorization.components.labelling import Components, Part, join_parts
-from geoseg.vectorization.components.selection import Margins, Wanted, choose_components
-from geoseg.vectorization.components.trace_windows import TraceWindow, deal_windows
+from geoseg.vectorization.components.labelling import BlockComponents, Components, merge_blocks
+from geoseg.vectorization.components.selection import ComponentSelection, Margins, select_components
+from geoseg.vectorization.components.trace_windows import TraceWindow, plan_windows
+from geoseg.vectorization.footprint_frames import concatenate_frames, number_footprints
 from geoseg.vectorization.footprints import BUILDING_COLUMNS, building_margins
-from geoseg.vectorization.georeferencing import join_frames, number_footprints
 from geoseg.vectorization.prob_sources import ArrayProb, prob_bands
 from geoseg.vectorization.tasks import (
     FindTask,
     TraceTask,
-    find_in,
-    find_part,
-    trace_in,
-    trace_share,
+    find_components,
+    run_find_task,
+    run_trace_task,
+    trace_components,
 )
 
 
@@ -203,8 +203,8 @@ class _Making:
         """Yields the layer in batches, in order, once all of it is traced."""
         layout = self._agree_on_layout(max_memory_gb, block_px)
         components = self._find(layout.rows)
-        wanted = choose_components(components, self._grid, self._thresholds, self._kind.margins)
-        shares = list(deal_windows(wanted.components, self._grid, layout.side, wanted.margins))
+        wanted = select_components(components, self._grid, self._thresholds, self._kind.margins)
+        shares = list(plan_windows(wanted.components, self._grid, layout.side, wanted.margins))
         if self._kind.holds_pixels:
             for share in shares:
                 check_window(share.window, max_memory_gb)
@@ -232,21 +232,21 @@ class _Making:
         if "components" not in self._journal.done:
             windows = list(self._grid.row_windows(rows))
             tasks = [FindTask(self._prob, self._thresholds, window) for window in windows]
-            parts: list[Part] = list(
-                self._follow(find_part, tasks, 0, len(tasks), "blocks searched")
+            parts: list[BlockComponents] = list(
+                self._follow(run_find_task, tasks, 0, len(tasks), "blocks searched")
             )
-            self._journal.keep("components", join_parts(parts, self._grid.width).table)
+            self._journal.keep("components", merge_blocks(parts, self._grid.width).table)
         return Components(self._journal.kept("components"), self._grid.width)
 
-    def _trace(self, wanted: Wanted, shares: list[TraceWindow]) -> None:
+    def _trace(self, wanted: ComponentSelection, shares: list[TraceWindow]) -> None:
         """Traces what is not traced yet."""
         missing = [number for number in range(len(shares)) if not self._file(number).exists()]
         tasks = (self._task(wanted, shares[number], self._file(number)) for number in missing)
         done, what = len(shares) - len(missing), "windows traced"
-        for _ in self._follow(trace_share, tasks, done, len(shares), what):
+        for _ in self._follow(run_trace_task, tasks, done, len(shares), what):
             pass
 
-    def _task(self, wanted: Wanted, share: TraceWindow, output: Path) -> TraceTask:
+    def _task(self, wanted: ComponentSelection, share: TraceWindow, output: Path) -> TraceTask:
         numbers = wanted.beginning_in(share.window)
         chosen = np.isin(numbers, share.chosen)
         given = (self._prob, self._thresholds, share.window)
@@ -303,8 +303,8 @@ def vectorize_arrays(
     """
     source = ArrayProb(body, border, valid, grid, contact)
     whole = Window(0, 0, grid.width, grid.height)
-    components = join_parts([find_in(source, whole, thresholds)], grid.width)
-    wanted = choose_components(components, grid, thresholds, building_margins)
-    frame = trace_in(source, whole, wanted, np.ones(len(wanted), dtype=bool), thresholds)
+    components = merge_blocks([find_components(source, whole, thresholds)], grid.width)
+    wanted = select_components(components, grid, thresholds, building_margins)
+    frame = trace_components(source, whole, wanted, np.ones(len(wanted), dtype=bool), thresholds)
     frames = number_footprints([frame], thresholds.min_area_m2, thresholds.min_confidence)
-    return join_frames(frames, grid, BUILDING_COLUMNS)
+    return concatenate_frames(frames, grid, BUILDING_COLUMNS)

@@ -22,7 +22,7 @@ _TOLERANCE = 1e-3  # a float raster may overshoot 0..1 by what resampling adds
 
 
 @dataclass(frozen=True)
-class Prob:
+class ProbWindow:
     """Probabilities of a window.
 
     Attributes:
@@ -46,7 +46,7 @@ class ProbSource(Protocol):
     def grid(self) -> Grid:
         """Place on the ground."""
 
-    def read(self, window: Window) -> Prob:
+    def read(self, window: Window) -> ProbWindow:
         """Reads the probabilities of a window inside the grid."""
 
 
@@ -79,7 +79,7 @@ class ArrayProb:
         self.grid = grid
         self._body, self._border, self._contact, self._valid = arrays
 
-    def read(self, window: Window) -> Prob:
+    def read(self, window: Window) -> ProbWindow:
         """Reads the probabilities of a window inside the grid."""
         part = window.toslices()
         border, contact = (
@@ -90,7 +90,7 @@ class ArrayProb:
         for band in (self._body, self._border, self._contact):
             if band is not None:
                 valid &= np.isfinite(band[part])
-        return Prob(dequantise(self._body[part]), border, valid, contact)
+        return ProbWindow(dequantise(self._body[part]), border, valid, contact)
 
 
 class _OpenProb:
@@ -144,7 +144,7 @@ class SceneProb(_OpenProb):
         super().__init__(info, bands)
         self._places = {name: place for place, name in enumerate(bands)}
 
-    def read(self, window: Window) -> Prob:
+    def read(self, window: Window) -> ProbWindow:
         """Reads the probabilities of a window inside the grid.
 
         Raises:
@@ -154,7 +154,7 @@ class SceneProb(_OpenProb):
         border, contact = (
             prob[self._places[name]] if name in self._places else None for name in _APART
         )
-        return Prob(prob[0], border, valid, contact)
+        return ProbWindow(prob[0], border, valid, contact)
 
 
 class ClassProb(_OpenProb):

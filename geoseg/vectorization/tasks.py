@@ -12,12 +12,12 @@ from rasterio.windows import Window
 from geoseg.geo.raster import ProbInfo, limited_block_cache
 from geoseg.geo.vector import write_parts
 from geoseg.options import Thresholds
-from geoseg.vectorization.class_polygons import read_wanted_values, trace_classes
-from geoseg.vectorization.components.labelling import Part, describe_block
-from geoseg.vectorization.components.selection import Wanted
+from geoseg.vectorization.class_polygons import read_foreground_values, trace_classes
+from geoseg.vectorization.components.labelling import BlockComponents, label_block
+from geoseg.vectorization.components.selection import ComponentSelection
+from geoseg.vectorization.footprint_frames import build_frame
 from geoseg.vectorization.footprints import trace_buildings
-from geoseg.vectorization.georeferencing import build_frame
-from geoseg.vectorization.objects.buildings import likely
+from geoseg.vectorization.objects.buildings import building_mask
 from geoseg.vectorization.prob_sources import ClassProb, ProbSource, open_prob
 
 # Columns whose probabilities are read at a time.
@@ -56,50 +56,52 @@ class TraceTask:
     prob: ProbInfo
     thresholds: Thresholds
     window: Window
-    wanted: Wanted
+    wanted: ComponentSelection
     numbers: np.ndarray
     chosen: np.ndarray
     output: Path
 
 
 @limited_block_cache()
-def find_part(task: FindTask) -> Part:
+def run_find_task(task: FindTask) -> BlockComponents:
     """Components of a block."""
     with open_prob(task.prob) as source:
-        return find_in(source, task.window, task.thresholds)
+        return find_components(source, task.window, task.thresholds)
 
 
-def find_in(source: ProbSource | ClassProb, window: Window, thresholds: Thresholds) -> Part:
+def find_components(
+    source: ProbSource | ClassProb, window: Window, thresholds: Thresholds
+) -> BlockComponents:
     """Components of a window as wide as the raster."""
     values = np.zeros((window.height, window.width), dtype=np.uint8)
     for left in range(0, window.width, _COLUMNS):
         width = min(_COLUMNS, window.width - left)
         strip = Window(window.col_off + left, window.row_off, width, window.height)
         values[:, left : left + width] = _read_values(source, strip, thresholds)
-    return describe_block(values, window.row_off)
+    return label_block(values, window.row_off)
 
 
 def _read_values(
     source: ProbSource | ClassProb, window: Window, thresholds: Thresholds
 ) -> np.ndarray:
     if isinstance(source, ClassProb):
-        return read_wanted_values(source, window)
-    return likely(source.read(window), thresholds)
+        return read_foreground_values(source, window)
+    return building_mask(source.read(window), thresholds)
 
 
 @limited_block_cache()
-def trace_share(task: TraceTask) -> None:
+def run_trace_task(task: TraceTask) -> None:
     """Traces components and writes their footprints, with the column `component`."""
     with open_prob(task.prob) as source:
-        frame = trace_in(source, task.window, task.wanted, task.chosen, task.thresholds)
+        frame = trace_components(source, task.window, task.wanted, task.chosen, task.thresholds)
     frame["component"] = task.numbers[frame["component"]]
     write_parts(task.output, [frame])
 
 
-def trace_in(
+def trace_components(
     source: ProbSource | ClassProb,
     window: Window,
-    wanted: Wanted,
+    wanted: ComponentSelection,
     chosen: np.ndarray,
     thresholds: Thresholds,
 ) -> gpd.GeoDataFrame:

@@ -10,7 +10,13 @@ from rasterio.windows import Window
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from geoseg.vectorization.components.runs import Runs, find_runs, join_runs, label_runs, touching
+from geoseg.vectorization.components.runs import (
+    Runs,
+    concatenate_runs,
+    find_runs,
+    label_runs,
+    touching_pairs,
+)
 
 # Columns of a table of components: extent in rows and columns (ends excluded), pixel count,
 # the first pixel in scan order as row · width + column, and the value.
@@ -59,7 +65,7 @@ class Components:
         """Those that a mask, indices or a slice choose."""
         return Components(self.table[chosen], self.width)
 
-    def places_of(self, runs: Runs, window: Window) -> np.ndarray:
+    def match_runs(self, runs: Runs, window: Window) -> np.ndarray:
         """Which of these the runs of a window are of, if they begin there.
 
         Args:
@@ -133,7 +139,7 @@ class Components:
 
 
 @dataclass(frozen=True)
-class Part:
+class BlockComponents:
     """The components of a block of rows, which may go on in the blocks above and below.
 
     Attributes:
@@ -147,7 +153,7 @@ class Part:
     lower: Runs
 
 
-def describe_block(raster: np.ndarray, top: int) -> Part:
+def label_block(raster: np.ndarray, top: int) -> BlockComponents:
     """The components of a block.
 
     Args:
@@ -168,12 +174,13 @@ def describe_block(raster: np.ndarray, top: int) -> Part:
     np.maximum.at(table[:, _RIGHT], owners, runs.stops)
     table[:, _AREA] = np.bincount(owners, runs.lengths, count)
     upper, lower = (
-        runs.renamed(owners).pick(chosen) for chosen in (runs.rows == 0, runs.rows == height - 1)
+        runs.with_values(owners).pick(chosen)
+        for chosen in (runs.rows == 0, runs.rows == height - 1)
     )
-    return Part(table, upper, lower)
+    return BlockComponents(table, upper, lower)
 
 
-def join_parts(parts: Sequence[Part], width: int) -> Components:
+def merge_blocks(parts: Sequence[BlockComponents], width: int) -> Components:
     """Joins what meets over the cuts between the parts of a raster, from above to below."""
     if not parts:
         return Components(np.zeros((0, 7), dtype=np.int64), width)
@@ -189,11 +196,11 @@ def join_parts(parts: Sequence[Part], width: int) -> Components:
 
 def _meeting(above: Runs, below: Runs, first: int, second: int) -> np.ndarray:
     """Rows of the joint table (2, n) whose components meet over a cut, corners included."""
-    joined = join_runs(
+    joined = concatenate_runs(
         Runs(np.zeros(len(above), np.int64), above.starts, above.stops, above.values + first),
         Runs(np.ones(len(below), np.int64), below.starts, below.stops, below.values + second),
     )
-    one, other = touching(joined, reach=1)
+    one, other = touching_pairs(joined, reach=1)
     return np.stack([joined.values[one], joined.values[other]])
 
 

@@ -38,7 +38,7 @@ class Runs:
         lengths: np.ndarray = self.stops - self.starts
         return lengths
 
-    def renamed(self, values: np.ndarray) -> Runs:
+    def with_values(self, values: np.ndarray) -> Runs:
         """The same with other values."""
         return Runs(self.rows, self.starts, self.stops, values)
 
@@ -77,7 +77,7 @@ def label_runs(runs: Runs, *, diagonal: bool) -> tuple[np.ndarray, int]:
     Returns:
         Component of each run, and how many there are.
     """
-    upper, lower = touching(runs, reach=int(diagonal))
+    upper, lower = touching_pairs(runs, reach=int(diagonal))
     same = runs.values[upper] == runs.values[lower]
     links = coo_array(
         (np.ones(int(same.sum()), dtype=bool), (upper[same], lower[same])), (len(runs), len(runs))
@@ -86,7 +86,7 @@ def label_runs(runs: Runs, *, diagonal: bool) -> tuple[np.ndarray, int]:
     return owners, count
 
 
-def touching(runs: Runs, *, reach: int) -> tuple[np.ndarray, np.ndarray]:
+def touching_pairs(runs: Runs, *, reach: int) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of runs in adjacent rows that share columns, or do when widened.
 
     Args:
@@ -106,10 +106,10 @@ def touching(runs: Runs, *, reach: int) -> tuple[np.ndarray, np.ndarray]:
     )
     last = np.searchsorted(runs.rows * stride + runs.starts, below + runs.stops + reach)
     upper = np.repeat(np.arange(len(runs)), last - first)
-    return upper, expand(first, last - first)
+    return upper, expand_ranges(first, last - first)
 
 
-def join_runs(*some: Runs) -> Runs:
+def concatenate_runs(*some: Runs) -> Runs:
     """All runs of several, one after the other."""
     return Runs(
         np.concatenate([runs.rows for runs in some]),
@@ -133,7 +133,7 @@ def merge_runs(runs: Runs) -> Runs:
     return Runs(runs.rows[begins], runs.starts[begins], runs.stops[ends], runs.values[begins])
 
 
-def pixels(runs: Runs, width: int) -> tuple[np.ndarray, np.ndarray]:
+def run_pixels(runs: Runs, width: int) -> tuple[np.ndarray, np.ndarray]:
     """The pixels of runs, and the run of each.
 
     Args:
@@ -144,19 +144,19 @@ def pixels(runs: Runs, width: int) -> tuple[np.ndarray, np.ndarray]:
         row · width + column of each pixel, and the index of its run.
     """
     lengths = runs.lengths
-    places = expand(runs.rows * width + runs.starts, lengths)
+    places = expand_ranges(runs.rows * width + runs.starts, lengths)
     return places, np.repeat(np.arange(len(runs)), lengths)
 
 
-def paint(runs: Runs, shape: tuple[int, int]) -> np.ndarray:
+def rasterize_runs(runs: Runs, shape: tuple[int, int]) -> np.ndarray:
     """The raster int32 (H, W) that holds the values of runs, and 0 elsewhere."""
     raster = np.zeros(shape, dtype=np.int32)
-    places, owners = pixels(runs, shape[1])
+    places, owners = run_pixels(runs, shape[1])
     raster.ravel()[places] = runs.values[owners]
     return raster
 
 
-def expand(firsts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def expand_ranges(firsts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """`firsts[i], firsts[i] + 1, ...`, `counts[i]` of them, for each i one after the other."""
     ends = np.cumsum(counts)
     total = int(ends[-1]) if len(ends) else 0

@@ -17,7 +17,7 @@ Margins = Callable[[np.ndarray, Grid, Thresholds], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ComponentSelection:
     """Components of a raster, and what is too small in each.
 
     Attributes:
@@ -37,10 +37,10 @@ class Wanted:
     def __len__(self) -> int:
         return len(self.components)
 
-    def pick(self, chosen: np.ndarray | slice) -> Wanted:
+    def pick(self, chosen: np.ndarray | slice) -> ComponentSelection:
         """Those that a mask, indices or a slice choose."""
         rest = (self.steps_m, self.margins, self.object_px, self.hole_px)
-        return Wanted(self.components.pick(chosen), *(part[chosen] for part in rest))
+        return ComponentSelection(self.components.pick(chosen), *(part[chosen] for part in rest))
 
     def beginning_in(self, window: Window) -> np.ndarray:
         """Indices of those whose first pixel lies in a window."""
@@ -52,9 +52,9 @@ class Wanted:
         return inside
 
 
-def choose_components(
+def select_components(
     components: Components, grid: Grid, thresholds: Thresholds, margins: Margins
-) -> Wanted:
+) -> ComponentSelection:
     """The components that are large enough, and margins around each."""
     steps_m = grid.steps_m(*components.centres.T)
     large = components.areas * np.linalg.det(steps_m) >= thresholds.min_area_m2
@@ -62,7 +62,7 @@ def choose_components(
     pixel_m2 = np.linalg.det(steps_m)
     hole_m2 = thresholds.min_hole_m2
     hole_m2 = thresholds.min_area_m2 if hole_m2 is None else hole_m2
-    return Wanted(
+    return ComponentSelection(
         components, steps_m, margins(steps_m, grid, thresholds),
         thresholds.min_area_m2 / pixel_m2, hole_m2 / pixel_m2,
     )  # fmt: skip

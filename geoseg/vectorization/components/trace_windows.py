@@ -27,7 +27,7 @@ class TraceWindow:
     chosen: np.ndarray
 
 
-def deal_windows(
+def plan_windows(
     components: Components, grid: Grid, side: int, margins: np.ndarray
 ) -> Iterator[TraceWindow]:
     """Deals components to windows, band by band.

@@ -9,11 +9,17 @@ import numpy as np
 from rasterio.windows import Window
 
 from geoseg.options import Thresholds
-from geoseg.vectorization.components.runs import Runs, find_runs, join_runs, label_runs, paint
-from geoseg.vectorization.components.selection import Wanted
+from geoseg.vectorization.components.runs import (
+    Runs,
+    concatenate_runs,
+    find_runs,
+    label_runs,
+    rasterize_runs,
+)
+from geoseg.vectorization.components.selection import ComponentSelection
 from geoseg.vectorization.objects.holes import fill_holes
 from geoseg.vectorization.objects.separation import seed_score, separate, split_necks
-from geoseg.vectorization.prob_sources import Prob
+from geoseg.vectorization.prob_sources import ProbWindow
 
 _SEED_SHARE = 0.25  # of the minimum area; a smaller seed is noise
 
@@ -41,14 +47,18 @@ class Objects:
         return len(self.groups)
 
 
-def likely(prob: Prob, thresholds: Thresholds) -> np.ndarray:
+def building_mask(prob: ProbWindow, thresholds: Thresholds) -> np.ndarray:
     """Which pixels are likely enough to be building, bool (H, W)."""
     mask: np.ndarray = prob.valid & (prob.body >= np.float32(thresholds.body))
     return mask
 
 
 def find_objects(
-    prob: Prob, window: Window, wanted: Wanted, chosen: np.ndarray, thresholds: Thresholds
+    prob: ProbWindow,
+    window: Window,
+    wanted: ComponentSelection,
+    chosen: np.ndarray,
+    thresholds: Thresholds,
 ) -> Objects:
     """Finds the buildings of some components; each depends on its own component alone.
 
@@ -62,17 +72,17 @@ def find_objects(
     Returns:
         Buildings by component and then by their first pixel; rows and columns are the window's.
     """
-    runs = find_runs(likely(prob, thresholds).view(np.uint8))
+    runs = find_runs(building_mask(prob, thresholds).view(np.uint8))
     owners, _ = label_runs(runs, diagonal=True)
-    mask_runs = runs.renamed(owners + 1)
-    places = wanted.components.places_of(mask_runs, window)
-    runs = mask_runs.renamed(places + 1).pick(places >= 0)
+    mask_runs = runs.with_values(owners + 1)
+    places = wanted.components.match_runs(mask_runs, window)
+    runs = mask_runs.with_values(places + 1).pick(places >= 0)
     runs = fill_holes(runs, prob.valid, wanted.hole_px)
     runs = runs.pick(chosen[runs.values - 1])
     pieces, count = label_runs(runs, diagonal=False)
     groups = np.zeros(count, dtype=np.int64)
     groups[pieces] = runs.values - 1
-    runs = runs.renamed(pieces + 1)
+    runs = runs.with_values(pieces + 1)
     runs, groups = _part_by_seeds(runs, groups, seed_score(prob, thresholds), wanted, thresholds)
     if thresholds.split_m:
         runs, groups = _part_by_necks(runs, groups, wanted, thresholds)
@@ -81,7 +91,11 @@ def find_objects(
 
 
 def _part_by_seeds(
-    pieces: Runs, groups: np.ndarray, score: np.ndarray, wanted: Wanted, thresholds: Thresholds
+    pieces: Runs,
+    groups: np.ndarray,
+    score: np.ndarray,
+    wanted: ComponentSelection,
+    thresholds: Thresholds,
 ) -> tuple[Runs, np.ndarray]:
     """Takes pieces apart that hold several seeds; see `_divide`."""
     least = wanted.object_px[groups]
@@ -98,7 +112,7 @@ def _part_by_seeds(
 
 
 def _part_by_necks(
-    pieces: Runs, groups: np.ndarray, wanted: Wanted, thresholds: Thresholds
+    pieces: Runs, groups: np.ndarray, wanted: ComponentSelection, thresholds: Thresholds
 ) -> tuple[Runs, np.ndarray]:
     """Takes pieces apart at their necks; see `_divide`."""
     least, sizes_m = wanted.object_px[groups], np.hypot(*wanted.steps_m[groups].T).T
@@ -111,7 +125,7 @@ def _part_by_necks(
 
 def _crowded(score: np.ndarray, pieces: Runs, least: np.ndarray, seed: float) -> np.ndarray:
     """Which pieces hold more than one seed that is no noise."""
-    seeds = find_runs(np.where(score >= seed, paint(pieces, score.shape), 0))
+    seeds = find_runs(np.where(score >= seed, rasterize_runs(pieces, score.shape), 0))
     owners, count = label_runs(seeds, diagonal=False)
     piece = np.zeros(count, dtype=np.int64)
     piece[owners] = seeds.values - 1
@@ -144,13 +158,13 @@ def _divide(
         top, left = int(runs.rows[0]), int(runs.starts.min())
         rows, columns = slice(top, int(runs.rows[-1]) + 1), slice(left, int(runs.stops.max()))
         shape = (rows.stop - top, columns.stop - left)
-        labels = divide(piece, (rows, columns), paint(runs.move(-top, -left), shape) > 0)
+        labels = divide(piece, (rows, columns), rasterize_runs(runs.move(-top, -left), shape) > 0)
         parts = find_runs(labels).move(top, left)
-        found.append(parts.renamed(parts.values + total))
+        found.append(parts.with_values(parts.values + total))
         counts.append(int(parts.values.max(initial=0)))
         total += counts[-1]
     fresh = np.repeat(groups[chosen], np.array(counts, dtype=np.int64))
-    return join_runs(*found), np.concatenate([groups, fresh])
+    return concatenate_runs(*found), np.concatenate([groups, fresh])
 
 
 def _in_order(runs: Runs, groups: np.ndarray, object_px: np.ndarray) -> tuple[Runs, np.ndarray]:
@@ -165,7 +179,7 @@ def _in_order(runs: Runs, groups: np.ndarray, object_px: np.ndarray) -> tuple[Ru
         Runs with numbers from 1, and the component of each.
     """
     runs = runs.pick(np.lexsort((runs.starts, runs.rows)))
-    runs = runs.renamed(runs.values - 1)
+    runs = runs.with_values(runs.values - 1)
     areas = np.bincount(runs.values, runs.lengths, len(groups))
     kept = (areas > 0) & (areas >= object_px[groups])
     first = np.zeros(len(groups), dtype=np.int64)
@@ -175,4 +189,4 @@ def _in_order(runs: Runs, groups: np.ndarray, object_px: np.ndarray) -> tuple[Ru
     number = np.zeros(len(groups), dtype=np.int64)
     number[order] = np.arange(1, len(order) + 1)
     runs = runs.pick(kept[runs.values])
-    return runs.renamed(number[runs.values]), groups[order]
+    return runs.with_values(number[runs.values]), groups[order]

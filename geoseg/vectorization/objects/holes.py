@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from geoseg.vectorization.components.runs import Runs, join_runs, label_runs, merge_runs
+from geoseg.vectorization.components.runs import Runs, concatenate_runs, label_runs, merge_runs
 
 
 def fill_holes(runs: Runs, valid: np.ndarray, min_areas: np.ndarray) -> Runs:
@@ -35,8 +35,8 @@ def fill_holes(runs: Runs, valid: np.ndarray, min_areas: np.ndarray) -> Runs:
     closed[closed] = (
         np.bincount(owners, ground.lengths, count)[closed] < min_areas[most[closed] - 1]
     )
-    filling = ground.renamed(most[owners]).pick(closed[owners])
-    return merge_runs(join_runs(runs, filling)) if len(filling) else runs
+    filling = ground.with_values(most[owners]).pick(closed[owners])
+    return merge_runs(concatenate_runs(runs, filling)) if len(filling) else runs
 
 
 def _ground_between(runs: Runs, shape: tuple[int, int]) -> tuple[Runs, np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from skimage.morphology import reconstruction
 from skimage.segmentation import watershed
 
 from geoseg.options import Thresholds
-from geoseg.vectorization.prob_sources import Prob
+from geoseg.vectorization.prob_sources import ProbWindow
 
 FOUR = ndimage.generate_binary_structure(2, 1)
 
@@ -16,7 +16,7 @@ FOUR = ndimage.generate_binary_structure(2, 1)
 _SAME_M = 1e-6
 
 
-def seed_score(prob: Prob, thresholds: Thresholds) -> np.ndarray:
+def seed_score(prob: ProbWindow, thresholds: Thresholds) -> np.ndarray:
     """How sure a pixel belongs to the core of a building, (H, W).
 
     That is p_body · (1 - border · p_border) · (1 - contact · p_contact), of what there is.

@@ -16,7 +16,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from geoseg.vectorization.outlines.wall_graph import OutlineGraph, build_graph
-from geoseg.vectorization.outlines.zones import stays
+from geoseg.vectorization.outlines.zones import stay_within
 
 RECTANGLE, RECTILINEAR, PARTLY, KEPT = "rectangle", "rectilinear", "partly", "simplified"
 RAW = "raw"  # neither regular nor simplified
@@ -51,7 +51,7 @@ _ATTEMPTS = 60
 
 
 @dataclass(frozen=True)
-class Regular:
+class RegularOutlines:
     """Outlines that are regular where they may be.
 
     Attributes:
@@ -66,7 +66,7 @@ class Regular:
 
 def regularize(
     outlines: np.ndarray, found: np.ndarray, ground: BaseGeometry, reach: float
-) -> Regular:
+) -> RegularOutlines:
     """Makes the outlines of one group regular.
 
     Args:
@@ -79,7 +79,7 @@ def regularize(
     if len(outlines) == 1:
         rectangle = np.array([_rectangle(outlines[0])], dtype=object)
         if _fits(rectangle, found, ground, reach)[0]:
-            return Regular(rectangle, np.array([RECTANGLE], dtype=object))
+            return RegularOutlines(rectangle, np.array([RECTANGLE], dtype=object))
     graph = build_graph(outlines)
     directions, strengths = _directions(graph, len(outlines))
     reaches = np.where(strengths < _LEAST_STRENGTH, 0.0, reach)
@@ -107,7 +107,7 @@ def regularize(
         polygons = outlines
     status = np.where(_is_rectilinear(polygons), RECTILINEAR, PARTLY).astype(object)
     status[kept] = KEPT
-    return Regular(polygons, status)
+    return RegularOutlines(polygons, status)
 
 
 def _is_rectilinear(polygons: np.ndarray) -> np.ndarray:
@@ -148,7 +148,7 @@ def _fits(
     # Of outlines with many corners each test takes longer than those before it.
     for test in (_agrees, _stays_near):
         fits[fits] = test(polygons[fits], found[fits], reach)
-    fits[fits] = stays(polygons[fits], ground)
+    fits[fits] = stay_within(polygons[fits], ground)
     return fits
 
 

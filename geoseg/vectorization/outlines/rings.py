@@ -9,7 +9,7 @@ import shapely
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
-from geoseg.vectorization.components.runs import Runs, expand
+from geoseg.vectorization.components.runs import Runs, expand_ranges
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Rings:
 
     def polygons(self) -> np.ndarray:
         """Polygons of the pieces, in their order."""
-        closed = expand(self.offsets[:-1], self.sizes + 1)
+        closed = expand_ranges(self.offsets[:-1], self.sizes + 1)
         ends = self.offsets[1:] + np.arange(len(self.holes))
         closed[ends] = self.offsets[:-1]
         rings = self.offsets + np.arange(len(self.offsets))
@@ -160,7 +160,7 @@ def _outer_first(rings: Rings) -> Rings:
     order = argsort(rings.pieces, rings.holes)
     sizes = np.diff(rings.offsets)[order]
     offsets = np.concatenate([[0], np.cumsum(sizes)])
-    points = rings.points[expand(rings.offsets[:-1][order], sizes)]
+    points = rings.points[expand_ranges(rings.offsets[:-1][order], sizes)]
     return Rings(points, offsets, rings.pieces[order], rings.holes[order])
 
 

@@ -9,9 +9,9 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from geoseg.options import Thresholds
-from geoseg.vectorization.outlines.right_angles import KEPT, RAW, Regular, regularize
+from geoseg.vectorization.outlines.right_angles import KEPT, RAW, RegularOutlines, regularize
 from geoseg.vectorization.outlines.tracing import simplify
-from geoseg.vectorization.outlines.zones import add_found, all_stay
+from geoseg.vectorization.outlines.zones import all_stay_within, extend_zone
 
 # Outlines may move by so much to become regular, and by so many pixels in any case.
 _REACH_M, _REACH_PX = 1.0, 2.0
@@ -30,16 +30,16 @@ _SHARES = (1.0, 0.5, 0.25, 0.0)
 _CORNERS_EACH, _CORNERS_MORE = 32, 30_000
 
 
-def reaches_m(steps_m: np.ndarray) -> np.ndarray:
+def max_regular_shifts_m(steps_m: np.ndarray) -> np.ndarray:
     """How far outlines may move, in metres (n,), by the steps of pixels (n, 2, 2)."""
     sides = np.hypot(steps_m[..., 0], steps_m[..., 1])
     reaches: np.ndarray = np.maximum(_REACH_M, _REACH_PX * sides.max(axis=1))
     return reaches
 
 
-def farthest_m(steps_m: np.ndarray, thresholds: Thresholds) -> np.ndarray:
+def max_shifts_m(steps_m: np.ndarray, thresholds: Thresholds) -> np.ndarray:
     """How far from what was found outlines may end, in metres (n,); otherwise as above."""
-    reaches = reaches_m(steps_m) if thresholds.regularize else np.zeros(len(steps_m))
+    reaches = max_regular_shifts_m(steps_m) if thresholds.regularize else np.zeros(len(steps_m))
     return np.maximum(reaches, thresholds.simplify_m)
 
 
@@ -49,7 +49,7 @@ def shape_outlines(
     zones: Mapping[int, BaseGeometry],
     steps_m: np.ndarray,
     thresholds: Thresholds,
-) -> Regular:
+) -> RegularOutlines:
     """Simplifies outlines and makes them regular, each component by itself.
 
     Args:
@@ -62,15 +62,15 @@ def shape_outlines(
     """
     sides = np.sqrt(np.linalg.det(steps_m))
     grounds = {
-        int(groups[own.start]): add_found(zones[int(groups[own.start])], found[own])
+        int(groups[own.start]): extend_zone(zones[int(groups[own.start])], found[own])
         for own in _slices(groups)
     }
     tolerances = _round(thresholds.simplify_m / sides)
     outlines, texture = _simplify_within(found, groups, grounds, tolerances)
     status = np.where((tolerances > 0) & ~texture, KEPT, RAW).astype(object)
     if not thresholds.regularize:
-        return Regular(outlines, status)
-    reaches = reaches_m(steps_m)
+        return RegularOutlines(outlines, status)
+    reaches = max_regular_shifts_m(steps_m)
     tolerances = _round(_WALL_SHARE * reaches / sides)
     rest = np.flatnonzero(~texture)
     walls = outlines.copy()
@@ -85,7 +85,7 @@ def shape_outlines(
         regular = _regularize_on_ground(walls[own], found[own], ground, steps, reaches[first])
         if (regular.status != KEPT).any():  # neighbours share walls, so all of them or none
             outlines[own], status[own] = regular.polygons, regular.status
-    return Regular(outlines, status)
+    return RegularOutlines(outlines, status)
 
 
 def _round(tolerances: np.ndarray) -> np.ndarray:
@@ -112,7 +112,9 @@ def _simplify_within(
         outlines[left] = simplify(found[left], groups[left], share * tolerances[left])
         astray = np.zeros(len(found), dtype=bool)
         for own in _slices(groups):
-            if left[own.start] and not all_stay(outlines[own], grounds[int(groups[own.start])]):
+            if left[own.start] and not all_stay_within(
+                outlines[own], grounds[int(groups[own.start])]
+            ):
                 texture[own] = _is_texture(outlines[own])
                 astray[own] = not texture[own.start]
         left = astray
@@ -133,7 +135,7 @@ def _regularize_on_ground(
     ground: BaseGeometry,
     steps_m: np.ndarray,
     reach_m: float,
-) -> Regular:
+) -> RegularOutlines:
     """Makes a component regular in metres, and gives it back in pixels."""
     # From a pixel of its own, and back in one step: the last digits do not depend on more.
     origin = np.floor(shapely.total_bounds(outlines)[:2])
@@ -149,7 +151,7 @@ def _regularize_on_ground(
     polygons[changed] = shapely.transform(
         regular.polygons[changed], lambda xy: _along(xy, back) + origin
     )
-    return Regular(polygons, regular.status)
+    return RegularOutlines(polygons, regular.status)
 
 
 def _along(points: np.ndarray, steps: np.ndarray) -> np.ndarray:

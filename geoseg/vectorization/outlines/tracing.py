@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import shapely
 
-from geoseg.vectorization.components.runs import expand
+from geoseg.vectorization.components.runs import expand_ranges
 from geoseg.vectorization.outlines.rings import Rings
 
 # An outline stays this far from the centres of pixels, so that it never crosses itself.
@@ -26,7 +26,7 @@ def step_rings(rings: Rings) -> Rings:
     steps = rings.points[rings.following] - rings.points
     lengths = np.abs(steps).sum(axis=1)
     edges = np.repeat(np.arange(len(lengths)), lengths)
-    done = expand(np.zeros(len(lengths), dtype=np.int64), lengths)
+    done = expand_ranges(np.zeros(len(lengths), dtype=np.int64), lengths)
     points = rings.points[edges] + np.sign(steps)[edges] * done[:, None]
     offsets = np.concatenate([[0], np.cumsum(lengths)])[rings.offsets]
     return Rings(points, offsets, rings.pieces, rings.holes)

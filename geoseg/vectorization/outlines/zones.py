@@ -19,7 +19,13 @@ from shapely.geometry.base import BaseGeometry
 
 from geoseg.geo.grid import Grid
 from geoseg.vectorization.components.labelling import Components
-from geoseg.vectorization.components.runs import Runs, find_runs, join_runs, label_runs, paint
+from geoseg.vectorization.components.runs import (
+    Runs,
+    concatenate_runs,
+    find_runs,
+    label_runs,
+    rasterize_runs,
+)
 from geoseg.vectorization.outlines.rings import trace_rings
 from geoseg.vectorization.outlines.tracing import move_polygons
 
@@ -48,7 +54,7 @@ def find_zones(
     Returns:
         For each a polygon or several; empty if it may go anywhere within its margin.
     """
-    names = paint(mask, valid.shape)
+    names = rasterize_runs(mask, valid.shape)
     found, moves, below = [], [], 0
     for component, margin in zip(components, margins.tolist(), strict=True):
         wide = grid.widen(component.window, margin)
@@ -90,7 +96,7 @@ def _outline(found: list[Runs], moves: np.ndarray) -> list[BaseGeometry]:
     """
     if not found:
         return []
-    runs = join_runs(*found)
+    runs = concatenate_runs(*found)
     owners = np.repeat(np.arange(len(found)), [len(zone) for zone in found])
     pieces, count = label_runs(runs, diagonal=False)
     owner = np.zeros(count, dtype=np.int64)
@@ -100,7 +106,7 @@ def _outline(found: list[Runs], moves: np.ndarray) -> list[BaseGeometry]:
     return [MultiPolygon(list(parts)) for parts in np.split(polygons, ends)]
 
 
-def add_found(zone: BaseGeometry, found: np.ndarray) -> BaseGeometry:
+def extend_zone(zone: BaseGeometry, found: np.ndarray) -> BaseGeometry:
     """A zone with the ground of a component's outlines (n,) as they were found.
 
     Empty if the zone is, where the component may go anywhere.
@@ -111,8 +117,8 @@ def add_found(zone: BaseGeometry, found: np.ndarray) -> BaseGeometry:
     return ground
 
 
-def stays(polygons: np.ndarray, ground: BaseGeometry) -> np.ndarray:
-    """Which outlines (n,) of a component keep to its ground, see `add_found`."""
+def stay_within(polygons: np.ndarray, ground: BaseGeometry) -> np.ndarray:
+    """Which outlines (n,) of a component keep to its ground, see `extend_zone`."""
     if ground.is_empty:
         return np.ones(len(polygons), dtype=bool)
     shapely.prepare(ground)
@@ -121,7 +127,7 @@ def stays(polygons: np.ndarray, ground: BaseGeometry) -> np.ndarray:
     return kept
 
 
-def all_stay(polygons: np.ndarray, ground: BaseGeometry) -> bool:
+def all_stay_within(polygons: np.ndarray, ground: BaseGeometry) -> bool:
     """Whether all of them do; the first one that does not is the last one looked at."""
     if ground.is_empty:
         return True

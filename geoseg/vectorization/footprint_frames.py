@@ -18,7 +18,7 @@ _PIECE = 4096  # footprints of a frame
 
 
 @dataclass(frozen=True)
-class Traced:
+class OutlineBatch:
     """Outlines of objects, in pixels of a grid.
 
     Attributes:
@@ -29,14 +29,14 @@ class Traced:
     polygons: np.ndarray
     attributes: Mapping[str, np.ndarray]
 
-    def pick(self, chosen: np.ndarray | slice) -> Traced:
+    def pick(self, chosen: np.ndarray | slice) -> OutlineBatch:
         """Those that a mask, indices or a slice choose."""
         attributes = {name: values[chosen] for name, values in self.attributes.items()}
-        return Traced(self.polygons[chosen], attributes)
+        return OutlineBatch(self.polygons[chosen], attributes)
 
 
-def place_footprints(
-    batches: Iterable[Traced], grid: Grid, min_area_m2: float, min_confidence: float = 0.0
+def georeference_outlines(
+    batches: Iterable[OutlineBatch], grid: Grid, min_area_m2: float, min_confidence: float = 0.0
 ) -> Iterator[gpd.GeoDataFrame]:
     """Brings outlines to the ground, measures and numbers them.
 
@@ -97,7 +97,7 @@ def _batch(frames: Iterable[gpd.GeoDataFrame], size: int) -> Iterator[gpd.GeoDat
         yield pd.concat(waiting, ignore_index=True)
 
 
-def join_frames(
+def concatenate_frames(
     frames: Iterable[gpd.GeoDataFrame], grid: Grid, columns: Mapping[str, str] = FOOTPRINT_COLUMNS
 ) -> gpd.GeoDataFrame:
     """All footprints of some frames as one, with those columns alone."""
@@ -108,7 +108,7 @@ def join_frames(
     return gpd.GeoDataFrame(empty, geometry=[], crs=as_crs(grid.crs))
 
 
-def build_frame(batch: Traced, grid: Grid) -> gpd.GeoDataFrame:
+def build_frame(batch: OutlineBatch, grid: Grid) -> gpd.GeoDataFrame:
     """Outlines on the ground, measured; ids are left at 0."""
     crs = as_crs(grid.crs)
     polygons = shapely.orient_polygons(_to_ground(batch.polygons, grid))
