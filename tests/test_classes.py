@@ -448,7 +448,7 @@ def test_a_mask_is_scored_by_class(job):
 
 def test_a_mask_of_other_classes_is_refused(job, tmp_path):
     folder, town, _ = job
-    with pytest.raises(ConfigError, match="holds the classes background, house, row, but"):
+    with pytest.raises(ConfigError, match="has the classes background, house, row, but"):
         evaluate_mask(folder / "out" / "mask.tif", folder / "footprints.gpkg")
     with pytest.raises(SceneReadError, match="does not say which value is which class"):
         evaluate_mask(folder / "scene.tif", folder / "footprints.gpkg")
@@ -458,7 +458,7 @@ def test_a_mask_of_other_classes_is_refused(job, tmp_path):
     tags = {"CLASS_0": "background", "CLASS_1": "building"}
     nothing = np.full((1, *beside.shape), 255, np.uint8)
     write_array(tmp_path / "mask.tif", beside, nothing, nodata=255, tags=tags)
-    with pytest.raises(GridMismatchError, match="share no pixel whose class both name"):
+    with pytest.raises(GridMismatchError, match="no pixel has a class in both"):
         evaluate_mask(tmp_path / "mask.tif", folder / "footprints.gpkg")
 
 

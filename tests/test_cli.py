@@ -265,7 +265,7 @@ BAD = {
     "run folder": ("predict {scene} -m {folder}/runs/a -o {new}", "runs/a/model.safetensors"),
     "elsewhere": (
         "evaluate {folder}/out/footprints.gpkg --truth {tmp}/far.gpkg -o {new}",
-        "lie apart",
+        "do not overlap",
     ),
     "finished": (
         " ".join(["train {tiles} -o {folder}/runs/a --resume --config configs/small.yaml", *QUICK]),

@@ -26,9 +26,9 @@ from geoseg.evaluation.metrics import Score
 SPACENET = Path(__file__).parents[2] / "shared" / "fixtures" / "spacenet"
 
 UTM = "EPSG:32645"
-X, Y = 350_000.0, 3_050_000.0  # a place in UTM 45N
+X, Y = 350_000.0, 3_050_000.0  # a point in UTM 45N
 
-# Truth A..D; footprints hit A (IoU 0.8) and C (100/120), miss B (1/3) and D, and invent one.
+# Truth A to D. Footprints match A (IoU 0.8) and C (100/120), miss B (1/3) and D; one is false.
 TRUTH = [(0, 0, 10, 10), (20, 0, 30, 10), (40, 0, 50, 10), (60, 0, 70, 10)]
 PRED = [(0, 0, 10, 8), (25, 0, 35, 10), (40, 0, 52, 10), (80, 0, 90, 10)]
 
@@ -57,12 +57,12 @@ def test_hand_computed_layers():
     evaluation = evaluate_layers(layer(PRED), layer(TRUTH))
     assert evaluation.score == Score(tp=2, fp=2, fn=2)
     assert evaluation.mean_iou == pytest.approx((0.8 + 5 / 6) / 2)
-    area = evaluation.area  # 80 + 50 + 100 of 400 both ways
+    area = evaluation.area  # 80 + 50 + 100 of 400 each
     assert (area.tp, area.fp, area.fn) == pytest.approx((230, 170, 170))
 
 
-def test_buildings_count_by_their_part_inside_the_area_of_interest():
-    # The edge at x = 25 leaves B's left half, and of the footprint over it only a line.
+def test_buildings_are_clipped_to_the_area_of_interest():
+    # The edge at x = 25 leaves the left half of B, and only a line of the footprint over it.
     aoi = translate(box(-5, -5, 25, 15), X, Y)
     evaluation = evaluate_layers(layer(PRED), layer(TRUTH), aoi=aoi)
     assert evaluation.score == Score(tp=1, fp=0, fn=1)
@@ -82,7 +82,7 @@ def test_clipping_can_turn_a_miss_into_a_match():
     assert evaluation.mean_iou == pytest.approx(1.0)
 
 
-def test_a_building_cut_in_two_by_the_area_of_interest_stays_one():
+def test_a_building_divided_by_the_area_of_interest_stays_one():
     aoi = translate(box(0, -5, 3, 15).union(box(7, -5, 10, 15)), X, Y)
     evaluation = evaluate_layers(layer(TRUTH[:1]), layer(TRUTH[:1]), aoi=aoi)
     assert evaluation.score == Score(1, 0, 0)
@@ -96,14 +96,14 @@ def test_without_overlap_nothing_matches():
     assert evaluate_layers(far.iloc[:0], far.iloc[:0]).score == Score(0, 0, 0)
 
 
-def test_confidence_decides_who_chooses_first():
+def test_proposals_are_matched_in_order_of_confidence():
     truth = layer([(0, 0, 10, 10)])
-    for confidence, found in (([0.2, 0.9], 1), ([0.9, 0.2], 0), (["0.2", "0.9"], 1)):
+    for confidence, match in (([0.2, 0.9], 1), ([0.9, 0.2], 0), (["0.2", "0.9"], 1)):
         pred = layer([(0, 0, 10, 9), (0, 0, 10, 7)], confidence=confidence)
-        assert evaluate_layers(pred, truth).matches.truth_match.tolist() == [found]
+        assert evaluate_layers(pred, truth).matches.truth_match.tolist() == [match]
 
 
-def test_minimum_area_is_in_square_metres_on_the_ground():
+def test_minimum_area_is_geodesic():
     # 10 m x 10 m at 27.6 degrees north measure 127 m2 in Web Mercator.
     square, tiny = (0, 0, 10, 10), (30, 0, 39, 10)
     for crs in (UTM, 3857, 4326):
@@ -117,9 +117,9 @@ def test_layers_in_two_crs_are_refused():
         evaluate_layers(layer(PRED), layer(TRUTH, 4326))
 
 
-def test_degrees_that_are_metres_are_named():
+def test_metres_in_a_geographic_crs_are_refused():
     wrong = layer(PRED).set_crs(4326, allow_override=True)
-    with pytest.raises(GridMismatchError, match=r"no place in WGS 84.*a_srs"):
+    with pytest.raises(GridMismatchError, match=r"not valid in WGS 84.*a_srs"):
         evaluate_layers(wrong, wrong, min_area_m2=1)
 
 
@@ -137,19 +137,19 @@ def test_a_perfect_layer_scores_one(sizes):
 
 @pytest.mark.parametrize("pred_crs", [UTM, 4326, 3857, 32644])
 @pytest.mark.parametrize("truth_crs", [UTM, 4326, 3857])
-def test_the_crs_of_either_layer_changes_nothing(tmp_path, pred_crs, truth_crs):
+def test_scores_do_not_depend_on_the_crs_of_either_layer(tmp_path, pred_crs, truth_crs):
     layer(PRED, pred_crs).to_file(tmp_path / "pred.gpkg")
     layer(TRUTH, truth_crs).to_file(tmp_path / "truth.gpkg")
     report = evaluate(tmp_path / "pred.gpkg", tmp_path / "truth.gpkg", tmp_path / "report")
     assert counts(report) == (2, 2, 2)
     assert report.iou_pixel == pytest.approx(230 / 570, abs=1e-5)
     assert report.mean_iou == pytest.approx((0.8 + 5 / 6) / 2, abs=1e-5)
-    found = gpd.read_file(tmp_path / "report" / "report.gpkg", layer="TP")
-    assert found.crs == truth_crs
-    assert found.to_crs(UTM).area.tolist() == pytest.approx([80, 120], abs=1e-2)
+    matched = gpd.read_file(tmp_path / "report" / "report.gpkg", layer="TP")
+    assert matched.crs == truth_crs
+    assert matched.to_crs(UTM).area.tolist() == pytest.approx([80, 120], abs=1e-2)
 
 
-def test_layers_in_degrees_are_weighed_by_their_true_area(tmp_path):
+def test_layers_in_degrees_are_compared_by_true_area(tmp_path):
     shapes = [box(10, 0, 10.001, 0.001), box(10, 60, 10.001, 60.001)]
     truth = gpd.GeoDataFrame(geometry=shapes, crs=4326)
     truth.to_file(tmp_path / "truth.gpkg")
@@ -174,7 +174,7 @@ def test_report_json_holds_the_report(files, tmp_path):
     assert (written["aoi"], written["where"]) == (None, "label < 3")
 
 
-def test_report_layers_hold_every_building_once(files, tmp_path):
+def test_report_layers_contain_each_building_once(files, tmp_path):
     report = evaluate(*files, tmp_path / "report")
     layers = {
         name: gpd.read_file(tmp_path / "report" / "report.gpkg", layer=name)
@@ -182,10 +182,10 @@ def test_report_layers_hold_every_building_once(files, tmp_path):
     }
     assert {name: len(frame) for name, frame in layers.items()} == {"TP": 2, "FP": 2, "FN": 2}
     assert len(layers["TP"]) + len(layers["FP"]) == len(PRED) == report.tp + report.fp
-    found = layers["TP"]
-    assert found["confidence"].tolist() == [0.9, 0.7]
-    assert found["iou"].tolist() == pytest.approx([0.8, 5 / 6])
-    assert found["truth_id"].tolist() == [0, 2]
+    matched = layers["TP"]
+    assert matched["confidence"].tolist() == [0.9, 0.7]
+    assert matched["iou"].tolist() == pytest.approx([0.8, 5 / 6])
+    assert matched["truth_id"].tolist() == [0, 2]
     assert layers["FP"]["iou"].tolist() == pytest.approx([1 / 3, 0])
     assert layers["FN"]["truth_id"].tolist() == [1, 3]
     assert layers["FN"].area.tolist() == pytest.approx([100, 100])
@@ -199,7 +199,7 @@ def test_all_three_layers_exist_even_when_empty(files, tmp_path):
     assert gpd.read_file(path, layer="FP").crs == UTM
 
 
-def test_no_prediction_at_all_is_an_answer(files, tmp_path):
+def test_empty_prediction_is_scored(files, tmp_path):
     empty = tmp_path / "none.gpkg"
     pyogrio.write_dataframe(layer(PRED).iloc[:0], empty, geometry_type="Polygon")
     report = evaluate(empty, files[1], tmp_path / "report")
@@ -208,11 +208,11 @@ def test_no_prediction_at_all_is_an_answer(files, tmp_path):
     assert len(gpd.read_file(tmp_path / "report" / "report.gpkg", layer="FN")) == 4
 
 
-def test_where_filters_the_truth_alone(files):
+def test_where_filters_the_truth_only(files):
     assert counts(evaluate(*files, where="label = 1")) == (2, 2, 1)
 
 
-def test_threshold_is_the_users(files):
+def test_threshold_can_be_chosen(files):
     assert counts(evaluate(*files, threshold=0.3)) == (3, 1, 1)
     assert counts(evaluate(*files, threshold=0.82)) == (1, 3, 3)
 
@@ -228,12 +228,12 @@ def test_area_of_interest_from_a_file_in_degrees(files, tmp_path):
 
 def test_an_area_of_interest_elsewhere_is_an_error(files, tmp_path):
     layer([(500, 500, 600, 620)]).to_file(tmp_path / "aoi.gpkg")
-    with pytest.raises(GridMismatchError, match="meets neither"):
+    with pytest.raises(GridMismatchError, match="intersects neither"):
         evaluate(*files, tmp_path / "report", aoi=tmp_path / "aoi.gpkg")
     assert not (tmp_path / "report").exists()
 
 
-def test_an_earlier_report_is_kept_unless_told_otherwise(files, tmp_path):
+def test_existing_report_is_kept_without_overwrite(files, tmp_path):
     evaluate(*files, tmp_path / "report")
     before = (tmp_path / "report" / "report.json").read_bytes()
     with pytest.raises(OutputExistsError, match="--overwrite"):
@@ -284,19 +284,19 @@ def write_csv(path, rows, last):
 
 
 @pytest.fixture
-def contest(tmp_path):
-    """Two cities; of the first, two images, one of them without buildings."""
+def spacenet_files(tmp_path):
+    """Submission and truth of two cities; one image of the first has no buildings."""
     big, half, small = box(0, 0, 10, 10).wkt, box(0, 0, 10, 5).wkt, box(20, 0, 25, 4).wkt
     pred = [
         ("AOI_1_Rio_img1", half, 0.9),
         ("AOI_1_Rio_img1", "POLYGON Z ((0 0 0, 10 0 0, 10 9 0, 0 9 0, 0 0 0))", 0.1),
-        ("AOI_1_Rio_img1", small, 0.5),  # 20 px2, not above the minimum
+        ("AOI_1_Rio_img1", small, 0.5),  # 20 px2 is not above the minimum
         ("AOI_1_Rio_img2", Polygon().wkt, 1),
         ("AOI_2_Bonn_img7", big, 1),
     ]
     truth = [
         ("AOI_1_Rio_img1", big, ""),
-        ("AOI_1_Rio_img1", small, ""),  # 20 px2, not below it
+        ("AOI_1_Rio_img1", small, ""),  # 20 px2 is not below the minimum
         ("AOI_1_Rio_img2", Polygon().wkt, ""),
         ("AOI_2_Bonn_img7", big, ""),
     ]
@@ -306,8 +306,8 @@ def contest(tmp_path):
     )
 
 
-def test_contest_files_are_scored_per_image_and_city(contest, tmp_path):
-    report = evaluate(*contest, tmp_path / "report")
+def test_spacenet_files_are_scored_per_image_and_city(spacenet_files, tmp_path):
+    report = evaluate(*spacenet_files, tmp_path / "report")
     assert [tuple(row.values())[:4] for row in report.images] == [
         ("AOI_1_Rio_img1", 1, 1, 1),
         ("AOI_1_Rio_img2", 0, 0, 0),
@@ -328,37 +328,37 @@ def test_contest_files_are_scored_per_image_and_city(contest, tmp_path):
     assert "SpaceNet score (mean F1 of the cities): 0.7500" in format_table(report)
 
 
-def test_the_contests_minimum_area_can_be_changed(contest):
-    assert counts(evaluate(*contest, min_area_m2=0)) == (3, 1, 0)
+def test_minimum_area_of_spacenet_can_be_changed(spacenet_files):
+    assert counts(evaluate(*spacenet_files, min_area_m2=0)) == (3, 1, 0)
 
 
-def test_a_contest_report_replaces_the_layers_of_an_earlier_one(files, contest, tmp_path):
+def test_spacenet_report_removes_the_layers_of_an_earlier_report(files, spacenet_files, tmp_path):
     evaluate(*files, tmp_path / "report")
-    evaluate(*contest, tmp_path / "report", overwrite=True)
+    evaluate(*spacenet_files, tmp_path / "report", overwrite=True)
     assert [path.name for path in (tmp_path / "report").iterdir()] == ["report.json"]
 
 
-def test_contest_options_that_cannot_be_served(files, contest):
-    with pytest.raises(ConfigError, match="two of a kind"):
-        evaluate(contest[0], files[1])
-    with pytest.raises(ConfigError, match="lies in pixels"):
-        evaluate(*contest, where="label = 1")
+def test_options_that_do_not_apply_to_spacenet_files_are_refused(files, spacenet_files):
+    with pytest.raises(ConfigError, match="give two CSV files or two layers"):
+        evaluate(spacenet_files[0], files[1])
+    with pytest.raises(ConfigError, match="has pixel coordinates"):
+        evaluate(*spacenet_files, where="label = 1")
 
 
 @pytest.mark.parametrize(
     "text", ["", "a,b\n1,2\n", "ImageId,PolygonWKT_Pix\nx_1,POLYGON ((0 0))\n"]
 )
-def test_a_csv_of_another_kind_is_named(contest, tmp_path, text):
+def test_other_csv_files_are_refused(spacenet_files, tmp_path, text):
     (tmp_path / "odd.csv").write_text(text)
     with pytest.raises(VectorReadError, match=r"odd\.csv: cannot be read as a SpaceNet CSV"):
-        evaluate(tmp_path / "odd.csv", contest[1])
+        evaluate(tmp_path / "odd.csv", spacenet_files[1])
     with pytest.raises(VectorReadError, match=r"absent\.csv"):
-        evaluate(tmp_path / "absent.csv", contest[1])
+        evaluate(tmp_path / "absent.csv", spacenet_files[1])
 
 
 @pytest.mark.realdata
-@pytest.mark.skipif(not SPACENET.exists(), reason=f"needs the contest's samples in {SPACENET}")
-def test_reproduces_the_published_scores_to_the_last_digit():
+@pytest.mark.skipif(not SPACENET.exists(), reason=f"needs the SpaceNet samples in {SPACENET}")
+def test_published_scores_are_reproduced_exactly():
     report = evaluate(SPACENET / "SN2_sample_preds.csv", SPACENET / "SN2_sample_truth.csv")
     names = ["TruePos", "FalsePos", "FalseNeg", "Precision", "Recall", "F1Score"]
     images, cities = (

@@ -1,4 +1,4 @@
-"""Rates, pixel counts and the SpaceNet matching against numbers worked out by hand."""
+"""Rates, pixel counts and SpaceNet matching, compared with values computed by hand."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def test_undefined_rates_are_zero(empty):
     assert (empty.precision, empty.recall, empty.f1, empty.iou) == (0.0, 0.0, 0.0, 0.0)
 
 
-def test_counts_add_up_within_their_kind():
+def test_counts_of_one_type_can_be_added():
     assert Score(1, 2, 3) + Score(10, 20, 30) == Score(11, 22, 33)
     assert PixelCounts(1, 2, 3, 4) + PixelCounts(1, 1, 1, 1) == PixelCounts(2, 3, 4, 5)
     with pytest.raises(TypeError):
@@ -47,7 +47,7 @@ def test_counts_add_up_within_their_kind():
 # Pixels
 
 
-def test_pixels_outside_valid_do_not_count():
+def test_invalid_pixels_are_ignored():
     pred = np.array([[1, 1, 1, 1], [1, 0, 0, 1], [0, 0, 0, 1]], dtype=bool)
     truth = np.array([[1, 1, 1, 0], [0, 1, 1, 1], [0, 0, 0, 0]], dtype=bool)
     valid = np.ones((3, 4), dtype=bool)
@@ -57,13 +57,13 @@ def test_pixels_outside_valid_do_not_count():
 
 def test_pixel_arrays_of_different_shape_are_refused():
     flat, tall = np.zeros((2, 5), dtype=bool), np.zeros((5, 2), dtype=bool)
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="must have one shape"):
         count_pixels(flat, tall, flat)
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 13), st.integers(0, 9), st.integers(0, 2**32 - 1))
-def test_counts_over_tiles_equal_the_count_of_the_whole(height, width, cut, seed):
+def test_sum_of_counts_over_tiles_equals_the_count_of_the_whole(height, width, cut, seed):
     pred, truth, valid = np.random.default_rng(seed).random((3, height, width)) < 0.6
     whole = count_pixels(pred, truth, valid)
     parts = [count_pixels(pred[s], truth[s], valid[s]) for s in (slice(cut), slice(cut, None))]
@@ -80,8 +80,8 @@ def test_hand_computed_matches():
         box(0, 0, 10, 8),  # IoU 80/100
         box(25, 0, 35, 10),  # IoU 50/150
         box(40, 0, 52, 10),  # IoU 100/120
-        box(80, 0, 90, 10),  # alone
-        box(40, 0, 50, 9),  # IoU 90/100 with a truth that is taken
+        box(80, 0, 90, 10),  # no overlap
+        box(40, 0, 50, 9),  # IoU 90/100 with a truth that is matched already
     ]
     matches = match_footprints(proposals, truth)
     assert matches.score == Score(tp=2, fp=3, fn=2)
@@ -92,7 +92,7 @@ def test_hand_computed_matches():
     assert matches.iou_sum == pytest.approx(0.8 + 5 / 6)
 
 
-def test_exactly_the_threshold_is_no_match():
+def test_iou_equal_to_the_threshold_does_not_match():
     half, just_more = box(0, 0, 4, 2), box(0, 0, 4, 2.001)
     truth = [box(0, 0, 4, 4)]
     assert match_footprints([half], truth).score == Score(0, 1, 1)
@@ -100,7 +100,7 @@ def test_exactly_the_threshold_is_no_match():
     assert match_footprints([half], truth, threshold=0.49).score == Score(1, 0, 0)
 
 
-def test_a_taken_truth_leaves_the_second_best():
+def test_second_best_truth_is_used_if_the_best_is_matched():
     truth = [box(0, 0, 10, 10), box(0, 0, 10, 9)]
     proposals = [box(0, 0, 10, 10), box(0, 0, 10, 10)]
     matches = match_footprints(proposals, truth)
@@ -108,28 +108,28 @@ def test_a_taken_truth_leaves_the_second_best():
     np.testing.assert_allclose(matches.proposal_iou, [1.0, 0.9])
 
 
-def test_the_surest_proposal_chooses_first():
+def test_proposals_are_matched_in_order_of_confidence():
     truth = [box(0, 0, 10, 10)]
     proposals = [box(0, 0, 10, 9), box(0, 0, 10, 6), box(0, 0, 10, 10)]
     for confidence, winner in (
         (None, 0),
         ([0.1, 0.9, 0.5], 1),
         ([5, 5, 5], 0),  # ties keep the order
-        ([np.nan, np.nan, -40], 2),  # unknown comes last
+        ([np.nan, np.nan, -40], 2),  # NaN comes last
     ):
         matches = match_footprints(proposals, truth, confidence=confidence)
         assert matches.truth_match.tolist() == [winner]
         assert matches.score == Score(1, 2, 0)
 
 
-def test_invalid_proposals_are_mended_and_invalid_truths_match_nothing():
+def test_invalid_proposals_are_repaired_and_invalid_truths_match_nothing():
     bow_tie = Polygon([(0, 0), (10, 10), (10, 0), (0, 10)])
     triangle = shapely.buffer(bow_tie, 0)
     assert match_footprints([bow_tie], [triangle]).proposal_iou.tolist() == [1.0]
     assert match_footprints([triangle], [bow_tie]).score == Score(0, 1, 1)
 
 
-def test_empty_sides_and_empty_polygons():
+def test_empty_layers_and_empty_polygons():
     square = box(0, 0, 1, 1)
     assert match_footprints([], []).score == Score(0, 0, 0)
     assert match_footprints([], [square]).score == Score(0, 0, 1)
@@ -150,7 +150,7 @@ def rectangles(draw):
 
 def naive_matches(proposals, truth, confidence, threshold):
     free = list(range(len(truth)))
-    found = [-1] * len(proposals)
+    matches = [-1] * len(proposals)
     for proposal in sorted(range(len(proposals)), key=lambda i: -confidence[i]):
         ious = [
             proposals[proposal].intersection(truth[t]).area
@@ -158,8 +158,8 @@ def naive_matches(proposals, truth, confidence, threshold):
             for t in free
         ]
         if ious and max(ious) > threshold:
-            found[proposal] = free.pop(ious.index(max(ious)))
-    return found
+            matches[proposal] = free.pop(ious.index(max(ious)))
+    return matches
 
 
 @settings(max_examples=60, deadline=None)
@@ -168,7 +168,7 @@ def naive_matches(proposals, truth, confidence, threshold):
     st.lists(rectangles(), max_size=7),
     st.sampled_from([0.0, 0.2, 0.5]),
 )
-def test_equals_the_definition_read_aloud(scored, truth, threshold):
+def test_matches_equal_a_naive_implementation(scored, truth, threshold):
     proposals, confidence = [p for p, _ in scored], [c for _, c in scored]
     matches = match_footprints(proposals, truth, confidence=confidence, threshold=threshold)
     assert matches.proposal_match.tolist() == naive_matches(proposals, truth, confidence, threshold)
@@ -219,12 +219,12 @@ def test_minimum_area_keeps_truths_at_it_and_proposals_above_it():
     assert truth.tolist() == [False, False, True, True]
 
 
-def test_without_a_minimum_only_nothing_is_dropped():
+def test_without_a_minimum_only_empty_polygons_are_dropped():
     pred, truth = spacenet_filter([0, 1e-9], [0, 1e-9], 0)
     assert pred.tolist() == truth.tolist() == [False, True]
 
 
-def test_covered_ground_counts_once():
+def test_area_covered_twice_is_counted_once():
     proposals = [box(0, 0, 6, 4), box(2, 0, 8, 4)]  # together 8 x 4
     truth = [box(4, 0, 12, 3), box(20, 0, 21, 1)]
     area = compare_areas(proposals, truth)
@@ -232,7 +232,7 @@ def test_covered_ground_counts_once():
     assert area.iou == pytest.approx(12 / 45)
 
 
-def test_covered_ground_agrees_with_counted_pixels():
+def test_areas_agree_with_counted_pixels():
     proposals, truth = [box(1, 1, 6, 4), box(5, 2, 9, 5)], [box(2, 0, 8, 3)]
     columns, rows = np.meshgrid(np.arange(12) + 0.5, np.arange(7) + 0.5)
     pred, true = (
@@ -243,7 +243,7 @@ def test_covered_ground_agrees_with_counted_pixels():
 
 
 @given(town(), st.lists(rectangles(), min_size=1, max_size=9))
-def test_ground_is_the_same_in_pieces_as_united(truth, proposals):
+def test_areas_agree_with_those_of_unions(truth, proposals):
     area = compare_areas(proposals, truth)
     pred, true = shapely.union_all(proposals), shapely.union_all(truth)
     both = shapely.intersection(pred, true).area
@@ -251,14 +251,14 @@ def test_ground_is_the_same_in_pieces_as_united(truth, proposals):
     assert (area.tp, area.fp, area.fn) == pytest.approx(expected, abs=1e-9)
 
 
-def test_no_ground_at_all():
+def test_areas_of_empty_layers():
     assert compare_areas([], []) == AreaCounts(0, 0, 0)
     assert compare_areas([box(0, 0, 2, 3)], []) == AreaCounts(0, 6, 0)
 
 
 @pytest.mark.realdata
-@pytest.mark.skipif(not SPACENET.exists(), reason=f"needs the contest's samples in {SPACENET}")
-def test_reproduces_the_published_iou_of_every_building():
+@pytest.mark.skipif(not SPACENET.exists(), reason=f"needs the SpaceNet samples in {SPACENET}")
+def test_published_iou_of_each_building_is_reproduced():
     pred, truth, expected = (
         pd.read_csv(SPACENET / f"SN2_sample_{name}.csv")
         for name in ("preds", "truth", "iou_by_building")

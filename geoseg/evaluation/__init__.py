@@ -1,4 +1,4 @@
-"""Compares footprints, or a mask, with the truth and writes a report."""
+"""Evaluation of footprints and masks against the truth."""
 
 from __future__ import annotations
 
@@ -35,40 +35,40 @@ def evaluate(
     min_area_m2: float | None = None,
     overwrite: bool = False,
 ) -> Report:
-    """Compares footprints with the truth as the SpaceNet-2 contest does.
+    """Compare footprints with the truth by the SpaceNet-2 building metric.
 
-    Vector layers are compared in the truth's CRS, or in an equal-area one around them where
-    that is in degrees. Two `.csv` files are read as a contest submission and its truth, scored
-    per image, and the counts summed per city.
+    Vector layers are compared in the CRS of the truth, or in a local equal-area CRS if that CRS
+    is geographic. Two `.csv` files are read as a SpaceNet submission and its truth, scored per
+    image, and the counts are summed per city.
 
     Args:
-        footprints: Layer to judge; its column `confidence`, if there is one, says who chooses
-            first, else the order of the file does.
-        truth: Layer to judge by.
+        footprints: Layer to evaluate. Footprints are matched in order of the column
+            `confidence`, highest first, or in file order if there is no such column.
+        truth: Layer of true footprints.
         output: Folder for `report.json` and, for vector layers, `report.gpkg` with the layers
-            TP, FP and FN in the truth's CRS; None writes nothing.
-        aoi: Layer of polygons; buildings count by their part inside.
-        where: Filter on the truth's attributes, e.g. `label = 1`.
+            TP, FP and FN in the CRS of the truth; None writes nothing.
+        aoi: Layer of polygons to which both layers are clipped.
+        where: Attribute filter of the truth, e.g. `label = 1`.
         threshold: IoU that a match must exceed, in [0, 1).
-        min_area_m2: Smaller buildings do not count; square pixels for CSV files. None stands
-            for 0, for CSV files for the contest's 20.
-        overwrite: Replace an earlier report.
+        min_area_m2: Smaller buildings are ignored; in square pixels for CSV files. None means 0,
+            or 20 as in SpaceNet for CSV files.
+        overwrite: Replace an existing report.
 
     Returns:
         The report.
 
     Raises:
-        ConfigError: If an option is out of range or does not fit the files.
-        OutputExistsError: If a report is there already and `overwrite` is False.
-        GridMismatchError: If the area of interest meets neither layer, or the layers cannot be
-            brought to one CRS.
+        ConfigError: If an option is out of range or does not apply to the files.
+        OutputExistsError: If there is a report already and `overwrite` is False.
+        GridMismatchError: If the area of interest intersects neither layer, or the layers cannot
+            be reprojected to one CRS.
         MissingCRSError: If a layer has no CRS.
         VectorReadError: If a file cannot be read.
     """
     _check_options(threshold, min_area_m2)
     folder = check_report_folder(output, overwrite)
     layers: dict[str, gpd.GeoDataFrame] = {}
-    if _are_contest_files(footprints, truth, aoi, where):
+    if _are_spacenet_files(footprints, truth, aoi, where):
         min_area_px2 = SPACENET_MIN_AREA_PX2 if min_area_m2 is None else min_area_m2
         fields = score_spacenet(footprints, truth, threshold, min_area_px2)
     else:
@@ -92,18 +92,18 @@ def _check_options(threshold: float, min_area_m2: float | None) -> None:
         raise ConfigError(f"the minimum area is {min_area_m2}; give 0 or more")
 
 
-def _are_contest_files(
+def _are_spacenet_files(
     footprints: str | Path, truth: str | Path, aoi: str | Path | None, where: str | None
 ) -> bool:
-    kinds = {Path(path).suffix.lower() == ".csv" for path in (footprints, truth)}
-    if len(kinds) > 1:
+    are_csv = {Path(path).suffix.lower() == ".csv" for path in (footprints, truth)}
+    if len(are_csv) > 1:
         raise ConfigError(
-            f"{footprints}, {truth}: one is a SpaceNet CSV, the other is not; give two of a kind"
+            f"{footprints}, {truth}: only one is a SpaceNet CSV; give two CSV files or two layers"
         )
-    is_csv = kinds.pop()
+    is_csv = are_csv.pop()
     if is_csv and (aoi or where):
         raise ConfigError(
-            f"{truth}: a SpaceNet CSV lies in pixels and has no attributes; leave out the area of "
+            f"{truth}: a SpaceNet CSV has pixel coordinates and no attributes; remove the area of "
             "interest and the filter, or give vector layers"
         )
     return is_csv

@@ -1,4 +1,4 @@
-"""Compares a mask of classes with the truth, pixel by pixel."""
+"""Evaluation of class masks, pixel by pixel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from geoseg.data.labels import IGNORE, Labels, ClassScheme, read_labels, resolve_scheme
+from geoseg.data.labels import IGNORE, ClassScheme, Labels, read_labels, resolve_scheme
 from geoseg.errors import ConfigError, GridMismatchError
 from geoseg.evaluation.metrics import Confusion, count_classes
 from geoseg.evaluation.report import REPORT_NAME, check_report_folder
@@ -18,19 +18,20 @@ from geoseg.geo.raster import NearestRaster, read_info, read_mask_classes
 from geoseg.jobs.journal import replace_file
 from geoseg.options import ClassOptions
 
-_ROWS = 512
+# Rows read at a time, which bounds memory.
+_STRIP_ROWS = 512
 
 
 @dataclass(frozen=True)
 class ClassReport:
-    """What comparing a mask with the truth found.
+    """Scores of a class mask.
 
     Attributes:
-        classes: Per class its name, iou, f1, precision, recall, and pixels of the truth.
-        mean_iou: Mean IoU of the classes that occur in truth or mask.
-        mean_f1: Mean F1 of the same.
-        accuracy: Share of the pixels whose class is right.
-        confusion: Pixels per class of the truth (rows) and of the mask (columns).
+        classes: For each class its name, iou, f1, precision, recall and number of true pixels.
+        mean_iou: Mean IoU of the classes that occur in the truth or the mask.
+        mean_f1: Mean F1 of the same classes.
+        accuracy: Share of the pixels with the right class.
+        confusion: Number of pixels by true class (rows) and predicted class (columns).
         mask: Path of the mask.
         truth: Path of the truth.
         aoi: Path of the area of interest.
@@ -47,7 +48,7 @@ class ClassReport:
 
     @property
     def counts(self) -> Confusion:
-        """The confusion, which adds up over scenes."""
+        """Confusion matrix, which can be added over scenes."""
         return Confusion(np.array(self.confusion, dtype=np.int64))
 
 
@@ -61,23 +62,27 @@ def evaluate_mask(
     where: str | None = None,
     overwrite: bool = False,
 ) -> ClassReport:
-    """Compares a mask with the truth on the mask's pixels, some rows at a time.
+    """Compare a class mask with the truth on the grid of the mask.
 
-    Pixels count where the mask has data and the truth names a class.
+    Only pixels with a class in both the mask and the truth are compared.
 
     Args:
-        mask: The mask.tif that predict wrote.
+        mask: `mask.tif` written by predict.
         truth: Polygons or a mask raster, in any CRS.
         output: Folder for `report.json`; None writes nothing.
-        classes: What the truth calls the mask's classes; None of buildings.
-        aoi: Layer of polygons; pixels whose centre lies inside count.
-        where: Filter on the attributes of polygons.
-        overwrite: Replace an earlier report.
+        classes: Classes of the truth, as used for tiling; None for buildings.
+        aoi: Layer of polygons; only pixels whose centre is inside are compared.
+        where: Attribute filter of the true polygons.
+        overwrite: Replace an existing report.
+
+    Returns:
+        The scores.
 
     Raises:
-        ConfigError: If the classes are not the mask's.
-        GridMismatchError: If no pixel of the mask lies on the truth, or in the area of interest.
-        SceneReadError: If the mask is none.
+        ConfigError: If the classes differ from those of the mask.
+        OutputExistsError: If there is a report already and `overwrite` is False.
+        GridMismatchError: If mask, truth and area of interest have no pixel in common.
+        SceneReadError: If the file is not a class mask.
         DataError: If the truth cannot be read.
     """
     folder = check_report_folder(output, overwrite)
@@ -86,16 +91,16 @@ def evaluate_mask(
     _check_names(mask, names, scheme)
     grid = read_info(mask).grid
     area = None if aoi is None else read_labels(aoi, grid)
-    confusion = _count(
+    confusion = _count_confusion(
         mask, grid, len(names), read_labels(truth, grid, scheme, where=where, scene_grid=grid), area
     )
     if not confusion.counts.any():
         inside = f" inside {aoi}" if aoi else ""
         raise GridMismatchError(
-            f"{mask} and {truth}: share no pixel{inside} whose class both name; check that they "
-            "are of the same place, and tile.classes"
+            f"{mask} and {truth}: no pixel{inside} has a class in both; check that they cover the "
+            "same area, and tile.classes"
         )
-    report = _describe(confusion, names, str(mask), str(truth), str(aoi) if aoi else None)
+    report = _build_report(confusion, names, str(mask), str(truth), str(aoi) if aoi else None)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         with replace_file(folder / REPORT_NAME) as partial:
@@ -104,7 +109,7 @@ def evaluate_mask(
 
 
 def format_classes(report: ClassReport) -> str:
-    """Lays a report out as plain text, one row per class, for a terminal."""
+    """Format scores as a table of plain text, one row per class."""
     width = max(len(row["class"]) for row in (*report.classes, {"class": "mean"}))
     lines = [f"{'':{width}}  {'pixels':>12}  precision  recall      F1     IoU"]
     for row in report.classes:
@@ -116,35 +121,36 @@ def format_classes(report: ClassReport) -> str:
 
 
 def _check_names(mask: str | Path, names: tuple[str, ...], scheme: ClassScheme) -> None:
-    wanted = scheme.names if scheme.exclusive else ("background", *scheme.names)
-    if wanted != names:
+    expected = scheme.names if scheme.exclusive else ("background", *scheme.names)
+    if expected != names:
         remedy = (
-            "name those of the training configuration"
+            "use those of the training configuration"
             if scheme.exclusive
-            else "pass the --config that the tiles were made with"
+            else "pass the --config used for tiling"
         )
         raise ConfigError(
-            f"{mask}: holds the classes {', '.join(names)}, but tile.classes are "
-            f"{', '.join(wanted)}; {remedy}"
+            f"{mask}: has the classes {', '.join(names)}, but tile.classes are "
+            f"{', '.join(expected)}; {remedy}"
         )
 
 
-def _count(
+def _count_confusion(
     mask: str | Path, grid: Grid, classes: int, truth: Labels, area: Labels | None
 ) -> Confusion:
     total = Confusion(np.zeros((classes, classes), dtype=np.int64))
     with NearestRaster(mask) as source:
-        for window in grid.row_windows(_ROWS):
-            found, _ = source.read(grid, window, (int(window.height), int(window.width)))
+        for window in grid.row_windows(_STRIP_ROWS):
+            predicted, _ = source.read(grid, window, (int(window.height), int(window.width)))
             _, true = truth.read(window)
-            known = (found[0] < classes) & (true != IGNORE)
+            # Larger values are nodata.
+            known = (predicted[0] < classes) & (true != IGNORE)
             if area is not None:
                 known &= area.read(window)[1] == 1
-            total += count_classes(found[0], true, known, classes)
+            total += count_classes(predicted[0], true, known, classes)
     return total
 
 
-def _describe(
+def _build_report(
     confusion: Confusion, names: tuple[str, ...], mask: str, truth: str, aoi: str | None
 ) -> ClassReport:
     rates = ("iou", "f1", "precision", "recall")

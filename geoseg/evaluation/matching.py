@@ -1,4 +1,4 @@
-"""Compares two vector layers, by building and by area."""
+"""Comparison of two vector layers, by building and by area."""
 
 from __future__ import annotations
 
@@ -27,21 +27,23 @@ from geoseg.geo.vector import read_footprints, union_aoi
 
 logger = logging.getLogger(__name__)
 
-# A building that only touches the area of interest leaves a part of rounding size inside.
+# Parts of clipped buildings below this share of the whole are dropped: rounding errors leave
+# slivers of buildings that only touch the area of interest.
 _SLIVER_SHARE = 1e-8
 
-_POLYGONAL = (3, 6)
+# Shapely type ids of Polygon and MultiPolygon.
+_POLYGON_TYPES = (3, 6)
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Two layers compared.
+    """Result of comparing two layers.
 
     Attributes:
-        pred: The footprints that counted, clipped, with their index.
-        truth: The truths that counted, clipped, with their index.
-        matches: Which matched which, by position in `pred` and `truth`.
-        area: Ground covered by both or one, in square units of the layers' CRS.
+        pred: Footprints that were compared, clipped, with their original index.
+        truth: True footprints that were compared, clipped, with their original index.
+        matches: Matches by position in `pred` and `truth`.
+        area: Areas of both layers and one layer only, in square units of their CRS.
     """
 
     pred: gpd.GeoDataFrame
@@ -51,19 +53,24 @@ class Evaluation:
 
     @property
     def score(self) -> Score:
-        """Agreement in buildings."""
+        """Counts of buildings."""
         return self.matches.score
 
     @property
     def mean_iou(self) -> float:
-        """Mean IoU of the matched pairs, 0.0 without any."""
+        """Mean IoU of the matched pairs, 0.0 without matches."""
         return self.matches.iou_sum / max(self.matches.tp, 1)
 
 
 def read_layers(
     footprints: str | Path, truth: str | Path, aoi: str | Path | None, where: str | None
 ) -> tuple[gpd.GeoDataFrame, gpd.GeoDataFrame, BaseGeometry | None, CRS]:
-    """Footprints, truth and area of interest in the CRS to compare in, and the truth's CRS."""
+    """Read the layers and the area of interest, reprojected to one CRS.
+
+    Returns:
+        Footprints, truth and area of interest in the CRS of the comparison, and the CRS of the
+        truth.
+    """
     pred, true = read_footprints(footprints), read_footprints(truth, where=where)
     crs = true.crs
     working_crs = _equal_area_crs(pred if true.empty else true) if crs.is_geographic else crs
@@ -75,8 +82,8 @@ def read_layers(
     shapely.prepare(area)
     if not any(shapely.intersects(area, geometry_array(layer)).any() for layer in (pred, true)):
         raise GridMismatchError(
-            f"{aoi}: the area of interest meets neither {footprints} nor {truth}; check that it "
-            "is of the same place"
+            f"{aoi}: the area of interest intersects neither {footprints} nor {truth}; check that "
+            "it covers the same area"
         )
     return pred, true, area, crs
 
@@ -84,20 +91,20 @@ def read_layers(
 def _check_overlap(
     pred: gpd.GeoDataFrame, true: gpd.GeoDataFrame, footprints: str | Path, truth: str | Path
 ) -> None:
-    """Refuses layers of two places, and says when most of the truth lies beyond the footprints."""
+    """Raise if the layers are disjoint; warn if most of the truth is outside the footprints."""
     if pred.empty or true.empty:
         return
     extent = shapely.box(*pred.total_bounds)
     outside = int((~shapely.intersects(extent, geometry_array(true))).sum())
     if outside == len(true):
         raise GridMismatchError(
-            f"{footprints} and {truth} lie apart from each other; check that both are of the same "
-            "place, and their CRS"
+            f"{footprints} and {truth}: do not overlap; check that both cover the same area, and "
+            "their CRS"
         )
     if outside > len(true) / 2:
         logger.warning(
-            "%d of %d buildings of %s lie beyond the footprints and count as missed; restrict the "
-            "area with --aoi",
+            "%d of %d buildings of %s are outside the extent of the footprints and count as "
+            "missed; restrict the area with --aoi",
             outside,
             len(true),
             truth,
@@ -112,15 +119,15 @@ def evaluate_layers(
     threshold: float = 0.5,
     min_area_m2: float = 0.0,
 ) -> Evaluation:
-    """Compares two layers of one CRS without touching a file.
+    """Compare two layers in memory.
 
     Args:
-        pred: Valid footprints, with or without a column `confidence`; may be empty.
-        truth: Valid truths; may be empty.
-        aoi: Area in the same CRS to which both are clipped.
+        pred: Valid footprints, optionally with a column `confidence`; may be empty.
+        truth: Valid true footprints in the same CRS; may be empty.
+        aoi: Area of interest in the same CRS, to which both layers are clipped.
         threshold: IoU that a match must exceed.
-        min_area_m2: Smaller footprints do not count, parts inside `aoi` included; in square
-            units of the coordinates where the layers have no CRS.
+        min_area_m2: Smaller footprints are ignored, after clipping to `aoi`; in square units of
+            the coordinates if the layers have no CRS.
 
     Returns:
         Matches, counts and areas.
@@ -130,8 +137,8 @@ def evaluate_layers(
     """
     if pred.crs != truth.crs:
         raise GridMismatchError(
-            f"the footprints lie in {pred.crs and pred.crs.name}, the truth in "
-            f"{truth.crs and truth.crs.name}; bring both to one with to_crs"
+            f"the CRS of the footprints is {pred.crs and pred.crs.name}, that of the truth "
+            f"{truth.crs and truth.crs.name}; reproject one of them with to_crs"
         )
     if aoi is not None:
         pred, truth = _clip(pred, aoi), _clip(truth, aoi)
@@ -147,18 +154,18 @@ def evaluate_layers(
 
 
 def _equal_area_crs(layer: gpd.GeoDataFrame) -> CRS:
-    """Lambert azimuthal equal-area around a layer, in which IoU and areas are true."""
+    """Return a Lambert azimuthal equal-area CRS centred on a layer."""
     bounds = (0.0, 0.0, 0.0, 0.0) if layer.empty else tuple(layer.total_bounds)
     try:
         to_degrees = Transformer.from_crs(layer.crs, 4326, always_xy=True)
         west, south, east, north = to_degrees.transform_bounds(*bounds)
-        # East of the antimeridian `east` is the smaller one.
+        # Across the antimeridian `east` is less than `west`.
         longitude, latitude = west + (east - west) % 360 / 2, (south + north) / 2
         return CRS(f"+proj=laea +lat_0={latitude:.6f} +lon_0={longitude:.6f} +datum=WGS84")
     except ProjError as error:
         raise GridMismatchError(
-            f"coordinates of about ({bounds[0]:.6g}, {bounds[1]:.6g}) are no place in "
-            f"{layer.crs.name}; name the layer's true CRS with ogr2ogr -a_srs EPSG:CODE"
+            f"coordinates near ({bounds[0]:.6g}, {bounds[1]:.6g}) are not valid in "
+            f"{layer.crs.name}; assign the layer's true CRS with ogr2ogr -a_srs EPSG:CODE"
         ) from error
 
 
@@ -167,36 +174,37 @@ def _project(layer: gpd.GeoDataFrame, crs: CRS, path: str | Path) -> gpd.GeoData
         return layer
     try:
         layer = layer.to_crs(crs)
-        placed = layer.empty or bool(np.isfinite(layer.total_bounds).all())
+        finite = layer.empty or bool(np.isfinite(layer.total_bounds).all())
     except ProjError:
-        placed = False
-    if not placed:
+        finite = False
+    if not finite:
         raise GridMismatchError(
-            f"{path}: cannot be brought to {crs.name}, in which the two are compared; check that "
-            "both are of the same place and name the right CRS"
+            f"{path}: cannot be reprojected to {crs.name} for the comparison; check that both "
+            "layers cover the same area and have the right CRS"
         )
-    return _with_shapes(layer, _polygonal(shapely.make_valid(geometry_array(layer))))
+    return _set_geometries(layer, _keep_polygons(shapely.make_valid(geometry_array(layer))))
 
 
 def _clip(layer: gpd.GeoDataFrame, aoi: BaseGeometry) -> gpd.GeoDataFrame:
     shapely.prepare(aoi)
     layer = layer[shapely.intersects(aoi, geometry_array(layer))]
-    shapes = geometry_array(layer)
-    border = ~shapely.covers(aoi, shapes)
-    whole = shapely.area(shapes)
-    shapes[border] = _polygonal(shapely.intersection(shapes[border], aoi))
-    return _with_shapes(layer, shapes)[shapely.area(shapes) > _SLIVER_SHARE * whole]
+    polygons = geometry_array(layer)
+    # Only the polygons on the border are intersected, which is slow.
+    border = ~shapely.covers(aoi, polygons)
+    whole = shapely.area(polygons)
+    polygons[border] = _keep_polygons(shapely.intersection(polygons[border], aoi))
+    return _set_geometries(layer, polygons)[shapely.area(polygons) > _SLIVER_SHARE * whole]
 
 
-def _polygonal(shapes: np.ndarray) -> np.ndarray:
-    """Drops the points and lines that an overlay leaves beside polygons."""
-    mixed = ~np.isin(shapely.get_type_id(shapes), _POLYGONAL)
-    shapes[mixed] = shapely.buffer(shapes[mixed], 0)
-    return shapes
+def _keep_polygons(geometries: np.ndarray) -> np.ndarray:
+    """Drop points and lines, which overlays return in addition to polygons."""
+    mixed = ~np.isin(shapely.get_type_id(geometries), _POLYGON_TYPES)
+    geometries[mixed] = shapely.buffer(geometries[mixed], 0)
+    return geometries
 
 
 def _areas(layer: gpd.GeoDataFrame, min_area_m2: float) -> np.ndarray:
-    """Areas in square metres, or in any unit where nothing depends on it."""
+    """Return areas in square metres, or in CRS units if there is no minimum area."""
     if min_area_m2 > 0 and layer.crs is not None and not layer.empty:
         layer = layer.to_crs(_equal_area_crs(layer))
     areas: np.ndarray = shapely.area(geometry_array(layer))
@@ -204,16 +212,16 @@ def _areas(layer: gpd.GeoDataFrame, min_area_m2: float) -> np.ndarray:
 
 
 def geometry_array(layer: gpd.GeoDataFrame) -> np.ndarray:
-    """The geometries of a layer, as an array of one's own."""
+    """Return the geometries of a layer as a new array (N,)."""
     return np.array(layer.geometry.array, dtype=object)
 
 
-def _with_shapes(layer: gpd.GeoDataFrame, shapes: np.ndarray) -> gpd.GeoDataFrame:
-    return layer.set_geometry(gpd.GeoSeries(shapes, index=layer.index, crs=layer.crs))
+def _set_geometries(layer: gpd.GeoDataFrame, geometries: np.ndarray) -> gpd.GeoDataFrame:
+    return layer.set_geometry(gpd.GeoSeries(geometries, index=layer.index, crs=layer.crs))
 
 
 def layer_confidence(pred: gpd.GeoDataFrame) -> np.ndarray | None:
-    """The confidence of each footprint, or None where the layer says nothing of it."""
+    """Return the confidence of each footprint (N,), or None if the layer has no such column."""
     if "confidence" not in pred:
         return None
     numbers = pd.to_numeric(pred["confidence"], errors="coerce")

@@ -1,8 +1,8 @@
-"""How well a prediction fits the truth: per pixel, per area and per building.
+"""Metrics per pixel, per area and per building.
 
-Buildings are matched as in the SpaceNet-2 contest: the surest proposal chooses first, each
-takes the truth it overlaps best among those still free, and it counts when their
-intersection over union (IoU) exceeds the threshold. All rates are 0.0 where undefined.
+Buildings are matched as in the SpaceNet-2 challenge: in order of falling confidence, each
+proposal is compared with the unmatched true footprint of highest IoU, and matches it if the
+IoU exceeds the threshold. All rates are 0.0 where undefined.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import numpy as np
 import shapely
 from numpy.typing import ArrayLike, NDArray
 
-# A list of polygons, an object array of them or a GeoSeries.
+# A list of polygons or an object array of them.
 Polygons: TypeAlias = "Sequence[Any] | NDArray[np.object_]"
 
 
 @dataclass(frozen=True)
 class AreaCounts:
-    """Agreement of two sets as amounts, in pixels or square units; adds up over places.
+    """Amounts of agreement and disagreement, in pixels or square units; can be added.
 
     Attributes:
-        tp: In both.
-        fp: In the prediction alone.
-        fn: In the truth alone.
+        tp: Amount in both prediction and truth.
+        fp: Amount in the prediction only.
+        fn: Amount in the truth only.
     """
 
     tp: float
@@ -41,7 +41,7 @@ class AreaCounts:
         return type(self)(*(getattr(self, name) + getattr(other, name) for name in names))
 
     def __truediv__(self, unit: float) -> AreaCounts:
-        """The same in another unit."""
+        """Convert to another unit."""
         return AreaCounts(self.tp / unit, self.fp / unit, self.fn / unit)
 
     @property
@@ -57,7 +57,7 @@ class AreaCounts:
     @property
     def f1(self) -> float:
         """Harmonic mean of precision and recall."""
-        # Spelt as the contest does: its published scores are then met to the last digit.
+        # The formula of the challenge, so that its published scores are reproduced exactly.
         return _ratio(2 * self.precision * self.recall, self.precision + self.recall)
 
     @property
@@ -68,12 +68,12 @@ class AreaCounts:
 
 @dataclass(frozen=True)
 class Score(AreaCounts):
-    """Agreement of two layers counted in buildings; adds up over scenes.
+    """Counts of matched and unmatched buildings; can be added over scenes.
 
     Attributes:
-        tp: Proposals that match a truth.
-        fp: Proposals that match none.
-        fn: Truths that no proposal matches.
+        tp: Number of matched proposals.
+        fp: Number of unmatched proposals.
+        fn: Number of unmatched true footprints.
     """
 
     tp: int
@@ -83,13 +83,13 @@ class Score(AreaCounts):
 
 @dataclass(frozen=True)
 class PixelCounts(AreaCounts):
-    """Agreement of two boolean arrays counted in valid pixels; adds up over tiles.
+    """Counts of valid pixels of two boolean arrays; can be added over tiles.
 
     Attributes:
-        tp: True in both.
-        fp: True in the prediction alone.
-        fn: True in the truth alone.
-        tn: True in neither.
+        tp: Pixels that are True in both.
+        fp: Pixels that are True in the prediction only.
+        fn: Pixels that are True in the truth only.
+        tn: Pixels that are False in both.
     """
 
     tp: int
@@ -100,7 +100,7 @@ class PixelCounts(AreaCounts):
 
 @dataclass(frozen=True, eq=False)
 class Confusion:
-    """Which class pixels are of and which they were taken for; adds up over tiles.
+    """Confusion matrix of classes; can be added over tiles.
 
     Attributes:
         counts: int64 (classes, classes), [truth, prediction] in pixels.
@@ -113,26 +113,26 @@ class Confusion:
 
     @property
     def per_class(self) -> tuple[PixelCounts, ...]:
-        """Each class against all others."""
+        """Counts of each class against all others."""
         hits = self.counts.diagonal()
-        false, missed = self.counts.sum(axis=0) - hits, self.counts.sum(axis=1) - hits
-        right = self.counts.sum() - hits - false - missed
-        columns = (column.tolist() for column in (hits, false, missed, right))
+        fp, fn = self.counts.sum(axis=0) - hits, self.counts.sum(axis=1) - hits
+        tn = self.counts.sum() - hits - fp - fn
+        columns = (column.tolist() for column in (hits, fp, fn, tn))
         return tuple(PixelCounts(*row) for row in zip(*columns, strict=True))
 
     @property
     def accuracy(self) -> float:
-        """Share of the pixels whose class is right."""
+        """Share of the pixels with the right class."""
         return _ratio(float(self.counts.trace()), float(self.counts.sum()))
 
     @property
     def mean_iou(self) -> float:
-        """Mean IoU of the classes that occur, in the truth or the prediction."""
+        """Mean IoU of the classes that occur in the truth or the prediction."""
         return _mean([one.iou for one in self._occurring])
 
     @property
     def mean_f1(self) -> float:
-        """Mean F1 of the classes that occur, in the truth or the prediction."""
+        """Mean F1 of the classes that occur in the truth or the prediction."""
         return _mean([one.f1 for one in self._occurring])
 
     @property
@@ -142,13 +142,14 @@ class Confusion:
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """Which proposal found which truth.
+    """Matches of proposals and true footprints.
 
     Attributes:
-        proposal_match: (P,) index of each proposal's truth, -1 where it has none.
-        proposal_iou: (P,) IoU with the best truth that was free, matched or not.
-        truth_match: (T,) index of each truth's proposal, -1 where it has none.
-        truth_iou: (T,) best IoU among the proposals that chose this truth, matched or not.
+        proposal_match: (P,) index of the true footprint of each proposal, -1 if unmatched.
+        proposal_iou: (P,) IoU with the best unmatched true footprint, even if below the threshold.
+        truth_match: (T,) index of the proposal of each true footprint, -1 if unmatched.
+        truth_iou: (T,) highest IoU of the proposals compared with each true footprint, even if
+            below the threshold.
     """
 
     proposal_match: NDArray[np.intp]
@@ -158,17 +159,17 @@ class Matches:
 
     @cached_property
     def tp(self) -> int:
-        """Matched proposals."""
+        """Number of matched proposals."""
         return int(np.count_nonzero(self.proposal_match >= 0))
 
     @property
     def fp(self) -> int:
-        """Proposals without a truth."""
+        """Number of unmatched proposals."""
         return len(self.proposal_match) - self.tp
 
     @property
     def fn(self) -> int:
-        """Truths without a proposal."""
+        """Number of unmatched true footprints."""
         return len(self.truth_match) - self.tp
 
     @property
@@ -178,19 +179,19 @@ class Matches:
 
     @property
     def iou_sum(self) -> float:
-        """Sum of the matched pairs' IoU; over `tp` it is their mean."""
+        """Sum of the IoU of the matched pairs; divided by `tp` it is their mean."""
         return float(self.proposal_iou[self.proposal_match >= 0].sum())
 
 
 def count_pixels(
     pred: NDArray[np.bool_], truth: NDArray[np.bool_], valid: NDArray[np.bool_]
 ) -> PixelCounts:
-    """Counts agreement where valid.
+    """Compare two boolean arrays on valid pixels.
 
     Args:
-        pred: (..., H, W) predicted.
-        truth: The same shape, what is there.
-        valid: The same shape, True where pixels count.
+        pred: Prediction (..., H, W).
+        truth: Truth of the same shape.
+        valid: Array of the same shape, True for pixels to compare.
 
     Returns:
         Counts that sum to the number of valid pixels.
@@ -200,7 +201,7 @@ def count_pixels(
     """
     if not pred.shape == truth.shape == valid.shape:
         raise ValueError(
-            f"pred {pred.shape}, truth {truth.shape} and valid {valid.shape} need one shape"
+            f"pred {pred.shape}, truth {truth.shape} and valid {valid.shape} must have one shape"
         )
     pred, truth = pred[valid].astype(bool), truth[valid].astype(bool)
     tp = int(np.count_nonzero(pred & truth))
@@ -212,24 +213,24 @@ def count_pixels(
 def count_classes(
     pred: NDArray[np.integer], truth: NDArray[np.integer], valid: NDArray[np.bool_], classes: int
 ) -> Confusion:
-    """Counts classes where valid.
+    """Count pairs of true and predicted classes on valid pixels.
 
     Args:
-        pred: (..., H, W) predicted classes, from 0.
-        truth: The same shape, what is there.
-        valid: The same shape, True where pixels count.
-        classes: How many there are.
+        pred: Predicted classes (..., H, W), from 0.
+        truth: True classes of the same shape.
+        valid: Array of the same shape, True for pixels to compare.
+        classes: Number of classes.
 
     Raises:
-        ValueError: If the shapes differ, or a valid pixel is of none of the classes.
+        ValueError: If the shapes differ, or a valid pixel has a value outside the classes.
     """
     if not pred.shape == truth.shape == valid.shape:
         raise ValueError(
-            f"pred {pred.shape}, truth {truth.shape} and valid {valid.shape} need one shape"
+            f"pred {pred.shape}, truth {truth.shape} and valid {valid.shape} must have one shape"
         )
     pairs = truth[valid].astype(np.int64), pred[valid].astype(np.int64)
     if any(len(part) and not 0 <= part.min() <= part.max() < classes for part in pairs):
-        raise ValueError(f"classes are 0 to {classes - 1}; a valid pixel is of another")
+        raise ValueError(f"classes are 0 to {classes - 1}; a valid pixel has another value")
     counts = np.bincount(pairs[0] * classes + pairs[1], minlength=classes**2)
     return Confusion(counts.reshape(classes, classes))
 
@@ -241,31 +242,31 @@ def match_footprints(
     confidence: ArrayLike | None = None,
     threshold: float = 0.5,
 ) -> Matches:
-    """Matches proposals to truths as SpaceNet-2 does.
+    """Match proposals to true footprints as in SpaceNet-2.
 
-    Proposals choose in order of falling confidence, ties and NaN (which comes last) in the
-    given order. Each looks at the truths that are still free, takes the one of highest IoU
-    (of equals the first), and matches it if that IoU exceeds the threshold. An invalid
-    proposal is mended by `buffer(0)`; an invalid truth has IoU 0 with everything.
+    Proposals are processed in order of falling confidence; ties keep their order and NaN comes
+    last. Each is compared with the unmatched true footprint of highest IoU (the first one of
+    several) and matches it if the IoU exceeds the threshold. Invalid proposals are repaired by
+    `buffer(0)`; an invalid true footprint has IoU 0 with every proposal.
 
     Args:
-        proposals: (P,) polygons.
-        truth: (T,) polygons in the same coordinates.
-        confidence: (P,) any real numbers; None keeps the given order.
-        threshold: IoU that a match must exceed; exactly the threshold does not match.
+        proposals: Polygons (P,).
+        truth: True polygons (T,) in the same coordinates.
+        confidence: Confidence of each proposal (P,); None keeps their order.
+        threshold: IoU that a match must exceed; an IoU equal to it does not match.
 
     Returns:
-        Who matched whom.
+        The matches.
 
     Raises:
         ValueError: If the number of confidences differs from the number of proposals.
     """
     proposals, truth = _as_array(proposals), _as_array(truth)
-    order = _choosing_order(confidence, len(proposals))
+    order = _matching_order(confidence, len(proposals))
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
-    left, right, iou = _overlaps(_mended(proposals), truth)
-    # By chooser, then from the best truth to the worst.
+    left, right, iou = _overlapping_pairs(_repair(proposals), truth)
+    # Sorted by rank of the proposal, then by falling IoU.
     sequence = np.lexsort((right, -iou, rank[left]))
     matches = _no_matches(len(proposals), len(truth))
     _assign(matches, left[sequence], right[sequence], iou[sequence], threshold)
@@ -275,10 +276,10 @@ def match_footprints(
 def spacenet_filter(
     proposal_area: ArrayLike, truth_area: ArrayLike, min_area: float
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which footprints are large enough to count.
+    """Select the footprints that are large enough to compare.
 
-    The contest keeps truths of exactly the minimum area, and of proposals only larger ones.
-    What has no area never counts.
+    As in SpaceNet-2, true footprints of exactly the minimum area are kept, but proposals of
+    exactly that area are not. Footprints without area are never kept.
 
     Args:
         proposal_area: (P,) areas.
@@ -286,7 +287,7 @@ def spacenet_filter(
         min_area: Minimum in that unit.
 
     Returns:
-        (P,) and (T,) booleans, True where the footprint counts.
+        Boolean arrays (P,) and (T,), True for footprints to keep.
     """
     proposal_area, truth_area = np.asarray(proposal_area), np.asarray(truth_area)
     kept_truth = (truth_area >= min_area) & (truth_area > 0)
@@ -294,20 +295,23 @@ def spacenet_filter(
 
 
 def compare_areas(proposals: Polygons, truth: Polygons) -> AreaCounts:
-    """Compares the ground that two layers cover, exactly.
+    """Compare the areas covered by two layers.
 
-    This is what counting pixels tends to as pixels shrink, so it depends on no raster.
-    Ground that several polygons of one layer share counts once.
+    The result is the limit of a comparison of pixels as their size approaches zero. Areas
+    covered by several polygons of one layer are counted once.
 
     Args:
-        proposals: Polygons.
-        truth: Polygons in the same coordinates.
+        proposals: Polygons (P,).
+        truth: True polygons (T,) in the same coordinates.
 
     Returns:
         Areas in square units of the coordinates.
     """
-    pred_parts, true_parts = _apart(_as_array(proposals)), _apart(_as_array(truth))
-    left, right = _touching(pred_parts, true_parts)
+    pred_parts, true_parts = (
+        _disjoint_parts(_as_array(proposals)),
+        _disjoint_parts(_as_array(truth)),
+    )
+    left, right = _intersecting_pairs(pred_parts, true_parts)
     both = float(shapely.area(shapely.intersection(pred_parts[left], true_parts[right])).sum())
     pred_area = float(shapely.area(pred_parts).sum())
     true_area = float(shapely.area(true_parts).sum())
@@ -326,7 +330,7 @@ def _as_array(polygons: Polygons) -> NDArray[np.object_]:
     return np.asarray(polygons, dtype=object)
 
 
-def _mended(polygons: NDArray[np.object_]) -> NDArray[np.object_]:
+def _repair(polygons: NDArray[np.object_]) -> NDArray[np.object_]:
     invalid = ~shapely.is_valid(polygons)
     if not invalid.any():
         return polygons
@@ -335,17 +339,18 @@ def _mended(polygons: NDArray[np.object_]) -> NDArray[np.object_]:
     return polygons
 
 
-def _apart(polygons: NDArray[np.object_]) -> NDArray[np.object_]:
-    """Polygons of the same ground, no two of which share any."""
-    polygons = _mended(polygons)
-    apart = shapely.coverage_is_valid(polygons)  # as footprints are, and a union takes long
+def _disjoint_parts(polygons: NDArray[np.object_]) -> NDArray[np.object_]:
+    """Return disjoint polygons that cover the same area."""
+    polygons = _repair(polygons)
+    # Footprints are usually disjoint already, and a union is slow.
+    disjoint = shapely.coverage_is_valid(polygons)
     parts: NDArray[np.object_] = shapely.get_parts(
-        polygons if apart else shapely.union_all(polygons)
+        polygons if disjoint else shapely.union_all(polygons)
     )
     return parts
 
 
-def _choosing_order(confidence: ArrayLike | None, count: int) -> NDArray[np.intp]:
+def _matching_order(confidence: ArrayLike | None, count: int) -> NDArray[np.intp]:
     if confidence is None:
         return np.arange(count)
     values = np.asarray(confidence, dtype=float)
@@ -354,19 +359,19 @@ def _choosing_order(confidence: ArrayLike | None, count: int) -> NDArray[np.intp
     return np.argsort(-values, kind="stable")
 
 
-def _touching(
+def _intersecting_pairs(
     left: NDArray[np.object_], right: NDArray[np.object_]
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     pairs = shapely.STRtree(right).query(left, predicate="intersects")
     return pairs[0], pairs[1]
 
 
-def _overlaps(
+def _overlapping_pairs(
     proposals: NDArray[np.object_], truth: NDArray[np.object_]
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
-    """Pairs of proposal and valid truth that touch, and their IoU."""
+    """Return pairs of proposals and valid true polygons that intersect, and their IoU."""
     usable = np.flatnonzero(shapely.is_valid(truth))
-    left, right = _touching(proposals, truth[usable])
+    left, right = _intersecting_pairs(proposals, truth[usable])
     right = usable[right]
     both = shapely.area(shapely.intersection(proposals[left], truth[right]))
     union = shapely.area(proposals[left]) + shapely.area(truth[right]) - both
@@ -389,12 +394,12 @@ def _assign(
     iou: NDArray[np.float64],
     threshold: float,
 ) -> None:
-    """Lets each proposal choose; pairs come by chooser, best truth first."""
-    chooser = -1
+    """Fill in the matches; pairs are sorted by rank of the proposal, then by falling IoU."""
+    current = -1
     for proposal, truth, value in zip(left.tolist(), right.tolist(), iou.tolist(), strict=True):
-        if proposal == chooser or matches.truth_match[truth] >= 0:
+        if proposal == current or matches.truth_match[truth] >= 0:
             continue
-        chooser = proposal
+        current = proposal
         matches.proposal_iou[proposal] = value
         matches.truth_iou[truth] = max(matches.truth_iou[truth], value)
         if value > threshold:

@@ -1,4 +1,4 @@
-"""What an evaluation found: a table, `report.json` and the layers TP, FP and FN."""
+"""Report of an evaluation: table, `report.json` and the layers TP, FP and FN."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ LAYERS_NAME = "report.gpkg"
 
 @dataclass(frozen=True)
 class Report:
-    """What an evaluation found, and of what.
+    """Scores of an evaluation, with its inputs and options.
 
-    The first numbers count buildings. Those in `_pixel` compare the ground covered: what
-    counting pixels tends to as pixels shrink, computed from the polygons without any raster.
+    Scores ending in `_pixel` compare the areas covered. They are the limit of a comparison of
+    pixels as their size approaches zero, and are computed from the polygons.
 
     Attributes:
-        tp: Footprints that match a truth.
-        fp: Footprints that match none.
-        fn: Truths that no footprint matches.
-        precision: Share of the footprints that match.
-        recall: Share of the truths that are matched.
+        tp: Number of matched footprints.
+        fp: Number of unmatched footprints.
+        fn: Number of unmatched true footprints.
+        precision: Share of the footprints that are matched.
+        recall: Share of the true footprints that are matched.
         f1: Harmonic mean of precision and recall.
-        mean_iou: Mean IoU of the matched pairs, 0.0 without any.
-        iou_pixel: IoU of the ground covered.
-        f1_pixel: F1 of the ground covered.
-        precision_pixel: Share of the predicted ground that is built on.
-        recall_pixel: Share of the built ground that is predicted.
-        threshold: IoU that a match had to exceed.
+        mean_iou: Mean IoU of the matched pairs, 0.0 without matches.
+        iou_pixel: IoU of the areas covered.
+        f1_pixel: F1 of the areas covered.
+        precision_pixel: Share of the predicted area that is true.
+        recall_pixel: Share of the true area that is predicted.
+        threshold: IoU that a match must exceed.
         footprints: Path of the footprints.
         truth: Path of the truth.
         aoi: Path of the area of interest.
-        where: Filter on the truth.
-        min_area_m2: Smaller buildings did not count; None for SpaceNet CSV files.
-        min_area_px2: The same for SpaceNet CSV files, None for vector layers.
-        spacenet_score: The contest's score, the mean of the cities' F1; CSV files only.
+        where: Attribute filter of the truth.
+        min_area_m2: Minimum area of buildings; None for SpaceNet CSV files.
+        min_area_px2: Minimum area in square pixels for SpaceNet CSV files; None for layers.
+        spacenet_score: SpaceNet score, the mean F1 of the cities; CSV files only.
         cities: Counts and rates of each city; CSV files only.
         images: Counts and rates of each image; CSV files only.
     """
@@ -77,16 +77,16 @@ class Report:
 
     @property
     def counts(self) -> Score:
-        """The counts of buildings, which add up over scenes."""
+        """Counts of buildings, which can be added over scenes."""
         return Score(self.tp, self.fp, self.fn)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as `report.json` holds them."""
+        """Convert to the content of `report.json`."""
         return asdict(self)
 
 
 def format_table(report: Report) -> str:
-    """Lays a report out as plain text, one row per count, for a terminal."""
+    """Format a report as a table of plain text."""
     rows = [("buildings", report.to_dict())]
     rows += [(str(row["city"]), {k.lower(): v for k, v in row.items()}) for row in report.cities]
     width = max(len(name) for name, _ in rows)
@@ -104,7 +104,7 @@ def format_table(report: Report) -> str:
 
 
 def score_fields(score: Score, area: AreaCounts, iou_sum: float) -> dict[str, Any]:
-    """Fields of a report that both kinds of files fill."""
+    """Return the fields of a report that vector layers and CSV files have in common."""
     return {
         **asdict(score),
         **{name: getattr(score, name) for name in ("precision", "recall", "f1")},
@@ -114,7 +114,7 @@ def score_fields(score: Score, area: AreaCounts, iou_sum: float) -> dict[str, An
 
 
 def build_report_layers(evaluation: Evaluation, crs: CRS) -> dict[str, gpd.GeoDataFrame]:
-    """The layers TP, FP and FN; `truth_id` is a truth's row in its file as read."""
+    """Build the layers TP, FP and FN; `truth_id` is the row of a true footprint in its file."""
     pred, truth, matches = evaluation.pred, evaluation.truth, evaluation.matches
     confidence = layer_confidence(pred)
     proposals = gpd.GeoDataFrame(
@@ -130,14 +130,19 @@ def build_report_layers(evaluation: Evaluation, crs: CRS) -> dict[str, gpd.GeoDa
         geometry=geometry_array(truth),
         crs=truth.crs,
     ).to_crs(crs)
-    hit = matches.proposal_match >= 0
-    found = proposals[hit]
-    found.insert(2, "truth_id", truths["truth_id"].to_numpy()[matches.proposal_match[hit]])
-    return {"TP": found, "FP": proposals[~hit], "FN": truths[matches.truth_match < 0]}
+    matched = matches.proposal_match >= 0
+    true_positives = proposals[matched]
+    true_positives.insert(
+        2, "truth_id", truths["truth_id"].to_numpy()[matches.proposal_match[matched]]
+    )
+    return {"TP": true_positives, "FP": proposals[~matched], "FN": truths[matches.truth_match < 0]}
 
 
 def write_report(folder: Path, report: Report, layers: Mapping[str, gpd.GeoDataFrame]) -> None:
-    """Writes the folder, `report.json` last: where it is, the report is complete."""
+    """Write a report into a folder.
+
+    `report.json` is written last, so that its presence means a complete report.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if layers:
         write_layers(folder / LAYERS_NAME, layers)
@@ -148,17 +153,17 @@ def write_report(folder: Path, report: Report, layers: Mapping[str, gpd.GeoDataF
 
 
 def check_report_folder(output: str | Path | None, overwrite: bool) -> Path | None:
-    """The folder to write to, which holds no report that must stay."""
+    """Return the output folder; raise if it is a file or contains a report to keep."""
     if output is None:
         return None
     folder = Path(output)
     if folder.exists() and not folder.is_dir():
         raise OutputExistsError(f"{folder}: is a file; give a folder for the report")
     if folder.suffix.lower() in (".json", ".gpkg", ".csv"):
-        raise ConfigError(f"{folder}: looks like a file; give a folder for the report")
+        raise ConfigError(f"{folder}: has the suffix of a file; give a folder for the report")
     for name in (REPORT_NAME, LAYERS_NAME):
         if (folder / name).exists() and not overwrite:
             raise OutputExistsError(
-                f"{folder / name}: exists; pass --overwrite to replace it or name another folder"
+                f"{folder / name}: exists; pass --overwrite to replace it, or give another folder"
             )
     return folder

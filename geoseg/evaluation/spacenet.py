@@ -1,4 +1,4 @@
-"""Scores a submission of the SpaceNet building contest: two CSV files in pixels."""
+"""Evaluation of SpaceNet submissions: two CSV files in pixel coordinates."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from geoseg.evaluation.metrics import AreaCounts, Score
 from geoseg.evaluation.report import score_fields
 
 _CSV_COLUMNS = ("ImageId", "PolygonWKT_Pix", "Confidence")
+# For images that occur in one of the files only.
 _NO_ROWS = gpd.GeoDataFrame(geometry=[])
 
 
 def score_spacenet(
     footprints: str | Path, truth: str | Path, threshold: float, min_area_px2: float
 ) -> dict[str, Any]:
-    """Fields of a report on a submission: images, cities and their sums."""
+    """Score a submission; return the fields of its report: images, cities and sums."""
     pred, true = _read_csv(footprints), _read_csv(truth)
     images: dict[str, Score] = {}
     cities: dict[str, Score] = {}
@@ -34,6 +35,7 @@ def score_spacenet(
             threshold=threshold,
             min_area_m2=min_area_px2,
         )
+        # Ids are like AOI_2_Vegas_img12: the city, then the image.
         city = image.rpartition("_")[0] or image
         images[image] = evaluation.score
         cities[city] = cities.get(city, Score(0, 0, 0)) + evaluation.score
@@ -49,7 +51,7 @@ def score_spacenet(
 
 
 def _read_csv(path: str | Path) -> dict[str, gpd.GeoDataFrame]:
-    """The rows of each image of a contest CSV, as a layer in pixel coordinates."""
+    """Read a SpaceNet CSV as one layer in pixel coordinates per image."""
     try:
         rows = pd.read_csv(path, usecols=_CSV_COLUMNS.__contains__, dtype={"ImageId": str})
         wkt = rows["PolygonWKT_Pix"].fillna("POLYGON EMPTY").to_numpy(dtype=object)
@@ -57,8 +59,8 @@ def _read_csv(path: str | Path) -> dict[str, gpd.GeoDataFrame]:
         return dict(iter(layer.groupby("imageid")))
     except (OSError, ValueError, KeyError, TypeError, ShapelyError) as error:
         raise VectorReadError(
-            f"{path}: cannot be read as a SpaceNet CSV ({type(error).__name__}: {error}); it needs "
-            "the columns ImageId and PolygonWKT_Pix, the latter holding WKT polygons"
+            f"{path}: cannot be read as a SpaceNet CSV ({type(error).__name__}: {error}); check "
+            "that it has the columns ImageId and PolygonWKT_Pix, the latter with WKT polygons"
         ) from error
 
 
