@@ -140,7 +140,7 @@ def trace_window(mask: np.ndarray, components: Components, share: TraceWindow) -
     runs = find_runs(mask[window.toslices()])
     owners, _ = label_runs(runs, diagonal=True)
     places = components.match_runs(runs.with_values(owners + 1), window)
-    runs = runs.pick(np.isin(places, share.chosen))
+    runs = runs.pick(np.isin(places, share.indices))
     pieces, _ = label_runs(runs, diagonal=False)
     return move_polygons(trace_rings(runs, pieces).polygons(), window.col_off, window.row_off)
 

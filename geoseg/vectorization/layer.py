@@ -1,4 +1,4 @@
-"""A probability raster becomes a layer, of footprints or of the polygons of each class."""
+"""Vectorization of a probability raster into a layer of footprints or class polygons."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ from geoseg.prediction.crf.refinement import refine_raster
 from geoseg.vectorization.block_layout import BlockLayout, check_window, choose_layout
 from geoseg.vectorization.class_polygons import CLASS_COLUMNS, class_margins
 from geoseg.vectorization.components.labelling import BlockComponents, Components, merge_blocks
-from geoseg.vectorization.components.selection import ComponentSelection, Margins, select_components
+from geoseg.vectorization.components.selection import (
+    ComponentSelection,
+    MarginFunction,
+    select_components,
+)
 from geoseg.vectorization.components.trace_windows import TraceWindow, plan_windows
 from geoseg.vectorization.footprint_frames import concatenate_frames, number_footprints
 from geoseg.vectorization.footprints import BUILDING_COLUMNS, building_margins
@@ -53,39 +57,39 @@ def vectorize(
     run: Run = map,
     progress: Progress | None = None,
 ) -> int:
-    """Turns a probability raster into a file of footprints, or of polygons of each class.
+    """Vectorize a probability raster into a file of footprints or class polygons.
 
-    Footprints have the columns `BUILDING_COLUMNS`: id (1..n by the first pixel of what hangs
-    together), area_m2, perimeter_m, confidence (mean p_body inside, 0..1), conf_p10 (its tenth
-    percentile), edge (touches nodata or the raster's border) and reg_status (how the outline was
-    drawn). Polygons of classes have `CLASS_COLUMNS`. An interrupted run goes on when it is started
-    again.
+    Footprints have the columns `BUILDING_COLUMNS`: id (1..n, in the order of the first pixel of
+    their component), area_m2, perimeter_m, confidence (mean building probability inside, 0..1),
+    conf_p10 (its tenth percentile), edge (touches nodata or the border of the raster) and
+    reg_status (how the outline was drawn). Class polygons have the columns `CLASS_COLUMNS`. An
+    interrupted run resumes when it is started again.
 
     Args:
         prob: Probability raster, see `SceneProb` and `ClassProb`.
-        output: Of a format of `write_footprints`; appears only when complete.
-        thresholds: When None those in the raster's tags, else the defaults.
-        scene: When given, probabilities are first refined by its colours with a dense CRF.
-        crf: How they are refined; the defaults when None.
-        max_memory_gb: What a process may take.
-        block_px: Rows and columns that are looked at at a time; what fits into the memory when
-            None. The result does not depend on it.
+        output: Vector file in a format of `write_footprints`; appears only when complete.
+        thresholds: Thresholds; those in the tags of the raster, or the defaults, when None.
+        scene: Scene of the probabilities; if given, they are first refined with a dense CRF.
+        crf: Settings of the CRF; the defaults when None.
+        max_memory_gb: Memory limit of a process.
+        block_px: Rows and columns that are processed at a time; as many as fit into the memory
+            when None. The result does not depend on it.
         overwrite: Whether an existing output may be replaced.
         run: Calls a function on every task and yields the results in order, an exception for a
-            task that was lost; `map` does so in this process.
-        progress: Told the finished and the total number of blocks refined, blocks searched and
-            windows traced.
+            lost task; `map` runs them in this process.
+        progress: Called with the finished and the total number of blocks refined, blocks searched
+            and windows traced.
 
     Returns:
         Number of footprints written.
 
     Raises:
-        ConfigError: If the suffix or the thresholds are wrong, if one is set that says nothing of
-            the raster's classes.
-        MemoryLimitError: If the memory does not suffice; with more the same call goes on.
+        ConfigError: If the suffix or the thresholds are wrong, or a threshold is set that does
+            not apply to the classes of the raster.
+        MemoryLimitError: If the memory does not suffice; the same call with more memory resumes.
         OutputExistsError: If the output exists and may not be replaced.
-        SceneReadError: If `prob` cannot be read or is no probability raster.
-        MissingCRSError: If `prob` does not say where it lies.
+        SceneReadError: If `prob` cannot be read or is not a probability raster.
+        MissingCRSError: If `prob` has no georeferencing.
     """
     suffix = check_suffix(output)
     inputs = [prob] if scene is None else [prob, scene]
@@ -121,27 +125,27 @@ def write_layer(
     run: Run = map,
     progress: Progress | None = None,
 ) -> int:
-    """Does what `vectorize` does as a part of a job.
+    """Vectorize a probability raster as a step of a job, see `vectorize`.
 
     Args:
         prob: Description of the probability raster.
-        output: The layer; what is there is replaced.
-        folder: For what lies between the two; gone when the layer is there.
-        journal: Of the job.
-        thresholds: What makes a building.
-        max_memory_gb: See `vectorize`, as the others.
-        block_px: Likewise.
-        run: Likewise.
-        progress: Likewise.
+        output: Vector file; an existing one is replaced.
+        folder: Folder of intermediate files; removed at the end.
+        journal: Journal of the job.
+        thresholds: Thresholds.
+        max_memory_gb: Memory limit of a process.
+        block_px: Rows and columns that are processed at a time, see `vectorize`.
+        run: Runs tasks, see `vectorize`.
+        progress: Called with the finished and the total number of tasks.
 
     Returns:
         Number of footprints written.
     """
     folder.mkdir(exist_ok=True)
     prob = replace(prob, path=absolute_path(prob.path))  # workers may run in another folder
-    making = _Making(prob, thresholds, folder, journal, run, progress)
-    frames, grid = making.frames(max_memory_gb, block_px), prob.grid
-    count = write_footprints(output, frames, crs=grid.crs, columns=making.columns, grid=grid)
+    builder = _LayerBuilder(prob, thresholds, folder, journal, run, progress)
+    frames, grid = builder.frames(max_memory_gb, block_px), prob.grid
+    count = write_footprints(output, frames, crs=grid.crs, columns=builder.columns, grid=grid)
     shutil.rmtree(folder)
     return count
 
@@ -154,7 +158,7 @@ def _refine(
     journal: Journal,
     progress: Progress | None,
 ) -> Path:
-    """The probabilities refined, in the working folder."""
+    """Refine the probabilities with a CRF; return the file in the working folder."""
     refined = folder / "refined.tif"
     if "refined" not in journal.done:
         refine_raster(prob, scene, refined, options=options, progress=progress)
@@ -163,26 +167,26 @@ def _refine(
 
 
 @dataclass(frozen=True)
-class _Kind:
-    """What differs between layers of buildings and those of classes.
+class _LayerKind:
+    """Differences between layers of buildings and of exclusive classes.
 
     Attributes:
-        columns: Of the layer.
-        margins: Around components.
-        holds_pixels: Whether all of a window is in memory while it is traced, not its lines alone.
+        columns: Columns of the layer.
+        margins: Computes the margins around components.
+        holds_pixels: Whether the pixels of a whole window are in memory while it is traced.
     """
 
     columns: Mapping[str, str]
-    margins: Margins
+    margins: MarginFunction
     holds_pixels: bool
 
 
-_BUILDINGS = _Kind(BUILDING_COLUMNS, building_margins, holds_pixels=True)
-_CLASSES = _Kind(CLASS_COLUMNS, class_margins, holds_pixels=False)
+_BUILDINGS = _LayerKind(BUILDING_COLUMNS, building_margins, holds_pixels=True)
+_CLASSES = _LayerKind(CLASS_COLUMNS, class_margins, holds_pixels=False)
 
 
-class _Making:
-    """Makes a layer, in a folder that outlives an interruption."""
+class _LayerBuilder:
+    """Builds a layer in a working folder that is kept when the run is interrupted."""
 
     def __init__(
         self,
@@ -200,21 +204,23 @@ class _Making:
         self.columns = self._kind.columns
 
     def frames(self, max_memory_gb: float, block_px: int | None) -> Iterator[gpd.GeoDataFrame]:
-        """Yields the layer in batches, in order, once all of it is traced."""
-        layout = self._agree_on_layout(max_memory_gb, block_px)
-        components = self._find(layout.rows)
-        wanted = select_components(components, self._grid, self._thresholds, self._kind.margins)
-        shares = list(plan_windows(wanted.components, self._grid, layout.side, wanted.margins))
+        """Yield the layer in batches, in order, after everything is traced."""
+        layout = self._choose_layout(max_memory_gb, block_px)
+        components = self._find_components(layout.rows)
+        selection = select_components(components, self._grid, self._thresholds, self._kind.margins)
+        windows = list(
+            plan_windows(selection.components, self._grid, layout.side, selection.margins)
+        )
         if self._kind.holds_pixels:
-            for share in shares:
-                check_window(share.window, max_memory_gb)
-        self._trace(wanted, shares)
-        least = self._thresholds.min_area_m2, self._thresholds.min_confidence
-        for frame in number_footprints(self._read_bands(shares), *least):
+            for one in windows:
+                check_window(one.window, max_memory_gb)
+        self._trace(selection, windows)
+        minimum = self._thresholds.min_area_m2, self._thresholds.min_confidence
+        for frame in number_footprints(self._read_traced(windows), *minimum):
             yield frame[[*self.columns, "geometry"]]
 
-    def _agree_on_layout(self, max_memory_gb: float, block_px: int | None) -> BlockLayout:
-        """As an earlier run chose it, whose files are there, unless it had more memory."""
+    def _choose_layout(self, max_memory_gb: float, block_px: int | None) -> BlockLayout:
+        """Return the layout of an interrupted run, or a new one if that run had more memory."""
         earlier = self._journal.done.get("layout")
         if earlier and max_memory_gb >= earlier[-1]:
             return BlockLayout(*earlier[:-1])
@@ -222,40 +228,42 @@ class _Making:
         if block_px:
             layout = BlockLayout(block_px, block_px)
         if earlier and layout != BlockLayout(*earlier[:-1]):
-            shutil.rmtree(self._folder)  # of other windows
+            shutil.rmtree(self._folder)  # files of other windows
             self._folder.mkdir()
         self._journal.add("layout", [layout.rows, layout.side, max_memory_gb])
         return layout
 
-    def _find(self, rows: int) -> Components:
-        """The components of the raster, of which an earlier run may know."""
+    def _find_components(self, rows: int) -> Components:
+        """Find the components of the raster, or read those that an interrupted run found."""
         if "components" not in self._journal.done:
             windows = list(self._grid.row_windows(rows))
             tasks = [FindTask(self._prob, self._thresholds, window) for window in windows]
-            parts: list[BlockComponents] = list(
-                self._follow(run_find_task, tasks, 0, len(tasks), "blocks searched")
+            blocks: list[BlockComponents] = list(
+                self._run_tasks(run_find_task, tasks, 0, len(tasks), "blocks searched")
             )
-            self._journal.keep("components", merge_blocks(parts, self._grid.width).table)
+            self._journal.keep("components", merge_blocks(blocks, self._grid.width).table)
         return Components(self._journal.kept("components"), self._grid.width)
 
-    def _trace(self, wanted: ComponentSelection, shares: list[TraceWindow]) -> None:
-        """Traces what is not traced yet."""
-        missing = [number for number in range(len(shares)) if not self._file(number).exists()]
-        tasks = (self._task(wanted, shares[number], self._file(number)) for number in missing)
-        done, what = len(shares) - len(missing), "windows traced"
-        for _ in self._follow(run_trace_task, tasks, done, len(shares), what):
+    def _trace(self, selection: ComponentSelection, windows: list[TraceWindow]) -> None:
+        """Trace the windows that are not traced yet."""
+        missing = [number for number in range(len(windows)) if not self._file(number).exists()]
+        tasks = (self._task(selection, windows[number], self._file(number)) for number in missing)
+        done, what = len(windows) - len(missing), "windows traced"
+        for _ in self._run_tasks(run_trace_task, tasks, done, len(windows), what):
             pass
 
-    def _task(self, wanted: ComponentSelection, share: TraceWindow, output: Path) -> TraceTask:
-        numbers = wanted.beginning_in(share.window)
-        chosen = np.isin(numbers, share.chosen)
-        given = (self._prob, self._thresholds, share.window)
-        return TraceTask(*given, wanted.pick(numbers), numbers, chosen, output)
+    def _task(self, selection: ComponentSelection, one: TraceWindow, output: Path) -> TraceTask:
+        indices = selection.beginning_in(one.window)
+        return TraceTask(
+            prob=self._prob, thresholds=self._thresholds, window=one.window,
+            selection=selection.pick(indices), indices=indices,
+            chosen=np.isin(indices, one.indices), output=output,
+        )  # fmt: skip
 
     def _file(self, number: int) -> Path:
         return self._folder / f"{number:06d}.parquet"
 
-    def _follow(
+    def _run_tasks(
         self,
         function: Callable[[Any], Any],
         tasks: Iterable[Any],
@@ -263,7 +271,7 @@ class _Making:
         total: int,
         what: str,
     ) -> Iterator[Any]:
-        """Results of tasks, of which progress is told."""
+        """Yield the results of tasks and report progress."""
         for number, result in enumerate(self._run(function, tasks), start=done + 1):
             if isinstance(result, Exception):
                 raise result
@@ -271,11 +279,11 @@ class _Making:
                 self._progress(number, total, what)
             yield result
 
-    def _read_bands(self, shares: list[TraceWindow]) -> Iterator[gpd.GeoDataFrame]:
-        """The footprints that begin in each band of rows, in the order of their components."""
-        numbered = enumerate(shares)
-        for _, band in groupby(numbered, key=lambda pair: pair[1].band):
-            frames = [frame for number, _ in band for frame in ParquetParts(self._file(number))]
+    def _read_traced(self, windows: list[TraceWindow]) -> Iterator[gpd.GeoDataFrame]:
+        """Yield the footprints of each strip of rows, in the order of their components."""
+        numbered = enumerate(windows)
+        for _, strip in groupby(numbered, key=lambda pair: pair[1].strip):
+            frames = [frame for number, _ in strip for frame in ParquetParts(self._file(number))]
             if frames := [frame for frame in frames if len(frame)]:
                 yield pd.concat(frames).sort_values("component", kind="stable", ignore_index=True)
 
@@ -288,23 +296,24 @@ def vectorize_arrays(
     thresholds: Thresholds,
     contact: np.ndarray | None = None,
 ) -> gpd.GeoDataFrame:
-    """Turns probabilities in memory into footprints, exactly as `vectorize` does from a file.
+    """Vectorize probabilities in memory; the footprints equal those of `vectorize` from a file.
 
     Args:
-        body: p_body (H, W), uint8 (255 = certain) or float in 0..1.
-        border: p_border (H, W) likewise, or None.
-        valid: Boolean (H, W), False on nodata; what is not finite is nodata, too.
-        grid: Place on the ground.
-        thresholds: What makes a building.
-        contact: p_contact (H, W) likewise, or None.
+        body: Building probability (H, W), uint8 (255 = probability 1) or float in 0..1.
+        border: Border probability (H, W) likewise, or None.
+        valid: Boolean (H, W), False on nodata; values that are not finite are nodata, too.
+        grid: Grid of the arrays.
+        thresholds: Thresholds.
+        contact: Contact probability (H, W) likewise, or None.
 
     Returns:
-        All footprints, columns as of `vectorize`.
+        All footprints, with the columns of `vectorize`.
     """
     source = ArrayProb(body, border, valid, grid, contact)
     whole = Window(0, 0, grid.width, grid.height)
     components = merge_blocks([find_components(source, whole, thresholds)], grid.width)
-    wanted = select_components(components, grid, thresholds, building_margins)
-    frame = trace_components(source, whole, wanted, np.ones(len(wanted), dtype=bool), thresholds)
+    selection = select_components(components, grid, thresholds, building_margins)
+    every = np.ones(len(selection), dtype=bool)
+    frame = trace_components(source, whole, selection, every, thresholds)
     frames = number_footprints([frame], thresholds.min_area_m2, thresholds.min_confidence)
     return concatenate_frames(frames, grid, BUILDING_COLUMNS)

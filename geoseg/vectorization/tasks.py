@@ -1,4 +1,4 @@
-"""Pieces of the work that any process can do: what a block holds, outlines of a window."""
+"""Tasks of vectorization that any process can run: find components, trace a window."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _COLUMNS = 4096
 
 @dataclass(frozen=True)
 class FindTask:
-    """Finds the components of a block.
+    """Task that finds the components of a block.
 
     Attributes:
-        prob: Probability raster.
-        thresholds: What makes a building.
+        prob: Description of the probability raster.
+        thresholds: Thresholds.
         window: Some rows, all columns.
     """
 
@@ -41,30 +41,30 @@ class FindTask:
 
 @dataclass(frozen=True)
 class TraceTask:
-    """Traces some components.
+    """Task that traces the components of a window.
 
     Attributes:
-        prob: Probability raster.
-        thresholds: What makes a building.
-        window: Holds the components and the pixels around them.
-        wanted: Components that begin in the window.
-        numbers: int64 (n,), their places among all.
-        chosen: bool (n,), which are traced.
-        output: GeoParquet of their footprints, which appears only when complete.
+        prob: Description of the probability raster.
+        thresholds: Thresholds.
+        window: Contains the components and their margins.
+        selection: Components that begin in the window.
+        indices: int64 (n,), their indices among all selected components.
+        chosen: bool (n,), which of them are traced.
+        output: GeoParquet file of the footprints; appears only when complete.
     """
 
     prob: ProbInfo
     thresholds: Thresholds
     window: Window
-    wanted: ComponentSelection
-    numbers: np.ndarray
+    selection: ComponentSelection
+    indices: np.ndarray
     chosen: np.ndarray
     output: Path
 
 
 @limited_block_cache()
 def run_find_task(task: FindTask) -> BlockComponents:
-    """Components of a block."""
+    """Find the components of a block."""
     with open_prob(task.prob) as source:
         return find_components(source, task.window, task.thresholds)
 
@@ -72,12 +72,13 @@ def run_find_task(task: FindTask) -> BlockComponents:
 def find_components(
     source: ProbSource | ClassProb, window: Window, thresholds: Thresholds
 ) -> BlockComponents:
-    """Components of a window as wide as the raster."""
+    """Find the components of a window that has all columns of the raster."""
     values = np.zeros((window.height, window.width), dtype=np.uint8)
+    # Float probabilities need several times the memory of the values: never all columns at once.
     for left in range(0, window.width, _COLUMNS):
         width = min(_COLUMNS, window.width - left)
-        strip = Window(window.col_off + left, window.row_off, width, window.height)
-        values[:, left : left + width] = _read_values(source, strip, thresholds)
+        part = Window(window.col_off + left, window.row_off, width, window.height)
+        values[:, left : left + width] = _read_values(source, part, thresholds)
     return label_block(values, window.row_off)
 
 
@@ -91,23 +92,23 @@ def _read_values(
 
 @limited_block_cache()
 def run_trace_task(task: TraceTask) -> None:
-    """Traces components and writes their footprints, with the column `component`."""
+    """Trace components and write their footprints, with the column `component`."""
     with open_prob(task.prob) as source:
-        frame = trace_components(source, task.window, task.wanted, task.chosen, task.thresholds)
-    frame["component"] = task.numbers[frame["component"]]
+        frame = trace_components(source, task.window, task.selection, task.chosen, task.thresholds)
+    frame["component"] = task.indices[frame["component"].to_numpy()]
     write_parts(task.output, [frame])
 
 
 def trace_components(
     source: ProbSource | ClassProb,
     window: Window,
-    wanted: ComponentSelection,
+    selection: ComponentSelection,
     chosen: np.ndarray,
     thresholds: Thresholds,
 ) -> gpd.GeoDataFrame:
-    """Footprints of some components, see `trace_buildings` and `trace_classes`."""
+    """Trace components and build their frame, see `trace_buildings` and `trace_classes`."""
     if isinstance(source, ClassProb):
-        traced = trace_classes(source, window, wanted, chosen, thresholds)
+        outlines = trace_classes(source, window, selection, chosen, thresholds)
     else:
-        traced = trace_buildings(source, window, wanted, chosen, thresholds)
-    return build_frame(traced, source.grid)
+        outlines = trace_buildings(source, window, selection, chosen, thresholds)
+    return build_frame(outlines, source.grid)

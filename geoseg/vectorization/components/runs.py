@@ -1,7 +1,8 @@
-"""Rasters as runs, the stretches of equal pixels of each row, and what of them is connected.
+"""Run-length encoding of rasters and connected components of runs.
 
-Objects cover few pixels of a scene, and a run stands for many of them: whatever is done to runs
-is done as often as objects have rows, not as often as the scene has pixels.
+A run is a sequence of equal pixels in a row. Objects cover few pixels of a scene and a run replaces
+many of them, so the cost of an operation on runs grows with the rows of objects, not with the
+pixels of the scene.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from scipy.sparse.csgraph import connected_components
 
 @dataclass(frozen=True)
 class Runs:
-    """Stretches of pixels of one value, in scan order.
+    """Runs of pixels of one value, in scan order.
 
     Attributes:
-        rows: int64 (n,), the row of each.
-        starts: int64 (n,), its first column.
-        stops: int64 (n,), the column behind its last.
-        values: (n,), what its pixels hold; never 0.
+        rows: int64 (n,), row of each run.
+        starts: int64 (n,), first column.
+        stops: int64 (n,), column after the last one.
+        values: (n,), pixel value; never 0.
     """
 
     rows: np.ndarray
@@ -34,25 +35,25 @@ class Runs:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Pixels of each."""
+        """Number of pixels of each run."""
         lengths: np.ndarray = self.stops - self.starts
         return lengths
 
     def with_values(self, values: np.ndarray) -> Runs:
-        """The same with other values."""
+        """Return the same runs with other values."""
         return Runs(self.rows, self.starts, self.stops, values)
 
     def move(self, rows: int, columns: int) -> Runs:
-        """The same, so many rows and columns further on."""
+        """Return the runs moved by a number of rows and columns."""
         return Runs(self.rows + rows, self.starts + columns, self.stops + columns, self.values)
 
     def pick(self, chosen: np.ndarray | slice) -> Runs:
-        """Those that a mask, indices or a slice choose."""
+        """Return the runs at a mask, indices or a slice."""
         return Runs(*(part[chosen] for part in (self.rows, self.starts, self.stops, self.values)))
 
 
 def find_runs(raster: np.ndarray) -> Runs:
-    """Runs of a raster (H, W) where it is not 0."""
+    """Return the runs of a raster (H, W) where it is not 0."""
     width = raster.shape[1]
     flat = np.ascontiguousarray(raster).ravel()
     changes = np.empty(flat.size, dtype=bool)
@@ -68,16 +69,18 @@ def find_runs(raster: np.ndarray) -> Runs:
 
 
 def label_runs(runs: Runs, *, diagonal: bool) -> tuple[np.ndarray, int]:
-    """Numbers the connected components of each value from 0, by their first run.
+    """Label the connected components of runs, from 0 in the order of their first run.
+
+    Only runs of the same value are connected.
 
     Args:
         runs: In scan order.
         diagonal: Whether pixels that touch at a corner are connected.
 
     Returns:
-        Component of each run, and how many there are.
+        Component of each run, and the number of components.
     """
-    upper, lower = touching_pairs(runs, reach=int(diagonal))
+    upper, lower = touching_pairs(runs, diagonal=diagonal)
     same = runs.values[upper] == runs.values[lower]
     links = coo_array(
         (np.ones(int(same.sum()), dtype=bool), (upper[same], lower[same])), (len(runs), len(runs))
@@ -86,12 +89,12 @@ def label_runs(runs: Runs, *, diagonal: bool) -> tuple[np.ndarray, int]:
     return owners, count
 
 
-def touching_pairs(runs: Runs, *, reach: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of runs in adjacent rows that share columns, or do when widened.
+def touching_pairs(runs: Runs, *, diagonal: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Find the pairs of runs in adjacent rows that touch.
 
     Args:
         runs: In scan order.
-        reach: 1 if a shared corner counts, else 0.
+        diagonal: Whether runs that touch at a corner count.
 
     Returns:
         Indices of the upper and of the lower run of each pair.
@@ -99,6 +102,8 @@ def touching_pairs(runs: Runs, *, reach: int) -> tuple[np.ndarray, np.ndarray]:
     if not len(runs):
         nothing = np.zeros(0, dtype=np.int64)
         return nothing, nothing
+    reach = int(diagonal)
+    # Row and column as one sorted number, so that partners are found by binary search.
     stride = int(runs.stops.max()) + 2
     below = (runs.rows + 1) * stride
     first = np.searchsorted(
@@ -110,7 +115,7 @@ def touching_pairs(runs: Runs, *, reach: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def concatenate_runs(*some: Runs) -> Runs:
-    """All runs of several, one after the other."""
+    """Concatenate runs."""
     return Runs(
         np.concatenate([runs.rows for runs in some]),
         np.concatenate([runs.starts for runs in some]),
@@ -120,7 +125,7 @@ def concatenate_runs(*some: Runs) -> Runs:
 
 
 def merge_runs(runs: Runs) -> Runs:
-    """Runs in scan order, those of one value that meet in a row as one; none may overlap."""
+    """Sort runs in scan order and merge adjacent ones of one value; none may overlap."""
     order = np.lexsort((runs.starts, runs.rows))
     runs = runs.pick(order)
     begins = np.ones(len(runs), dtype=bool)
@@ -134,30 +139,30 @@ def merge_runs(runs: Runs) -> Runs:
 
 
 def run_pixels(runs: Runs, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """The pixels of runs, and the run of each.
+    """Return the pixels of runs.
 
     Args:
-        runs: Any.
-        width: Of the raster.
+        runs: Runs in any order.
+        width: Columns of the raster.
 
     Returns:
-        row · width + column of each pixel, and the index of its run.
+        Flat index row · width + column of each pixel, and the index of its run.
     """
     lengths = runs.lengths
-    places = expand_ranges(runs.rows * width + runs.starts, lengths)
-    return places, np.repeat(np.arange(len(runs)), lengths)
+    indices = expand_ranges(runs.rows * width + runs.starts, lengths)
+    return indices, np.repeat(np.arange(len(runs)), lengths)
 
 
 def rasterize_runs(runs: Runs, shape: tuple[int, int]) -> np.ndarray:
-    """The raster int32 (H, W) that holds the values of runs, and 0 elsewhere."""
+    """Return a raster int32 (H, W) with the values of runs, and 0 elsewhere."""
     raster = np.zeros(shape, dtype=np.int32)
-    places, owners = run_pixels(runs, shape[1])
-    raster.ravel()[places] = runs.values[owners]
+    indices, owners = run_pixels(runs, shape[1])
+    raster.ravel()[indices] = runs.values[owners]
     return raster
 
 
 def expand_ranges(firsts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """`firsts[i], firsts[i] + 1, ...`, `counts[i]` of them, for each i one after the other."""
+    """Concatenate the ranges `firsts[i] ... firsts[i] + counts[i] - 1` of all i."""
     ends = np.cumsum(counts)
     total = int(ends[-1]) if len(ends) else 0
     expanded: np.ndarray = np.arange(total) + np.repeat(firsts - (ends - counts), counts)

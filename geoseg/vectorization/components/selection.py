@@ -1,4 +1,4 @@
-"""The components of a raster that are large enough, and what of the ground is too small in each."""
+"""Components above the minimum area, with their thresholds in pixels."""
 
 from __future__ import annotations
 
@@ -12,38 +12,43 @@ from geoseg.geo.grid import Grid
 from geoseg.options import Thresholds
 from geoseg.vectorization.components.labelling import Components
 
-# (steps of pixels in metres (n, 2, 2), grid, thresholds) → margins of components in pixels (n,).
-Margins = Callable[[np.ndarray, Grid, Thresholds], np.ndarray]
+# (pixel steps in metres (n, 2, 2), grid, thresholds) → margins of components in pixels (n,).
+MarginFunction = Callable[[np.ndarray, Grid, Thresholds], np.ndarray]
 
 
 @dataclass(frozen=True)
 class ComponentSelection:
-    """Components of a raster, and what is too small in each.
+    """Components above the minimum area, with their thresholds.
+
+    Thresholds in square metres are converted to pixels per component, since the area of a pixel
+    may vary over a raster.
 
     Attributes:
-        components: Those that are large enough.
+        components: The components.
         steps_m: float64 (n, 2, 2), steps to the next column and row at each, see `Grid.steps_m`.
-        margins: int64 (n,), pixels around each that its outlines depend on.
-        object_px: float64 (n,), pixels from which on a part of each is an object.
-        hole_px: float64 (n,), those from which on a hole stays.
+        margins: int64 (n,), pixels around each component that its outlines depend on.
+        min_object_px: float64 (n,), smallest area of an object, in pixels.
+        min_hole_px: float64 (n,), smallest area of a hole that is not filled, in pixels.
     """
 
     components: Components
     steps_m: np.ndarray
     margins: np.ndarray
-    object_px: np.ndarray
-    hole_px: np.ndarray
+    min_object_px: np.ndarray
+    min_hole_px: np.ndarray
 
     def __len__(self) -> int:
         return len(self.components)
 
     def pick(self, chosen: np.ndarray | slice) -> ComponentSelection:
-        """Those that a mask, indices or a slice choose."""
-        rest = (self.steps_m, self.margins, self.object_px, self.hole_px)
-        return ComponentSelection(self.components.pick(chosen), *(part[chosen] for part in rest))
+        """Return the components at a mask, indices or a slice."""
+        arrays = (self.steps_m, self.margins, self.min_object_px, self.min_hole_px)
+        return ComponentSelection(
+            self.components.pick(chosen), *(array[chosen] for array in arrays)
+        )
 
     def beginning_in(self, window: Window) -> np.ndarray:
-        """Indices of those whose first pixel lies in a window."""
+        """Return the indices of the components whose first pixel is in a window."""
         firsts, width = self.components.firsts, self.components.width
         ends = np.array([window.row_off, window.row_off + window.height]) * width
         begin, end = np.searchsorted(firsts, ends)
@@ -53,9 +58,9 @@ class ComponentSelection:
 
 
 def select_components(
-    components: Components, grid: Grid, thresholds: Thresholds, margins: Margins
+    components: Components, grid: Grid, thresholds: Thresholds, margins: MarginFunction
 ) -> ComponentSelection:
-    """The components that are large enough, and margins around each."""
+    """Select the components above the minimum area."""
     steps_m = grid.steps_m(*components.centres.T)
     large = components.areas * np.linalg.det(steps_m) >= thresholds.min_area_m2
     components, steps_m = components.pick(large), steps_m[large]

@@ -1,4 +1,4 @@
-"""Which components are traced together, and from which window."""
+"""Windows in which components are traced together."""
 
 from __future__ import annotations
 
@@ -17,41 +17,45 @@ class TraceWindow:
     """Components that are traced together.
 
     Attributes:
-        band: What begins in one band of rows has one number.
-        window: Holds them and the pixels around them, as far as the grid reaches.
-        chosen: int64 (n,), their places in the table.
+        strip: Number of the strip of rows in which the components begin.
+        window: Contains the components and their margins, clipped to the grid.
+        indices: int64 (n,), rows of the components in the table.
     """
 
-    band: int
+    strip: int
     window: Window
-    chosen: np.ndarray
+    indices: np.ndarray
 
 
 def plan_windows(
     components: Components, grid: Grid, side: int, margins: np.ndarray
 ) -> Iterator[TraceWindow]:
-    """Deals components to windows, band by band.
+    """Group components into windows, strip by strip.
 
     Args:
         components: Sorted by their first pixel.
-        grid: Of the raster.
-        side: Rows and columns in which the components of a window begin. One that is larger than
-            half of it has a window of its own, so that none is much larger than needed.
-        margins: int64 (n,), pixels around each that are needed, too.
+        grid: Grid of the raster.
+        side: Rows and columns of the squares by which components are grouped. A component that is
+            larger than half a square gets a window to itself, so that no window is much larger
+            than needed.
+        margins: int64 (n,), pixels around each component that its outlines depend on.
     """
     large = np.maximum(components.heights, components.widths) > side // 2
-    bands, panels = components.tops // side, components.lefts // side
+    strips, columns = components.tops // side, components.lefts // side
     alone = np.where(large, np.arange(1, len(components) + 1), 0)
-    order = np.lexsort((alone, panels, bands))
-    keys = np.stack([bands, panels, alone])[:, order]
+    order = np.lexsort((alone, columns, strips))
+    keys = np.stack([strips, columns, alone])[:, order]
     begins = np.flatnonzero((np.diff(keys, axis=1, prepend=-1) != 0).any(axis=0))
     for begin, end in zip(begins, np.append(begins, len(order))[1:], strict=True):
-        chosen = order[begin:end]
-        yield TraceWindow(int(bands[chosen[0]]), _around(components, chosen, grid, margins), chosen)
+        indices = order[begin:end]
+        window = _window_around(components, indices, grid, margins)
+        yield TraceWindow(int(strips[indices[0]]), window, indices)
 
 
-def _around(components: Components, chosen: np.ndarray, grid: Grid, margins: np.ndarray) -> Window:
-    own, margin = components.pick(chosen), int(margins[chosen].max())
-    left, top = int(own.lefts.min()), int(own.tops.min())
-    width, height = int(own.rights.max()) - left, int(own.bottoms.max()) - top
+def _window_around(
+    components: Components, indices: np.ndarray, grid: Grid, margins: np.ndarray
+) -> Window:
+    chosen, margin = components.pick(indices), int(margins[indices].max())
+    left, top = int(chosen.lefts.min()), int(chosen.tops.min())
+    width, height = int(chosen.rights.max()) - left, int(chosen.bottoms.max()) - top
     return grid.widen(Window(left, top, width, height), margin)

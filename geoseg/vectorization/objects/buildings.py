@@ -77,7 +77,7 @@ def find_objects(
     mask_runs = runs.with_values(owners + 1)
     places = wanted.components.match_runs(mask_runs, window)
     runs = mask_runs.with_values(places + 1).pick(places >= 0)
-    runs = fill_holes(runs, prob.valid, wanted.hole_px)
+    runs = fill_holes(runs, prob.valid, wanted.min_hole_px)
     runs = runs.pick(chosen[runs.values - 1])
     pieces, count = label_runs(runs, diagonal=False)
     groups = np.zeros(count, dtype=np.int64)
@@ -86,7 +86,7 @@ def find_objects(
     runs, groups = _part_by_seeds(runs, groups, seed_score(prob, thresholds), wanted, thresholds)
     if thresholds.split_m:
         runs, groups = _part_by_necks(runs, groups, wanted, thresholds)
-    runs, groups = _in_order(runs, groups, wanted.object_px)
+    runs, groups = _in_order(runs, groups, wanted.min_object_px)
     return Objects(runs, groups, mask_runs)
 
 
@@ -98,7 +98,7 @@ def _part_by_seeds(
     thresholds: Thresholds,
 ) -> tuple[Runs, np.ndarray]:
     """Takes pieces apart that hold several seeds; see `_divide`."""
-    least = wanted.object_px[groups]
+    least = wanted.min_object_px[groups]
 
     def part(piece: int, place: tuple[slice, slice], mask: np.ndarray) -> np.ndarray:
         smallest = float(least[piece])
@@ -115,7 +115,7 @@ def _part_by_necks(
     pieces: Runs, groups: np.ndarray, wanted: ComponentSelection, thresholds: Thresholds
 ) -> tuple[Runs, np.ndarray]:
     """Takes pieces apart at their necks; see `_divide`."""
-    least, sizes_m = wanted.object_px[groups], np.hypot(*wanted.steps_m[groups].T).T
+    least, sizes_m = wanted.min_object_px[groups], np.hypot(*wanted.steps_m[groups].T).T
 
     def part(piece: int, _: tuple[slice, slice], mask: np.ndarray) -> np.ndarray:
         return split_necks(mask, thresholds.split_m, sizes_m[piece], float(least[piece]))
