@@ -26,8 +26,8 @@ from geoseg.config import Config, load_config
 from geoseg.data.tiles import plan_tiles, tile_scenes
 from geoseg.errors import GeosegError
 from geoseg.evaluation import evaluate
+from geoseg.networks.architectures import ARCHITECTURES, list_architectures, task_of
 from geoseg.networks.model_file import load_model
-from geoseg.networks.models import ARCHITECTURES, list_architectures, task_of
 from geoseg.networks.models.card import make_card
 from geoseg.options import ModelOptions
 from geoseg.prediction.predictor import Predictor

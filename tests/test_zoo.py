@@ -17,8 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from geoseg.cli import cli
 from geoseg.errors import ConfigError
+from geoseg.networks.architectures import ARCHITECTURES, list_architectures
 from geoseg.networks.model_file import ModelSpec, load_model, save_model
-from geoseg.networks.models import build_model, encoder_of, list_architectures
+from geoseg.networks.models import build_model, encoder_of
 from geoseg.networks.models.card import make_card
 from geoseg.networks.models.layers import (
     BilinearDeconv,
@@ -27,7 +28,6 @@ from geoseg.networks.models.layers import (
     SeparableConv,
     pad_to_multiple,
 )
-from geoseg.networks.models.registry import ARCHITECTURES
 from geoseg.networks.models.unet import mirror
 
 RGB = ("red", "green", "blue")
@@ -485,8 +485,8 @@ def test_only_a_resnet_has_a_multi_grid():
 @pytest.mark.parametrize(
     ("arch", "encoder", "options", "message"),
     [
-        ("fcn8s", "resnet18", {}, "made of VGG; choose encoder vgg16"),
-        ("unet", "resnet18", {}, "unet has no encoder to choose"),
+        ("fcn8s", "resnet18", {}, "needs a VGG; choose encoder vgg16"),
+        ("unet", "resnet18", {}, "unet has a fixed encoder"),
         ("unet", None, {"padding": "full"}, "padding 'full' is none of same, valid"),
         ("deeplabv3", "resnet18", {"output_stride": 4}, "output_stride must be 8 or 16, got 4"),
         ("deeplabv3plus", "densenet121", {}, "cannot build deeplabv3plus on densenet121"),

@@ -35,7 +35,7 @@ def command(
     model.encoder=NAME, with another one. Options of an architecture are given by --set
     model.options.KEY=VALUE, here too.
     """
-    from geoseg.networks.models import list_architectures
+    from geoseg.networks.architectures import list_architectures
     from geoseg.networks.models.card import make_card
 
     model = resolve(config, overrides, model__encoder=encoder).model

@@ -86,7 +86,7 @@ def command(
 
 def recipe_for(arch: str) -> Recipe:
     """Return the training recipe for what an architecture predicts."""
-    from geoseg.networks.models import task_of
+    from geoseg.networks.architectures import task_of
 
     if task_of(arch) == "boxes":
         from geoseg.boxes.box_learner import BOX_RECIPE

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from geoseg import __version__
 from geoseg.errors import ConfigError, ModelFileError
 from geoseg.jobs.journal import check_output, replace_file
+from geoseg.networks.architectures import task_of
 from geoseg.networks.model_file import ModelSpec, load_model
-from geoseg.networks.models import load_network, task_of
+from geoseg.networks.models import load_network
 
 # What comes out elsewhere may differ from the original by this much: a step of a byte is 0.004.
 TOLERANCE = 1e-3

@@ -11,8 +11,8 @@ from geoseg.errors import ConfigError, GridMismatchError
 from geoseg.geo.raster import list_files
 from geoseg.geo.vector import WRITABLE_SUFFIXES
 from geoseg.jobs.journal import check_output, describe_job
+from geoseg.networks.architectures import task_of
 from geoseg.networks.model_file import ModelSpec, load_spec
-from geoseg.networks.models import task_of
 from geoseg.options import PredictOptions, Thresholds, VectorizeOptions, check_thresholds
 from geoseg.prediction.backends import check_backend
 from geoseg.prediction.plan import PredictPlan, plan_prediction

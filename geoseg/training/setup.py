@@ -12,15 +12,10 @@ from torch.utils.data import DataLoader
 
 from geoseg.data.tiles import TilesInfo, load_tiles_info
 from geoseg.errors import ConfigError, GeosegError
+from geoseg.networks.architectures import resolve_architecture, task_of
 from geoseg.networks.device import choose_device
 from geoseg.networks.model_file import ModelSpec
-from geoseg.networks.models import (
-    build_model,
-    check_tile_size,
-    choose_encoder,
-    resolve_architecture,
-    task_of,
-)
+from geoseg.networks.models import build_model, check_tile_size, choose_encoder
 from geoseg.options import ModelOptions, TrainOptions
 from geoseg.training.batch_size import find_batch_size
 from geoseg.training.dataset import Sample, TileDataset

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from geoseg.networks.models import ARCHITECTURES, build_model, choose_encoder, resolve_architecture
+from geoseg.networks.architectures import ARCHITECTURES, resolve_architecture
+from geoseg.networks.models.building import build_model, choose_encoder
 
 # Images of this side are what multiply-adds are stated for.
 CARD_SIZE = 512

@@ -20,7 +20,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from geoseg.networks.models.encoders import MakeEncoder, channels_of
+from geoseg.networks.models.encoders import EncoderFactory, channels_of
 from geoseg.networks.models.layers import ASPP, conv_bn_relu, crop, pad_to_multiple, resize
 
 Fusion = Literal["concat", "add"]
@@ -73,7 +73,7 @@ class DeepGlobe(nn.Module):
 
     def __init__(
         self,
-        encoder: MakeEncoder,
+        encoder: EncoderFactory,
         classes: int,
         *,
         aspp_channels: int = 256,

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geoseg.networks.models.encoders import MakeEncoder, channels_of, make_atrous_vgg
+from geoseg.networks.models.encoders import EncoderFactory, build_atrous_vgg, channels_of
 from geoseg.networks.models.layers import resize
 
 Context = Literal["aspp", "largefov"]
@@ -44,7 +44,7 @@ class DeepLabV2(nn.Module):
 
     def __init__(
         self,
-        encoder: MakeEncoder,
+        encoder: EncoderFactory,
         classes: int,
         *,
         context: Context = "aspp",
@@ -59,7 +59,7 @@ class DeepLabV2(nn.Module):
             raise ValueError(f"scales must be positive numbers, got {list(scales)}")
         self.scales = tuple(float(scale) for scale in scales)
         is_vgg = encoder.is_vgg
-        self.encoder = make_atrous_vgg(encoder) if is_vgg else encoder(output_stride=8)
+        self.encoder = build_atrous_vgg(encoder) if is_vgg else encoder(output_stride=8)
         inputs = channels_of(self.encoder)[-1]
         self.classifiers = nn.ModuleList(
             _vgg_classifier(inputs, width, classes, rate)

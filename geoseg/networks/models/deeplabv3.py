@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from geoseg.networks.models.encoders import MakeEncoder, channels_of, make_atrous_resnet
+from geoseg.networks.models.encoders import EncoderFactory, build_atrous_resnet, channels_of
 from geoseg.networks.models.layers import ASPP, SeparableConv, conv_bn_relu, resize
 
 # Atrous rates of ASPP by output stride: where maps are twice as fine, rates are doubled.
@@ -45,7 +45,7 @@ class DeepLabV3(nn.Module):
 
     def __init__(
         self,
-        encoder: MakeEncoder,
+        encoder: EncoderFactory,
         classes: int,
         *,
         output_stride: int = 16,
@@ -59,9 +59,9 @@ class DeepLabV3(nn.Module):
         _check_output_stride(output_stride)
         self.output_stride = output_stride
         if torchvision:
-            self.encoder = make_atrous_resnet(encoder, output_stride, late=True)
+            self.encoder = build_atrous_resnet(encoder, output_stride, late=True)
         elif multi_grid or encoder.is_resnet:
-            self.encoder = make_atrous_resnet(encoder, output_stride, multi_grid or _MULTI_GRID)
+            self.encoder = build_atrous_resnet(encoder, output_stride, multi_grid or _MULTI_GRID)
         else:
             self.encoder = encoder(output_stride=output_stride)
         deepest = channels_of(self.encoder)[-1]
@@ -97,7 +97,7 @@ class DeepLabV3Plus(nn.Module):
 
     def __init__(
         self,
-        encoder: MakeEncoder,
+        encoder: EncoderFactory,
         classes: int,
         *,
         output_stride: int = 16,

@@ -1,109 +1,145 @@
-"""Encoders: made by segmentation-models-pytorch and timm, and bent to what a paper asks."""
+"""Construction of encoders from segmentation-models-pytorch (smp) and timm.
+
+smp is imported only when one of its own encoders is needed, timm only for `tu-NAME`.
+"""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
-from segmentation_models_pytorch.encoders import encoders, get_encoder
-from segmentation_models_pytorch.encoders.resnet import ResNetEncoder
-from segmentation_models_pytorch.encoders.senet import SENetEncoder
-from segmentation_models_pytorch.encoders.vgg import VGGEncoder
 from torch import nn
 
 from geoseg.errors import UnknownArchitectureError
 
+# Encoders of timm are called by this prefix and their name in timm, as in smp.
+TIMM_PREFIX = "tu-"
+
 
 @dataclass(frozen=True)
-class MakeEncoder:
-    """Makes encoders of one kind.
+class EncoderFactory:
+    """Builds encoders by name.
 
-    An encoder returns six maps: the image itself (VGG: its first map), then strides 2, 4, 8,
-    16 and 32, none beyond the output stride.
+    An encoder returns six maps: the image itself (VGG: its first map), then maps at strides 2, 4,
+    8, 16 and 32, none beyond the output stride.
 
     Attributes:
-        name: A name of segmentation-models-pytorch, or `tu-NAME` for timm's.
-        bands: Channels of the image.
+        name: A name of smp, or `tu-NAME` for an encoder of timm.
+        bands: Number of channels of the image.
     """
 
     name: str
     bands: int
 
     def __call__(self, output_stride: int = 32) -> nn.Module:
-        """An encoder with random weights.
+        """Build an encoder with random weights.
 
         Raises:
-            ValueError: If it cannot have this output stride.
+            ValueError: If the encoder does not support this output stride.
         """
-        encoder: nn.Module = get_encoder(
-            self.name, in_channels=self.bands, depth=5, weights=None, output_stride=output_stride
-        )
-        if output_stride < 32 and not self.name.startswith("tu-"):
+        if self.name.startswith(TIMM_PREFIX):
+            from geoseg.networks.models.timm_encoder import TimmEncoder
+
+            name = self.name.removeprefix(TIMM_PREFIX)
+            return TimmEncoder(name, self.bands, output_stride=output_stride)
+        encoder = self.build_undilated(output_stride)
+        if output_stride < 32:
             encoder.make_dilated(output_stride)  # type: ignore[operator]
+        return encoder
+
+    def build_undilated(self, output_stride: int) -> nn.Module:
+        """Build an encoder of smp for a caller that dilates it by itself.
+
+        Args:
+            output_stride: The stride that the encoder reports; its convolutions have stride 32.
+        """
+        entry = _smp_encoders()[self.name]
+        # A copy, because encoders of smp keep and change the lists that they are given.
+        arguments = copy.deepcopy(entry["params"]) | {"depth": 5, "output_stride": output_stride}
+        encoder: nn.Module = entry["encoder"](**arguments)
+        encoder.set_in_channels(self.bands, pretrained=False)  # type: ignore[operator]
         return encoder
 
     @property
     def is_vgg(self) -> bool:
-        """Whether it makes VGGs."""
-        return self._makes(VGGEncoder)
+        """Whether the encoder is a VGG."""
+        if self.name.startswith(TIMM_PREFIX):
+            return False
+        from segmentation_models_pytorch.encoders.vgg import VGGEncoder
+
+        return issubclass(_smp_encoders()[self.name]["encoder"], VGGEncoder)
 
     @property
     def is_resnet(self) -> bool:
-        """Whether it makes ResNets of any kind, with stages `layer3` and `layer4`."""
-        return self._makes(ResNetEncoder, SENetEncoder)
+        """Whether the encoder is a ResNet of any kind, with stages `layer3` and `layer4`."""
+        if self.name.startswith(TIMM_PREFIX):
+            return False
+        from segmentation_models_pytorch.encoders.resnet import ResNetEncoder
+        from segmentation_models_pytorch.encoders.senet import SENetEncoder
 
-    def _makes(self, *kinds: type) -> bool:
-        return self.name in encoders and issubclass(encoders[self.name]["encoder"], kinds)
+        return issubclass(_smp_encoders()[self.name]["encoder"], ResNetEncoder | SENetEncoder)
 
 
 def list_encoders() -> list[str]:
-    """Encoder names of smp; `tu-NAME` reaches any timm network besides."""
-    return sorted(encoders)
+    """Return the names of the encoders of smp; `tu-NAME` for encoders of timm is not listed."""
+    return sorted(_smp_encoders())
 
 
 def check_encoder(name: str) -> None:
-    """Refuses a name that no encoder goes by.
+    """Check that an encoder exists.
 
     Raises:
-        UnknownArchitectureError: With names like it.
+        UnknownArchitectureError: If it does not; the message lists similar names.
     """
-    known = name in encoders
-    if name.startswith("tu-"):
+    if name.startswith(TIMM_PREFIX):
         import timm
 
-        known = name[3:].split(".")[0] in timm.list_models()
+        known = name.removeprefix(TIMM_PREFIX).split(".")[0] in timm.list_models()
+    else:
+        known = name in _smp_encoders()
     if not known:
-        near = [other for other in list_encoders() if other[:4] == name[:4]] or list_encoders()
+        similar = [other for other in list_encoders() if other[:4] == name[:4]] or list_encoders()
         raise UnknownArchitectureError(
-            f"no encoder is called {name!r}; choose from {', '.join(near[:24])} or tu-NAME "
+            f"no encoder is called {name!r}; choose from {', '.join(similar[:24])} or tu-NAME "
             "for any network of timm"
         )
 
 
+def _smp_encoders() -> dict[str, dict[str, Any]]:
+    from segmentation_models_pytorch.encoders import encoders
+
+    return cast(dict[str, dict[str, Any]], encoders)
+
+
 def channels_of(encoder: nn.Module) -> list[int]:
-    """Channels of an encoder's maps, the shallowest first."""
+    """Return the channels of an encoder's maps, the shallowest first."""
     return [int(count) for count in cast(Sequence[int], encoder.out_channels)]
 
 
-def make_vgg(make: MakeEncoder) -> nn.Module:
-    """Makes an encoder that must be a VGG.
+def build_vgg(factory: EncoderFactory, output_stride: int = 32) -> nn.Module:
+    """Build an encoder that must be a VGG.
+
+    Args:
+        factory: Builds the encoder.
+        output_stride: The stride that the encoder reports.
 
     Raises:
         ValueError: If it is another one.
     """
-    if not make.is_vgg:
-        raise ValueError("this network is made of VGG; choose encoder vgg16, vgg16_bn or vgg19")
-    return make()
+    if not factory.is_vgg:
+        raise ValueError("this network needs a VGG; choose encoder vgg16, vgg16_bn or vgg19")
+    return factory.build_undilated(output_stride)
 
 
-def make_atrous_vgg(make: MakeEncoder) -> nn.Module:
-    """A VGG of output stride 8, as DeepLab makes it (arXiv 1606.00915).
+def build_atrous_vgg(factory: EncoderFactory) -> nn.Module:
+    """Build a VGG of output stride 8 as in DeepLab (arXiv 1606.00915).
 
-    The last two poolings keep the size, and the convolutions after the first of them see every
-    second pixel.
+    The last two poolings keep the size, and the convolutions after the first of them have
+    dilation 2.
     """
-    encoder = make_vgg(make)
+    encoder = build_vgg(factory, output_stride=8)
     pools = 0
     for module in cast(nn.Sequential, encoder.features):
         if isinstance(module, nn.MaxPool2d):
@@ -112,32 +148,31 @@ def make_atrous_vgg(make: MakeEncoder) -> nn.Module:
                 module.kernel_size, module.stride, module.padding = 3, 1, 1
         elif isinstance(module, nn.Conv2d) and pools == 4:
             module.dilation, module.padding = (2, 2), (2, 2)
-    encoder._output_stride = 8  # type: ignore[assignment]
     return encoder
 
 
-def make_atrous_resnet(
-    make: MakeEncoder,
+def build_atrous_resnet(
+    factory: EncoderFactory,
     output_stride: int,
     multi_grid: Sequence[int] = (1,),
     *,
     late: bool = False,
 ) -> nn.Module:
-    """A ResNet whose last stages keep the size and look further instead.
+    """Build a ResNet whose last stages have dilated convolutions instead of strides.
 
     Args:
-        make: Makes an encoder with stages `layer3` and `layer4`.
+        factory: Builds an encoder with stages `layer3` and `layer4`.
         output_stride: 8 or 16.
-        multi_grid: Unit rates of the last stage's blocks, by which its rate is multiplied; the
-            last one serves for the blocks that remain (arXiv 1706.05587).
-        late: The first block of a stage keeps the rate of the stage before, as in torchvision.
+        multi_grid: Unit rates of the blocks of the last stage, by which its rate is multiplied.
+            The last unit rate applies to the remaining blocks (arXiv 1706.05587).
+        late: The first block of a stage keeps the rate of the previous stage, as in torchvision.
 
     Raises:
         ValueError: If the encoder has no such stages.
     """
-    if not make.is_resnet:
-        raise ValueError("multi_grid needs a ResNet; leave it out or choose encoder resnet50")
-    encoder = make()
+    if not factory.is_resnet:
+        raise ValueError("multi_grid needs a ResNet; remove it or choose encoder resnet50")
+    encoder = factory.build_undilated(output_stride)
     rate = 1
     for name, stride in (("layer3", 16), ("layer4", 32)):
         if stride <= output_stride:
@@ -148,7 +183,6 @@ def make_atrous_resnet(
         units = [*grid, *[grid[-1]] * len(blocks)]
         for index, (block, unit) in enumerate(zip(blocks, units, strict=False)):
             _dilate(block, before if late and index == 0 else rate * unit)
-    encoder._output_stride = output_stride  # type: ignore[assignment]
     return encoder
 
 

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geoseg.networks.models.encoders import MakeEncoder, channels_of, make_vgg
+from geoseg.networks.models.encoders import EncoderFactory, build_vgg, channels_of
 from geoseg.networks.models.layers import BilinearDeconv, crop
 
 Padding = Literal["same", "paper"]
@@ -51,7 +51,7 @@ class FCN(nn.Module):
 
     def __init__(
         self,
-        encoder: MakeEncoder,
+        encoder: EncoderFactory,
         classes: int,
         *,
         stride: Literal[8, 16, 32] = 8,
@@ -61,7 +61,7 @@ class FCN(nn.Module):
         super().__init__()
         if padding not in get_args(Padding):
             raise ValueError(f"padding {padding!r} is none of {', '.join(get_args(Padding))}")
-        self.encoder = make_vgg(encoder)
+        self.encoder = build_vgg(encoder)
         for module in self.encoder.modules():
             if isinstance(module, nn.MaxPool2d):
                 module.ceil_mode = True

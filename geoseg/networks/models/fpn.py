@@ -14,7 +14,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geoseg.networks.models.encoders import MakeEncoder, channels_of
+from geoseg.networks.models.encoders import EncoderFactory, channels_of
 from geoseg.networks.models.layers import resize
 
 
@@ -93,7 +93,7 @@ class FPN(nn.Module):
 
     def __init__(
         self,
-        encoder: MakeEncoder,
+        encoder: EncoderFactory,
         classes: int,
         *,
         channels: int = 256,

@@ -26,7 +26,7 @@ from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import FeaturePyramidNetwork, box_iou
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from geoseg.networks.models.encoders import MakeEncoder, channels_of
+from geoseg.networks.models.encoders import EncoderFactory, channels_of
 
 # The finest map is left out where there are five sizes of anchors, as in the paper. The encoder
 # makes those up to 32.
@@ -87,7 +87,7 @@ class RetinaNet(nn.Module):
 
     def __init__(
         self,
-        encoder: MakeEncoder,
+        encoder: EncoderFactory,
         classes: int,
         *,
         channels: int = 256,

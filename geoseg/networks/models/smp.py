@@ -1,4 +1,4 @@
-"""Networks of segmentation-models-pytorch, made to take any size and a batch of one."""
+"""Networks of segmentation-models-pytorch (smp), for images of any size and batches of one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, cast
 import segmentation_models_pytorch as smp
 from torch import Tensor, nn
 
-from geoseg.networks.models.encoders import MakeEncoder
+from geoseg.networks.models.encoders import EncoderFactory
 from geoseg.networks.models.layers import PooledBatchNorm, crop, pad_to_multiple
 
 
@@ -15,13 +15,13 @@ class SMPNetwork(nn.Module):
     """A network that segmentation-models-pytorch builds.
 
     Args:
-        name: Its name there.
-        encoder: Says which encoder.
-        classes: Channels of the logits.
-        **options: Further arguments, as smp names them.
+        encoder: Name of the encoder and number of bands.
+        classes: Number of channels of the logits.
+        name: Class name of the network in smp.
+        **options: Further arguments of that class.
     """
 
-    def __init__(self, name: str, encoder: MakeEncoder, classes: int, **options: Any) -> None:
+    def __init__(self, encoder: EncoderFactory, classes: int, *, name: str, **options: Any) -> None:
         super().__init__()
         if name == "DPT":
             options = {"dynamic_img_size": True, **options}
@@ -34,20 +34,20 @@ class SMPNetwork(nn.Module):
             **options,
         )
         for module in self.network.modules():
-            if type(module) is nn.BatchNorm2d:  # some see pooled maps of one pixel
+            if type(module) is nn.BatchNorm2d:  # some get pooled maps of one pixel
                 module.__class__ = PooledBatchNorm
-        # Of all smp's networks Unet alone pads what it halves.
+        # Unet is the only network of smp that accepts maps of odd size.
         self.size_multiple = 1 if name == "Unet" else 32
-        # PAN halves its deepest map three times more.
-        self.least_size = 128 if name == "PAN" else 1
+        # PAN halves its deepest map three more times.
+        self.min_size = 128 if name == "PAN" else 1
         self.output_stride = int(getattr(self.encoder, "output_stride", 32))
 
     @property
     def encoder(self) -> nn.Module:
-        """The encoder inside."""
+        """The encoder of the network."""
         return cast(nn.Module, self.network.encoder)
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, bands, H, W) → logits (N, classes, H, W), any H and W."""
-        logits: Tensor = self.network(pad_to_multiple(image, self.size_multiple, self.least_size))
+        logits: Tensor = self.network(pad_to_multiple(image, self.size_multiple, self.min_size))
         return crop(logits, image.shape[2:])
