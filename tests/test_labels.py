@@ -21,10 +21,10 @@ from geoseg.data.labels import (
     FootprintLabels,
     RasterLabels,
     check_footprints,
+    rasterize_targets,
     read_labels,
     resolve_scheme,
 )
-from geoseg.data.labels import rasterize_targets
 from geoseg.data.labels.targets import border_radius_px
 from geoseg.errors import GridMismatchError, LabelError, MissingCRSError, VectorReadError
 from geoseg.geo.grid import Grid

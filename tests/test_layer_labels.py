@@ -10,7 +10,7 @@ from shapely.geometry import MultiPolygon, Point, Polygon
 
 from geoseg.data.label_report import measure_labels
 from geoseg.data.label_report.footprint_checks import measure_footprints
-from geoseg.data.labels import FootprintLabels, LayerLabels, ClassScheme, read_labels, sources
+from geoseg.data.labels import ClassScheme, FootprintLabels, LayerLabels, read_labels, sources
 from geoseg.data.labels.large_layer import read_layer_labels
 from geoseg.data.labels.polygon_labels import read_footprint_labels
 from geoseg.data.tiles import open_tile_footprints, plan_tiles, read_tile_footprints, tile_scenes

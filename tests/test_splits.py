@@ -16,8 +16,8 @@ from geoseg.data.splits import (
     STRATEGIES,
     Region,
     SplitScene,
-    count_shared_pixels,
     assign_groups,
+    count_shared_pixels,
     drop_close_tiles,
     merge_by_split,
 )

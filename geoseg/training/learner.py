@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from geoseg.data.tiles import TilesInfo
+from geoseg.networks.architectures import Task
 from geoseg.networks.model_file import ModelSpec
 from geoseg.networks.models import encoder_of
-from geoseg.networks.models.registry import Task
 from geoseg.options import TrainOptions
 from geoseg.training.augmentation import Chance
 from geoseg.training.dataset import TileDataset
