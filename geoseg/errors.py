@@ -11,7 +11,9 @@
     │   ├── VectorReadError    a vector layer cannot be opened or read
     │   ├── EmptyDatasetError  no tile is left to work with
     │   ├── OutputExistsError  the output is there already and may not be overwritten
+    │   ├── OutputLockedError  another job is writing the same output
     │   └── DiskFullError      there is no room for what is being written
+    ├── WorkerLostError        workers died repeatedly with the same task
     └── ModelError             something is wrong with a model
         ├── UnknownArchitectureError
         ├── ModelFileError     a model file cannot be read or used
@@ -74,8 +76,16 @@ class OutputExistsError(DataError, OSError):
     """The output is there already and may not be overwritten."""
 
 
+class OutputLockedError(DataError, OSError):
+    """Another job is writing the same output."""
+
+
 class DiskFullError(DataError, OSError):
     """There is no room for what is being written; what is done so far is kept."""
+
+
+class WorkerLostError(GeosegError, RuntimeError):
+    """Workers died repeatedly with the same task."""
 
 
 class ModelError(GeosegError):

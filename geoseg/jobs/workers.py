@@ -1,142 +1,287 @@
-"""Runs a plain function over tasks: here, on local processes, or on any Dask cluster.
+"""Workers: local processes or a Dask cluster that carry out the tasks of a job.
 
-The only module that imports dask. Tasks and results travel; open files and networks do not.
+The only module that imports dask. Tasks and results travel between processes; open files and
+networks do not.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
-from geoseg.errors import ConfigError
-from geoseg.jobs.environment import WORKER_VARIABLE
-from geoseg.jobs.progress import Run
+from geoseg.errors import ConfigError, WorkerLostError
+
+logger = logging.getLogger(__name__)
 
 Task = TypeVar("Task")
-Result = TypeVar("Result")
+Value = TypeVar("Value")
 
-# Dask has every large array given back to the system as soon as it is freed, and half of a worker's
-# time would go into fetching the memory again. These are the limits that glibc itself grows to.
+# Environment variable that numbers the worker processes of one machine from 0, so that each takes
+# a GPU of its own.
+WORKER_VARIABLE = "GEOSEG_WORKER"
+
+# Dask lets the allocator return every large array to the system as soon as it is freed, and half of
+# a worker's time would go into requesting the memory again. These are glibc's own upper limits.
 _MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(256 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
 
 # Tasks in flight per worker: enough to keep it busy, few enough to hold little memory.
-_AHEAD = 4
+_TASKS_PER_WORKER = 4
+
+DEFAULT_MEMORY_GB = 4.0
 
 
-def run_tasks(
-    function: Callable[[Task], Result],
-    tasks: Iterable[Task],
-    *,
-    workers: int = 1,
-    scheduler: str | None = None,
-) -> Iterator[Result | Exception]:
-    """Calls a function on every task and yields the results in the order of the tasks.
+@dataclass(frozen=True)
+class Success(Generic[Value]):
+    """The result of a finished task."""
 
-    See `open_workers`, which serves several steps with the same workers.
-
-    Args:
-        function: A function of a module, so that other processes find it.
-        tasks: Recipes: paths, windows, small arrays.
-        workers: Local processes; 1 runs in this process.
-        scheduler: Address of a Dask scheduler, instead of local processes.
-
-    Raises:
-        ConfigError: If the scheduler cannot be reached.
-    """
-    with open_workers(workers, scheduler) as run:
-        yield from run(function, tasks)
+    value: Value
 
 
-@contextmanager
-def open_workers(workers: int = 1, scheduler: str | None = None) -> Iterator[Run]:
-    """Opens workers, and closes them in the end.
+@dataclass(frozen=True)
+class Failure:
+    """A task that was given up, because the workers that had it died each time."""
 
-    A worker that dies is replaced and its tasks are done again. A task with which workers die
-    every time is given up: an exception is yielded in place of its result.
+    error: WorkerLostError
 
-    Args:
-        workers: Local processes; 1 runs in this process.
-        scheduler: Address of a Dask scheduler, instead of local processes.
 
-    Yields:
-        What runs a function over tasks, as `run_tasks` does.
+@dataclass(frozen=True)
+class Workers:
+    """Who computes: this process, local processes, or the workers of a Dask cluster.
+
+    Attributes:
+        processes: Local processes, or with a scheduler the number of its workers' threads. None
+            stands for all threads of the cluster, else for one process. There are never more
+            processes than cores.
+        threads: Batches that each process computes at a time on a CPU. None shares the cores among
+            the local processes; on a cluster it stands for 1. Processes times threads never exceed
+            the cores.
+        max_memory_gb: Peak memory of each process, in gigabytes of 1e9 bytes.
+        scheduler: Address of a Dask scheduler, such as `tcp://host:8786` or `tls://host:8786`.
+        scheduler_file: JSON file in which a Dask scheduler keeps its address, instead of that.
+        tls_ca: Certificate of the authority, a PEM file, for `tls://` addresses.
+        tls_cert: Own certificate, a PEM file.
+        tls_key: Key of that certificate, a PEM file; None if it is in `tls_cert`.
 
     Raises:
-        ConfigError: If the scheduler cannot be reached.
+        ConfigError: If a number is out of range, or settings contradict each other.
     """
-    if workers <= 1 and scheduler is None:
-        yield map
-        return
-    with _connect(workers, scheduler) as client:
-        yield partial(_run_on, client, workers)
 
+    processes: int | None = None
+    threads: int | None = None
+    max_memory_gb: float = DEFAULT_MEMORY_GB
+    scheduler: str | None = None
+    scheduler_file: str | None = None
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
 
-def count_workers(scheduler: str) -> int:
-    """Tasks that the workers of a Dask scheduler carry out at a time, at least 1.
+    def __post_init__(self) -> None:
+        for name in ("processes", "threads"):
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise ConfigError(f"workers: {name} is {number}; give 1 or more")
+        if not self.max_memory_gb >= 0.1:
+            raise ConfigError(
+                f"--max-memory: {self.max_memory_gb:g} GB is too little; give 0.1 GB or more"
+            )
+        if self.scheduler and self.scheduler_file:
+            raise ConfigError("--scheduler and --scheduler-file: give one of them")
+        if (self.tls_ca or self.tls_cert or self.tls_key) and not self.is_remote:
+            raise ConfigError(
+                "--tls-ca, --tls-cert and --tls-key: apply only to a Dask cluster; give --scheduler"
+            )
 
-    Raises:
-        ConfigError: If the scheduler cannot be reached.
-    """
-    with _connect(1, scheduler) as client:
-        threads: list[int] = list(client.nthreads().values())
-        return max(1, sum(threads))
+    @property
+    def is_remote(self) -> bool:
+        """Whether a Dask cluster computes."""
+        return bool(self.scheduler or self.scheduler_file)
 
+    @property
+    def local_processes(self) -> int:
+        """Number of processes on this machine, at most one per core."""
+        return min(self.processes or 1, count_cores())
 
-def _run_on(
-    client: Any, workers: int, function: Callable[[Any], Any], tasks: Iterable[Any]
-) -> Iterator[Any]:
-    ahead = _AHEAD * max(workers, len(client.nthreads()))
-    waiting: deque[Any] = deque()
-    remaining = iter(tasks)
-    for task in islice(remaining, ahead):
-        waiting.append(client.submit(function, task, pure=False))
-    while waiting:
-        yield _result(waiting.popleft())
-        for task in islice(remaining, 1):
-            waiting.append(client.submit(function, task, pure=False))
+    @property
+    def local_threads(self) -> int:
+        """Threads of each process, so that all processes together do not exceed the cores."""
+        if self.is_remote:
+            return self.threads or 1
+        share = max(1, count_cores() // self.local_processes)
+        return min(self.threads or share, share)
 
+    def single(self) -> Workers:
+        """Return the workers of a task that itself runs inside one of these workers."""
+        return Workers(processes=1, threads=self.local_threads, max_memory_gb=self.max_memory_gb)
 
-def _result(future: Any) -> Any:
-    from distributed import KilledWorker
+    def with_default_processes(self, processes: int) -> Workers:
+        """Return the same workers with so many local processes where none were requested."""
+        if self.is_remote or self.processes is not None:
+            return self
+        return replace(self, processes=max(1, processes))
 
-    try:
-        return future.result()
-    except KilledWorker as error:
-        return error
+    @contextmanager
+    def open(self) -> Iterator[Pool]:
+        """Start the workers, and stop them in the end.
 
+        A worker that dies is replaced and its tasks are repeated. A task with which workers die
+        repeatedly is given up.
 
-def _connect(workers: int, scheduler: str | None) -> Any:
-    from distributed import Client
+        Raises:
+            ConfigError: If the scheduler cannot be reached.
+        """
+        if not self.is_remote and self.local_processes == 1:
+            yield Pool(None, 1)
+            return
+        if self.processes and self.processes > count_cores() and not self.is_remote:
+            logger.warning(
+                "--workers %d: this machine has %d cores; using %d",
+                self.processes, count_cores(), self.local_processes,
+            )  # fmt: skip
+        with self._connect() as client:
+            yield Pool(client, self._count(client))
 
-    if scheduler is None:
-        return _OwningClient(_start_workers(workers))
-    try:
-        return Client(scheduler, timeout=10)
-    except (OSError, ValueError, TimeoutError, MemoryError) as error:  # or no Dask at all
-        raise ConfigError(
-            f"--scheduler {scheduler}: no Dask scheduler answers there; start one with dask "
-            "scheduler, or use --workers N for local processes"
-        ) from error
+    def _count(self, client: Any) -> int:
+        if not self.is_remote:
+            return self.local_processes
+        available = max(1, sum(client.nthreads().values()))
+        return min(self.processes or available, available)
 
+    @contextmanager
+    def _connect(self) -> Iterator[Any]:
+        if not self.is_remote:
+            with _start_cluster(self.local_processes) as client:
+                yield client
+            return
+        with self._reach_scheduler() as client:
+            yield client
 
-def _start_workers(workers: int) -> Any:
-    import dask
-    from distributed import LocalCluster
+    def _reach_scheduler(self) -> Any:
+        from distributed import Client
 
-    kept = dask.config.get("distributed.nanny.pre-spawn-environ", {})
-    with dask.config.set({"distributed.nanny.pre-spawn-environ": {**kept, **_MALLOC}}):
-        return LocalCluster(
-            n_workers=workers, threads_per_worker=1, dashboard_address=":0", silence_logs=40
+        name = f"--scheduler {self.scheduler or self.scheduler_file}"
+        try:
+            # A bare address of a computer is its TCP port 8786, as for Dask's own commands.
+            address = {"scheduler_file": self.scheduler_file} if self.scheduler_file else {}
+            target = () if self.scheduler_file else (self.scheduler,)
+            return Client(*target, timeout=10, security=self._security(), **address)
+        except (OSError, ValueError, TypeError, TimeoutError, MemoryError) as error:
+            raise ConfigError(
+                f"{name}: no Dask scheduler answers there; start one with dask scheduler, or use "
+                "--workers N for local processes"
+            ) from error
+
+    def _security(self) -> Any:
+        from distributed.security import Security
+
+        if not (self.tls_ca or self.tls_cert):
+            return None
+        return Security(
+            require_encryption=True,
+            tls_ca_file=self.tls_ca,
+            tls_client_cert=self.tls_cert,
+            tls_client_key=self.tls_key or self.tls_cert,
         )
 
 
+class Pool:
+    """Open workers that run a function over tasks.
+
+    Attributes:
+        size: Tasks that are carried out at a time.
+    """
+
+    def __init__(self, client: Any, size: int) -> None:
+        self._client, self.size = client, size
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this process carries out the tasks itself, one after the other."""
+        return self._client is None
+
+    def outcomes(
+        self, function: Callable[[Task], Value], tasks: Iterable[Task]
+    ) -> Iterator[Success[Value] | Failure]:
+        """Run a function over tasks and yield their outcomes in the order of the tasks.
+
+        An exception that the function itself raises is raised here.
+
+        Args:
+            function: A function of a module, so that other processes find it.
+            tasks: Paths, windows, small arrays; taken from the iterable as workers become free.
+        """
+        if self._client is None:
+            for task in tasks:
+                yield Success(function(task))
+            return
+        limit = _TASKS_PER_WORKER * self.size
+        pending: deque[Any] = deque()
+        remaining = iter(tasks)
+        for task in islice(remaining, limit):
+            pending.append(self._client.submit(function, task, pure=False))
+        while pending:
+            yield _wait_for(pending.popleft())
+            for task in islice(remaining, 1):
+                pending.append(self._client.submit(function, task, pure=False))
+
+    def map(self, function: Callable[[Task], Value], tasks: Iterable[Task]) -> Iterator[Value]:
+        """Run a function over tasks and yield their results in the order of the tasks.
+
+        Raises:
+            WorkerLostError: If a task was given up.
+        """
+        for outcome in self.outcomes(function, tasks):
+            if isinstance(outcome, Failure):
+                raise outcome.error
+            yield outcome.value
+
+
+def count_cores() -> int:
+    """Return the number of cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        return os.cpu_count() or 1
+
+
+def _wait_for(future: Any) -> Success[Any] | Failure:
+    from distributed import KilledWorker
+
+    try:
+        return Success(future.result())
+    except KilledWorker as error:
+        return Failure(
+            WorkerLostError(
+                "a worker process died several times with the same task, probably for lack of "
+                "memory; use fewer --workers or less --max-memory, and run the same command again "
+                f"({type(error).__name__})"
+            )
+        )
+
+
+@contextmanager
+def _start_cluster(processes: int) -> Iterator[Any]:
+    """Start local worker processes, each numbered by `WORKER_VARIABLE`, and connect to them."""
+    import dask
+    from distributed import Client, LocalCluster
+
+    inherited = dask.config.get("distributed.nanny.pre-spawn-environ", {})
+    with dask.config.set({"distributed.nanny.pre-spawn-environ": {**inherited, **_MALLOC}}):
+        cluster = LocalCluster(
+            n_workers=processes, threads_per_worker=1, dashboard_address=":0", silence_logs=40
+        )
+    with cluster, Client(cluster) as client:
+        _number_workers(client)
+        yield client
+
+
 def _number_workers(client: Any) -> None:
-    """Tells each worker its number, also one that replaces another."""
+    """Number the workers, and also those that replace them later."""
     from distributed import WorkerPlugin
 
     class Numbering(WorkerPlugin):  # type: ignore[misc]
@@ -144,21 +289,3 @@ def _number_workers(client: Any) -> None:
             os.environ[WORKER_VARIABLE] = str(worker.name)
 
     client.register_plugin(Numbering())
-
-
-class _OwningClient:
-    """A client that closes the local cluster it was made for."""
-
-    def __init__(self, cluster: Any) -> None:
-        self._cluster = cluster
-
-    def __enter__(self) -> Any:
-        from distributed import Client
-
-        self._client = Client(self._cluster)
-        _number_workers(self._client)
-        return self._client
-
-    def __exit__(self, *_: object) -> None:
-        self._client.close()
-        self._cluster.close()

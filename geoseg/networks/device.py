@@ -7,7 +7,7 @@ import os
 import torch
 
 from geoseg.errors import ConfigError
-from geoseg.jobs.environment import WORKER_VARIABLE
+from geoseg.jobs.workers import WORKER_VARIABLE
 
 
 def choose_device(device: str) -> torch.device:

@@ -5,6 +5,7 @@ Values only: nothing here imports torch or rasterio, so that a misspelt key fail
 
 from geoseg.options.augment import AUGMENT_PRESETS, AugmentOptions
 from geoseg.options.base import Options
+from geoseg.options.crf import CRFOptions
 from geoseg.options.loss import (
     PIXELWISE,
     USUAL_LOSS,
@@ -20,7 +21,7 @@ from geoseg.options.loss import (
     TverskyOptions,
     WeightMapOptions,
 )
-from geoseg.options.predict import CRFOptions, PredictOptions
+from geoseg.options.predict import PredictOptions
 from geoseg.options.tile import ClassOptions, TileOptions
 from geoseg.options.train import ModelOptions, TrainOptions
 from geoseg.options.vectorize import Thresholds, VectorizeOptions, check_thresholds

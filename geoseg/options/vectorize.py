@@ -6,6 +6,7 @@ from pydantic import Field
 
 from geoseg.errors import ConfigError
 from geoseg.options.base import Options
+from geoseg.options.crf import CRFOptions
 
 
 class Thresholds(Options):
@@ -61,11 +62,13 @@ class VectorizeOptions(Options):
     regularize: bool | None = None
     min_hole_m2: float | None = Field(None, ge=0)
     min_confidence: float | None = Field(None, ge=0, le=1)
-    max_memory_gb: float = Field(4.0, ge=0.1, description="Of a process; windows are cut by it")
+    crf: CRFOptions | None = Field(
+        None, description="Dense CRF that refines the probabilities first, with --crf SCENE"
+    )
 
     def over(self, thresholds: Thresholds) -> Thresholds:
         """These where they are set, else those."""
-        given = self.model_dump(exclude={"max_memory_gb"}, exclude_none=True)
+        given = self.model_dump(exclude={"crf"}, exclude_none=True)
         return thresholds.model_copy(update=given)
 
 

@@ -1,220 +1,167 @@
-"""Scene → probabilities → mask and footprints."""
+"""Predicts the probability and mask rasters of one scene."""
 
 from __future__ import annotations
 
-import logging
-import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from geoseg.boxes.box_prediction import predict_boxes
-from geoseg.errors import ConfigError
 from geoseg.geo.paths import absolute_path
-from geoseg.geo.raster import CLASSES_TAG, THRESHOLDS_TAG, describe_classes, read_prob
-from geoseg.geo.vector import WRITABLE_SUFFIXES
-from geoseg.jobs.journal import Journal, claim_output
-from geoseg.jobs.progress import Progress, Run
-from geoseg.networks.model_file import load_model
-from geoseg.options import PredictOptions, Thresholds, VectorizeOptions
+from geoseg.jobs.journal import Journal
+from geoseg.jobs.output import Work
+from geoseg.jobs.progress import Progress
+from geoseg.jobs.workers import Pool, Workers
+from geoseg.options import Thresholds
 from geoseg.prediction.blocks import BlockTask, Step, choose_step, predict_block
-from geoseg.prediction.drift import warn_of_drift
 from geoseg.prediction.encoding import ValuesKind
 from geoseg.prediction.panels import count_panels
-from geoseg.prediction.plan import PredictPlan
-from geoseg.prediction.prediction_job import RASTER_SUFFIXES, plan_job
+from geoseg.prediction.prediction_job import PredictionJob
 from geoseg.prediction.rasters import Rasters
 from geoseg.prediction.scheduling import deal_blocks, deal_panels, list_bands
 from geoseg.prediction.stitching import TileBlock
-from geoseg.vectorization.layer import write_layer
+from geoseg.vectorization.prob_tags import CLASSES_TAG, THRESHOLDS_TAG, describe_classes
 
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Workers:
-    """Who predicts the blocks of a scene.
-
-    Attributes:
-        run: Calls a function on every task and yields the results in order, an exception for a
-            task that was lost; None does so in this process.
-        count: How many work at a time.
-        threads: Batches that each of them predicts at a time on a CPU.
-    """
-
-    run: Run | None = None
-    count: int = 1
-    threads: int | None = None
+# Folder of the strips, and beginnings of the names of intermediate rasters, in the working folder.
+_STRIPS = "strips"
+_INTERMEDIATE = ("stitched.", "refined.", "placed.")
 
 
-def predict(
-    scene: str | Path,
-    model: str | Path | Sequence[str | Path],
-    output: str | Path,
+def predict_rasters(
+    job: PredictionJob,
+    work: Work,
+    targets: Mapping[str, Path],
+    thresholds: Thresholds,
     *,
-    options: PredictOptions | None = None,
-    thresholds: VectorizeOptions | None = None,
-    overwrite: bool = False,
-    workers: Workers | None = None,
+    workers: Workers,
+    pool: Pool,
     progress: Progress | None = None,
-) -> list[Path]:
-    """Predicts a scene. An interrupted run goes on when it is started again.
+) -> Path:
+    """Predict a scene and write the rasters of it that are wanted.
 
     Args:
-        scene: Any raster that GDAL opens.
-        model: A model file that `geoseg train` wrote, or several whose probabilities are
-            averaged; bands, pixel size, tiles and thresholds are the first one's.
-        output: A folder for `prob.tif`, `mask.tif` and `footprints.gpkg`; or one file: a
-            `.tif` for probabilities, a vector format for footprints. Of a model of boxes there
-            are footprints alone.
-        options: How to predict.
-        thresholds: Replace the model's.
-        overwrite: Replace the output if it is there.
+        job: Scene, models and settings.
+        work: The working folder, which keeps finished strips when the job is interrupted.
+        targets: Path of each raster to write: `prob`, with it perhaps `mask`.
+        thresholds: Thresholds of the mask.
         workers: Who predicts; the bytes do not depend on it.
-        progress: Told the finished and the total number of tiles, of the CRF's blocks, then of
-            what `vectorize` tells.
+        pool: The same workers, open.
+        progress: Called with the finished and the total number of tiles, then of CRF blocks.
 
     Returns:
-        The files written.
-
-    Raises:
-        GeosegError: If scene, model and output do not work together; nothing is written then.
+        A raster of all probabilities in the working folder, which `clear_rasters` removes.
     """
-    options = options or PredictOptions()
-    job = plan_job(scene, model, output, options, thresholds, overwrite=overwrite)
-    plan, chosen, output, suffix = job.plan, job.thresholds, job.output, job.suffix
-    for spec in job.specs:
-        warn_of_drift(plan.scene, spec)
-    if job.finds_boxes:
-        if workers is not None and workers.run is not None:
-            logger.warning("%s finds boxes, which this process does alone", job.models[0])
-        _, weights = load_model(job.models[0])
-        return predict_boxes(
-            plan, weights, output, options, chosen, overwrite=overwrite, progress=progress
-        )
-    names = _output_names(suffix, options)
-    # Footprints may be several files, which their writer puts in their place together.
-    file = None if suffix in WRITABLE_SUFFIXES else names[0] if suffix else ""
-    with (
-        claim_output(
-            output, overwrite=overwrite, inputs=job.inputs, job=job.name, file=file
-        ) as folder,
-        Journal(folder, job.name) as journal,
-    ):
-        predicting = _Predicting(plan, job.models, options, folder / "bands", journal, progress)
-        workers = workers or Workers()
-        bands = predicting.predict_bands(workers)
-        targets = [output] if file is None else [folder / name for name in names]
-        prob = _write_rasters(
-            plan, chosen, options, predicting.values, bands, folder, targets, progress
-        )
-        if targets[-1].suffix.lower() in WRITABLE_SUFFIXES:
-            write_layer(
-                read_prob(prob), targets[-1], folder / "windows", journal, chosen,
-                max_memory_gb=options.max_memory_gb, run=workers.run or map, progress=progress,
-            )  # fmt: skip
-        _remove_steps(folder)
-        predicting.clear()
-    return [output] if suffix else [output / name for name in names]
+    values = ValuesKind(job.plan.spec.outputs, job.options.uncertainty, job.options.floats)
+    strips = _Strips(job, values, work, workers, progress).predict(pool)
+    rasters = Rasters(job.plan, work.folder, values, _make_tags(job, values, thresholds))
+    prob = rasters.join(strips, job.options, progress)
+    if "prob" in targets:
+        rasters.write(prob, targets["prob"], targets.get("mask"), thresholds)
+    return prob
 
 
-def _output_names(suffix: str, options: PredictOptions) -> tuple[str, ...]:
-    if suffix in RASTER_SUFFIXES:
-        return ("prob.tif",)
-    if suffix:
-        return (f"footprints{suffix}",)
-    rasters = ("prob.tif", "mask.tif")
-    return (*rasters, "footprints.gpkg") if options.footprints else rasters
+def _make_tags(job: PredictionJob, values: ValuesKind, thresholds: Thresholds) -> dict[str, str]:
+    """Return the tags by which vectorize knows thresholds, scale and classes of the raster."""
+    spec = job.plan.spec
+    tags = {THRESHOLDS_TAG: thresholds.model_dump_json()}
+    if not values.floats:
+        tags["GEOSEG_SCALE"] = str(1 / 255)
+    if spec.exclusive:
+        tags[CLASSES_TAG] = describe_classes(spec.classes, spec.background)
+    return tags
 
 
-class _Predicting:
-    """The bands of a scene, in a folder that outlives an interruption."""
+def clear_rasters(work: Work) -> None:
+    """Remove strips and intermediate rasters from a working folder."""
+    for path in work.folder.iterdir():
+        if path.name.startswith(_INTERMEDIATE):
+            path.unlink()
+    strips = work.folder / _STRIPS
+    for path in strips.iterdir():
+        path.unlink()
+    strips.rmdir()
+
+
+class _Strips:
+    """The strips of a scene: files in a folder that is kept when the job is interrupted."""
 
     def __init__(
         self,
-        plan: PredictPlan,
-        models: tuple[Path, ...],
-        options: PredictOptions,
-        folder: Path,
-        journal: Journal,
+        job: PredictionJob,
+        values: ValuesKind,
+        work: Work,
+        workers: Workers,
         progress: Progress | None,
     ) -> None:
-        self._plan, self._models, self._options = plan, models, options
-        self._folder, self._journal, self._progress = folder, journal, progress
-        self.values = ValuesKind(plan.spec.outputs, options.uncertainty, options.floats)
+        self._job, self._plan, self._options = job, job.plan, job.options
+        self._values, self._workers, self._progress = values, workers, progress
+        self._folder = work.folder / _STRIPS
+        self._journal: Journal = work.journal
 
-    def predict_bands(self, workers: Workers) -> list[tuple[Path, Any]]:
-        """Predicts those that are not there yet; the files of all, with their windows."""
+    def predict(self, pool: Pool) -> list[tuple[Path, Any]]:
+        """Predict the strips that are missing; return the files of all, with their windows."""
         self._folder.mkdir(exist_ok=True)
-        run = workers.run or map
-        task = self._first_task(workers)
-        step = self._agree_on_step(run, task)
+        task = self._first_task()
+        step = self._choose_step(pool, task)
         task = replace(task, device=step.device, batch_size=step.batch_size)
-        panels = self._deal_panels()
+        panels = self._split_into_panels()
         blocks = deal_blocks(
-            panels, self._folder, workers=workers.count, rows=self._options.block_rows
+            panels, self._folder, workers=pool.size, rows=self._options.block_rows
         )
         tasks = [replace(task, block=block) for block in blocks]
-        bands = list_bands(panels, self._folder)
+        strips = list_bands(panels, self._folder)
         total = len(self._plan.tiles)
-        if workers.run is None:
+        if pool.is_local:
             counter = _Counter(self._progress, total, sum(len(task.block) for task in tasks))
             for one in tasks:
                 predict_block(one, counter.add)
         else:
-            with _watching(self._progress, total, [path for path, _ in bands]):
-                for result in run(predict_block, tasks):
-                    if isinstance(result, Exception):
-                        raise result
-        return bands
+            with _watch(self._progress, total, [path for path, _ in strips]):
+                for _ in pool.map(predict_block, tasks):
+                    pass
+        return strips
 
-    def clear(self) -> None:
-        """Removes the bands."""
-        for path in self._folder.iterdir():
-            path.unlink()
-        self._folder.rmdir()
-
-    def _first_task(self, workers: Workers) -> BlockTask:
+    def _first_task(self) -> BlockTask:
         plan, options = self._plan, self._options
         return BlockTask(
             folder=self._folder,
             scene=replace(plan.scene, path=absolute_path(plan.scene.path)),
             grid=plan.grid,
             block=TileBlock.whole(plan.tiles),
-            models=self._models,
+            models=self._job.models,
             device="cpu" if options.backend == "openvino" else options.device,
             backend=options.backend,
             tta=options.tta,
             batch_size=options.batch_size,
-            threads=workers.threads or max(1, _count_cores() // workers.count),
-            values=self.values,
+            threads=self._workers.local_threads,
+            values=self._values,
             area=plan.area,
         )
 
-    def _agree_on_step(self, run: Run, task: BlockTask) -> Step:
-        """What an earlier run chose, since the bytes depend on it; else what a worker says."""
+    def _choose_step(self, pool: Pool, task: BlockTask) -> Step:
+        """Return the device and batch size of an earlier run, or let a worker choose them.
+
+        The bytes depend on both, so an interrupted job must continue with the same.
+        """
         if "step" not in self._journal.done:
-            (found,) = run(choose_step, [task])
-            if isinstance(found, Exception):
-                raise found
-            # A batch is always filled, if need be with the last tile again and again.
-            size = min(found.batch_size, len(self._plan.tiles))
-            self._journal.add("step", [found.device, size])
+            (chosen,) = pool.map(choose_step, [task])
+            # A batch is always full: the last tile of the scene is repeated if need be.
+            size = min(chosen.batch_size, len(self._plan.tiles))
+            self._journal.add("step", [chosen.device, size])
         return Step(*self._journal.done["step"])
 
-    def _deal_panels(self) -> list[TileBlock]:
-        """As an earlier run dealt them."""
+    def _split_into_panels(self) -> list[TileBlock]:
+        """Return the panels of an earlier run, whose strips exist, or new ones."""
         if "panels" not in self._journal.done:
-            count = count_panels(self._plan.tiles, self.values, self._options.max_memory_gb)
+            count = count_panels(self._plan.tiles, self._values, self._workers.max_memory_gb)
             self._journal.add("panels", count)
         return deal_panels(self._plan.tiles, self._journal.done["panels"])
 
 
 class _Counter:
-    """Says how many tiles are done; those of an earlier run are."""
+    """Reports how many tiles are done, those of an earlier run included."""
 
     def __init__(self, progress: Progress | None, total: int, missing: int) -> None:
         self._progress, self._total, self._done = progress, total, max(0, total - missing)
@@ -226,14 +173,14 @@ class _Counter:
 
 
 @contextmanager
-def _watching(progress: Progress | None, total: int, bands: Sequence[Path]) -> Iterator[None]:
-    """Says how many tiles are done by the bands that are there, while others predict."""
+def _watch(progress: Progress | None, total: int, strips: Sequence[Path]) -> Iterator[None]:
+    """Report progress by the strips that exist, while other processes predict."""
     done = threading.Event()
 
     def watch() -> None:
         while progress and not done.wait(1.0):
-            there = sum(path.exists() for path in bands)
-            progress(total * there // len(bands), total, "tiles")
+            finished = sum(path.exists() for path in strips)
+            progress(total * finished // len(strips), total, "tiles")
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -244,104 +191,3 @@ def _watching(progress: Progress | None, total: int, bands: Sequence[Path]) -> I
     finally:
         done.set()
         thread.join()
-
-
-def _write_rasters(
-    plan: PredictPlan,
-    thresholds: Thresholds,
-    options: PredictOptions,
-    values: ValuesKind,
-    bands: Iterable[tuple[Path, Any]],
-    folder: Path,
-    targets: Sequence[Path],
-    progress: Progress | None,
-) -> Path:
-    """Makes the rasters of bands; the one of all probabilities."""
-    spec = plan.spec
-    tags = {THRESHOLDS_TAG: thresholds.model_dump_json()}
-    if not values.floats:
-        tags["GEOSEG_SCALE"] = str(1 / 255)
-    if spec.exclusive:
-        tags[CLASSES_TAG] = describe_classes(spec.classes, spec.background)
-    rasters = Rasters(plan, folder, values, tags)
-    prob = rasters.join(bands, options, progress)
-    wanted = {target.name: target for target in targets}
-    if "prob.tif" in wanted:
-        rasters.write(prob, wanted["prob.tif"], wanted.get("mask.tif"), thresholds)
-    return prob
-
-
-def _remove_steps(folder: Path) -> None:
-    """Removes what lies between bands and outputs."""
-    for path in folder.iterdir():
-        if path.name.startswith(("stitched.", "refined.", "placed.")):
-            path.unlink()
-
-
-def _count_cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on Linux
-        return os.cpu_count() or 1
-
-
-@dataclass(frozen=True)
-class PredictTask:
-    """One scene to predict: a recipe that any process can carry out; see `predict`."""
-
-    scene: str | Path
-    model: str | Path
-    output: Path
-    options: PredictOptions
-    thresholds: VectorizeOptions
-
-
-def predict_scenes(
-    scenes: Sequence[str | Path],
-    model: str | Path,
-    output: str | Path,
-    *,
-    options: PredictOptions | None = None,
-    thresholds: VectorizeOptions | None = None,
-    run: Run = map,
-) -> list[Path]:
-    """Predicts scenes, each into a folder of its name; those that are there already stay.
-
-    Args:
-        scenes: The scenes.
-        model: A model file that `geoseg train` wrote.
-        output: Where the folders lie.
-        options: How to predict.
-        thresholds: Replace the model's.
-        run: Calls a function on every task and yields the results in order, an exception for
-            a task that was lost; `map` does so in this process.
-
-    Returns:
-        The folders.
-
-    Raises:
-        ConfigError: If two scenes have one name.
-        GeosegError: As `predict` raises it.
-    """
-    folders = [Path(output) / Path(scene).stem for scene in scenes]
-    repeated = next((folder for folder in folders if folders.count(folder) > 1), None)
-    if repeated:
-        raise ConfigError(
-            f"two scenes have one name, {repeated.name}; their results would share a folder"
-        )
-    tasks = [
-        PredictTask(
-            scene, model, folder, options or PredictOptions(), thresholds or VectorizeOptions()
-        )
-        for scene, folder in zip(scenes, folders, strict=True)
-        if not folder.exists()
-    ]
-    for lost in run(predict_task, tasks):
-        if isinstance(lost, Exception):
-            raise lost
-    return folders
-
-
-def predict_task(task: PredictTask) -> None:
-    """Predicts one scene."""
-    predict(task.scene, task.model, task.output, options=task.options, thresholds=task.thresholds)

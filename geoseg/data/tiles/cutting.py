@@ -22,15 +22,23 @@ from geoseg.data.labels import (
     rasterize_targets,
 )
 from geoseg.data.splits import SPLITS
-from geoseg.data.tiles.tile_index import FOOTPRINTS_NAME, FailedTile, TilesInfo, tile_window
+from geoseg.data.tiles.tile_index import (
+    FOOTPRINTS_NAME,
+    FailedTile,
+    TilesInfo,
+    load_tiles_info,
+    tile_window,
+)
 from geoseg.data.tiles.tiling_plan import TilingPlan
 from geoseg.errors import EmptyDatasetError, LabelError, SceneReadError, one_line
 from geoseg.geo.grid import Grid
 from geoseg.geo.paths import absolute_path
 from geoseg.geo.raster import Scene, SceneInfo, limited_block_cache, write_array
 from geoseg.geo.vector import within_globe, write_parts
-from geoseg.jobs.journal import Journal, claim_output, describe_job
-from geoseg.jobs.progress import Run
+from geoseg.jobs.journal import Journal, describe_job
+from geoseg.jobs.output import Work, folder_output
+from geoseg.jobs.progress import Progress
+from geoseg.jobs.workers import Failure, Pool, Workers
 
 # What is known of each tile only to sum it up.
 _GATHERED = ("pixels", "sums", "squares", "of_value", "scene_index")
@@ -59,56 +67,59 @@ def tile_scenes(
     output: str | Path,
     *,
     overwrite: bool = False,
-    run: Run = map,
-    progress: Callable[[int, int, str], None] | None = None,
+    workers: Workers | None = None,
+    progress: Progress | None = None,
     finish: Callable[[Path], object] | None = None,
 ) -> TilesInfo:
-    """Cuts the tiles of a plan into a folder, which appears only when complete.
+    """Cut the tiles of a plan into a folder, which appears only when complete.
 
-    An interrupted run goes on when it is started again. Tiles that cannot be cut are left out
+    An interrupted job continues when it is started again. Tiles that cannot be read are left out
     and named in the result.
 
     Args:
-        plan: From `plan_tiles`.
+        plan: Result of `plan_tiles`.
         output: The folder.
-        overwrite: Replace it if it is there.
-        run: Calls a function on every task and yields the results in order, an exception for
-            a task that was lost; `map` does so in this process.
-        progress: Told the finished and the total number of tiles.
-        finish: Given the folder when all of the above is in it, just before it appears; what
-            it writes there appears with the rest.
+        overwrite: Replace an existing folder of tiles.
+        workers: Who cuts; the files do not depend on it.
+        progress: Called with the finished and the total number of tiles.
+        finish: Called with the folder when all of the above is in it, just before it gets its
+            final name; files that it writes there become part of the output.
 
     Returns:
-        What `tiles.json` holds.
+        The contents of `tiles.json`.
 
     Raises:
-        OutputExistsError: If the folder is there and may not be overwritten, or holds the
+        OutputExistsError: If the folder exists and may not be overwritten, or contains the
             scenes or the footprints.
         LabelError: If no pixel of any tile is a building.
         EmptyDatasetError: If no training tile has a valid pixel.
     """
     inputs = (*(scene.path for scene in plan.scenes), *plan.label_files)
     job = describe_job(plan.options.model_dump(), list(plan.tiles.id), files=inputs)
-    with (
-        claim_output(output, overwrite=overwrite, inputs=inputs, job=job) as folder,
-        Journal(folder, job) as journal,
-    ):
-        for kind in ("images", "targets"):
-            (folder / kind).mkdir(exist_ok=True)
-        rows = _cut_rows(plan, folder, journal, run, progress)
-        failed = [row for row in rows if "error" in row]
-        if len(failed) == len(rows):
-            raise SceneReadError(failed[0]["error"])
-        cut = pd.DataFrame([row for row in rows if "error" not in row])
-        tiles = plan.tiles.merge(cut, on="id", sort=False)
-        kept = _choose_kept(tiles, plan)
-        _remove_files(tiles.id[~kept], folder)
-        tiles = tiles[kept].reset_index(drop=True)
-        info = _summarise(plan, tiles, failed)
-        _write_index(plan, tiles, info, folder)
-        if finish:
-            finish(folder)
-    return info
+    with folder_output(output, overwrite=overwrite, inputs=inputs, job=job) as work:
+        if not work.is_complete:
+            with (workers or Workers()).open() as pool:
+                _fill(plan, work, pool, progress)
+            if finish:
+                finish(work.result)
+    return load_tiles_info(output)
+
+
+def _fill(plan: TilingPlan, work: Work, pool: Pool, progress: Progress | None) -> None:
+    """Cut all tiles and write the index of the folder."""
+    folder = work.result
+    for kind in ("images", "targets"):
+        (folder / kind).mkdir(exist_ok=True)
+    rows = _cut_rows(plan, folder, work.journal, pool, progress)
+    failed = [row for row in rows if "error" in row]
+    if len(failed) == len(rows):
+        raise SceneReadError(failed[0]["error"])
+    cut = pd.DataFrame([row for row in rows if "error" not in row])
+    tiles = plan.tiles.merge(cut, on="id", sort=False)
+    kept = _choose_kept(tiles, plan)
+    _remove_files(tiles.id[~kept], folder)
+    tiles = tiles[kept].reset_index(drop=True)
+    _write_index(plan, tiles, _summarise(plan, tiles, failed), folder)
 
 
 @limited_block_cache()
@@ -190,8 +201,8 @@ def _cut_rows(
     plan: TilingPlan,
     folder: Path,
     journal: Journal,
-    run: Run,
-    progress: Callable[[int, int, str], None] | None,
+    pool: Pool,
+    progress: Progress | None,
 ) -> list[dict[str, Any]]:
     """Cuts all rows that are not yet cut; what is known of every tile."""
     parts = {
@@ -201,8 +212,9 @@ def _cut_rows(
     missing = [key for key in parts if key not in journal.done]
     tasks = (build_row_task(plan, folder, parts[key]) for key in missing)
     done = sum(len(rows) for rows in journal.done.values())
-    for key, found in zip(missing, run(cut_tile_row, tasks), strict=True):
-        rows = _given_up(parts[key], found) if isinstance(found, Exception) else found
+    for key, outcome in zip(missing, pool.outcomes(cut_tile_row, tasks), strict=True):
+        is_lost = isinstance(outcome, Failure)
+        rows = _given_up(parts[key], outcome.error) if is_lost else outcome.value
         journal.add(key, rows)
         done += len(rows)
         if progress:

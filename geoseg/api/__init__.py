@@ -1,0 +1,1 @@
+"""The public functions of geoseg, one module per verb."""

@@ -1,0 +1,220 @@
+"""Predict a scene: probabilities, mask, footprints."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from geoseg.api.results import PredictResult
+from geoseg.errors import ConfigError
+from geoseg.geo.raster.block_cache import limited_block_cache
+from geoseg.geo.vector import WRITABLE_SUFFIXES
+from geoseg.jobs.journal import describe_job
+from geoseg.jobs.output import Work, check_output, file_output, folder_output, layer_output
+from geoseg.jobs.progress import Progress
+from geoseg.jobs.workers import Pool, Workers
+from geoseg.options import PredictOptions, Thresholds, VectorizeOptions
+from geoseg.prediction.prediction_job import ModelNames, PredictionJob, plan_job
+from geoseg.vectorization.prob_tags import refuse_thresholds
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+logger = logging.getLogger(__name__)
+
+_RASTER_SUFFIXES = (".tif", ".tiff")
+_PROB, _MASK, _FOOTPRINTS = "prob.tif", "mask.tif", "footprints.gpkg"
+
+
+@dataclass(frozen=True)
+class PredictPlan:
+    """A prediction with its output.
+
+    Attributes:
+        job: Scene, models and settings.
+        thresholds: Thresholds of mask and footprints.
+        output: The output as it was given.
+        suffix: Suffix of an output file in lower case; empty for a folder.
+        key: Text that differs for any two predictions whose outputs could differ.
+    """
+
+    job: PredictionJob
+    thresholds: Thresholds
+    output: Path
+    suffix: str
+    key: str
+
+    @property
+    def is_layer(self) -> bool:
+        """Whether the only output is a layer of footprints."""
+        return self.suffix in WRITABLE_SUFFIXES
+
+
+def predict(
+    scene: str | Path,
+    output: str | Path,
+    *,
+    model: ModelNames = None,
+    options: PredictOptions | None = None,
+    vectorize: VectorizeOptions | None = None,
+    overwrite: bool = False,
+    workers: Workers | None = None,
+    progress: Progress | None = None,
+) -> PredictResult:
+    """Predict a scene. An interrupted job continues when it is started again.
+
+    Args:
+        scene: Any raster that GDAL opens.
+        output: A folder for `prob.tif`, `mask.tif` and `footprints.gpkg`; or one file: `.tif` for
+            probabilities, a vector format for footprints. A model of boxes writes footprints only.
+        model: A model file that `geoseg.train` wrote or the name of a shipped model, or several
+            whose probabilities are averaged (bands, pixel size, tiles and thresholds are the first
+            one's); None for the default model.
+        options: Settings of the prediction; the defaults when None.
+        vectorize: Settings that replace those of the model for mask and footprints.
+        overwrite: Replace an existing output.
+        workers: Who computes; the bytes do not depend on it.
+        progress: Called with the finished and the total number of tiles, of CRF blocks, of blocks
+            searched and of windows traced.
+
+    Raises:
+        GeosegError: If scene, model and output do not fit together; nothing is written then.
+    """
+    with limited_block_cache():
+        plan = plan_predict(
+            scene, output, model=model, options=options, vectorize=vectorize, overwrite=overwrite
+        )
+        _warn_of_drift(plan.job)
+        workers = (workers or Workers()).with_default_processes(_count_gpus(plan.job))
+        if plan.job.finds_boxes:
+            return _predict_boxes(plan, overwrite, workers, progress)
+        with _open_output(plan, overwrite) as work:
+            if not work.is_complete:
+                with workers.open() as pool:
+                    _write_outputs(plan, work, workers, pool, progress)
+    return _find_outputs(plan)
+
+
+def plan_predict(
+    scene: str | Path,
+    output: str | Path,
+    *,
+    model: ModelNames = None,
+    options: PredictOptions | None = None,
+    vectorize: VectorizeOptions | None = None,
+    overwrite: bool = False,
+) -> PredictPlan:
+    """Check scene, model and output, reading headers only; arguments and errors as of `predict`."""
+    from geoseg.prediction.backend_names import check_backend
+
+    options = options or PredictOptions()
+    suffix = _check_suffix(Path(output))
+    check_backend(options.backend, options.device)
+    job = plan_job(scene, model, options)
+    check_output(output, overwrite=overwrite, inputs=job.inputs, is_file=bool(suffix))
+    thresholds = _choose_thresholds(job, vectorize)
+    settings = options.model_dump(exclude={"block_rows"})
+    key = describe_job(
+        "predict", settings, thresholds.model_dump(), suffix, files=job.list_input_files()
+    )
+    return PredictPlan(job, thresholds, Path(output), suffix, key)
+
+
+def _choose_thresholds(job: PredictionJob, vectorize: VectorizeOptions | None) -> Thresholds:
+    vectorize = vectorize or VectorizeOptions()
+    if vectorize.crf is not None:
+        raise ConfigError(
+            "vectorize.crf: applies only to geoseg vectorize; use predict.crf, or --crf"
+        )
+    if job.specs[0].exclusive:
+        refuse_thresholds(vectorize)
+    return vectorize.over(job.specs[0].thresholds)
+
+
+def _check_suffix(output: Path) -> str:
+    """Return the suffix of an output file in lower case, or an empty text for a folder."""
+    suffix = "" if output.is_dir() else output.suffix.lower()
+    if suffix and suffix not in (*_RASTER_SUFFIXES, *WRITABLE_SUFFIXES):
+        choices = ", ".join((*_RASTER_SUFFIXES[:1], *WRITABLE_SUFFIXES))
+        raise ConfigError(
+            f"{output}: unknown suffix {suffix}; use a folder, or a file that ends in one of "
+            f"{choices}"
+        )
+    return suffix
+
+
+def _warn_of_drift(job: PredictionJob) -> None:
+    from geoseg.prediction.drift import warn_of_drift
+
+    for spec in job.specs:
+        warn_of_drift(job.plan.scene, spec)
+
+
+def _count_gpus(job: PredictionJob) -> int:
+    from geoseg.networks.device import count_gpus
+
+    return count_gpus(job.options.device)
+
+
+def _open_output(plan: PredictPlan, overwrite: bool) -> AbstractContextManager[Work]:
+    kind = layer_output if plan.is_layer else file_output if plan.suffix else folder_output
+    return kind(plan.output, job=plan.key, overwrite=overwrite, inputs=plan.job.inputs)
+
+
+def _write_outputs(
+    plan: PredictPlan, work: Work, workers: Workers, pool: Pool, progress: Progress | None
+) -> None:
+    """Write rasters and footprints into the result of a working folder."""
+    from geoseg.prediction.scene_prediction import clear_rasters, predict_rasters
+    from geoseg.vectorization.layer import write_layer
+
+    targets, layer = _name_targets(plan, work)
+    prob = predict_rasters(
+        plan.job, work, targets, plan.thresholds, workers=workers, pool=pool, progress=progress
+    )
+    if layer is not None:
+        write_layer(
+            prob, layer, work, plan.thresholds,
+            max_memory_gb=workers.max_memory_gb, pool=pool, progress=progress,
+        )  # fmt: skip
+    clear_rasters(work)
+
+
+def _name_targets(plan: PredictPlan, work: Work) -> tuple[dict[str, Path], Path | None]:
+    """Return the rasters to write by kind, and the layer if there is one to write."""
+    if plan.is_layer:
+        return {}, work.result
+    if plan.suffix:
+        return {"prob": work.result}, None
+    layer = work.result / _FOOTPRINTS if plan.job.options.footprints else None
+    return {"prob": work.result / _PROB, "mask": work.result / _MASK}, layer
+
+
+def _find_outputs(plan: PredictPlan) -> PredictResult:
+    scene, output = plan.job.plan.scene.path, plan.output
+    if plan.is_layer:
+        return PredictResult(scene, footprints_path=output)
+    if plan.suffix:
+        return PredictResult(scene, prob_path=output)
+    layer = output / _FOOTPRINTS if plan.job.options.footprints else None
+    return PredictResult(scene, output / _PROB, output / _MASK, layer)
+
+
+def _predict_boxes(
+    plan: PredictPlan, overwrite: bool, workers: Workers, progress: Progress | None
+) -> PredictResult:
+    """Predict with a model of boxes, which writes footprints only."""
+    from geoseg.boxes.box_prediction import check_boxes, predict_boxes
+
+    check_boxes(plan.job, plan.output, plan.suffix)
+    if workers.is_remote or workers.local_processes > 1:
+        logger.warning("%s finds boxes, which is done by this process alone", plan.job.models[0])
+    path = plan.output if plan.is_layer else plan.output / _FOOTPRINTS
+    kind = layer_output if plan.is_layer else folder_output
+    with kind(plan.output, overwrite=overwrite, inputs=plan.job.inputs) as work:
+        layer = work.result if plan.is_layer else work.result / _FOOTPRINTS
+        predict_boxes(plan.job, layer, plan.thresholds, progress=progress)
+    return PredictResult(plan.job.plan.scene.path, footprints_path=path)

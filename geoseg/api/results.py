@@ -1,0 +1,122 @@
+"""Results of the verbs: paths, figures, and methods that read the files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+
+    from geoseg.data.label_report import LabelReport
+    from geoseg.data.tiles import TilesInfo
+
+
+@dataclass(frozen=True)
+class TileResult:
+    """A folder of tiles.
+
+    Attributes:
+        folder: The folder.
+        info: Contents of its `tiles.json`: bands, statistics, classes, counts per split.
+        gap: Pixels that tiles of different splits are apart at least.
+    """
+
+    folder: Path
+    info: TilesInfo
+    gap: int
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of tiles per split."""
+        return dict(self.info.tiles)
+
+    @property
+    def shared_pixels(self) -> int:
+        """Pixels that two splits share; 0 unless the user drew overlapping areas."""
+        return self.info.shared_pixels
+
+    @cached_property
+    def report(self) -> LabelReport:
+        """The label report, read from `labels.json`."""
+        from geoseg.data.label_report import load_label_report
+
+        return load_label_report(self.folder)
+
+
+@dataclass(frozen=True)
+class VectorizeResult:
+    """A layer of footprints, or of the polygons of each class.
+
+    Attributes:
+        path: The layer.
+        count: Number of polygons.
+    """
+
+    path: Path
+    count: int
+
+    @cached_property
+    def footprints(self) -> gpd.GeoDataFrame:
+        """All polygons with their columns, read from the layer."""
+        return read_layer(self.path)
+
+
+@dataclass(frozen=True)
+class PredictResult:
+    """The outputs of a predicted scene; those that were not requested are None.
+
+    Attributes:
+        scene: The scene, as it was given.
+        prob_path: Raster of probabilities.
+        mask_path: Raster of classes.
+        footprints_path: Layer of footprints.
+    """
+
+    scene: str
+    prob_path: Path | None = None
+    mask_path: Path | None = None
+    footprints_path: Path | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that were written."""
+        files = (self.prob_path, self.mask_path, self.footprints_path)
+        return tuple(file for file in files if file is not None)
+
+    @cached_property
+    def footprints(self) -> gpd.GeoDataFrame:
+        """All footprints with their columns, read from the layer.
+
+        Raises:
+            ConfigError: If no layer was written.
+        """
+        from geoseg.errors import ConfigError
+
+        if self.footprints_path is None:
+            raise ConfigError(
+                f"{self.scene}: no layer of footprints was written; predict into a folder, or run "
+                "geoseg.vectorize on prob_path"
+            )
+        return read_layer(self.footprints_path)
+
+
+def read_layer(path: Path) -> gpd.GeoDataFrame:
+    """Read a layer that geoseg wrote, with all its columns.
+
+    Raises:
+        ConfigError: If its format holds no georeferenced polygons.
+    """
+    import geopandas as gpd
+
+    from geoseg.errors import ConfigError
+
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        raise ConfigError(f"{path}: a SpaceNet CSV has no coordinates; choose another format")
+    if suffix == ".parquet":
+        return gpd.read_parquet(path).drop(columns="bbox", errors="ignore")
+    layer = {"layer": "footprints"} if suffix == ".gpkg" else {}
+    return gpd.read_file(path, **layer)

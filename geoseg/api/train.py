@@ -1,0 +1,118 @@
+"""Train a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from geoseg.jobs.progress import Report
+from geoseg.networks.architectures import task_of
+from geoseg.options import ModelOptions, TrainOptions
+
+if TYPE_CHECKING:
+    from geoseg.training.learner import Recipe
+    from geoseg.training.lr_finder import FoundRate
+    from geoseg.training.run import TrainResult
+    from geoseg.training.setup import Setup
+
+
+def train(
+    tiles: str | Path,
+    output: str | Path,
+    *,
+    model: ModelOptions | None = None,
+    options: TrainOptions | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress_bar: bool = False,
+    report: Report | None = None,
+) -> TrainResult:
+    """Train a network on a folder of tiles.
+
+    Args:
+        tiles: A folder made by `geoseg.tile`.
+        output: Folder of the run: `model.safetensors`, `metrics.csv`, checkpoints and figures.
+        model: Architecture, encoder and their options; the defaults when None.
+        options: Settings of training; the defaults when None.
+        resume: Continue an interrupted run.
+        overwrite: Start anew in the folder of an earlier run.
+        progress_bar: Show a progress bar on standard error.
+        report: Called with one line per epoch.
+
+    Raises:
+        GeosegError: If tiles, network and options do not fit together; nothing is written then.
+    """
+    from geoseg.training.run import train as run
+
+    model = model or ModelOptions()
+    return run(
+        tiles,
+        output,
+        model=model,
+        options=options,
+        recipe=_choose_recipe(model),
+        resume=resume,
+        overwrite=overwrite,
+        progress_bar=progress_bar,
+        report=report or _ignore,
+    )
+
+
+def find_lr(
+    tiles: str | Path,
+    output: str | Path,
+    *,
+    model: ModelOptions | None = None,
+    options: TrainOptions | None = None,
+    report: Report | None = None,
+) -> FoundRate:
+    """Find a good learning rate by a short run with rising rates; arguments as of `train`."""
+    from geoseg.training.lr_finder import find_lr as search
+
+    model = model or ModelOptions()
+    return search(
+        tiles,
+        output,
+        model=model,
+        options=options or TrainOptions(),
+        recipe=_choose_recipe(model),
+        report=report or _ignore,
+    )
+
+
+def plan_train(
+    tiles: str | Path,
+    output: str | Path,
+    *,
+    model: ModelOptions | None = None,
+    options: TrainOptions | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Setup:
+    """Check tiles, network and options, writing nothing; arguments and errors as of `train`."""
+    from geoseg.training.run import check_run
+
+    model = model or ModelOptions()
+    setup, *_ = check_run(
+        tiles,
+        output,
+        model=model,
+        options=options or TrainOptions(),
+        recipe=_choose_recipe(model),
+        resume=resume,
+        overwrite=overwrite,
+    )
+    return setup
+
+
+def _choose_recipe(model: ModelOptions) -> Recipe | None:
+    """Return the recipe of networks of boxes; None stands for that of pixels."""
+    if task_of(model.arch) != "boxes":
+        return None
+    from geoseg.boxes.box_learner import BOX_RECIPE
+
+    return BOX_RECIPE
+
+
+def _ignore(_: str) -> None:
+    """Report nothing."""

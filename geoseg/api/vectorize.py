@@ -1,0 +1,141 @@
+"""Vectorize a raster of probabilities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from geoseg.api.results import VectorizeResult
+from geoseg.errors import ConfigError
+from geoseg.geo.raster import list_files
+from geoseg.geo.raster.block_cache import limited_block_cache
+from geoseg.geo.vector import check_suffix
+from geoseg.jobs.journal import describe_job
+from geoseg.jobs.output import Work, check_output, layer_output
+from geoseg.jobs.progress import Progress
+from geoseg.jobs.workers import Workers
+from geoseg.options import CRFOptions, Thresholds, VectorizeOptions
+from geoseg.prediction.crf.refinement import check_colours, refine_raster
+from geoseg.vectorization.layer import count_polygons, write_layer
+from geoseg.vectorization.prob_sources import open_prob
+from geoseg.vectorization.prob_tags import read_classes, read_thresholds, refuse_thresholds
+
+
+@dataclass(frozen=True)
+class VectorizePlan:
+    """A vectorization with its output.
+
+    Attributes:
+        prob: Raster of probabilities.
+        output: The layer.
+        thresholds: Thresholds of the footprints.
+        scene: Scene whose colours refine the probabilities first, or None.
+        crf: Settings of that refinement.
+        block_px: Rows and columns that are processed at a time; None chooses by memory.
+    """
+
+    prob: str
+    output: Path
+    thresholds: Thresholds
+    scene: str | None
+    crf: CRFOptions
+    block_px: int | None
+
+    @property
+    def inputs(self) -> list[str]:
+        """Files that the user named."""
+        return [self.prob] if self.scene is None else [self.prob, self.scene]
+
+
+def vectorize(
+    prob: str | Path,
+    output: str | Path,
+    *,
+    options: VectorizeOptions | None = None,
+    scene: str | Path | None = None,
+    overwrite: bool = False,
+    workers: Workers | None = None,
+    progress: Progress | None = None,
+) -> VectorizeResult:
+    """Turn a raster of probabilities into a layer of footprints, or of polygons of each class.
+
+    An interrupted job continues when it is started again.
+
+    Args:
+        prob: Raster of probabilities, such as the `prob.tif` of `geoseg.predict`.
+        output: Layer in a format of `geoseg.geo.vector`, chosen by its suffix.
+        options: Settings that replace those in the tags of the raster.
+        scene: If given, the probabilities are first refined by its colours with a dense CRF.
+        overwrite: Replace an existing output.
+        workers: Who computes; the layer does not depend on it.
+        progress: Called with the finished and the total number of CRF blocks, of blocks searched
+            and of windows traced.
+
+    Raises:
+        ConfigError: If the suffix or the options are wrong.
+        MemoryLimitError: If the memory does not suffice; with more the same call continues.
+        OutputExistsError: If the output exists and may not be replaced.
+        SceneReadError: If `prob` cannot be read or is not a raster of probabilities.
+        MissingCRSError: If `prob` has no georeferencing.
+    """
+    workers = workers or Workers()
+    with limited_block_cache():
+        plan = plan_vectorize(prob, output, options=options, scene=scene, overwrite=overwrite)
+        files = [file for source in plan.inputs for file in list_files(source)]
+        settings = (plan.thresholds.model_dump(), bool(scene) and plan.crf.model_dump())
+        job = describe_job("vectorize", *settings, plan.output.suffix.lower(), files=files)
+        with layer_output(output, overwrite=overwrite, inputs=plan.inputs, job=job) as work:
+            if not work.is_complete:
+                _write(plan, work, workers, progress)
+            count = int(work.journal.done["count"])
+    return VectorizeResult(Path(output), count)
+
+
+def plan_vectorize(
+    prob: str | Path,
+    output: str | Path,
+    *,
+    options: VectorizeOptions | None = None,
+    scene: str | Path | None = None,
+    overwrite: bool = False,
+) -> VectorizePlan:
+    """Check raster, options and output, reading headers only; arguments as of `vectorize`."""
+    options = options or VectorizeOptions()
+    check_suffix(output)
+    if options.crf is not None and scene is None:
+        raise ConfigError("vectorize.crf: needs the colours of a scene; pass --crf SCENE")
+    if read_classes(prob):
+        refuse_thresholds(options)
+    thresholds = options.over(read_thresholds(prob))
+    open_prob(prob).close()  # refuses what is not a raster of probabilities
+    if scene is not None:
+        check_colours(prob, scene)
+    plan = VectorizePlan(
+        str(prob), Path(output), thresholds, None if scene is None else str(scene),
+        options.crf or CRFOptions(), options.block_px,
+    )  # fmt: skip
+    check_output(output, overwrite=overwrite, inputs=plan.inputs, is_file=True)
+    return plan
+
+
+def _write(
+    plan: VectorizePlan, work: Work, workers: Workers, progress: Progress | None
+) -> None:
+    prob = plan.prob
+    if plan.scene is not None:
+        prob = str(_refine(plan, plan.scene, work, progress))
+    with workers.open() as pool:
+        write_layer(
+            prob, work.result, work, plan.thresholds,
+            max_memory_gb=workers.max_memory_gb, block_px=plan.block_px, pool=pool,
+            progress=progress,
+        )  # fmt: skip
+
+
+def _refine(plan: VectorizePlan, scene: str, work: Work, progress: Progress | None) -> Path:
+    """Refine the probabilities into the working folder, unless an earlier run has done it."""
+    refined = work.folder / "refined.tif"
+    if "refined" not in work.journal.done:
+        refine_raster(plan.prob, scene, refined, options=plan.crf, progress=progress)
+        work.journal.add("refined", True)
+    return refined

@@ -1,0 +1,83 @@
+"""Atomic replacement of single files, and detection of full disks."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from geoseg.errors import DiskFullError
+
+# GDAL does not always report that its last bytes did not fit on the disk, so a disk with less free
+# space than this counts as full. Bytes.
+LEAST_FREE = 1_000_000
+
+# Files that would be taken for parts of the new file although they describe the old one: indexes of
+# a Shapefile, its CRS as old versions of QGIS stored it, and pending changes of a SQLite database.
+_STALE_SHAPEFILE = (".qix", ".sbn", ".sbx", ".idm", ".ind", ".qpj")
+_STALE_GEOPACKAGE = ("-wal", "-shm", "-journal")
+
+
+def working_path(path: Path) -> Path:
+    """Return the hidden name beside an output under which it is made."""
+    return path.with_name(f".{path.name}.partial")
+
+
+@contextmanager
+def replace_file(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; its file replaces `path` when the block succeeds."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = working_path(path)
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def move_files(folder: Path, path: Path) -> None:
+    """Move the files of a layer out of a folder to their final place.
+
+    One file replaces another atomically. Several files (a Shapefile) cannot be replaced in one
+    step: the main file of the old layer is removed first, and the main file of the new layer comes
+    last. Whoever is interrupted in between has no layer, but never a mixture of two.
+
+    Args:
+        folder: Holds only the files of the layer, among them one named like `path`.
+        path: Final name of the main file.
+    """
+    files = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
+    stale = [file for file in _stale_files(path) if file.exists()]
+    if stale or len(files) > 1:
+        path.unlink(missing_ok=True)
+    for file in stale:
+        file.unlink()
+    for file in files:
+        os.replace(file, path.with_name(file.name))
+
+
+def _stale_files(path: Path) -> list[Path]:
+    suffix = path.suffix.lower()
+    if suffix == ".shp":
+        return [path.with_suffix(index) for index in _STALE_SHAPEFILE]
+    if suffix == ".gpkg":
+        return [path.with_name(path.name + log) for log in _STALE_GEOPACKAGE]
+    return []
+
+
+def is_disk_full(error: Exception, folder: Path) -> bool:
+    """Whether an error was caused by a full disk, which GDAL does not report reliably."""
+    free = shutil.disk_usage(folder if folder.exists() else folder.parent).free
+    return getattr(error, "errno", None) == errno.ENOSPC or free < LEAST_FREE
+
+
+def disk_full_error(path: Path, *, resumable: bool = False) -> DiskFullError:
+    """Return the error for an output that did not fit on the disk."""
+    later = ", it continues where it stopped" if resumable else ""
+    return DiskFullError(
+        f"{path}: the disk is full; free some space and run the same command again{later}"
+    )

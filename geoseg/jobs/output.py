@@ -1,0 +1,305 @@
+"""Outputs that get their final name only when they are complete.
+
+Every verb writes through one of three context managers: `folder_output`, `file_output` and
+`layer_output` (one or several files, as of a Shapefile). Each holds the lock of the output, gives
+the job a working folder beside it, `.NAME.partial`, and moves the result to its final name when the
+block succeeds:
+
+    .NAME.partial/
+        journal.jsonl    finished tasks; removed last
+        result/          what takes the final name
+        ...              intermediate files of the job
+
+A job that is killed anywhere continues from there when the same command is run again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from geoseg.errors import DiskFullError, GeosegError, MemoryLimitError, OutputExistsError
+from geoseg.jobs.files import disk_full_error, is_disk_full, move_files, working_path
+from geoseg.jobs.journal import Journal, describe_job
+from geoseg.jobs.lock import lock_output
+from geoseg.jobs.manifest import find_foreign_file, remove_recorded_files, write_manifest
+
+logger = logging.getLogger(__name__)
+
+_RESULT = "result"
+_COMPLETE = "complete"
+
+
+@dataclass(frozen=True)
+class Work:
+    """A job that is being done.
+
+    Attributes:
+        folder: Working folder, for intermediate files.
+        result: Where the output is written: an existing folder, or the name of a file in one.
+        journal: Finished tasks.
+        is_complete: Whether an earlier process had finished the result and was killed before it got
+            its final name; then there is nothing left to do.
+    """
+
+    folder: Path
+    result: Path
+    journal: Journal
+    is_complete: bool
+
+
+def check_output(
+    path: str | Path, *, overwrite: bool, inputs: Iterable[str | Path] = (), is_file: bool = False
+) -> Path:
+    """Check that an output may be written, before any work is done.
+
+    Args:
+        path: The output.
+        overwrite: Whether an existing output may be replaced.
+        inputs: Files that the job reads.
+        is_file: Whether the output is a file; a file never replaces a folder, nor the reverse.
+
+    Raises:
+        OutputExistsError: If it exists (a folder: with a file in it) and may not be replaced, if it
+            holds an input or a file that geoseg did not write, if it is the current folder or a
+            mount point, or if one of its parents is a file.
+    """
+    path = Path(path)
+    _check_kind(path, is_file)
+    if not (path.is_file() or _has_files(path)):
+        return path
+    if not overwrite and not Journal.has(working_path(path.resolve()), _COMPLETE):
+        raise OutputExistsError(
+            f"{path}: already exists; choose another output or pass --overwrite"
+        )
+    for source in inputs:
+        if Path(source).resolve().is_relative_to(path.resolve()):
+            raise OutputExistsError(
+                f"{path}: cannot be overwritten, it contains the input {source}; choose another "
+                "output"
+            )
+    if path.is_dir():
+        _check_replaceable(path.resolve())
+    return path
+
+
+@contextmanager
+def folder_output(
+    path: str | Path,
+    *,
+    job: str | None = None,
+    overwrite: bool = False,
+    inputs: Iterable[str | Path] = (),
+) -> Iterator[Work]:
+    """Write a folder, which gets a manifest of its files; `Work.result` is an empty folder at first.
+
+    Args:
+        path: The output.
+        job: Text of `describe_job`, if an interrupted job can continue from its working folder.
+        overwrite: Replace an existing output; only files that geoseg wrote are removed.
+        inputs: Files that the job reads; an output that contains one of them is not replaced.
+
+    Raises:
+        OutputExistsError: See `check_output`.
+        OutputLockedError: If another job is writing the same output.
+        DiskFullError: If there is no room for the output.
+    """
+    check_output(path, overwrite=overwrite, inputs=inputs)
+    with _open_work(Path(path), job, overwrite, "", _swap_folder) as work:
+        yield work
+
+
+@contextmanager
+def file_output(
+    path: str | Path,
+    *,
+    job: str | None = None,
+    overwrite: bool = False,
+    inputs: Iterable[str | Path] = (),
+) -> Iterator[Work]:
+    """Write a single file; arguments and errors as of `folder_output`."""
+    check_output(path, overwrite=overwrite, inputs=inputs, is_file=True)
+    name = Path(path).name
+    with _open_work(Path(path), job, overwrite, name, _replace_file) as work:
+        yield work
+
+
+@contextmanager
+def layer_output(
+    path: str | Path,
+    *,
+    job: str | None = None,
+    overwrite: bool = False,
+    inputs: Iterable[str | Path] = (),
+) -> Iterator[Work]:
+    """Write a vector layer, one file or several of one stem; arguments as of `folder_output`."""
+    check_output(path, overwrite=overwrite, inputs=inputs, is_file=True)
+    name = Path(path).name
+    with _open_work(Path(path), job, overwrite, name, move_files) as work:
+        yield work
+
+
+@contextmanager
+def _open_work(
+    given: Path,
+    job: str | None,
+    overwrite: bool,
+    name: str,
+    move: Callable[[Path, Path], None],
+) -> Iterator[Work]:
+    """Hold the lock, open the working folder, and move the result in the end.
+
+    Args:
+        given: The output as the user named it.
+        job: See `folder_output`.
+        overwrite: See `folder_output`.
+        name: Name of the file inside the result folder; empty where that folder is the output.
+        move: Moves the result folder, or its files, to the output.
+    """
+    path, given = given.resolve(), given.absolute()
+    with lock_output(path):
+        folder = working_path(path)
+        _restore_old(path)
+        journal, is_complete = _open_journal(path, folder, job, overwrite)
+        result = folder / _RESULT
+        try:
+            if not is_complete:
+                result.mkdir(exist_ok=True)
+            yield Work(folder, result / name if name else result, journal, is_complete)
+            if not is_complete and not name:
+                write_manifest(result)
+            if not is_complete:
+                journal.add(_COMPLETE, True)
+            if _has_files(result):
+                move(result, path)
+        except BaseException as error:
+            journal.close()
+            _clean_up(folder, job, error)
+            if isinstance(error, OSError) and _is_full(error, folder):
+                raise disk_full_error(given, resumable=job is not None) from error
+            raise
+        if not given.exists():
+            raise OutputExistsError(
+                f"{given}: was written but is not there under this name; use a plainer name"
+            )
+        journal.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _open_journal(
+    path: Path, folder: Path, job: str | None, overwrite: bool
+) -> tuple[Journal, bool]:
+    """Open the journal of an interrupted job or a new one; tell whether the result is complete."""
+    if job is not None and Journal.continues(folder, job):
+        is_complete = Journal.has(folder, _COMPLETE)
+        was_removed = is_complete and not _has_files(folder / _RESULT) and not path.exists()
+        if not was_removed:
+            if not is_complete:
+                logger.warning("%s: continuing an interrupted job", path)
+            return Journal(folder, job), is_complete
+    if not overwrite and (path.is_file() or _has_files(path)):
+        raise OutputExistsError(
+            f"{path}: already exists; choose another output or pass --overwrite"
+        )
+    _discard(path, folder, job)
+    return Journal(folder, job or describe_job("not resumable")), False
+
+
+def _has_files(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def _discard(path: Path, folder: Path, job: str | None) -> None:
+    """Remove the working folder of an interrupted job that cannot be continued."""
+    if not _has_files(folder):
+        return
+    if not (folder / Journal.NAME).is_file():
+        raise OutputExistsError(
+            f"{folder}: is in the way and was not made by this version of geoseg; remove it, or "
+            "choose another output"
+        )
+    if job is not None:
+        logger.warning("%s: an interrupted job had other settings or inputs; starting anew", path)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _clean_up(folder: Path, job: str | None, error: BaseException) -> None:
+    """Remove the working folder of a failed job, unless the job can be continued."""
+    lacks_room = isinstance(error, DiskFullError | MemoryLimitError)
+    refused = isinstance(error, GeosegError) and not lacks_room
+    if job is None or (refused and not Journal.has(folder, _COMPLETE)):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_full(error: OSError, folder: Path) -> bool:
+    if isinstance(error, GeosegError):
+        return isinstance(error, DiskFullError)
+    return is_disk_full(error, folder)
+
+
+def _check_kind(path: Path, is_file: bool) -> None:
+    if is_file and path.is_dir():
+        raise OutputExistsError(f"{path}: is a folder; name a file in it, or another file")
+    if path.is_file() and not is_file:
+        raise OutputExistsError(f"{path}: is a file, but a folder is written; choose another name")
+    for parent in path.parents:
+        if parent.exists() and not parent.is_dir():
+            raise OutputExistsError(f"{path}: cannot be written, {parent} is a file")
+
+
+def _check_replaceable(path: Path) -> None:
+    """Check that replacing a folder removes nothing but geoseg's own files."""
+    if path.is_mount():
+        raise OutputExistsError(f"{path}: is a mount point; name a folder inside it")
+    if Path.cwd().is_relative_to(path):
+        raise OutputExistsError(
+            f"{path}: contains the current folder; change to another folder, or name one inside it"
+        )
+    foreign = find_foreign_file(path)
+    if foreign:
+        raise OutputExistsError(
+            f"{path}: contains {foreign.relative_to(path)}, which geoseg did not write; move it "
+            "away, or choose another output"
+        )
+
+
+def _old_path(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
+
+
+def _restore_old(path: Path) -> None:
+    """Undo or finish the replacement of a folder during which an earlier process was killed."""
+    old = _old_path(path)
+    if not old.is_dir():
+        return
+    if path.exists():
+        remove_recorded_files(old)
+    else:
+        os.replace(old, path)
+
+
+def _replace_file(result: Path, path: Path) -> None:
+    os.replace(result / path.name, path)
+
+
+def _swap_folder(result: Path, path: Path) -> None:
+    """Replace a folder; the old one is removed only after the new one has its name."""
+    old = _old_path(path)
+    if path.exists():
+        _check_replaceable(path)
+        os.replace(path, old)
+    try:
+        os.replace(result, path)
+    except OSError:
+        if old.exists():
+            os.replace(old, path)
+        raise
+    if old.exists():
+        remove_recorded_files(old)
+    if old.exists():
+        logger.warning("%s: files that geoseg did not write were kept in %s", path, old)
