@@ -1,8 +1,109 @@
-"""geoseg: from a GeoTIFF scene to a map layer of footprints or land cover.
+"""geoseg: from GeoTIFF scenes to map layers of building footprints or land cover.
 
-The five verbs each live in a module of their own: `geoseg.data.tiles`, `geoseg.training.run`,
-`geoseg.prediction`, `geoseg.vectorization` and `geoseg.evaluation`. This package imports nothing
-heavy, so that `import geoseg` and `geoseg --help` answer at once.
+    import geoseg
+
+    result = geoseg.predict("scene.tif", "out/")  # the default model
+    result.footprints  # a GeoDataFrame, read when it is needed
+
+The names below are imported when they are first used, so that `import geoseg` is fast. See
+docs/python.md for examples.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from geoseg import errors
+    from geoseg.api.evaluate import evaluate
+    from geoseg.api.export import export
+    from geoseg.api.model import Model, Probabilities, load_model
+    from geoseg.api.predict import predict
+    from geoseg.api.results import PredictResult, TileResult, VectorizeResult
+    from geoseg.api.tile import tile
+    from geoseg.api.train import train
+    from geoseg.api.vectorize import vectorize
+    from geoseg.config import Config, load_config
+    from geoseg.geo.grid import Grid
+    from geoseg.jobs.workers import Workers
+    from geoseg.options import (
+        ClassOptions,
+        CRFOptions,
+        ModelOptions,
+        PredictOptions,
+        TileOptions,
+        TrainOptions,
+        VectorizeOptions,
+    )
+
+# Public name → the module that defines it.
+_MODULES = {
+    "CRFOptions": "geoseg.options",
+    "ClassOptions": "geoseg.options",
+    "Config": "geoseg.config",
+    "Grid": "geoseg.geo.grid",
+    "Model": "geoseg.api.model",
+    "ModelOptions": "geoseg.options",
+    "PredictOptions": "geoseg.options",
+    "PredictResult": "geoseg.api.results",
+    "Probabilities": "geoseg.api.model",
+    "TileOptions": "geoseg.options",
+    "TileResult": "geoseg.api.results",
+    "TrainOptions": "geoseg.options",
+    "VectorizeOptions": "geoseg.options",
+    "VectorizeResult": "geoseg.api.results",
+    "Workers": "geoseg.jobs.workers",
+    "evaluate": "geoseg.api.evaluate",
+    "export": "geoseg.api.export",
+    "load_config": "geoseg.config",
+    "load_model": "geoseg.api.model",
+    "predict": "geoseg.api.predict",
+    "tile": "geoseg.api.tile",
+    "train": "geoseg.api.train",
+    "vectorize": "geoseg.api.vectorize",
+}
+
+__all__ = [
+    "CRFOptions",
+    "ClassOptions",
+    "Config",
+    "Grid",
+    "Model",
+    "ModelOptions",
+    "PredictOptions",
+    "PredictResult",
+    "Probabilities",
+    "TileOptions",
+    "TileResult",
+    "TrainOptions",
+    "VectorizeOptions",
+    "VectorizeResult",
+    "Workers",
+    "__version__",
+    "errors",
+    "evaluate",
+    "export",
+    "load_config",
+    "load_model",
+    "predict",
+    "tile",
+    "train",
+    "vectorize",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return importlib.import_module("geoseg.errors")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'geoseg' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

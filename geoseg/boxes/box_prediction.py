@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
 from geoseg.boxes.box_arrays import Boxes, outlines_of
 from geoseg.boxes.detector import LEAST_SCORE, BoxPredictor
@@ -16,15 +15,14 @@ from geoseg.errors import ConfigError
 from geoseg.geo.raster import Scene
 from geoseg.geo.tiling import Tile, TileGrid
 from geoseg.geo.vector import WRITABLE_SUFFIXES, write_footprints
-from geoseg.jobs.journal import claim_output
 from geoseg.jobs.progress import Progress
 from geoseg.options import PredictOptions, Thresholds
+from geoseg.networks.model_file import load_model
 from geoseg.prediction.plan import PredictPlan
+from geoseg.prediction.prediction_job import PredictionJob
 from geoseg.vectorization.footprint_frames import OutlineBatch, georeference_outlines
 
 logger = logging.getLogger(__name__)
-
-_LAYER_NAME = "footprints.gpkg"
 
 # A tile with its data (C, h, w) and where that is valid (h, w).
 _ReadTile = tuple[Tile, np.ndarray, np.ndarray]
@@ -36,67 +34,60 @@ FindBoxes = Callable[[np.ndarray, np.ndarray], list[Boxes]]
 
 
 def predict_boxes(
-    plan: PredictPlan,
-    weights: dict[str, Tensor],
-    output: Path,
-    options: PredictOptions,
+    job: PredictionJob,
+    layer: Path,
     thresholds: Thresholds,
     *,
-    overwrite: bool = False,
     progress: Progress | None = None,
-) -> list[Path]:
-    """Predicts a scene by a model of boxes.
+) -> None:
+    """Predict a scene with a model of boxes and write the boxes as footprints.
 
     Args:
-        plan: What to predict, from `plan_prediction`.
-        weights: State dict of the model.
-        output: A folder for `footprints.gpkg`, or a file of footprints.
-        options: How to predict.
-        thresholds: `body` is the least score of a box; `min_area_m2` holds too.
-        overwrite: Replace the output if it is there.
-        progress: Told the finished and the total number of tiles.
-
-    Returns:
-        The file written.
-
-    Raises:
-        ConfigError: If probabilities per pixel are asked for.
+        job: Scene, model and settings; see `check_boxes`.
+        layer: File of footprints.
+        thresholds: `body` is the least score of a box; `min_area_m2` applies too.
+        progress: Called with the finished and the total number of tiles.
     """
-    is_folder = output.is_dir() or not output.suffix
-    if not is_folder and output.suffix.lower() not in WRITABLE_SUFFIXES:
-        raise ConfigError(
-            f"{output}: cannot be written, {plan.spec.arch} finds boxes and has no probabilities "
-            f"per pixel; use a folder or one of {', '.join(WRITABLE_SUFFIXES)}"
-        )
-    _refuse_pixel_options(plan.spec.arch, options)
+    plan, options = job.plan, job.options
     if plan.tiles.overlap == 0 and len(plan.tiles) > 1:
         logger.warning(
-            "predict.overlap: 0 leaves no ground on which tiles could agree, a building between "
-            "two of them is found twice; choose some pixels more than a building is wide"
+            "predict.overlap: 0 means that no pixels are seen by two tiles, so that a building "
+            "between two of them is found twice; choose more pixels than a building is wide"
         )
     least = min(LEAST_SCORE, thresholds.body)
+    _, weights = load_model(job.models[0])
     predictor = BoxPredictor(plan.spec, weights, options.device, least=least, iou=options.nms_iou)
-    if not is_folder:
-        _write(plan, predictor, output, options, thresholds, progress)
-        return [output]
-    with claim_output(output, overwrite=overwrite) as folder:
-        _write(plan, predictor, folder / _LAYER_NAME, options, thresholds, progress)
-    return [output / _LAYER_NAME]
+    _write(plan, predictor, layer, options, thresholds, progress)
 
 
-def _refuse_pixel_options(arch: str, options: PredictOptions) -> None:
-    """Refuses what only probabilities per pixel allow."""
-    asked = {
+def check_boxes(job: PredictionJob, output: Path, suffix: str) -> None:
+    """Check that nothing is requested that needs probabilities per pixel.
+
+    Args:
+        job: Scene, model and settings.
+        output: The output as it was given.
+        suffix: Its suffix; empty for a folder.
+
+    Raises:
+        ConfigError: If the output is a raster, or a setting applies only to probabilities.
+    """
+    arch, options = job.specs[0].arch, job.options
+    if suffix and suffix not in WRITABLE_SUFFIXES:
+        raise ConfigError(
+            f"{output}: cannot be written, {arch} finds boxes and has no probabilities per pixel; "
+            f"use a folder or one of {', '.join(WRITABLE_SUFFIXES)}"
+        )
+    requested = {
         f"tta: {options.tta} averages": options.tta != "none",
         "crf: refines": options.crf is not None,
         "uncertainty: compares": options.uncertainty,
         "floats: stores": options.floats,
         "aoi: leaves out": options.aoi is not None,
     }
-    for what, wanted in asked.items():
-        if wanted:
+    for setting, is_set in requested.items():
+        if is_set:
             raise ConfigError(
-                f"predict.{what} probabilities per pixel, which {arch} has none of; leave it out"
+                f"predict.{setting} probabilities per pixel, which {arch} does not have; remove it"
             )
 
 

@@ -11,7 +11,6 @@ from geoseg.cli.options import (
     refuse_missing,
     resolve,
 )
-from geoseg.errors import ConfigError
 
 
 @click.command()
@@ -38,26 +37,15 @@ def command(
     config: str | None,
     overrides: tuple[str, ...],
 ) -> None:
-    """Score footprints against the truth, by the SpaceNet building metric.
+    """Score footprints against the truth by the SpaceNet building metric.
 
-    Two .csv files in SpaceNet's format are scored per image and per city; a mask.tif per class
-    and pixel, the classes by the --config that its tiles were made with.
+    Two .csv files in SpaceNet's format are scored per image and per city. A mask.tif is scored per
+    class and pixel; pass the --config that its tiles were made with.
     """
     refuse_missing(footprints, truth)
     settings = resolve(config, overrides)
-    from geoseg.evaluation import evaluate, evaluate_mask, format_classes, format_table
-    from geoseg.geo.raster import is_mask
-
-    if is_mask(footprints):
-        if min_area_m2 is not None:
-            raise ConfigError("--min-area-m2 is of footprints; a mask is compared by its pixels")
-        found = evaluate_mask(
-            footprints, truth, output, classes=settings.tile.classes, aoi=aoi, where=where,
-            overwrite=overwrite,
-        )  # fmt: skip
-        click.echo(format_classes(found))
-        click.echo(f"mean IoU {found.mean_iou:.3f}, accuracy {found.accuracy:.3f} → {output}")
-        return
+    from geoseg.api.evaluate import evaluate
+    from geoseg.evaluation import ClassReport, format_classes, format_table
 
     report = evaluate(
         footprints,
@@ -67,7 +55,12 @@ def command(
         where=where,
         threshold=threshold,
         min_area_m2=min_area_m2,
+        classes=settings.tile.classes,
         overwrite=overwrite,
     )
-    click.echo(format_table(report))
-    click.echo(f"F1 {report.f1:.3f}, pixel IoU {report.iou_pixel:.3f} → {output}")
+    if isinstance(report, ClassReport):
+        click.echo(format_classes(report))
+        click.echo(f"mean IoU {report.mean_iou:.3f}, accuracy {report.accuracy:.3f} → {output}")
+    else:
+        click.echo(format_table(report))
+        click.echo(f"F1 {report.f1:.3f}, pixel IoU {report.iou_pixel:.3f} → {output}")

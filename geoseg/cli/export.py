@@ -12,11 +12,10 @@ from geoseg.cli.options import output_option, overwrite_option
 @output_option("A file: .onnx (runs in QGIS with Deepness), .pt2 (torch.export), .json (STAC MLM).")
 @overwrite_option
 def command(model: str, output: str, overwrite: bool) -> None:
-    """Write a model in the format of another program.
+    """Export a model to the format of another program.
 
-    What was written is run against the original before it appears.
+    The exported model is run and compared with the original before it appears.
     """
-    from geoseg.networks.export import export
-    from geoseg.networks.model_file import find_model
+    from geoseg.api.export import export
 
-    click.echo(f"{model} → {export(find_model(model), output, overwrite=overwrite)}")
+    click.echo(f"{model} → {export(model, output, overwrite=overwrite)}")

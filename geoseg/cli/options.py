@@ -10,6 +10,7 @@ import click
 
 from geoseg.config import Config, load_config
 from geoseg.errors import ConfigError, DataError
+from geoseg.jobs.workers import DEFAULT_MEMORY_GB, Workers
 from geoseg.geo.paths import is_missing, no_such_file
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -103,8 +104,50 @@ def parse_batch_size(text: str | None) -> int | None:
     return int(text)
 
 
-# What letters after a size stand for, in gigabytes.
+def workers_options(*, memory: bool = True) -> Callable[[Function], Function]:
+    """Add the options that choose who computes; `read_workers` reads them."""
+    options = [
+        click.option("--workers", type=click.IntRange(1), help="Worker processes.  [default: 1]"),
+        click.option(
+            "--threads", type=click.IntRange(1), help="Threads per process.  [default: the cores]"
+        ),
+        click.option("--scheduler", metavar="ADDRESS", help="Dask scheduler, tcp://host:8786."),
+        click.option("--scheduler-file", metavar="FILE", help="Scheduler file of a Dask cluster."),
+        click.option("--tls-ca", metavar="FILE", help="Certificate authority of a tls:// cluster."),
+        click.option("--tls-cert", metavar="FILE", help="Own certificate for a tls:// cluster."),
+        click.option("--tls-key", metavar="FILE", help="Key of that certificate."),
+    ]
+    if memory:
+        options.append(
+            click.option(
+                "--max-memory", metavar="SIZE", help="Memory per process, e.g. 2GB.  [default: 4GB]"
+            )
+        )
+
+    def add(function: Function) -> Function:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
+def read_workers(given: dict[str, Any]) -> Workers:
+    """Take the options of `workers_options` out of the keyword arguments of a command."""
+    names = ("threads", "scheduler", "scheduler_file", "tls_ca", "tls_cert", "tls_key")
+    settings = {name: given.pop(name) for name in names}
+    memory_gb = parse_memory(given.pop("max_memory", None))
+    return Workers(
+        processes=given.pop("workers"), max_memory_gb=memory_gb or DEFAULT_MEMORY_GB, **settings
+    )
+
+
+# Gigabytes per unit.
 _GIGABYTES = {"": 1.0, "g": 1.0, "gb": 1.0, "m": 1e-3, "mb": 1e-3, "t": 1e3, "tb": 1e3}
+
+
+# Gigabytes; the libraries alone need more, which is checked when the work is planned.
+_LEAST_MEMORY_GB = 0.1
 
 
 def parse_memory(text: str | None) -> float | None:
@@ -114,4 +157,7 @@ def parse_memory(text: str | None) -> float | None:
     found = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*([a-z]*)", text.strip().lower(), re.ASCII)
     if not found or found[2] not in _GIGABYTES:
         raise ConfigError(f"--max-memory {text}: give a size such as 2GB or 800MB")
-    return float(found[1]) * _GIGABYTES[found[2]]
+    gigabytes = float(found[1]) * _GIGABYTES[found[2]]
+    if gigabytes < _LEAST_MEMORY_GB:
+        raise ConfigError(f"--max-memory {text}: is too little; give {_LEAST_MEMORY_GB:g}GB or more")
+    return gigabytes

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,8 +13,10 @@ from geoseg.cli.options import (
     output_option,
     overwrite_option,
     parse_bands,
+    read_workers,
     refuse_missing,
     resolve,
+    workers_options,
 )
 from geoseg.cli.progress import progress_bar
 from geoseg.errors import ConfigError
@@ -24,9 +25,8 @@ from geoseg.errors import ConfigError
 INCOMPLETE = 3
 
 if TYPE_CHECKING:
+    from geoseg.api.results import TileResult
     from geoseg.data.forecast import Forecast
-    from geoseg.data.labels import Labels
-    from geoseg.data.tiles import TilingPlan
 
 
 @click.command()
@@ -60,9 +60,8 @@ if TYPE_CHECKING:
 @click.option("--areas", metavar="FILE", help="Polygons with an attribute split.")
 @click.option("--keep-empty", type=float, help="Share of empty training tiles.  [default: 1]")
 @click.option("--seed", type=int, help="Of what is dealt at random.  [default: 0]")
-@click.option("--workers", type=click.IntRange(1), default=1, help="Local processes.  [default: 1]")
-@click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler, e.g. tcp://host:8786.")
-@click.option("--dry-run", is_flag=True, help="Say what it would make and take, and stop.")
+@workers_options()
+@click.option("--dry-run", is_flag=True, help="Print tiles, disk, time and memory, and stop.")
 @overwrite_option
 @config_options
 def command(
@@ -83,16 +82,16 @@ def command(
     areas: str | None,
     keep_empty: float | None,
     seed: int | None,
-    workers: int,
-    scheduler: str | None,
     dry_run: bool,
     overwrite: bool,
     config: str | None,
     overrides: tuple[str, ...],
+    **given: Any,
 ) -> None:
     """Cut scenes and footprints into tiles to train on.
 
-    The ground is separated into train, val and test before it is tiled; the proof is printed.
+    Areas for training, validation and test are separated before anything is cut; the proof is
+    printed.
     """
     if split is None and (areas or fold):
         split = "areas" if areas else "kfold"
@@ -124,38 +123,42 @@ def command(
     )
     from geoseg.data.tiles import plan_tiles, tile_scenes
     from geoseg.jobs.journal import check_output
-    from geoseg.jobs.workers import run_tasks
+    workers = read_workers(given)
+    from geoseg.api.tile import forecast_tile, plan_tile, tile
 
-    if not dry_run:
-        check_output(output, overwrite=overwrite)
-    plan = plan_tiles(scenes, labels, settings.tile)
-    click.echo(_describe(plan))
     if dry_run:
-        click.echo(_describe_forecast(forecast_tiles(plan, workers=workers)))
+        plan = plan_tile(scenes, labels, options=settings.tile)
+        click.echo("\n".join(plan.describe()))
+        click.echo(_describe_forecast(forecast_tile(plan, workers=workers)))
         return
-    repaired, dropped = _count_mended(plan)
     with progress_bar() as progress:
-        info = tile_scenes(
-            plan,
+        result = tile(
+            scenes,
+            labels,
             output,
+            options=settings.tile,
             overwrite=overwrite,
-            run=partial(run_tasks, workers=workers, scheduler=scheduler),
+            workers=workers,
+            report=click.echo,
             progress=progress,
-            finish=partial(write_label_report, repaired=repaired, dropped=dropped),
         )
-    counts = ", ".join(f"{count} {split}" for split, count in info.tiles.items())
-    click.echo(
-        f"pixels shared between splits: {info.shared_pixels}; gap between them: {plan.gap} pixels "
-        f"({plan.gap * info.gsd_m:.3g} m)"
-    )
-    click.echo(
-        f"labels: {format_headline(load_label_report(output))}; see {Path(output) / PAGE_NAME}"
-    )
-    click.echo(f"{sum(info.tiles.values())} tiles ({counts}) → {output}")
-    for tile in info.failed:
-        click.echo(f"geoseg: left out tile {tile.id}: {tile.error}", err=True)
-    if info.failed:
+    click.echo(_describe_result(result, output))
+    for failed in result.info.failed:
+        click.echo(f"geoseg: left out tile {failed.id}: {failed.error}", err=True)
+    if result.info.failed:
         sys.exit(INCOMPLETE)
+
+
+def _describe_result(result: TileResult, output: str) -> str:
+    from geoseg.data.label_report import PAGE_NAME, headline
+
+    counts = ", ".join(f"{count} {split}" for split, count in result.counts.items())
+    return (
+        f"pixels shared between splits: {result.shared_pixels}; gap between them: {result.gap} "
+        f"pixels ({result.gap * result.info.gsd_m:.3g} m)\n"
+        f"labels: {headline(result.report)}; see {Path(output) / PAGE_NAME}\n"
+        f"{sum(result.counts.values())} tiles ({counts}) → {output}"
+    )
 
 
 def _parse_fractions(fractions: str | None) -> tuple[str, ...] | None:
@@ -168,18 +171,6 @@ def _parse_fractions(fractions: str | None) -> tuple[str, ...] | None:
             "0.7,0.15,0.15"
         )
     return shares
-
-
-def _describe(plan: TilingPlan) -> str:
-    lines = []
-    for scene, grid, labels in zip(plan.scenes, plan.grids, plan.labels, strict=True):
-        lines.append(
-            f"{scene.path}: {grid.height} x {grid.width} pixels of {grid.gsd_m:.3g} m, bands "
-            f"{', '.join(scene.bands)}, {_describe_labels(labels)}"
-        )
-    counts = ", ".join(f"{count} {split}" for split, count in plan.counts.items())
-    lines.append(f"{len(plan.tiles)} tiles planned ({counts}), {plan.bytes / 1e6:.0f} MB at most")
-    return "\n".join(lines)
 
 
 def _describe_forecast(forecast: Forecast) -> str:
@@ -205,22 +196,3 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, seconds):.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _describe_labels(labels: Labels) -> str:
-    from geoseg.data.labels import RasterLabels
-
-    if isinstance(labels, RasterLabels):
-        return f"mask {labels.path}"
-    mended = f" ({labels.repaired} repaired)" if labels.repaired else ""
-    return f"{len(labels)} footprints{mended}"
-
-
-def _count_mended(plan: TilingPlan) -> tuple[int | None, int | None]:
-    """How many features were repaired and dropped; None of a mask raster."""
-    from geoseg.data.labels import RasterLabels
-
-    drawn = [labels for labels in plan.labels if not isinstance(labels, RasterLabels)]
-    if not drawn:
-        return None, None
-    return sum(labels.repaired for labels in drawn), sum(labels.dropped for labels in drawn)

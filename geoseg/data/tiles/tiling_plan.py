@@ -92,6 +92,17 @@ class TilingPlan:
         """Data type that holds the pixels of every scene."""
         return str(np.result_type(*(scene.dtype for scene in self.scenes)))
 
+    def describe(self) -> list[str]:
+        """Return lines for the user: each scene with its labels, and the number of tiles."""
+        lines = [
+            f"{scene.path}: {grid.height} x {grid.width} pixels of {grid.gsd_m:.3g} m, bands "
+            f"{', '.join(scene.bands)}, {_describe_labels(labels)}"
+            for scene, grid, labels in zip(self.scenes, self.grids, self.labels, strict=True)
+        ]
+        counts = ", ".join(f"{count} {split}" for split, count in self.counts.items())
+        size = f"{self.bytes / 1e6:.0f} MB at most"
+        return [*lines, f"{len(self.tiles)} tiles planned ({counts}), {size}"]
+
     @property
     def bytes(self) -> int:
         """Size of the images and targets before compression."""
@@ -99,6 +110,13 @@ class TilingPlan:
             self.options.target_names
         )
         return int(len(self.tiles) * self.options.size**2 * pixel)
+
+
+def _describe_labels(labels: Labels) -> str:
+    if isinstance(labels, RasterLabels):
+        return f"mask {labels.path}"
+    repaired = f" ({labels.repaired} repaired)" if labels.repaired else ""
+    return f"{len(labels)} footprints{repaired}"
 
 
 def plan_tiles(
