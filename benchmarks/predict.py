@@ -51,7 +51,8 @@ from geoseg.prediction.blocks import BlockTask, choose_step, predict_block
 from geoseg.prediction.encoding import ValuesKind
 from geoseg.prediction.plan import plan_prediction
 from geoseg.prediction.predictor import Predictor
-from geoseg.prediction.scene_prediction import Workers, predict
+from geoseg.api.predict import predict
+from geoseg.jobs.workers import Workers
 from geoseg.prediction.stitching import Block
 from geoseg.town import build_town, write_town
 
@@ -158,7 +159,7 @@ def null(work: Path, *, repeat: int, device: str) -> dict[str, Any]:
     for turn in range(repeat + 1):  # the first one warms
         bare = time_bare(scene, work)
         start = time.perf_counter()
-        predict(scene, model, work / f"null_{turn}", options=options)
+        predict(scene, work / f"null_{turn}", model=model, options=options)
         if turn:
             seconds["bare"].append(bare)
             seconds["all"].append(time.perf_counter() - start)
@@ -318,7 +319,7 @@ def workers(work: Path, *, repeat: int, device: str) -> dict[str, Any]:
     del repeat
     scene, model = make_scene(work, SIDE), make_model(work, "pixelwise")
     options = PredictOptions(device=device)
-    predict(scene, model, work / "one.tif", options=options)
+    predict(scene, work / "one.tif", model=model, options=options)
     counts: list[int] = []
     with open_workers(2) as run:
 
@@ -328,7 +329,7 @@ def workers(work: Path, *, repeat: int, device: str) -> dict[str, Any]:
                 yield result
 
         two = Workers(counted, 2)
-        predict(scene, model, work / "two.tif", options=options, workers=two)
+        predict(scene, work / "two.tif", model=model, options=options, workers=two)
     with rasterio.open(scene) as source:
         tiles = len(TileGrid(source.height, source.width, SIZE, OVERLAP))
     return {

@@ -34,7 +34,7 @@ from geoseg.data.tiles import plan_tiles, tile_scenes
 from geoseg.evaluation import evaluate
 from geoseg.networks.model_file import load_spec
 from geoseg.options import Thresholds
-from geoseg.prediction.scene_prediction import predict
+from geoseg.api.predict import predict
 from geoseg.training.run import train
 from geoseg.vectorization.layer import vectorize
 
@@ -233,7 +233,7 @@ def do_row(work: Work, ground: str, name: str, seed: int) -> dict[str, Any]:
     start = time.perf_counter()
     prob = run / f"{name}.tif"
     options = settings.predict.model_copy(update={"footprints": False})
-    predict(scene, model, prob, options=options, overwrite=True)
+    predict(scene, prob, model=model, options=options, overwrite=True)
     spec = load_spec(model)
     thresholds = spec.thresholds.model_copy(update=row.thresholds or {})
     layer = run / f"{name}.parquet"

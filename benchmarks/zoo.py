@@ -31,7 +31,7 @@ from geoseg.networks.model_file import load_model
 from geoseg.networks.models.card import make_card
 from geoseg.options import ModelOptions
 from geoseg.prediction.predictor import Predictor
-from geoseg.prediction.scene_prediction import predict
+from geoseg.api.predict import predict
 from geoseg.town import build_town, write_town
 from geoseg.training.run import train
 
@@ -133,7 +133,7 @@ def score(
         return {**row, "error": str(error)}
     rows = (run / "metrics.csv").read_text().splitlines()
     out = run / "footprints.gpkg"
-    predict(scene, result.model, out, options=settings.predict, overwrite=True)
+    predict(scene, out, model=result.model, options=settings.predict, overwrite=True)
     report = evaluate(out, truth, aoi=tiles / "test.geojson")
     return {
         **row,

@@ -10,7 +10,8 @@ from small_models import DEEPGLOBE, make_model
 from geoseg.errors import ConfigError
 from geoseg.geo.raster import Scene
 from geoseg.options import PredictOptions
-from geoseg.prediction.scene_prediction import Workers, predict
+from geoseg.api.predict import predict
+from geoseg.jobs.workers import Workers
 from geoseg.town import build_town, write_town
 
 CHANGES = {
@@ -42,7 +43,7 @@ def scene(tmp_path_factory):
 
 def found(scene, model, path, workers=None, **options):
     options = PredictOptions(device="cpu", floats=True, batch_size=2, **options)
-    predict(scene, model, path, options=options, workers=workers)
+    predict(scene, path, model=model, options=options, workers=workers)
     with Scene(path) as raster:
         return raster.read()
 
@@ -94,9 +95,9 @@ def test_openvino_gives_the_same_bytes_however_many_batches_it_is_given(scene, m
 def test_a_backend_that_cannot_compute_here_is_refused(scene, models, tmp_path, monkeypatch):
     options = PredictOptions(backend="openvino", device="gpu")
     with pytest.raises(ConfigError, match="openvino computes on the CPU"):
-        predict(scene, models["unet"], tmp_path / "out", options=options)
+        predict(scene, tmp_path / "out", model=models["unet"], options=options)
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     options = PredictOptions(backend="openvino")
     with pytest.raises(ConfigError, match=r"openvino is not installed; pip install 'geoseg\["):
-        predict(scene, models["unet"], tmp_path / "out", options=options)
+        predict(scene, tmp_path / "out", model=models["unet"], options=options)
     assert not (tmp_path / "out").exists()

@@ -47,7 +47,7 @@ from geoseg.options import (
     TrainOptions,
     VectorizeOptions,
 )
-from geoseg.prediction.scene_prediction import predict
+from geoseg.api.predict import predict
 from geoseg.training.augmentation import Chance
 from geoseg.training.run import train
 
@@ -372,7 +372,7 @@ def model(tmp_path_factory):
 def test_boxes_become_footprints_in_every_format(make_scene, model, perfect, tmp_path, suffix):
     made = make_scene(rotation=-15.0, height=100, width=210)
     path = tmp_path / f"boxes{suffix}"
-    assert predict(made.path, model, path) == [path]
+    assert predict(made.path, path, model=model) == [path]
     layer = gpd.read_parquet(path) if suffix == ".parquet" else read_footprints(path)
     names = [name for name in FOOTPRINT_COLUMNS if name != "perimeter_m" or suffix != ".shp"]
     assert set(names) <= set(layer.columns)
@@ -393,7 +393,7 @@ def test_batches_do_not_change_the_boxes(make_scene, model, perfect, tmp_path):
     layers = []
     for batch_size in (1, 3, 8):
         path = tmp_path / f"{batch_size}.gpkg"
-        predict(made.path, model, path, options=PredictOptions(batch_size=batch_size))
+        predict(made.path, path, model=model, options=PredictOptions(batch_size=batch_size))
         layers.append(read_footprints(path))
     assert len(layers[0]) == len(made.boxes)
     assert layers[0].equals(layers[1])
@@ -405,8 +405,7 @@ def test_a_folder_gets_footprints_alone(make_scene, model, perfect, tmp_path):
     steps = []
     files = predict(
         made.path,
-        model,
-        tmp_path / "out",
+        tmp_path / "out", model=model,
         progress=lambda done, total, what: steps.append((done, total)),
     )
     assert files == [tmp_path / "out" / "footprints.gpkg"]
@@ -422,22 +421,22 @@ def test_a_folder_gets_footprints_alone(make_scene, model, perfect, tmp_path):
 def test_a_scene_of_other_pixels_and_one_smaller_than_a_tile(make_scene, model, perfect, tmp_path):
     fine = make_scene("fine", gsd=0.25, height=130, width=200,
                       buildings=[(20, 20, 60, 52), (100, 80, 148, 110)])  # fmt: skip
-    predict(fine.path, model, tmp_path / "boxes.gpkg")
+    predict(fine.path, tmp_path / "boxes.gpkg", model=model)
     found = read_footprints(tmp_path / "boxes.gpkg")
     assert len(found) == 2
     for polygon in fine.polygons:
         overlap = found.intersection(polygon).area / found.union(polygon).area
         assert overlap.max() > 0.85
     small = make_scene("small", height=40, width=50)
-    predict(small.path, model, tmp_path / "boxes.gpkg", overwrite=True)
+    predict(small.path, tmp_path / "boxes.gpkg", model=model, overwrite=True)
     assert len(read_footprints(tmp_path / "boxes.gpkg")) == len(small.boxes)
 
 
 def test_tiles_that_do_not_overlap_are_warned_of(make_scene, model, perfect, tmp_path, caplog):
     made = make_scene()
-    predict(made.path, model, tmp_path / "a.gpkg")
+    predict(made.path, tmp_path / "a.gpkg", model=model)
     assert "found twice" not in caplog.text
-    predict(made.path, model, tmp_path / "b.gpkg", options=PredictOptions(overlap=0))
+    predict(made.path, tmp_path / "b.gpkg", model=model, options=PredictOptions(overlap=0))
     assert "a building between two of them is found twice" in caplog.text
 
 
@@ -448,7 +447,7 @@ def test_thresholds_of_boxes(make_scene, model, perfect, tmp_path):
         ("area", VectorizeOptions(min_area_m2=30)),
     ):
         path = tmp_path / f"{name}.gpkg"
-        predict(made.path, model, path, thresholds=thresholds)
+        predict(made.path, path, model=model, vectorize=thresholds)
         assert len(read_footprints(path)) == 0
         assert list(read_footprints(path).columns) == [*FOOTPRINT_COLUMNS, "geometry"]
 
@@ -466,7 +465,7 @@ def test_what_boxes_cannot_do_is_refused(make_scene, model, tmp_path, name, opti
     made = make_scene()
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ConfigError, match=message):
-        predict(made.path, model, tmp_path / name, options=PredictOptions(**options))
+        predict(made.path, tmp_path / name, model=model, options=PredictOptions(**options))
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -490,7 +489,7 @@ def test_weights_of_another_network_are_refused(make_scene, model, tmp_path):
     other = spec.model_copy(update={"options": {"channels": 64}})
     save_model(tmp_path / "other.safetensors", weights, other)
     with pytest.raises(ModelFileError, match="the weights do not fit retinanet on resnet18"):
-        predict(made.path, tmp_path / "other.safetensors", tmp_path / "boxes.gpkg")
+        predict(made.path, tmp_path / "boxes.gpkg", model=tmp_path / "other.safetensors")
 
 
 def test_a_model_file_brings_the_same_boxes_back(model):
@@ -681,7 +680,7 @@ def test_boxes_of_a_scene_do_not_depend_on_the_batch_size(job, tmp_path, monkeyp
     layers = []
     for size in (1, 2, 5):
         path, options = tmp_path / f"{size}.gpkg", PredictOptions(batch_size=size, overlap=32)
-        predict(scene, folder / "run" / "model.safetensors", path, options=options)
+        predict(scene, path, model=folder / "run" / "model.safetensors", options=options)
         layers.append(read_footprints(path))
     assert len(layers[0]) > 20
     for layer in layers[1:]:

@@ -39,7 +39,7 @@ from geoseg.options import (
     VectorizeOptions,
     check_thresholds,
 )
-from geoseg.prediction.scene_prediction import predict
+from geoseg.api.predict import predict
 from geoseg.town import build_town, write_town
 from geoseg.training import finishing
 from geoseg.training.dataset import TileDataset
@@ -467,7 +467,7 @@ def test_predict_refuses_thresholds_of_buildings_for_classes(job, tmp_path):
     model = folder / "run" / "model.safetensors"
     with pytest.raises(ConfigError, match="applies only to building models"):
         predict(
-            folder / "scene.tif", model, tmp_path / "out", thresholds=VectorizeOptions(body=0.4)
+            folder / "scene.tif", tmp_path / "out", model=model, vectorize=VectorizeOptions(body=0.4)
         )
     result = CliRunner().invoke(
         cli,

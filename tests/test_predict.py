@@ -24,7 +24,7 @@ from geoseg.prediction.blocks import _load_predictor
 from geoseg.prediction.crf.refinement import refine_raster
 from geoseg.prediction.plan import plan_prediction
 from geoseg.prediction.predictor import Predictor
-from geoseg.prediction.scene_prediction import predict
+from geoseg.api.predict import predict
 from geoseg.prediction.stitching import TileBlock
 from geoseg.town import build_town, write_town
 
@@ -78,7 +78,7 @@ def test_a_pixelwise_network_predicts_as_without_tiles(
 ):
     built, scene, _ = town
     options = floats(overlap=overlap, batch_size=batch, blend=blend)
-    predict(scene, pixelwise, tmp_path / "prob.tif", options=options)
+    predict(scene, tmp_path / "prob.tif", model=pixelwise, options=options)
     data, valid = read(tmp_path / "prob.tif")
     assert np.array_equal(valid, built.valid)
     np.testing.assert_allclose(
@@ -92,7 +92,7 @@ def test_scenes_of_any_size(pixelwise, tmp_path, height, width):
     grid = town.grid.window_grid(Window(20, 7, width, height))
     image = town.image[:, 7 : 7 + height, 20 : 20 + width]
     write_array(tmp_path / "scene.tif", grid, image, descriptions=("red", "green", "blue"))
-    predict(tmp_path / "scene.tif", pixelwise, tmp_path / "prob.tif", options=floats())
+    predict(tmp_path / "scene.tif", tmp_path / "prob.tif", model=pixelwise, options=floats())
     data, valid = read(tmp_path / "prob.tif")
     assert valid.all()
     assert read_info(tmp_path / "prob.tif").grid == grid
@@ -106,7 +106,7 @@ def test_a_constant_network_gives_a_constant_up_to_the_border(town, pixelwise, t
     spec = load_spec(pixelwise)
     flat = {"encoder.weight": torch.zeros(2, 3, 1, 1), "encoder.bias": torch.tensor([-0.875, 2.0])}
     save_model(tmp_path / "flat.safetensors", flat, spec)
-    predict(scene, tmp_path / "flat.safetensors", tmp_path / "prob.tif", options=floats())
+    predict(scene, tmp_path / "prob.tif", model=tmp_path / "flat.safetensors", options=floats())
     data, valid = read(tmp_path / "prob.tif")
     assert np.array_equal(valid, built.valid)
     for band, bias in zip(data, (-0.875, 2.0), strict=True):
@@ -125,7 +125,7 @@ def test_a_small_unet_agrees_with_the_whole_scene_where_tiles_see_enough(tmp_pat
     # Of such sides, that tiles which end with the scene begin at an even pixel, too.
     scene, _ = write_town(build_town(144, 208, seed=3, gsd_m=0.5, nodata_corner=False), tmp_path)
     predict(
-        scene, tmp_path / "model.safetensors", tmp_path / "prob.tif", options=floats(blend="crop")
+        scene, tmp_path / "prob.tif", model=tmp_path / "model.safetensors", options=floats(blend="crop")
     )
     data, _ = read(tmp_path / "prob.tif")
     whole = whole_scene(tmp_path / "model.safetensors", scene)
@@ -149,7 +149,7 @@ def test_what_the_published_unet_says_of_a_pixel_does_not_depend_on_its_tile(tmp
 
     def whole(overlap, name):
         options = floats(overlap=overlap)
-        predict(scene, model, tmp_path / name, options=options, overwrite=True)
+        predict(scene, tmp_path / name, model=model, options=options, overwrite=True)
         return read(tmp_path / name)[0]
 
     seen = np.abs(whole(0, "a.tif") - whole(32, "b.tif")).max()
@@ -241,7 +241,7 @@ def test_quantising_is_monotone_and_keeps_the_ends():
 
 def test_a_folder_holds_rasters_on_the_scenes_grid_and_footprints(town, model, tmp_path):
     built, scene, _ = town
-    files = predict(scene, model, tmp_path / "out", options=PredictOptions(batch_size=2))
+    files = predict(scene, tmp_path / "out", model=model, options=PredictOptions(batch_size=2))
     assert [file.name for file in files] == ["prob.tif", "mask.tif", "footprints.gpkg"]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(f.name for f in files)
     for name in ("prob.tif", "mask.tif"):
@@ -264,7 +264,7 @@ def test_batch_size_one_and_many_agree(town, model, tmp_path):
     _, scene, _ = town
     for size in (1, 7):
         options = floats(batch_size=size)
-        predict(scene, model, tmp_path / f"{size}.tif", options=options)
+        predict(scene, tmp_path / f"{size}.tif", model=model, options=options)
     # bf16 kernels of different batch sizes round differently.
     np.testing.assert_allclose(read(tmp_path / "1.tif")[0], read(tmp_path / "7.tif")[0], atol=0.02)
 
@@ -272,7 +272,7 @@ def test_batch_size_one_and_many_agree(town, model, tmp_path):
 def test_the_same_job_gives_the_same_bytes(town, model, tmp_path):
     _, scene, _ = town
     for name in ("a.tif", "b.tif"):
-        predict(scene, model, tmp_path / name)
+        predict(scene, tmp_path / name, model=model)
     assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
 
 
@@ -282,13 +282,13 @@ def test_a_scene_is_brought_to_the_models_pixels_and_back(model, tmp_path):
     plan = plan_prediction(scene, SPEC)
     assert plan.grid.gsd_m == pytest.approx(0.5, rel=0.01)
     assert plan.grid.shape == (108, 156)
-    predict(scene, model, tmp_path / "out")
+    predict(scene, tmp_path / "out", model=model)
     info = read_info(tmp_path / "out" / "prob.tif")
     assert info.grid == town.grid
     with Scene(tmp_path / "out" / "prob.tif") as prob:
         _, valid = prob.read()
     assert np.array_equal(valid, town.valid)
-    predict(scene, model, tmp_path / "own.tif", options=PredictOptions(keep_model_grid=True))
+    predict(scene, tmp_path / "own.tif", model=model, options=PredictOptions(keep_model_grid=True))
     assert read_info(tmp_path / "own.tif").grid == plan.grid
 
 
@@ -298,7 +298,7 @@ def test_a_constant_stays_constant_when_it_is_resampled(model, tmp_path):
     save_model(tmp_path / "flat.safetensors", undecided, spec)
     town = build_town(130, 190, seed=5, gsd_m=0.31)
     scene, _ = write_town(town, tmp_path)
-    predict(scene, tmp_path / "flat.safetensors", tmp_path / "prob.tif")
+    predict(scene, tmp_path / "prob.tif", model=tmp_path / "flat.safetensors")
     with Scene(tmp_path / "prob.tif") as prob:
         data, valid = prob.read()
     assert set(np.unique(data[:, valid])) == {128}
@@ -313,8 +313,8 @@ def test_bands_are_found_by_name_in_any_order(model, tmp_path):
     )  # fmt: skip
     assert plan_prediction(tmp_path / "bgr.tif", SPEC).scene.indexes == (3, 2, 1)
     scene, _ = write_town(town, tmp_path)
-    predict(scene, model, tmp_path / "rgb_prob.tif")
-    predict(tmp_path / "bgr.tif", model, tmp_path / "bgr_prob.tif")
+    predict(scene, tmp_path / "rgb_prob.tif", model=model)
+    predict(tmp_path / "bgr.tif", tmp_path / "bgr_prob.tif", model=model)
     with Scene(tmp_path / "rgb_prob.tif") as a, Scene(tmp_path / "bgr_prob.tif") as b:
         assert np.array_equal(a.read()[0], b.read()[0])
 
@@ -330,7 +330,7 @@ def test_bands_are_found_by_name_in_any_order(model, tmp_path):
 def test_scenes_that_a_model_cannot_serve_are_refused(model, tmp_path, changes, message):
     scene, _ = write_town(build_town(80, 100, **changes), tmp_path)
     with pytest.raises(GridMismatchError, match=message):
-        predict(scene, model, tmp_path / "out")
+        predict(scene, tmp_path / "out", model=model)
     assert not (tmp_path / "out").exists()
 
 
@@ -338,10 +338,10 @@ def test_outputs_are_not_replaced_unasked_nor_guessed(town, model, tmp_path):
     _, scene, _ = town
     (tmp_path / "prob.tif").write_text("mine")
     with pytest.raises(OutputExistsError, match="--overwrite"):
-        predict(scene, model, tmp_path / "prob.tif")
+        predict(scene, tmp_path / "prob.tif", model=model)
     assert (tmp_path / "prob.tif").read_text() == "mine"
     with pytest.raises(ConfigError, match=r"\.png"):
-        predict(scene, model, tmp_path / "prob.png")
+        predict(scene, tmp_path / "prob.png", model=model)
 
 
 def test_an_output_that_holds_an_input_or_a_strangers_file_is_not_replaced(town, model, tmp_path):
@@ -350,11 +350,11 @@ def test_an_output_that_holds_an_input_or_a_strangers_file_is_not_replaced(town,
     before = scene.read_bytes()
     for output in (scene, scene.parent):
         with pytest.raises(OutputExistsError, match=r"scene\.tif"):
-            predict(scene, model, output, overwrite=True)
+            predict(scene, output, model=model, overwrite=True)
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "notes.txt").write_text("mine")
     with pytest.raises(OutputExistsError, match=r"notes\.txt"):
-        predict(scene, model, tmp_path / "notes", overwrite=True)
+        predict(scene, tmp_path / "notes", model=model, overwrite=True)
     assert scene.read_bytes() == before
     assert (tmp_path / "notes" / "notes.txt").read_text() == "mine"
 
@@ -371,7 +371,7 @@ def test_other_bands_of_the_same_number_are_refused(model, tmp_path):
 
 def test_nodata_holds_no_probability(town, model, tmp_path):
     built, scene, _ = town
-    predict(scene, model, tmp_path / "prob.tif")
+    predict(scene, tmp_path / "prob.tif", model=model)
     with rasterio.open(tmp_path / "prob.tif") as prob:
         assert prob.read()[:, ~built.valid].max() == 0
 
@@ -382,11 +382,11 @@ def test_a_scene_is_refined_on_the_models_grid(model, tmp_path):
     keep = {"keep_model_grid": True}
     crf = CRFOptions(bilateral_sigma=20)
     told = []
-    predict(scene, model, tmp_path / "raw.tif", options=PredictOptions(**keep))
-    predict(scene, model, tmp_path / "refined.tif", options=PredictOptions(crf=crf, **keep),
+    predict(scene, tmp_path / "raw.tif", model=model, options=PredictOptions(**keep))
+    predict(scene, tmp_path / "refined.tif", model=model, options=PredictOptions(crf=crf, **keep),
             progress=lambda done, total, what: told.append(what))  # fmt: skip
     refine_raster(tmp_path / "raw.tif", scene, tmp_path / "wanted.tif", options=crf)
-    predict(scene, model, tmp_path / "out", options=PredictOptions(crf=crf))
+    predict(scene, tmp_path / "out", model=model, options=PredictOptions(crf=crf))
     with Scene(tmp_path / "refined.tif") as found, Scene(tmp_path / "wanted.tif") as wanted:
         assert found.grid.gsd_m == pytest.approx(0.5)
         data, _ = found.read()

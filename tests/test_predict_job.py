@@ -16,7 +16,8 @@ from geoseg.jobs.journal import Journal, describe_job
 from geoseg.networks.model_file import save_model
 from geoseg.options import PredictOptions, Thresholds
 from geoseg.prediction.prediction_job import plan_job
-from geoseg.prediction.scene_prediction import Workers, predict
+from geoseg.api.predict import predict
+from geoseg.jobs.workers import Workers
 from geoseg.vectorization.tasks import run_trace_task
 
 
@@ -41,7 +42,7 @@ def make_scene(path, height, width, gsd_m=0.5, seed=0):
 def test_a_strip_of_one_row_at_the_edge_is_filled_too(tmp_path, gsd_m):
     scene = make_scene(tmp_path / "scene.tif", 513, 100)
     model = make_model(tmp_path / "m.safetensors", gsd_m=gsd_m)
-    predict(scene, model, tmp_path / "prob.tif", options=PredictOptions(device="cpu"))
+    predict(scene, tmp_path / "prob.tif", model=model, options=PredictOptions(device="cpu"))
     with Scene(tmp_path / "prob.tif") as prob:
         data, valid = prob.read()
     assert valid.all()
@@ -116,7 +117,7 @@ def test_batches_are_no_larger_than_the_scene(tmp_path, monkeypatch):
 
     monkeypatch.setattr("geoseg.prediction.scene_prediction.predict_block", spy)
     options = PredictOptions(device="cpu", batch_size=500)
-    predict(scene, model, tmp_path / "prob.tif", options=options)
+    predict(scene, tmp_path / "prob.tif", model=model, options=options)
     assert sizes == [4]
 
 
@@ -130,7 +131,7 @@ def test_without_a_compiler_nothing_is_compiled(tmp_path, monkeypatch):
     model = make_model(tmp_path / "m.safetensors", gsd_m=0.51)
     options = PredictOptions(device="cpu", backend="compile")
     with pytest.raises(ConfigError, match=r"torch cannot compile here .* leave out --backend"):
-        predict(scene, model, tmp_path / "prob.tif", options=options)
+        predict(scene, tmp_path / "prob.tif", model=model, options=options)
 
 
 def test_footprints_go_on_where_they_were_interrupted(tmp_path):
@@ -148,7 +149,7 @@ def test_footprints_go_on_where_they_were_interrupted(tmp_path):
     def footprints(name, run):
         options = PredictOptions(device="cpu", max_memory_gb=0.1)
         output = tmp_path / name
-        predict(scene, model, output, options=options, workers=Workers(run))
+        predict(scene, output, model=model, options=options, workers=Workers(run))
         return output.read_bytes()
 
     with pytest.raises(KeyboardInterrupt):

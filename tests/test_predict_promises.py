@@ -27,7 +27,8 @@ from geoseg.networks.models import build_model
 from geoseg.options import PredictOptions, Thresholds, VectorizeOptions
 from geoseg.prediction.blocks import BlockTask, _Limit, predict_block
 from geoseg.prediction.predictor import Predictor
-from geoseg.prediction.scene_prediction import Workers, predict
+from geoseg.api.predict import predict
+from geoseg.jobs.workers import Workers
 from geoseg.prediction.scheduling import deal_blocks, deal_panels
 from geoseg.town import build_town, write_town
 
@@ -73,7 +74,7 @@ def town(tmp_path_factory):
 def whole(town, model, tmp_path_factory):
     """prob.tif, predicted in one piece."""
     path = tmp_path_factory.mktemp("whole") / "prob.tif"
-    predict(town[1], model, path, options=cpu())
+    predict(town[1], path, model=model, options=cpu())
     return path.read_bytes()
 
 
@@ -91,7 +92,7 @@ def read(path):
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 7])
 def test_blocks_of_any_height_give_the_same_bytes(town, model, whole, tmp_path, rows):
-    predict(town[1], model, tmp_path / "prob.tif", options=cpu(block_rows=rows))
+    predict(town[1], tmp_path / "prob.tif", model=model, options=cpu(block_rows=rows))
     assert (tmp_path / "prob.tif").read_bytes() == whole
 
 
@@ -100,13 +101,13 @@ def test_panels_give_the_same_bytes(town, model, whole, tmp_path, rows):
     narrow = cpu(block_rows=rows).model_copy(update={"max_memory_gb": 1e-4})
     plan = TileGrid(197, 231, 32, 12)
     assert len(deal_panels(plan, 9)) == 2
-    predict(town[1], model, tmp_path / "prob.tif", options=narrow)
+    predict(town[1], tmp_path / "prob.tif", model=model, options=narrow)
     assert (tmp_path / "prob.tif").read_bytes() == whole
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_threads_give_the_same_bytes(town, model, whole, tmp_path, threads):
-    predict(town[1], model, tmp_path / "prob.tif", options=cpu(), workers=Workers(threads=threads))
+    predict(town[1], tmp_path / "prob.tif", model=model, options=cpu(), workers=Workers(threads=threads))
     assert (tmp_path / "prob.tif").read_bytes() == whole
     assert torch.get_num_threads() > 0
 
@@ -115,7 +116,7 @@ def test_two_workers_give_the_same_bytes(town, model, whole, tmp_path):
     told = []
     with open_workers(2) as run:
         predict(
-            town[1], model, tmp_path / "prob.tif", options=cpu(), workers=Workers(run, 2),
+            town[1], tmp_path / "prob.tif", model=model, options=cpu(), workers=Workers(run, 2),
             progress=lambda done, total, what: told.append((done, total, what)),
         )  # fmt: skip
     assert (tmp_path / "prob.tif").read_bytes() == whole
@@ -168,7 +169,7 @@ def test_interrupted_at_ten_random_moments_it_ends_with_the_same_bytes(
             "geoseg.prediction.scene_prediction.predict_block", stopping_after(after)
         )
         try:
-            predict(town[1], model, tmp_path / "prob.tif", options=cpu())
+            predict(town[1], tmp_path / "prob.tif", model=model, options=cpu())
         except Stopped:
             interrupted += 1
             assert not (tmp_path / "prob.tif").exists()
@@ -176,7 +177,7 @@ def test_interrupted_at_ten_random_moments_it_ends_with_the_same_bytes(
             assert (tmp_path / "prob.tif").read_bytes() == whole
             (tmp_path / "prob.tif").unlink()
     monkeypatch.undo()
-    predict(town[1], model, tmp_path / "prob.tif", options=cpu())
+    predict(town[1], tmp_path / "prob.tif", model=model, options=cpu())
     assert (tmp_path / "prob.tif").read_bytes() == whole
     assert [path.name for path in tmp_path.iterdir()] == ["prob.tif"]
     assert sum(predicted) > 110
@@ -226,9 +227,9 @@ def test_another_job_does_not_take_up_what_was_left(town, model, whole, tmp_path
 
     monkeypatch.setattr("geoseg.prediction.scene_prediction.predict_block", stop)
     with pytest.raises(Stopped):
-        predict(town[1], model, tmp_path / "prob.tif", options=cpu(tta="flips"))
+        predict(town[1], tmp_path / "prob.tif", model=model, options=cpu(tta="flips"))
     monkeypatch.undo()
-    predict(town[1], model, tmp_path / "prob.tif", options=cpu())
+    predict(town[1], tmp_path / "prob.tif", model=model, options=cpu())
     assert (tmp_path / "prob.tif").read_bytes() == whole
 
 
@@ -240,11 +241,11 @@ def test_a_full_disk_ends_with_one_line_and_a_run_that_goes_on(town, model, whol
         pytest.skip("a small disk can be mounted by root alone")
     try:
         with pytest.raises(DiskFullError, match="the disk is full; free some space and run"):
-            predict(town[1], model, small / "prob.tif", options=cpu())
+            predict(town[1], small / "prob.tif", model=model, options=cpu())
         assert not (small / "prob.tif").exists()
         left = sum(1 for _ in small.rglob("*.tif"))
         subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)
-        predict(town[1], model, small / "prob.tif", options=cpu())
+        predict(town[1], small / "prob.tif", model=model, options=cpu())
         assert (small / "prob.tif").read_bytes() == whole
         assert left > 0
     finally:
@@ -256,7 +257,7 @@ def test_a_full_disk_ends_with_one_line_and_a_run_that_goes_on(town, model, whol
 
 def test_outputs_are_cloud_optimized_and_say_what_they_hold(town, model, tmp_path):
     built, scene = town
-    predict(scene, model, tmp_path / "out", options=cpu())
+    predict(scene, tmp_path / "out", model=model, options=cpu())
     for name in ("prob.tif", "mask.tif"):
         valid, errors, warnings = cog_validate(tmp_path / "out" / name, strict=True)
         assert (valid, errors, warnings) == (True, [], []), name
@@ -272,8 +273,8 @@ def test_outputs_are_cloud_optimized_and_say_what_they_hold(town, model, tmp_pat
 
 def test_floats_and_bytes_hold_the_same_probabilities(town, model, tmp_path):
     _, scene = town
-    predict(scene, model, tmp_path / "floats.tif", options=cpu(floats=True))
-    predict(scene, model, tmp_path / "bytes.tif", options=cpu())
+    predict(scene, tmp_path / "floats.tif", model=model, options=cpu(floats=True))
+    predict(scene, tmp_path / "bytes.tif", model=model, options=cpu())
     floats, valid = read(tmp_path / "floats.tif")
     stored, known = read(tmp_path / "bytes.tif")
     assert floats.dtype == np.float32
@@ -284,7 +285,7 @@ def test_floats_and_bytes_hold_the_same_probabilities(town, model, tmp_path):
 def test_uncertainty_is_the_deviation_of_what_was_averaged(town, model, tmp_path):
     built, scene = town
     options = cpu(floats=True, uncertainty=True, overlap=0, tta="d4", batch_size=1)
-    predict(scene, model, tmp_path / "prob.tif", options=options)
+    predict(scene, tmp_path / "prob.tif", model=model, options=options)
     data, _ = read(tmp_path / "prob.tif")
     assert read_info(tmp_path / "prob.tif").bands == ("building", "border", "uncertainty")
     predictor = Predictor(*load_model(model), "cpu")
@@ -301,17 +302,17 @@ def test_uncertainty_is_the_deviation_of_what_was_averaged(town, model, tmp_path
     np.testing.assert_allclose(data[place][2], np.std(views, axis=0).max(axis=0), atol=0.01)
     assert data[2].max() > 0.01
     alone = cpu(floats=True, uncertainty=True, overlap=0)
-    predict(scene, model, tmp_path / "alone.tif", options=alone)
+    predict(scene, tmp_path / "alone.tif", model=model, options=alone)
     assert read(tmp_path / "alone.tif")[0][2].max() < 1e-3  # each pixel was seen once
 
 
 def test_uncertainty_in_bytes_has_its_own_scale(town, model, tmp_path):
     _, scene = town
     stored = {"uncertainty": True, "tta": "flips"}
-    predict(scene, model, tmp_path / "floats.tif", options=cpu(floats=True, **stored))
+    predict(scene, tmp_path / "floats.tif", model=model, options=cpu(floats=True, **stored))
     low = VectorizeOptions(body=0.4, seed=0.4)
-    predict(scene, model, tmp_path / "out", options=cpu(**stored), thresholds=low)
-    predict(scene, model, tmp_path / "f.gpkg", options=cpu(tta="flips"), thresholds=low)
+    predict(scene, tmp_path / "out", model=model, options=cpu(**stored), vectorize=low)
+    predict(scene, tmp_path / "f.gpkg", model=model, options=cpu(tta="flips"), vectorize=low)
     with rasterio.open(tmp_path / "out" / "prob.tif") as prob:
         assert prob.scales[2] == 0.5 / 255
         found = prob.read(3) * prob.scales[2]
@@ -325,7 +326,7 @@ def test_models_are_averaged(town, model, tmp_path):
     _, scene = town
     other = make_model(tmp_path / "other.safetensors", seed=5)
     for name, models in (("a", [model]), ("b", [other]), ("both", [model, other])):
-        predict(scene, models, tmp_path / f"{name}.tif", options=cpu(floats=True))
+        predict(scene, tmp_path / f"{name}.tif", model=models, options=cpu(floats=True))
     one, two, both = (read(tmp_path / f"{name}.tif")[0] for name in ("a", "b", "both"))
     np.testing.assert_allclose(both, (one + two) / 2, atol=1e-6)
     assert np.abs(one - two).max() > 0.01
@@ -342,7 +343,7 @@ def test_models_are_averaged(town, model, tmp_path):
 def test_models_that_cannot_be_averaged(town, model, tmp_path, changes, message):
     other = make_model(tmp_path / "other.safetensors", **changes)
     with pytest.raises(GridMismatchError, match=message):
-        predict(town[1], [model, other], tmp_path / "prob.tif", options=cpu())
+        predict(town[1], tmp_path / "prob.tif", model=[model, other], options=cpu())
 
 
 # Ground of interest
@@ -356,7 +357,7 @@ def test_only_ground_of_interest_is_predicted(town, model, whole, tmp_path):
     area.to_crs(4326).to_file(tmp_path / "aoi.geojson")
     told = []
     predict(
-        scene, model, tmp_path / "prob.tif", options=cpu(aoi=str(tmp_path / "aoi.geojson")),
+        scene, tmp_path / "prob.tif", model=model, options=cpu(aoi=str(tmp_path / "aoi.geojson")),
         progress=lambda done, total, what: told.append((done, total)),
     )  # fmt: skip
     found, valid = read(tmp_path / "prob.tif")
@@ -373,7 +374,7 @@ def test_only_ground_of_interest_is_predicted(town, model, whole, tmp_path):
 def test_ground_of_interest_elsewhere(town, model, tmp_path):
     gpd.GeoDataFrame(geometry=[box(8, 50, 8.1, 50.1)], crs=4326).to_file(tmp_path / "aoi.gpkg")
     with pytest.raises(GridMismatchError, match="none of its polygons lies on"):
-        predict(town[1], model, tmp_path / "p.tif", options=cpu(aoi=str(tmp_path / "aoi.gpkg")))
+        predict(town[1], tmp_path / "p.tif", model=model, options=cpu(aoi=str(tmp_path / "aoi.gpkg")))
 
 
 # Scenes unlike those that were learnt
@@ -386,7 +387,7 @@ def test_a_scene_coarser_than_the_models_is_named(tmp_path, caplog, gsd_m, told)
     changes = {"mean": tuple(mean), "std": tuple(std), "gsd_m": gsd_m}
     model = make_model(tmp_path / "model.safetensors", **changes)
     write_array(tmp_path / "scene.tif", town.grid, town.image, descriptions=SPEC.bands)
-    predict(tmp_path / "scene.tif", model, tmp_path / "prob.tif", options=cpu())
+    predict(tmp_path / "scene.tif", tmp_path / "prob.tif", model=model, options=cpu())
     assert ("pixels of 0.5 m are coarser" in caplog.text) == told
 
 
@@ -404,7 +405,7 @@ def test_a_scene_unlike_the_models_is_named(tmp_path, caplog, changed, words):
     model = make_model(tmp_path / "model.safetensors", mean=tuple(mean), std=tuple(std))
     image = changed(town.image).astype(np.uint8)
     write_array(tmp_path / "scene.tif", town.grid, image, descriptions=SPEC.bands)
-    predict(tmp_path / "scene.tif", model, tmp_path / "prob.tif", options=cpu())
+    predict(tmp_path / "scene.tif", tmp_path / "prob.tif", model=model, options=cpu())
     if words is None:
         assert caplog.text == ""
     else:
@@ -427,7 +428,7 @@ def test_a_pixel_that_is_no_number_spoils_only_its_surroundings(tmp_path):
     write_array(tmp_path / "holes.tif", town.grid, pixels, nodata=-9999, **bands)
     for name in ("clean", "holes"):
         predict(
-            tmp_path / f"{name}.tif", model, tmp_path / f"{name}_prob.tif",
+            tmp_path / f"{name}.tif", tmp_path / f"{name}_prob.tif", model=model,
             options=cpu(floats=True),
         )  # fmt: skip
     clean, _ = read(tmp_path / "clean_prob.tif")
@@ -508,7 +509,7 @@ def test_every_odd_raster_is_predicted_or_refused(realdata, tmp_path):
                 gsd_m=info.grid.gsd_m, size=256, overlap=64,
             )  # fmt: skip
             options = cpu(bands=info.indexes)
-            predict(path, model, tmp_path / "prob.tif", options=options, overwrite=True)
+            predict(path, tmp_path / "prob.tif", model=model, options=options, overwrite=True)
         except GeosegError as error:
             said = str(error)
             assert "\n" not in said

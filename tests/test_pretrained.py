@@ -18,7 +18,7 @@ from geoseg.networks.model_file import (
 )
 from geoseg.networks.models import load_network
 from geoseg.options import PredictOptions
-from geoseg.prediction.scene_prediction import predict
+from geoseg.api.predict import predict
 from geoseg.town import build_town, write_town
 
 
@@ -68,7 +68,7 @@ def test_the_default_model_finds_the_houses_of_unseen_ground(realdata, tmp_path)
     aoi = tmp_path / "unseen.gpkg"
     gpd.GeoDataFrame(geometry=[unseen], crs=read_info(scene).grid.crs.to_wkt()).to_file(aoi)
     layer = tmp_path / "footprints.parquet"
-    predict(scene, find_model(DEFAULT_MODEL), layer, options=PredictOptions(aoi=str(aoi)))
+    predict(scene, layer, model=find_model(DEFAULT_MODEL), options=PredictOptions(aoi=str(aoi)))
     report = evaluate(layer, realdata / "banepa" / "footprints.geojson", aoi=aoi)
     assert report.tp + report.fn > 200
     assert report.f1 > 0.6

@@ -315,7 +315,7 @@ def test_a_state_that_finds_no_room_leaves_the_one_before(tiles, tmp_path, monke
     monkeypatch.setattr(torch, "save", fill)
     with pytest.raises(RuntimeError, match="unexpected pos"):
         train(tiles, tmp_path / "a", model=MODEL, options=OPTIONS)
-    monkeypatch.setattr(geoseg.training.checkpoints, "is_full", lambda *_: True)
+    monkeypatch.setattr(geoseg.training.checkpoints, "is_disk_full", lambda *_: True)
     with pytest.raises(DiskFullError, match=r"a: .*full"):
         train(tiles, tmp_path / "a", model=MODEL, options=OPTIONS, resume=True)
     monkeypatch.setattr(torch, "save", save)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from geoseg.api.results import PredictResult
 from geoseg.errors import ConfigError
@@ -218,3 +218,73 @@ def _predict_boxes(
         layer = work.result if plan.is_layer else work.result / _FOOTPRINTS
         predict_boxes(plan.job, layer, plan.thresholds, progress=progress)
     return PredictResult(plan.job.plan.scene.path, footprints_path=path)
+
+
+@dataclass(frozen=True)
+class PredictTask:
+    """One of several scenes to predict, sent to a worker."""
+
+    scene: str | Path
+    output: Path
+    model: ModelNames
+    options: PredictOptions | None
+    vectorize: VectorizeOptions | None
+    workers: Workers
+
+
+def predict_scenes(
+    scenes: Sequence[str | Path],
+    output: str | Path,
+    *,
+    model: ModelNames = None,
+    options: PredictOptions | None = None,
+    vectorize: VectorizeOptions | None = None,
+    workers: Workers | None = None,
+) -> list[PredictResult]:
+    """Predict several scenes, one per worker at a time, each into a folder of its name.
+
+    Scenes whose folder exists are left as they are, so that an interrupted call can be repeated.
+
+    Args:
+        scenes: The scenes.
+        output: Parent of the folders.
+        model: As of `predict`, like the other arguments.
+        options: As of `predict`.
+        vectorize: As of `predict`.
+        workers: Who computes; each process predicts one scene at a time.
+
+    Raises:
+        ConfigError: If two scenes have the same name.
+        GeosegError: As `predict`.
+    """
+    workers = workers or Workers()
+    folders = [Path(output) / Path(scene).stem for scene in scenes]
+    repeated = next((folder for folder in folders if folders.count(folder) > 1), None)
+    if repeated:
+        raise ConfigError(
+            f"two scenes are called {repeated.name}, and their results would share a folder; "
+            "rename one"
+        )
+    tasks = [
+        PredictTask(scene, folder, model, options, vectorize, workers.single())
+        for scene, folder in zip(scenes, folders, strict=True)
+        if not folder.exists()
+    ]
+    with workers.open() as pool:
+        for _ in pool.map(predict_task, tasks):
+            pass
+    footprints = (options or PredictOptions()).footprints
+    return [
+        PredictResult(
+            str(scene), folder / _PROB, folder / _MASK, folder / _FOOTPRINTS if footprints else None
+        )
+        for scene, folder in zip(scenes, folders, strict=True)
+    ]
+
+
+def predict_task(task: PredictTask) -> None:
+    """Predict one of several scenes."""
+    predict(
+        task.scene, task.output, model=task.model, options=task.options,
+        vectorize=task.vectorize, workers=task.workers,
+    )  # fmt: skip

@@ -50,7 +50,7 @@ def command(
     """
     settings = resolve(config or "configs/demo.yaml", overrides)
     folder = Path(output)
-    from geoseg.jobs.journal import claim_output
+    from geoseg.jobs.output import claim_output
     from geoseg.town import build_town, write_town
 
     start = time.monotonic()

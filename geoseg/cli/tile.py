@@ -122,7 +122,7 @@ def command(
         write_label_report,
     )
     from geoseg.data.tiles import plan_tiles, tile_scenes
-    from geoseg.jobs.journal import check_output
+    from geoseg.jobs.output import check_output
     workers = read_workers(given)
     from geoseg.api.tile import forecast_tile, plan_tile, tile
 

@@ -15,7 +15,7 @@ from geoseg.evaluation.metrics import Confusion, count_classes
 from geoseg.evaluation.report import REPORT_NAME, check_report_folder
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import NearestRaster, read_info, read_mask_classes
-from geoseg.jobs.journal import replace_file
+from geoseg.jobs.files import replace_file
 from geoseg.options import ClassOptions
 
 # Rows read at a time, which bounds memory.

@@ -16,7 +16,7 @@ from geoseg.errors import ConfigError, OutputExistsError
 from geoseg.evaluation.matching import Evaluation, geometry_array, layer_confidence
 from geoseg.evaluation.metrics import AreaCounts, Score
 from geoseg.geo.vector import write_layers
-from geoseg.jobs.journal import replace_file
+from geoseg.jobs.files import replace_file
 
 REPORT_NAME = "report.json"
 LAYERS_NAME = "report.gpkg"

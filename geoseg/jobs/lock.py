@@ -60,8 +60,8 @@ def _acquire(lock: FileLock, file: Path, path: str | Path) -> bool:
             lock.acquire()
         except Timeout as error:
             raise OutputLockedError(
-                f"{path}: another job is writing this output; wait until it has finished, or choose "
-                "another output"
+                f"{path}: another job is writing this output; wait until it has finished, or "
+                "choose another output"
             ) from error
         except (NotImplementedError, OSError) as error:
             if isinstance(error, OSError) and error.errno not in _NO_LOCKS:

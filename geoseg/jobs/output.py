@@ -96,7 +96,7 @@ def folder_output(
     overwrite: bool = False,
     inputs: Iterable[str | Path] = (),
 ) -> Iterator[Work]:
-    """Write a folder, which gets a manifest of its files; `Work.result` is an empty folder at first.
+    """Write a folder and its manifest; `Work.result` is that folder, empty at first.
 
     Args:
         path: The output.
@@ -171,24 +171,29 @@ def _open_work(
             if not is_complete:
                 result.mkdir(exist_ok=True)
             yield Work(folder, result / name if name else result, journal, is_complete)
-            if not is_complete and not name:
-                write_manifest(result)
             if not is_complete:
+                if not name:
+                    write_manifest(result)
                 journal.add(_COMPLETE, True)
             if _has_files(result):
                 move(result, path)
+            _check_written(given)
         except BaseException as error:
-            journal.close()
             _clean_up(folder, job, error)
             if isinstance(error, OSError) and _is_full(error, folder):
                 raise disk_full_error(given, resumable=job is not None) from error
             raise
-        if not given.exists():
-            raise OutputExistsError(
-                f"{given}: was written but is not there under this name; use a plainer name"
-            )
-        journal.close()
+        finally:
+            journal.close()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_written(given: Path) -> None:
+    """Check that the output is there under the very name that the user gave."""
+    if not given.exists():
+        raise OutputExistsError(
+            f"{given}: was written but is not there under this name; use a plainer name"
+        )
 
 
 def _open_journal(

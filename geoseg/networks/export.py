@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from geoseg import __version__
 from geoseg.errors import ConfigError, ModelFileError
-from geoseg.jobs.journal import check_output, replace_file
+from geoseg.jobs.files import replace_file
+from geoseg.jobs.output import check_output
 from geoseg.networks.architectures import task_of
 from geoseg.networks.model_file import ModelSpec, load_model
 from geoseg.networks.models import load_network

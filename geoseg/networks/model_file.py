@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from safetensors import SafetensorError, safe_open
 
 from geoseg.errors import ModelFileError
-from geoseg.jobs.journal import replace_file
+from geoseg.jobs.files import replace_file
 from geoseg.options import Thresholds
 
 if TYPE_CHECKING:

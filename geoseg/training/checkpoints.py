@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from geoseg.data.tiles import TilesInfo
 from geoseg.errors import ConfigError, ModelFileError
-from geoseg.jobs.journal import disk_full, is_full, replace_file
+from geoseg.jobs.files import disk_full_error, is_disk_full, replace_file
 from geoseg.options import ModelOptions, TrainOptions
 from geoseg.training.history import MONITOR
 from geoseg.training.loading.mosaic import remove_mosaic
@@ -114,8 +114,8 @@ class WholeFiles(TorchCheckpointIO):
             with replace_file(path) as partial, partial.open("wb") as file:
                 torch.save(checkpoint, file)
         except (RuntimeError, OSError) as error:  # torch says nothing of the disk
-            if is_full(error, Path(path).parent):
-                raise disk_full(Path(path).parent, goes_on=True) from error
+            if is_disk_full(error, Path(path).parent):
+                raise disk_full_error(Path(path).parent, resumable=True) from error
             raise
 
 

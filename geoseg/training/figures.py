@@ -18,7 +18,7 @@ from matplotlib.patches import Patch
 from rasterio.windows import Window
 
 from geoseg.geo.raster import Scene
-from geoseg.jobs.journal import replace_file
+from geoseg.jobs.files import replace_file
 from geoseg.training.validation.calibration import BINS, Calibration
 
 _TRUTH, _FOUND, _MISSED, _FALSE = "#1a9850", "#d7301f", "#2b5fd9", "#d7301f"

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
-from geoseg.jobs.journal import replace_file
+from geoseg.jobs.files import replace_file
 from geoseg.jobs.progress import Report
 from geoseg.options import TrainOptions
 from geoseg.training.figures import draw_curves

@@ -18,7 +18,8 @@ from lightning.pytorch.callbacks import Callback
 from numpy.lib.stride_tricks import sliding_window_view
 
 from geoseg.errors import ConfigError
-from geoseg.jobs.journal import check_output, replace_file
+from geoseg.jobs.files import replace_file
+from geoseg.jobs.output import check_output
 from geoseg.jobs.progress import Report
 from geoseg.options import ModelOptions, TrainOptions
 from geoseg.training.distributed import count_started

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from geoseg import __version__
 from geoseg.errors import ConfigError, GeosegError
-from geoseg.jobs.journal import check_output
+from geoseg.jobs.output import check_output
 from geoseg.jobs.progress import Report
 from geoseg.networks.device import lacks_memory
 from geoseg.networks.model_file import save_model

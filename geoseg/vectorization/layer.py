@@ -18,7 +18,8 @@ from geoseg.geo.grid import Grid
 from geoseg.geo.paths import absolute_path
 from geoseg.geo.raster import ProbInfo, list_files, read_prob
 from geoseg.geo.vector import ParquetParts, check_suffix, write_footprints
-from geoseg.jobs.journal import Journal, claim_output, describe_job
+from geoseg.jobs.journal import Journal, describe_job
+from geoseg.jobs.output import claim_output
 from geoseg.jobs.progress import Progress, Run
 from geoseg.options import CRFOptions, Thresholds, check_thresholds
 from geoseg.prediction.crf.refinement import refine_raster

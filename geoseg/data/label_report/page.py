@@ -24,7 +24,7 @@ from geoseg.data.label_report.summary import (
     format_percent,
 )
 from geoseg.data.tiles import load_tiles_info, read_tiles
-from geoseg.jobs.journal import replace_file
+from geoseg.jobs.files import replace_file
 
 # Colours of the classes in bars and outlines; the background is grey.
 _BACKGROUND_NAMES = (BACKGROUND, "background")

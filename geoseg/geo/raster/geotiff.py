@@ -15,7 +15,7 @@ import rasterio
 from rasterio.shutil import copy as gdal_copy
 
 from geoseg.geo.grid import Grid
-from geoseg.jobs.journal import LEAST_FREE, replace_file
+from geoseg.jobs.files import LEAST_FREE, replace_file
 
 _SMALL = {"compress": "deflate", "zlevel": 6}
 _QUICK = {"compress": "zstd", "zstd_level": 1}

@@ -27,7 +27,8 @@ from torch.utils.data import Dataset
 
 from geoseg.data.tiles import FOOTPRINTS_NAME, TilesInfo
 from geoseg.errors import DiskFullError
-from geoseg.jobs.journal import LEAST_FREE, describe_job, replace_file
+from geoseg.jobs.files import LEAST_FREE, replace_file
+from geoseg.jobs.journal import describe_job
 from geoseg.training.dataset import Sample, TileDataset
 from geoseg.training.loading.block_store import Box, Group, Stores, cut_window, lay_down
 from geoseg.training.loading.sampling import Draw

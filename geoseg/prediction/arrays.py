@@ -1,0 +1,82 @@
+"""Predicts images that are in memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from rasterio.io import MemoryFile
+
+from geoseg.geo.grid import Grid
+from geoseg.geo.raster import Scene
+from geoseg.geo.tiling import TileGrid
+from geoseg.jobs.workers import count_cores
+from geoseg.options import PredictOptions
+from geoseg.prediction.batches import iter_batches
+from geoseg.prediction.blocks import CPU_PIXELS, predict_batches
+from geoseg.prediction.plan import check_gsd
+from geoseg.prediction.predictor import Predictor
+from geoseg.prediction.stitching import Stitcher, TileBlock
+
+
+def predict_array(
+    predictor: Predictor,
+    image: np.ndarray,
+    grid: Grid,
+    valid: np.ndarray | None,
+    options: PredictOptions,
+) -> tuple[np.ndarray, np.ndarray, Grid]:
+    """Predict an image with overlapping tiles, stitched as those of a scene.
+
+    Args:
+        predictor: The networks.
+        image: (C, H, W) in the units of the model's scenes.
+        grid: CRS, transform and shape of the image.
+        valid: Boolean (H, W), False on nodata; all valid when None.
+        options: `overlap`, `blend` and `batch_size` are used.
+
+    Returns:
+        Probabilities float32 (outputs, h, w), 0 where not valid; valid (h, w); and their grid, which
+        has the pixel size of the model.
+
+    Raises:
+        GridMismatchError: If the pixel size is too far from the model's.
+    """
+    spec = predictor.spec
+    check_gsd("the image", grid, spec)
+    model_grid = grid.resampled(spec.gsd_m)
+    overlap = spec.overlap if options.overlap is None else options.overlap
+    tiles = TileGrid(model_grid.height, model_grid.width, spec.size, overlap, options.blend)
+    block = TileBlock.whole(tiles)
+    batch_size = options.batch_size or max(1, CPU_PIXELS // spec.size**2)
+    batch_size = min(batch_size, len(tiles))
+    prob = np.zeros((len(spec.outputs), *model_grid.shape), np.float32)
+    seen = np.zeros(model_grid.shape, bool)
+    with (
+        torch.inference_mode(),
+        MemoryFile() as file,
+        _write(file, image, grid, valid, model_grid) as scene,
+    ):
+        stitcher = Stitcher(block, len(spec.outputs), predictor.device)
+        batches = iter_batches(scene, block, batch_size=batch_size, margin=predictor.margin)
+        for batch, found in predict_batches(predictor, batches, batch_size, count_cores()):
+            for row, known in batch.known.items():
+                seen[block.band(row).toslices()] = known
+            for tile, place in batch.tiles:
+                window, share = stitcher.add(tile, None if place is None else found[place])
+                prob[(slice(None), *window.toslices())] = share.cpu().numpy()
+    return prob * seen, seen, model_grid
+
+
+def _write(
+    file: MemoryFile, image: np.ndarray, grid: Grid, valid: np.ndarray | None, model_grid: Grid
+) -> Scene:
+    """Write the image into a GeoTIFF in memory and open it on the grid of the model."""
+    with file.open(
+        driver="GTiff", height=grid.height, width=grid.width, count=len(image),
+        dtype=image.dtype.name, crs=grid.crs, transform=grid.transform, photometric="minisblack",
+    ) as sink:  # fmt: skip
+        sink.write(image)
+        if valid is not None:
+            sink.write_mask(valid)
+    bands = list(range(1, len(image) + 1))
+    return Scene(file.name, bands=bands, grid=model_grid)

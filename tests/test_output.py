@@ -1,0 +1,504 @@
+"""Outputs get their name when they are complete, one job at a time, and nothing foreign is lost."""
+
+import errno
+import os
+import re
+import shutil
+import signal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import geoseg.jobs.output
+from geoseg.errors import LabelError, OutputExistsError, OutputLockedError
+from geoseg.jobs.files import replace_file
+from geoseg.jobs.journal import Journal, describe_job
+from geoseg.jobs.manifest import (
+    MANIFEST_NAME,
+    add_to_manifest,
+    find_foreign_file,
+    read_manifest,
+)
+from geoseg.jobs.output import check_output, file_output, folder_output, layer_output
+
+
+def write(folder, text):
+    folder.mkdir(exist_ok=True)
+    (folder / "tiles.json").write_text(text)
+
+
+def make(path, text="old"):
+    """A folder that geoseg wrote."""
+    with folder_output(path) as work:
+        write(work.result, text)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir() if path.name != MANIFEST_NAME)
+
+
+def test_a_folder_gets_its_name_at_the_end(tmp_path):
+    with folder_output(tmp_path / "tiles") as work:
+        write(work.result, "new")
+        assert not (tmp_path / "tiles").exists()
+    assert (tmp_path / "tiles" / "tiles.json").read_text() == "new"
+    assert names(tmp_path) == ["tiles"]
+    assert read_manifest(tmp_path / "tiles") == {"tiles.json"}
+
+
+def test_a_failed_job_leaves_the_old_folder(tmp_path):
+    make(tmp_path / "tiles")
+
+    def run():
+        with folder_output(tmp_path / "tiles", overwrite=True) as work:
+            write(work.result, "new")
+            raise RuntimeError("no power")
+
+    with pytest.raises(RuntimeError, match="no power"):
+        run()
+    assert (tmp_path / "tiles" / "tiles.json").read_text() == "old"
+    assert names(tmp_path) == ["tiles"]
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+    with folder_output(tmp_path / "tiles") as work:
+        write(work.result, "old")
+        (work.result / "test.geojson").write_text("old")
+    make_new = folder_output(tmp_path / "tiles", overwrite=True)
+    with make_new as work:
+        write(work.result, "new")
+    assert names(tmp_path / "tiles") == ["tiles.json"]
+    assert names(tmp_path) == ["tiles"]
+
+
+def test_the_old_folder_is_restored_when_the_new_one_cannot_be_moved(tmp_path, monkeypatch):
+    make(tmp_path / "tiles")
+    rename = os.replace
+
+    def refuse(source, target):
+        if ".partial" in str(source) and str(target).endswith("tiles"):
+            raise PermissionError("the folder is open in another program")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with (
+        pytest.raises(PermissionError, match="another program"),
+        folder_output(tmp_path / "tiles", overwrite=True) as work,
+    ):
+        write(work.result, "new")
+    assert (tmp_path / "tiles" / "tiles.json").read_text() == "old"
+    assert names(tmp_path) == ["tiles"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_does_not_replace_a_file(tmp_path, overwrite):
+    (tmp_path / "scene.tif").write_text("somebody's")
+    with (
+        pytest.raises(OutputExistsError, match=r"scene\.tif: is a file, but a folder"),
+        folder_output(tmp_path / "scene.tif", overwrite=overwrite),
+    ):
+        pass
+    assert (tmp_path / "scene.tif").read_text() == "somebody's"
+    assert names(tmp_path) == ["scene.tif"]
+
+
+def test_a_working_folder_of_something_else_is_not_removed(tmp_path):
+    write(tmp_path / ".tiles.partial", "somebody's")
+    with pytest.raises(OutputExistsError, match="was not made by this version"):
+        make(tmp_path / "tiles")
+    assert (tmp_path / ".tiles.partial" / "tiles.json").read_text() == "somebody's"
+    assert not (tmp_path / "tiles").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["thesis.doc", "images/drone_photo.jpg", "a/b/notes.txt", "images/.hidden", "run/x.txt"]
+)
+def test_foreign_files_at_any_depth_survive(tmp_path, name):
+    with folder_output(tmp_path / "tiles") as work:
+        write(work.result, "old")
+        (work.result / "images").mkdir()
+        (work.result / "images" / "000_000000_000000.tif").write_text("tile")
+    foreign = tmp_path / "tiles" / name
+    foreign.parent.mkdir(parents=True, exist_ok=True)
+    foreign.write_text("years of work")
+    expected = re.escape(f"{tmp_path / 'tiles'}: contains {name}, which geoseg did not write; ")
+    with (
+        pytest.raises(OutputExistsError, match=expected),
+        folder_output(tmp_path / "tiles", overwrite=True),
+    ):
+        pass
+    assert foreign.read_text() == "years of work"
+    assert (tmp_path / "tiles" / "tiles.json").read_text() == "old"
+
+
+def test_a_foreign_file_that_appears_during_the_job_survives(tmp_path):
+    make(tmp_path / "tiles")
+    photo = tmp_path / "tiles" / "photo.jpg"
+    with (
+        pytest.raises(OutputExistsError, match=r"photo\.jpg, which geoseg did not write"),
+        folder_output(tmp_path / "tiles", overwrite=True) as work,
+    ):
+        write(work.result, "new")
+        photo.write_text("holiday")
+    assert photo.read_text() == "holiday"
+    assert (tmp_path / "tiles" / "tiles.json").read_text() == "old"
+
+
+def test_files_that_gis_programs_add_beside_ours_may_go(tmp_path):
+    make(tmp_path / "tiles")
+    for name in ("tiles.json.aux.xml", "tiles.json-wal"):
+        (tmp_path / "tiles" / name).write_text("statistics")
+    with folder_output(tmp_path / "tiles", overwrite=True) as work:
+        write(work.result, "new")
+    assert names(tmp_path / "tiles") == ["tiles.json"]
+    assert names(tmp_path) == ["tiles"]
+
+
+def test_a_link_to_a_folder_is_a_foreign_file(tmp_path):
+    make(tmp_path / "tiles")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_text("photo")
+    (tmp_path / "tiles" / "photos").symlink_to(tmp_path / "photos")
+    with (
+        pytest.raises(OutputExistsError, match="contains photos, which"),
+        folder_output(tmp_path / "tiles", overwrite=True),
+    ):
+        pass
+    assert (tmp_path / "photos" / "a.jpg").read_text() == "photo"
+
+
+def test_outputs_without_a_manifest_are_recognised_by_every_name_in_them(tmp_path):
+    write(tmp_path / "tiles", "of version 0.1.0")
+    for kind in ("images", "targets"):
+        (tmp_path / "tiles" / kind).mkdir()
+        (tmp_path / "tiles" / kind / "000_000128_001024.tif").write_text("tile")
+    assert find_foreign_file(tmp_path / "tiles") is None
+    stranger = tmp_path / "tiles" / "images" / "drone.tif"
+    stranger.write_text("photo")
+    assert find_foreign_file(tmp_path / "tiles") == stranger
+
+
+def test_nested_outputs_have_manifests_of_their_own(tmp_path):
+    make(tmp_path / "demo")
+    make(tmp_path / "demo" / "out")
+    assert find_foreign_file(tmp_path / "demo") is None
+    add_to_manifest(tmp_path / "demo", [])
+    (tmp_path / "demo" / "out" / "notes.txt").write_text("mine")
+    assert find_foreign_file(tmp_path / "demo") == tmp_path / "demo" / "out" / "notes.txt"
+
+
+def test_the_current_folder_is_not_replaced(tmp_path, monkeypatch):
+    make(tmp_path / "tiles")
+    (tmp_path / "tiles" / "images").mkdir()
+    monkeypatch.chdir(tmp_path / "tiles" / "images")
+    with (
+        pytest.raises(OutputExistsError, match="contains the current folder"),
+        folder_output(tmp_path / "tiles", overwrite=True),
+    ):
+        pass
+    assert names(tmp_path / "tiles") == ["images", "tiles.json"]
+
+
+@pytest.mark.parametrize("source", ["tiles/tiles.json", "tiles"])
+def test_an_input_is_not_overwritten(tmp_path, source):
+    write(tmp_path / "tiles", "old")
+    with pytest.raises(OutputExistsError, match="contains the input"):
+        check_output(tmp_path / "tiles", overwrite=True, inputs=[tmp_path / source])
+
+
+def test_a_folder_below_a_file_cannot_be_made(tmp_path):
+    (tmp_path / "a").write_text("a file")
+    with pytest.raises(OutputExistsError, match="a is a file"):
+        check_output(tmp_path / "a" / "b" / "c", overwrite=False)
+
+
+@pytest.mark.parametrize("output", [file_output, layer_output])
+def test_a_file_does_not_replace_a_folder(tmp_path, output):
+    (tmp_path / "out.gpkg").mkdir()
+    assert check_output(tmp_path / "out.gpkg", overwrite=False) == tmp_path / "out.gpkg"
+    with (
+        pytest.raises(OutputExistsError, match=r"out\.gpkg: is a folder; name a file"),
+        output(tmp_path / "out.gpkg", overwrite=True),
+    ):
+        pass
+    assert names(tmp_path) == ["out.gpkg"]
+
+
+def test_a_file_and_a_layer_of_several_files_get_their_names(tmp_path):
+    with file_output(tmp_path / "new" / "a.tif") as work:
+        work.result.write_text("raster")
+        assert not (tmp_path / "new" / "a.tif").exists()
+    with layer_output(tmp_path / "new" / "b.shp") as work:
+        for suffix in (".shp", ".dbf", ".shx"):
+            work.result.with_suffix(suffix).write_text(suffix)
+    assert names(tmp_path / "new") == ["a.tif", "b.dbf", "b.shp", "b.shx"]
+    with (
+        pytest.raises(OutputExistsError, match=r"a\.tif: already exists; .* --overwrite"),
+        file_output(tmp_path / "new" / "a.tif"),
+    ):
+        pass
+
+
+def test_an_output_that_is_not_found_under_its_name_is_no_success(tmp_path, monkeypatch):
+    monkeypatch.setattr("geoseg.jobs.output._replace_file", lambda *_: None)
+    with (
+        pytest.raises(OutputExistsError, match=r"a\.tif: was written but is not there"),
+        file_output(tmp_path / "a.tif") as work,
+    ):
+        work.result.write_text("raster")
+
+
+def test_a_file_is_replaced_only_by_a_complete_one(tmp_path):
+    path = tmp_path / "new" / "a.txt"
+
+    def run():
+        with replace_file(path) as partial:
+            partial.write_text("half")
+            raise RuntimeError("no power")
+
+    with replace_file(path) as partial:
+        partial.write_text("first")
+        assert not path.exists()
+    with pytest.raises(RuntimeError, match="no power"):
+        run()
+    assert path.read_text() == "first"
+    assert names(path.parent) == ["a.txt"]
+
+
+# Jobs that are continued
+
+JOB = describe_job({"size": 64}, ["a", "b"])
+
+
+def interrupt(path, job, done, error=KeyboardInterrupt):
+    """Run a job that finishes some tasks, leaves a file, and is interrupted."""
+
+    def run():
+        with folder_output(path, job=job) as work:
+            for key in done:
+                work.journal.add(key, {"of": key, "share": 0.1 + 0.2})
+            write(work.result, "half")
+            raise error("stop")
+
+    with pytest.raises(error):
+        run()
+
+
+def test_an_interrupted_job_is_continued(tmp_path, caplog):
+    path = tmp_path / "tiles"
+    interrupt(path, JOB, ["a"])
+    assert not path.exists()
+    assert caplog.messages == []
+    interrupt(path, JOB, ["b"])
+    with folder_output(path, job=JOB) as work:
+        assert not work.is_complete
+        assert work.journal.done == {key: {"of": key, "share": 0.30000000000000004} for key in "ab"}
+        assert (work.result / "tiles.json").read_text() == "half"
+        write(work.result, "whole")
+    assert caplog.messages == [f"{path}: continuing an interrupted job"] * 2
+    assert names(path) == ["tiles.json"]
+    assert names(tmp_path) == ["tiles"]
+
+
+def test_another_job_starts_anew(tmp_path, caplog):
+    path = tmp_path / "tiles"
+    interrupt(path, JOB, ["a"])
+    with folder_output(path, job=describe_job({"size": 32}, ["a", "b"])) as work:
+        assert work.journal.done == {}
+        assert list(work.result.iterdir()) == []
+        write(work.result, "new")
+    assert (path / "tiles.json").read_text() == "new"
+    (message,) = caplog.messages
+    assert message.endswith("had other settings or inputs; starting anew")
+
+
+def test_a_refused_job_leaves_nothing(tmp_path):
+    interrupt(tmp_path / "new" / "tiles", JOB, ["a"], LabelError)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", [folder_output, file_output, layer_output])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_kill_around_the_move_does_not_redo_the_job(tmp_path, kind, moment):
+    path = tmp_path / "out.shp"
+    child = os.fork()
+    if child == 0:
+        die_around_the_move(path, kind, moment)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert path.exists() == (moment == "after")
+    assert (tmp_path / ".out.shp.partial" / Journal.NAME).is_file()
+    with kind(path, job=JOB) as work:
+        assert work.is_complete
+        assert work.journal.done["a"] == 1
+    read = path / "tiles.json" if kind is folder_output else path
+    assert read.read_text() == "made once"
+    assert names(tmp_path) == ["out.shp"]
+
+
+def die_around_the_move(path, kind, moment):
+    """Make an output, and die just before or just after it gets its name."""
+    name = {
+        folder_output: "_swap_folder", file_output: "_replace_file", layer_output: "move_files"
+    }[kind]  # fmt: skip
+    move = getattr(geoseg.jobs.output, name)
+
+    def die(result, target):
+        if moment == "after":
+            move(result, target)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(geoseg.jobs.output, name, die)
+    with kind(path, job=JOB) as work:
+        work.journal.add("a", 1)
+        target = work.result / "tiles.json" if kind is folder_output else work.result
+        target.write_text("made once")
+
+
+def test_a_finished_output_that_was_removed_is_made_again(tmp_path):
+    child = os.fork()
+    if child == 0:
+        die_around_the_move(tmp_path / "out", folder_output, "after")
+    os.waitpid(child, 0)
+    shutil.rmtree(tmp_path / "out")
+    with folder_output(tmp_path / "out", job=JOB) as work:
+        assert not work.is_complete
+        write(work.result, "again")
+    assert (tmp_path / "out" / "tiles.json").read_text() == "again"
+
+
+def test_a_kill_between_the_two_renames_loses_nothing(tmp_path):
+    make(tmp_path / "tiles")
+    child = os.fork()
+    if child == 0:
+        rename = os.replace
+
+        def die(source, target):
+            rename(source, target)
+            if str(target).endswith(".old"):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        os.replace = die
+        with folder_output(tmp_path / "tiles", job=JOB, overwrite=True) as work:
+            write(work.result, "new")
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert not (tmp_path / "tiles").exists()
+    with folder_output(tmp_path / "tiles", job=JOB, overwrite=True) as work:
+        assert work.is_complete
+    assert (tmp_path / "tiles" / "tiles.json").read_text() == "new"
+    assert names(tmp_path) == ["tiles"]
+
+
+# Locks
+
+
+def test_a_second_job_on_the_same_output_is_refused(tmp_path):
+    with folder_output(tmp_path / "out") as work:
+        write(work.result, "first")
+        with (
+            pytest.raises(OutputLockedError, match="out: another job is writing this output; "),
+            folder_output(tmp_path / "sub" / ".." / "out", overwrite=True),
+        ):
+            pass
+    assert (tmp_path / "out" / "tiles.json").read_text() == "first"
+    assert names(tmp_path) == ["out"]
+
+
+def test_the_lock_of_a_process_that_died_does_not_block(tmp_path):
+    ready, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with folder_output(tmp_path / "out", job=JOB):
+            os.write(tell, b"x")
+            signal.pause()
+    os.read(ready, 1)
+    with pytest.raises(OutputLockedError), folder_output(tmp_path / "out", job=JOB):
+        pass
+    os.kill(child, signal.SIGKILL)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    with folder_output(tmp_path / "out", job=JOB) as work:
+        write(work.result, "second")
+    assert (tmp_path / "out" / "tiles.json").read_text() == "second"
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_file_system_without_locks_is_reported(tmp_path, monkeypatch, caplog):
+    def unsupported(*_, **__):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("geoseg.jobs.lock.FileLock.acquire", unsupported)
+    make(tmp_path / "out")
+    assert (tmp_path / "out" / "tiles.json").exists()
+    (message,) = caplog.messages
+    assert message.endswith("its file system has no locks; run one job on it at a time")
+
+
+def test_many_jobs_at_once_make_the_output_once(tmp_path):
+    """Processes that all want the same output: each is either first, or refused."""
+    children = []
+    for _ in range(8):
+        child = os.fork()
+        if child == 0:
+            os._exit(try_to_make(tmp_path / "new" / "out"))
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert sorted(codes) == [0] + [2] * 7
+    assert (tmp_path / "new" / "out" / "tiles.json").read_text() == "old"
+    assert names(tmp_path / "new") == ["out"]
+
+
+def try_to_make(path):
+    try:
+        make(path)
+    except (OutputLockedError, OutputExistsError):
+        return 2
+    except BaseException:
+        return 1
+    return 0
+
+
+def test_a_job_differs_by_settings_and_by_what_it_reads(tmp_path):
+    scene = tmp_path / "scene.tif"
+    scene.write_text("one")
+    os.utime(scene, ns=(0, 1_000_000))
+    jobs = {describe_job(1, files=[scene]), describe_job(2, files=[scene]), describe_job(1)}
+    assert describe_job(1, files=[scene]) in jobs
+    os.utime(scene, ns=(0, 2_000_000))
+    jobs.add(describe_job(1, files=[scene]))
+    scene.write_text("other")
+    os.utime(scene, ns=(0, 1_000_000))
+    jobs.add(describe_job(1, files=[scene]))
+    jobs.add(describe_job(1, files=["https://example.org/scene.tif"]))
+    assert len(jobs) == 6
+
+
+@given(cut=st.integers(0, 400))
+def test_a_journal_cut_anywhere_keeps_its_whole_lines(tmp_path_factory, cut):
+    folder = tmp_path_factory.mktemp("job")
+    results = {f"{n}/{n * 7}": [n / 3, "wall\n"] for n in range(6)}
+    book = Journal(folder, JOB)
+    for key, result in results.items():
+        book.add(key, result)
+    book.close()
+    path = folder / Journal.NAME
+    text = path.read_text()[:cut]
+    path.write_text(text)
+    whole = max(0, text.count("\n") - 1)
+    assert Journal.continues(folder, JOB) == ("\n" in text)
+    book = Journal(folder, JOB)
+    assert list(book.done.items()) == list(results.items())[:whole]
+    book.add("more", 1)
+    book.close()
+    assert Journal.has(folder, "more")
+
+
+def test_what_a_killed_process_wrote_is_read_again(tmp_path):
+    child = os.fork()
+    if child == 0:
+        book = Journal(tmp_path / "job", JOB)
+        book.add("a", [1, 2.5])
+        os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    book = Journal(tmp_path / "job", JOB)
+    assert book.done == {"a": [1, 2.5]}
+    book.close()

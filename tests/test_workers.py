@@ -1,0 +1,238 @@
+"""Tasks give the same results on every kind of workers, in the same order."""
+
+import json
+import operator
+import os
+import signal
+import threading
+import time
+
+import pytest
+from distributed import LocalCluster
+from distributed.security import Security
+
+from geoseg.errors import ConfigError, SceneReadError, WorkerLostError
+from geoseg.jobs.workers import WORKER_VARIABLE, Failure, Success, Workers, count_cores
+
+TASKS = list(range(23))
+
+
+def run_tasks(function, tasks, **settings):
+    with Workers(**settings).open() as pool:
+        yield from pool.map(function, tasks)
+
+
+def work(task):
+    """Slower for earlier tasks, so that they finish out of order."""
+    threading.Event().wait(0.002 * (23 - task) / 23)
+    return task**2, f"task {task}"
+
+
+def fail(task):
+    if task == 3:
+        raise SceneReadError("a.tif: cannot read rows 0-5; copy it again")
+    return task
+
+
+def who(_):
+    return os.getpid()
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A scheduler with two workers in threads: quick to start."""
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0"
+    ) as cluster:
+        yield cluster
+
+
+def test_one_worker_runs_here_and_lazily():
+    started = []
+
+    def tasks():
+        for task in TASKS:
+            started.append(task)
+            yield task
+
+    results = run_tasks(work, tasks())
+    assert started == []
+    assert next(results) == (0, "task 0")
+    assert started == [0]
+    assert list(results) == [work(task) for task in TASKS[1:]]
+    assert set(run_tasks(who, TASKS)) == {os.getpid()}
+
+
+def test_local_processes_give_the_same_in_the_same_order():
+    assert list(run_tasks(operator.neg, iter(TASKS), processes=2)) == [-task for task in TASKS]
+
+
+def number(_):
+    time.sleep(0.05)
+    return os.environ[WORKER_VARIABLE]
+
+
+def test_workers_know_their_numbers():
+    assert set(run_tasks(number, range(12), processes=2)) == {"0", "1"}
+    assert WORKER_VARIABLE not in os.environ
+
+
+def test_a_scheduler_gives_the_same_in_the_same_order(cluster):
+    address = cluster.scheduler_address
+    assert list(run_tasks(work, TASKS, scheduler=address)) == list(run_tasks(work, TASKS))
+    assert list(run_tasks(work, [], scheduler=address)) == []
+    assert cluster.status.name == "running"
+
+
+def test_a_task_is_run_each_time_it_is_given(cluster):
+    calls = []
+    done = list(run_tasks(calls.append, [1, 1, 1], scheduler=cluster.scheduler_address))
+    assert len(done) == 3
+
+
+def test_few_tasks_wait_at_a_time(cluster):
+    given = []
+
+    def tasks():
+        for task in range(100):
+            given.append(task)
+            yield task
+
+    results = run_tasks(work_any, tasks(), scheduler=cluster.scheduler_address)
+    next(results)
+    assert len(given) <= 2 * 4 + 1
+    results.close()
+    assert len(given) <= 2 * 4 + 1
+
+
+def work_any(task):
+    return task
+
+
+@pytest.mark.parametrize("dask", [False, True])
+def test_an_error_of_a_task_is_raised_as_it_is(cluster, dask):
+    address = cluster.scheduler_address if dask else None
+    results = run_tasks(fail, TASKS, scheduler=address)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(SceneReadError, match=r"^a\.tif: cannot read rows 0-5; copy it again$"):
+        next(results)
+
+
+def test_a_scheduler_that_does_not_answer(monkeypatch):
+    import distributed
+
+    def refused(*_, **__):
+        raise OSError("Timed out trying to connect")
+
+    monkeypatch.setattr(distributed, "Client", refused)
+    with pytest.raises(ConfigError, match=r"--scheduler tcp://10\.0\.0\.1:8786: no Dask"):
+        list(run_tasks(work, TASKS, scheduler="tcp://10.0.0.1:8786"))
+
+
+def test_an_address_that_is_none():
+    with pytest.raises(ConfigError, match="no Dask scheduler answers there"):
+        list(run_tasks(work, TASKS, scheduler="carrier-pigeon://loft"))
+
+
+def die_once(task):
+    """Kills its process the first time that it is called."""
+    marker, number = task
+    if number == 2 and not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_tasks_of_a_worker_that_dies_are_done_again(tmp_path):
+    tasks = [(tmp_path / "died", number) for number in range(6)]
+    assert list(run_tasks(die_once, tasks, processes=2)) == list(range(6))
+    assert (tmp_path / "died").exists()
+
+
+def die(task):
+    if task == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return task
+
+
+def test_a_task_that_kills_its_workers_is_a_failure():
+    with Workers(processes=2).open() as pool:
+        outcomes = list(pool.outcomes(die, range(4)))
+    assert [type(outcome) for outcome in outcomes] == [Success, Success, Failure, Success]
+    assert [outcome.value for outcome in outcomes if isinstance(outcome, Success)] == [0, 1, 3]
+    assert "lack of memory; use fewer --workers" in str(outcomes[2].error)
+    with pytest.raises(WorkerLostError, match="died several times"):
+        list(run_tasks(die, range(4), processes=2))
+
+
+def test_the_size_of_a_pool_is_that_of_the_cluster(cluster):
+    workers = cluster.scheduler_info["workers"].values()
+    with Workers(scheduler=cluster.scheduler_address).open() as pool:
+        assert pool.size == sum(one["nthreads"] for one in workers) > 1
+        assert not pool.is_local
+    with Workers(1, scheduler=cluster.scheduler_address).open() as pool:
+        assert pool.size == 1
+
+
+def test_a_scheduler_file_stands_for_its_address(cluster, tmp_path):
+    path = tmp_path / "scheduler.json"
+    path.write_text(json.dumps({"address": cluster.scheduler_address}))
+    assert list(run_tasks(work_any, TASKS, scheduler_file=str(path))) == TASKS
+
+
+@pytest.mark.parametrize("cores", [1, 2, 5, 16, 64])
+def test_processes_times_threads_never_exceed_the_cores(monkeypatch, cores):
+    monkeypatch.setattr("geoseg.jobs.workers.count_cores", lambda: cores)
+    for processes in (None, 1, 2, 3, 7, 100):
+        for threads in (None, 1, 2, 16, 1000):
+            workers = Workers(processes, threads)
+            assert 1 <= workers.local_processes * workers.local_threads <= cores
+            assert workers.single().local_processes == 1
+            assert workers.single().local_threads == workers.local_threads
+    assert Workers().local_threads == cores
+    assert Workers(processes=2).local_threads == max(1, cores // 2)
+    assert Workers(scheduler="tcp://a:1").local_threads == 1
+    assert Workers().with_default_processes(3).local_processes == min(3, cores)
+    assert Workers(processes=1).with_default_processes(3).local_processes == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"processes": 0}, "processes is 0; give 1 or more"),
+        ({"threads": -1}, "threads is -1; give 1 or more"),
+        ({"max_memory_gb": 0}, "--max-memory: 0 GB is too little"),
+        ({"scheduler": "tcp://a:1", "scheduler_file": "a.json"}, "give one of them"),
+        ({"tls_ca": "ca.pem"}, "apply only to a Dask cluster"),
+    ],
+)
+def test_workers_that_cannot_be(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        Workers(**settings)
+
+
+def test_an_encrypted_cluster_is_reached_with_certificates(tmp_path):
+    security = Security.temporary()
+    files = {}
+    for name, text in (
+        ("ca", security.tls_ca_file), ("cert", security.tls_client_cert),
+        ("key", security.tls_client_key),
+    ):  # fmt: skip
+        files[f"tls_{name}"] = str(tmp_path / f"{name}.pem")
+        (tmp_path / f"{name}.pem").write_text(text)
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0",
+        security=security, protocol="tls://",
+    ) as cluster:  # fmt: skip
+        address = cluster.scheduler_address
+        assert address.startswith("tls://")
+        assert list(run_tasks(work_any, TASKS, scheduler=address, **files)) == TASKS
+        with pytest.raises(ConfigError, match="no Dask scheduler answers there"):
+            list(run_tasks(work_any, TASKS, scheduler=address))
+
+
+def test_no_more_processes_than_cores_are_started(caplog):
+    with Workers(processes=count_cores() + 1).open() as pool:
+        assert pool.size == count_cores()
+    (message,) = caplog.messages
+    assert message.startswith(f"--workers {count_cores() + 1}: this machine has ")
