@@ -38,9 +38,10 @@ import rasterio
 import torch
 from rasterio.windows import Window
 
+from geoseg.api.predict import predict
 from geoseg.errors import ConfigError
 from geoseg.geo.tiling import TileGrid
-from geoseg.jobs.workers import open_workers
+from geoseg.jobs.workers import Workers, open_workers
 from geoseg.networks.device import choose_device
 from geoseg.networks.model_file import ModelSpec, load_model, load_spec, save_model
 from geoseg.networks.models import build_model
@@ -51,8 +52,6 @@ from geoseg.prediction.blocks import BlockTask, choose_step, predict_block
 from geoseg.prediction.encoding import ValuesKind
 from geoseg.prediction.plan import plan_prediction
 from geoseg.prediction.predictor import Predictor
-from geoseg.api.predict import predict
-from geoseg.jobs.workers import Workers
 from geoseg.prediction.stitching import Block
 from geoseg.town import build_town, write_town
 

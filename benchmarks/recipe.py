@@ -29,12 +29,12 @@ from typing import Any
 import click
 import torch
 
+from geoseg.api.predict import predict
 from geoseg.config import Config, load_config
 from geoseg.data.tiles import plan_tiles, tile_scenes
-from geoseg.evaluation import evaluate
+from geoseg.evaluation import evaluate_footprints as evaluate
 from geoseg.networks.model_file import load_spec
 from geoseg.options import Thresholds
-from geoseg.api.predict import predict
 from geoseg.training.run import train
 from geoseg.vectorization.layer import vectorize
 

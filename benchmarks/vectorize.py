@@ -41,7 +41,7 @@ from rasterio.features import shapes
 from rasterio.windows import Window
 from shapely.geometry import shape
 
-from geoseg.evaluation import evaluate
+from geoseg.evaluation import evaluate_footprints as evaluate
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import Scene, open_for_writing, read_prob
 from geoseg.vectorization.components.labelling import Components, label_block, merge_blocks

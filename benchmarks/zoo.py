@@ -20,18 +20,18 @@ import click
 import numpy as np
 import torch
 
+from geoseg.api.predict import predict
 from geoseg.boxes.box_learner import BOX_RECIPE
 from geoseg.boxes.detector import BoxPredictor
 from geoseg.config import Config, load_config
 from geoseg.data.tiles import plan_tiles, tile_scenes
 from geoseg.errors import GeosegError
-from geoseg.evaluation import evaluate
+from geoseg.evaluation import evaluate_footprints as evaluate
 from geoseg.networks.architectures import ARCHITECTURES, list_architectures, task_of
 from geoseg.networks.model_file import load_model
 from geoseg.networks.models.card import make_card
 from geoseg.options import ModelOptions
 from geoseg.prediction.predictor import Predictor
-from geoseg.api.predict import predict
 from geoseg.town import build_town, write_town
 from geoseg.training.run import train
 

@@ -3,8 +3,8 @@
     python pipelines/deepglobe_buildings.py scenes/*.tif --labels footprints.gpkg \
         --also another.tif -o work/
 
-tile → train → predict and vectorize (scenes with test ground, those of --also) → evaluate. What
-is there already is not done again, so an interrupted run is simply started again.
+tile → train → predict and vectorize (the scenes with test areas and those of --also) → evaluate. Steps
+whose output exists are skipped, so an interrupted run is simply started again.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ from typing import Any
 
 import click
 
+import geoseg
+from geoseg.api.predict import predict_scenes
 from geoseg.config import Config, load_config
 from geoseg.data.labels import find_labels_path
-from geoseg.data.tiles import list_scenes, plan_tiles, tile_scenes
-from geoseg.evaluation import evaluate
-from geoseg.jobs.workers import open_workers
-from geoseg.prediction.scene_prediction import predict_scenes
-from geoseg.training.run import train
+from geoseg.data.tiles import list_scenes
 
 
 def run(
@@ -31,47 +29,54 @@ def run(
     output: Path,
     config: Config,
     *,
-    workers: int = 1,
-    scheduler: str | None = None,
+    workers: geoseg.Workers | None = None,
 ) -> float:
-    """Runs the recipe, all of it below `output`.
+    """Run the whole recipe below the folder `output`.
 
     Returns:
-        Building F1@0.5 on test ground.
+        Building F1@0.5 on the test areas.
     """
     tiles, model = output / "tiles", output / "run" / "model.safetensors"
-    with open_workers(workers, scheduler) as on_workers:
-        if not tiles.exists():
-            tile_scenes(plan_tiles(scenes, labels, config.tile), tiles, run=on_workers)
-        if not model.exists():
-            train(tiles, model.parent, model=config.model, options=config.train, resume=True)
-        tested = list_scenes(tiles, "test")
-        folders = predict_scenes(
-            [*tested, *also], model, output / "scenes",
-            options=config.predict, thresholds=config.vectorize, run=on_workers,
-        )  # fmt: skip
+    if not tiles.exists():
+        geoseg.tile(scenes, labels, tiles, options=config.tile, workers=workers)
+    if not model.exists():
+        geoseg.train(tiles, model.parent, model=config.model, options=config.train, resume=True)
+    test_scenes = list_scenes(tiles, "test")
+    predicted = predict_scenes(
+        [*test_scenes, *also], output / "scenes", model=model,
+        options=config.predict, vectorize=config.vectorize, workers=workers,
+    )  # fmt: skip
     reports = [
-        evaluate(
-            folder / "footprints.gpkg", find_labels_path(scene, labels), output / "reports" / folder.name,
+        geoseg.evaluate(
+            result.footprints_path, find_labels_path(scene, labels),
+            output / "reports" / Path(scene).stem,
             aoi=tiles / "test.geojson", where=config.tile.where, overwrite=True,
         )
-        for scene, folder in zip(tested, folders, strict=False)
+        for scene, result in zip(test_scenes, predicted, strict=False)
     ]  # fmt: skip
     return sum((report.counts for report in reports[1:]), reports[0].counts).f1
 
 
 @click.command()
 @click.argument("scenes", nargs=-1, required=True)
-@click.option("--labels", required=True, help="Footprints; {} stands for a scene's name.")
+@click.option("--labels", required=True, help="Footprints; {} stands for the name of each scene.")
 @click.option("--also", multiple=True, help="A scene to predict, too. May be repeated.")
 @click.option("-o", "--output", type=Path, required=True)
 @click.option("--config", default="configs/deepglobe.yaml", show_default=True)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE")
-@click.option("--workers", default=1, help="Local processes.")
-@click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler.")
-def main(output: Path, config: str, overrides: tuple[str, ...], **given: Any) -> None:
+@click.option("--workers", "processes", type=int, help="Worker processes.")
+@click.option("--scheduler", metavar="ADDRESS", help="Dask scheduler.")
+def main(
+    output: Path,
+    config: str,
+    overrides: tuple[str, ...],
+    processes: int | None,
+    scheduler: str | None,
+    **given: Any,
+) -> None:
     """Learn the buildings of SCENES from their LABELS."""
-    score = run(output=output, config=load_config(config, overrides), **given)
+    workers = geoseg.Workers(processes, scheduler=scheduler)
+    score = run(output=output, config=load_config(config, overrides), workers=workers, **given)
     click.echo(f"F1 {score:.3f} → {output}")
 
 

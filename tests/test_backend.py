@@ -7,11 +7,11 @@ import pytest
 import torch
 from small_models import DEEPGLOBE, make_model
 
+from geoseg.api.predict import predict
 from geoseg.errors import ConfigError
 from geoseg.geo.raster import Scene
-from geoseg.options import PredictOptions
-from geoseg.api.predict import predict
 from geoseg.jobs.workers import Workers
+from geoseg.options import PredictOptions
 from geoseg.town import build_town, write_town
 
 CHANGES = {

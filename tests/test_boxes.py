@@ -21,6 +21,7 @@ from rasterio.windows import Window
 from scipy import ndimage
 
 import geoseg.training.loading.loaders
+from geoseg.api.predict import predict
 from geoseg.boxes import box_learner, box_prediction, detector
 from geoseg.boxes.box_arrays import LEAST_SHARE, Boxes, join_boxes, valid_shares
 from geoseg.boxes.box_augmentation import augment_boxes, turn_boxes, turn_image
@@ -47,7 +48,6 @@ from geoseg.options import (
     TrainOptions,
     VectorizeOptions,
 )
-from geoseg.api.predict import predict
 from geoseg.training.augmentation import Chance
 from geoseg.training.run import train
 
@@ -405,7 +405,8 @@ def test_a_folder_gets_footprints_alone(make_scene, model, perfect, tmp_path):
     steps = []
     files = predict(
         made.path,
-        tmp_path / "out", model=model,
+        tmp_path / "out",
+        model=model,
         progress=lambda done, total, what: steps.append((done, total)),
     )
     assert files == [tmp_path / "out" / "footprints.gpkg"]

@@ -21,6 +21,7 @@ from rasterio.features import rasterize
 from scipy import ndimage
 from torch import nn
 
+from geoseg.api.predict import predict
 from geoseg.boxes.box_learner import BOX_RECIPE
 from geoseg.cli import cli
 from geoseg.data.tiles import TilesInfo
@@ -39,7 +40,6 @@ from geoseg.options import (
     VectorizeOptions,
     check_thresholds,
 )
-from geoseg.api.predict import predict
 from geoseg.town import build_town, write_town
 from geoseg.training import finishing
 from geoseg.training.dataset import TileDataset
@@ -467,7 +467,10 @@ def test_predict_refuses_thresholds_of_buildings_for_classes(job, tmp_path):
     model = folder / "run" / "model.safetensors"
     with pytest.raises(ConfigError, match="applies only to building models"):
         predict(
-            folder / "scene.tif", tmp_path / "out", model=model, vectorize=VectorizeOptions(body=0.4)
+            folder / "scene.tif",
+            tmp_path / "out",
+            model=model,
+            vectorize=VectorizeOptions(body=0.4),
         )
     result = CliRunner().invoke(
         cli,

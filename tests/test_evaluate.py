@@ -20,7 +20,8 @@ from geoseg.errors import (
     OutputExistsError,
     VectorReadError,
 )
-from geoseg.evaluation import evaluate, evaluate_layers, format_table
+from geoseg.evaluation import evaluate_footprints as evaluate
+from geoseg.evaluation import evaluate_layers, format_table
 from geoseg.evaluation.metrics import Score
 
 SPACENET = Path(__file__).parents[2] / "shared" / "fixtures" / "spacenet"

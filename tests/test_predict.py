@@ -10,6 +10,7 @@ from rasterio.windows import Window
 from small_models import DEEPGLOBE as SPEC
 from small_models import make_model
 
+from geoseg.api.predict import predict
 from geoseg.errors import ConfigError, GridMismatchError, OutputExistsError
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import Scene, read_info, write_array
@@ -24,7 +25,6 @@ from geoseg.prediction.blocks import _load_predictor
 from geoseg.prediction.crf.refinement import refine_raster
 from geoseg.prediction.plan import plan_prediction
 from geoseg.prediction.predictor import Predictor
-from geoseg.api.predict import predict
 from geoseg.prediction.stitching import TileBlock
 from geoseg.town import build_town, write_town
 
@@ -125,7 +125,10 @@ def test_a_small_unet_agrees_with_the_whole_scene_where_tiles_see_enough(tmp_pat
     # Of such sides, that tiles which end with the scene begin at an even pixel, too.
     scene, _ = write_town(build_town(144, 208, seed=3, gsd_m=0.5, nodata_corner=False), tmp_path)
     predict(
-        scene, tmp_path / "prob.tif", model=tmp_path / "model.safetensors", options=floats(blend="crop")
+        scene,
+        tmp_path / "prob.tif",
+        model=tmp_path / "model.safetensors",
+        options=floats(blend="crop"),
     )
     data, _ = read(tmp_path / "prob.tif")
     whole = whole_scene(tmp_path / "model.safetensors", scene)

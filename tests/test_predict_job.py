@@ -9,15 +9,15 @@ import torch
 from affine import Affine
 from small_models import PIXELWISE
 
+from geoseg.api.predict import predict
 from geoseg.errors import ConfigError, GridMismatchError
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import Scene, list_files, write_array
 from geoseg.jobs.journal import Journal, describe_job
+from geoseg.jobs.workers import Workers
 from geoseg.networks.model_file import save_model
 from geoseg.options import PredictOptions, Thresholds
 from geoseg.prediction.prediction_job import plan_job
-from geoseg.api.predict import predict
-from geoseg.jobs.workers import Workers
 from geoseg.vectorization.tasks import run_trace_task
 
 

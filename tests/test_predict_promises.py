@@ -11,24 +11,23 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from geoseg.jobs.environment import WORKER_VARIABLE
 from rasterio.windows import Window
 from rio_cogeo.cogeo import cog_validate
 from shapely.geometry import box
 
+from geoseg.api.predict import predict
 from geoseg.errors import ConfigError, DiskFullError, GeosegError, GridMismatchError
 from geoseg.geo.raster import Scene, read_info, write_array
 from geoseg.geo.tiling import TileGrid
 from geoseg.geo.vector import read_footprints
-from geoseg.jobs.environment import WORKER_VARIABLE
-from geoseg.jobs.workers import open_workers
+from geoseg.jobs.workers import Workers, open_workers
 from geoseg.networks.device import choose_device
 from geoseg.networks.model_file import ModelSpec, load_model, save_model
 from geoseg.networks.models import build_model
 from geoseg.options import PredictOptions, Thresholds, VectorizeOptions
 from geoseg.prediction.blocks import BlockTask, _Limit, predict_block
 from geoseg.prediction.predictor import Predictor
-from geoseg.api.predict import predict
-from geoseg.jobs.workers import Workers
 from geoseg.prediction.scheduling import deal_blocks, deal_panels
 from geoseg.town import build_town, write_town
 
@@ -107,7 +106,9 @@ def test_panels_give_the_same_bytes(town, model, whole, tmp_path, rows):
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_threads_give_the_same_bytes(town, model, whole, tmp_path, threads):
-    predict(town[1], tmp_path / "prob.tif", model=model, options=cpu(), workers=Workers(threads=threads))
+    predict(
+        town[1], tmp_path / "prob.tif", model=model, options=cpu(), workers=Workers(threads=threads)
+    )
     assert (tmp_path / "prob.tif").read_bytes() == whole
     assert torch.get_num_threads() > 0
 
@@ -374,7 +375,9 @@ def test_only_ground_of_interest_is_predicted(town, model, whole, tmp_path):
 def test_ground_of_interest_elsewhere(town, model, tmp_path):
     gpd.GeoDataFrame(geometry=[box(8, 50, 8.1, 50.1)], crs=4326).to_file(tmp_path / "aoi.gpkg")
     with pytest.raises(GridMismatchError, match="none of its polygons lies on"):
-        predict(town[1], tmp_path / "p.tif", model=model, options=cpu(aoi=str(tmp_path / "aoi.gpkg")))
+        predict(
+            town[1], tmp_path / "p.tif", model=model, options=cpu(aoi=str(tmp_path / "aoi.gpkg"))
+        )
 
 
 # Scenes unlike those that were learnt

@@ -5,9 +5,10 @@ import pytest
 from click.testing import CliRunner
 from shapely.geometry import box
 
+from geoseg.api.predict import predict
 from geoseg.cli import cli
 from geoseg.errors import ModelFileError
-from geoseg.evaluation import evaluate
+from geoseg.evaluation import evaluate_footprints as evaluate
 from geoseg.geo.raster import read_info
 from geoseg.networks.model_file import (
     DEFAULT_MODEL,
@@ -18,7 +19,6 @@ from geoseg.networks.model_file import (
 )
 from geoseg.networks.models import load_network
 from geoseg.options import PredictOptions
-from geoseg.api.predict import predict
 from geoseg.town import build_town, write_town
 
 

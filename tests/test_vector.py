@@ -30,7 +30,7 @@ from shapely.geometry import (
 )
 
 from geoseg.errors import ConfigError, MissingCRSError, VectorReadError
-from geoseg.evaluation import evaluate
+from geoseg.evaluation import evaluate_footprints as evaluate
 from geoseg.evaluation.spacenet import score_spacenet
 from geoseg.geo.grid import Grid
 from geoseg.geo.vector import (

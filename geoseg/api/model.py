@@ -98,9 +98,7 @@ class Probabilities:
         data = self.data
         if data.dtype not in (np.dtype(np.uint8), np.dtype(np.float32)):
             data = data.astype(np.float32)
-        write_array(
-            path, self.grid, data, valid=self.valid, descriptions=self.bands, tags=tags
-        )
+        write_array(path, self.grid, data, valid=self.valid, descriptions=self.bands, tags=tags)
 
 
 class Model:

@@ -16,9 +16,8 @@ from geoseg.jobs.journal import describe_job
 from geoseg.jobs.output import Work, check_output, file_output, folder_output, layer_output
 from geoseg.jobs.progress import Progress
 from geoseg.jobs.workers import Pool, Workers
-from geoseg.options import PredictOptions, Thresholds, VectorizeOptions
+from geoseg.options import PredictOptions, Thresholds, VectorizeOptions, check_thresholds
 from geoseg.prediction.prediction_job import ModelNames, PredictionJob, plan_job
-from geoseg.vectorization.prob_tags import refuse_thresholds
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -108,7 +107,7 @@ def plan_predict(
     overwrite: bool = False,
 ) -> PredictPlan:
     """Check scene, model and output, reading headers only; arguments and errors as of `predict`."""
-    from geoseg.prediction.backend_names import check_backend
+    from geoseg.prediction.backends import check_backend
 
     options = options or PredictOptions()
     suffix = _check_suffix(Path(output))
@@ -130,7 +129,7 @@ def _choose_thresholds(job: PredictionJob, vectorize: VectorizeOptions | None) -
             "vectorize.crf: applies only to geoseg vectorize; use predict.crf, or --crf"
         )
     if job.specs[0].exclusive:
-        refuse_thresholds(vectorize)
+        check_thresholds(vectorize)
     return vectorize.over(job.specs[0].thresholds)
 
 
@@ -168,6 +167,7 @@ def _write_outputs(
     plan: PredictPlan, work: Work, workers: Workers, pool: Pool, progress: Progress | None
 ) -> None:
     """Write rasters and footprints into the result of a working folder."""
+    from geoseg.geo.raster import read_prob
     from geoseg.prediction.scene_prediction import clear_rasters, predict_rasters
     from geoseg.vectorization.layer import write_layer
 
@@ -177,7 +177,7 @@ def _write_outputs(
     )
     if layer is not None:
         write_layer(
-            prob, layer, work, plan.thresholds,
+            read_prob(prob), layer, work, plan.thresholds,
             max_memory_gb=workers.max_memory_gb, pool=pool, progress=progress,
         )  # fmt: skip
     clear_rasters(work)

@@ -87,6 +87,16 @@ class PredictResult:
         return tuple(file for file in files if file is not None)
 
     @cached_property
+    def count(self) -> int | None:
+        """Number of footprints in the layer; None without a layer, or of a SpaceNet CSV."""
+        from geoseg.geo.vector import LAYER_SUFFIXES, count_features
+
+        path = self.footprints_path
+        if path is None or path.suffix.lower() not in LAYER_SUFFIXES:
+            return None
+        return count_features(path)
+
+    @cached_property
     def footprints(self) -> gpd.GeoDataFrame:
         """All footprints with their columns, read from the layer.
 

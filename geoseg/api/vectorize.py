@@ -7,18 +7,18 @@ from pathlib import Path
 
 from geoseg.api.results import VectorizeResult
 from geoseg.errors import ConfigError
-from geoseg.geo.raster import list_files
+from geoseg.geo.raster import ProbInfo, list_files, read_prob
 from geoseg.geo.raster.block_cache import limited_block_cache
 from geoseg.geo.vector import check_suffix
 from geoseg.jobs.journal import describe_job
 from geoseg.jobs.output import Work, check_output, layer_output
 from geoseg.jobs.progress import Progress
 from geoseg.jobs.workers import Workers
-from geoseg.options import CRFOptions, Thresholds, VectorizeOptions
+from geoseg.options import CRFOptions, Thresholds, VectorizeOptions, check_thresholds
 from geoseg.prediction.crf.refinement import check_colours, refine_raster
-from geoseg.vectorization.layer import count_polygons, write_layer
-from geoseg.vectorization.prob_sources import open_prob
-from geoseg.vectorization.prob_tags import read_classes, read_thresholds, refuse_thresholds
+from geoseg.vectorization.block_layout import BlockLayout, choose_layout
+from geoseg.vectorization.layer import write_layer
+from geoseg.vectorization.prob_sources import prob_bands as check_bands
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class VectorizePlan:
     """A vectorization with its output.
 
     Attributes:
-        prob: Raster of probabilities.
+        prob: Description of the raster of probabilities.
         output: The layer.
         thresholds: Thresholds of the footprints.
         scene: Scene whose colours refine the probabilities first, or None.
@@ -34,7 +34,7 @@ class VectorizePlan:
         block_px: Rows and columns that are processed at a time; None chooses by memory.
     """
 
-    prob: str
+    prob: ProbInfo
     output: Path
     thresholds: Thresholds
     scene: str | None
@@ -44,7 +44,15 @@ class VectorizePlan:
     @property
     def inputs(self) -> list[str]:
         """Files that the user named."""
-        return [self.prob] if self.scene is None else [self.prob, self.scene]
+        return [self.prob.path] if self.scene is None else [self.prob.path, self.scene]
+
+    def list_input_files(self) -> list[str]:
+        """Return all files that the layer depends on, sources of a VRT included."""
+        return [*self.prob.files, *(list_files(self.scene) if self.scene else ())]
+
+    def choose_layout(self, max_memory_gb: float) -> BlockLayout:
+        """Return the blocks and windows in which the raster would be processed."""
+        return choose_layout(self.prob.grid, max_memory_gb)
 
 
 def vectorize(
@@ -81,9 +89,10 @@ def vectorize(
     workers = workers or Workers()
     with limited_block_cache():
         plan = plan_vectorize(prob, output, options=options, scene=scene, overwrite=overwrite)
-        files = [file for source in plan.inputs for file in list_files(source)]
         settings = (plan.thresholds.model_dump(), bool(scene) and plan.crf.model_dump())
-        job = describe_job("vectorize", *settings, plan.output.suffix.lower(), files=files)
+        job = describe_job(
+            "vectorize", *settings, plan.output.suffix.lower(), files=plan.list_input_files()
+        )
         with layer_output(output, overwrite=overwrite, inputs=plan.inputs, job=job) as work:
             if not work.is_complete:
                 _write(plan, work, workers, progress)
@@ -104,26 +113,25 @@ def plan_vectorize(
     check_suffix(output)
     if options.crf is not None and scene is None:
         raise ConfigError("vectorize.crf: needs the colours of a scene; pass --crf SCENE")
-    if read_classes(prob):
-        refuse_thresholds(options)
-    thresholds = options.over(read_thresholds(prob))
-    open_prob(prob).close()  # refuses what is not a raster of probabilities
+    info = read_prob(prob)
+    check_bands(info)
+    if info.classes:
+        check_thresholds(options, info.thresholds)
+    thresholds = options.over(info.thresholds)
     if scene is not None:
         check_colours(prob, scene)
     plan = VectorizePlan(
-        str(prob), Path(output), thresholds, None if scene is None else str(scene),
+        info, Path(output), thresholds, None if scene is None else str(scene),
         options.crf or CRFOptions(), options.block_px,
     )  # fmt: skip
     check_output(output, overwrite=overwrite, inputs=plan.inputs, is_file=True)
     return plan
 
 
-def _write(
-    plan: VectorizePlan, work: Work, workers: Workers, progress: Progress | None
-) -> None:
+def _write(plan: VectorizePlan, work: Work, workers: Workers, progress: Progress | None) -> None:
     prob = plan.prob
     if plan.scene is not None:
-        prob = str(_refine(plan, plan.scene, work, progress))
+        prob = read_prob(_refine(plan, plan.scene, work, progress))
     with workers.open() as pool:
         write_layer(
             prob, work.result, work, plan.thresholds,
@@ -136,6 +144,6 @@ def _refine(plan: VectorizePlan, scene: str, work: Work, progress: Progress | No
     """Refine the probabilities into the working folder, unless an earlier run has done it."""
     refined = work.folder / "refined.tif"
     if "refined" not in work.journal.done:
-        refine_raster(plan.prob, scene, refined, options=plan.crf, progress=progress)
+        refine_raster(plan.prob.path, scene, refined, options=plan.crf, progress=progress)
         work.journal.add("refined", True)
     return refined

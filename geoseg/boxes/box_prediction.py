@@ -16,8 +16,8 @@ from geoseg.geo.raster import Scene
 from geoseg.geo.tiling import Tile, TileGrid
 from geoseg.geo.vector import WRITABLE_SUFFIXES, write_footprints
 from geoseg.jobs.progress import Progress
-from geoseg.options import PredictOptions, Thresholds
 from geoseg.networks.model_file import load_model
+from geoseg.options import PredictOptions, Thresholds
 from geoseg.prediction.plan import PredictPlan
 from geoseg.prediction.prediction_job import PredictionJob
 from geoseg.vectorization.footprint_frames import OutlineBatch, georeference_outlines

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -50,13 +50,13 @@ def command(
     """
     settings = resolve(config or "configs/demo.yaml", overrides)
     folder = Path(output)
-    from geoseg.jobs.output import claim_output
+    from geoseg.jobs.output import folder_output
     from geoseg.town import build_town, write_town
 
     start = time.monotonic()
-    with claim_output(folder, overwrite=overwrite) as partial:
+    with folder_output(folder, overwrite=overwrite) as work:
         town = build_town(*size, seed=seed, gsd_m=gsd, crs=crs, bands=bands, dtype=dtype)
-        write_town(town, partial)
+        write_town(town, work.result)
     scene, truth = folder / "scene.tif", folder / "footprints.gpkg"
     _say(start, f"town: {size[0]} x {size[1]} pixels, {len(town.footprints)} buildings → {scene}")
     if scene_only:
@@ -76,22 +76,20 @@ def command(
 
 
 def _run(settings: Config, folder: Path, scene: Path, truth: Path, start: float) -> Report:
-    from geoseg.data.tiles import plan_tiles, tile_scenes
-    from geoseg.evaluation import evaluate
+    from geoseg import evaluate, predict, tile, train
     from geoseg.geo.vector import read_footprints
-    from geoseg.prediction.scene_prediction import predict
+    from geoseg.jobs.manifest import add_to_manifest
     from geoseg.training.figures import draw_comparison
-    from geoseg.training.run import train
 
     _say(start, f"tile: {scene} → {folder / 'tiles'}")
-    info = tile_scenes(plan_tiles([scene], truth, settings.tile), folder / "tiles")
-    counts = ", ".join(f"{count} {split}" for split, count in info.tiles.items())
-    _say(start, f"tile: {counts} tiles, pixels shared between splits: {info.shared_pixels}")
+    tiles = tile(scene, truth, folder / "tiles", options=settings.tile)
+    counts = ", ".join(f"{count} {split}" for split, count in tiles.counts.items())
+    _say(start, f"tile: {counts} tiles, pixels shared between splits: {tiles.shared_pixels}")
 
     minutes = settings.train.max_minutes
     _say(start, "train" + (f": {minutes:g} minutes" if minutes else ""))
-    result = train(
-        folder / "tiles",
+    run = train(
+        tiles.folder,
         folder / "run",
         model=settings.model,
         options=settings.train,
@@ -99,26 +97,27 @@ def _run(settings: Config, folder: Path, scene: Path, truth: Path, start: float)
     )
     _say(start, f"predict: {scene} → {folder / 'out'}")
     with progress_bar() as progress:
-        predict(
+        predicted = predict(
             scene,
-            result.model,
             folder / "out",
+            model=run.model,
             options=settings.predict,
-            thresholds=settings.vectorize,
+            vectorize=settings.vectorize,
             progress=progress,
         )
 
-    _say(start, "evaluate: on the ground that training never saw")
+    _say(start, "evaluate: on the area that was kept from training")
+    layer = folder / "out" / "footprints.gpkg"
     aoi = folder / "tiles" / "test.geojson"
-    report = evaluate(folder / "out" / "footprints.gpkg", truth, folder / "report", aoi=aoi)
-    found = read_footprints(folder / "out" / "footprints.gpkg")
+    report = cast("Report", evaluate(layer, truth, folder / "report", aoi=aoi))
     draw_comparison(
         scene,
         read_footprints(truth),
-        found,
+        predicted.footprints,
         folder / "demo.png",
-        title=f"F1 {report.f1:.2f} on the right-hand quarter, which training never saw",
+        title=f"F1 {report.f1:.2f} on the right-hand quarter, which was kept from training",
     )
+    add_to_manifest(folder, [folder / "demo.png"])
     return report
 
 

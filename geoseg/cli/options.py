@@ -10,8 +10,8 @@ import click
 
 from geoseg.config import Config, load_config
 from geoseg.errors import ConfigError, DataError
-from geoseg.jobs.workers import DEFAULT_MEMORY_GB, Workers
 from geoseg.geo.paths import is_missing, no_such_file
+from geoseg.jobs.workers import DEFAULT_MEMORY_GB, Workers
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -159,5 +159,7 @@ def parse_memory(text: str | None) -> float | None:
         raise ConfigError(f"--max-memory {text}: give a size such as 2GB or 800MB")
     gigabytes = float(found[1]) * _GIGABYTES[found[2]]
     if gigabytes < _LEAST_MEMORY_GB:
-        raise ConfigError(f"--max-memory {text}: is too little; give {_LEAST_MEMORY_GB:g}GB or more")
+        raise ConfigError(
+            f"--max-memory {text}: is too little; give {_LEAST_MEMORY_GB:g}GB or more"
+        )
     return gigabytes

@@ -114,15 +114,6 @@ def command(
         tile__keep_empty=keep_empty,
         tile__seed=seed,
     )
-    from geoseg.data.forecast import forecast_tiles
-    from geoseg.data.label_report import (
-        PAGE_NAME,
-        format_headline,
-        load_label_report,
-        write_label_report,
-    )
-    from geoseg.data.tiles import plan_tiles, tile_scenes
-    from geoseg.jobs.output import check_output
     workers = read_workers(given)
     from geoseg.api.tile import forecast_tile, plan_tile, tile
 
@@ -150,13 +141,13 @@ def command(
 
 
 def _describe_result(result: TileResult, output: str) -> str:
-    from geoseg.data.label_report import PAGE_NAME, headline
+    from geoseg.data.label_report import PAGE_NAME, format_headline
 
     counts = ", ".join(f"{count} {split}" for split, count in result.counts.items())
     return (
         f"pixels shared between splits: {result.shared_pixels}; gap between them: {result.gap} "
         f"pixels ({result.gap * result.info.gsd_m:.3g} m)\n"
-        f"labels: {headline(result.report)}; see {Path(output) / PAGE_NAME}\n"
+        f"labels: {format_headline(result.report)}; see {Path(output) / PAGE_NAME}\n"
         f"{sum(result.counts.values())} tiles ({counts}) → {output}"
     )
 

@@ -24,7 +24,7 @@ from geoseg.evaluation.spacenet import score_spacenet
 SPACENET_MIN_AREA_PX2 = 20.0
 
 
-def evaluate(
+def evaluate_footprints(
     footprints: str | Path,
     truth: str | Path,
     output: str | Path | None = None,
@@ -66,7 +66,7 @@ def evaluate(
         VectorReadError: If a file cannot be read.
     """
     _check_options(threshold, min_area_m2)
-    folder = check_report_folder(output, overwrite)
+    check_report_folder(output, overwrite)
     layers: dict[str, gpd.GeoDataFrame] = {}
     if _are_spacenet_files(footprints, truth, aoi, where):
         min_area_px2 = SPACENET_MIN_AREA_PX2 if min_area_m2 is None else min_area_m2
@@ -80,8 +80,8 @@ def evaluate(
         fields |= {"aoi": aoi and str(aoi), "where": where, "min_area_m2": float(min_area_m2 or 0)}
         layers = build_report_layers(evaluation, crs)
     report = Report(**fields, footprints=str(footprints), truth=str(truth), threshold=threshold)
-    if folder is not None:
-        write_report(folder, report, layers)
+    if output is not None:
+        write_report(Path(output), report.to_dict(), layers, overwrite=overwrite)
     return report
 
 
@@ -115,7 +115,7 @@ __all__ = [
     "ClassReport",
     "Evaluation",
     "Report",
-    "evaluate",
+    "evaluate_footprints",
     "evaluate_layers",
     "evaluate_mask",
     "format_classes",

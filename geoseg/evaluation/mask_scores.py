@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,9 @@ import numpy as np
 from geoseg.data.labels import IGNORE, ClassScheme, Labels, read_labels, resolve_scheme
 from geoseg.errors import ConfigError, GridMismatchError
 from geoseg.evaluation.metrics import Confusion, count_classes
-from geoseg.evaluation.report import REPORT_NAME, check_report_folder
+from geoseg.evaluation.report import check_report_folder, write_report
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import NearestRaster, read_info, read_mask_classes
-from geoseg.jobs.files import replace_file
 from geoseg.options import ClassOptions
 
 # Rows read at a time, which bounds memory.
@@ -85,7 +83,7 @@ def evaluate_mask(
         SceneReadError: If the file is not a class mask.
         DataError: If the truth cannot be read.
     """
-    folder = check_report_folder(output, overwrite)
+    check_report_folder(output, overwrite)
     names = read_mask_classes(mask)
     scheme = resolve_scheme(classes)
     _check_names(mask, names, scheme)
@@ -101,10 +99,8 @@ def evaluate_mask(
             "same area, and tile.classes"
         )
     report = _build_report(confusion, names, str(mask), str(truth), str(aoi) if aoi else None)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        with replace_file(folder / REPORT_NAME) as partial:
-            partial.write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
+    if output is not None:
+        write_report(Path(output), asdict(report), {}, overwrite=overwrite)
     return report
 
 

@@ -12,11 +12,11 @@ import geopandas as gpd
 import numpy as np
 from pyproj import CRS
 
-from geoseg.errors import ConfigError, OutputExistsError
+from geoseg.errors import ConfigError
 from geoseg.evaluation.matching import Evaluation, geometry_array, layer_confidence
 from geoseg.evaluation.metrics import AreaCounts, Score
 from geoseg.geo.vector import write_layers
-from geoseg.jobs.files import replace_file
+from geoseg.jobs.output import check_output, folder_output
 
 REPORT_NAME = "report.json"
 LAYERS_NAME = "report.gpkg"
@@ -138,32 +138,37 @@ def build_report_layers(evaluation: Evaluation, crs: CRS) -> dict[str, gpd.GeoDa
     return {"TP": true_positives, "FP": proposals[~matched], "FN": truths[matches.truth_match < 0]}
 
 
-def write_report(folder: Path, report: Report, layers: Mapping[str, gpd.GeoDataFrame]) -> None:
-    """Write a report into a folder.
+def write_report(
+    folder: Path,
+    report: dict[str, Any],
+    layers: Mapping[str, gpd.GeoDataFrame],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write the folder of a report, which appears only when complete.
 
-    `report.json` is written last, so that its presence means a complete report.
+    Args:
+        folder: The folder.
+        report: Contents of `report.json`.
+        layers: Layers of `report.gpkg`; no such file without any.
+        overwrite: Replace an earlier report.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    if layers:
-        write_layers(folder / LAYERS_NAME, layers)
-    else:
-        (folder / LAYERS_NAME).unlink(missing_ok=True)
-    with replace_file(folder / REPORT_NAME) as partial:
-        partial.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
+    with folder_output(folder, overwrite=overwrite) as work:
+        if layers:
+            write_layers(work.result / LAYERS_NAME, layers)
+        text = json.dumps(report, indent=2) + "\n"
+        (work.result / REPORT_NAME).write_text(text, encoding="utf-8")
 
 
-def check_report_folder(output: str | Path | None, overwrite: bool) -> Path | None:
-    """Return the output folder; raise if it is a file or contains a report to keep."""
+def check_report_folder(output: str | Path | None, overwrite: bool) -> None:
+    """Check that a report may be written into a folder, before anything is computed.
+
+    Raises:
+        ConfigError: If the name is that of a file.
+        OutputExistsError: If the folder exists and may not be replaced.
+    """
     if output is None:
-        return None
-    folder = Path(output)
-    if folder.exists() and not folder.is_dir():
-        raise OutputExistsError(f"{folder}: is a file; give a folder for the report")
-    if folder.suffix.lower() in (".json", ".gpkg", ".csv"):
-        raise ConfigError(f"{folder}: has the suffix of a file; give a folder for the report")
-    for name in (REPORT_NAME, LAYERS_NAME):
-        if (folder / name).exists() and not overwrite:
-            raise OutputExistsError(
-                f"{folder / name}: exists; pass --overwrite to replace it, or give another folder"
-            )
-    return folder
+        return
+    if Path(output).suffix.lower() in (".json", ".gpkg", ".csv"):
+        raise ConfigError(f"{output}: looks like a file; give a folder for the report")
+    check_output(output, overwrite=overwrite)

@@ -149,7 +149,7 @@ class Workers:
     def _count(self, client: Any) -> int:
         if not self.is_remote:
             return self.local_processes
-        available = max(1, sum(client.nthreads().values()))
+        available: int = max(1, sum(client.nthreads().values()))
         return min(self.processes or available, available)
 
     @contextmanager

@@ -62,13 +62,16 @@ class VectorizeOptions(Options):
     regularize: bool | None = None
     min_hole_m2: float | None = Field(None, ge=0)
     min_confidence: float | None = Field(None, ge=0, le=1)
+    block_px: int | None = Field(
+        None, ge=1, description="Rows and columns processed at a time; chosen by memory when null"
+    )
     crf: CRFOptions | None = Field(
         None, description="Dense CRF that refines the probabilities first, with --crf SCENE"
     )
 
     def over(self, thresholds: Thresholds) -> Thresholds:
         """These where they are set, else those."""
-        given = self.model_dump(exclude={"crf"}, exclude_none=True)
+        given = self.model_dump(exclude={"block_px", "crf"}, exclude_none=True)
         return thresholds.model_copy(update=given)
 
 

@@ -40,7 +40,7 @@ Result = TypeVar("Result")
 Count = Callable[[int], None]
 
 # Pixels of a batch on a CPU, which gains nothing from more.
-_CPU_PIXELS = 512 * 512
+CPU_PIXELS = 512 * 512
 
 # On a GPU two sizes of batch tell what a tile takes. A part of its memory is left to others, and
 # beyond the largest size there is nothing to gain.
@@ -111,7 +111,7 @@ def choose_step(task: BlockTask) -> Step:
         return Step(name, task.batch_size)
     size = task.block.plan.size
     if name == "cpu":
-        return Step(name, max(1, _CPU_PIXELS // size**2))
+        return Step(name, max(1, CPU_PIXELS // size**2))
     predictor = _open_predictor(replace(task, device=name))
     side, bands = size + 2 * predictor.margin, len(predictor.spec.bands)
     used = []
@@ -155,7 +155,7 @@ def predict_block(task: BlockTask, count: Count | None = None) -> int:
         stitcher = Stitcher(task.block, predictor.channels, predictor.device)
         # Tiles are read by strips: with fewer ahead, all would wait for the next strip.
         ahead = max(_READ_AHEAD, STRIP // batch_size)
-        for batch, probs in _predict_all(
+        for batch, probs in predict_batches(
             predictor, read_ahead(batches, ahead), batch_size, task.threads
         ):
             bands.known.update(batch.known)
@@ -191,7 +191,7 @@ def _load_predictor(
     )
 
 
-def _predict_all(
+def predict_batches(
     predictor: Predictor, batches: Iterable[TileBatch], batch_size: int, threads: int
 ) -> Iterator[tuple[TileBatch, Tensor]]:
     """Predicts batches in their order.

@@ -63,19 +63,33 @@ def plan_prediction(
             "convert the scene as the training scenes were (gdal_translate -ot ... -scale ...) or "
             "retrain"
         )
-    scale = spec.gsd_m / info.grid.gsd_m
-    if not 1 / _MOST_SCALE <= scale <= _MOST_SCALE:
-        raise GridMismatchError(
-            f"{scene}: its pixels measure {info.grid.gsd_m:.3g} m on the ground, the model wants "
-            f"{spec.gsd_m:.3g} m, more than {_MOST_SCALE:g} times off; use a model trained near "
-            "the scene's pixel size"
-        )
+    check_gsd(str(scene), info.grid, spec)
     grid = info.grid.resampled(spec.gsd_m)
     overlap = spec.overlap if options.overlap is None else options.overlap
     tiles = TileGrid(grid.height, grid.width, spec.size, overlap, options.blend)
     out_grid = grid if options.keep_model_grid else info.grid
     area = None if options.aoi is None else read_area(options.aoi, grid, scene)
     return PredictPlan(info, spec, grid, out_grid, tiles, area)
+
+
+def check_gsd(name: str, grid: Grid, spec: ModelSpec) -> None:
+    """Check that the pixel size of a scene is near enough to that of a model.
+
+    Args:
+        name: Name of the scene in the error.
+        grid: Grid of the scene.
+        spec: Header of the model.
+
+    Raises:
+        GridMismatchError: If it is more than four times larger or smaller.
+    """
+    scale = spec.gsd_m / grid.gsd_m
+    if not 1 / _MOST_SCALE <= scale <= _MOST_SCALE:
+        raise GridMismatchError(
+            f"{name}: has pixels of {grid.gsd_m:.3g} m, the model needs {spec.gsd_m:.3g} m, more "
+            f"than {_MOST_SCALE:g} times more or less; use a model trained near the pixel size of "
+            "the scene"
+        )
 
 
 def _match_bands(scene: str | Path, spec: ModelSpec, options: PredictOptions) -> SceneInfo:

@@ -111,7 +111,7 @@ class Predictor:
         threads: int = 1,
     ) -> None:
         self.spec = spec
-        self.views = TTA_VIEWS[tta]
+        self.tta, self.views = tta, TTA_VIEWS[tta]
         self.device = choose_device(device)
         self.networks = [
             Network(*model, self.device, backend, threads) for model in ((spec, weights), *others)

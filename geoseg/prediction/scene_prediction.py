@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from geoseg.geo.paths import absolute_path
+from geoseg.geo.raster import make_prob_tags
 from geoseg.jobs.journal import Journal
 from geoseg.jobs.output import Work
 from geoseg.jobs.progress import Progress
@@ -22,7 +23,6 @@ from geoseg.prediction.prediction_job import PredictionJob
 from geoseg.prediction.rasters import Rasters
 from geoseg.prediction.scheduling import deal_blocks, deal_panels, list_bands
 from geoseg.prediction.stitching import TileBlock
-from geoseg.vectorization.prob_tags import CLASSES_TAG, THRESHOLDS_TAG, describe_classes
 
 # Folder of the strips, and beginnings of the names of intermediate rasters, in the working folder.
 _STRIPS = "strips"
@@ -65,11 +65,10 @@ def predict_rasters(
 def _make_tags(job: PredictionJob, values: ValuesKind, thresholds: Thresholds) -> dict[str, str]:
     """Return the tags by which vectorize knows thresholds, scale and classes of the raster."""
     spec = job.plan.spec
-    tags = {THRESHOLDS_TAG: thresholds.model_dump_json()}
+    classes = (spec.classes, spec.background) if spec.exclusive else None
+    tags = make_prob_tags(thresholds, classes)
     if not values.floats:
         tags["GEOSEG_SCALE"] = str(1 / 255)
-    if spec.exclusive:
-        tags[CLASSES_TAG] = describe_classes(spec.classes, spec.background)
     return tags
 
 
@@ -107,9 +106,7 @@ class _Strips:
         step = self._choose_step(pool, task)
         task = replace(task, device=step.device, batch_size=step.batch_size)
         panels = self._split_into_panels()
-        blocks = deal_blocks(
-            panels, self._folder, workers=pool.size, rows=self._options.block_rows
-        )
+        blocks = deal_blocks(panels, self._folder, workers=pool.size, rows=self._options.block_rows)
         tasks = [replace(task, block=block) for block in blocks]
         strips = list_bands(panels, self._folder)
         total = len(self._plan.tiles)

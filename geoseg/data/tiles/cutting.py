@@ -213,8 +213,10 @@ def _cut_rows(
     tasks = (build_row_task(plan, folder, parts[key]) for key in missing)
     done = sum(len(rows) for rows in journal.done.values())
     for key, outcome in zip(missing, pool.outcomes(cut_tile_row, tasks), strict=True):
-        is_lost = isinstance(outcome, Failure)
-        rows = _given_up(parts[key], outcome.error) if is_lost else outcome.value
+        if isinstance(outcome, Failure):
+            rows = _given_up(parts[key], outcome.error)
+        else:
+            rows = outcome.value
         journal.add(key, rows)
         done += len(rows)
         if progress:

@@ -14,6 +14,7 @@ from geoseg.geo.raster.prob import (
     describe_classes,
     is_mask,
     likeliest_class,
+    make_prob_tags,
     read_mask_classes,
     read_prob,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "likeliest_class",
     "limited_block_cache",
     "list_files",
+    "make_prob_tags",
     "open_for_writing",
     "read_info",
     "read_mask_classes",

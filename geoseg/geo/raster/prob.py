@@ -90,6 +90,21 @@ def describe_classes(names: tuple[str, ...], background: str | None) -> str:
     return json.dumps({"names": names, "background": background})
 
 
+def make_prob_tags(
+    thresholds: Thresholds, classes: tuple[tuple[str, ...], str | None] | None = None
+) -> dict[str, str]:
+    """Return the tags of a probability raster that `read_prob` reads.
+
+    Args:
+        thresholds: Thresholds of its footprints.
+        classes: Names of exclusive classes and of the background among them; None for buildings.
+    """
+    tags = {THRESHOLDS_TAG: thresholds.model_dump_json()}
+    if classes is not None:
+        tags[CLASSES_TAG] = describe_classes(*classes)
+    return tags
+
+
 def likeliest_class(prob: np.ndarray) -> np.ndarray:
     """Return the most probable class of each pixel; the first one in a tie.
 
