@@ -3,8 +3,8 @@
     python pipelines/deepglobe_buildings.py scenes/*.tif --labels footprints.gpkg \
         --also another.tif -o work/
 
-tile → train → predict and vectorize (the scenes with test areas and those of --also) → evaluate. Steps
-whose output exists are skipped, so an interrupted run is simply started again.
+tile → train → predict and vectorize (the scenes with test areas and those of --also) →
+evaluate. Steps whose output exists are skipped, so an interrupted run is simply started again.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from geoseg.api.predict import predict_scenes
 from geoseg.config import Config, load_config
 from geoseg.data.labels import find_labels_path
 from geoseg.data.tiles import list_scenes
+from geoseg.evaluation import evaluate_footprints
 
 
 def run(
@@ -42,18 +43,21 @@ def run(
     if not model.exists():
         geoseg.train(tiles, model.parent, model=config.model, options=config.train, resume=True)
     test_scenes = list_scenes(tiles, "test")
-    predicted = predict_scenes(
+    predict_scenes(
         [*test_scenes, *also], output / "scenes", model=model,
         options=config.predict, vectorize=config.vectorize, workers=workers,
     )  # fmt: skip
     reports = [
-        geoseg.evaluate(
-            result.footprints_path, find_labels_path(scene, labels),
+        evaluate_footprints(
+            output / "scenes" / Path(scene).stem / "footprints.gpkg",
+            find_labels_path(scene, labels),
             output / "reports" / Path(scene).stem,
-            aoi=tiles / "test.geojson", where=config.tile.where, overwrite=True,
+            aoi=tiles / "test.geojson",
+            where=config.tile.where,
+            overwrite=True,
         )
-        for scene, result in zip(test_scenes, predicted, strict=False)
-    ]  # fmt: skip
+        for scene in test_scenes
+    ]
     return sum((report.counts for report in reports[1:]), reports[0].counts).f1
 
 

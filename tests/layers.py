@@ -1,11 +1,36 @@
-"""Layers that `vectorize` makes, as frames."""
+"""Layers that `geoseg.vectorize` makes, as frames."""
 
 import geopandas as gpd
 import numpy as np
+from pools import WorkersOf
 
+from geoseg.api import vectorize as api
 from geoseg.geo.raster import write_array
 from geoseg.vectorization.components.labelling import label_block, merge_blocks
-from geoseg.vectorization.layer import vectorize
+from geoseg.options import VectorizeOptions
+
+
+def vectorize(
+    prob, output, *, thresholds=None, block_px=None, crf=None, run=map, max_memory_gb=4.0,
+    workers=None, **given,
+):
+    """The number of polygons in the layer that `geoseg.vectorize` writes.
+
+    Args:
+        prob: Raster of probabilities.
+        output: The layer.
+        thresholds: Thresholds, of which those that are set replace the raster's.
+        block_px: See `VectorizeOptions`.
+        crf: See `VectorizeOptions`.
+        run: Called with a function and tasks; yields results or failures.
+        max_memory_gb: See `Workers`.
+        workers: Instead of `run`.
+        **given: Further arguments of `geoseg.vectorize`.
+    """
+    changes = thresholds.model_dump(exclude_unset=True) if thresholds else {}
+    options = VectorizeOptions(**changes, block_px=block_px, crf=crf)
+    workers = workers or WorkersOf(run=run, max_memory_gb=max_memory_gb)
+    return api.vectorize(prob, output, options=options, workers=workers, **given).count
 
 
 def make_layer(prob, folder, **options):

@@ -37,6 +37,7 @@ from geoseg.evaluation import evaluate_layers
 from geoseg.geo.raster import write_array
 from geoseg.geo.tiling import TileGrid
 from geoseg.geo.vector import FOOTPRINT_COLUMNS, read_footprints
+from geoseg.jobs.manifest import MANIFEST_NAME
 from geoseg.networks.model_file import ModelSpec, load_model, save_model
 from geoseg.networks.models import build_model
 from geoseg.options import (
@@ -372,7 +373,7 @@ def model(tmp_path_factory):
 def test_boxes_become_footprints_in_every_format(make_scene, model, perfect, tmp_path, suffix):
     made = make_scene(rotation=-15.0, height=100, width=210)
     path = tmp_path / f"boxes{suffix}"
-    assert predict(made.path, path, model=model) == [path]
+    assert predict(made.path, path, model=model).files == (path,)
     layer = gpd.read_parquet(path) if suffix == ".parquet" else read_footprints(path)
     names = [name for name in FOOTPRINT_COLUMNS if name != "perimeter_m" or suffix != ".shp"]
     assert set(names) <= set(layer.columns)
@@ -408,9 +409,10 @@ def test_a_folder_gets_footprints_alone(make_scene, model, perfect, tmp_path):
         tmp_path / "out",
         model=model,
         progress=lambda done, total, what: steps.append((done, total)),
-    )
-    assert files == [tmp_path / "out" / "footprints.gpkg"]
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["footprints.gpkg"]
+    ).files
+    assert files == (tmp_path / "out" / "footprints.gpkg",)
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"footprints.gpkg", MANIFEST_NAME}
     found = read_footprints(files[0])
     hole = made.grid.window_polygon(Window(0, 0, 64, 40))
     assert 0 < len(found) < len(made.boxes)
@@ -459,7 +461,7 @@ def test_thresholds_of_boxes(make_scene, model, perfect, tmp_path):
         ("prob.tif", {}, r"prob\.tif: .*retinanet finds boxes and has no probabilities per pixel"),
         ("boxes.gpkg", {"tta": "flips"}, r"predict\.tta: flips averages probabilities per pixel"),
         ("boxes.gpkg", {"crf": {}}, r"predict\.crf: refines probabilities per pixel"),
-        ("boxes.png", {}, r"cannot tell what to write by \.png"),
+        ("boxes.png", {}, r"boxes\.png: unknown suffix \.png"),
     ],
 )
 def test_what_boxes_cannot_do_is_refused(make_scene, model, tmp_path, name, options, message):

@@ -46,7 +46,7 @@ from geoseg.training.dataset import TileDataset
 from geoseg.training.run import train
 from geoseg.training.segmenter import Segmenter
 from geoseg.vectorization.class_polygons import margin_px
-from geoseg.vectorization.layer import vectorize
+from layers import vectorize
 
 UTM = CRS.from_epsg(32645)
 NAMES = ("ground", "field", "water")

@@ -135,12 +135,14 @@ def test_foreign_files_at_any_depth_survive(tmp_path, name):
 def test_a_foreign_file_that_appears_during_the_job_survives(tmp_path):
     make(tmp_path / "tiles")
     photo = tmp_path / "tiles" / "photo.jpg"
-    with (
-        pytest.raises(OutputExistsError, match=r"photo\.jpg, which geoseg did not write"),
-        folder_output(tmp_path / "tiles", overwrite=True) as work,
-    ):
-        write(work.result, "new")
-        photo.write_text("holiday")
+
+    def run():
+        with folder_output(tmp_path / "tiles", overwrite=True) as work:
+            write(work.result, "new")
+            photo.write_text("holiday")
+
+    with pytest.raises(OutputExistsError, match=r"photo\.jpg, which geoseg did not write"):
+        run()
     assert photo.read_text() == "holiday"
     assert (tmp_path / "tiles" / "tiles.json").read_text() == "old"
 
@@ -389,6 +391,29 @@ def test_a_kill_between_the_two_renames_loses_nothing(tmp_path):
     assert names(tmp_path) == ["tiles"]
 
 
+def test_a_damaged_journal_is_no_journal(tmp_path):
+    job = describe_job("anything")
+    journal = Journal(tmp_path, job)
+    journal.add("a", 1)
+    journal.add("b", 2)
+    journal.close()
+
+    def reopen():
+        journal = Journal(tmp_path, job)
+        journal.close()
+        return journal.done
+
+    path = tmp_path / Journal.NAME
+    assert Journal.continues(tmp_path, job)
+    first, second, third = path.read_text().splitlines(keepends=True)
+    path.write_text(first + second + "\0\0\n" + third)
+    assert reopen() == {"a": 1}
+    for damage in (b"\0\0\n", b"\xff\xfe\n"):
+        path.write_bytes(damage + second.encode())
+        assert not Journal.continues(tmp_path, job)
+        assert reopen() == {}
+
+
 # Locks
 
 
@@ -452,7 +477,7 @@ def try_to_make(path):
         make(path)
     except (OutputLockedError, OutputExistsError):
         return 2
-    except BaseException:
+    except Exception:  # noqa: BLE001
         return 1
     return 0
 

@@ -19,6 +19,7 @@ from geoseg.geo.tiling import TileGrid
 from geoseg.geo.vector import read_footprints
 from geoseg.networks.model_file import load_model, load_spec, save_model
 from geoseg.networks.models import build_model
+from geoseg.jobs.manifest import MANIFEST_NAME
 from geoseg.options import CRFOptions, PredictOptions
 from geoseg.prediction.batches import iter_batches
 from geoseg.prediction.blocks import _load_predictor
@@ -244,9 +245,12 @@ def test_quantising_is_monotone_and_keeps_the_ends():
 
 def test_a_folder_holds_rasters_on_the_scenes_grid_and_footprints(town, model, tmp_path):
     built, scene, _ = town
-    files = predict(scene, tmp_path / "out", model=model, options=PredictOptions(batch_size=2))
+    files = predict(
+        scene, tmp_path / "out", model=model, options=PredictOptions(batch_size=2)
+    ).files
     assert [file.name for file in files] == ["prob.tif", "mask.tif", "footprints.gpkg"]
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(f.name for f in files)
+    written = sorted(p.name for p in (tmp_path / "out").iterdir() if p.name != MANIFEST_NAME)
+    assert written == sorted(f.name for f in files)
     for name in ("prob.tif", "mask.tif"):
         assert read_info(tmp_path / "out" / name).grid == built.grid
     with (

@@ -9,12 +9,11 @@ import torch
 from affine import Affine
 from small_models import PIXELWISE
 
-from geoseg.api.predict import predict
+from geoseg.api.predict import plan_predict, predict
 from geoseg.errors import ConfigError, GridMismatchError
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import Scene, list_files, write_array
-from geoseg.jobs.journal import Journal, describe_job
-from geoseg.jobs.workers import Workers
+from pools import WorkersOf
 from geoseg.networks.model_file import save_model
 from geoseg.options import PredictOptions, Thresholds
 from geoseg.prediction.prediction_job import plan_job
@@ -58,7 +57,7 @@ def test_models_of_other_pixels_or_classes_are_not_averaged(tmp_path, changes, w
     one = make_model(tmp_path / "one.safetensors")
     other = make_model(tmp_path / "other.safetensors", **changes)
     with pytest.raises(GridMismatchError, match=rf"other.safetensors: has {what} .*must agree"):
-        plan_job(scene, [one, other], tmp_path / "out", PredictOptions())
+        plan_job(scene, [one, other])
 
 
 def test_a_job_depends_on_the_sources_of_a_vrt(tmp_path):
@@ -70,38 +69,12 @@ def test_a_job_depends_on_the_sources_of_a_vrt(tmp_path):
     model = make_model(tmp_path / "m.safetensors")
 
     def name():
-        return plan_job(vrt, model, tmp_path / "out", PredictOptions()).name
+        return plan_predict(vrt, tmp_path / "out", model=model).key
 
     before = name()
     assert name() == before
     make_scene(scene, 70, 90, seed=1)
     assert name() != before
-
-
-def test_a_damaged_journal_is_no_journal(tmp_path):
-    job = describe_job("anything")
-
-    def interrupted():
-        with Journal(tmp_path, job) as journal:
-            journal.add("a", 1)
-            journal.add("b", 2)
-            raise KeyboardInterrupt
-
-    def done():
-        with Journal(tmp_path, job) as journal:
-            return journal.done
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    path = tmp_path / Journal.NAME
-    assert Journal.continues(tmp_path, job)
-    first, second, third = path.read_text().splitlines(keepends=True)
-    path.write_text(first + second + "\0\0\n" + third)
-    assert done() == {"a": 1}
-    for damage in (b"\0\0\n", b"\xff\xfe\n"):
-        path.write_bytes(damage + second.encode())
-        assert not Journal.continues(tmp_path, job)
-        assert done() == {}
 
 
 def test_batches_are_no_larger_than_the_scene(tmp_path, monkeypatch):
@@ -147,9 +120,9 @@ def test_footprints_go_on_where_they_were_interrupted(tmp_path):
             yield function(task)
 
     def footprints(name, run):
-        options = PredictOptions(device="cpu", max_memory_gb=0.1)
+        options = PredictOptions(device="cpu")
         output = tmp_path / name
-        predict(scene, output, model=model, options=options, workers=Workers(run))
+        predict(scene, output, model=model, options=options, workers=WorkersOf(max_memory_gb=0.1, run=run))
         return output.read_bytes()
 
     with pytest.raises(KeyboardInterrupt):

@@ -97,10 +97,12 @@ def test_blocks_of_any_height_give_the_same_bytes(town, model, whole, tmp_path, 
 
 @pytest.mark.parametrize("rows", [None, 3])
 def test_panels_give_the_same_bytes(town, model, whole, tmp_path, rows):
-    narrow = cpu(block_rows=rows).model_copy(update={"max_memory_gb": 1e-4})
     plan = TileGrid(197, 231, 32, 12)
     assert len(deal_panels(plan, 9)) == 2
-    predict(town[1], tmp_path / "prob.tif", model=model, options=narrow)
+    predict(
+        town[1], tmp_path / "prob.tif", model=model, options=cpu(block_rows=rows),
+        workers=Workers(max_memory_gb=1e-4),
+    )  # fmt: skip
     assert (tmp_path / "prob.tif").read_bytes() == whole
 
 
@@ -115,11 +117,10 @@ def test_threads_give_the_same_bytes(town, model, whole, tmp_path, threads):
 
 def test_two_workers_give_the_same_bytes(town, model, whole, tmp_path):
     told = []
-    with open_workers(2) as run:
-        predict(
-            town[1], tmp_path / "prob.tif", model=model, options=cpu(), workers=Workers(run, 2),
-            progress=lambda done, total, what: told.append((done, total, what)),
-        )  # fmt: skip
+    predict(
+        town[1], tmp_path / "prob.tif", model=model, options=cpu(), workers=Workers(2),
+        progress=lambda done, total, what: told.append((done, total, what)),
+    )  # fmt: skip
     assert (tmp_path / "prob.tif").read_bytes() == whole
     assert told[-1] == (110, 110, "tiles")
 

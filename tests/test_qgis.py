@@ -17,7 +17,7 @@ from geoseg.geo.grid import Grid
 from geoseg.geo.raster import write_array
 from geoseg.geo.vector import LAYER_SUFFIXES, read_footprints
 from geoseg.vectorization.footprints import BUILDING_COLUMNS
-from geoseg.vectorization.layer import vectorize
+from layers import vectorize
 
 PYTHON = "/usr/bin/python3"  # that QGIS is installed for, where it comes with the system
 READING = Path(__file__).with_name("qgis_reading.py")

@@ -13,7 +13,7 @@ from geoseg.geo.vector import read_footprints
 from geoseg.options import CRFOptions, Thresholds
 from geoseg.prediction.crf.mean_field import refine
 from geoseg.prediction.crf.refinement import refine_raster
-from geoseg.vectorization.layer import vectorize
+from layers import vectorize
 
 
 @pytest.fixture

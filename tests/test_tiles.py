@@ -8,7 +8,6 @@ import sys
 import time
 import warnings
 import zipfile
-from functools import partial
 
 import geopandas as gpd
 import numpy as np
@@ -30,9 +29,11 @@ from geoseg.errors import (
     OutputExistsError,
     SceneReadError,
     VectorReadError,
+    WorkerLostError,
 )
 from geoseg.geo.raster import Scene, read_info
-from geoseg.jobs.workers import run_tasks
+from geoseg.jobs.workers import Failure, Workers
+from pools import WorkersOf
 from geoseg.options import TileOptions
 
 SMALL = {"size": 32, "overlap": 8, "fractions": (0.6, 0.2, 0.2), "gap": 0}
@@ -41,7 +42,7 @@ SMALL = {"size": 32, "overlap": 8, "fractions": (0.6, 0.2, 0.2), "gap": 0}
 def cut(scenes, labels, output, *, run=map, overwrite=False, **options):
     scenes = scenes if isinstance(scenes, list) else [scenes]
     plan = plan_tiles(scenes, labels, TileOptions(**(SMALL | options)))
-    return tile_scenes(plan, output, run=run, overwrite=overwrite)
+    return tile_scenes(plan, output, workers=WorkersOf(run=run), overwrite=overwrite)
 
 
 def read(path):
@@ -440,7 +441,7 @@ def test_two_workers_cut_the_same_bytes(make_scene, tmp_path):
     cut(made.path, made.labels, tmp_path / "serial")
     plan = plan_tiles([made.path], made.labels, TileOptions(**SMALL))
     tile_scenes(
-        plan, tmp_path / "parallel", run=partial(run_tasks, workers=2),
+        plan, tmp_path / "parallel", workers=Workers(processes=2),
         progress=lambda done, total, what: told.append((done, total)),
     )  # fmt: skip
     serial, parallel = tmp_path / "serial", tmp_path / "parallel"
@@ -784,7 +785,7 @@ def test_tiles_of_a_lost_task_are_left_out(make_scene, tmp_path):
 
     def losing(function, tasks):
         for number, task in enumerate(tasks):
-            yield RuntimeError("worker died") if number == 1 else function(task)
+            yield Failure(WorkerLostError("worker died")) if number == 1 else function(task)
 
     info = cut(made.path, made.labels, tmp_path / "tiles", run=losing)
     assert {tile.error for tile in info.failed} == {"worker died"}

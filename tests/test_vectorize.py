@@ -28,7 +28,8 @@ from geoseg.geo.vector.geodesic import geodesic_measures
 from geoseg.options import Thresholds
 from geoseg.vectorization.components.runs import find_runs, label_runs, rasterize_runs
 from geoseg.vectorization.footprints import _confidences
-from geoseg.vectorization.layer import vectorize, vectorize_arrays
+from geoseg.vectorization.layer import vectorize_arrays
+from layers import vectorize
 from geoseg.vectorization.objects.buildings import Objects
 from geoseg.vectorization.objects.holes import fill_holes
 from geoseg.vectorization.objects.separation import seed_score, separate, split_necks

@@ -8,14 +8,14 @@ import rasterio
 from affine import Affine
 from scipy import ndimage
 
-from geoseg.errors import ConfigError
+from geoseg.errors import ConfigError, WorkerLostError
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import CLASSES_TAG, describe_classes, write_array
-from geoseg.jobs.workers import open_workers
+from geoseg.jobs.workers import Failure, Workers
 from geoseg.options import Thresholds
 from geoseg.vectorization.block_layout import BlockLayout, check_window, choose_layout
 from geoseg.vectorization.components.labelling import label_block
-from geoseg.vectorization.layer import vectorize
+from layers import vectorize
 from geoseg.vectorization.tasks import FindTask, TraceTask
 
 SHAPE = (150, 230)
@@ -99,11 +99,10 @@ def test_another_job_starts_over(tmp_path):
 def test_workers_make_the_same_layer(prob, tmp_path):
     vectorize(prob, tmp_path / "alone.fgb")
     said = []
-    with open_workers(2) as run:
-        vectorize(
-            prob, tmp_path / "together.fgb", block_px=60, run=run,
-            progress=lambda *told: said.append(told),
-        )  # fmt: skip
+    vectorize(
+        prob, tmp_path / "together.fgb", block_px=60, workers=Workers(processes=2),
+        progress=lambda *told: said.append(told),
+    )  # fmt: skip
     assert (tmp_path / "together.fgb").read_bytes() == (tmp_path / "alone.fgb").read_bytes()
     assert said[0] == (1, 3, "blocks searched")
     total = said[-1][1]
@@ -135,9 +134,9 @@ def test_a_lost_task_ends_the_job(tmp_path):
     prob = write_blobs(tmp_path / "prob.tif")
 
     def lose(function, tasks):
-        yield from (RuntimeError("a worker died") for _ in tasks)
+        yield from (Failure(WorkerLostError("a worker died")) for _ in tasks)
 
-    with pytest.raises(RuntimeError, match="a worker died"):
+    with pytest.raises(WorkerLostError, match="a worker died"):
         vectorize(prob, tmp_path / "out.gpkg", run=lose)
     assert not (tmp_path / "out.gpkg").exists()
 

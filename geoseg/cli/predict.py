@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from geoseg.api.results import PredictResult
 
 _ABOUT_DEFAULT = (
-    "using the default model, which was trained on one town in Nepal; a model trained on areas like "
-    "yours finds more (geoseg info buildings shows its scores)"
+    "using the default model, which was trained on one town in Nepal; a model trained on areas "
+    "like yours finds more (geoseg info buildings shows its scores)"
 )
 
 

@@ -35,8 +35,8 @@ def predict_array(
         options: `overlap`, `blend` and `batch_size` are used.
 
     Returns:
-        Probabilities float32 (outputs, h, w), 0 where not valid; valid (h, w); and their grid, which
-        has the pixel size of the model.
+        Probabilities float32 (outputs, h, w), 0 where not valid; valid (h, w); and their grid,
+        which has the pixel size of the model.
 
     Raises:
         GridMismatchError: If the pixel size is too far from the model's.
