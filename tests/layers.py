@@ -6,13 +6,21 @@ from pools import WorkersOf
 
 from geoseg.api import vectorize as api
 from geoseg.geo.raster import write_array
-from geoseg.vectorization.components.labelling import label_block, merge_blocks
 from geoseg.options import VectorizeOptions
+from geoseg.vectorization.components.labelling import label_block, merge_blocks
 
 
 def vectorize(
-    prob, output, *, thresholds=None, block_px=None, crf=None, run=map, max_memory_gb=4.0,
-    workers=None, **given,
+    prob,
+    output,
+    *,
+    thresholds=None,
+    block_px=None,
+    crf=None,
+    run=map,
+    max_memory_gb=4.0,
+    workers=None,
+    **given,
 ):
     """The number of polygons in the layer that `geoseg.vectorize` writes.
 

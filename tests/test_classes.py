@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
-from layers import find_components, make_layer
+from layers import find_components, make_layer, vectorize
 from rasterio.crs import CRS
 from rasterio.features import rasterize
 from scipy import ndimage
@@ -46,7 +46,6 @@ from geoseg.training.dataset import TileDataset
 from geoseg.training.run import train
 from geoseg.training.segmenter import Segmenter
 from geoseg.vectorization.class_polygons import margin_px
-from layers import vectorize
 
 UTM = CRS.from_epsg(32645)
 NAMES = ("ground", "field", "water")

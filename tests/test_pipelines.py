@@ -1,15 +1,17 @@
 """The recipes, run on a small town and started twice."""
 
 import importlib
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
+from geoseg.api.predict import predict_scenes
 from geoseg.config import load_config
 from geoseg.errors import ConfigError
+from geoseg.jobs.workers import Workers
 from geoseg.networks.model_file import load_spec
-from geoseg.prediction.scene_prediction import predict_scenes
 from geoseg.town import build_town, write_town
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
@@ -53,9 +55,9 @@ def test_a_recipe_runs_on_workers_and_restarts(recipe, tmp_path):
     other, _ = write_town(build_town(70, 90, seed=5), tmp_path / "other")
     other = other.rename(other.with_name("other.tif"))
     config, work = settings(recipe), tmp_path / "work"
-    score = recipe.run([scene], labels, [other], work, config, workers=2)
+    score = recipe.run([scene], labels, [other], work, config, workers=Workers(2))
     assert 0 <= score <= 1
-    made = {path: path.stat().st_mtime_ns for path in (work / "scenes").rglob("*.*")}
+    made = {path: path.stat().st_mtime_ns for path in (work / "scenes").rglob("[!.]*.*")}
     assert {path.parent.name for path in made} == {"scene", "other"}
     assert len(made) == 6
     spec = load_spec(work / "run" / "model.safetensors")
@@ -64,7 +66,7 @@ def test_a_recipe_runs_on_workers_and_restarts(recipe, tmp_path):
         config.train.loss and config.train.loss.model_dump(mode="json")
     )
     model = (work / "run" / "model.safetensors").read_bytes()
-    (work / "reports" / "scene" / "report.json").unlink()
+    shutil.rmtree(work / "reports" / "scene")
     assert recipe.run([scene], labels, [other], work, config) == score
     assert (work / "reports" / "scene" / "report.json").is_file()
     assert (work / "run" / "model.safetensors").read_bytes() == model
@@ -73,6 +75,6 @@ def test_a_recipe_runs_on_workers_and_restarts(recipe, tmp_path):
 
 def test_two_scenes_of_one_name_are_refused(tmp_path):
     scenes = [tmp_path / "a" / "scene.tif", tmp_path / "b" / "scene.tif"]
-    with pytest.raises(ConfigError, match="two scenes have one name, scene"):
-        predict_scenes(scenes, tmp_path / "model.safetensors", tmp_path / "out")
+    with pytest.raises(ConfigError, match="two scenes are called scene, and their results"):
+        predict_scenes(scenes, tmp_path / "out")
     assert not (tmp_path / "out").exists()

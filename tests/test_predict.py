@@ -17,9 +17,9 @@ from geoseg.geo.raster import Scene, read_info, write_array
 from geoseg.geo.raster.quantization import quantise
 from geoseg.geo.tiling import TileGrid
 from geoseg.geo.vector import read_footprints
+from geoseg.jobs.manifest import MANIFEST_NAME
 from geoseg.networks.model_file import load_model, load_spec, save_model
 from geoseg.networks.models import build_model
-from geoseg.jobs.manifest import MANIFEST_NAME
 from geoseg.options import CRFOptions, PredictOptions
 from geoseg.prediction.batches import iter_batches
 from geoseg.prediction.blocks import _load_predictor

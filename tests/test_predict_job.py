@@ -7,13 +7,13 @@ import pytest
 import rasterio
 import torch
 from affine import Affine
+from pools import WorkersOf
 from small_models import PIXELWISE
 
 from geoseg.api.predict import plan_predict, predict
 from geoseg.errors import ConfigError, GridMismatchError
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import Scene, list_files, write_array
-from pools import WorkersOf
 from geoseg.networks.model_file import save_model
 from geoseg.options import PredictOptions, Thresholds
 from geoseg.prediction.prediction_job import plan_job
@@ -122,7 +122,13 @@ def test_footprints_go_on_where_they_were_interrupted(tmp_path):
     def footprints(name, run):
         options = PredictOptions(device="cpu")
         output = tmp_path / name
-        predict(scene, output, model=model, options=options, workers=WorkersOf(max_memory_gb=0.1, run=run))
+        predict(
+            scene,
+            output,
+            model=model,
+            options=options,
+            workers=WorkersOf(max_memory_gb=0.1, run=run),
+        )
         return output.read_bytes()
 
     with pytest.raises(KeyboardInterrupt):

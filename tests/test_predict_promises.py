@@ -21,7 +21,7 @@ from geoseg.errors import ConfigError, DiskFullError, GeosegError, GridMismatchE
 from geoseg.geo.raster import Scene, read_info, write_array
 from geoseg.geo.tiling import TileGrid
 from geoseg.geo.vector import read_footprints
-from geoseg.jobs.workers import Workers, open_workers
+from geoseg.jobs.workers import Workers
 from geoseg.networks.device import choose_device
 from geoseg.networks.model_file import ModelSpec, load_model, save_model
 from geoseg.networks.models import build_model

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from layers import vectorize
 from pyproj import CRS
 from scipy import ndimage
 
@@ -17,7 +18,6 @@ from geoseg.geo.grid import Grid
 from geoseg.geo.raster import write_array
 from geoseg.geo.vector import LAYER_SUFFIXES, read_footprints
 from geoseg.vectorization.footprints import BUILDING_COLUMNS
-from layers import vectorize
 
 PYTHON = "/usr/bin/python3"  # that QGIS is installed for, where it comes with the system
 READING = Path(__file__).with_name("qgis_reading.py")

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import rasterio
+from layers import vectorize
 
 from geoseg.errors import GridMismatchError, SceneReadError
 from geoseg.geo.raster import THRESHOLDS_TAG, Scene, read_info, read_tags, write_array
@@ -13,7 +14,6 @@ from geoseg.geo.vector import read_footprints
 from geoseg.options import CRFOptions, Thresholds
 from geoseg.prediction.crf.mean_field import refine
 from geoseg.prediction.crf.refinement import refine_raster
-from layers import vectorize
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
+from pools import WorkersOf
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 from rasterio.windows import Window
@@ -33,7 +34,6 @@ from geoseg.errors import (
 )
 from geoseg.geo.raster import Scene, read_info
 from geoseg.jobs.workers import Failure, Workers
-from pools import WorkersOf
 from geoseg.options import TileOptions
 
 SMALL = {"size": 32, "overlap": 8, "fractions": (0.6, 0.2, 0.2), "gap": 0}

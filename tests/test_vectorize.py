@@ -11,7 +11,7 @@ from affine import Affine
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
-from layers import find_components, make_layer, write_floats
+from layers import find_components, make_layer, vectorize, write_floats
 from pydantic import ValidationError
 from pyproj import Geod
 from rasterio.crs import CRS
@@ -29,7 +29,6 @@ from geoseg.options import Thresholds
 from geoseg.vectorization.components.runs import find_runs, label_runs, rasterize_runs
 from geoseg.vectorization.footprints import _confidences
 from geoseg.vectorization.layer import vectorize_arrays
-from layers import vectorize
 from geoseg.vectorization.objects.buildings import Objects
 from geoseg.vectorization.objects.holes import fill_holes
 from geoseg.vectorization.objects.separation import seed_score, separate, split_necks

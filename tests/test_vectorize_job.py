@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from layers import vectorize
 from scipy import ndimage
 
 from geoseg.errors import ConfigError, WorkerLostError
@@ -15,7 +16,6 @@ from geoseg.jobs.workers import Failure, Workers
 from geoseg.options import Thresholds
 from geoseg.vectorization.block_layout import BlockLayout, check_window, choose_layout
 from geoseg.vectorization.components.labelling import label_block
-from layers import vectorize
 from geoseg.vectorization.tasks import FindTask, TraceTask
 
 SHAPE = (150, 230)
@@ -164,9 +164,7 @@ def test_noise_is_searched_in_the_memory_that_is_counted():
 
 def test_what_does_not_fit_into_memory_is_refused(tmp_path):
     check_window(rasterio.windows.Window(0, 0, 1000, 1100), 0.1)
-    with pytest.raises(
-        ConfigError, match="1200 x 1000 pixels and needs 0.1 GB to trace"
-    ):
+    with pytest.raises(ConfigError, match="1200 x 1000 pixels and needs 0.1 GB to trace"):
         check_window(rasterio.windows.Window(0, 0, 1000, 1200), 0.1)
     prob = tmp_path / "prob.tif"
     write_array(prob, GRID, np.full((1, *SHAPE), 200, dtype=np.uint8), descriptions=("building",))

@@ -86,9 +86,9 @@ class Workers:
             number = getattr(self, name)
             if number is not None and number < 1:
                 raise ConfigError(f"workers: {name} is {number}; give 1 or more")
-        if not self.max_memory_gb >= 0.1:
+        if not self.max_memory_gb > 0:
             raise ConfigError(
-                f"--max-memory: {self.max_memory_gb:g} GB is too little; give 0.1 GB or more"
+                f"--max-memory: {self.max_memory_gb:g} GB is too little; give some gigabytes"
             )
         if self.scheduler and self.scheduler_file:
             raise ConfigError("--scheduler and --scheduler-file: give one of them")

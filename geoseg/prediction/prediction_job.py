@@ -9,8 +9,8 @@ from typing import Any
 
 from geoseg.errors import ConfigError, GridMismatchError
 from geoseg.geo.raster import list_files
-from geoseg.networks.model_file import ModelSpec, find_model, load_spec
 from geoseg.networks.architectures import task_of
+from geoseg.networks.model_file import ModelSpec, find_model, load_spec
 from geoseg.options import PredictOptions
 from geoseg.prediction.plan import PredictPlan, plan_prediction
 

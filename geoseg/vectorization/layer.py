@@ -25,7 +25,11 @@ from geoseg.options import Thresholds
 from geoseg.vectorization.block_layout import BlockLayout, check_window, choose_layout
 from geoseg.vectorization.class_polygons import CLASS_COLUMNS, class_margins
 from geoseg.vectorization.components.labelling import BlockComponents, Components, merge_blocks
-from geoseg.vectorization.components.selection import ComponentSelection, Margins, select_components
+from geoseg.vectorization.components.selection import (
+    ComponentSelection,
+    MarginFunction,
+    select_components,
+)
 from geoseg.vectorization.components.trace_windows import TraceWindow, plan_windows
 from geoseg.vectorization.footprint_frames import concatenate_frames, number_footprints
 from geoseg.vectorization.footprints import BUILDING_COLUMNS, building_margins
@@ -106,7 +110,7 @@ class _Kind:
     """
 
     columns: Mapping[str, str]
-    margins: Margins
+    margins: MarginFunction
     holds_pixels: bool
 
 
@@ -180,12 +184,12 @@ class _Tracer:
         for _ in self._run(run_trace_task, tasks, done, len(windows), "windows traced"):
             pass
 
-    def _task(self, selection: ComponentSelection, window: TraceWindow, output: Path) -> TraceTask:
-        numbers = selection.beginning_in(window.window)
-        chosen = np.isin(numbers, window.chosen)
+    def _task(self, selection: ComponentSelection, one: TraceWindow, output: Path) -> TraceTask:
+        indices = selection.beginning_in(one.window)
         return TraceTask(
-            self._prob, self._thresholds, window.window, selection.pick(numbers), numbers, chosen,
-            output,
+            prob=self._prob, thresholds=self._thresholds, window=one.window,
+            selection=selection.pick(indices), indices=indices,
+            chosen=np.isin(indices, one.indices), output=output,
         )  # fmt: skip
 
     def _file(self, number: int) -> Path:
@@ -208,7 +212,7 @@ class _Tracer:
     def _read_strips(self, windows: list[TraceWindow]) -> Iterator[gpd.GeoDataFrame]:
         """Yield the footprints that begin in each strip of rows, in the order of components."""
         numbered = enumerate(windows)
-        for _, strip in groupby(numbered, key=lambda pair: pair[1].band):
+        for _, strip in groupby(numbered, key=lambda pair: pair[1].strip):
             frames = [frame for number, _ in strip for frame in ParquetParts(self._file(number))]
             if frames := [frame for frame in frames if len(frame)]:
                 yield pd.concat(frames).sort_values("component", kind="stable", ignore_index=True)
@@ -222,15 +226,15 @@ def vectorize_arrays(
     thresholds: Thresholds,
     contact: np.ndarray | None = None,
 ) -> gpd.GeoDataFrame:
-    """Turn probabilities in memory into footprints, exactly as `geoseg.vectorize` does from a file.
+    """Vectorize probabilities in memory; the footprints equal those of `write_layer`.
 
     Args:
-        body: p_body (H, W), uint8 (255 = certain) or float in 0..1.
-        border: p_border (H, W) likewise, or None.
+        body: Building probability (H, W), uint8 (255 = probability 1) or float in 0..1.
+        border: Border probability (H, W) likewise, or None.
         valid: Boolean (H, W), False on nodata; values that are not finite are nodata, too.
-        grid: CRS, transform and shape.
-        thresholds: Thresholds of the footprints.
-        contact: p_contact (H, W) likewise, or None.
+        grid: Grid of the arrays.
+        thresholds: Thresholds.
+        contact: Contact probability (H, W) likewise, or None.
 
     Returns:
         All footprints, with the columns of `write_layer`.
@@ -238,7 +242,8 @@ def vectorize_arrays(
     source = ArrayProb(body, border, valid, grid, contact)
     whole = Window(0, 0, grid.width, grid.height)
     components = merge_blocks([find_components(source, whole, thresholds)], grid.width)
-    wanted = select_components(components, grid, thresholds, building_margins)
-    frame = trace_components(source, whole, wanted, np.ones(len(wanted), dtype=bool), thresholds)
+    selection = select_components(components, grid, thresholds, building_margins)
+    every = np.ones(len(selection), dtype=bool)
+    frame = trace_components(source, whole, selection, every, thresholds)
     frames = number_footprints([frame], thresholds.min_area_m2, thresholds.min_confidence)
     return concatenate_frames(frames, grid, BUILDING_COLUMNS)
