@@ -165,11 +165,11 @@ def test_what_the_published_unet_says_of_a_pixel_does_not_depend_on_its_tile(tmp
     assert mirrored > 100 * seen
 
 
-def batches_of(path, *, size, overlap, batch_size, margin=0, area=None):
+def batches_of(path, *, size, overlap, batch_size, margin=0, aoi=None):
     with Scene(path) as scene:
         plan = TileGrid(*scene.grid.shape, size, overlap)
         block = TileBlock.whole(plan)
-        return list(iter_batches(scene, block, batch_size=batch_size, margin=margin, area=area))
+        return list(iter_batches(scene, block, batch_size=batch_size, margin=margin, aoi=aoi))
 
 
 def test_every_batch_has_one_shape_and_tiles_without_data_are_left_out(tmp_path):

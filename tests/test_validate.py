@@ -378,7 +378,7 @@ def test_the_f1_that_is_logged_is_that_of_vectorize_and_evaluate(tiles):
         total = Score(0, 0, 0)
         for one in ground.grounds():
             layer = vectorize_arrays(one.prob[0], one.prob[1], one.known, one.grid, thresholds)
-            total += evaluate_layers(layer, one.truth, aoi=one.area).score
+            total += evaluate_layers(layer, one.truth, aoi=one.aoi).score
         assert logged["val_f1"] == total.f1
         assert 0.5 < total.f1 <= 1
         assert logged["val_score"] == pytest.approx((total.f1 + logged["val_iou"]) / 2)

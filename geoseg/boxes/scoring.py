@@ -20,6 +20,7 @@ from geoseg.boxes.detector import BoxPredictor
 from geoseg.boxes.merging import BoxMerger
 from geoseg.evaluation import Evaluation, evaluate_layers
 from geoseg.evaluation.metrics import AreaCounts, Score
+from geoseg.geo.aoi import AOI
 from geoseg.geo.grid import Grid
 from geoseg.networks.model_file import ModelSpec
 from geoseg.options import Thresholds
@@ -49,6 +50,11 @@ class BoxGround:
     windows: Mapping[int, Window]
     area: BaseGeometry
     truth: gpd.GeoDataFrame
+
+    @property
+    def aoi(self) -> AOI:
+        """The area as an area of interest."""
+        return AOI((self.area,), self.truth.crs)
 
     def lay_out(self, found: Mapping[int, Boxes]) -> gpd.GeoDataFrame:
         """The boxes of the ground's tiles as footprints, stitched as `geoseg predict` does.
@@ -105,14 +111,14 @@ def judge(grounds: Sequence[BoxGround], found: Mapping[int, Boxes]) -> Verdict:
     """
     layers = [ground.lay_out(found) for ground in grounds]
     everything = [
-        evaluate_layers(layer, ground.truth, aoi=ground.area)
+        evaluate_layers(layer, ground.truth, aoi=ground.aoi)
         for layer, ground in zip(layers, grounds, strict=True)
     ]
     rates = np.array([_f1(everything, least) for least in _CANDIDATES])
     best = np.flatnonzero(rates == rates.max())
     threshold = float(_CANDIDATES[best[len(best) // 2]])  # far from where the next is worse
     sure = [
-        evaluate_layers(layer[layer.confidence >= threshold], ground.truth, aoi=ground.area)
+        evaluate_layers(layer[layer.confidence >= threshold], ground.truth, aoi=ground.aoi)
         for layer, ground in zip(layers, grounds, strict=True)
     ]
     # Scenes may have units of their own.

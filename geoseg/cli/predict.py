@@ -176,10 +176,10 @@ def _describe(scene: str, plan: PredictPlan, options: PredictOptions) -> str:
     return (
         f"{scene}: {plan.grid.height} x {plan.grid.width} pixels of {plan.grid.gsd_m:.3g} m, "
         f"{len(plan.tiles)} tiles of {plan.tiles.size} pixels, overlap {plan.tiles.overlap}"
-        f"{_describe_area(plan)}; outputs of {plan.out_grid.height} x {plan.out_grid.width} "
+        f"{_describe_aoi(plan)}; outputs of {plan.out_grid.height} x {plan.out_grid.width} "
         f"pixels, {size / 1e6:.0f} MB before compression"
     )
 
 
-def _describe_area(plan: PredictPlan) -> str:
-    return "" if plan.area is None else f", {len(plan.area)} polygons of interest"
+def _describe_aoi(plan: PredictPlan) -> str:
+    return "" if plan.aoi is None else f", {len(plan.aoi)} polygons of interest"

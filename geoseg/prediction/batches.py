@@ -9,12 +9,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from rasterio.features import geometry_mask
 from rasterio.windows import Window
-from shapely import STRtree
-from shapely.geometry.base import BaseGeometry
 
-from geoseg.geo.grid import Grid
+from geoseg.geo.aoi import AOI
 from geoseg.geo.raster import Scene
 from geoseg.geo.tiling import Tile
 from geoseg.prediction.stitching import TileBlock
@@ -24,39 +21,6 @@ from geoseg.prediction.stitching import TileBlock
 STRIP = 8
 
 Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class Area:
-    """Ground of interest, on a grid.
-
-    Attributes:
-        grid: The grid.
-        shapes: Polygons in the grid's CRS.
-    """
-
-    grid: Grid
-    shapes: tuple[BaseGeometry, ...]
-
-    def meets(self, window: Window) -> bool:
-        """Whether any of a window's ground is of interest."""
-        outline = self.grid.window_polygon(window)
-        return bool(len(STRtree(self.shapes).query(outline, predicate="intersects")))
-
-    def covers(self, window: Window) -> np.ndarray:
-        """Which pixels of a window are of interest, by their centres: bool (h, w)."""
-        outline = self.grid.window_polygon(window)
-        near = STRtree(self.shapes).query(outline, predicate="intersects")
-        shape = (int(window.height), int(window.width))
-        if not len(near):
-            return np.zeros(shape, dtype=bool)
-        inside: np.ndarray = geometry_mask(
-            [self.shapes[index] for index in near],
-            shape,
-            self.grid.window_transform(window),
-            invert=True,
-        )
-        return inside
 
 
 @dataclass(frozen=True)
@@ -80,7 +44,7 @@ class TileBatch:
 
 
 def iter_batches(
-    scene: Scene, block: TileBlock, *, batch_size: int, margin: int = 0, area: Area | None = None
+    scene: Scene, block: TileBlock, *, batch_size: int, margin: int = 0, aoi: AOI | None = None
 ) -> Iterator[TileBatch]:
     """Reads the tiles of a block, each mirrored at the scene's edges up to its full size.
 
@@ -90,14 +54,14 @@ def iter_batches(
         batch_size: Tiles per batch.
         margin: Pixels around each tile that are read besides (the overlap-tile strategy of
             U-Net, arXiv 1505.04597).
-        area: Ground of interest; all of it when None.
+        aoi: Area of interest in the CRS of the scene's grid; the whole scene when None.
     """
     filling = _Filling(batch_size)
     for row in block.tile_rows:
         band = block.band(row)
         known = np.zeros((band.height, band.width), dtype=bool)
         for strip in _strips(block, row):
-            yield from filling.add(_read_strip(scene, block, strip, margin, area, band, known))
+            yield from filling.add(_read_strip(scene, block, strip, margin, aoi, band, known))
         if row >= block.rows[0]:
             filling.known[row] = known
     yield from filling.finish()
@@ -116,7 +80,7 @@ def _read_strip(
     block: TileBlock,
     strip: Sequence[Tile],
     margin: int,
-    area: Area | None,
+    aoi: AOI | None,
     band: Window,
     known: np.ndarray,
 ) -> Iterator[tuple[Tile, tuple[np.ndarray, np.ndarray] | None]]:
@@ -126,14 +90,14 @@ def _read_strip(
         Each tile with its data (C, S, S) and valid (S, S), or with None if it shows nothing.
     """
     ground = _union([tile.window for tile in strip])
-    if area is not None and not area.meets(ground):
+    if aoi is not None and not aoi.meets(scene.grid, ground):
         yield from ((tile, None) for tile in strip)
         return
     seen = scene.grid.widen(ground, margin)
     data, valid = scene.read(seen)
     wanted = valid[within(seen, ground)]
-    if area is not None:
-        wanted = wanted & area.covers(ground)
+    if aoi is not None:
+        wanted = wanted & aoi.covers(scene.grid, ground)
     _note(known, band, wanted, ground)
     for tile in strip:
         if not wanted[within(ground, tile.window)].any():

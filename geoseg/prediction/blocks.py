@@ -16,16 +16,16 @@ from typing import TypeVar
 import numpy as np
 import torch
 from rasterio.windows import Window
-from shapely.geometry.base import BaseGeometry
 from torch import Tensor
 
 from geoseg.errors import ConfigError
+from geoseg.geo.aoi import AOI
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import SceneInfo, limited_block_cache, open_for_writing
 from geoseg.geo.tiling import Tile
 from geoseg.networks.device import choose_device, lacks_memory
 from geoseg.networks.model_file import load_model
-from geoseg.prediction.batches import STRIP, Area, TileBatch, iter_batches, read_ahead
+from geoseg.prediction.batches import STRIP, TileBatch, iter_batches, read_ahead
 from geoseg.prediction.encoding import ValuesKind
 from geoseg.prediction.predictor import Predictor
 from geoseg.prediction.scheduling import band_path
@@ -69,7 +69,7 @@ class BlockTask:
         batch_size: Tiles per step; None until `choose_step` says.
         threads: Batches predicted at a time, where a CPU computes.
         values: What is kept of the probabilities, and how.
-        area: Ground of interest, in the grid's CRS; all when None.
+        aoi: Area of interest in the grid's CRS; the whole scene when None.
     """
 
     folder: Path
@@ -83,7 +83,7 @@ class BlockTask:
     batch_size: int | None
     threads: int
     values: ValuesKind
-    area: tuple[BaseGeometry, ...] | None = None
+    aoi: AOI | None = None
 
 
 @dataclass(frozen=True)
@@ -144,13 +144,12 @@ def predict_block(task: BlockTask, count: Count | None = None) -> int:
     """
     predictor = _open_predictor(task)
     batch_size = task.batch_size or choose_step(task).batch_size
-    area = None if task.area is None else Area(task.grid, task.area)
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
         scene = stack.enter_context(task.scene.open(task.grid))
         bands = stack.enter_context(_BandWriter(task))
         batches = iter_batches(
-            scene, task.block, batch_size=batch_size, margin=predictor.margin, area=area
+            scene, task.block, batch_size=batch_size, margin=predictor.margin, aoi=task.aoi
         )
         stitcher = Stitcher(task.block, predictor.channels, predictor.device)
         # Tiles are read by strips: with fewer ahead, all would wait for the next strip.

@@ -6,13 +6,11 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from shapely.geometry.base import BaseGeometry
-
 from geoseg.errors import GridMismatchError
+from geoseg.geo.aoi import AOI
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import SceneInfo, read_info
 from geoseg.geo.tiling import TileGrid
-from geoseg.geo.vector import read_footprints
 from geoseg.networks.model_file import ModelSpec
 from geoseg.options import PredictOptions
 
@@ -32,7 +30,7 @@ class PredictPlan:
         grid: The grid that tiles are predicted on.
         out_grid: The grid of the rasters.
         tiles: The tiles.
-        area: Ground of interest, polygons in the grid's CRS; all of it when None.
+        aoi: Area of interest in the grid's CRS; the whole scene when None.
     """
 
     scene: SceneInfo
@@ -40,7 +38,7 @@ class PredictPlan:
     grid: Grid
     out_grid: Grid
     tiles: TileGrid
-    area: tuple[BaseGeometry, ...] | None = None
+    aoi: AOI | None = None
 
 
 def plan_prediction(
@@ -50,9 +48,9 @@ def plan_prediction(
 
     Raises:
         SceneReadError: If the scene cannot be read.
-        GridMismatchError: If it lacks the model's bands, dtype or pixel size, or no ground of
-            interest lies on it.
-        VectorReadError: If the ground of interest cannot be read.
+        GridMismatchError: If it lacks the model's bands, dtype or pixel size, or the area of
+            interest has no polygon on it.
+        VectorReadError: If the area of interest cannot be read.
     """
     options = options or PredictOptions()
     info = _match_bands(scene, spec, options)
@@ -74,8 +72,8 @@ def plan_prediction(
     overlap = spec.overlap if options.overlap is None else options.overlap
     tiles = TileGrid(grid.height, grid.width, spec.size, overlap, options.blend)
     out_grid = grid if options.keep_model_grid else info.grid
-    area = None if options.aoi is None else read_area(options.aoi, grid, scene)
-    return PredictPlan(info, spec, grid, out_grid, tiles, area)
+    aoi = None if options.aoi is None else _read_aoi(options.aoi, grid, scene)
+    return PredictPlan(info, spec, grid, out_grid, tiles, aoi)
 
 
 def _match_bands(scene: str | Path, spec: ModelSpec, options: PredictOptions) -> SceneInfo:
@@ -108,21 +106,16 @@ def _are_numbered(names: list[str]) -> bool:
     return all(name.removeprefix("band").isdigit() for name in names)
 
 
-def read_area(path: str | Path, grid: Grid, scene: str | Path) -> tuple[BaseGeometry, ...]:
-    """Reads polygons of ground that is of interest.
-
-    Returns:
-        Those that meet the grid, in its CRS.
+def _read_aoi(path: str | Path, grid: Grid, scene: str | Path) -> AOI:
+    """Read the area of interest on a grid.
 
     Raises:
-        VectorReadError: If they cannot be read.
-        GridMismatchError: If none meets the grid.
+        VectorReadError: If it cannot be read.
+        GridMismatchError: If no polygon meets the grid.
     """
-    found = read_footprints(path, bounds=grid.bounds, bounds_crs=grid.crs)
-    placed = found.to_crs(grid.crs.to_wkt()).geometry
-    shapes = tuple(placed[placed.intersects(grid.polygon)])
-    if not shapes:
+    aoi = AOI.read_on(path, grid)
+    if not len(aoi):
         raise GridMismatchError(
-            f"{path}: none of its polygons lies on {scene}; give ground that is of interest there"
+            f"{path}: has no polygon on {scene}; give an area of interest that meets the scene"
         )
-    return shapes
+    return aoi

@@ -16,7 +16,7 @@ from geoseg.geo.grid import Grid
 from geoseg.geo.raster import Scene, limited_block_cache, open_for_writing, write_cog, write_mosaic
 from geoseg.jobs.progress import Progress
 from geoseg.options import PredictOptions, Thresholds
-from geoseg.prediction.batches import Area, within
+from geoseg.prediction.batches import within
 from geoseg.prediction.class_mask import write_mask
 from geoseg.prediction.crf.refinement import refine_raster
 from geoseg.prediction.encoding import ValuesKind
@@ -100,8 +100,8 @@ class Rasters:
                 around = grid.widen(window, margin)
                 data = _fill(*prob.read(around))[(..., *within(around, window))]
                 _, known = scene.read(window)
-                if self._plan.area is not None:
-                    known &= Area(grid, self._plan.area).covers(window)
+                if self._plan.aoi is not None:
+                    known &= self._plan.aoi.covers(grid, window)
                 sink.write(data * known, window=window)
                 sink.write_mask(known, window=window)
         return placed

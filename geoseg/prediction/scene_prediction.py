@@ -191,7 +191,7 @@ class _Predicting:
             batch_size=options.batch_size,
             threads=workers.threads or max(1, _count_cores() // workers.count),
             values=self.values,
-            area=plan.area,
+            aoi=plan.aoi,
         )
 
     def _agree_on_step(self, run: Run, task: BlockTask) -> Step:

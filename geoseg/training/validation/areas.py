@@ -18,6 +18,7 @@ from shapely.geometry.base import BaseGeometry
 from geoseg.data.tiles import has_footprints, read_tile_footprints
 from geoseg.evaluation import Evaluation, evaluate_layers
 from geoseg.evaluation.metrics import AreaCounts, Score
+from geoseg.geo.aoi import AOI
 from geoseg.geo.grid import Grid
 from geoseg.geo.tiling import blend_weights
 from geoseg.options import Thresholds
@@ -61,6 +62,11 @@ class ValidationArea:
     truth: gpd.GeoDataFrame
     windows: Mapping[int, Window]
 
+    @property
+    def aoi(self) -> AOI:
+        """The area as an area of interest."""
+        return AOI((self.area,), self.truth.crs)
+
     def evaluate(self, thresholds: Thresholds) -> Evaluation:
         """Compares the footprints that the thresholds give with the truth."""
         bands = dict(zip(self.outputs, self.prob, strict=True))
@@ -68,7 +74,7 @@ class ValidationArea:
             self.prob[0], bands.get("border"), self.known, self.grid, thresholds,
             bands.get("contact"),
         )  # fmt: skip
-        return evaluate_layers(found, self.truth, aoi=self.area)
+        return evaluate_layers(found, self.truth, aoi=self.aoi)
 
 
 class ValidationAreas:
