@@ -258,7 +258,7 @@ BAD = {
     "no crs": ("tile {tmp}/nocrs.tif --labels {truth} -o {new}", "no coordinate reference"),
     "far": ("tile {scene} --labels {tmp}/far.gpkg -o {new}", "outside every scene"),
     "no labels": ("tile {scene} --labels {tmp}/absent.gpkg -o {new}", "absent.gpkg"),
-    "no class": ("tile {scene} --labels {truth} --where id<0 -o {new}", "holds no footprint"),
+    "no class": ("tile {scene} --labels {truth} --where id<0 -o {new}", "has no footprint"),
     "bad filter": ("tile {scene} --labels {truth} --where nope=1 -o {new}", "nope"),
     "coarse": ("tile {scene} --labels {truth} --gsd 30 -o {new}", "check --gsd"),
     "mask": ("vectorize {folder}/out/mask.tif -o {new}.gpkg", "is a class mask"),
@@ -274,7 +274,7 @@ BAD = {
     "folder": ("info {folder}/out", "is a folder of neither tiles nor a run"),
     "overlap": ("tile {scene} --labels {truth} --overlap 200 -o {new}", "at most half"),
     "band": ("tile {scene} --labels {truth} --bands 7 -o {new}", "has no band 7"),
-    "no tiles": ("train {tmp}/rgbn -o {new}", "holds no tiles.json"),
+    "no tiles": ("train {tmp}/rgbn -o {new}", "has no tiles.json"),
     "arch": ("train {tiles} -o {new} --set model.arch=nonet", "choose from deepglobe, deeplabv2"),
     "arch dry": (
         "train {tiles} -o {new} --dry-run --set model.arch=nonet",
