@@ -256,7 +256,7 @@ BAD = {
     "no scene": ("tile absent.tif --labels {truth} -o {new}", "absent.tif: no such file"),
     "text": ("tile {tmp}/text.tif --labels {truth} -o {new}", "cannot read this as a raster"),
     "no crs": ("tile {tmp}/nocrs.tif --labels {truth} -o {new}", "no coordinate reference"),
-    "far": ("tile {scene} --labels {tmp}/far.gpkg -o {new}", "outside every scene"),
+    "far": ("tile {scene} --labels {tmp}/far.gpkg -o {new}", "outside all scenes"),
     "no labels": ("tile {scene} --labels {tmp}/absent.gpkg -o {new}", "absent.gpkg"),
     "no class": ("tile {scene} --labels {truth} --where id<0 -o {new}", "has no footprint"),
     "bad filter": ("tile {scene} --labels {truth} --where nope=1 -o {new}", "nope"),

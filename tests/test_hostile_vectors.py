@@ -215,7 +215,7 @@ def degrees(town, tmp_path):
 @case
 def wholly_outside(town, tmp_path):
     moved = [shapely.affinity.translate(house, 5000, 0) for house in town.houses]
-    return Given(layer(town, moved, tmp_path / "a.gpkg"), refused="outside every scene")
+    return Given(layer(town, moved, tmp_path / "a.gpkg"), refused="outside all scenes")
 
 
 @case

@@ -205,7 +205,7 @@ def test_a_filter_that_leaves_nothing(make_scene):
 def test_one_scene_with_footprints_is_enough(make_scene):
     made = make_scene()
     labels = [FootprintLabels(made.grid, gpd.GeoDataFrame(geometry=[], crs=32645))]
-    with pytest.raises(GridMismatchError, match="outside every scene"):
+    with pytest.raises(GridMismatchError, match="outside all scenes"):
         check_footprints(labels, made.labels, None)
     labels.append(read_labels(made.labels, made.grid))
     check_footprints(labels, made.labels, None)

@@ -202,7 +202,7 @@ def test_whole_scenes_by_shares_of_ground_and_buildings():
     names = [region.split for (region,) in made.regions]
     assert names[0] == "train"
     assert (names.count("val"), names.count("test")) == (1, 1)
-    with pytest.raises(ConfigError, match="only 2 pieces"):
+    with pytest.raises(ConfigError, match="only 2 blocks or scenes"):
         separate("scenes", *scenes[:2])
 
 

@@ -606,7 +606,7 @@ def test_labels_that_do_not_fit(make_scene, tmp_path):
     far = gpd.read_file(made.labels)
     far.geometry = far.translate(0, 50_000)
     far.to_file(tmp_path / "far.gpkg")
-    with pytest.raises(GridMismatchError, match="outside every scene; check its CRS"):
+    with pytest.raises(GridMismatchError, match="outside all scenes; check the CRS"):
         cut(made.path, tmp_path / "far.gpkg", tmp_path / "tiles")
     with pytest.raises(LabelError, match="no footprint where label = 7"):
         cut(made.path, made.labels, tmp_path / "tiles", where="label = 7")

@@ -158,13 +158,8 @@ def _estimate_other_bytes(plan: TilingPlan, tiles: pd.DataFrame, kept: int) -> f
     """Return the expected size of everything but images and targets, in bytes."""
     pixels = plan.options.size**2 * len(plan.scenes[0].bands)
     bytes_per_value = float(tiles.bytes.mean()) / pixels
-    page = (
-        _BASE64_FACTOR
-        * min(_SHOWN_TILES, kept)
-        * min(_SHOWN_PX**2, plan.options.size**2)
-        * 3
-        * bytes_per_value
-    )
+    shown_values = 3 * min(_SHOWN_TILES, kept) * min(_SHOWN_PX**2, plan.options.size**2)
+    page = _BASE64_FACTOR * shown_values * bytes_per_value
     return page + _ROW_BYTES * kept + _estimate_footprint_bytes(plan)
 
 
