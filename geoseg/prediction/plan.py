@@ -1,4 +1,4 @@
-"""What predicting a scene will do, before a pixel is read."""
+"""Plan of a prediction: bands, grids, tiles and area of interest."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from geoseg.options import PredictOptions
 
 logger = logging.getLogger(__name__)
 
-# A scene whose pixels differ from the model's by more than this factor shows other things.
-_MOST_SCALE = 4.0
+# Beyond this ratio of pixel sizes, objects look too different from the training scenes.
+_MAX_SCALE = 4.0
 
 
 @dataclass(frozen=True)
 class PredictPlan:
-    """What `geoseg predict` will do, before it reads a pixel.
+    """What a prediction will do, known before any pixel is read.
 
     Attributes:
-        scene: The scene, its bands in the model's order.
-        spec: The model's header.
-        grid: The grid that tiles are predicted on.
-        out_grid: The grid of the rasters.
+        scene: The scene, its bands in the order of the model.
+        spec: Header of the model.
+        grid: Grid of the tiles, with the pixel size of the model.
+        out_grid: Grid of the output rasters.
         tiles: The tiles.
-        aoi: Area of interest in the grid's CRS; the whole scene when None.
+        aoi: Area of interest in the CRS of the grid; the whole scene when None.
     """
 
     scene: SceneInfo
@@ -44,29 +44,29 @@ class PredictPlan:
 def plan_prediction(
     scene: str | Path, spec: ModelSpec, options: PredictOptions | None = None
 ) -> PredictPlan:
-    """Plans the tiles of a scene for a model, reading no pixel.
+    """Plan the tiles of a scene for a model, without reading pixels.
 
     Raises:
         SceneReadError: If the scene cannot be read.
-        GridMismatchError: If it lacks the model's bands, dtype or pixel size, or the area of
-            interest has no polygon on it.
+        GridMismatchError: If the scene's bands, data type or pixel size do not suit the model, or
+            the area of interest does not overlap the scene.
         VectorReadError: If the area of interest cannot be read.
     """
     options = options or PredictOptions()
     info = _match_bands(scene, spec, options)
-    known = spec.scene_dtypes or (spec.dtype,)
-    if info.dtype not in known:
+    dtypes = spec.scene_dtypes or (spec.dtype,)
+    if info.dtype not in dtypes:
         raise GridMismatchError(
-            f"{scene}: holds {info.dtype} pixels, the model was trained on {' and '.join(known)}; "
-            "convert the scene as the training scenes were (gdal_translate -ot ... -scale ...) or "
-            "retrain"
+            f"{scene}: has {info.dtype} pixels, the model was trained on {' and '.join(dtypes)}; "
+            "convert the scene like the training scenes (gdal_translate -ot ... -scale ...) or "
+            "train a model on such scenes"
         )
     scale = spec.gsd_m / info.grid.gsd_m
-    if not 1 / _MOST_SCALE <= scale <= _MOST_SCALE:
+    if not 1 / _MAX_SCALE <= scale <= _MAX_SCALE:
         raise GridMismatchError(
-            f"{scene}: its pixels measure {info.grid.gsd_m:.3g} m on the ground, the model wants "
-            f"{spec.gsd_m:.3g} m, more than {_MOST_SCALE:g} times off; use a model trained near "
-            "the scene's pixel size"
+            f"{scene}: its pixels measure {info.grid.gsd_m:.3g} m on the ground, the model needs "
+            f"{spec.gsd_m:.3g} m, and the two differ by more than a factor of {_MAX_SCALE:g}; use "
+            "a model trained near the scene's pixel size"
         )
     grid = info.grid.resampled(spec.gsd_m)
     overlap = spec.overlap if options.overlap is None else options.overlap
@@ -87,14 +87,14 @@ def _match_bands(scene: str | Path, spec: ModelSpec, options: PredictOptions) ->
     named = bands is None and not (_are_numbered(names) or _are_numbered(wanted))
     if unlike or (named and names != wanted):
         raise GridMismatchError(
-            f"{scene}: has {len(names)} bands ({', '.join(info.bands)}), the model wants "
-            f"{len(wanted)} ({', '.join(spec.bands)}); name the bands in the model's order "
+            f"{scene}: has {len(names)} bands ({', '.join(info.bands)}), the model needs "
+            f"{len(wanted)} ({', '.join(spec.bands)}); list the bands in the order of the model "
             "with --bands"
         )
     if bands is None and names != wanted:
         logger.warning(
-            "%s: its bands or the model's have no names; taken in order as %s, --bands says "
-            "otherwise",
+            "%s: the bands of the scene or of the model have no names, so they are used in order "
+            "as %s; --bands changes this",
             scene,
             ", ".join(spec.bands),
         )
@@ -102,7 +102,7 @@ def _match_bands(scene: str | Path, spec: ModelSpec, options: PredictOptions) ->
 
 
 def _are_numbered(names: list[str]) -> bool:
-    """Whether bands have no names of their own, so that only their order can tell."""
+    """Whether bands have only default names (`band1`, `2`), so that only their order counts."""
     return all(name.removeprefix("band").isdigit() for name in names)
 
 
@@ -111,11 +111,11 @@ def _read_aoi(path: str | Path, grid: Grid, scene: str | Path) -> AOI:
 
     Raises:
         VectorReadError: If it cannot be read.
-        GridMismatchError: If no polygon meets the grid.
+        GridMismatchError: If no polygon intersects the grid.
     """
     aoi = AOI.read_on(path, grid)
     if not len(aoi):
         raise GridMismatchError(
-            f"{path}: has no polygon on {scene}; give an area of interest that meets the scene"
+            f"{path}: has no polygon on {scene}; use an area of interest that overlaps the scene"
         )
     return aoi

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,14 +21,19 @@ from geoseg.jobs.journal import Journal, claim_output
 from geoseg.jobs.progress import Progress, Run
 from geoseg.networks.model_file import load_model
 from geoseg.options import PredictOptions, Thresholds, VectorizeOptions
-from geoseg.prediction.blocks import BlockTask, Step, choose_step, predict_block
+from geoseg.prediction.batch_choice import (
+    JOURNAL_KEY,
+    BatchChoice,
+    retry_with_smaller_batches,
+)
+from geoseg.prediction.blocks import BlockTask, choose_batch, predict_block
 from geoseg.prediction.drift import warn_of_drift
-from geoseg.prediction.encoding import ValuesKind
-from geoseg.prediction.panels import count_panels
+from geoseg.prediction.encoding import OutputEncoding
+from geoseg.prediction.memory import count_panels
 from geoseg.prediction.plan import PredictPlan
 from geoseg.prediction.prediction_job import RASTER_SUFFIXES, plan_job
-from geoseg.prediction.rasters import Rasters
-from geoseg.prediction.scheduling import deal_blocks, deal_panels, list_bands
+from geoseg.prediction.rasters import OutputRasters
+from geoseg.prediction.scheduling import list_strips, split_blocks, split_panels
 from geoseg.prediction.stitching import TileBlock
 from geoseg.vectorization.layer import write_layer
 
@@ -86,8 +92,7 @@ def predict(
     options = options or PredictOptions()
     job = plan_job(scene, model, output, options, thresholds, overwrite=overwrite)
     plan, chosen, output, suffix = job.plan, job.thresholds, job.output, job.suffix
-    for spec in job.specs:
-        warn_of_drift(plan.scene, spec)
+    warn_of_drift(plan.scene, job.specs)
     if job.finds_boxes:
         if workers is not None and workers.run is not None:
             logger.warning("%s finds boxes, which this process does alone", job.models[0])
@@ -104,12 +109,12 @@ def predict(
         ) as folder,
         Journal(folder, job.name) as journal,
     ):
-        predicting = _Predicting(plan, job.models, options, folder / "bands", journal, progress)
+        predicting = _Predicting(plan, job.models, options, folder / "strips", journal, progress)
         workers = workers or Workers()
-        bands = predicting.predict_bands(workers)
+        strips = predicting.predict_strips(workers)
         targets = [output] if file is None else [folder / name for name in names]
         prob = _write_rasters(
-            plan, chosen, options, predicting.values, bands, folder, targets, progress
+            plan, chosen, options, predicting.encoding, strips, folder, targets, progress
         )
         if targets[-1].suffix.lower() in WRITABLE_SUFFIXES:
             write_layer(
@@ -131,7 +136,7 @@ def _output_names(suffix: str, options: PredictOptions) -> tuple[str, ...]:
 
 
 class _Predicting:
-    """The bands of a scene, in a folder that outlives an interruption."""
+    """Predicts the strips of a scene into a folder that outlives an interruption."""
 
     def __init__(
         self,
@@ -144,38 +149,45 @@ class _Predicting:
     ) -> None:
         self._plan, self._models, self._options = plan, models, options
         self._folder, self._journal, self._progress = folder, journal, progress
-        self.values = ValuesKind(plan.spec.outputs, options.uncertainty, options.floats)
+        self.encoding = OutputEncoding(plan.spec.outputs, options.uncertainty, options.floats)
 
-    def predict_bands(self, workers: Workers) -> list[tuple[Path, Any]]:
-        """Predicts those that are not there yet; the files of all, with their windows."""
-        self._folder.mkdir(exist_ok=True)
+    def predict_strips(self, workers: Workers) -> list[tuple[Path, Any]]:
+        """Predict unfinished strips; return the files of all, with their windows."""
         run = workers.run or map
         task = self._first_task(workers)
-        step = self._agree_on_step(run, task)
-        task = replace(task, device=step.device, batch_size=step.batch_size)
-        panels = self._deal_panels()
-        blocks = deal_blocks(
-            panels, self._folder, workers=workers.count, rows=self._options.block_rows
+        choice = self._agree_on_batch(run, task)
+        panels = self._split_panels()
+
+        def predict_all(choice: BatchChoice, folder: Path) -> list[tuple[Path, Any]]:
+            chosen = replace(
+                task, folder=folder, device=choice.device, batch_size=choice.batch_size
+            )
+            return self._predict_blocks(chosen, panels, workers)
+
+        return retry_with_smaller_batches(self._journal, self._folder, choice, predict_all)
+
+    def _predict_blocks(
+        self, task: BlockTask, panels: list[TileBlock], workers: Workers
+    ) -> list[tuple[Path, Any]]:
+        blocks = split_blocks(
+            panels, task.folder, workers=workers.count, rows=self._options.block_rows
         )
         tasks = [replace(task, block=block) for block in blocks]
-        bands = list_bands(panels, self._folder)
-        total = len(self._plan.tiles)
+        strips, total = list_strips(panels, task.folder), len(self._plan.tiles)
         if workers.run is None:
             counter = _Counter(self._progress, total, sum(len(task.block) for task in tasks))
             for one in tasks:
                 predict_block(one, counter.add)
         else:
-            with _watching(self._progress, total, [path for path, _ in bands]):
-                for result in run(predict_block, tasks):
+            with _watching(self._progress, total, [path for path, _ in strips]):
+                for result in workers.run(predict_block, tasks):
                     if isinstance(result, Exception):
                         raise result
-        return bands
+        return strips
 
     def clear(self) -> None:
-        """Removes the bands."""
-        for path in self._folder.iterdir():
-            path.unlink()
-        self._folder.rmdir()
+        """Remove the strips."""
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _first_task(self, workers: Workers) -> BlockTask:
         plan, options = self._plan, self._options
@@ -190,27 +202,28 @@ class _Predicting:
             tta=options.tta,
             batch_size=options.batch_size,
             threads=workers.threads or max(1, _count_cores() // workers.count),
-            values=self.values,
+            encoding=self.encoding,
             aoi=plan.aoi,
+            max_memory_gb=options.max_memory_gb,
         )
 
-    def _agree_on_step(self, run: Run, task: BlockTask) -> Step:
-        """What an earlier run chose, since the bytes depend on it; else what a worker says."""
-        if "step" not in self._journal.done:
-            (found,) = run(choose_step, [task])
-            if isinstance(found, Exception):
-                raise found
-            # A batch is always filled, if need be with the last tile again and again.
-            size = min(found.batch_size, len(self._plan.tiles))
-            self._journal.add("step", [found.device, size])
-        return Step(*self._journal.done["step"])
+    def _agree_on_batch(self, run: Run, task: BlockTask) -> BatchChoice:
+        """Return the choice of an interrupted run, since the bytes depend on it, or of a worker."""
+        if JOURNAL_KEY not in self._journal.done:
+            (choice,) = run(choose_batch, [task])
+            if isinstance(choice, Exception):
+                raise choice
+            # A batch is always full: larger ones would only repeat the last tile.
+            size = min(choice.batch_size, len(self._plan.tiles))
+            self._journal.add(JOURNAL_KEY, [choice.device, size])
+        return BatchChoice(*self._journal.done[JOURNAL_KEY])
 
-    def _deal_panels(self) -> list[TileBlock]:
-        """As an earlier run dealt them."""
+    def _split_panels(self) -> list[TileBlock]:
+        """Return the panels, as many as an interrupted run had."""
         if "panels" not in self._journal.done:
-            count = count_panels(self._plan.tiles, self.values, self._options.max_memory_gb)
+            count = count_panels(self._plan.tiles, self.encoding, self._options.max_memory_gb)
             self._journal.add("panels", count)
-        return deal_panels(self._plan.tiles, self._journal.done["panels"])
+        return split_panels(self._plan.tiles, self._journal.done["panels"])
 
 
 class _Counter:
@@ -226,14 +239,14 @@ class _Counter:
 
 
 @contextmanager
-def _watching(progress: Progress | None, total: int, bands: Sequence[Path]) -> Iterator[None]:
+def _watching(progress: Progress | None, total: int, strips: Sequence[Path]) -> Iterator[None]:
     """Says how many tiles are done by the bands that are there, while others predict."""
     done = threading.Event()
 
     def watch() -> None:
         while progress and not done.wait(1.0):
-            there = sum(path.exists() for path in bands)
-            progress(total * there // len(bands), total, "tiles")
+            there = sum(path.exists() for path in strips)
+            progress(total * there // len(strips), total, "tiles")
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -250,8 +263,8 @@ def _write_rasters(
     plan: PredictPlan,
     thresholds: Thresholds,
     options: PredictOptions,
-    values: ValuesKind,
-    bands: Iterable[tuple[Path, Any]],
+    encoding: OutputEncoding,
+    strips: Iterable[tuple[Path, Any]],
     folder: Path,
     targets: Sequence[Path],
     progress: Progress | None,
@@ -259,12 +272,12 @@ def _write_rasters(
     """Makes the rasters of bands; the one of all probabilities."""
     spec = plan.spec
     tags = {THRESHOLDS_TAG: thresholds.model_dump_json()}
-    if not values.floats:
+    if not encoding.floats:
         tags["GEOSEG_SCALE"] = str(1 / 255)
     if spec.exclusive:
         tags[CLASSES_TAG] = describe_classes(spec.classes, spec.background)
-    rasters = Rasters(plan, folder, values, tags)
-    prob = rasters.join(bands, options, progress)
+    rasters = OutputRasters(plan, folder, encoding, tags)
+    prob = rasters.assemble(strips, options, progress)
     wanted = {target.name: target for target in targets}
     if "prob.tif" in wanted:
         rasters.write(prob, wanted["prob.tif"], wanted.get("mask.tif"), thresholds)
