@@ -129,36 +129,32 @@ def find_batch_size(predict: Callable[[int], object], memory: DeviceMemory) -> i
     """
     choice = BatchChoice("gpu", _estimate_batch_size(predict, memory))
     # The estimate is checked by a batch of full size, before any block depends on it.
-    while not _fits(lambda: predict(choice.batch_size), memory):
+    while _peak(predict, choice.batch_size, memory) is None:
         choice = choice.halved()
     return choice.batch_size
 
 
 def _estimate_batch_size(predict: Callable[[int], object], memory: DeviceMemory) -> int:
     before, budget = memory.allocated(), _GPU_SHARE * memory.available()
-    peaks = []
-    for count in _TRIALS:
-        try:
-            peaks.append(memory.peak(lambda count=count: predict(count)))  # type: ignore[misc]
-        except RuntimeError as error:
-            if not lacks_memory(error):
-                raise
-            memory.release()
-            return 1
-    each = max(1, (peaks[1] - peaks[0]) // (_TRIALS[1] - _TRIALS[0]))
-    fitting = 1 + int(budget - (peaks[0] - before)) // each
-    return max(1, min(_MAX_BATCH_SIZE, 2 ** (max(1, fitting).bit_length() - 1)))
+    few, more = (_peak(predict, count, memory) for count in _TRIALS)
+    if few is None or more is None:
+        return 1
+    each = max(1, (more - few) // (_TRIALS[1] - _TRIALS[0]))
+    fitting = max(1, 1 + int(budget - (few - before)) // each)
+    power: int = 1 << (fitting.bit_length() - 1)
+    return min(_MAX_BATCH_SIZE, power)
 
 
-def _fits(run: Callable[[], object], memory: DeviceMemory) -> bool:
+def _peak(predict: Callable[[int], object], count: int, memory: DeviceMemory) -> int | None:
+    """Return the peak memory of predicting so many tiles; None if they do not fit."""
     try:
-        memory.peak(run)
+        return memory.peak(lambda: predict(count))
     except RuntimeError as error:
         if not lacks_memory(error):
             raise
-        memory.release()
-        return False
-    return True
+    # Only here, after the exception has released the tensors of the failed batch.
+    memory.release()
+    return None
 
 
 def retry_with_smaller_batches(

@@ -134,9 +134,7 @@ def predict_block(task: BlockTask, count: TileCallback | None = None) -> int:
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
         scene = stack.enter_context(task.scene.open(task.grid))
-        writer = stack.enter_context(
-            StripWriter(task.folder, task.grid, task.block, task.encoding)
-        )
+        writer = stack.enter_context(StripWriter(task.folder, task.grid, task.block, task.encoding))
         batches = iter_batches(
             scene, task.block, batch_size=task.batch_size, margin=predictor.margin, aoi=task.aoi
         )
@@ -167,9 +165,7 @@ def _plan_block(task: BlockTask) -> MemoryPlan:
     depth = max(_READ_AHEAD, GROUP // task.batch_size)
     activations = 0
     if on_cpu and task.max_memory_gb is not None:
-        activations = _measure_activations(
-            _predictor_key(task), task.batch_size, task.scene.dtype
-        )
+        activations = _measure_activations(_predictor_key(task), task.batch_size, task.scene.dtype)
     tiles, strip = task.block.tiles, task.block.strip(task.block.rows[0])
     side = tiles.size + 2 * predictor.margin
     columns = min(GROUP, len(task.block.tile_columns))
