@@ -97,6 +97,8 @@ def _run(settings: Config, folder: Path, scene: Path, truth: Path, start: float)
         options=settings.train,
         report=lambda line: _say(start, f"train: {line}"),
     )
+    if result is None:
+        return None  # one of several processes that trained; the first continues
     _say(start, f"predict: {scene} → {folder / 'out'}")
     with progress_bar() as progress:
         predict(

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from geoseg.cli.options import config_options, output_option, overwrite_option, resolve
 from geoseg.config import Config
-from geoseg.errors import ConfigError
+from geoseg.errors import ConfigError, RepeatedError, TrainingInterrupted
 
 if TYPE_CHECKING:
     from geoseg.training.learner import Recipe
+
+# Shells report a command that a signal ended by this plus its number: 130 for ctrl-C.
+_SIGNAL_CODES = 128
 
 
 @click.command()
@@ -68,17 +71,24 @@ def command(
         return
     from geoseg.training.run import train
 
-    result = train(
-        tiles,
-        output,
-        model=settings.model,
-        options=settings.train,
-        recipe=recipe_for(settings.model.arch),
-        resume=resume,
-        overwrite=overwrite,
-        progress_bar=sys.stderr.isatty(),
-        report=_say,
-    )
+    try:
+        result = train(
+            tiles,
+            output,
+            model=settings.model,
+            options=settings.train,
+            recipe=recipe_for(settings.model.arch),
+            resume=resume,
+            overwrite=overwrite,
+            progress_bar=sys.stderr.isatty(),
+            report=_say,
+        )
+    except TrainingInterrupted as error:
+        _exit_interrupted(error)
+    except RepeatedError:
+        sys.exit(2)  # the first process prints the error
+    if result is None:
+        return  # one of several processes; the first writes the model
     scores = {"val pixel IoU": result.val_iou, "val building F1": result.val_f1}
     said = [f", {name} {score:.3f}" for name, score in scores.items() if score is not None]
     click.echo(f"{result.minutes:.1f} min{''.join(said)} → {result.model}")
@@ -95,6 +105,15 @@ def recipe_for(arch: str) -> Recipe:
     from geoseg.training.setup import PIXEL_RECIPE
 
     return PIXEL_RECIPE
+
+
+def _exit_interrupted(error: TrainingInterrupted) -> NoReturn:
+    """Print how to resume, once for all processes, and exit with the code of the signal."""
+    from geoseg.training.distributed import is_first
+
+    if is_first():
+        _say(str(error))
+    sys.exit(_SIGNAL_CODES + error.signal)
 
 
 def _say(line: str) -> None:
