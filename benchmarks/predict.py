@@ -48,11 +48,11 @@ from geoseg.networks.models import build_model
 from geoseg.options import PredictOptions
 from geoseg.prediction.backends import NAMES, check_backend
 from geoseg.prediction.batches import iter_batches
-from geoseg.prediction.blocks import BlockTask, choose_step, predict_block
-from geoseg.prediction.encoding import ValuesKind
+from geoseg.prediction.blocks import BlockTask, choose_batch, predict_block
+from geoseg.prediction.encoding import OutputEncoding
 from geoseg.prediction.plan import plan_prediction
 from geoseg.prediction.predictor import Predictor
-from geoseg.prediction.stitching import Block
+from geoseg.prediction.stitching import TileBlock
 from geoseg.town import build_town, write_town
 
 TOWN = 2048
@@ -217,11 +217,11 @@ def network(work: Path, *, repeat: int, device: str) -> dict[str, Any]:
     task = make_task(work, device)
     spec, weights = load_model(task.models[0])
     predictor = Predictor(spec, weights, device)
-    step = choose_step(task)
+    choice = choose_batch(task)
     with task.scene.open(task.grid) as scene:
         batches = [
             (batch.data, batch.valid)
-            for batch in iter_batches(scene, task.block, batch_size=step.batch_size)
+            for batch in iter_batches(scene, task.block, batch_size=choice.batch_size)
         ]
     best = {"bare": np.inf, "ours": np.inf}
     bare = [partial(run_bare, predictor, batches)]
@@ -239,7 +239,7 @@ def network(work: Path, *, repeat: int, device: str) -> dict[str, Any]:
     return {
         "device": str(predictor.device),
         "tiles": tiles,
-        "batch_size": step.batch_size,
+        "batch_size": choice.batch_size,
         "tiles_per_s": {name: round(tiles / seconds, 2) for name, seconds in best.items()},
         "ratio": round(best["bare"] / best["ours"], 3),
     }
@@ -254,8 +254,8 @@ def make_task(work: Path, device: str) -> BlockTask:
     folder = work / "bands"
     folder.mkdir(exist_ok=True)
     return BlockTask(
-        folder, plan.scene, plan.grid, Block.whole(plan.tiles), (model,), device, "torch", "none",
-        None, 2, ValuesKind(spec.outputs),
+        folder, plan.scene, plan.grid, TileBlock.whole(plan.tiles), (model,), device, "torch",
+        "none", None, 2, OutputEncoding(spec.outputs),
     )  # fmt: skip
 
 

@@ -14,17 +14,20 @@
     │   ├── OutputLockedError  another job is writing the same output
     │   └── DiskFullError      there is no room for what is being written
     ├── WorkerLostError        workers died repeatedly with the same task
-    └── ModelError             something is wrong with a model
-        ├── UnknownArchitectureError
-        ├── ModelFileError     a model file cannot be read or used
-        ├── TrainingError      training has led to a network that says nothing
-        ├── WeightsError       initial weights cannot be found or do not fit
-        └── InputShapeError    a size or a band count that the network cannot take
+    ├── ModelError             something is wrong with a model
+    │   ├── UnknownArchitectureError
+    │   ├── ModelFileError     a model file cannot be read or used
+    │   ├── TrainingError      training diverged: loss or weights are no longer finite
+    │   ├── WeightsError       initial weights cannot be found or do not fit
+    │   └── InputShapeError    a size or a band count that the network cannot take
+    └── RepeatedError          the first process of a training run reports the same error
 
 A message says what is wrong, where, and what to do about it. The command line catches
-`GeosegError`, prints the message on one line and exits with code 2.
+`GeosegError`, prints the message on one line and exits with code 2. `TrainingInterrupted` is a
+`KeyboardInterrupt`; the command line exits with code 130 or 143.
 """
 
+import signal
 import textwrap
 
 
@@ -110,6 +113,25 @@ class WeightsError(ModelError, OSError):
 
 class InputShapeError(ModelError, ValueError):
     """A size or a band count that the network cannot take."""
+
+
+class RepeatedError(GeosegError):
+    """The error with which the first training process ends, raised in one of the others."""
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Training was stopped by ctrl-C or SIGTERM; finished epochs are kept.
+
+    Like any `KeyboardInterrupt` it is no `Exception`, so that a loop over several runs that
+    continues after errors ends, too.
+
+    Attributes:
+        signal: SIGINT or SIGTERM.
+    """
+
+    def __init__(self, message: str, received: signal.Signals) -> None:
+        super().__init__(message)
+        self.signal = received
 
 
 def one_line(error: BaseException) -> str:

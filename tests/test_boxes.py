@@ -531,7 +531,7 @@ def test_the_threshold_parts_true_boxes_from_false(tiles):
     verdict = judge(grounds, found)
     assert 0.48 <= verdict.threshold <= 0.62
     best = [
-        evaluate_layers(layer[layer.confidence >= verdict.threshold], ground.truth, aoi=ground.area)
+        evaluate_layers(layer[layer.confidence >= verdict.threshold], ground.truth, aoi=ground.aoi)
         for ground in grounds
         for layer in [ground.lay_out(found)]
     ]

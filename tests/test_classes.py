@@ -359,7 +359,9 @@ def test_tiles_to_be_shown_are_few_and_known(job, monkeypatch):
 
     monkeypatch.setattr(TileDataset, "__getitem__", hide)
     monkeypatch.setattr(finishing, "_LOOKED_AT", 4)
-    monkeypatch.setattr(finishing, "tiles_apart", lambda _, among: [0, unknown, *list(among)[2:]])
+    monkeypatch.setattr(
+        finishing, "separate_tiles", lambda _, among: [0, unknown, *list(among)[2:]]
+    )
     assert len(tiles) > 4
     shown = finishing._choose_masked(guess, tiles)
     assert 3 <= len(shown) <= 4

@@ -168,7 +168,7 @@ def test_a_wrong_value_is_named_with_its_place(write):
     ("tile", "problem"),
     [({"size": 100, "overlap": 51}, r"at most half the size \(50\)"),
      ({"fractions": (0.5, 0.2, 0.2)}, "must sum to 1"),
-     ({"fractions": (0, 0.5, 0.5)}, "some for train"),
+     ({"fractions": (0, 0.5, 0.5)}, "that of train must be above 0"),
      ({"size": 16}, "greater than or equal to 32"), ({"gsd_m": 0}, "greater than 0")],
 )  # fmt: skip
 def test_tiles_that_cannot_be(tile, problem):

@@ -13,7 +13,7 @@ from geoseg.data.tiles import plan_tiles, tile_scenes
 from geoseg.errors import ConfigError
 from geoseg.options import ModelOptions, TileOptions, TrainOptions
 from geoseg.town import build_town, write_town
-from geoseg.training.distributed import adopt_started, settle
+from geoseg.training.distributed import adopt_started, reduce_on_first
 from geoseg.training.loop import choose_environment
 from geoseg.training.run import train
 
@@ -118,7 +118,7 @@ def test_two_processes_end_together_and_go_on_together(start, alone, tmp_path):
     os.killpg(process.pid, signal.SIGINT)  # as ctrl-C does
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert errors.count("interrupted; --resume goes on from epoch ") == 1
+    assert errors.count("interrupted; --resume continues from epoch ") == 1
     assert "Traceback" not in errors
     wait_until_gone(process.pid)
     count = len(rows(tmp_path / "run"))
@@ -131,7 +131,7 @@ def test_two_processes_end_together_and_go_on_together(start, alone, tmp_path):
 
 
 def test_alone_a_process_settles_by_itself():
-    assert settle(3, sum) == 3
+    assert reduce_on_first(3, sum) == 3
 
 
 def test_processes_that_srun_started_are_counted(monkeypatch):

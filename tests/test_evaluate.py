@@ -23,6 +23,7 @@ from geoseg.errors import (
 from geoseg.evaluation import evaluate_footprints as evaluate
 from geoseg.evaluation import evaluate_layers, format_table
 from geoseg.evaluation.metrics import Score
+from geoseg.geo.aoi import AOI
 
 SPACENET = Path(__file__).parents[2] / "shared" / "fixtures" / "spacenet"
 
@@ -65,7 +66,7 @@ def test_hand_computed_layers():
 def test_buildings_are_clipped_to_the_area_of_interest():
     # The edge at x = 25 leaves the left half of B, and only a line of the footprint over it.
     aoi = translate(box(-5, -5, 25, 15), X, Y)
-    evaluation = evaluate_layers(layer(PRED), layer(TRUTH), aoi=aoi)
+    evaluation = evaluate_layers(layer(PRED), layer(TRUTH), aoi=AOI((aoi,)))
     assert evaluation.score == Score(tp=1, fp=0, fn=1)
     assert evaluation.truth.area.tolist() == pytest.approx([100, 50])
     assert (evaluation.area.tp, evaluation.area.fn) == pytest.approx((80, 70))
@@ -73,19 +74,19 @@ def test_buildings_are_clipped_to_the_area_of_interest():
 
 def test_a_building_that_only_touches_the_area_of_interest_is_outside():
     aoi = translate(box(-5, -5, 20 + 1e-8, 15), X, Y)  # inside B by a rounding error
-    assert evaluate_layers(layer(PRED), layer(TRUTH), aoi=aoi).score == Score(1, 0, 0)
+    assert evaluate_layers(layer(PRED), layer(TRUTH), aoi=AOI((aoi,))).score == Score(1, 0, 0)
 
 
 def test_clipping_can_turn_a_miss_into_a_match():
     aoi = translate(box(25, -5, 30, 15), X, Y)
-    evaluation = evaluate_layers(layer(PRED), layer(TRUTH), aoi=aoi)
+    evaluation = evaluate_layers(layer(PRED), layer(TRUTH), aoi=AOI((aoi,)))
     assert evaluation.score == Score(1, 0, 0)
     assert evaluation.mean_iou == pytest.approx(1.0)
 
 
 def test_a_building_divided_by_the_area_of_interest_stays_one():
     aoi = translate(box(0, -5, 3, 15).union(box(7, -5, 10, 15)), X, Y)
-    evaluation = evaluate_layers(layer(TRUTH[:1]), layer(TRUTH[:1]), aoi=aoi)
+    evaluation = evaluate_layers(layer(TRUTH[:1]), layer(TRUTH[:1]), aoi=AOI((aoi,)))
     assert evaluation.score == Score(1, 0, 0)
     assert evaluation.pred.area.tolist() == pytest.approx([60])
 

@@ -89,13 +89,13 @@ def layer(town, shapes, path, crs=None, **attributes):
 
 @case
 def an_empty_layer(town, tmp_path):
-    return Given(layer(town, [], tmp_path / "a.gpkg"), refused="holds no footprint")
+    return Given(layer(town, [], tmp_path / "a.gpkg"), refused="has no footprint")
 
 
 @case
 def an_empty_geojson(town, tmp_path):
     (tmp_path / "a.geojson").write_text('{"type": "FeatureCollection", "features": []}')
-    return Given(tmp_path / "a.geojson", refused="holds no footprint")
+    return Given(tmp_path / "a.geojson", refused="has no footprint")
 
 
 @case
@@ -215,7 +215,7 @@ def degrees(town, tmp_path):
 @case
 def wholly_outside(town, tmp_path):
     moved = [shapely.affinity.translate(house, 5000, 0) for house in town.houses]
-    return Given(layer(town, moved, tmp_path / "a.gpkg"), refused="outside every scene")
+    return Given(layer(town, moved, tmp_path / "a.gpkg"), refused="outside all scenes")
 
 
 @case
@@ -226,7 +226,7 @@ def metres_in_a_geojson_of_degrees(town, tmp_path):
     ]
     text = json.dumps({"type": "FeatureCollection", "features": features})
     (tmp_path / "a.geojson").write_text(text)
-    return Given(tmp_path / "a.geojson", refused="are no place in WGS 84")
+    return Given(tmp_path / "a.geojson", refused="are outside the range of its CRS, WGS 84")
 
 
 @case
@@ -332,16 +332,14 @@ def coordinates_that_are_no_numbers(town, tmp_path):
 def nothing_but_infinite_coordinates(town, tmp_path):
     return Given(
         layer(town, [no_place(np.inf)], tmp_path / "a.gpkg"),
-        refused="holds 1 features, but no polygon",
+        refused="has 1 features, but no polygon",
     )
 
 
 @case
 def nothing_but_huge_coordinates(town, tmp_path):
     shapes = [box(1e299, 1e299, 1e300, 1e300)]
-    return Given(
-        layer(town, shapes, tmp_path / "a.gpkg"), refused="holds 1 features, but no polygon"
-    )
+    return Given(layer(town, shapes, tmp_path / "a.gpkg"), refused="has 1 features, but no polygon")
 
 
 @case
@@ -489,7 +487,7 @@ def a_filter_that_is_no_filter(town, tmp_path):
 @case
 def a_filter_that_leaves_nothing(town, tmp_path):
     path = layer(town, town.houses, tmp_path / "a.gpkg", kind=["house"] * len(town.houses))
-    return Given(path, options={"where": "kind = 'barn'"}, refused="holds no footprint where")
+    return Given(path, options={"where": "kind = 'barn'"}, refused="has no footprint where")
 
 
 @case

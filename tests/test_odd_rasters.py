@@ -27,7 +27,7 @@ REASONS = {
     "no place": "has neither a coordinate reference system nor a position",
     "no crs": "has no coordinate reference system",
     "complex": "geoseg reads integers and real numbers",
-    "too small": "the ground is less than a tile",
+    "too small": "the scene is smaller than a tile",
     "damaged": "the file looks damaged",
     "lacks a file": "lacks a file that it refers to",
     "no bands": "holds no bands",

@@ -169,11 +169,11 @@ def test_what_the_published_unet_says_of_a_pixel_does_not_depend_on_its_tile(tmp
     assert mirrored > 100 * seen
 
 
-def batches_of(path, *, size, overlap, batch_size, margin=0, area=None):
+def batches_of(path, *, size, overlap, batch_size, margin=0, aoi=None):
     with Scene(path) as scene:
         plan = TileGrid(*scene.grid.shape, size, overlap)
         block = TileBlock.whole(plan)
-        return list(iter_batches(scene, block, batch_size=batch_size, margin=margin, area=area))
+        return list(iter_batches(scene, block, batch_size=batch_size, margin=margin, aoi=aoi))
 
 
 def test_every_batch_has_one_shape_and_tiles_without_data_are_left_out(tmp_path):
@@ -187,8 +187,8 @@ def test_every_batch_has_one_shape_and_tiles_without_data_are_left_out(tmp_path)
     places = [place for _, place in batch.tiles]
     assert places == [0, None, None, None, 1, None, None, None]
     assert np.array_equal(batch.data[1], batch.data[3])  # filled up
-    assert batch.known[0].sum() == 64 * 60
-    assert batch.known[1].sum() == 6 * 60
+    assert batch.strip_valid[0].sum() == 64 * 60
+    assert batch.strip_valid[1].sum() == 6 * 60
 
 
 @given(
@@ -329,9 +329,9 @@ def test_bands_are_found_by_name_in_any_order(model, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"bands": 1}, r"has 1 bands \(pan\), the model wants 3"),
-        ({"dtype": "uint16"}, "holds uint16 pixels, the model was trained on uint8"),
-        ({"gsd_m": 2.5}, "2.5 m on the ground, the model wants 0.5 m"),
+        ({"bands": 1}, r"has 1 bands \(pan\), the model needs 3"),
+        ({"dtype": "uint16"}, "has uint16 pixels, the model was trained on uint8"),
+        ({"gsd_m": 2.5}, "2.5 m on the ground, the model needs 0.5 m"),
     ],
 )
 def test_scenes_that_a_model_cannot_serve_are_refused(model, tmp_path, changes, message):

@@ -175,7 +175,7 @@ def test_a_place_is_the_names_and_no_others(land):
     shutil.copy(scenes[0], elsewhere / scenes[0].name)
     assert read_info(elsewhere / scenes[0].name, assume_gsd_m=0.5).grid == grids[0]
     twice = [scenes[0], elsewhere / scenes[0].name]
-    with pytest.raises(ConfigError, match="fall on one invented place"):
+    with pytest.raises(ConfigError, match="were given the same placeholder location; rename one"):
         plan_tiles(twice, folder / "{}_mask.png", land_config().tile)
 
 
@@ -258,7 +258,7 @@ def test_a_path_without_a_place_for_the_name_is_itself():
 
 
 def test_a_scene_without_labels_is_named(tmp_path):
-    with pytest.raises(LabelError, match=r"a_b\.tif: has no labels; there is none of .*a_b\.gpkg"):
+    with pytest.raises(LabelError, match=r"a_b\.tif: has no labels, none of .*a_b\.gpkg"):
         find_labels_path(tmp_path / "a_b.tif", tmp_path / "{}.gpkg")
 
 
@@ -270,5 +270,5 @@ def test_labels_that_all_lie_elsewhere(tmp_path):
         outline = box(600_000, 4_100_000 + index, 600_010, 4_100_010 + index)
         layer = gpd.GeoDataFrame(geometry=[outline], crs=UTM.to_wkt())
         layer.to_file(tmp_path / f"s{index}.gpkg")
-    with pytest.raises(GridMismatchError, match=r"\{\}\.gpkg: its 4 footprints lie at longitude"):
+    with pytest.raises(GridMismatchError, match=r"\{\}\.gpkg: its 4 footprints are at longitude"):
         plan_tiles(scenes, tmp_path / "{}.gpkg", OPTIONS)

@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import geoseg.jobs.journal
@@ -22,6 +23,7 @@ import geoseg.training.learner
 import geoseg.training.loading.loaders
 import geoseg.training.run
 import geoseg.training.setup
+from geoseg.cli import cli
 from geoseg.data.tiles import plan_tiles, tile_scenes
 from geoseg.errors import (
     ConfigError,
@@ -29,8 +31,10 @@ from geoseg.errors import (
     MemoryLimitError,
     ModelFileError,
     OutputExistsError,
+    RepeatedError,
     SceneReadError,
     TrainingError,
+    TrainingInterrupted,
 )
 from geoseg.networks.model_file import load_model
 from geoseg.options import ModelOptions, Thresholds, TileOptions, TrainOptions
@@ -240,17 +244,37 @@ def test_fewer_epochs_than_are_finished_end_the_run(tiles, tmp_path):
     )
 
 
-@pytest.mark.parametrize(("error", "code"), [(SIGTERMException, 143), (KeyboardInterrupt, 130)])
-def test_an_interrupted_run_does_not_end_well(tiles, tmp_path, monkeypatch, error, code):
+@pytest.mark.parametrize(
+    ("error", "received"),
+    [(SIGTERMException, signal.SIGTERM), (KeyboardInterrupt, signal.SIGINT)],
+)
+def test_an_interrupted_run_raises_its_signal_and_the_command_exits_with_it(
+    tiles, tmp_path, monkeypatch, error, received
+):
     def stop(*_):
         raise error
 
     monkeypatch.setattr(Segmenter, "validation_step", stop)
-    lines = []
-    with pytest.raises(SystemExit) as ended:
-        train(tiles, tmp_path / "a", model=MODEL, options=OPTIONS, report=lines.append)
-    assert ended.value.code == code
-    assert lines[-1] == "interrupted; no epoch was finished"
+    with pytest.raises(TrainingInterrupted, match=r"^interrupted; no epoch was finished$") as ended:
+        train(tiles, tmp_path / "a", model=MODEL, options=OPTIONS)
+    assert ended.value.signal == received
+    assert not isinstance(ended.value, Exception)
+    words = ["train", str(tiles), "-o", str(tmp_path / "b"), "--set", "model.arch=pixelwise"]
+    words += ["--set", "train.device=cpu"]
+    result = CliRunner().invoke(cli, words)
+    assert result.exit_code == 128 + received
+    assert result.stderr.splitlines()[-1] == "interrupted; no epoch was finished"
+
+
+def test_a_refusal_is_printed_by_the_first_process_alone(tiles, tmp_path, monkeypatch):
+    monkeypatch.setattr(geoseg.training.setup, "is_first", lambda: False)
+    tilted = ModelOptions(arch="unet", options={"tilt": 4})
+    with pytest.raises(RepeatedError, match="tilt"):
+        train(tiles, tmp_path / "a", model=tilted, options=OPTIONS)
+    words = ["train", str(tiles), "-o", str(tmp_path / "a"), "--set", "model.arch=nonet"]
+    result = CliRunner().invoke(cli, words)
+    assert (result.exit_code, result.output) == (2, "")
+    assert not (tmp_path / "a").exists()
 
 
 def test_a_run_is_not_written_among_the_tiles(tiles):

@@ -138,7 +138,9 @@ def test_blocks_are_dealt_by_the_seed():
 
 
 def test_too_few_blocks_for_the_splits():
-    with pytest.raises(ConfigError, match="only 2 pieces, too few for the splits; use smaller"):
+    with pytest.raises(
+        ConfigError, match="only 2 blocks or scenes, too few for the splits; use a smaller"
+    ):
         separate("blocks", ground(100, 250), block=100, size=32)
 
 
@@ -202,7 +204,7 @@ def test_whole_scenes_by_shares_of_ground_and_buildings():
     names = [region.split for (region,) in made.regions]
     assert names[0] == "train"
     assert (names.count("val"), names.count("test")) == (1, 1)
-    with pytest.raises(ConfigError, match="only 2 pieces"):
+    with pytest.raises(ConfigError, match="only 2 blocks or scenes"):
         separate("scenes", *scenes[:2])
 
 
@@ -234,7 +236,7 @@ def test_ground_as_the_user_drew_it(tmp_path):
     assert 100 <= test.window.col_off <= 101
     assert 38 <= test.window.width <= 40
     far = ground(100, 160, left=600_000.0)
-    with pytest.raises(GridMismatchError, match="none of its 3 areas meets a scene"):
+    with pytest.raises(GridMismatchError, match="none of its 3 areas intersects a scene"):
         separate("areas", far, areas=str(path))
 
 

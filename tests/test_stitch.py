@@ -35,13 +35,13 @@ def cut(plan, tile, array):
 def stitch(block, probs, channels):
     """The block's ground (C, h, w), and where that lies in the scene."""
     stitcher = Stitcher(block, channels)
-    bands = [block.band(row) for row in range(*block.rows)]
-    top, left, width = bands[0].row_off, bands[0].col_off, bands[0].width
-    found = np.full((channels, sum(band.height for band in bands), width), np.nan, np.float32)
+    strips = [block.strip(row) for row in range(*block.rows)]
+    top, left, width = strips[0].row_off, strips[0].col_off, strips[0].width
+    found = np.full((channels, sum(strip.height for strip in strips), width), np.nan, np.float32)
     for tile in block:
-        window, share = stitcher.add(tile, probs(tile))
-        assert share.shape == (channels, window.height, window.width)
-        if block.has(tile):
+        window, blended = stitcher.add(tile, probs(tile))
+        assert blended.shape == (channels, window.height, window.width)
+        if block.contains(tile):
             rows, columns = window.toslices()
             place = (
                 slice(None),
@@ -49,7 +49,7 @@ def stitch(block, probs, channels):
                 slice(columns.start - left, columns.stop - left),
             )
             assert np.isnan(found[place]).all()  # each pixel is settled once
-            found[place] = share.numpy()
+            found[place] = blended.numpy()
     assert not np.isnan(found).any()
     return found, (slice(top, top + found.shape[1]), slice(left, left + width))
 

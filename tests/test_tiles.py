@@ -342,7 +342,7 @@ def test_scenes_of_several_dtypes_keep_their_numbers(make_scene, tmp_path, caplo
     two = make_scene("two", dtype="uint16", origin=(500_200.0, 3_000_000.0), seed=1)
     info = cut([one.path, two.path], one.labels, tmp_path / "tiles")
     assert (info.dtype, info.scene_dtypes) == ("int32", ("int16", "uint16"))
-    assert "two.tif: holds uint16 pixels, but" in caplog.text
+    assert "two.tif: has uint16 pixels, but" in caplog.text
     seen = set()
     for tile in read_tiles(tmp_path / "tiles").itertuples():
         made = one if tile.scene == str(one.path) else two
@@ -461,7 +461,7 @@ def test_two_workers_cut_the_same_bytes(make_scene, tmp_path):
 def test_tiles_do_not_depend_on_their_company(make_scene, tmp_path, monkeypatch, split, gsd_m):
     made = make_scene(nodata=0, holes=[(90, 0, 160, 30)])
     for count in (1, 2, 8):
-        monkeypatch.setattr("geoseg.data.tiles.cutting._STRIP", count)
+        monkeypatch.setattr("geoseg.data.tiles.cutting._TILES_PER_STRIP", count)
         cut(made.path, made.labels, tmp_path / f"{count}", split=split, gsd_m=gsd_m, block=48)
     alone = bytes_of(tmp_path / "1")
     assert len(alone) > 20
@@ -574,8 +574,8 @@ def test_a_scene_that_no_label_reaches_is_named(make_scene, tmp_path, caplog):
     made = make_scene()
     far = make_scene("far", origin=(600_000.0, 4_000_000.0))
     cut([made.path, far.path], made.labels, tmp_path / "tiles")
-    (said,) = [record.getMessage() for record in caplog.records]
-    assert "far.tif: no label of" in said
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "far.tif: has no label in" in message
 
 
 def test_one_mask_is_not_laid_on_several_scenes_without_a_place(tmp_path):
@@ -595,7 +595,7 @@ def test_one_mask_is_not_laid_on_several_scenes_without_a_place(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"areas": "a.gpkg"}, "choose split areas"), ({"fold": 2}, "choose split kfold")],
+    [({"areas": "a.gpkg"}, "set split to areas"), ({"fold": 2}, "set split to kfold")],
 )
 def test_options_that_another_split_needs(options, message):
     with pytest.raises(ValueError, match=message):
@@ -607,7 +607,7 @@ def test_labels_that_do_not_fit(make_scene, tmp_path):
     far = gpd.read_file(made.labels)
     far.geometry = far.translate(0, 50_000)
     far.to_file(tmp_path / "far.gpkg")
-    with pytest.raises(GridMismatchError, match="outside every scene; check its CRS"):
+    with pytest.raises(GridMismatchError, match="outside all scenes; check the CRS"):
         cut(made.path, tmp_path / "far.gpkg", tmp_path / "tiles")
     with pytest.raises(LabelError, match="no footprint where label = 7"):
         cut(made.path, made.labels, tmp_path / "tiles", where="label = 7")
@@ -624,7 +624,7 @@ def test_a_scene_of_nothing_but_nodata(make_scene, tmp_path):
 
 def test_a_scene_too_small_for_its_blocks(make_scene, tmp_path):
     made = make_scene()
-    with pytest.raises(ConfigError, match="too few for the splits; use smaller --block"):
+    with pytest.raises(ConfigError, match="too few for the splits; use a smaller --block"):
         cut(made.path, made.labels, tmp_path / "tiles", split="blocks", size=64)
 
 

@@ -70,7 +70,7 @@ def test_a_run_leaves_model_metrics_and_curves(run, tiles):
     for row in table:
         both = float(row["val_iou"]), float(row["val_f1"])
         assert float(row["val_score"]) == pytest.approx(sum(both) / 2)
-    assert lines[0].startswith("deepglobe on tu-tf_efficientnet_lite0, computed by cpu: ")
+    assert lines[0].startswith("deepglobe with tu-tf_efficientnet_lite0 on cpu: ")
     assert lines[1].startswith("epoch 1: ")
     for name in pictures:
         assert (folder / name).read_bytes()[:4] == b"\x89PNG"

@@ -31,7 +31,7 @@ from geoseg.training.figures import (
     draw_outlined,
     draw_reliability,
 )
-from geoseg.training.finishing import choose_tiles, finish, iter_outlined, tiles_apart
+from geoseg.training.finishing import choose_tiles, finish, iter_outlined, separate_tiles
 from geoseg.training.segmenter import Segmenter
 from geoseg.training.validation.areas import (
     ValidationArea,
@@ -331,7 +331,7 @@ def test_without_a_head_its_thresholds_are_not_tried():
     assert len({one.border for one in tried}) > 1
 
 
-def test_right_angles_are_made_once_when_a_run_ends(tiles, tmp_path, monkeypatch):
+def test_right_angles_are_made_once_when_a_run_ends(tiles, monkeypatch):
     monkeypatch.setattr("geoseg.training.finishing.Predictor", lambda *_: guess)
     monkeypatch.setattr("geoseg.training.validation.tuning._CANDIDATES", {"body": (0.4,)})
     asked = []
@@ -342,7 +342,7 @@ def test_right_angles_are_made_once_when_a_run_ends(tiles, tmp_path, monkeypatch
 
     monkeypatch.setattr(ValidationArea, "evaluate", evaluate)
     spec = SimpleNamespace(exclusive=False)
-    tuned = finish(spec, {}, "cpu", tiles, tmp_path)
+    tuned = finish(spec, {}, "cpu", tiles)
     assert asked.count(True) == len(ValidationAreas(tiles)._plots)
     assert tuned.thresholds.regularize
     assert 0.5 < tuned.f1 <= 1
@@ -378,7 +378,7 @@ def test_the_f1_that_is_logged_is_that_of_vectorize_and_evaluate(tiles):
         total = Score(0, 0, 0)
         for one in ground.grounds():
             layer = vectorize_arrays(one.prob[0], one.prob[1], one.known, one.grid, thresholds)
-            total += evaluate_layers(layer, one.truth, aoi=one.area).score
+            total += evaluate_layers(layer, one.truth, aoi=one.aoi).score
         assert logged["val_f1"] == total.f1
         assert 0.5 < total.f1 <= 1
         assert logged["val_score"] == pytest.approx((total.f1 + logged["val_iou"]) / 2)
@@ -420,7 +420,7 @@ def size_of(path):
 
 
 def test_tiles_on_the_sheet_hardly_share_ground(tiles):
-    chosen = tiles_apart(tiles, range(len(tiles)))
+    chosen = separate_tiles(tiles, range(len(tiles)))
     rows = tiles.tiles.loc[chosen]
     assert len(tiles) > len(chosen) > 4
     covered = np.zeros((96, 320), int)
@@ -442,7 +442,7 @@ def test_the_worst_and_a_fair_sample_are_shown():
 def test_outlines_lie_in_their_tiles(ground, tiles, tmp_path):
     found = [(one, one.evaluate(Thresholds())) for one in ground.grounds()]
     shown = list(iter_outlined(tiles, found))
-    by_index = dict(zip(tiles_apart(tiles, range(len(tiles))), shown, strict=True))
+    by_index = dict(zip(separate_tiles(tiles, range(len(tiles))), shown, strict=True))
     for index, tile in by_index.items():
         truth = np.concatenate([tile.outlines["truth"], tile.outlines["missed"]])
         area = sum(polygon.area for polygon in truth)

@@ -41,7 +41,6 @@ from geoseg.geo.vector import (
     check_suffix,
     list_layers,
     read_footprints,
-    union_aoi,
     write_footprints,
     write_layers,
     write_parts,
@@ -415,18 +414,6 @@ def test_files_that_cannot_serve_are_named(tmp_path):
     (tmp_path / "nowhere.prj").unlink()
     with pytest.raises(MissingCRSError, match="ogr2ogr -a_srs EPSG:CODE"):
         read_footprints(tmp_path / "nowhere.shp")
-
-
-def test_an_area_of_interest_is_one_shape_in_the_asked_crs(tmp_path):
-    areas = gpd.GeoDataFrame(geometry=[box(84.9, 27.0, 85.0, 27.1), box(85.0, 27.0, 85.1, 27.1)])
-    areas.set_crs(4326).to_file(tmp_path / "aoi.geojson")
-    assert union_aoi(tmp_path / "aoi.geojson", 4326).equals(box(84.9, 27.0, 85.1, 27.1))
-    aoi = union_aoi(tmp_path / "aoi.geojson", rasterio.crs.CRS.from_epsg(32645))
-    assert (aoi.geom_type, aoi.is_valid) == ("Polygon", True)
-    assert aoi.area == pytest.approx(219.5e6, rel=0.01)
-    write_footprints(tmp_path / "none.geojson", [], crs=UTM)
-    with pytest.raises(VectorReadError, match="holds no polygon"):
-        union_aoi(tmp_path / "none.geojson", 4326)
 
 
 @pytest.mark.parametrize("crs", [UTM, 32645, CRS(UTM), rasterio.crs.CRS.from_epsg(32645)])

@@ -148,8 +148,7 @@ def _check_suffix(output: Path) -> str:
 def _warn_of_drift(job: PredictionJob) -> None:
     from geoseg.prediction.drift import warn_of_drift
 
-    for spec in job.specs:
-        warn_of_drift(job.plan.scene, spec)
+    warn_of_drift(job.plan.scene, job.specs)
 
 
 def _count_gpus(job: PredictionJob) -> int:

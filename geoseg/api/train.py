@@ -26,7 +26,7 @@ def train(
     overwrite: bool = False,
     progress_bar: bool = False,
     report: Report | None = None,
-) -> TrainResult:
+) -> TrainResult | None:
     """Train a network on a folder of tiles.
 
     Args:
@@ -39,8 +39,13 @@ def train(
         progress_bar: Show a progress bar on standard error.
         report: Called with one line per epoch.
 
+    Returns:
+        The model file with its scores; None in every process but the first, if several processes
+        train together.
+
     Raises:
         GeosegError: If tiles, network and options do not fit together; nothing is written then.
+        TrainingInterrupted: If ctrl-C or SIGTERM stopped training; `resume` continues it.
     """
     from geoseg.training.run import train as run
 

@@ -15,7 +15,7 @@ import torch
 from geoseg.boxes.box_arrays import LEAST_SHARE, valid_shares
 from geoseg.data.tiles import read_tile_footprints
 from geoseg.geo.grid import Grid
-from geoseg.training.dataset import Sample, TileDataset, bounding_grid
+from geoseg.training.dataset import Sample, TileDataset, bounding_grid, tile_corners
 
 # A box with a shorter side is too thin to be told from its neighbours.
 _LEAST_SIDE = 2.0
@@ -64,21 +64,15 @@ def iter_scenes(tiles: TileDataset) -> Iterator[tuple[pd.DataFrame, Grid, gpd.Ge
     for scene, rows in tiles.tiles.groupby("scene", sort=False):
         grid = bounding_grid(tiles, rows)
         truth = footprints[footprints.scene == scene].to_crs(grid.crs.to_wkt())
-        truth.geometry = shapely.make_valid(truth.geometry.values)
+        truth.geometry = shapely.make_valid(truth.geometry.to_numpy())
         yield rows, grid, truth
-
-
-def tile_corners(rows: pd.DataFrame) -> np.ndarray:
-    """(n, 4) left, top, right and bottom of tiles, in pixels of the grid over all of them."""
-    left, top = rows.col_off - rows.col_off.min(), rows.row_off - rows.row_off.min()
-    return np.column_stack([left, top, left + rows.width, top + rows.height]).astype(np.float64)
 
 
 def _lay_boxes(tiles: TileDataset) -> np.ndarray:
     """(n, 6), for each footprint in each tile: tile, corners in its pixels, visible share."""
     parts = [np.zeros((0, 6))]
     for rows, grid, truth in iter_scenes(tiles):
-        shapes = shapely.transform(truth.geometry.values, partial(_to_pixels, grid))
+        shapes = shapely.transform(truth.geometry.to_numpy(), partial(_to_pixels, grid))
         shapes = shapes[shapely.area(shapes) > 0]
         windows = tile_corners(rows)
         frames = shapely.box(*windows.T)

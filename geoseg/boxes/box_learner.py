@@ -49,19 +49,28 @@ class BoxLearner(Learner):
 
     def training_step(self, batch: Sample, batch_idx: int) -> Tensor:
         """Loss of one augmented batch."""
-        image, boxes, valid = self._normal(batch), batch["boxes"], batch["valid"]
-        if self.options.augment:
-            image, boxes, valid = augment_boxes(
-                image,
-                boxes,
-                valid,
-                black=-self.mean / self.std,
-                options=self.options.augment,
-                chance=self._chance(len(image), batch_idx),
-            )
+        image, boxes, valid = self._augment(batch, batch_idx % self.options.accumulate)
         loss = self._retinanet.loss(self._say(image), boxes, batch["learnt"], valid)
         self._log_loss(loss, len(image))
         return loss
+
+    def training_images(self, batch: Sample, number: int) -> Tensor:
+        """See `Learner`."""
+        image, _, _ = self._augment(batch, number)
+        return image.contiguous(memory_format=torch.channels_last)
+
+    def _augment(self, batch: Sample, ahead: int) -> tuple[Tensor, Tensor, Tensor]:
+        image, boxes, valid = self._normal(batch), batch["boxes"], batch["valid"]
+        if self.options.augment is None:
+            return image, boxes, valid
+        return augment_boxes(
+            image,
+            boxes,
+            valid,
+            black=-self.mean / self.std,
+            options=self.options.augment,
+            chance=self._randomness(len(image), ahead),
+        )
 
     def on_validation_epoch_start(self) -> None:
         """Forgets the boxes of the epoch before."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
@@ -15,15 +14,16 @@ from shapely.geometry.base import BaseGeometry
 from torch import Tensor
 
 from geoseg.boxes.box_arrays import Boxes, outlines_of
-from geoseg.boxes.box_dataset import iter_scenes, tile_corners
+from geoseg.boxes.box_dataset import iter_scenes
 from geoseg.boxes.detector import BoxPredictor
 from geoseg.boxes.merging import BoxMerger
 from geoseg.evaluation import Evaluation, evaluate_layers
 from geoseg.evaluation.metrics import AreaCounts, Score
+from geoseg.geo.aoi import AOI
 from geoseg.geo.grid import Grid
 from geoseg.networks.model_file import ModelSpec
 from geoseg.options import Thresholds
-from geoseg.training.dataset import TileDataset
+from geoseg.training.dataset import TileDataset, tile_corners
 from geoseg.training.validation.areas import read_labelled
 from geoseg.training.validation.tuning import Tuned
 from geoseg.vectorization.footprint_frames import concatenate_frames, georeference_outlines
@@ -49,6 +49,11 @@ class BoxGround:
     windows: Mapping[int, Window]
     area: BaseGeometry
     truth: gpd.GeoDataFrame
+
+    @property
+    def aoi(self) -> AOI:
+        """The area as an area of interest."""
+        return AOI((self.area,), self.truth.crs)
 
     def lay_out(self, found: Mapping[int, Boxes]) -> gpd.GeoDataFrame:
         """The boxes of the ground's tiles as footprints, stitched as `geoseg predict` does.
@@ -105,14 +110,14 @@ def judge(grounds: Sequence[BoxGround], found: Mapping[int, Boxes]) -> Verdict:
     """
     layers = [ground.lay_out(found) for ground in grounds]
     everything = [
-        evaluate_layers(layer, ground.truth, aoi=ground.area)
+        evaluate_layers(layer, ground.truth, aoi=ground.aoi)
         for layer, ground in zip(layers, grounds, strict=True)
     ]
     rates = np.array([_f1(everything, least) for least in _CANDIDATES])
     best = np.flatnonzero(rates == rates.max())
     threshold = float(_CANDIDATES[best[len(best) // 2]])  # far from where the next is worse
     sure = [
-        evaluate_layers(layer[layer.confidence >= threshold], ground.truth, aoi=ground.area)
+        evaluate_layers(layer[layer.confidence >= threshold], ground.truth, aoi=ground.aoi)
         for layer, ground in zip(layers, grounds, strict=True)
     ]
     # Scenes may have units of their own.
@@ -125,7 +130,6 @@ def tune_boxes(
     weights: dict[str, Tensor],
     device: str,
     tiles: TileDataset,
-    _: Path | None = None,
 ) -> Tuned:
     """Searches the least score whose building F1@0.5 on validation ground is greatest.
 
@@ -153,7 +157,7 @@ def tune_boxes(
 def _is_known(rows: pd.DataFrame) -> bool:
     """Whether tiles hold neither nodata nor ground that was not labelled."""
     known = np.sum(rows.class_pixels.tolist(), axis=1)
-    return bool((known == rows.height * rows.width).all())
+    return bool((known == (rows.height * rows.width).to_numpy()).all())
 
 
 def _f1(evaluations: Sequence[Evaluation], least: float) -> float:

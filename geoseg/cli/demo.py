@@ -63,7 +63,11 @@ def command(
         click.echo(f"{scene} {truth}")
         return
     report = _run(settings, folder, scene, truth, start)
-    click.echo(f"building F1 on unseen ground {report.f1:.3f}, pixel IoU {report.iou_pixel:.3f}")
+    if report is None:
+        return
+    click.echo(
+        f"building F1 on the held-out area {report.f1:.3f}, pixel IoU {report.iou_pixel:.3f}"
+    )
     for name in ("out/footprints.gpkg", "out/prob.tif", "out/mask.tif", "report", "demo.png"):
         click.echo(f"  {folder / name}")
     if report.f1 < min_f1:
@@ -75,7 +79,7 @@ def command(
         sys.exit(1)
 
 
-def _run(settings: Config, folder: Path, scene: Path, truth: Path, start: float) -> Report:
+def _run(settings: Config, folder: Path, scene: Path, truth: Path, start: float) -> Report | None:
     from geoseg import evaluate, predict, tile, train
     from geoseg.geo.vector import read_footprints
     from geoseg.jobs.manifest import add_to_manifest
@@ -95,6 +99,8 @@ def _run(settings: Config, folder: Path, scene: Path, truth: Path, start: float)
         options=settings.train,
         report=lambda line: _say(start, f"train: {line}"),
     )
+    if run is None:
+        return None  # one of several processes that trained; the first continues
     _say(start, f"predict: {scene} → {folder / 'out'}")
     with progress_bar() as progress:
         predicted = predict(

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from geoseg.cli.options import config_options, output_option, overwrite_option, resolve
 from geoseg.config import Config
-from geoseg.errors import ConfigError
+from geoseg.errors import ConfigError, RepeatedError, TrainingInterrupted
 
 if TYPE_CHECKING:
-    from geoseg.training.learner import Recipe
+    pass
+
+# Shells report a command that a signal ended by this plus its number: 130 for ctrl-C.
+_SIGNAL_CODES = 128
 
 
 @click.command()
 @click.argument("tiles")
 @output_option("Folder of the run.")
-@click.option("--resume", is_flag=True, help="Go on from where the run stopped.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted run.")
 @click.option(
     "--find-lr",
     is_flag=True,
-    help="Name a good learning rate and stop.",
+    help="Find a good learning rate, and stop.",
 )
 @click.option("--dry-run", is_flag=True, help="Check everything, print the settings, and stop.")
 @overwrite_option
@@ -39,80 +42,72 @@ def command(
 ) -> None:
     """Train a network on a folder of tiles.
 
-    Writes model.safetensors, metrics.csv, curves.png and validation.png into the run's folder, of
-    buildings reliability.png, too; networks of boxes draw curves.png alone.
+    Writes model.safetensors, metrics.csv and figures (curves.png, validation.png and, for
+    buildings, reliability.png) into the folder of the run.
     """
     if find_lr and (resume or dry_run):
         other = "--resume" if resume else "--dry-run"
-        raise ConfigError(f"--find-lr and {other} are two things; ask for one of them")
+        raise ConfigError(f"--find-lr and {other} exclude each other; give one of them")
     if resume and overwrite:
         raise ConfigError(
-            "--resume and --overwrite are two things: go on with the run, or start anew"
+            "--resume and --overwrite exclude each other: continue the run, or start anew"
         )
     settings = resolve(config, overrides)
     if dry_run:
         _check(tiles, output, settings, overwrite=overwrite, resume=resume)
         return
-    if find_lr:
-        from geoseg.training.lr_finder import find_lr as search
+    what: dict[str, Any] = {"model": settings.model, "options": settings.train}
+    from geoseg.api import train as api
 
-        found = search(
+    if find_lr:
+        rate = api.find_lr(tiles, output, report=_print, **what)
+        click.echo(f"--set train.lr={rate.lr:.1e} → {rate.picture}")
+        return
+    try:
+        result = api.train(
             tiles,
             output,
-            model=settings.model,
-            options=settings.train,
-            recipe=recipe_for(settings.model.arch),
-            report=_say,
+            resume=resume,
+            overwrite=overwrite,
+            progress_bar=sys.stderr.isatty(),
+            report=_print,
+            **what,
         )
-        click.echo(f"--set train.lr={found.lr:.1e} → {found.picture}")
-        return
-    from geoseg.training.run import train
-
-    result = train(
-        tiles,
-        output,
-        model=settings.model,
-        options=settings.train,
-        recipe=recipe_for(settings.model.arch),
-        resume=resume,
-        overwrite=overwrite,
-        progress_bar=sys.stderr.isatty(),
-        report=_say,
-    )
+    except TrainingInterrupted as error:
+        _exit_interrupted(error)
+    except RepeatedError:
+        sys.exit(2)  # the first process prints the error
+    if result is None:
+        return  # one of several processes; the first writes the model
     scores = {"val pixel IoU": result.val_iou, "val building F1": result.val_f1}
-    said = [f", {name} {score:.3f}" for name, score in scores.items() if score is not None]
-    click.echo(f"{result.minutes:.1f} min{''.join(said)} → {result.model}")
+    text = "".join(f", {name} {score:.3f}" for name, score in scores.items() if score is not None)
+    click.echo(f"{result.minutes:.1f} min{text} → {result.model}")
 
 
-def recipe_for(arch: str) -> Recipe:
-    """Return the training recipe for what an architecture predicts."""
-    from geoseg.networks.architectures import task_of
+def _exit_interrupted(error: TrainingInterrupted) -> NoReturn:
+    """Print how to resume, once for all processes, and exit with the code of the signal."""
+    from geoseg.training.distributed import is_first
 
-    if task_of(arch) == "boxes":
-        from geoseg.boxes.box_learner import BOX_RECIPE
-
-        return BOX_RECIPE
-    from geoseg.training.setup import PIXEL_RECIPE
-
-    return PIXEL_RECIPE
+    if is_first():
+        _print(str(error))
+    sys.exit(_SIGNAL_CODES + error.signal)
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     click.echo(line, err=True)
 
 
 def _check(tiles: str, output: str, settings: Config, *, overwrite: bool, resume: bool) -> None:
-    """Refuses what a run would refuse, and says what it would do."""
+    """Check everything that a run would check, and print its settings."""
     import yaml
 
-    from geoseg.training.run import check_run
+    from geoseg.api.train import plan_train
 
-    setup, *_ = check_run(
+    setup = plan_train(
         tiles,
         output,
         model=settings.model,
         options=settings.train,
-        recipe=recipe_for(settings.model.arch),
         resume=resume,
         overwrite=overwrite,
     )

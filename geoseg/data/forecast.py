@@ -1,4 +1,4 @@
-"""What `geoseg tile` will take, from a few tiles that are really cut."""
+"""Forecast of time, memory and disk space of `geoseg tile`, from a sample of tiles."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ from geoseg.data.splits import SPLITS
 from geoseg.data.tiles import TilingPlan, build_row_task, cut_tile_row
 from geoseg.errors import SceneReadError
 
-# Runs of neighbours are cut, because neighbours share what a row of tiles reads once. Where tiles
-# are slow there are fewer of them.
-_RUN = 4
-_RUNS = 16
-_SECONDS = 20.0
+# Groups of adjacent tiles are cut, as adjacent tiles share pixels that are read only once; fewer
+# groups if the time limit is reached.
+_GROUP_SIZE = 4
+_MAX_GROUPS = 16
+_TIME_LIMIT_S = 20.0
 
-# Until Dask and its processes are there.
+# Time until Dask and its worker processes have started.
 _START_S = 3.0
 
-# The page shows this many tiles, each in three bands as text, 4 letters for 3 bytes.
-_SHOWN, _SHOWN_PX = 24, 256
-_AS_TEXT = 4 / 3
+# The label report shows this many tiles in three bands, encoded as base64: 4 bytes for 3.
+_SHOWN_TILES, _SHOWN_PX = 24, 256
+_BASE64_FACTOR = 4 / 3
 
-# A row of tiles.parquet.
+# Size of a row of tiles.parquet.
 _ROW_BYTES = 150
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run of `geoseg tile` is expected to make and to take.
+    """Expected output size, duration and memory of `geoseg tile`.
 
     Attributes:
-        tiles: Tiles per split that are kept.
-        bytes: Size of the folder.
-        seconds: Until it is there.
-        report_seconds: Of these, for the label report.
-        memory: Bytes at the peak, of all processes; None where it is not known.
-        workers: Processes that cut.
-        sampled: Tiles that were cut to find out.
+        tiles: Number of tiles per split.
+        bytes: Size of the output folder.
+        seconds: Duration, label report included.
+        report_seconds: Duration of the label report.
+        memory: Peak memory of all processes in bytes; None if unknown.
+        workers: Number of worker processes.
+        sampled: Number of tiles that were cut to measure.
     """
 
     tiles: dict[str, int]
@@ -63,28 +63,28 @@ class Forecast:
 
 
 def forecast_tiles(plan: TilingPlan, *, workers: int = 1) -> Forecast:
-    """Cuts a few tiles of a plan into a temporary folder, and scales up what that took.
+    """Cut a sample of tiles into a temporary folder and extrapolate to all tiles.
 
     Args:
         plan: From `plan_tiles`.
-        workers: Processes that will cut.
+        workers: Number of worker processes that will cut tiles.
 
     Raises:
-        SceneReadError: If none of them can be cut.
+        SceneReadError: If no tile of the sample can be cut.
     """
-    with tempfile.TemporaryDirectory() as work:
-        folder = Path(work)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         for kind in ("images", "targets"):
             (folder / kind).mkdir()
         tiles, seconds = _cut_sample(plan, folder)
         report_s = estimate_report_seconds(folder, tiles[tiles.weight > 0], len(plan.tiles))
-        grown = len(plan.tiles) / len(tiles)
+        scale = len(plan.tiles) / len(tiles)
         kept = _count_kept(plan, tiles)
-        size = grown * float((tiles.weight * tiles.bytes).sum())
-        size += _measure_rest(plan, tiles, sum(kept.values()))
-    busy = min(workers, os.cpu_count() or 1)
+        size = scale * float((tiles.weight * tiles.bytes).sum())
+        size += _estimate_other_bytes(plan, tiles, sum(kept.values()))
+    parallel = min(workers, os.cpu_count() or 1)
     start_s = _START_S if workers > 1 else 0.0
-    cutting_s = start_s + seconds * len(plan.tiles) / busy
+    cutting_s = start_s + seconds * len(plan.tiles) / parallel
     return Forecast(
         tiles=kept,
         bytes=round(size),
@@ -97,81 +97,85 @@ def forecast_tiles(plan: TilingPlan, *, workers: int = 1) -> Forecast:
 
 
 def _cut_sample(plan: TilingPlan, folder: Path) -> tuple[pd.DataFrame, float]:
-    """Rows of tiles with their size on disk and the share of them that is kept; s per tile."""
+    """Return a table of sampled tiles with columns bytes and weight, and seconds per tile.
+
+    The weight of a tile is the fraction of tiles like it that is kept.
+    """
     rows: list[dict[str, Any]] = []
-    took: list[tuple[float, int]] = []
+    durations: list[tuple[float, int]] = []
     begin = time.perf_counter()
-    for run in _choose_runs(plan):
+    for group in _choose_groups(plan):
         start = time.perf_counter()
-        rows += cut_tile_row(build_row_task(plan, folder, run))
-        took.append((time.perf_counter() - start, len(run)))
-        if time.perf_counter() - begin > _SECONDS:
+        rows += cut_tile_row(build_row_task(plan, folder, group))
+        durations.append((time.perf_counter() - start, len(group)))
+        if time.perf_counter() - begin > _TIME_LIMIT_S:
             break
-    # The first run also loads what all of them need.
-    steady = took[1:] or took
+    # The first group is slower, as it also imports modules and opens files.
+    steady = durations[1:] or durations
     cut = pd.DataFrame(rows)
     if "building_fraction" not in cut:
         raise SceneReadError(rows[0]["error"])
     tiles = plan.tiles[["id", "split", "scene"]].merge(cut, on="id", sort=False)
-    # Where every class is one to learn, no tile is empty.
+    # If every class is a class to learn, no tile is empty.
     keep_empty = plan.options.keep_empty if plan.scheme.has_background else 1.0
-    tiles["weight"] = _kept_share(tiles, keep_empty)
+    tiles["weight"] = _kept_fractions(tiles, keep_empty)
     tiles["bytes"] = [
         sum(file.stat().st_size for file in folder.glob(f"*/{id_}.tif")) for id_ in tiles.id
     ]
     return tiles, sum(s for s, _ in steady) / sum(count for _, count in steady)
 
 
-def _choose_runs(plan: TilingPlan) -> Iterator[gpd.GeoDataFrame]:
-    """Runs of neighbours in random order, no tile in two of them."""
-    runs = [
-        row.iloc[start : start + _RUN]
+def _choose_groups(plan: TilingPlan) -> Iterator[gpd.GeoDataFrame]:
+    """Return disjoint groups of adjacent tiles in random order."""
+    groups = [
+        row.iloc[start : start + _GROUP_SIZE]
         for _, row in plan.tiles.groupby(["scene_index", "row_off"], sort=True)
-        for start in range(0, len(row), _RUN)
+        for start in range(0, len(row), _GROUP_SIZE)
     ]
-    order = np.random.default_rng(plan.options.seed).permutation(len(runs))
-    return (runs[place] for place in order[:_RUNS])
+    order = np.random.default_rng(plan.options.seed).permutation(len(groups))
+    return (groups[index] for index in order[:_MAX_GROUPS])
 
 
-def _kept_share(tiles: pd.DataFrame, keep_empty: float) -> np.ndarray:
-    """Which share of tiles like each is kept (N,)."""
+def _kept_fractions(tiles: pd.DataFrame, keep_empty: float) -> np.ndarray:
+    """Return the fraction of tiles like each that is kept (N,)."""
     empty = (tiles.split == "train") & (tiles.building_fraction == 0)
-    # Tiles that could not be read have no fractions.
+    # Tiles that could not be read have a NaN here, which is not greater than 0.
     has_data = (tiles.valid_fraction > 0).to_numpy()
     return np.where(has_data, np.where(empty.to_numpy(), keep_empty, 1.0), 0.0)
 
 
 def _count_kept(plan: TilingPlan, tiles: pd.DataFrame) -> dict[str, int]:
-    """Tiles per split, by the share of each that the sample keeps."""
-    shares = tiles.groupby("split").weight.mean()
+    """Return the expected number of kept tiles per split, from the sample."""
+    fractions = tiles.groupby("split").weight.mean()
     return {
-        split: round(planned * float(shares.get(split, tiles.weight.mean())))
+        split: round(planned * float(fractions.get(split, tiles.weight.mean())))
         for split, planned in plan.counts.items()
         if split in SPLITS
     }
 
 
-def _measure_rest(plan: TilingPlan, tiles: pd.DataFrame, kept: int) -> float:
-    """Bytes of what lies beside images and targets."""
+def _estimate_other_bytes(plan: TilingPlan, tiles: pd.DataFrame, kept: int) -> float:
+    """Return the expected size of everything but images and targets, in bytes."""
     pixels = plan.options.size**2 * len(plan.scenes[0].bands)
-    density = float(tiles.bytes.mean()) / pixels
-    page = _AS_TEXT * min(_SHOWN, kept) * min(_SHOWN_PX**2, plan.options.size**2) * 3 * density
-    return page + _ROW_BYTES * kept + _measure_footprints(plan)
+    bytes_per_value = float(tiles.bytes.mean()) / pixels
+    shown_values = 3 * min(_SHOWN_TILES, kept) * min(_SHOWN_PX**2, plan.options.size**2)
+    page = _BASE64_FACTOR * shown_values * bytes_per_value
+    return page + _ROW_BYTES * kept + _estimate_footprint_bytes(plan)
 
 
-def _measure_footprints(plan: TilingPlan) -> float:
-    """Bytes of the footprints, from some of them."""
+def _estimate_footprint_bytes(plan: TilingPlan) -> float:
+    """Return the expected size of footprints.parquet in bytes, from a sample."""
     total = 0.0
     for labels in plan.labels:
         if isinstance(labels, RasterLabels) or not len(labels):
             continue
-        some = next(labels.iter_footprints()).geometry.to_numpy()[:1000]
-        total += len(labels) * float(np.mean([len(wkb) for wkb in shapely.to_wkb(some)]))
+        sample = next(labels.iter_footprints()).geometry.to_numpy()[:1000]
+        total += len(labels) * float(np.mean([len(wkb) for wkb in shapely.to_wkb(sample)]))
     return total
 
 
 def _peak_memory(workers: int) -> int | None:
-    """Bytes: what this process took up to now, and as much for each worker."""
+    """Return the expected peak memory in bytes: this process's peak, also for each worker."""
     try:
         import resource
     except ImportError:  # not on Windows

@@ -12,6 +12,7 @@ from geoseg.data.labels import IGNORE, ClassScheme, Labels, read_labels, resolve
 from geoseg.errors import ConfigError, GridMismatchError
 from geoseg.evaluation.metrics import Confusion, count_classes
 from geoseg.evaluation.report import check_report_folder, write_report
+from geoseg.geo.aoi import AOI
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import NearestRaster, read_info, read_mask_classes
 from geoseg.options import ClassOptions
@@ -88,7 +89,7 @@ def evaluate_mask(
     scheme = resolve_scheme(classes)
     _check_names(mask, names, scheme)
     grid = read_info(mask).grid
-    area = None if aoi is None else read_labels(aoi, grid)
+    area = None if aoi is None else AOI.read_on(aoi, grid)
     confusion = _count_confusion(
         mask, grid, len(names), read_labels(truth, grid, scheme, where=where, scene_grid=grid), area
     )
@@ -131,7 +132,7 @@ def _check_names(mask: str | Path, names: tuple[str, ...], scheme: ClassScheme) 
 
 
 def _count_confusion(
-    mask: str | Path, grid: Grid, classes: int, truth: Labels, area: Labels | None
+    mask: str | Path, grid: Grid, classes: int, truth: Labels, area: AOI | None
 ) -> Confusion:
     total = Confusion(np.zeros((classes, classes), dtype=np.int64))
     with NearestRaster(mask) as source:
@@ -141,7 +142,7 @@ def _count_confusion(
             # Larger values are nodata.
             known = (predicted[0] < classes) & (true != IGNORE)
             if area is not None:
-                known &= area.read(window)[1] == 1
+                known &= area.covers(grid, window)
             total += count_classes(predicted[0], true, known, classes)
     return total
 

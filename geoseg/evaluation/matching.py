@@ -12,7 +12,6 @@ import pandas as pd
 import shapely
 from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
-from shapely.geometry.base import BaseGeometry
 
 from geoseg.errors import GridMismatchError
 from geoseg.evaluation.metrics import (
@@ -23,16 +22,10 @@ from geoseg.evaluation.metrics import (
     match_footprints,
     spacenet_filter,
 )
-from geoseg.geo.vector import read_footprints, union_aoi
+from geoseg.geo.aoi import AOI
+from geoseg.geo.vector import keep_polygons, read_footprints
 
 logger = logging.getLogger(__name__)
-
-# Parts of clipped buildings below this share of the whole are dropped: rounding errors leave
-# slivers of buildings that only touch the area of interest.
-_SLIVER_SHARE = 1e-8
-
-# Shapely type ids of Polygon and MultiPolygon.
-_POLYGON_TYPES = (3, 6)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +57,7 @@ class Evaluation:
 
 def read_layers(
     footprints: str | Path, truth: str | Path, aoi: str | Path | None, where: str | None
-) -> tuple[gpd.GeoDataFrame, gpd.GeoDataFrame, BaseGeometry | None, CRS]:
+) -> tuple[gpd.GeoDataFrame, gpd.GeoDataFrame, AOI | None, CRS]:
     """Read the layers and the area of interest, reprojected to one CRS.
 
     Returns:
@@ -78,9 +71,9 @@ def read_layers(
     if aoi is None:
         _check_overlap(pred, true, footprints, truth)
         return pred, true, None, crs
-    area = union_aoi(aoi, working_crs)
-    shapely.prepare(area)
-    if not any(shapely.intersects(area, geometry_array(layer)).any() for layer in (pred, true)):
+    bounds = pd.concat([pred.geometry, true.geometry]).total_bounds
+    area = AOI.read(aoi, working_crs, bounds=tuple(bounds))
+    if not any(area.intersects(layer).any() for layer in (pred, true)):
         raise GridMismatchError(
             f"{aoi}: the area of interest intersects neither {footprints} nor {truth}; check that "
             "it covers the same area"
@@ -115,7 +108,7 @@ def evaluate_layers(
     pred: gpd.GeoDataFrame,
     truth: gpd.GeoDataFrame,
     *,
-    aoi: BaseGeometry | None = None,
+    aoi: AOI | None = None,
     threshold: float = 0.5,
     min_area_m2: float = 0.0,
 ) -> Evaluation:
@@ -141,7 +134,7 @@ def evaluate_layers(
             f"{truth.crs and truth.crs.name}; reproject one of them with to_crs"
         )
     if aoi is not None:
-        pred, truth = _clip(pred, aoi), _clip(truth, aoi)
+        pred, truth = aoi.clip(pred), aoi.clip(truth)
     in_pred, in_truth = spacenet_filter(
         _areas(pred, min_area_m2), _areas(truth, min_area_m2), min_area_m2
     )
@@ -182,25 +175,7 @@ def _project(layer: gpd.GeoDataFrame, crs: CRS, path: str | Path) -> gpd.GeoData
             f"{path}: cannot be reprojected to {crs.name} for the comparison; check that both "
             "layers cover the same area and have the right CRS"
         )
-    return _set_geometries(layer, _keep_polygons(shapely.make_valid(geometry_array(layer))))
-
-
-def _clip(layer: gpd.GeoDataFrame, aoi: BaseGeometry) -> gpd.GeoDataFrame:
-    shapely.prepare(aoi)
-    layer = layer[shapely.intersects(aoi, geometry_array(layer))]
-    polygons = geometry_array(layer)
-    # Only the polygons on the border are intersected, which is slow.
-    border = ~shapely.covers(aoi, polygons)
-    whole = shapely.area(polygons)
-    polygons[border] = _keep_polygons(shapely.intersection(polygons[border], aoi))
-    return _set_geometries(layer, polygons)[shapely.area(polygons) > _SLIVER_SHARE * whole]
-
-
-def _keep_polygons(geometries: np.ndarray) -> np.ndarray:
-    """Drop points and lines, which overlays return in addition to polygons."""
-    mixed = ~np.isin(shapely.get_type_id(geometries), _POLYGON_TYPES)
-    geometries[mixed] = shapely.buffer(geometries[mixed], 0)
-    return geometries
+    return _set_geometries(layer, keep_polygons(shapely.make_valid(geometry_array(layer))))
 
 
 def _areas(layer: gpd.GeoDataFrame, min_area_m2: float) -> np.ndarray:

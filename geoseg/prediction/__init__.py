@@ -1,1 +1,1 @@
-"""Predicts scenes: overlapping tiles, stitched without a seam, to probability rasters."""
+"""Prediction of scenes: overlapping tiles, blended without seams into probability rasters."""

@@ -11,8 +11,9 @@ from geoseg.geo.raster import Scene
 from geoseg.geo.tiling import TileGrid
 from geoseg.jobs.workers import count_cores
 from geoseg.options import PredictOptions
+from geoseg.prediction.batch_choice import cpu_batch_size
 from geoseg.prediction.batches import iter_batches
-from geoseg.prediction.blocks import CPU_PIXELS, predict_batches
+from geoseg.prediction.blocks import predict_batches
 from geoseg.prediction.plan import check_gsd
 from geoseg.prediction.predictor import Predictor
 from geoseg.prediction.stitching import Stitcher, TileBlock
@@ -47,7 +48,7 @@ def predict_array(
     overlap = spec.overlap if options.overlap is None else options.overlap
     tiles = TileGrid(model_grid.height, model_grid.width, spec.size, overlap, options.blend)
     block = TileBlock.whole(tiles)
-    batch_size = options.batch_size or max(1, CPU_PIXELS // spec.size**2)
+    batch_size = options.batch_size or cpu_batch_size(spec.size)
     batch_size = min(batch_size, len(tiles))
     prob = np.zeros((len(spec.outputs), *model_grid.shape), np.float32)
     seen = np.zeros(model_grid.shape, bool)
@@ -58,12 +59,12 @@ def predict_array(
     ):
         stitcher = Stitcher(block, len(spec.outputs), predictor.device)
         batches = iter_batches(scene, block, batch_size=batch_size, margin=predictor.margin)
-        for batch, found in predict_batches(predictor, batches, batch_size, count_cores()):
-            for row, known in batch.known.items():
-                seen[block.band(row).toslices()] = known
-            for tile, place in batch.tiles:
-                window, share = stitcher.add(tile, None if place is None else found[place])
-                prob[(slice(None), *window.toslices())] = share.cpu().numpy()
+        for batch, found in predict_batches(predictor, batches, count_cores()):
+            for row, valid_pixels in batch.strip_valid.items():
+                seen[block.strip(row).toslices()] = valid_pixels
+            for tile, index in batch.tiles:
+                window, blended = stitcher.add(tile, None if index is None else found[index])
+                prob[(slice(None), *window.toslices())] = blended.cpu().numpy()
     return prob * seen, seen, model_grid
 
 

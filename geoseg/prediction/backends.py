@@ -1,4 +1,4 @@
-"""What computes a network's logits: torch as it is, torch's compiler, or OpenVINO."""
+"""Inference backends: torch, torch.compile and OpenVINO."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ NAMES = ("torch", "compile", "openvino")
 
 
 def check_backend(name: str, device: str) -> None:
-    """Refuses a backend that cannot compute here.
+    """Check that a backend is installed and supports a device.
 
     Args:
         name: One of `NAMES`.
         device: `auto`, `cpu` or `gpu`.
 
     Raises:
-        ConfigError: If OpenVINO is not installed, or a GPU is asked of it.
+        ConfigError: If OpenVINO is not installed, or is combined with a GPU.
     """
     if name != "openvino":
         return
@@ -44,13 +44,13 @@ def check_backend(name: str, device: str) -> None:
 
 
 def open_backend(name: str, module: nn.Module, device: torch.device, threads: int = 1) -> Backend:
-    """What computes the logits of a module.
+    """Return a function that computes the logits of a module.
 
     Args:
         name: One of `NAMES`.
-        module: In evaluation mode, on the device.
-        device: Where it computes.
-        threads: How many batches are given at a time, each from a thread of its own.
+        module: Network in evaluation mode, on the device.
+        device: Device of the module.
+        threads: Number of threads that will call the function at the same time.
     """
     if name == "openvino":
         return _OpenVINO(module, threads, bf16=computes_bf16(device))
@@ -71,18 +71,19 @@ class _Torch:
 
 
 class _Compiled(_Torch):
-    """Compiled for each shape of images when that is first seen, by one thread at a time."""
+    """torch.compile, once for each image shape and by one thread at a time."""
 
     def __init__(self, module: nn.Module, device: torch.device) -> None:
         super().__init__(module, device)
         self._module = torch.compile(self._module, dynamic=False)
-        self._lock, self._seen = threading.Lock(), set[torch.Size]()
+        self._lock, self._compiled = threading.Lock(), set[torch.Size]()
 
     def __call__(self, image: Tensor) -> Tensor:
-        if image.shape not in self._seen:
+        if image.shape not in self._compiled:
+            # The compiler is not safe for threads.
             with self._lock:
                 self._compile(image)
-                self._seen.add(image.shape)
+                self._compiled.add(image.shape)
         return super().__call__(image)
 
     def _compile(self, image: Tensor) -> None:
@@ -97,7 +98,10 @@ class _Compiled(_Torch):
 
 
 class _OpenVINO:
-    """As `_Compiled`; each batch is computed on one thread, so the result is always the same."""
+    """OpenVINO, compiled once for each image shape.
+
+    Each batch is computed on one thread, so the result does not depend on the number of threads.
+    """
 
     def __init__(self, module: nn.Module, threads: int, *, bf16: bool) -> None:
         self._module = module
@@ -105,17 +109,19 @@ class _OpenVINO:
             "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
             "NUM_STREAMS": threads,
             "INFERENCE_NUM_THREADS": threads,
-            "ENABLE_CPU_PINNING": False,  # several processes would crowd on the same cores
+            # Pinned threads of several processes would share the same few cores.
+            "ENABLE_CPU_PINNING": False,
         }
         self._lock, self._local = threading.Lock(), threading.local()
         self._compiled: dict[torch.Size, Any] = {}
 
     def __call__(self, image: Tensor) -> Tensor:
-        found = self._request(image.shape).infer([image.contiguous().numpy()], share_inputs=True)
-        return torch.from_numpy(found[0])
+        request = self._request(image.shape)
+        outputs = request.infer([image.contiguous().numpy()], share_inputs=True)
+        return torch.from_numpy(outputs[0])
 
     def _request(self, shape: torch.Size) -> Any:
-        """A thread's own, for images of a shape."""
+        """Return the inference request of this thread for an image shape."""
         requests: dict[Any, Any] = self._local.__dict__
         if shape not in requests:
             with self._lock:
@@ -128,7 +134,8 @@ class _OpenVINO:
         import openvino
 
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # what the exporter says of itself
+            # torch.export warns about its own internals.
+            warnings.simplefilter("ignore")
             program = torch.export.export(self._module, (torch.zeros(shape),))
             model = openvino.convert_model(program)
         return openvino.Core().compile_model(model, "CPU", self._settings)

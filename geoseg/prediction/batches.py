@@ -1,163 +1,136 @@
-"""The tiles of a block in batches of one shape, read ahead of who needs them."""
+"""Reads the tiles of a block in batches of equal shape, ahead of the network."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from rasterio.features import geometry_mask
 from rasterio.windows import Window
-from shapely import STRtree
-from shapely.geometry.base import BaseGeometry
 
-from geoseg.geo.grid import Grid
+from geoseg.geo.aoi import AOI
 from geoseg.geo.raster import Scene
 from geoseg.geo.tiling import Tile
 from geoseg.prediction.stitching import TileBlock
 
-# So many neighbours in a row are read at once: what they share is decoded once, and memory does
-# not grow with the width of the scene.
-STRIP = 8
+# Number of neighbours in a row that are read together: the pixels they share are decoded once,
+# and memory does not grow with the width of the scene.
+GROUP = 8
 
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Area:
-    """Ground of interest, on a grid.
-
-    Attributes:
-        grid: The grid.
-        shapes: Polygons in the grid's CRS.
-    """
-
-    grid: Grid
-    shapes: tuple[BaseGeometry, ...]
-
-    def meets(self, window: Window) -> bool:
-        """Whether any of a window's ground is of interest."""
-        outline = self.grid.window_polygon(window)
-        return bool(len(STRtree(self.shapes).query(outline, predicate="intersects")))
-
-    def covers(self, window: Window) -> np.ndarray:
-        """Which pixels of a window are of interest, by their centres: bool (h, w)."""
-        outline = self.grid.window_polygon(window)
-        near = STRtree(self.shapes).query(outline, predicate="intersects")
-        shape = (int(window.height), int(window.width))
-        if not len(near):
-            return np.zeros(shape, dtype=bool)
-        inside: np.ndarray = geometry_mask(
-            [self.shapes[index] for index in near],
-            shape,
-            self.grid.window_transform(window),
-            invert=True,
-        )
-        return inside
-
-
-@dataclass(frozen=True)
 class TileBatch:
-    """Tiles that are predicted together, and those between them that need not be.
+    """Tiles that are predicted together, and the empty tiles between them.
 
     Attributes:
-        tiles: In the block's order, each with its place in the batch; None where it shows
-            nothing of interest.
-        data: (N, C, S, S) in the scene's units; a batch that is not full repeats its last tile.
-            None where no tile of the batch is to be predicted.
-        valid: (N, S, S).
-        known: Which pixels of a band have data and are of interest, by the row of tiles that
-            settles it, for the rows that end with this batch: bool (h, w).
+        tiles: Tiles in the order of the block, each with its index in the batch; None for a tile
+            without valid pixels in the area of interest, which is not predicted.
+        data: (N, C, S, S) in the units of the scene. A batch that is not full repeats its last
+            tile, so that all batches have one shape. None if no tile needs prediction.
+        valid: (N, S, S) bool.
+        strip_valid: For each tile row whose last tile is in this batch, which pixels of its strip
+            are valid and inside the area of interest: bool (h, w).
     """
 
     tiles: list[tuple[Tile, int | None]]
     data: np.ndarray | None
     valid: np.ndarray | None
-    known: dict[int, np.ndarray]
+    strip_valid: dict[int, np.ndarray]
 
 
 def iter_batches(
-    scene: Scene, block: TileBlock, *, batch_size: int, margin: int = 0, area: Area | None = None
+    scene: Scene, block: TileBlock, *, batch_size: int, margin: int = 0, aoi: AOI | None = None
 ) -> Iterator[TileBatch]:
-    """Reads the tiles of a block, each mirrored at the scene's edges up to its full size.
+    """Read the tiles of a block; tiles that cross the edge of the scene are mirrored there.
 
     Args:
-        scene: The scene on the plan's grid.
+        scene: The scene, opened on the grid of the tiles.
         block: The tiles.
         batch_size: Tiles per batch.
-        margin: Pixels around each tile that are read besides (the overlap-tile strategy of
-            U-Net, arXiv 1505.04597).
-        area: Ground of interest; all of it when None.
+        margin: Context pixels to read around each tile (overlap-tile strategy of U-Net,
+            arXiv 1505.04597).
+        aoi: Area of interest in the CRS of the scene's grid; the whole scene when None.
     """
-    filling = _Filling(batch_size)
+    builder = _BatchBuilder(batch_size)
     for row in block.tile_rows:
-        band = block.band(row)
-        known = np.zeros((band.height, band.width), dtype=bool)
-        for strip in _strips(block, row):
-            yield from filling.add(_read_strip(scene, block, strip, margin, area, band, known))
+        strip = block.strip(row)
+        strip_valid = np.zeros((strip.height, strip.width), dtype=bool)
+        for group in _groups(block, row):
+            yield from builder.add(
+                _read_group(scene, block, group, margin, aoi, strip, strip_valid)
+            )
         if row >= block.rows[0]:
-            filling.known[row] = known
-    yield from filling.finish()
+            builder.strip_valid[row] = strip_valid
+    yield from builder.finish()
 
 
-def _strips(block: TileBlock, row: int) -> Iterator[list[Tile]]:
-    """The tiles of a row by groups, which are the same whatever the block."""
+def _groups(block: TileBlock, row: int) -> Iterator[list[Tile]]:
+    """Yield the tiles of a row in groups, which do not depend on where the block begins."""
     columns = block.tile_columns
-    for first in range(columns.start - columns.start % STRIP, columns.stop, STRIP):
-        some = range(max(first, columns.start), min(first + STRIP, columns.stop))
-        yield [block.plan.tile(row, column) for column in some]
+    for first in range(columns.start - columns.start % GROUP, columns.stop, GROUP):
+        members = range(max(first, columns.start), min(first + GROUP, columns.stop))
+        yield [block.tiles.tile(row, column) for column in members]
 
 
-def _read_strip(
+def _read_group(
     scene: Scene,
     block: TileBlock,
-    strip: Sequence[Tile],
+    group: Sequence[Tile],
     margin: int,
-    area: Area | None,
-    band: Window,
-    known: np.ndarray,
+    aoi: AOI | None,
+    strip: Window,
+    strip_valid: np.ndarray,
 ) -> Iterator[tuple[Tile, tuple[np.ndarray, np.ndarray] | None]]:
-    """Reads neighbours together, and notes what they know of a band.
+    """Read neighbouring tiles together, and fill in their part of the strip's validity.
 
     Yields:
-        Each tile with its data (C, S, S) and valid (S, S), or with None if it shows nothing.
+        Each tile with its data (C, S, S) and valid (S, S), or with None if it has no valid pixel.
     """
-    ground = _union([tile.window for tile in strip])
-    if area is not None and not area.meets(ground):
-        yield from ((tile, None) for tile in strip)
+    union = _union([tile.window for tile in group])
+    if aoi is not None and not aoi.meets(scene.grid, union):
+        yield from ((tile, None) for tile in group)
         return
-    seen = scene.grid.widen(ground, margin)
-    data, valid = scene.read(seen)
-    wanted = valid[within(seen, ground)]
-    if area is not None:
-        wanted = wanted & area.covers(ground)
-    _note(known, band, wanted, ground)
-    for tile in strip:
-        if not wanted[within(ground, tile.window)].any():
+    with_margin = scene.grid.widen(union, margin)
+    data, valid = scene.read(with_margin)
+    wanted = valid[within(with_margin, union)]
+    if aoi is not None:
+        wanted = wanted & aoi.covers(scene.grid, union)
+    _copy_shared(strip_valid, strip, wanted, union)
+    for tile in group:
+        if not wanted[within(union, tile.window)].any():
             yield tile, None
             continue
-        near = scene.grid.widen(tile.window, margin)
-        part = within(seen, near)
-        pads = _pads(tile.window, near, block.plan.size, margin)
+        context = scene.grid.widen(tile.window, margin)
+        part = within(with_margin, context)
+        pads = _pads(tile.window, context, block.tiles.size, margin)
         yield tile, (_mirror(data[(..., *part)], pads), _mirror(valid[part], pads))
 
 
 def _mirror(array: np.ndarray, pads: list[tuple[int, int]]) -> np.ndarray:
     if not any(before or after for before, after in pads):
         return array
-    rest = [(0, 0)] * (array.ndim - 2)
-    return np.pad(array, [*rest, *pads], mode="symmetric")
+    leading = [(0, 0)] * (array.ndim - 2)
+    return np.pad(array, [*leading, *pads], mode="symmetric")
 
 
-def _pads(window: Window, near: Window, size: int, margin: int) -> list[tuple[int, int]]:
-    """Pixels that what was read near a window lacks before and after it, on both axes."""
+def _pads(window: Window, context: Window, size: int, margin: int) -> list[tuple[int, int]]:
+    """Return the pixels missing before and after a tile's context, on both axes.
+
+    Args:
+        window: The tile.
+        context: The tile with its margin, cut at the edge of the scene.
+        size: Side of a full tile.
+        margin: Context pixels on every side.
+    """
     pads = []
     for start, begin, length in (
-        (window.row_off, near.row_off, near.height),
-        (window.col_off, near.col_off, near.width),
+        (window.row_off, context.row_off, context.height),
+        (window.col_off, context.col_off, context.width),
     ):
         before = margin - (start - begin)
         pads.append((before, size + 2 * margin - before - length))
@@ -165,7 +138,7 @@ def _pads(window: Window, near: Window, size: int, margin: int) -> list[tuple[in
 
 
 def _union(windows: Sequence[Window]) -> Window:
-    """The window that neighbours in a row cover together."""
+    """Return the window that neighbours in a row cover together."""
     first, last = windows[0], windows[-1]
     return Window(
         first.col_off, first.row_off, last.col_off + last.width - first.col_off, first.height
@@ -173,26 +146,26 @@ def _union(windows: Sequence[Window]) -> Window:
 
 
 def within(outer: Window, inner: Window) -> tuple[slice, slice]:
-    """Where a window lies in an array of another that holds it."""
+    """Return the slices of a window inside the array of a larger window."""
     top, left = inner.row_off - outer.row_off, inner.col_off - outer.col_off
     return slice(top, top + inner.height), slice(left, left + inner.width)
 
 
-def _note(known: np.ndarray, band: Window, wanted: np.ndarray, ground: Window) -> None:
-    """Copies what lies in a band from the ground that was read."""
-    left = max(band.col_off, ground.col_off)
-    right = min(band.col_off + band.width, ground.col_off + ground.width)
+def _copy_shared(target: np.ndarray, strip: Window, source: np.ndarray, window: Window) -> None:
+    """Copy the pixels that a strip shares with the window that was read."""
+    left = max(strip.col_off, window.col_off)
+    right = min(strip.col_off + strip.width, window.col_off + window.width)
     if left < right:
-        shared = Window(left, band.row_off, right - left, band.height)
-        known[within(band, shared)] = wanted[within(ground, shared)]
+        shared = Window(left, strip.row_off, right - left, strip.height)
+        target[within(strip, shared)] = source[within(window, shared)]
 
 
-class _Filling:
-    """Gathers tiles until a batch is full."""
+class _BatchBuilder:
+    """Collects tiles until a batch is full."""
 
     def __init__(self, batch_size: int) -> None:
         self._batch_size = batch_size
-        self.known: dict[int, np.ndarray] = {}
+        self.strip_valid: dict[int, np.ndarray] = {}
         self._begin()
 
     def _begin(self) -> None:
@@ -202,24 +175,24 @@ class _Filling:
         self._count = 0
 
     def add(
-        self, read: Iterable[tuple[Tile, tuple[np.ndarray, np.ndarray] | None]]
+        self, group: Iterable[tuple[Tile, tuple[np.ndarray, np.ndarray] | None]]
     ) -> Iterator[TileBatch]:
-        """Adds tiles, and yields the batches that they fill."""
-        for tile, found in read:
-            if found is None:
+        """Add tiles, and yield each batch that they fill."""
+        for tile, pixels in group:
+            if pixels is None:
                 self._tiles.append((tile, None))
                 continue
             if self._count == self._batch_size:
                 yield self._take()
-            self._put(*found)
+            self._append(*pixels)
             self._tiles.append((tile, self._count - 1))
 
     def finish(self) -> Iterator[TileBatch]:
-        """Yields what is left."""
-        if self._tiles or self.known:
+        """Yield the last batch, if any tile or strip is left."""
+        if self._tiles or self.strip_valid:
             yield self._take()
 
-    def _put(self, data: np.ndarray, valid: np.ndarray) -> None:
+    def _append(self, data: np.ndarray, valid: np.ndarray) -> None:
         if self._data is None or self._valid is None:
             self._data = np.empty((self._batch_size, *data.shape), data.dtype)
             self._valid = np.empty((self._batch_size, *valid.shape), bool)
@@ -231,22 +204,27 @@ class _Filling:
             last = self._count - 1
             self._data[self._count :] = self._data[last]
             self._valid[self._count :] = self._valid[last]
-        batch = TileBatch(self._tiles, self._data, self._valid, self.known)
-        self.known = {}
+        batch = TileBatch(self._tiles, self._data, self._valid, self.strip_valid)
+        self.strip_valid = {}
         self._begin()
         return batch
 
 
-def read_ahead(items: Iterable[Item], ahead: int) -> Iterator[Item]:
-    """Yields items while a thread of its own already makes the next ones.
+def read_ahead(items: Iterable[Item], depth: int) -> Generator[Item, None, None]:
+    """Yield items while a background thread makes the next ones.
+
+    Close the generator (`contextlib.closing`) to end the thread when not all items are used.
 
     Args:
-        items: What to go through; none of it is None.
-        ahead: So many wait at the most.
+        items: Items to iterate over; none of them is None.
+        depth: Maximum number of items that wait.
     """
     remaining = iter(items)
-    with ThreadPoolExecutor(1) as pool:
-        waiting = deque(pool.submit(next, remaining, None) for _ in range(ahead))
+    pool = ThreadPoolExecutor(1)
+    try:
+        waiting = deque(pool.submit(next, remaining, None) for _ in range(depth))
         while (item := waiting.popleft().result()) is not None:
             waiting.append(pool.submit(next, remaining, None))
             yield item
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,56 +1,57 @@
-"""Predicts a block of tiles and leaves its bands, a file each, in a folder."""
+"""Prediction of a block of tiles into strips, one file each."""
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from rasterio.windows import Window
-from shapely.geometry.base import BaseGeometry
 from torch import Tensor
 
-from geoseg.errors import ConfigError
+from geoseg.geo.aoi import AOI
 from geoseg.geo.grid import Grid
-from geoseg.geo.raster import SceneInfo, limited_block_cache, open_for_writing
-from geoseg.geo.tiling import Tile
+from geoseg.geo.raster import SceneInfo, limited_block_cache
 from geoseg.networks.device import choose_device, lacks_memory
 from geoseg.networks.model_file import load_model
-from geoseg.prediction.batches import STRIP, Area, TileBatch, iter_batches, read_ahead
-from geoseg.prediction.encoding import ValuesKind
+from geoseg.prediction.batch_choice import (
+    BatchChoice,
+    BatchMemoryError,
+    CudaMemory,
+    cpu_batch_size,
+    find_batch_size,
+)
+from geoseg.prediction.batches import GROUP, TileBatch, iter_batches, read_ahead
+from geoseg.prediction.encoding import OutputEncoding
+from geoseg.prediction.memory import (
+    MemoryNeeds,
+    MemoryPlan,
+    measure_batch,
+    plan_memory,
+    reading_bytes,
+    release_memory,
+    resident_bytes,
+    strip_bytes,
+)
 from geoseg.prediction.predictor import Predictor
-from geoseg.prediction.scheduling import band_path
 from geoseg.prediction.stitching import Stitcher, TileBlock
-
-logger = logging.getLogger(__name__)
+from geoseg.prediction.strip_writer import StripWriter
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Told how many tiles more are finished.
-Count = Callable[[int], None]
+# Called with the number of tiles that were finished since the last call.
+TileCallback = Callable[[int], None]
 
-# Pixels of a batch on a CPU, which gains nothing from more.
-CPU_PIXELS = 512 * 512
-
-# On a GPU two sizes of batch tell what a tile takes. A part of its memory is left to others, and
-# beyond the largest size there is nothing to gain.
-_TRIED = (1, 3)
-_GPU_SHARE = 0.6
-_MOST = 64
-
-# Batches that are read while others are predicted, at least, and bands that wait to be written.
+# Fewest batches to read in advance.
 _READ_AHEAD = 2
-_WRITE_BEHIND = 1
 
 
 @dataclass(frozen=True)
@@ -58,18 +59,19 @@ class BlockTask:
     """A block of a scene's tiles: a recipe that any process can carry out.
 
     Attributes:
-        folder: Where the bands go.
+        folder: Folder of the strips.
         scene: The scene, its path absolute.
-        grid: The grid that tiles are predicted on.
+        grid: Grid of the tiles.
         block: The tiles.
-        models: Model files, whose probabilities are averaged.
+        models: Model files whose probabilities are averaged.
         device: `auto`, `cpu` or `gpu`.
-        backend: What computes the networks.
+        backend: Inference backend.
         tta: Views of each tile.
-        batch_size: Tiles per step; None until `choose_step` says.
-        threads: Batches predicted at a time, where a CPU computes.
-        values: What is kept of the probabilities, and how.
-        area: Ground of interest, in the grid's CRS; all when None.
+        batch_size: Tiles per batch; None before `choose_batch`.
+        threads: Maximum number of batches that are predicted at the same time on a CPU.
+        encoding: Output bands.
+        aoi: Area of interest in the CRS of the grid; the whole scene when None.
+        max_memory_gb: Limit of the resident memory of the process; no limit when None.
     """
 
     folder: Path
@@ -82,97 +84,144 @@ class BlockTask:
     tta: str
     batch_size: int | None
     threads: int
-    values: ValuesKind
-    area: tuple[BaseGeometry, ...] | None = None
+    encoding: OutputEncoding
+    aoi: AOI | None = None
+    max_memory_gb: float | None = None
 
 
-@dataclass(frozen=True)
-class Step:
-    """What is predicted at once, which the bytes depend on.
+def choose_batch(task: BlockTask) -> BatchChoice:
+    """Choose device and batch size, on the machine of a worker.
 
-    Attributes:
-        device: `cpu` or `gpu`.
-        batch_size: Tiles.
-    """
+    All workers use this choice, so they must have the same kind of GPU.
 
-    device: str
-    batch_size: int
-
-
-def choose_step(task: BlockTask) -> Step:
-    """Settles what a task leaves open, where it is to be carried out.
-
-    On a CPU tiles are predicted a few at a time; on a GPU as many as its memory holds, all
-    GPUs of one kind agreeing in that.
+    Raises:
+        ConfigError: If one tile does not fit into the memory of the device.
     """
     device = choose_device(task.device)
     name = "gpu" if device.type == "cuda" else "cpu"
     if task.batch_size is not None:
-        return Step(name, task.batch_size)
-    size = task.block.plan.size
+        return BatchChoice(name, task.batch_size)
     if name == "cpu":
-        return Step(name, max(1, CPU_PIXELS // size**2))
+        return BatchChoice(name, cpu_batch_size(task.block.tiles.size))
     predictor = _open_predictor(replace(task, device=name))
-    side, bands = size + 2 * predictor.margin, len(predictor.spec.bands)
-    used = []
-    for count in _TRIED:
-        torch.cuda.reset_peak_memory_stats(device)
-        predictor(
-            np.zeros((count, bands, side, side), task.scene.dtype),
-            np.ones((count, side, side), bool),
-        )
-        used.append(torch.cuda.max_memory_allocated(device))
-    each = max(1, (used[1] - used[0]) // (_TRIED[1] - _TRIED[0]))
-    fits = int(_GPU_SHARE * torch.cuda.get_device_properties(device).total_memory - used[0]) // each
-    return Step(name, max(1, min(_MOST, 2 ** (max(1, fits).bit_length() - 1))))
+
+    def predict(count: int) -> None:
+        predictor(*_empty_batch(predictor, count, task.scene.dtype))
+
+    return BatchChoice(name, find_batch_size(predict, CudaMemory(device)))
 
 
 @limited_block_cache()
-def predict_block(task: BlockTask, count: Count | None = None) -> int:
-    """Predicts the tiles of a block and writes its bands, each when it is settled.
+def predict_block(task: BlockTask, count: TileCallback | None = None) -> int:
+    """Predict the tiles of a block, and write each strip when it is complete.
 
     Args:
-        task: What to do.
-        count: Told how many tiles more are finished.
+        task: The block.
+        count: Receives the number of tiles that were finished since the last call.
 
     Returns:
-        How many tiles were predicted or passed over.
+        The number of predicted tiles.
 
     Raises:
-        SceneReadError: If the scene cannot be read.
-        ConfigError: If a single tile does not fit into the device's memory.
+        BatchMemoryError: If a batch does not fit into the memory of the device.
+        MemoryLimitError: If one thread does not fit into `max_memory_gb`.
     """
+    if task.batch_size is None:
+        task = replace(task, batch_size=choose_batch(task).batch_size)
+    assert task.batch_size is not None
+    plan = _plan_block(task)
     predictor = _open_predictor(task)
-    batch_size = task.batch_size or choose_step(task).batch_size
-    area = None if task.area is None else Area(task.grid, task.area)
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
         scene = stack.enter_context(task.scene.open(task.grid))
-        bands = stack.enter_context(_BandWriter(task))
+        writer = stack.enter_context(StripWriter(task.folder, task.grid, task.block, task.encoding))
         batches = iter_batches(
-            scene, task.block, batch_size=batch_size, margin=predictor.margin, area=area
+            scene, task.block, batch_size=task.batch_size, margin=predictor.margin, aoi=task.aoi
         )
+        # Generators are closed here, not by the garbage collector: after an error, their threads
+        # and torch's number of threads would otherwise outlive the block.
+        waiting = stack.enter_context(closing(read_ahead(batches, plan.read_ahead)))
+        predicted = stack.enter_context(closing(predict_batches(predictor, waiting, plan.threads)))
         stitcher = Stitcher(task.block, predictor.channels, predictor.device)
-        # Tiles are read by strips: with fewer ahead, all would wait for the next strip.
-        ahead = max(_READ_AHEAD, STRIP // batch_size)
-        for batch, probs in predict_batches(
-            predictor, read_ahead(batches, ahead), batch_size, task.threads
-        ):
-            bands.known.update(batch.known)
-            for tile, place in batch.tiles:
-                window, share = stitcher.add(tile, None if place is None else probs[place])
-                if task.block.has(tile):
-                    bands.put(tile, window, share)
+        for batch, probs in predicted:
+            writer.valid.update(batch.strip_valid)
+            for tile, index in batch.tiles:
+                window, blended = stitcher.add(tile, None if index is None else probs[index])
+                if task.block.contains(tile):
+                    writer.add(tile, window, blended)
             if count:
                 count(len(batch.tiles))
+    release_memory()
     return len(task.block)
 
 
+def _plan_block(task: BlockTask) -> MemoryPlan:
+    """Plan threads and read-ahead for the memory of this process."""
+    assert task.batch_size is not None
+    predictor = _open_predictor(task)
+    on_cpu = predictor.device.type == "cpu"
+    data, valid = _empty_batch(predictor, task.batch_size, task.scene.dtype)
+    # Tiles are read in groups: with fewer batches ahead, the network would wait for each group.
+    depth = max(_READ_AHEAD, GROUP // task.batch_size)
+    activations = 0
+    if on_cpu and task.max_memory_gb is not None:
+        activations = _measure_activations(_predictor_key(task), task.batch_size, task.scene.dtype)
+    tiles, strip = task.block.tiles, task.block.strip(task.block.rows[0])
+    side = tiles.size + 2 * predictor.margin
+    columns = min(GROUP, len(task.block.tile_columns))
+    group = (side, side + (columns - 1) * (tiles.size - tiles.overlap))
+    needs = MemoryNeeds(
+        process=resident_bytes(),
+        activations=activations,
+        inputs=data.nbytes + valid.nbytes,
+        outputs=_output_bytes(predictor, task.batch_size) if on_cpu else 0,
+        strips=strip_bytes(tiles, strip.width + tiles.size, task.encoding),
+        reading=reading_bytes(group, data.shape[1], data.itemsize),
+    )
+    threads = min(task.threads, -(-len(task.block) // task.batch_size)) if on_cpu else 1
+    return plan_memory(needs, task.max_memory_gb, threads=threads, read_ahead=depth)
+
+
+def _output_bytes(predictor: Predictor, batch_size: int) -> int:
+    return 4 * batch_size * predictor.channels * predictor.spec.size**2
+
+
+@lru_cache(maxsize=1)
+def _measure_activations(key: tuple[Any, ...], batch_size: int, dtype: str) -> int:
+    """Return the memory that predicting one batch on one thread takes, bytes.
+
+    Args:
+        key: Arguments of `_load_predictor`.
+        batch_size: Tiles per batch.
+        dtype: Data type of the scene.
+    """
+    predictor = _load_predictor(*key)
+    data, valid = _empty_batch(predictor, batch_size, dtype)
+    with _SINGLE_THREADS:
+        measured = measure_batch(lambda: _predict_batch(predictor, data, valid))
+    # Samples can miss the short peak of a very small network, in which at least the normalized
+    # image, its copy in another memory layout, logits and probabilities exist.
+    image = 4 * data.size
+    return max(measured, 2 * image + 2 * _output_bytes(predictor, batch_size))
+
+
+def _empty_batch(predictor: Predictor, count: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return a batch of zeros with the shape of real ones: data (N, C, S, S), valid (N, S, S)."""
+    side = predictor.spec.size + 2 * predictor.margin
+    shape = (count, len(predictor.spec.bands), side, side)
+    return np.zeros(shape, dtype), np.ones((count, side, side), bool)
+
+
 def _open_predictor(task: BlockTask) -> Predictor:
-    """The models, which a process keeps for its next block, unless the files have changed."""
+    """Return the models of a task; a process keeps them for its next block."""
+    return _load_predictor(*_predictor_key(task))
+
+
+def _predictor_key(task: BlockTask) -> tuple[Any, ...]:
+    # A changed time of modification loads a model file again.
     versions = tuple(path.stat().st_mtime_ns for path in task.models)
-    settings = (task.device, task.tta, task.values.spread, task.backend, task.threads)
-    return _load_predictor(task.models, versions, *settings)
+    settings = (task.device, task.tta, task.encoding.uncertainty, task.backend, task.threads)
+    return (task.models, versions, *settings)
 
 
 @lru_cache(maxsize=1)
@@ -181,41 +230,59 @@ def _load_predictor(
     _: tuple[int, ...],
     device: str,
     tta: str,
-    spread: bool,
+    squares: bool,
     backend: str,
     threads: int,
 ) -> Predictor:
     (spec, weights), *others = (load_model(path) for path in models)
     return Predictor(
-        spec, weights, device, tta, others=others, spread=spread, backend=backend, threads=threads
+        spec, weights, device, tta, others=others, squares=squares, backend=backend, threads=threads
     )
 
 
 def predict_batches(
-    predictor: Predictor, batches: Iterable[TileBatch], batch_size: int, threads: int
-) -> Iterator[tuple[TileBatch, Tensor]]:
-    """Predicts batches in their order.
+    predictor: Predictor, batches: Iterable[TileBatch], threads: int
+) -> Generator[tuple[TileBatch, Tensor], None, None]:
+    """Predict batches in their order.
 
-    A CPU computes several at a time, each on one thread: that is as fast as one batch on many
-    threads, and the result does not depend on how many there are.
+    On a CPU, several batches are predicted at the same time, each on one thread: that is as fast
+    as one batch on many threads, and the result does not depend on the number of threads.
     """
     nothing = torch.empty(0)
-    limit = _Limit(batch_size)
 
     def predict(batch: TileBatch) -> tuple[TileBatch, Tensor]:
         if batch.data is None or batch.valid is None:
             return batch, nothing
-        return batch, limit.predict(predictor, batch.data, batch.valid)
+        return batch, _predict_batch(predictor, batch.data, batch.valid)
 
     if predictor.device.type != "cpu":
         yield from map(predict, batches)
         return
     with _SINGLE_THREADS, ThreadPoolExecutor(threads) as pool:
-        yield from _in_order(pool, predict, batches, ahead=threads)
+        yield from _map_in_order(pool, predict, batches, ahead=threads)
+
+
+def _predict_batch(predictor: Predictor, data: np.ndarray, valid: np.ndarray) -> Tensor:
+    """Predict a batch.
+
+    Raises:
+        BatchMemoryError: If it does not fit into memory. It is not predicted in parts, because
+            the bytes would differ from those of other blocks.
+    """
+    try:
+        return predictor.predict(predictor.send(data), predictor.send(valid))
+    except RuntimeError as error:
+        if not lacks_memory(error):
+            raise
+        raise BatchMemoryError(f"a batch of {len(data)} tiles does not fit into memory") from error
 
 
 class _SingleThreads:
-    """Lets torch compute each batch on one thread, while any block is predicted here."""
+    """Context in which torch computes each operation on one thread.
+
+    Several blocks may be predicted by threads of one process; the last one to leave restores the
+    number of threads.
+    """
 
     def __init__(self) -> None:
         self._lock, self._entered, self._before = threading.Lock(), 0, 1
@@ -227,7 +294,7 @@ class _SingleThreads:
                 torch.set_num_threads(1)
             self._entered += 1
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_: Any) -> None:
         with self._lock:
             self._entered -= 1
             if self._entered == 0:
@@ -237,10 +304,10 @@ class _SingleThreads:
 _SINGLE_THREADS = _SingleThreads()
 
 
-def _in_order(
+def _map_in_order(
     pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
-) -> Iterator[Result]:
-    """Yields results in the order of the items, of which a few more are worked on meanwhile."""
+) -> Generator[Result, None, None]:
+    """Yield results in the order of the items, with `ahead` more items in progress."""
     waiting: deque[Future[Result]] = deque()
     for item in items:
         waiting.append(pool.submit(function, item))
@@ -248,103 +315,3 @@ def _in_order(
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
-
-
-class _Limit:
-    """Halves batches that do not fit into memory, and all that come after them."""
-
-    def __init__(self, batch_size: int) -> None:
-        self._most = batch_size
-
-    def predict(self, predictor: Predictor, data: np.ndarray, valid: np.ndarray) -> Tensor:
-        """Probabilities of a batch, predicted by as many tiles at a time as fit."""
-        while True:
-            most = self._most
-            try:
-                parts = [
-                    predictor.predict(
-                        predictor.send(data[start : start + most]),
-                        predictor.send(valid[start : start + most]),
-                    )
-                    for start in range(0, len(data), most)
-                ]
-                return parts[0] if len(parts) == 1 else torch.cat(parts)
-            except RuntimeError as error:
-                if not lacks_memory(error):
-                    raise
-                self._halve(most, error)
-
-    def _halve(self, most: int, error: RuntimeError) -> None:
-        if most == 1:
-            raise ConfigError(
-                "predict.batch_size: not even one tile fits into memory; use a smaller network, "
-                "or --device cpu"
-            ) from error
-        torch.cuda.empty_cache()
-        self._most = min(self._most, most // 2)
-        logger.warning(
-            "predict.batch_size: %d tiles do not fit into memory, going on with %d",
-            most,
-            self._most,
-        )
-
-
-class _BandWriter:
-    """Gathers what is settled of a row of tiles, and writes it in a thread of its own.
-
-    Attributes:
-        known: Which pixels of each row's band have a probability, put here before its last tile.
-    """
-
-    def __init__(self, task: BlockTask) -> None:
-        self._task = task
-        self.known: dict[int, np.ndarray] = {}
-        self._band: Tensor | None = None
-        self._writing: deque[Future[None]] = deque()
-
-    def __enter__(self) -> _BandWriter:
-        self._pool = ThreadPoolExecutor(1)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            while self._writing and kind is None:
-                self._writing.popleft().result()
-        finally:
-            self._pool.shutdown(cancel_futures=True)
-
-    def put(self, tile: Tile, window: Window, share: Tensor) -> None:
-        """Takes what a tile has settled; with the last one of its row the band is complete."""
-        block = self._task.block
-        band = block.band(tile.row)
-        values = self._task.values.encode(share)
-        if self._band is None:
-            self._band = values.new_empty((len(values), band.height, band.width))
-        left = window.col_off - band.col_off
-        self._band[:, :, left : left + window.width] = values
-        if tile.column == block.columns[1] - 1:
-            self._write(tile.row, self._band)
-            self._band = None
-
-    def _write(self, row: int, band: Tensor) -> None:
-        if len(self._writing) == _WRITE_BEHIND:
-            self._writing.popleft().result()
-        job = self._pool.submit(_write_band, self._task, row, band, self.known.pop(row))
-        self._writing.append(job)
-
-
-def _write_band(task: BlockTask, row: int, band: Tensor, known: np.ndarray) -> None:
-    values, whole = band.cpu().numpy(), bool(known.all())
-    if not whole:
-        values[:, ~known] = 0
-    with open_for_writing(
-        band_path(task.folder, task.block, row),
-        task.grid.window_grid(task.block.band(row)),
-        count=len(values),
-        dtype=values.dtype.name,
-        masked=not whole,
-        scratch=True,
-    ) as sink:
-        sink.write(values)
-        if not whole:
-            sink.write_mask(known)

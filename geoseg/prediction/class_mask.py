@@ -1,4 +1,4 @@
-"""Probabilities → a mask of classes with their colours."""
+"""Class mask from probabilities, with a colour table."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from geoseg.networks.model_file import ModelSpec
 MASK_NODATA = 255
 
 _WINDOW = (512, 4096)
-_CLEAR = (0, 0, 0, 0)
-_BUILDING_COLOURS = {0: _CLEAR, 1: (227, 74, 51, 255)}
+_TRANSPARENT = (0, 0, 0, 0)
+_BUILDING_COLOURS = {0: _TRANSPARENT, 1: (227, 74, 51, 255)}
 
 
 def write_mask(prob: Path, path: Path, spec: ModelSpec, threshold: float) -> None:
-    """Writes a mask: 1 where a building is likely enough, or the likeliest of exclusive classes.
+    """Write a mask: 1 where a building is at least `threshold`, or the most probable class.
 
     Args:
         prob: Probabilities that a model predicted.
-        path: A Cloud Optimized GeoTIFF of one band of bytes, `MASK_NODATA` where the scene is
-            nodata; its tags say which value is which class.
-        spec: The model's header.
-        threshold: Least probability of a building.
+        path: Output, a Cloud Optimized GeoTIFF with one uint8 band; `MASK_NODATA` where the scene
+            is nodata. Its tags name the class of each value.
+        spec: Header of the model.
+        threshold: Smallest probability of a building; not used for exclusive classes.
     """
     names = spec.classes if spec.exclusive else ("background", *spec.classes)
     plain = path.with_name(f".{path.name}")
@@ -40,7 +40,8 @@ def write_mask(prob: Path, path: Path, spec: ModelSpec, threshold: float) -> Non
             least = np.float32(threshold) * full
             mask = likeliest_class(data) if spec.exclusive else data[0] >= least
             sink.write(np.where(valid, mask, MASK_NODATA).astype(np.uint8), 1, window=window)
-    write_cog(plain, path, resampling="nearest")  # `mode` takes half as long again
+    # `mode` would suit classes better but takes 1.5 times as long.
+    write_cog(plain, path, resampling="nearest")
     plain.unlink()
 
 
@@ -48,7 +49,7 @@ def _colours(spec: ModelSpec) -> dict[int, tuple[int, int, int, int]]:
     if not spec.exclusive:
         return _BUILDING_COLOURS
     return {
-        value: _CLEAR if name == spec.background else _rgba(colour)
+        value: _TRANSPARENT if name == spec.background else _rgba(colour)
         for value, (name, colour) in enumerate(zip(spec.classes, spec.colours, strict=True))
     }
 

@@ -1,9 +1,9 @@
-"""How far a scene's pixels are from those that a model was trained on."""
+"""Warnings about scenes that differ from the training scenes of a model."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from rasterio.windows import Window
@@ -14,39 +14,56 @@ from geoseg.networks.model_file import ModelSpec
 
 logger = logging.getLogger(__name__)
 
-# So many windows of so many pixels along each side of a scene are looked at.
+# Sampled windows along each side of a scene, and the side of each window in pixels.
 _WINDOWS, _SIDE = 8, 64
 
-# A band's mean may lie this many of the model's deviations away, its deviation be larger or
-# smaller by this factor. Scenes of one town and one camera differ by a tenth of it.
-_MOST_SHIFT, _MOST_FACTOR = 0.75, 2.0
+# Largest allowed shift of a band's mean, in standard deviations of the training scenes, and
+# largest allowed ratio of the standard deviations. Scenes of one town and one camera differ by a
+# tenth of that.
+_MAX_SHIFT, _MAX_RATIO = 0.75, 2.0
 
-# Pixels may be wider by this factor than the model's before that is said.
-_MOST_COARSE = 1.5
+# Largest allowed ratio of the scene's pixel size to the model's.
+_MAX_COARSENING = 1.5
 
 
-def warn_of_drift(scene: SceneInfo, spec: ModelSpec) -> None:
-    """Warns if a scene is coarser than the model's, brighter, darker, flatter or harsher."""
-    if scene.grid.gsd_m > _MOST_COARSE * spec.gsd_m:
+def warn_of_drift(scene: SceneInfo, specs: Sequence[ModelSpec]) -> None:
+    """Warn if a scene is coarser, brighter, darker or of other contrast than the training scenes.
+
+    The scene is sampled once for all models.
+
+    Args:
+        scene: The scene, its bands in the order of the models.
+        specs: Headers of the models.
+    """
+    statistics = _sample_statistics(scene)
+    for spec in specs:
+        _warn_of_gsd(scene, spec)
+        if statistics is not None:
+            _warn_of_statistics(scene, spec, *statistics)
+
+
+def _warn_of_gsd(scene: SceneInfo, spec: ModelSpec) -> None:
+    if scene.grid.gsd_m > _MAX_COARSENING * spec.gsd_m:
         logger.warning(
-            "%s: its pixels of %.3g m are coarser than those that the model was trained on, of "
-            "%.3g m; what it cannot see there it will not find, so judge the result with care",
+            "%s: its pixels of %.3g m are coarser than the %.3g m that the model was trained on; "
+            "small objects may be missed, so check the result",
             scene.path,
             scene.grid.gsd_m,
             spec.gsd_m,
         )
-    found = _measure(scene)
-    if found is None:
-        return
-    mean, std = found
+
+
+def _warn_of_statistics(
+    scene: SceneInfo, spec: ModelSpec, mean: np.ndarray, std: np.ndarray
+) -> None:
     shift = np.abs(mean - spec.mean) / spec.std
-    factor = np.maximum(std, 1e-9) / spec.std
-    worst = int(np.argmax(np.maximum(shift / _MOST_SHIFT, np.abs(np.log2(factor)))))
-    if shift[worst] <= _MOST_SHIFT and 1 / _MOST_FACTOR <= factor[worst] <= _MOST_FACTOR:
+    ratio = np.maximum(std, 1e-9) / spec.std
+    worst = int(np.argmax(np.maximum(shift / _MAX_SHIFT, np.abs(np.log2(ratio)))))
+    if shift[worst] <= _MAX_SHIFT and 1 / _MAX_RATIO <= ratio[worst] <= _MAX_RATIO:
         return
     logger.warning(
-        "%s: is unlike what the model was trained on: band %s has mean %.4g and deviation %.4g, "
-        "there it was %.4g and %.4g; judge the result with care, or train on such scenes, too",
+        "%s: differs from the training scenes: band %s has mean %.4g and standard deviation %.4g, "
+        "the training scenes had %.4g and %.4g; check the result, or train on such scenes, too",
         scene.path,
         spec.bands[worst],
         mean[worst],
@@ -56,25 +73,25 @@ def warn_of_drift(scene: SceneInfo, spec: ModelSpec) -> None:
     )
 
 
-def _measure(scene: SceneInfo) -> tuple[np.ndarray, np.ndarray] | None:
-    """Mean and deviation of each band over some windows; None where all of them are nodata."""
-    pixels = []
+def _sample_statistics(scene: SceneInfo) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return mean and standard deviation of each band; None if all samples are nodata."""
+    samples = []
     with scene.open() as source:
-        for window in _spread_windows(scene.grid):
+        for window in _sample_windows(scene.grid):
             data, valid = source.read(window)
-            pixels.append(data[:, valid].astype(np.float64))
-    together = np.concatenate(pixels, axis=1)
-    if together.shape[1] == 0:
+            samples.append(data[:, valid].astype(np.float64))
+    pixels = np.concatenate(samples, axis=1)
+    if pixels.shape[1] == 0:
         return None
-    return together.mean(axis=1), together.std(axis=1)
+    return pixels.mean(axis=1), pixels.std(axis=1)
 
 
-def _spread_windows(grid: Grid) -> Iterator[Window]:
-    for top in _spread(grid.height):
-        for left in _spread(grid.width):
+def _sample_windows(grid: Grid) -> Iterator[Window]:
+    for top in _evenly_spaced(grid.height):
+        for left in _evenly_spaced(grid.width):
             yield Window(left, top, min(_SIDE, grid.width), min(_SIDE, grid.height))
 
 
-def _spread(length: int) -> list[int]:
+def _evenly_spaced(length: int) -> list[int]:
     last = max(0, length - _SIDE)
-    return sorted({round(last * step / (_WINDOWS - 1)) for step in range(_WINDOWS)})
+    return sorted({round(last * index / (_WINDOWS - 1)) for index in range(_WINDOWS)})

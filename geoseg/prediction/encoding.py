@@ -1,4 +1,4 @@
-"""What of blended probabilities is kept, and as which numbers."""
+"""Encoding of output bands (uint8 or float32)."""
 
 from __future__ import annotations
 
@@ -9,30 +9,34 @@ from torch import Tensor
 
 from geoseg.geo.raster import SPREAD
 
-# A deviation of probabilities is 0.5 at the most.
-_SPREAD_FULL = 0.5
+# Standard deviations of values in 0..1 are at most 0.5, which is stored as 255.
+_MAX_DEVIATION = 0.5
 
 
 @dataclass(frozen=True)
-class ValuesKind:
-    """How probabilities are stored.
+class OutputEncoding:
+    """Bands of a probability raster and how their values are stored.
 
     Attributes:
-        outputs: Names of the channels.
-        spread: Whether the uncertainty is stored besides: the standard deviation of a pixel's
-            probability over all tiles, views and models that saw it; of several channels the
-            greatest.
-        floats: Whether they are float32 in 0..1 instead of bytes.
+        outputs: Names of the probability channels.
+        uncertainty: Whether to add a band with the standard deviation of each pixel's probability
+            over all tiles, views and models that cover it; of several channels, the largest.
+        floats: Whether values are float32 in 0..1 instead of uint8.
     """
 
     outputs: tuple[str, ...]
-    spread: bool = False
+    uncertainty: bool = False
     floats: bool = False
 
     @property
     def bands(self) -> tuple[str, ...]:
         """Names of the bands."""
-        return (*self.outputs, SPREAD) if self.spread else self.outputs
+        return (*self.outputs, SPREAD) if self.uncertainty else self.outputs
+
+    @property
+    def channels(self) -> int:
+        """Number of channels to blend: the probabilities and, for uncertainty, their squares."""
+        return len(self.outputs) * (2 if self.uncertainty else 1)
 
     @property
     def dtype(self) -> str:
@@ -41,25 +45,26 @@ class ValuesKind:
 
     @property
     def scales(self) -> tuple[float, ...]:
-        """What each band's numbers are multiplied by to be probabilities or deviations."""
+        """Factor of each band from stored values to probabilities or deviations."""
         if self.floats:
             return (1.0,) * len(self.bands)
-        return (1 / 255,) * len(self.outputs) + (_SPREAD_FULL / 255,) * self.spread
+        return (1 / 255,) * len(self.outputs) + (_MAX_DEVIATION / 255,) * self.uncertainty
 
-    def encode(self, share: Tensor) -> Tensor:
-        """Blended channels as bands.
+    def encode(self, blended: Tensor) -> Tensor:
+        """Convert blended channels to stored bands.
 
         Args:
-            share: float32 (C, h, w): the probabilities and, for the uncertainty, their squares.
+            blended: float32 (C, h, w): the probabilities and, for uncertainty, their squares.
 
         Returns:
-            (bands, h, w) of `dtype`. Bytes are monotone, 0 → 0 and 1 → 255.
+            (bands, h, w) of `dtype`. The conversion to bytes is monotone, 0 → 0 and 1 → 255.
         """
-        prob = share[: len(self.outputs)]
+        prob = blended[: len(self.outputs)]
         parts = [prob.clamp(0, 1)]
-        if self.spread:
-            variance = share[len(self.outputs) :] - prob.square()
-            spread = variance.clamp_(min=0).sqrt_().amax(dim=0, keepdim=True)
-            parts.append(spread if self.floats else (spread / _SPREAD_FULL).clamp_(0, 1))
+        if self.uncertainty:
+            # Var(p) = E(p²) - E(p)²; rounding can make it slightly negative.
+            variance = blended[len(self.outputs) :] - prob.square()
+            deviation = variance.clamp_(min=0).sqrt_().amax(dim=0, keepdim=True)
+            parts.append(deviation if self.floats else (deviation / _MAX_DEVIATION).clamp_(0, 1))
         values = torch.cat(parts) if len(parts) > 1 else parts[0]
         return values if self.floats else (values * 255).round_().to(torch.uint8)

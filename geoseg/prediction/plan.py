@@ -1,4 +1,4 @@
-"""What predicting a scene will do, before a pixel is read."""
+"""Plan of a prediction: bands, grids, tiles and area of interest."""
 
 from __future__ import annotations
 
@@ -6,33 +6,31 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from shapely.geometry.base import BaseGeometry
-
 from geoseg.errors import GridMismatchError
+from geoseg.geo.aoi import AOI
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import SceneInfo, read_info
 from geoseg.geo.tiling import TileGrid
-from geoseg.geo.vector import read_footprints
 from geoseg.networks.model_file import ModelSpec
 from geoseg.options import PredictOptions
 
 logger = logging.getLogger(__name__)
 
-# A scene whose pixels differ from the model's by more than this factor shows other things.
-_MOST_SCALE = 4.0
+# Beyond this ratio of pixel sizes, objects look too different from the training scenes.
+_MAX_SCALE = 4.0
 
 
 @dataclass(frozen=True)
 class PredictPlan:
-    """What `geoseg predict` will do, before it reads a pixel.
+    """What a prediction will do, known before any pixel is read.
 
     Attributes:
-        scene: The scene, its bands in the model's order.
-        spec: The model's header.
-        grid: The grid that tiles are predicted on.
-        out_grid: The grid of the rasters.
+        scene: The scene, its bands in the order of the model.
+        spec: Header of the model.
+        grid: Grid of the tiles, with the pixel size of the model.
+        out_grid: Grid of the output rasters.
         tiles: The tiles.
-        area: Ground of interest, polygons in the grid's CRS; all of it when None.
+        aoi: Area of interest in the CRS of the grid; the whole scene when None.
     """
 
     scene: SceneInfo
@@ -40,36 +38,36 @@ class PredictPlan:
     grid: Grid
     out_grid: Grid
     tiles: TileGrid
-    area: tuple[BaseGeometry, ...] | None = None
+    aoi: AOI | None = None
 
 
 def plan_prediction(
     scene: str | Path, spec: ModelSpec, options: PredictOptions | None = None
 ) -> PredictPlan:
-    """Plans the tiles of a scene for a model, reading no pixel.
+    """Plan the tiles of a scene for a model, without reading pixels.
 
     Raises:
         SceneReadError: If the scene cannot be read.
-        GridMismatchError: If it lacks the model's bands, dtype or pixel size, or no ground of
-            interest lies on it.
-        VectorReadError: If the ground of interest cannot be read.
+        GridMismatchError: If the scene's bands, data type or pixel size do not suit the model, or
+            the area of interest does not overlap the scene.
+        VectorReadError: If the area of interest cannot be read.
     """
     options = options or PredictOptions()
     info = _match_bands(scene, spec, options)
-    known = spec.scene_dtypes or (spec.dtype,)
-    if info.dtype not in known:
+    dtypes = spec.scene_dtypes or (spec.dtype,)
+    if info.dtype not in dtypes:
         raise GridMismatchError(
-            f"{scene}: holds {info.dtype} pixels, the model was trained on {' and '.join(known)}; "
-            "convert the scene as the training scenes were (gdal_translate -ot ... -scale ...) or "
-            "retrain"
+            f"{scene}: has {info.dtype} pixels, the model was trained on {' and '.join(dtypes)}; "
+            "convert the scene like the training scenes (gdal_translate -ot ... -scale ...) or "
+            "train a model on such scenes"
         )
     check_gsd(str(scene), info.grid, spec)
     grid = info.grid.resampled(spec.gsd_m)
     overlap = spec.overlap if options.overlap is None else options.overlap
     tiles = TileGrid(grid.height, grid.width, spec.size, overlap, options.blend)
     out_grid = grid if options.keep_model_grid else info.grid
-    area = None if options.aoi is None else read_area(options.aoi, grid, scene)
-    return PredictPlan(info, spec, grid, out_grid, tiles, area)
+    aoi = None if options.aoi is None else _read_aoi(options.aoi, grid, scene)
+    return PredictPlan(info, spec, grid, out_grid, tiles, aoi)
 
 
 def check_gsd(name: str, grid: Grid, spec: ModelSpec) -> None:
@@ -84,11 +82,11 @@ def check_gsd(name: str, grid: Grid, spec: ModelSpec) -> None:
         GridMismatchError: If it is more than four times larger or smaller.
     """
     scale = spec.gsd_m / grid.gsd_m
-    if not 1 / _MOST_SCALE <= scale <= _MOST_SCALE:
+    if not 1 / _MAX_SCALE <= scale <= _MAX_SCALE:
         raise GridMismatchError(
-            f"{name}: has pixels of {grid.gsd_m:.3g} m, the model needs {spec.gsd_m:.3g} m, more "
-            f"than {_MOST_SCALE:g} times more or less; use a model trained near the pixel size of "
-            "the scene"
+            f"{name}: its pixels measure {grid.gsd_m:.3g} m on the ground, the model needs "
+            f"{spec.gsd_m:.3g} m, and the two differ by more than a factor of {_MAX_SCALE:g}; use "
+            "a model trained near the scene's pixel size"
         )
 
 
@@ -103,14 +101,14 @@ def _match_bands(scene: str | Path, spec: ModelSpec, options: PredictOptions) ->
     named = bands is None and not (_are_numbered(names) or _are_numbered(wanted))
     if unlike or (named and names != wanted):
         raise GridMismatchError(
-            f"{scene}: has {len(names)} bands ({', '.join(info.bands)}), the model wants "
-            f"{len(wanted)} ({', '.join(spec.bands)}); name the bands in the model's order "
+            f"{scene}: has {len(names)} bands ({', '.join(info.bands)}), the model needs "
+            f"{len(wanted)} ({', '.join(spec.bands)}); list the bands in the order of the model "
             "with --bands"
         )
     if bands is None and names != wanted:
         logger.warning(
-            "%s: its bands or the model's have no names; taken in order as %s, --bands says "
-            "otherwise",
+            "%s: the bands of the scene or of the model have no names, so they are used in order "
+            "as %s; --bands changes this",
             scene,
             ", ".join(spec.bands),
         )
@@ -118,25 +116,20 @@ def _match_bands(scene: str | Path, spec: ModelSpec, options: PredictOptions) ->
 
 
 def _are_numbered(names: list[str]) -> bool:
-    """Whether bands have no names of their own, so that only their order can tell."""
+    """Whether bands have only default names (`band1`, `2`), so that only their order counts."""
     return all(name.removeprefix("band").isdigit() for name in names)
 
 
-def read_area(path: str | Path, grid: Grid, scene: str | Path) -> tuple[BaseGeometry, ...]:
-    """Reads polygons of ground that is of interest.
-
-    Returns:
-        Those that meet the grid, in its CRS.
+def _read_aoi(path: str | Path, grid: Grid, scene: str | Path) -> AOI:
+    """Read the area of interest on a grid.
 
     Raises:
-        VectorReadError: If they cannot be read.
-        GridMismatchError: If none meets the grid.
+        VectorReadError: If it cannot be read.
+        GridMismatchError: If no polygon intersects the grid.
     """
-    found = read_footprints(path, bounds=grid.bounds, bounds_crs=grid.crs)
-    placed = found.to_crs(grid.crs.to_wkt()).geometry
-    shapes = tuple(placed[placed.intersects(grid.polygon)])
-    if not shapes:
+    aoi = AOI.read_on(path, grid)
+    if not len(aoi):
         raise GridMismatchError(
-            f"{path}: none of its polygons lies on {scene}; give ground that is of interest there"
+            f"{path}: has no polygon on {scene}; use an area of interest that overlaps the scene"
         )
-    return shapes
+    return aoi

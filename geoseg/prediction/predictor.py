@@ -1,4 +1,4 @@
-"""Networks with all that their model files say, ready for tiles."""
+"""Networks with their normalization, applied to batches of tiles."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from geoseg.networks.models.unet import UNet
 from geoseg.prediction.backends import open_backend
 from geoseg.training.dataset import normalise
 
-# (quarter turns, mirrored) of each view of a tile. Two turns and a mirror make the other flip.
+# (quarter turns, mirrored) of each view. Half a turn and a mirror make the other flip.
 TTA_VIEWS = {
     "none": ((0, False),),
     "flips": ((0, False), (0, True), (2, False), (2, True)),
     "d4": tuple((turns, mirrored) for turns in range(4) for mirrored in (False, True)),
 }
 
-# What torch computes with; others are converted before they travel to the device.
-_TRAVELLING = ("uint8", "int8", "int16", "uint16", "int32", "float32")
+# Data types that torch can convert on the device; others are converted to float32 before.
+_DEVICE_DTYPES = ("uint8", "int8", "int16", "uint16", "int32", "float32")
 
 
 class Network:
-    """One network, its weights and its normalisation on a device.
+    """One network with its weights and normalization on a device.
 
     Args:
-        spec: The model's header.
-        weights: Its state dict.
-        device: Where it computes.
-        backend: What computes it, of `geoseg.prediction.backends.NAMES`.
-        threads: How many batches it is given at a time.
+        spec: Header of the model.
+        weights: State dict.
+        device: Device to compute on.
+        backend: Inference backend, one of `geoseg.prediction.backends.NAMES`.
+        threads: Number of threads that predict at the same time.
 
     Raises:
         ModelFileError: If the weights do not belong to the architecture.
@@ -50,7 +50,7 @@ class Network:
     ) -> None:
         self.spec = spec
         network = load_network(spec, weights).eval().to(device)
-        # Surroundings of a tile that the network wants to see, where they are known.
+        # A U-Net with valid convolutions uses context pixels around each tile.
         self.margin = network.margin(spec.size) if isinstance(network, UNet) else 0
         logits = _WithoutMargin(network, spec.size) if isinstance(network, UNet) else network
         self.logits = open_backend(backend, logits, device, threads)
@@ -58,17 +58,17 @@ class Network:
         self._std = torch.tensor(spec.std, device=device)
 
     def normalise(self, image: Tensor, valid: Tensor) -> Tensor:
-        """(N, C, H, W) in the scene's units as the network wants it."""
+        """Normalize images (N, C, H, W) from the units of the scene."""
         return normalise(image, valid, self._mean, self._std)
 
     def prob(self, image: Tensor) -> Tensor:
-        """Probabilities float32 (N, outputs, H, W) of normalised tiles, without their margin."""
+        """Return probabilities float32 (N, outputs, H, W) of normalized tiles, without margin."""
         scores = self.logits(image)
         return scores.softmax(dim=1) if self.spec.exclusive else scores.sigmoid_()
 
 
 class _WithoutMargin(nn.Module):
-    """A U-Net's logits of tiles, which may show its margin more on every side."""
+    """A U-Net that accepts tiles with or without its margin on every side."""
 
     def __init__(self, network: UNet, size: int) -> None:
         super().__init__()
@@ -82,17 +82,17 @@ class _WithoutMargin(nn.Module):
 
 
 class Predictor:
-    """What tiles show, as the mean over networks and views of a tile.
+    """Probabilities of tiles, averaged over networks and views.
 
     Args:
-        spec: The model's header.
-        weights: Its state dict.
+        spec: Header of the model.
+        weights: State dict.
         device: `auto`, `cpu` or `gpu`.
-        tta: `none`, `flips` or `d4`: the views of each tile that are averaged.
-        others: Header and weights of further models, whose probabilities are averaged, too.
-        spread: Whether the mean of the probabilities' squares is wanted besides.
-        backend: What computes the networks, of `geoseg.prediction.backends.NAMES`.
-        threads: How many batches it is given at a time, each from a thread of its own.
+        tta: `none`, `flips` or `d4`: the views of each tile to average.
+        others: Header and weights of further models to average.
+        squares: Whether to return the mean of the squared probabilities, too.
+        backend: Inference backend, one of `geoseg.prediction.backends.NAMES`.
+        threads: Number of threads that predict at the same time.
 
     Raises:
         ModelFileError: If weights do not belong to their architecture.
@@ -106,7 +106,7 @@ class Predictor:
         tta: str = "none",
         *,
         others: Sequence[tuple[ModelSpec, dict[str, Tensor]]] = (),
-        spread: bool = False,
+        squares: bool = False,
         backend: str = "torch",
         threads: int = 1,
     ) -> None:
@@ -117,39 +117,40 @@ class Predictor:
             Network(*model, self.device, backend, threads) for model in ((spec, weights), *others)
         ]
         self.margin = max(network.margin for network in self.networks)
-        self.spread = spread
+        self.squares = squares
 
     @property
     def channels(self) -> int:
-        """Of what `predict` returns: the outputs, and their squares if the spread is wanted."""
-        return len(self.spec.outputs) * (2 if self.spread else 1)
+        """Number of returned channels: the outputs and, with `squares`, their squares."""
+        return len(self.spec.outputs) * (2 if self.squares else 1)
 
     def __call__(self, data: np.ndarray, valid: np.ndarray) -> np.ndarray:
-        """Probabilities of a batch in memory.
+        """Predict a batch of arrays.
 
         Args:
-            data: (N, C, H, W) in the scene's units; tiles of the model's size may show
-                `margin` pixels more on every side.
+            data: (N, C, H, W) in the units of the scene; tiles of the model's size may have
+                `margin` context pixels on every side.
             valid: (N, H, W) bool.
 
         Returns:
             float32 (N, channels, H, W), without the margin.
         """
-        found: np.ndarray = self.predict(self.send(data), self.send(valid)).cpu().numpy()
-        return found
+        prob: np.ndarray = self.predict(self.send(data), self.send(valid)).cpu().numpy()
+        return prob
 
     def send(self, array: np.ndarray) -> Tensor:
-        """Brings an array to the device, in its own data type where torch has that."""
-        if array.dtype != bool and array.dtype.name not in _TRAVELLING:
+        """Copy an array to the device, in its own data type where torch supports it."""
+        if array.dtype != bool and array.dtype.name not in _DEVICE_DTYPES:
             array = array.astype(np.float32)
         tensor = torch.from_numpy(array)
         if self.device.type == "cuda":
+            # Only pinned memory is copied while the GPU computes.
             tensor = tensor.pin_memory()
         return tensor.to(self.device, non_blocking=True)
 
     @torch.inference_mode()
     def predict(self, data: Tensor, valid: Tensor) -> Tensor:
-        """As a call, on the device."""
+        """Predict a batch on the device; shapes as in `__call__`."""
         total: Tensor | None = None
         for network in self.networks:
             image = network.normalise(data, valid[:, None])
@@ -157,16 +158,16 @@ class Predictor:
             if margin and data.shape[-1] > self.spec.size:
                 image = image[:, :, margin:-margin, margin:-margin]
             for view in self.views:
-                prob = _prob_of_view(network, image, *view)
-                prob = torch.cat([prob, prob.square()], dim=1) if self.spread else prob
+                prob = _predict_view(network, image, *view)
+                prob = torch.cat([prob, prob.square()], dim=1) if self.squares else prob
                 total = prob if total is None else total.add_(prob)
         assert total is not None
         count = len(self.networks) * len(self.views)
         return total if count == 1 else total.div_(count)
 
 
-def _prob_of_view(network: Network, image: Tensor, turns: int, mirrored: bool) -> Tensor:
-    """Probabilities of the tiles seen turned and mirrored, turned back."""
-    seen = torch.rot90(image.flip(-1) if mirrored else image, turns, (-2, -1))
-    prob = torch.rot90(network.prob(seen), -turns, (-2, -1))
+def _predict_view(network: Network, image: Tensor, turns: int, mirrored: bool) -> Tensor:
+    """Predict turned or mirrored tiles, and turn the probabilities back."""
+    view = torch.rot90(image.flip(-1) if mirrored else image, turns, (-2, -1))
+    prob = torch.rot90(network.prob(view), -turns, (-2, -1))
     return prob.flip(-1) if mirrored else prob

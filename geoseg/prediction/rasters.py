@@ -1,4 +1,4 @@
-"""Stitched bands → the rasters of a prediction, on the grid that the user wants."""
+"""Output rasters from stitched strips, on the grid of the model or of the scene."""
 
 from __future__ import annotations
 
@@ -16,50 +16,50 @@ from geoseg.geo.grid import Grid
 from geoseg.geo.raster import Scene, limited_block_cache, open_for_writing, write_cog, write_mosaic
 from geoseg.jobs.progress import Progress
 from geoseg.options import PredictOptions, Thresholds
-from geoseg.prediction.batches import Area, within
+from geoseg.prediction.batches import within
 from geoseg.prediction.class_mask import write_mask
 from geoseg.prediction.crf.refinement import refine_raster
-from geoseg.prediction.encoding import ValuesKind
+from geoseg.prediction.encoding import OutputEncoding
 from geoseg.prediction.plan import PredictPlan
 
 _WINDOW = (512, 4096)
 
 
-class Rasters:
-    """Makes the rasters of a prediction of its bands.
+class OutputRasters:
+    """Writes the rasters of a prediction.
 
     Args:
-        plan: What was predicted.
-        folder: Where the rasters that lie between bands and results go.
-        values: What the bands hold.
-        tags: Of the rasters.
+        plan: Plan of the prediction.
+        folder: Folder for intermediate rasters.
+        encoding: Bands of the strips.
+        tags: Dataset tags of the rasters.
     """
 
     def __init__(
-        self, plan: PredictPlan, folder: Path, values: ValuesKind, tags: dict[str, str]
+        self, plan: PredictPlan, folder: Path, encoding: OutputEncoding, tags: dict[str, str]
     ) -> None:
-        self._plan, self._folder, self._values, self._tags = plan, folder, values, tags
+        self._plan, self._folder, self._encoding, self._tags = plan, folder, encoding, tags
 
     @limited_block_cache()
-    def join(
+    def assemble(
         self,
-        bands: Iterable[tuple[Path, Window]],
+        strips: Iterable[tuple[Path, Window]],
         options: PredictOptions,
         progress: Progress | None = None,
     ) -> Path:
-        """Joins the bands, refines them if wanted, and brings them to the grid of the outputs.
+        """Join strips, refine them by the CRF if enabled, and warp them to the output grid.
 
         Args:
-            bands: Files with their windows on the plan's grid.
-            options: How to predict.
-            progress: Told the finished and the total number of the CRF's blocks.
+            strips: Files with their windows on the grid of the tiles.
+            options: Options of the prediction.
+            progress: Receives the number of finished and of all CRF blocks.
 
         Returns:
-            A raster of probabilities, not yet in its final form.
+            An intermediate raster of probabilities, to be passed to `write`.
         """
-        prob, values, scene = self._folder / "stitched.vrt", self._values, self._plan.scene
-        stored = {"bands": values.bands, "dtype": values.dtype, "scales": values.scales}
-        write_mosaic(prob, self._plan.grid, bands, tags=self._tags, **stored)  # type: ignore[arg-type]
+        prob, encoding, scene = self._folder / "stitched.vrt", self._encoding, self._plan.scene
+        stored = {"bands": encoding.bands, "dtype": encoding.dtype, "scales": encoding.scales}
+        write_mosaic(prob, self._plan.grid, strips, tags=self._tags, **stored)  # type: ignore[arg-type]
         if options.crf:
             refined = self._folder / "refined.tif"
             refine_raster(
@@ -67,57 +67,62 @@ class Rasters:
                 assume_gsd_m=scene.assume_gsd_m, progress=progress,
             )  # fmt: skip
             prob = refined
-        return prob if self._plan.out_grid == self._plan.grid else self._place(prob)
+        same_grid = self._plan.out_grid == self._plan.grid
+        return prob if same_grid else self._warp_to_output_grid(prob)
 
     @limited_block_cache()
     def write(self, prob: Path, path: Path, mask: Path | None, thresholds: Thresholds) -> None:
-        """Writes probabilities and perhaps their mask as Cloud Optimized GeoTIFFs.
+        """Write probabilities and optionally their mask as Cloud Optimized GeoTIFFs.
 
         Args:
-            prob: From `join`.
-            path: Of the probabilities.
-            mask: Of the mask.
-            thresholds: What makes a building.
+            prob: Raster from `assemble`.
+            path: Output path of the probabilities.
+            mask: Output path of the mask; None to write no mask.
+            thresholds: Thresholds of a building.
         """
         with ThreadPoolExecutor(2) as pool:
-            jobs = [pool.submit(write_cog, prob, path, resampling="average")]
+            writes = [pool.submit(write_cog, prob, path, resampling="average")]
             if mask:
-                jobs.append(pool.submit(write_mask, prob, mask, self._plan.spec, thresholds.body))
-            for job in jobs:
-                job.result()
+                writes.append(pool.submit(write_mask, prob, mask, self._plan.spec, thresholds.body))
+            for write in writes:
+                write.result()
 
-    def _place(self, stitched: Path) -> Path:
-        """Brings probabilities back to the scene's own pixels, and its own nodata to them."""
-        placed, grid = self._folder / "placed.tif", self._plan.out_grid
+    def _warp_to_output_grid(self, stitched: Path) -> Path:
+        """Warp probabilities to the pixels of the scene, and apply the scene's own nodata."""
+        warped, grid = self._folder / "placed.tif", self._plan.out_grid
         with (
             Scene(stitched, grid=grid) as prob,
             self._plan.scene.open() as scene,
-            self._open(placed, grid) as sink,
+            self._open(warped, grid) as sink,
         ):
-            # So far from a window may lie what its pixels at an edge are filled from.
+            # Pixels at an edge may be filled from neighbours this far outside the window.
             margin = 2 + math.ceil(2 * self._plan.grid.gsd_m / grid.gsd_m)
             for window in grid.windows(*_WINDOW):
                 around = grid.widen(window, margin)
-                data = _fill(*prob.read(around))[(..., *within(around, window))]
-                _, known = scene.read(window)
-                if self._plan.area is not None:
-                    known &= Area(grid, self._plan.area).covers(window)
-                sink.write(data * known, window=window)
-                sink.write_mask(known, window=window)
-        return placed
+                data = _fill_invalid(*prob.read(around))[(..., *within(around, window))]
+                _, valid = scene.read(window)
+                if self._plan.aoi is not None:
+                    valid &= self._plan.aoi.covers(grid, window)
+                sink.write(data * valid, window=window)
+                sink.write_mask(valid, window=window)
+        return warped
 
     def _open(self, path: Path, grid: Grid) -> Any:
-        values = self._values
+        encoding = self._encoding
         return open_for_writing(
-            path, grid, count=len(values.bands), dtype=values.dtype, descriptions=values.bands,
-            scales=values.scales, tags=self._tags, scratch=True,
+            path, grid, count=len(encoding.bands), dtype=encoding.dtype,
+            descriptions=encoding.bands, scales=encoding.scales, tags=self._tags, scratch=True,
         )  # fmt: skip
 
 
-def _fill(data: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Gives pixels that the model's coarser grid missed, at edges, the nearest one's values."""
-    if seen.all() or not seen.any():
+def _fill_invalid(data: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Give invalid pixels the values of the nearest valid pixel.
+
+    The coarser grid of the model has no value for some pixels at the edge of valid areas that are
+    valid in the scene.
+    """
+    if valid.all() or not valid.any():
         return data
-    rows, columns = distance_transform_edt(~seen, return_distances=False, return_indices=True)
+    rows, columns = distance_transform_edt(~valid, return_distances=False, return_indices=True)
     filled: np.ndarray = data[:, rows, columns]
     return filled

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,17 +12,21 @@ from typing import Any
 
 from geoseg.geo.paths import absolute_path
 from geoseg.geo.raster import make_prob_tags
-from geoseg.jobs.journal import Journal
 from geoseg.jobs.output import Work
 from geoseg.jobs.progress import Progress
 from geoseg.jobs.workers import Pool, Workers
 from geoseg.options import Thresholds
-from geoseg.prediction.blocks import BlockTask, Step, choose_step, predict_block
-from geoseg.prediction.encoding import ValuesKind
-from geoseg.prediction.panels import count_panels
+from geoseg.prediction.batch_choice import (
+    JOURNAL_KEY,
+    BatchChoice,
+    retry_with_smaller_batches,
+)
+from geoseg.prediction.blocks import BlockTask, choose_batch, predict_block
+from geoseg.prediction.encoding import OutputEncoding
+from geoseg.prediction.memory import count_panels
 from geoseg.prediction.prediction_job import PredictionJob
-from geoseg.prediction.rasters import Rasters
-from geoseg.prediction.scheduling import deal_blocks, deal_panels, list_bands
+from geoseg.prediction.rasters import OutputRasters
+from geoseg.prediction.scheduling import list_strips, split_blocks, split_panels
 from geoseg.prediction.stitching import TileBlock
 
 # Folder of the strips, and beginnings of the names of intermediate rasters, in the working folder.
@@ -53,21 +58,23 @@ def predict_rasters(
     Returns:
         A raster of all probabilities in the working folder, which `clear_rasters` removes.
     """
-    values = ValuesKind(job.plan.spec.outputs, job.options.uncertainty, job.options.floats)
-    strips = _Strips(job, values, work, workers, progress).predict(pool)
-    rasters = Rasters(job.plan, work.folder, values, _make_tags(job, values, thresholds))
-    prob = rasters.join(strips, job.options, progress)
+    encoding = OutputEncoding(job.plan.spec.outputs, job.options.uncertainty, job.options.floats)
+    strips = _Strips(job, encoding, work, workers, progress).predict(pool)
+    rasters = OutputRasters(job.plan, work.folder, encoding, _make_tags(job, encoding, thresholds))
+    prob = rasters.assemble(strips, job.options, progress)
     if "prob" in targets:
         rasters.write(prob, targets["prob"], targets.get("mask"), thresholds)
     return prob
 
 
-def _make_tags(job: PredictionJob, values: ValuesKind, thresholds: Thresholds) -> dict[str, str]:
+def _make_tags(
+    job: PredictionJob, encoding: OutputEncoding, thresholds: Thresholds
+) -> dict[str, str]:
     """Return the tags by which vectorize knows thresholds, scale and classes of the raster."""
     spec = job.plan.spec
     classes = (spec.classes, spec.background) if spec.exclusive else None
     tags = make_prob_tags(thresholds, classes)
-    if not values.floats:
+    if not encoding.floats:
         tags["GEOSEG_SCALE"] = str(1 / 255)
     return tags
 
@@ -77,10 +84,7 @@ def clear_rasters(work: Work) -> None:
     for path in work.folder.iterdir():
         if path.name.startswith(_INTERMEDIATE):
             path.unlink()
-    strips = work.folder / _STRIPS
-    for path in strips.iterdir():
-        path.unlink()
-    strips.rmdir()
+    shutil.rmtree(work.folder / _STRIPS, ignore_errors=True)
 
 
 class _Strips:
@@ -89,27 +93,35 @@ class _Strips:
     def __init__(
         self,
         job: PredictionJob,
-        values: ValuesKind,
+        encoding: OutputEncoding,
         work: Work,
         workers: Workers,
         progress: Progress | None,
     ) -> None:
         self._job, self._plan, self._options = job, job.plan, job.options
-        self._values, self._workers, self._progress = values, workers, progress
-        self._folder = work.folder / _STRIPS
-        self._journal: Journal = work.journal
+        self._encoding, self._workers, self._progress = encoding, workers, progress
+        self._folder, self._journal = work.folder / _STRIPS, work.journal
 
     def predict(self, pool: Pool) -> list[tuple[Path, Any]]:
         """Predict the strips that are missing; return the files of all, with their windows."""
-        self._folder.mkdir(exist_ok=True)
         task = self._first_task()
-        step = self._choose_step(pool, task)
-        task = replace(task, device=step.device, batch_size=step.batch_size)
-        panels = self._split_into_panels()
-        blocks = deal_blocks(panels, self._folder, workers=pool.size, rows=self._options.block_rows)
+        choice = self._choose_batch(pool, task)
+        panels = self._split_panels()
+
+        def predict_all(choice: BatchChoice, folder: Path) -> list[tuple[Path, Any]]:
+            chosen = replace(
+                task, folder=folder, device=choice.device, batch_size=choice.batch_size
+            )
+            return self._predict_blocks(chosen, panels, pool)
+
+        return retry_with_smaller_batches(self._journal, self._folder, choice, predict_all)
+
+    def _predict_blocks(
+        self, task: BlockTask, panels: list[TileBlock], pool: Pool
+    ) -> list[tuple[Path, Any]]:
+        blocks = split_blocks(panels, task.folder, workers=pool.size, rows=self._options.block_rows)
         tasks = [replace(task, block=block) for block in blocks]
-        strips = list_bands(panels, self._folder)
-        total = len(self._plan.tiles)
+        strips, total = list_strips(panels, task.folder), len(self._plan.tiles)
         if pool.is_local:
             counter = _Counter(self._progress, total, sum(len(task.block) for task in tasks))
             for one in tasks:
@@ -133,28 +145,27 @@ class _Strips:
             tta=options.tta,
             batch_size=options.batch_size,
             threads=self._workers.local_threads,
-            values=self._values,
-            area=plan.area,
+            encoding=self._encoding,
+            aoi=plan.aoi,
+            max_memory_gb=self._workers.max_memory_gb,
         )
 
-    def _choose_step(self, pool: Pool, task: BlockTask) -> Step:
-        """Return the device and batch size of an earlier run, or let a worker choose them.
+    def _choose_batch(self, pool: Pool, task: BlockTask) -> BatchChoice:
+        """Return the choice of an interrupted run, since the bytes depend on it, or of a worker."""
+        if JOURNAL_KEY not in self._journal.done:
+            (choice,) = pool.map(choose_batch, [task])
+            # A batch is always full: larger ones would only repeat the last tile.
+            size = min(choice.batch_size, len(self._plan.tiles))
+            self._journal.add(JOURNAL_KEY, [choice.device, size])
+        return BatchChoice(*self._journal.done[JOURNAL_KEY])
 
-        The bytes depend on both, so an interrupted job must continue with the same.
-        """
-        if "step" not in self._journal.done:
-            (chosen,) = pool.map(choose_step, [task])
-            # A batch is always full: the last tile of the scene is repeated if need be.
-            size = min(chosen.batch_size, len(self._plan.tiles))
-            self._journal.add("step", [chosen.device, size])
-        return Step(*self._journal.done["step"])
-
-    def _split_into_panels(self) -> list[TileBlock]:
-        """Return the panels of an earlier run, whose strips exist, or new ones."""
+    def _split_panels(self) -> list[TileBlock]:
+        """Return the panels, as many as an interrupted run had."""
         if "panels" not in self._journal.done:
-            count = count_panels(self._plan.tiles, self._values, self._workers.max_memory_gb)
+            memory_gb = self._workers.max_memory_gb
+            count = count_panels(self._plan.tiles, self._encoding, memory_gb)
             self._journal.add("panels", count)
-        return deal_panels(self._plan.tiles, self._journal.done["panels"])
+        return split_panels(self._plan.tiles, self._journal.done["panels"])
 
 
 class _Counter:

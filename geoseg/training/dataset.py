@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -21,6 +24,9 @@ from geoseg.networks.losses import burn_separation, separation_reach
 
 # Tiles are kept in memory up to this much, and read from disk beyond it.
 CACHE_BYTES = 2 * 1024**3
+
+# GDAL decodes without holding Python's lock, so threads help.
+_THREADS = min(4, os.cpu_count() or 1)
 
 Sample = dict[str, Tensor]
 
@@ -73,6 +79,17 @@ class TileDataset(Dataset[Sample]):
         image = torch.from_numpy(loaded.pop("image").astype(np.float32))
         labels = {name: torch.tensor(array) for name, array in loaded.items()}
         return {"image": image, "index": torch.tensor(index)} | labels
+
+    def __getitems__(self, indices: list[int]) -> list[Sample]:
+        """Return several samples; those that are not in memory are decoded by threads."""
+        if all(index in self._cache for index in indices):
+            return [self[index] for index in indices]
+        with ThreadPoolExecutor(_THREADS) as pool:
+            return list(pool.map(self.__getitem__, indices))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Processes that load tiles fill caches of their own.
+        return self.__dict__ | {"_cache": {}}
 
     def _load(self, index: int) -> dict[str, np.ndarray]:
         if index in self._cache:
@@ -131,6 +148,21 @@ def bounding_grid(tiles: TileDataset, rows: pd.DataFrame) -> Grid:
     height = (rows.row_off + rows.height).max() - top
     width = (rows.col_off + rows.width).max() - left
     return Grid(placed.crs, placed.window_transform(corner), int(height), int(width))
+
+
+def tile_corners(rows: pd.DataFrame) -> np.ndarray:
+    """Return left, top, right and bottom of tiles of one scene, in pixels from their first.
+
+    Args:
+        rows: Rows of `TileDataset.tiles`.
+
+    Returns:
+        float64 (n, 4). It is an array because shapely gives results for a pandas column the
+        labels of that column, which are rows of the whole dataset and not positions.
+    """
+    begins = rows[["col_off", "row_off"]].to_numpy(np.float64)
+    begins = begins - begins.min(axis=0)
+    return np.hstack([begins, begins + rows[["width", "height"]].to_numpy(np.float64)])
 
 
 def normalise(image: Tensor, valid: Tensor, mean: Tensor, std: Tensor) -> Tensor:

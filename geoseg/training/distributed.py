@@ -78,7 +78,12 @@ def check_processes(options: TrainOptions, val_tiles: int, device: torch.device)
         )
 
 
-def settle(own: Own, make: Callable[[list[Own]], Made]) -> Made:
+def count_processes() -> int:
+    """Return how many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def reduce_on_first(own: Own, make: Callable[[list[Own]], Made]) -> Made:
     """What the first process makes of what all of them have, told to all.
 
     Args:
@@ -93,6 +98,12 @@ def settle(own: Own, make: Callable[[list[Own]], Made]) -> Made:
     answer = [make(parts) if parts is not None else None]
     dist.broadcast_object_list(answer)
     return cast("Made", answer[0])
+
+
+def leave_group() -> None:
+    """Leave the group of processes that Lightning has started for a run."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def take_from_first(tensors: list[Tensor]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from geoseg.errors import TrainingError
 from geoseg.training.checkpoints import LAST_NAME
-from geoseg.training.distributed import settle
+from geoseg.training.distributed import reduce_on_first
 
 
 class Divergence(Callback):
@@ -49,7 +49,7 @@ class Divergence(Callback):
 
     def _check(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         own = bool(self._loss.isfinite()) and is_finite(list(module.state_dict().values()))
-        if settle(own, all):
+        if reduce_on_first(own, all):
             return
         epoch = trainer.current_epoch
         advice = "start anew with --overwrite and a lower train.lr or train.clip_norm"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from rasterio.windows import Window
 
+from geoseg.errors import one_line
 from geoseg.geo.raster import Scene
 from geoseg.jobs.files import replace_file
 from geoseg.training.validation.calibration import BINS, Calibration
+
+logger = logging.getLogger(__name__)
 
 _TRUTH, _FOUND, _MISSED, _FALSE = "#1a9850", "#d7301f", "#2b5fd9", "#d7301f"
 
@@ -71,6 +75,15 @@ class MaskedTile:
     iou: float
     truth: np.ndarray
     found: np.ndarray
+
+
+def draw_or_warn(draw: Callable[[Path], None], path: Path) -> None:
+    """Draw a picture; log a warning with the reason if that fails."""
+    try:
+        draw(path)
+    except Exception as error:  # noqa: BLE001  (matplotlib, shapely and the disk raise anything)
+        reason = one_line(error) or type(error).__name__
+        logger.warning("%s: the picture was not drawn: %s", path, reason)
 
 
 def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -16,7 +17,7 @@ from geoseg.evaluation.metrics import Score, compare_areas, count_classes
 from geoseg.networks.model_file import ModelSpec
 from geoseg.options import Thresholds
 from geoseg.prediction.predictor import Predictor
-from geoseg.training.dataset import TileDataset
+from geoseg.training.dataset import TileDataset, tile_corners
 from geoseg.training.figures import (
     MaskedTile,
     OutlinedTile,
@@ -26,7 +27,7 @@ from geoseg.training.figures import (
 )
 from geoseg.training.validation.areas import Predict, ValidationArea, ValidationAreas, predict_tiles
 from geoseg.training.validation.calibration import calibrate
-from geoseg.training.validation.tuning import Tuned, tune_thresholds
+from geoseg.training.validation.tuning import Drawing, Tuned, tune_thresholds
 
 VALIDATION_NAME, RELIABILITY_NAME = "validation.png", "reliability.png"
 
@@ -51,36 +52,45 @@ class _Judged(Protocol):
 AnyTile = TypeVar("AnyTile", bound=_Judged)
 
 
-def finish(
-    spec: ModelSpec, weights: dict[str, Tensor], device: str, tiles: TileDataset, folder: Path
-) -> Tuned:
-    """Tunes and calibrates a model of pixels on validation ground, and draws what it finds.
+def finish(spec: ModelSpec, weights: dict[str, Tensor], device: str, tiles: TileDataset) -> Tuned:
+    """Tune and calibrate a pixel network on the validation tiles.
 
     Args:
         spec: The model's header.
         weights: Its state dict.
         device: `auto`, `cpu` or `gpu`.
         tiles: Validation tiles.
-        folder: The run's folder, for `validation.png`, and of buildings `reliability.png`.
 
     Returns:
-        The best thresholds, with the temperature among them; the defaults of exclusive classes.
+        The best thresholds with the temperature, or the defaults for exclusive classes. Its
+        pictures are `validation.png` and, for buildings, `reliability.png`.
     """
     predictor = Predictor(spec, weights, device)
-    if spec.exclusive:  # the likeliest class wins, whatever the thresholds
-        if masked := _choose_masked(predictor, tiles):
-            draw_masked(masked, folder / VALIDATION_NAME, spec.classes, spec.colours)
-        return Tuned(Thresholds(), None)
-    ground = ValidationAreas(tiles)
-    ground.predict(predictor)
-    calibration = calibrate(ground.grounds())
-    draw_reliability(calibration, folder / RELIABILITY_NAME)
-    best = tune_thresholds(ground).model_copy(update={"temperature": calibration.temperature})
-    found = [(one, one.evaluate(best)) for one in ground.grounds()]
-    outlined = choose_tiles(list(iter_outlined(tiles, found)))
-    draw_outlined(outlined, folder / VALIDATION_NAME)
-    score = sum((evaluation.score for _, evaluation in found), Score(0, 0, 0))
-    return Tuned(best, score.f1, calibration.summary)
+    if spec.exclusive:  # argmax needs no thresholds
+        draw_classes = partial(_draw_classes, predictor, tiles, spec)
+        return Tuned(Thresholds(), None, pictures={VALIDATION_NAME: draw_classes})
+    areas = ValidationAreas(tiles)
+    areas.predict(predictor)
+    calibration = calibrate(areas.grounds())
+    best = tune_thresholds(areas).model_copy(update={"temperature": calibration.temperature})
+    evaluated = [(one, one.evaluate(best)) for one in areas.grounds()]
+    score = sum((evaluation.score for _, evaluation in evaluated), Score(0, 0, 0))
+    pictures: dict[str, Drawing] = {
+        RELIABILITY_NAME: lambda path: draw_reliability(calibration, path),
+        VALIDATION_NAME: partial(_draw_buildings, tiles, evaluated),
+    }
+    return Tuned(best, score.f1, calibration.summary, pictures)
+
+
+def _draw_classes(predict: Predict, tiles: TileDataset, spec: ModelSpec, path: Path) -> None:
+    if masked := _choose_masked(predict, tiles):
+        draw_masked(masked, path, spec.classes, spec.colours)
+
+
+def _draw_buildings(
+    tiles: TileDataset, evaluated: Sequence[tuple[ValidationArea, Evaluation]], path: Path
+) -> None:
+    draw_outlined(choose_tiles(list(iter_outlined(tiles, evaluated))), path)
 
 
 def choose_tiles(tiles: Sequence[AnyTile]) -> list[AnyTile]:
@@ -92,7 +102,7 @@ def choose_tiles(tiles: Sequence[AnyTile]) -> list[AnyTile]:
     return ordered[:_WORST] + [ordered[place] for place in others]
 
 
-def tiles_apart(tiles: TileDataset, among: Iterable[int]) -> list[int]:
+def separate_tiles(tiles: TileDataset, among: Iterable[int]) -> list[int]:
     """Rows of tiles that hardly share ground, in the dataset's order.
 
     Args:
@@ -101,9 +111,7 @@ def tiles_apart(tiles: TileDataset, among: Iterable[int]) -> list[int]:
     """
     chosen: list[int] = []
     for _, rows in tiles.tiles.loc[sorted(among)].groupby("scene", sort=False):
-        boxes = shapely.box(
-            rows.col_off, rows.row_off, rows.col_off + rows.width, rows.row_off + rows.height
-        )
+        boxes = shapely.box(*tile_corners(rows).T)
         tree, kept = shapely.STRtree(boxes), np.zeros(len(boxes), dtype=bool)
         for place, (index, box) in enumerate(zip(rows.index.tolist(), boxes, strict=True)):
             near = tree.query(box)
@@ -125,7 +133,7 @@ def iter_outlined(
     """
     for ground, evaluation in found:
         layers = _layers_of(evaluation)
-        for index in tiles_apart(tiles, ground.windows):
+        for index in separate_tiles(tiles, ground.windows):
             window = ground.windows[index]
             frame = ground.grid.window_polygon(window)
             seen = {name: _clip(polygons, frame) for name, polygons in layers.items()}
@@ -145,8 +153,8 @@ def iter_outlined(
 def _layers_of(evaluation: Evaluation) -> dict[str, np.ndarray]:
     right = evaluation.matches.proposal_match >= 0
     known = evaluation.matches.truth_match >= 0
-    pred = np.asarray(evaluation.pred.geometry.values, dtype=object)
-    truth = np.asarray(evaluation.truth.geometry.values, dtype=object)
+    pred = np.asarray(evaluation.pred.geometry.to_numpy(), dtype=object)
+    truth = np.asarray(evaluation.truth.geometry.to_numpy(), dtype=object)
     return {
         "truth": truth[known],
         "found": pred[right],
@@ -187,7 +195,7 @@ class _Scored:
 
 def _choose_masked(predict: Predict, tiles: TileDataset) -> list[MaskedTile]:
     """Tiles to be shown, of some hundred from all over the ground; only those stay in memory."""
-    apart = tiles_apart(tiles, range(len(tiles)))
+    apart = separate_tiles(tiles, range(len(tiles)))
     if len(apart) > _LOOKED_AT:
         apart = [apart[place] for place in np.linspace(0, len(apart) - 1, _LOOKED_AT).astype(int)]
     scored = []

@@ -18,7 +18,7 @@ from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from geoseg.jobs.files import replace_file
 from geoseg.jobs.progress import Report
 from geoseg.options import TrainOptions
-from geoseg.training.figures import draw_curves
+from geoseg.training.figures import draw_curves, draw_or_warn
 from geoseg.training.loggers import close_loggers, open_loggers
 from geoseg.training.schedule import momentum, rate_share
 
@@ -182,7 +182,7 @@ class History(Callback):
 
     def draw(self) -> None:
         """Draws `curves.png`, which may be some epochs behind `metrics.csv` until the end."""
-        draw_curves(self.rows, self.folder / "curves.png")
+        draw_or_warn(lambda path: draw_curves(self.rows, path), self.folder / "curves.png")
         self._drawn = time.monotonic()
 
     def _write(self, row: dict[str, float]) -> None:

@@ -20,7 +20,7 @@ from geoseg.networks.models import encoder_of
 from geoseg.options import TrainOptions
 from geoseg.training.augmentation import Chance
 from geoseg.training.dataset import TileDataset
-from geoseg.training.distributed import settle, take_from_first
+from geoseg.training.distributed import count_processes, reduce_on_first, take_from_first
 from geoseg.training.validation.tuning import Tuned
 
 
@@ -87,10 +87,14 @@ class Learner(L.LightningModule):
         """Makes what a network draws in training, such as dropout, a matter of the epoch alone."""
         if batch_idx:
             return
-        # Not earlier: to begin with its batches, a loader draws a number, too.
-        world = self.trainer.world_size
+        # Not earlier, because a loader draws a number before its first batch.
+        torch.manual_seed(self.epoch_seed)
+
+    @property
+    def epoch_seed(self) -> int:
+        """Seed of what the network draws in this epoch, in this process."""
         seed = self.options.seed * 1_000_003 + self.current_epoch
-        torch.manual_seed(seed * world + self.global_rank)
+        return seed * count_processes() + self.global_rank
 
     def on_validation_epoch_start(self) -> None:
         """Starts counting anew, in all processes with the same network."""
@@ -102,7 +106,7 @@ class Learner(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Logs the mean loss of all samples, and the scores of what was found on them."""
         own = self._val_loss.item(), self._val_samples, self._findings()
-        self.log_dict(settle(own, self._judge), sync_dist=True)
+        self.log_dict(reduce_on_first(own, self._judge), sync_dist=True)
 
     def _log_loss(self, loss: Tensor, count: int) -> None:
         """Takes note of a training batch's mean loss."""
@@ -136,15 +140,23 @@ class Learner(L.LightningModule):
     def _score(self, findings: list[Any]) -> dict[str, float]:
         """The scores of what every process has found, by name."""
 
-    def _chance(self, count: int, batch: int) -> Chance:
-        """What befalls the samples of a batch of this epoch."""
-        # A function of the batch alone, so that a resumed run draws what it would have drawn;
-        # several batches may make one step.
-        several = self.options.accumulate
-        seed = self.options.seed * 1_000_003 + self.global_step * several + batch % several
-        world = self._trainer.world_size if self._trainer else 1
+    @abstractmethod
+    def training_images(self, batch: Any, number: int) -> Tensor:
+        """Return the images of a training batch as the network takes them, (N, C, H, W).
+
+        Args:
+            batch: From the training loader, on the learner's device.
+            number: How many batches come between the current step and it; it decides the
+                augmentation.
+        """
+
+    def _randomness(self, count: int, ahead: int) -> Chance:
+        """Return random parameters for the samples of a batch, `ahead` batches after this step."""
+        # A function of steps alone, so that a resumed run draws what it would have drawn.
+        # Several batches may make one step.
+        seed = self.options.seed * 1_000_003 + self.global_step * self.options.accumulate + ahead
         generator = torch.Generator().manual_seed(seed)
-        return Chance(generator, count, rank=self.global_rank, world=world)
+        return Chance(generator, count, rank=self.global_rank, world=count_processes())
 
 
 @dataclass(frozen=True)
@@ -159,8 +171,8 @@ class Recipe:
             validate; the last argument says whether the encoder has learnt before. It logs
             `train_loss`, `val_loss`, `val_iou`, `val_score`, and `val_f1_pixel`, `val_f1` or
             both of buildings. The greatest `val_score` is that of the best epoch.
-        finish: Header, weights, device, validation tiles and the run's folder → the best
-            thresholds; pictures of what they find go into the folder.
+        finish: Header, weights, device and validation tiles → the best thresholds, and the
+            pictures to draw once the model is saved.
         windows: Whether it learns from windows of ground, or else from tiles.
     """
 
@@ -168,5 +180,5 @@ class Recipe:
     datasets: Callable[[str | Path, TrainOptions], tuple[TileDataset, TileDataset]]
     outputs: Callable[[TilesInfo], tuple[str, ...]]
     learner: Callable[[nn.Module, TileDataset, TileDataset, TrainOptions, bool], Learner]
-    finish: Callable[[ModelSpec, dict[str, Tensor], str, TileDataset, Path], Tuned]
+    finish: Callable[[ModelSpec, dict[str, Tensor], str, TileDataset], Tuned]
     windows: bool = False

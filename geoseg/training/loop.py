@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +29,21 @@ def build_trainer(
     history: History,
     *,
     progress_bar: bool,
+    finished: int = 0,
 ) -> L.Trainer:
-    """The loop of a run, which keeps its states in a folder."""
+    """Return the trainer of a run.
+
+    Args:
+        folder: The run's folder, for its states.
+        options: How to train.
+        device: The device that computes.
+        history: The run's history.
+        progress_bar: Show a progress bar.
+        finished: Epochs that are finished already. If the options want fewer, none is trained.
+    """
     return L.Trainer(
         **describe_hardware(options, device),
-        max_epochs=options.epochs,
+        max_epochs=max(options.epochs, finished),
         check_val_every_n_epoch=options.val_every,
         callbacks=[
             Divergence(folder),  # first, so that nothing of a lost epoch is written
@@ -100,16 +108,3 @@ def _further_callbacks(options: TrainOptions, history: History) -> list[Callback
     if options.patience:
         callbacks.append(Patience(options.patience))
     return callbacks
-
-
-def quieten_lightning() -> None:
-    """Keeps its advertisements and its advice on settings that are ours off the terminal."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    for about in (
-        "does not have many workers",
-        "smaller than the logging interval",
-        "treespec",
-        "is multi-threaded, use of fork",  # workers that load tiles only copy arrays
-    ):
-        warnings.filterwarnings("ignore", f".*{about}.*")

@@ -23,10 +23,11 @@ from geoseg.jobs.output import check_output
 from geoseg.jobs.progress import Report
 from geoseg.options import ModelOptions, TrainOptions
 from geoseg.training.distributed import count_started
-from geoseg.training.figures import draw_rates
+from geoseg.training.figures import draw_or_warn, draw_rates
 from geoseg.training.learner import Recipe
 from geoseg.training.loading.loaders import build_sampler
 from geoseg.training.loop import describe_hardware
+from geoseg.training.session import quiet_session
 from geoseg.training.setup import Setup, build_loaders, prepare
 
 LOWEST, HIGHEST = 1e-6, 1.0
@@ -58,6 +59,7 @@ class FoundRate:
     picture: Path
 
 
+@quiet_session()
 def find_lr(
     tiles: str | Path,
     output: str | Path,
@@ -101,7 +103,7 @@ def find_lr(
         writer.writeheader()
         writer.writerows(rows)
     best = steepest_rate(rows)
-    draw_rates(rows, best, picture)
+    draw_or_warn(lambda path: draw_rates(rows, best, path), picture)
     return FoundRate(best, picture)
 
 

@@ -1,7 +1,8 @@
-"""Tiles → a model: the loop is Lightning's, the recipe is here."""
+"""Training runs, from a folder of tiles to a model file."""
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +12,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from geoseg import __version__
-from geoseg.errors import ConfigError, GeosegError
+from geoseg.errors import ConfigError, GeosegError, TrainingInterrupted
 from geoseg.jobs.output import check_output
 from geoseg.jobs.progress import Report
 from geoseg.networks.device import lacks_memory
@@ -27,7 +28,8 @@ from geoseg.training.checkpoints import (
     describe_run,
     mosaic_folder,
 )
-from geoseg.training.distributed import is_first
+from geoseg.training.distributed import is_first, leave_group
+from geoseg.training.figures import draw_or_warn
 from geoseg.training.history import History
 from geoseg.training.learner import Recipe
 from geoseg.training.loading.loaders import LossesOfTiles, build_sampler, words_of_worker
@@ -35,25 +37,23 @@ from geoseg.training.loading.mosaic import remove_mosaic
 from geoseg.training.loading.sampling import HardSampler
 from geoseg.training.loggers import check_loggers
 from geoseg.training.loop import build_trainer
+from geoseg.training.session import quiet_session
 from geoseg.training.setup import Setup, build_loaders, prepare_once
 from geoseg.training.validation.tuning import Tuned
-
-# Exit codes, as shells have them.
-_INTERRUPTED, _TERMINATED = 130, 143
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training run ended with.
+    """Result of a training run.
 
     Attributes:
         model: Path of the model file.
-        val_iou: Pixel IoU of the best epoch on validation tiles; of exclusive classes their mean;
-            None where no epoch was validated.
-        val_f1: Building F1@0.5 on validation ground with the tuned thresholds; None of exclusive
-            classes.
+        val_iou: Pixel IoU of the best epoch on the validation tiles, for exclusive classes their
+            mean; None if no epoch was validated.
+        val_f1: Building F1@0.5 on the validation tiles with the tuned thresholds; None for
+            exclusive classes.
         thresholds: The tuned thresholds.
-        minutes: Time in the loop, over all resumptions.
+        minutes: Training time, over all resumptions.
     """
 
     model: Path
@@ -63,6 +63,7 @@ class TrainResult:
     minutes: float
 
 
+@quiet_session()
 def train(
     tiles: str | Path,
     output: str | Path,
@@ -74,31 +75,33 @@ def train(
     overwrite: bool = False,
     progress_bar: bool = False,
     report: Report = lambda _: None,
-) -> TrainResult:
-    """Trains a network on a folder of tiles.
+) -> TrainResult | None:
+    """Train a network on a folder of tiles.
 
     Args:
         tiles: A folder made by `geoseg tile`.
-        output: The run's folder: `model.safetensors`, `metrics.csv`, the states `last.ckpt` and
-            `best.ckpt`, and the pictures `curves.png`, `validation.png` and `reliability.png`.
-        model: Which network.
-        options: How to train it.
-        recipe: The recipe for what the network predicts; that for pixels when None.
-        resume: Go on from `last.ckpt` if it is there; with the tiles and settings that the run
-            began with, but for when it ends, what computes, `lr` and `clip_norm`.
-        overwrite: Start anew in a folder that holds a run.
+        output: Folder of the run. It gets `model.safetensors`, `metrics.csv`, the training states
+            `last.ckpt` and `best.ckpt`, and the pictures `curves.png`, `validation.png` and
+            `reliability.png`.
+        model: Options of the network.
+        options: Options of training.
+        recipe: Recipe for what the network predicts; the pixel recipe when None.
+        resume: Continue from `last.ckpt` if it exists. Tiles and settings must be those that the
+            run began with; only duration, device, `lr` and `clip_norm` may change.
+        overwrite: Replace the run in the folder.
         progress_bar: Show Lightning's progress bar.
-        report: Told one line per epoch.
+        report: Called with one line per epoch.
 
     Returns:
-        The best model and its scores.
+        The best model and its scores. None in every process but the first if several processes
+        train together (`devices`, `nodes`), as only the first writes the model.
 
     Raises:
-        GeosegError: If tiles, network and options do not work together; nothing is written
-            then.
+        GeosegError: If tiles, network and options do not fit together; nothing is written then.
+        TrainingInterrupted: If ctrl-C or SIGTERM stopped training; `resume` continues it.
     """
     model, options, folder = model or ModelOptions(), options or TrainOptions(), Path(output)
-    setup, settings, epochs = check_run(
+    setup, settings, epochs = _check_run(
         tiles,
         folder,
         model=model,
@@ -108,20 +111,22 @@ def train(
         overwrite=overwrite,
     )
     history = History(folder, setup.options, report, settings)
-    trainer = build_trainer(folder, setup.options, setup.device, history, progress_bar=progress_bar)
-    first = trainer.is_global_zero  # of several processes, the one that writes and speaks
+    trainer = build_trainer(
+        folder, setup.options, setup.device, history, progress_bar=progress_bar, finished=epochs
+    )
+    first = trainer.is_global_zero  # of several processes, the one that reports and writes
     if not first:
         history.report = report = lambda _: None
     if first and not epochs:
         if resume:
-            report(f"{folder}: holds no run to go on with; beginning one")
+            report(f"{folder}: has no run to resume; starting a new one")
         clear_run(folder, trainer.world_size)
     _fit(setup, trainer, folder, report, epochs)
-    if not first:
-        raise SystemExit(0)  # one process is enough for what follows
-    return _finish(setup, model, folder, history, report)
+    leave_group()
+    return _finish(setup, model, folder, history, report) if first else None
 
 
+@quiet_session()
 def check_run(
     tiles: str | Path,
     output: str | Path,
@@ -132,23 +137,54 @@ def check_run(
     resume: bool,
     overwrite: bool,
 ) -> tuple[Setup, dict[str, Any], int]:
-    """Refuses what `train` would refuse, writing nothing; the arguments are those of `train`.
+    """Refuse what `train` would refuse, without writing anything.
+
+    Args:
+        tiles: See `train`.
+        output: See `train`.
+        model: See `train`.
+        options: See `train`.
+        recipe: See `train`.
+        resume: See `train`.
+        overwrite: See `train`.
 
     Returns:
-        What the run begins with, what must stay the same in it (see `describe_run`), and how many
-        of its epochs are finished.
+        The network, data and options of the run, the settings that must not change on resume (see
+        `describe_run`), and the number of finished epochs.
 
     Raises:
         GeosegError: As `train`.
     """
+    return _check_run(
+        tiles,
+        output,
+        model=model,
+        options=options,
+        recipe=recipe,
+        resume=resume,
+        overwrite=overwrite,
+    )
+
+
+def _check_run(
+    tiles: str | Path,
+    output: str | Path,
+    *,
+    model: ModelOptions,
+    options: TrainOptions,
+    recipe: Recipe | None,
+    resume: bool,
+    overwrite: bool,
+) -> tuple[Setup, dict[str, Any], int]:
     check_loggers(options.loggers)
     folder = Path(output)
     if folder.resolve() == Path(tiles).resolve():
         raise ConfigError(f"{folder}: holds the tiles; choose another folder for the run")
     resuming = resume and (folder / LAST_NAME).is_file()
     if is_first():
-        begun = resume and not (folder / MODEL_NAME).exists()
-        check_output(output, overwrite=overwrite or resuming or begun)
+        started = resume and not (folder / MODEL_NAME).exists()
+        check_output(output, overwrite=overwrite or resuming or started)
+    # A resumed run reads its weights from the state, so pretrained ones are not needed.
     setup = prepare_once(tiles, model, options, recipe=recipe, pretrained=not resuming)
     settings = describe_run(setup.train_set.info, model, options)
     if not resuming:
@@ -158,8 +194,8 @@ def check_run(
 
 
 def _fit(setup: Setup, trainer: L.Trainer, folder: Path, report: Report, epochs: int) -> None:
-    """Trains until the options say that it is enough; `epochs` are finished already."""
-    report(_opening(setup))
+    """Train until an option ends the run; `epochs` epochs are already finished."""
+    report(_describe_start(setup))
     sampler = build_sampler(
         setup.train_set,
         setup.options,
@@ -169,19 +205,19 @@ def _fit(setup: Setup, trainer: L.Trainer, folder: Path, report: Report, epochs:
     )
     if isinstance(sampler, HardSampler):
         cast(Any, trainer).callbacks.insert(0, LossesOfTiles(sampler))
-    # Where processes load, they ask for the first batches before Lightning says which epoch it is.
+    # Loading processes fetch the first batches before Lightning calls set_epoch.
     sampler.set_epoch(epochs)
-    # Of more finished epochs than are wanted the best becomes the model.
-    trainer.fit_loop.max_epochs = max(setup.options.epochs, epochs)
-    last, ground = folder / LAST_NAME, mosaic_folder(folder, trainer.global_rank)
-    loaders = build_loaders(setup, sampler, ground)
-    begun = str(last) if epochs else None
+    last, mosaic = folder / LAST_NAME, mosaic_folder(folder, trainer.global_rank)
+    loaders = build_loaders(setup, sampler, mosaic)
+    state = str(last) if epochs else None
     try:
-        trainer.fit(setup.module, *loaders, ckpt_path=begun, weights_only=True)
-    except SystemExit as error:  # Lightning's answer to ctrl-C, and to SIGTERM
-        report(_interrupted(last, trainer.current_epoch))
-        code = _TERMINATED if isinstance(error, SIGTERMException) else _INTERRUPTED
-        raise SystemExit(code) from None
+        trainer.fit(setup.module, *loaders, ckpt_path=state, weights_only=True)
+    except SystemExit as error:
+        received = _received_signal(error)
+        if received is None:
+            raise
+        message = _describe_interruption(last, trainer.current_epoch)
+        raise TrainingInterrupted(message, received) from None
     except GeosegError as error:
         if "\n" in str(error):
             raise words_of_worker(error) from error
@@ -190,48 +226,58 @@ def _fit(setup: Setup, trainer: L.Trainer, folder: Path, report: Report, epochs:
         if lacks_memory(error):
             raise no_room_for(setup.batch_size, setup.device) from error
         raise
-    remove_mosaic(ground)
+    remove_mosaic(mosaic)
+
+
+def _received_signal(error: SystemExit) -> signal.Signals | None:
+    """Return the signal for which Lightning exits, None for any other exit."""
+    if isinstance(error, SIGTERMException):
+        return signal.SIGTERM
+    return signal.SIGINT if isinstance(error.__context__, KeyboardInterrupt) else None
 
 
 def _finish(
     setup: Setup, model: ModelOptions, folder: Path, history: History, report: Report
 ) -> TrainResult:
-    """Tunes the best epoch on validation ground, and writes the model."""
-    history.draw()
+    """Tune the best epoch on the validation tiles, save the model, then draw the pictures."""
     spec, weights = setup.spec, best_weights(folder)
     if not spec.exclusive:
-        report("tuning thresholds on validation ground")
-    tuned = setup.recipe.finish(spec, weights, setup.options.device, setup.val_set, folder)
+        report("tuning thresholds on the validation tiles")
+    tuned = setup.recipe.finish(spec, weights, setup.options.device, setup.val_set)
     if tuned.f1 == 0:
-        report("no building of the validation ground is found; train longer, or look at its labels")
+        report("no building of the validation tiles is found; train longer, or check the labels")
     provenance = _provenance(setup, model, history, tuned)
     spec = spec.model_copy(update={"thresholds": tuned.thresholds, "provenance": provenance})
     save_model(folder / MODEL_NAME, weights, spec)
+    # Only now: a run must not lose its model because a picture cannot be drawn.
+    history.draw()
+    for name, draw in tuned.pictures.items():
+        draw_or_warn(draw, folder / name)
     return TrainResult(
         folder / MODEL_NAME, history.best_iou, tuned.f1, tuned.thresholds, history.minutes
     )
 
 
-def _opening(setup: Setup) -> str:
-    """What begins, in one line."""
+def _describe_start(setup: Setup) -> str:
+    """Return one line about network, device and data."""
     spec, options = setup.spec, setup.options
-    network = f"{spec.arch} on {spec.encoder}" if spec.encoder else spec.arch
+    network = f"{spec.arch} with {spec.encoder}" if spec.encoder else spec.arch
     processes = options.devices * options.nodes
     times = f" x {processes} processes" if processes > 1 else ""
     share = setup.module.scored_share
-    part = f", buildings on {share:.0%} of that ground" if share < 1 else ""
+    part = f", buildings scored on {share:.0%} of their area" if share < 1 else ""
     return (
-        f"{network}, computed by {setup.device.type}: {len(setup.train_set)} tiles to learn from, "
-        f"{setup.batch_size}{times} in a step, {len(setup.val_set)} to validate{part}"
+        f"{network} on {setup.device.type}: {len(setup.train_set)} training tiles, "
+        f"{setup.batch_size}{times} per step, {len(setup.val_set)} validation tiles{part}"
     )
 
 
-def _interrupted(last: Path, epochs: int) -> str:
+def _describe_interruption(last: Path, epochs: int) -> str:
     if not last.is_file():
         return "interrupted; no epoch was finished"
     return (
-        f"interrupted; --resume goes on from epoch {epochs}, and with --set train.epochs={epochs} "
-        "makes a model of the best so far"
+        f"interrupted; --resume continues from epoch {epochs}, and with "
+        f"--set train.epochs={epochs} makes a model of the best epoch so far"
     )
 
 

@@ -61,9 +61,20 @@ class Segmenter(Learner):
         self.confusion = self._nothing_counted()
 
     def training_step(self, batch: Sample, batch_idx: int) -> Tensor:
-        """Loss of one augmented batch."""
+        """Return the loss of one augmented batch."""
+        image, target = self._augment(batch, batch_idx % self.options.accumulate)
+        loss = self._loss(image, target)[0]
+        self._log_loss(loss, len(image))
+        return loss
+
+    def training_images(self, batch: Sample, number: int) -> Tensor:
+        """See `Learner`."""
+        image, _ = self._augment(batch, number)
+        return image.contiguous(memory_format=torch.channels_last)
+
+    def _augment(self, batch: Sample, ahead: int) -> tuple[Tensor, Tensor]:
         image, target, valid = self._prepare(batch)
-        image, target, valid = augment(
+        image, target, _ = augment(
             image,
             target,
             valid,
@@ -71,11 +82,9 @@ class Segmenter(Learner):
             black=-self.mean / self.std,
             ignore=self.info.ignore,
             options=self.options.augment,
-            chance=self._chance(len(image), batch_idx),
+            chance=self._randomness(len(image), ahead),
         )
-        loss = self._loss(image, target)[0]
-        self._log_loss(loss, len(image))
-        return loss
+        return image, target
 
     def on_validation_epoch_start(self) -> None:
         """Starts counting anew."""

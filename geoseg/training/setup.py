@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from geoseg.data.tiles import TilesInfo, load_tiles_info
-from geoseg.errors import ConfigError, GeosegError
+from geoseg.errors import ConfigError, GeosegError, RepeatedError
 from geoseg.networks.architectures import resolve_architecture, task_of
 from geoseg.networks.device import choose_device
 from geoseg.networks.model_file import ModelSpec
@@ -25,7 +25,6 @@ from geoseg.training.learner import Learner, Recipe
 from geoseg.training.loading.loaders import build_train_loader, build_val_loader
 from geoseg.training.loading.mosaic import build_mosaic
 from geoseg.training.loading.sampling import DrawSampler
-from geoseg.training.loop import quieten_lightning
 from geoseg.training.segmenter import Segmenter
 from geoseg.training.validation.areas import ValidationAreas
 
@@ -79,7 +78,6 @@ def prepare(
     train_set, val_set = recipe.datasets(tiles, options)
     device = choose_device(options.device)
     check_processes(options, len(val_set), device)
-    quieten_lightning()
     L.seed_everything(options.seed, verbose=False)
     spec = _describe(train_set.info, model, recipe)
     network = build_model(
@@ -109,13 +107,18 @@ def prepare_once(
     recipe: Recipe | None = None,
     pretrained: bool,
 ) -> Setup:
-    """As `prepare`, but of several processes that are refused the same only the first says so."""
+    """Call `prepare`; of several processes only the first raises the original error.
+
+    Raises:
+        GeosegError: As `prepare`.
+        RepeatedError: In the other processes, so that the error is not printed several times.
+    """
     try:
         return prepare(tiles, model, options, recipe=recipe, pretrained=pretrained)
-    except GeosegError:
+    except GeosegError as error:
         if is_first():
             raise
-        raise SystemExit(2) from None
+        raise RepeatedError(str(error)) from error
 
 
 def build_loaders(
@@ -129,7 +132,7 @@ def build_loaders(
         ground = build_mosaic(train_set, folder, memory_bytes=granted, processes=options.devices)
     return (
         build_train_loader(train_set, ground, sampler, options, device),
-        build_val_loader(setup.val_set, options, sampler, setup.batch_size, device),
+        build_val_loader(setup.val_set, sampler, setup.batch_size, device),
     )
 
 

@@ -1,4 +1,4 @@
-"""What users know of the ground, burnt into the targets that a network learns."""
+"""Labels of scenes and the training targets rasterized from them."""
 
 from geoseg.data.labels.class_scheme import IGNORE, ClassScheme, resolve_scheme
 from geoseg.data.labels.large_layer import LayerLabels

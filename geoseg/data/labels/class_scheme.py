@@ -1,4 +1,4 @@
-"""Which value of the labels is which class."""
+"""Mapping of label values to classes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import numpy as np
 
 from geoseg.options import ClassOptions
 
-# Of classes whose labels are no colours: told apart by the colour-blind, too.
+# Colours of classes whose labels are not colours themselves; colour-blind people can tell them
+# apart (Paul Tol's "muted" scheme).
 _PALETTE = (
     "#332288", "#ddcc77", "#117733", "#cc6677", "#88ccee", "#882255", "#44aa99", "#999933",
     "#aa4499", "#dddddd",
 )  # fmt: skip
 
-# Value of ground that counts for nothing: nodata, what no class names, what was not labelled.
+# Mask value of pixels that are ignored in training and evaluation: nodata, label values that
+# belong to no class, and areas that were not labelled.
 IGNORE = 255
 
 _COLOUR = re.compile("#[0-9a-f]{6}")
@@ -25,16 +27,16 @@ _COLOUR = re.compile("#[0-9a-f]{6}")
 
 @dataclass(frozen=True)
 class ClassScheme:
-    """The classes of a mask, and what the labels call them.
+    """The classes of a mask and the label values that belong to each.
 
     Attributes:
-        names: The classes; of buildings one, whose pixels are 1 on ground of 0. Exclusive
-            classes are 0, 1, 2 ... in this order.
-        exclusive: Whether every pixel is of one of several classes.
-        ground: Mask value where no label lies.
-        attribute: Of vector labels, names the class; None where all are of one.
-        values: What the labels say → mask value, as text; empty where all are of one class.
-        colours: Of exclusive classes, #rrggbb each: what the labels call them, or of a palette.
+        names: Class names. A building scheme has one class: mask value 1 on a background of 0.
+            Exclusive classes have the mask values 0, 1, 2 ... in this order.
+        exclusive: Whether each pixel belongs to exactly one of several classes.
+        background_value: Mask value of pixels without a label.
+        attribute: Attribute of vector labels that names the class; None if there is one class.
+        values: Normalized label value (text) to mask value; empty if there is one class.
+        colours: #rrggbb of each exclusive class: the label colours, else from a palette.
     """
 
     names: tuple[str, ...] = ("building",)
@@ -46,35 +48,34 @@ class ClassScheme:
 
     @property
     def has_background(self) -> bool:
-        """Whether ground where no label lies has a mask value of its own."""
+        """Whether pixels without a label have a mask value, instead of being ignored."""
         return self.background_value != IGNORE
 
     @property
     def background_name(self) -> str | None:
-        """Of exclusive classes, that of ground where no label lies."""
+        """Name of the exclusive class of pixels without a label; None if there is none."""
         return self.names[0] if self.exclusive and self.background_value == 0 else None
 
     @property
     def value_count(self) -> int:
-        """How many values a mask has, from 0; of buildings two, the ground's and their own."""
+        """Number of mask values, counted from 0; two for buildings, background included."""
         return len(self.names) if self.exclusive else 2
 
-    def to_mask_values(self, found: Iterable[Any]) -> np.ndarray:
-        """Mask values of what labels say; `IGNORE` for what the scheme does not name.
+    def to_mask_values(self, label_values: Iterable[Any]) -> np.ndarray:
+        """Convert label values to mask values; values that belong to no class become `IGNORE`.
 
         Args:
-            found: Values of the attribute, or of a mask raster.
+            label_values: Values of the attribute or of a mask raster (N,).
 
         Returns:
-            uint8, one per value.
+            uint8 (N,).
         """
-        return np.array(
-            [self.values.get(normalize_value(value), IGNORE) for value in found], np.uint8
-        )
+        normalized = map(normalize_value, label_values)
+        return np.array([self.values.get(value, IGNORE) for value in normalized], np.uint8)
 
 
 def resolve_scheme(options: ClassOptions | None) -> ClassScheme:
-    """The scheme that a configuration describes; buildings when there is none."""
+    """Return the class scheme of a configuration; the building scheme if it is None."""
     if options is None:
         return ClassScheme()
     names = (*(() if options.background is None else (options.background,)), *options.values)
@@ -82,22 +83,21 @@ def resolve_scheme(options: ClassOptions | None) -> ClassScheme:
         normalize_value(value): names.index(name) for name, listed in options.values.items()
         for value in listed
     }  # fmt: skip
-    ground = IGNORE if options.background is None else 0
-    return ClassScheme(
-        names, True, ground, options.attribute, values, _choose_colours(names, options)
-    )
+    background_value = IGNORE if options.background is None else 0
+    colours = _choose_colours(names, options)
+    return ClassScheme(names, True, background_value, options.attribute, values, colours)
 
 
 def _choose_colours(names: tuple[str, ...], options: ClassOptions) -> tuple[str, ...]:
-    def choose(place: int, name: str) -> str:
-        written = map(normalize_value, options.values.get(name, ()))
-        return next(filter(_COLOUR.fullmatch, written), _PALETTE[place % len(_PALETTE)])
+    def choose(index: int, name: str) -> str:
+        label_values = map(normalize_value, options.values.get(name, ()))
+        return next(filter(_COLOUR.fullmatch, label_values), _PALETTE[index % len(_PALETTE)])
 
-    return tuple(choose(place, name) for place, name in enumerate(names))
+    return tuple(choose(index, name) for index, name in enumerate(names))
 
 
 def normalize_value(value: Any) -> str:
-    """A value as configurations and layers may both write it: 1, 1.0 and "1" are the same."""
+    """Return a label value as text that is equal for 1, 1.0 and "1"."""
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return str(int(value))
     return str(value).strip().lower()

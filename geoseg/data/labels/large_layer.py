@@ -1,4 +1,4 @@
-"""Polygons of a large layer as labels, read by window."""
+"""Polygon labels of a large layer, read window by window."""
 
 from __future__ import annotations
 
@@ -16,31 +16,33 @@ from geoseg.data.labels.class_scheme import ClassScheme
 from geoseg.data.labels.polygon_labels import (
     FootprintLabels,
     add_mask_values,
-    no_common_location,
+    local_crs_error,
     read_ignored,
     reproject_to_grid,
 )
 from geoseg.geo.grid import Grid
 from geoseg.geo.vector import iter_polygons, read_footprints
 
-# Footprints are gone through by squares of this many pixels: some thousands at a time in a town.
+# Side of the square blocks in which footprints are read: a few thousand footprints in a town.
 _BLOCK_PX = 4096
 
 
 @dataclass(frozen=True)
 class LayerLabels:
-    """Polygons on one scene's grid that stay in their file, which has a spatial index.
+    """Polygon labels of one scene that remain in their file and are read by window.
+
+    The file needs a spatial index (GeoPackage or FlatGeobuf).
 
     Attributes:
-        grid: The grid that they are burnt on.
-        path: Of the layer.
-        number: How many meet the grid.
-        scheme: Their classes.
+        grid: Grid on which the polygons are rasterized.
+        path: File of the layer.
+        number: Number of polygons that intersect the grid.
+        scheme: Class scheme.
         where: Attribute filter.
         layer: Layer name.
-        ignored: Ground that was not labelled, in the grid's CRS.
-        repaired: How many of the layer's polygons near the scene were invalid and mended.
-        dropped: How many of its features were no polygons.
+        ignored: Areas that were not labelled, in the grid's CRS.
+        repaired: Number of invalid polygons near the scene that were repaired.
+        dropped: Number of features near the scene that are not polygons.
     """
 
     grid: Grid
@@ -57,52 +59,54 @@ class LayerLabels:
         return self.number
 
     def subset(self, window: Window) -> FootprintLabels:
-        """Those that meet a window: a small part that can be sent to another process."""
+        """Return the labels that intersect a window, small enough to send to another process."""
         outline = self.grid.window_polygon(window)
-        found = read_footprints(
+        footprints = read_footprints(
             self.path,
             where=self.where,
             layer=self.layer,
             bounds=outline.bounds,
             bounds_crs=self.grid.crs,
         )
-        placed = reproject_to_grid(found, self.grid, self.path)
-        placed = placed[placed.geometry.intersects(outline)].reset_index(drop=True)
+        footprints = reproject_to_grid(footprints, self.grid, self.path)
+        footprints = footprints[footprints.geometry.intersects(outline)].reset_index(drop=True)
         if self.scheme.exclusive:
-            placed = add_mask_values(self.path, placed, self.scheme)
+            footprints = add_mask_values(self.path, footprints, self.scheme)
         ignored = self.ignored
         if ignored is not None:
             ignored = ignored.iloc[np.sort(ignored.sindex.query(outline))]
-        return FootprintLabels(self.grid, placed, self.scheme, ignored)
+        return FootprintLabels(self.grid, footprints, self.scheme, ignored)
 
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
-        """Which footprint each pixel lies in, and the mask; see `FootprintLabels.read`."""
+        """Rasterize footprint ids and the mask of a window; see `FootprintLabels.read`."""
         return self.subset(window).read(window)
 
     def foreground_pixels(self, window: Window) -> float:
-        """Building pixels inside a window, by the footprints' area; overlaps count twice."""
+        """Return the area of footprints inside a window in pixels; overlaps count twice."""
         return sum(self.subset(part).foreground_pixels(part) for part in _blocks(window))
 
     def iter_footprints(self) -> Iterator[gpd.GeoDataFrame]:
-        """Yields each footprint once, block of ground by block."""
+        """Yield each footprint exactly once, in blocks."""
         for block in _blocks(self.grid.window):
+            # Footprints on the edge of a block are found by both blocks; each belongs to the
+            # block that contains its anchor, so none is lost or repeated.
             wider = Window(
                 block.col_off - 1, block.row_off - 1, block.width + 2, block.height + 2
             )  # fmt: skip
-            found = self.subset(wider).footprints
-            columns, rows = self._anchors(found.geometry.to_numpy())
+            footprints = self.subset(wider).footprints
+            columns, rows = self._anchors(footprints.geometry.to_numpy())
             left, top = block.col_off, block.row_off
-            own = (columns >= left) & (columns < left + block.width)
-            own &= (rows >= top) & (rows < top + block.height)
-            if own.any():
-                yield found[own].reset_index(drop=True)
+            inside = (columns >= left) & (columns < left + block.width)
+            inside &= (rows >= top) & (rows < top + block.height)
+            if inside.any():
+                yield footprints[inside].reset_index(drop=True)
 
-    def _anchors(self, shapes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Column and row of a pixel that each footprint has for itself, inside the grid."""
-        outside = ~shapely.covered_by(shapes, self.grid.polygon)
-        shapes = shapes.copy()
-        shapes[outside] = shapely.intersection(shapes[outside], self.grid.polygon)
-        points, owners = shapely.get_coordinates(shapes, return_index=True)
+    def _anchors(self, footprints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return column and row of one vertex per footprint, inside the grid (N,)."""
+        outside = ~shapely.covered_by(footprints, self.grid.polygon)
+        footprints = footprints.copy()
+        footprints[outside] = shapely.intersection(footprints[outside], self.grid.polygon)
+        points, owners = shapely.get_coordinates(footprints, return_index=True)
         _, first = np.unique(owners, return_index=True)
         columns, rows = self.grid.to_pixels(*points[first].T)
         return (
@@ -112,6 +116,7 @@ class LayerLabels:
 
 
 def _blocks(window: Window) -> Iterator[Window]:
+    """Yield the blocks of a window, row by row."""
     left, top = int(window.col_off), int(window.row_off)
     right, bottom = left + int(window.width), top + int(window.height)
     for row in range(top, bottom, _BLOCK_PX):
@@ -128,9 +133,9 @@ def read_layer_labels(
     where: str | None = None,
     layer: str | None = None,
 ) -> LayerLabels:
-    """Counts the polygons that lie on a scene, and leaves them where they are.
+    """Count the polygons that intersect a scene and leave them in their file.
 
-    Args and errors are those of `read_footprint_labels`.
+    Arguments and errors are those of `read_footprint_labels`.
     """
     number, repaired, dropped = 0, 0, 0
     bounds = {"bounds": grid.bounds, "bounds_crs": grid.crs}
@@ -140,11 +145,11 @@ def read_layer_labels(
             repaired += part.attrs["repaired"]
             dropped += part.attrs["dropped"]
     except ProjError as error:
-        raise no_common_location(path) from error
+        raise local_crs_error(path) from error
     ignored = read_ignored(path, grid, layer)
     labels = LayerLabels(
         grid, str(path), number, scheme, where, layer, ignored, repaired, dropped
     )  # fmt: skip
     if scheme.exclusive:
-        labels.subset(Window(0, 0, 1, 1))  # refuses an attribute that is not there
+        labels.subset(Window(0, 0, 1, 1))  # raises if the class attribute is missing
     return labels

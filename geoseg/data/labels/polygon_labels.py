@@ -1,4 +1,4 @@
-"""Polygons as labels."""
+"""Polygon labels, kept in memory."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ from geoseg.errors import GridMismatchError, LabelError, MissingCRSError
 from geoseg.geo.grid import Grid
 from geoseg.geo.vector import list_layers, read_footprints
 
-# A layer of this name holds ground that was not labelled.
+# Layer of the labels' file with polygons of areas that were not labelled.
 IGNORED_LAYER = "ignored areas"
 
 
 @dataclass(frozen=True)
 class FootprintLabels:
-    """Polygons on one scene's grid.
+    """Polygon labels of one scene.
 
     Attributes:
-        grid: The grid that they are burnt on.
-        footprints: In the grid's CRS; of several classes with the mask value of each, `value`.
-        scheme: Their classes.
-        ignored: Ground that was not labelled, in the grid's CRS.
-        repaired: How many of the layer's polygons near the scene were invalid and mended.
-        dropped: How many of its features were no polygons.
+        grid: Grid on which the polygons are rasterized.
+        footprints: Polygons in the grid's CRS; with exclusive classes, column `value` holds the
+            mask value of each.
+        scheme: Class scheme.
+        ignored: Areas that were not labelled, in the grid's CRS.
+        repaired: Number of invalid polygons near the scene that were repaired.
+        dropped: Number of features near the scene that are not polygons.
     """
 
     grid: Grid
@@ -50,37 +51,40 @@ class FootprintLabels:
         return len(self.footprints)
 
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
-        """Which footprint the centre of each pixel lies in, and the mask of classes.
+        """Rasterize the footprint ids and the mask of a window.
+
+        A pixel belongs to a footprint if its centre is inside.
 
         Args:
-            window: Of the grid's lattice, also beyond its edges.
+            window: Window on the grid; may reach beyond its edges.
 
         Returns:
-            int32 (H, W): position in `footprints` + 1, or 0 on the ground; uint8 (H, W).
+            Ids, int32 (H, W): position in `footprints` + 1, or 0 outside of all; mask, uint8
+            (H, W).
         """
         ids = self.rasterize_ids(window)
         values = self._values()
         mask = values.take(ids)
         if self.ignored is not None and len(self.ignored):
-            shapes = list(_describe(self.ignored.to_numpy()))
-            hidden = _rasterize(self.grid, window, shapes, [1] * len(shapes))
-            mask = np.where(hidden > 0, np.uint8(IGNORE), mask)
+            areas = list(_to_geojson(self.ignored.to_numpy()))
+            unlabelled = _rasterize(self.grid, window, areas, [1] * len(areas))
+            mask = np.where(unlabelled > 0, np.uint8(IGNORE), mask)
         return ids, mask
 
     def rasterize_ids(self, window: Window) -> np.ndarray:
-        """Burns which footprint the centre of each pixel lies in; see `read`."""
+        """Rasterize the footprint ids of a window, int32 (H, W); see `read`."""
         hits = np.sort(self._geometry.sindex.query(self.grid.window_polygon(window)))
-        return _rasterize(self.grid, window, self._describe(hits), hits + 1)
+        return _rasterize(self.grid, window, self._cached_geojson(hits), hits + 1)
 
     def foreground_pixels(self, window: Window) -> float:
-        """Building pixels inside a window, by the footprints' area; overlaps count twice."""
+        """Return the area of footprints inside a window in pixels; overlaps count twice."""
         outline = self.grid.window_polygon(window)
         hits = self._geometry.sindex.query(outline, predicate="intersects")
         inside = shapely.intersection(self._shapes[hits], outline)
         return float(shapely.area(inside).sum() / self.grid.pixel_area)
 
     def subset(self, window: Window) -> FootprintLabels:
-        """Those that meet a window: a small part that can be sent to another process."""
+        """Return the labels that intersect a window, small enough to send to another process."""
         outline = self.grid.window_polygon(window)
         hits = np.sort(self._geometry.sindex.query(outline))
         ignored = self.ignored
@@ -90,7 +94,7 @@ class FootprintLabels:
         return FootprintLabels(self.grid, part, self.scheme, ignored)
 
     def iter_footprints(self) -> Iterator[gpd.GeoDataFrame]:
-        """Yields each footprint once: all of them."""
+        """Yield each footprint exactly once, all in one part."""
         yield self.footprints
 
     @cached_property
@@ -99,64 +103,70 @@ class FootprintLabels:
 
     @cached_property
     def _shapes(self) -> np.ndarray:
-        """The polygons (N,), by position: a Series would be indexed by label."""
+        """Polygons (N,); an array is indexed by position, a Series by label."""
         shapes: np.ndarray = self._geometry.to_numpy()
         return shapes
 
     @cached_property
-    def _described(self) -> dict[int, dict[str, Any]]:
+    def _geojson_cache(self) -> dict[int, dict[str, Any]]:
         return {}
 
-    def _describe(self, hits: np.ndarray) -> list[dict[str, Any]]:
-        """Footprints as GDAL's bindings take them; tiles overlap, so they are kept."""
-        new = [hit for hit in hits.tolist() if hit not in self._described]
+    def _cached_geojson(self, positions: np.ndarray) -> list[dict[str, Any]]:
+        """Return footprints as GeoJSON; cached, as overlapping tiles need the same ones."""
+        cache = self._geojson_cache
+        new = [position for position in positions.tolist() if position not in cache]
         if new:
-            self._described.update(zip(new, _describe(self._shapes[new]), strict=True))
-        return [self._described[hit] for hit in hits.tolist()]
+            cache.update(zip(new, _to_geojson(self._shapes[new]), strict=True))
+        return [cache[position] for position in positions.tolist()]
 
     def _values(self) -> np.ndarray:
-        """Mask value by position in `footprints` + 1; the first is the ground's."""
-        ground = np.array([self.scheme.background_value], np.uint8)
+        """Return the mask value of each id (N + 1,); the first is that of the background."""
+        background = np.array([self.scheme.background_value], np.uint8)
         if not self.scheme.exclusive:
-            return np.concatenate([ground, np.ones(len(self.footprints), np.uint8)])
-        return np.concatenate([ground, self.footprints["value"].to_numpy(np.uint8)])
+            return np.concatenate([background, np.ones(len(self.footprints), np.uint8)])
+        return np.concatenate([background, self.footprints["value"].to_numpy(np.uint8)])
 
 
-def _describe(shapes: np.ndarray) -> Iterator[dict[str, Any]]:
-    """GeoJSON of polygons and multipolygons; shapely's own takes ten times as long."""
-    parts, of_shape = shapely.get_parts(shapes, return_index=True)
+def _to_geojson(polygons: np.ndarray) -> Iterator[dict[str, Any]]:
+    """Yield the GeoJSON geometry of each polygon or multipolygon.
+
+    The coordinates of all polygons are extracted at once, which is ten times faster than
+    `shapely.geometry.mapping`.
+    """
+    parts, of_polygon = shapely.get_parts(polygons, return_index=True)
     rings, of_part = shapely.get_rings(parts, return_index=True)
     points, of_ring = shapely.get_coordinates(rings, return_index=True)
-    lines = _grouped(points.tolist(), of_ring, len(rings))
-    polygons = _grouped(lines, of_part, len(parts))
-    for shape, own in zip(shapes, _grouped(polygons, of_shape, len(shapes)), strict=True):
-        single = shapely.get_type_id(shape) == shapely.GeometryType.POLYGON
+    ring_points = _group_by_owner(points.tolist(), of_ring, len(rings))
+    part_rings = _group_by_owner(ring_points, of_part, len(parts))
+    polygon_parts = _group_by_owner(part_rings, of_polygon, len(polygons))
+    for polygon, coordinates in zip(polygons, polygon_parts, strict=True):
+        single = shapely.get_type_id(polygon) == shapely.GeometryType.POLYGON
         yield {
             "type": "Polygon" if single else "MultiPolygon",
-            "coordinates": own[0] if single else own,
+            "coordinates": coordinates[0] if single else coordinates,
         }
 
 
-def _grouped(members: list[Any], owners: np.ndarray, count: int) -> list[list[Any]]:
-    """Members of each of `count` owners, which ascend."""
+def _group_by_owner(members: list[Any], owners: np.ndarray, count: int) -> list[list[Any]]:
+    """Return the members of each owner 0 ... count - 1; `owners` must be sorted."""
     edges = np.searchsorted(owners, np.arange(count + 1)).tolist()
     return [members[start:end] for start, end in pairwise(edges)]
 
 
 def _rasterize(
-    grid: Grid, window: Window, shapes: Sequence[dict[str, Any]], values: Iterable[int]
+    grid: Grid, window: Window, polygons: Sequence[dict[str, Any]], values: Iterable[int]
 ) -> np.ndarray:
-    """int32 (H, W): the value of the last polygon that holds a pixel's centre, else 0."""
+    """Return int32 (H, W): the value of the last polygon that contains the pixel's centre, or 0."""
     shape = (int(window.height), int(window.width))
-    if len(shapes) == 0:
+    if len(polygons) == 0:
         return np.zeros(shape, dtype=np.int32)
-    burnt: np.ndarray = rasterize(
-        list(zip(shapes, values, strict=True)),
+    rasterized: np.ndarray = rasterize(
+        list(zip(polygons, values, strict=True)),
         shape,
         transform=grid.window_transform(window),
         dtype="int32",
     )
-    return burnt
+    return rasterized
 
 
 def read_footprint_labels(
@@ -167,22 +177,22 @@ def read_footprint_labels(
     where: str | None = None,
     layer: str | None = None,
 ) -> FootprintLabels:
-    """Reads the polygons that lie on a scene.
+    """Read the polygons that intersect a scene.
 
     Args:
-        path: Any vector layer, in any CRS.
+        path: Any vector file, in any CRS.
         grid: The scene's grid.
-        scheme: Their classes.
+        scheme: Class scheme.
         where: Attribute filter, e.g. `label == 1`.
-        layer: Layer name, where the file has several.
+        layer: Layer name, if the file has several.
 
     Returns:
-        Polygons in the grid's CRS; none may meet the scene, see `check_footprints`.
+        Polygons in the grid's CRS; may be empty, see `check_footprints`.
 
     Raises:
         VectorReadError: If the layer cannot be read.
-        LabelError: If it lacks the attribute that names the class.
-        MissingCRSError: If it or the scene does not say where on Earth it lies.
+        LabelError: If the layer lacks the attribute that names the class.
+        MissingCRSError: If the layer or the scene has no CRS, or if one of them has a local CRS.
     """
     footprints = _read_on(path, grid, where=where, layer=layer)
     if scheme.exclusive:
@@ -192,7 +202,7 @@ def read_footprint_labels(
 
 
 def read_ignored(path: str | Path, grid: Grid, layer: str | None = None) -> gpd.GeoSeries | None:
-    """Reads ground that was not labelled, where the file has such a layer beside the labels'."""
+    """Read the areas that were not labelled; None if the file has no such layer."""
     if layer == IGNORED_LAYER or IGNORED_LAYER not in list_layers(path):
         return None
     return _read_on(path, grid, layer=IGNORED_LAYER).geometry
@@ -201,76 +211,81 @@ def read_ignored(path: str | Path, grid: Grid, layer: str | None = None) -> gpd.
 def _read_on(
     path: str | Path, grid: Grid, *, where: str | None = None, layer: str | None = None
 ) -> gpd.GeoDataFrame:
-    """The polygons of a layer that meet a grid, in its CRS."""
+    """Read the polygons of a layer that intersect a grid, in the grid's CRS."""
     try:
         part = read_footprints(
-            path, where=where, layer=layer, bounds=_bounds_of(grid), bounds_crs=grid.crs
+            path, where=where, layer=layer, bounds=_read_bounds(grid), bounds_crs=grid.crs
         )
     except ProjError as error:
-        raise no_common_location(path) from error
+        raise local_crs_error(path) from error
     return reproject_to_grid(part, grid, path)
 
 
 def crosses_antimeridian(grid: Grid) -> bool:
-    """Whether a grid in degrees goes on past the antimeridian."""
+    """Return whether a grid in degrees continues beyond 180 or -180."""
     left, _, right, _ = grid.bounds
     return bool(grid.crs.is_geographic) and (left < -180 or right > 180)
 
 
-def _bounds_of(grid: Grid) -> tuple[float, float, float, float] | None:
+def _read_bounds(grid: Grid) -> tuple[float, float, float, float] | None:
+    """Return the bounds to read; None (everything) for a grid across the antimeridian."""
     return None if crosses_antimeridian(grid) else grid.bounds
 
 
 def reproject_to_grid(part: gpd.GeoDataFrame, grid: Grid, path: str | Path) -> gpd.GeoDataFrame:
-    """The polygons of a part of a layer that meet a grid, in its CRS.
+    """Return the polygons that intersect a grid, in the grid's CRS.
+
+    Args:
+        part: Polygons of a layer.
+        grid: The scene's grid.
+        path: File of the layer, for messages.
 
     Raises:
-        MissingCRSError: If one of both has no place on Earth.
+        MissingCRSError: If one of the two has a local CRS.
     """
     try:
         footprints = part.to_crs(grid.crs.to_wkt())
     except ProjError as error:
-        raise no_common_location(path) from error
+        raise local_crs_error(path) from error
     if crosses_antimeridian(grid):
         footprints = _wrap_longitudes(footprints, (grid.bounds[0] + grid.bounds[2]) / 2)
-    # Of some places there is none in the scene's CRS.
+    # Some locations cannot be projected to the scene's CRS.
     footprints = footprints[np.isfinite(footprints.bounds.to_numpy()).all(axis=1)]
-    # A round trip between CRSs may fold a sliver over; only areas are kept of what that leaves.
+    # Reprojection may make a sliver invalid; keep only its polygonal parts.
     footprints.geometry = shapely.make_valid(
         footprints.geometry.to_numpy(), method="structure", keep_collapsed=False
     )
-    meets = footprints.geometry.intersects(grid.polygon)
-    found = footprints[meets].reset_index(drop=True)
-    found.attrs.update(part.attrs)
-    return found
+    on_scene = footprints[footprints.geometry.intersects(grid.polygon)].reset_index(drop=True)
+    on_scene.attrs.update(part.attrs)
+    return on_scene
 
 
 def _wrap_longitudes(footprints: gpd.GeoDataFrame, longitude: float) -> gpd.GeoDataFrame:
-    """Writes longitudes as they lie around one: 181 for -179, where a scene goes on past 180."""
-    turned = shapely.transform(
+    """Shift longitudes by multiples of 360 to be near one: -179 becomes 181 near 180."""
+    wrapped = shapely.transform(
         footprints.geometry.to_numpy(),
         lambda xy: (
             xy - np.column_stack([360 * np.round((xy[:, 0] - longitude) / 360), 0 * xy[:, 0]])
         ),
     )
-    result = footprints.set_geometry(gpd.GeoSeries(turned, footprints.index, footprints.crs))
-    # What is at the other side of the Earth is torn apart by this.
-    left, _, right, _ = shapely.bounds(turned).reshape(-1, 4).T
+    result = footprints.set_geometry(gpd.GeoSeries(wrapped, footprints.index, footprints.crs))
+    # Polygons on the opposite side of the Earth get vertices on both ends; drop them.
+    left, _, right, _ = shapely.bounds(wrapped).reshape(-1, 4).T
     return result[right - left < 180]
 
 
-def no_common_location(path: str | Path) -> MissingCRSError:
-    """The error of labels that cannot be laid over a scene."""
+def local_crs_error(path: str | Path) -> MissingCRSError:
+    """Return the error for labels and a scene of which one has a local CRS."""
     return MissingCRSError(
-        f"{path}: cannot be laid over the scene, the CRS of one of them is local and has no "
-        "place on Earth; gdal_edit.py -a_srs or ogr2ogr -a_srs EPSG:CODE writes one that has"
+        f"{path}: cannot be aligned with the scene, because one of them has a local CRS without a "
+        "location on Earth; assign a CRS with gdal_edit.py -a_srs or ogr2ogr -a_srs EPSG:CODE"
     )
 
 
 def add_mask_values(
     path: str | Path, footprints: gpd.GeoDataFrame, scheme: ClassScheme
 ) -> gpd.GeoDataFrame:
-    """Adds the mask value of each footprint's class, `value`.
+    """Add the column `value`, the mask value of each footprint.
 
     Raises:
         LabelError: If the layer lacks the attribute that names the class.
@@ -283,87 +298,90 @@ def _class_values(
 ) -> np.ndarray:
     if scheme.attribute is None:
         raise LabelError(
-            f"{path}: holds polygons, whose class an attribute must name; set "
+            f"{path}: its polygons need an attribute that names their class; set "
             "tile.classes.attribute"
         )
     if scheme.attribute not in footprints:
         names = ", ".join(str(name) for name in footprints.columns if name != "geometry")
         raise LabelError(
-            f"{path}: has no attribute {scheme.attribute} (tile.classes.attribute); it has {names}"
+            f"{path}: has no attribute {scheme.attribute}; set tile.classes.attribute to one of "
+            f"{names}"
         )
     return scheme.to_mask_values(footprints[scheme.attribute])
 
 
-class OnScene(Sized, Protocol):
-    """Some number of footprints on a scene."""
+class CountedFootprints(Sized, Protocol):
+    """Footprints on a scene; `len` is their number."""
 
     @property
     def grid(self) -> Grid:
-        """The grid that they are burnt on."""
+        """The scene's grid."""
 
 
 def check_footprints(
-    labels: Sequence[OnScene],
+    labels: Sequence[CountedFootprints],
     path: str | Path,
     where: str | None,
     layer: str | None = None,
     *,
     files: Iterable[str | Path] = (),
 ) -> None:
-    """Refuses labels of which none meets any scene.
+    """Check that at least one footprint intersects a scene.
 
     Args:
-        labels: Those of each scene.
-        path: As the user names them.
+        labels: Footprints of each scene.
+        path: Path of the labels as the user wrote it.
         where: Attribute filter.
         layer: Layer name.
-        files: Where they were read; `path` when there is none.
+        files: Files that the footprints were read from; `path` if empty.
 
     Raises:
-        LabelError: If the layer, or what the filter leaves of it, is empty.
-        GridMismatchError: If it lies somewhere else.
+        LabelError: If the layers have no polygon that passes the filter.
+        GridMismatchError: If all polygons are outside the scenes.
     """
     if any(len(label) for label in labels):
         return
     layers = [
         read_footprints(file, where=where, layer=layer) for file in dict.fromkeys(files or [path])
     ]
-    drawn = [found for found in layers if len(found)]
-    if not drawn:
-        kept = f" where {where}" if where else ""
-        dropped = sum(found.attrs.get("dropped", 0) for found in layers)
+    filled = [footprints for footprints in layers if len(footprints)]
+    if not filled:
+        filtered = f" where {where}" if where else ""
+        dropped = sum(footprints.attrs.get("dropped", 0) for footprints in layers)
         if dropped:
             raise LabelError(
-                f"{path}: holds {dropped} features{kept}, but no polygon; footprints are polygons "
-                "with finite coordinates"
+                f"{path}: has {dropped} features{filtered}, but no polygon; labels must be "
+                "polygons with finite coordinates"
             )
-        raise LabelError(f"{path}: holds no footprint{kept}; check the layer and the filter")
-    geometries = [found.geometry.to_crs(drawn[0].crs) for found in drawn]
-    raise _elsewhere(gpd.GeoDataFrame(geometry=pd.concat(geometries)), labels, path)
+        raise LabelError(f"{path}: has no footprint{filtered}; check the layer and the filter")
+    geometries = [footprints.geometry.to_crs(filled[0].crs) for footprints in filled]
+    raise _outside_error(gpd.GeoDataFrame(geometry=pd.concat(geometries)), labels, path)
 
 
-def _elsewhere(
-    footprints: gpd.GeoDataFrame, labels: Sequence[OnScene], path: str | Path
+def _outside_error(
+    footprints: gpd.GeoDataFrame, labels: Sequence[CountedFootprints], path: str | Path
 ) -> GridMismatchError:
-    """Says where footprints lie that meet no scene, and the likely reason."""
+    """Return the error for footprints outside all scenes, with their extent and likely cause."""
     west, south, east, north = footprints.to_crs(4326).total_bounds
     if not (abs(west) <= 540 and abs(east) <= 540 and abs(south) <= 90 and abs(north) <= 90):
         left, bottom, _, _ = footprints.total_bounds
         return GridMismatchError(
-            f"{path}: its coordinates, about ({left:.6g}, {bottom:.6g}), are no place in "
-            f"{footprints.crs.name}, which it says is its CRS; ogr2ogr -a_srs EPSG:CODE out.gpkg "
-            "in.geojson says the right one"
+            f"{path}: its coordinates, about ({left:.6g}, {bottom:.6g}), are outside the range of "
+            f"its CRS, {footprints.crs.name}; assign the right CRS with ogr2ogr -a_srs EPSG:CODE "
+            "out.gpkg in.geojson"
         )
-    said = (
-        f"{path}: its {len(footprints)} footprints lie at longitude {west:.4f} to {east:.4f}, "
-        f"latitude {south:.4f} to {north:.4f}, outside every scene; "
+    message = (
+        f"{path}: its {len(footprints)} footprints are at longitude {west:.4f} to {east:.4f}, "
+        f"latitude {south:.4f} to {north:.4f}, outside all scenes; "
     )
     swapped = shapely.box(south, west, north, east)
-    grounds = gpd.GeoSeries(pd.concat([_outline(label.grid) for label in labels]))
-    if grounds.intersects(swapped).any():
-        return GridMismatchError(f"{said}latitude and longitude are swapped, write longitude first")
-    return GridMismatchError(f"{said}check its CRS and the scenes")
+    outlines = gpd.GeoSeries(pd.concat([_geographic_outline(label.grid) for label in labels]))
+    if outlines.intersects(swapped).any():
+        return GridMismatchError(
+            f"{message}latitude and longitude are swapped, write longitude first"
+        )
+    return GridMismatchError(f"{message}check the CRS of the labels and the scenes")
 
 
-def _outline(grid: Grid) -> gpd.GeoSeries:
+def _geographic_outline(grid: Grid) -> gpd.GeoSeries:
     return gpd.GeoSeries([grid.polygon], crs=grid.crs.to_wkt()).to_crs(4326)

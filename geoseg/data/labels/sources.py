@@ -1,4 +1,4 @@
-"""Labels of any kind on a scene's grid."""
+"""Reading labels of any kind: polygons in memory, large layers, mask rasters."""
 
 from __future__ import annotations
 
@@ -20,27 +20,29 @@ from geoseg.geo.vector import count_indexed
 
 Labels = FootprintLabels | LayerLabels | RasterLabels
 
-# More polygons than these, about 100 MB, are left in a file that finds them by place.
+# Layers with more polygons than this, about 100 MB, are read by window if their file has a
+# spatial index.
 MAX_IN_MEMORY = 50_000
 
-# In a path of labels, stands for the name of a scene.
+# Placeholder for a scene's name in the path of labels.
 SCENE_NAME = "{}"
 
 
 def find_labels_path(scene: str | Path, labels: str | Path) -> str:
-    """The path of a scene's labels.
+    """Find the labels of a scene.
 
-    `{}` in the path of labels stands for the scene's name without its suffix; where no such file
-    is, for the longest part of it that leaves out words at its beginning or at its end, divided
-    by `_`: scene `RGB_img7.tif` may have the labels `buildings_img7.geojson`, of the path
-    `buildings_{}.geojson`, and `7_sat.jpg` those of `{}_mask.png`.
+    `{}` in the path of labels stands for the scene's name without its suffix. If that file does
+    not exist, words separated by `_` are removed from the beginning or the end of the name, and
+    the longest remaining part whose file exists is used: with `buildings_{}.geojson` the scene
+    `RGB_img7.tif` has the labels `buildings_img7.geojson`; with `{}_mask.png` the scene
+    `7_sat.jpg` has the labels `7_mask.png`.
 
     Args:
         scene: Path of the scene.
         labels: Path of the labels, with or without `{}`.
 
     Raises:
-        LabelError: If no such file is there.
+        LabelError: If no such file exists.
     """
     path = str(labels)
     if SCENE_NAME not in path:
@@ -49,13 +51,13 @@ def find_labels_path(scene: str | Path, labels: str | Path) -> str:
     parts = [words[start:] for start in range(len(words))]
     parts += [words[:end] for end in range(len(words) - 1, 0, -1)]
     tried = [path.replace(SCENE_NAME, "_".join(part)) for part in parts]
-    found = next((one for one in tried if not is_missing(one)), None)
-    if found is None:
+    existing = next((candidate for candidate in tried if not is_missing(candidate)), None)
+    if existing is None:
         raise LabelError(
-            f"{scene}: has no labels; there is none of {', '.join(tried)}; check the path of the "
+            f"{scene}: has no labels, none of {', '.join(tried)} exists; check the path of the "
             "labels, in which {} stands for a scene's name or a part of it"
         )
-    return found
+    return existing
 
 
 def read_labels(
@@ -67,23 +69,25 @@ def read_labels(
     layer: str | None = None,
     scene_grid: Grid | None = None,
 ) -> Labels:
-    """Reads the labels that lie on a scene: polygons, or a mask raster.
+    """Read the labels of a scene: polygons or a mask raster.
 
-    Of a large GeoPackage or FlatGeobuf the polygons are counted only; they are read by window.
+    The polygons of a large GeoPackage or FlatGeobuf are only counted; they are read by window
+    later.
 
     Args:
-        path: Any vector layer or raster, in any CRS.
-        grid: The scene's grid.
-        scheme: The classes; buildings when None.
+        path: Any vector file or raster, in any CRS.
+        grid: Grid that the scene is tiled on.
+        scheme: Class scheme; buildings if None.
         where: Attribute filter of polygons, e.g. `label == 1`.
-        layer: Layer name, where a vector file has several.
-        scene_grid: The scene's own grid, on which a mask of its size lies that does not say where.
+        layer: Layer name, if a vector file has several.
+        scene_grid: Grid of the scene's file; used for a mask without georeferencing if its shape
+            is the same.
 
     Raises:
         VectorReadError: If a vector layer cannot be read.
         SceneReadError: If a mask raster cannot be read.
-        LabelError: If it has not the bands or the attribute that the classes need.
-        MissingCRSError: If it or the scene does not say where on Earth it lies.
+        LabelError: If the labels lack the bands or the attribute that the classes need.
+        MissingCRSError: If the labels have no georeferencing, or cannot be aligned with the scene.
     """
     scheme = scheme or ClassScheme()
     if is_raster(path):

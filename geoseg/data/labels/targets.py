@@ -1,4 +1,4 @@
-"""The targets that a network learns, each by its formula."""
+"""Training targets rasterized from labels: building, border, contact, distance, class."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from scipy.ndimage import (
 from geoseg.data.labels.class_scheme import IGNORE, ClassScheme
 from geoseg.geo.grid import Grid
 
-# How far a building's border, or its contact with another, reaches to either side.
+# Distance from an edge, to either side, up to which pixels belong to `border` and `contact`.
 BORDER_M = 0.75
 
-# The signed distance is known up to here, in steps of an eighth.
+# The signed distance is clipped to ±15 pixels and stored as uint8 in steps of 1/8 pixel, so that
+# 127 ± 8 x 15 stays below `IGNORE`.
 DISTANCE_PX = 15
-_STEPS = 8
-_MIDDLE = 127
+_STEPS_PER_PX = 8
+_ZERO_DISTANCE = 127
 
-# The value of a target that a network learns as 1.
-FULL_SCALE_VALUES = {"distance": _MIDDLE + _STEPS * DISTANCE_PX}
+# Stored value of a graded target that corresponds to 1.0 in the network's output.
+FULL_SCALE_VALUES = {"distance": _ZERO_DISTANCE + _STEPS_PER_PX * DISTANCE_PX}
 
-# What of buildings is learnt by default.
+# Default targets of buildings.
 TARGETS = ("building", "border")
 
 
@@ -37,68 +38,69 @@ class GridLabels(Protocol):
 
     @property
     def grid(self) -> Grid:
-        """The grid that they are burnt on."""
+        """Grid on which the labels are rasterized."""
 
     @property
     def scheme(self) -> ClassScheme:
-        """Their classes."""
+        """Class scheme."""
 
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
-        """What lies in a window of the grid's lattice, also beyond the grid's edges.
+        """Read a window of the grid, which may reach beyond the grid's edges.
 
         Returns:
-            int32 (H, W), which building each pixel belongs to, 0 on the ground; uint8 (H, W),
-            the mask of classes.
+            Building ids, int32 (H, W), 0 where there is none; mask, uint8 (H, W).
         """
 
 
-# (which building, mask, reach in pixels) → uint8 (H, W).
-Formula = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
+# (building ids, mask, border radius in pixels) → target, uint8 (H, W).
+TargetFunction = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 
 
 def rasterize_targets(
     labels: GridLabels, window: Window, valid: np.ndarray, targets: tuple[str, ...] = TARGETS
 ) -> np.ndarray:
-    """Burns the targets of a window; they do not depend on how the ground is cut.
+    """Rasterize the targets of a window.
 
-    All are `IGNORE` where the scene is nodata or the labels say nothing.
+    Labels are read with a margin, so the targets of a pixel do not depend on how the scene is
+    divided into windows. All targets are `IGNORE` where the scene is nodata or the area was not
+    labelled.
 
     - `class`: the mask of exclusive classes, 0, 1, 2 ...
-    - `building`: 1 where a pixel's centre lies in a footprint, else 0.
-    - `border`: 1 within `BORDER_M` of a footprint's edge, walls between touching buildings
-      included: what is left of a building without its border is apart from its neighbours.
-    - `contact`: 1 within `BORDER_M` of two buildings at once.
-    - `distance`: 127 + 8 d, rounded; d is the distance in pixels from a pixel's centre to the
-      nearest edge of a footprint, positive inside of one, cut at ±`DISTANCE_PX`; a network
-      learns it as a share of its greatest value, `FULL_SCALE_VALUES`.
+    - `building`: 1 if the pixel's centre is inside a footprint, else 0.
+    - `border`: 1 within `BORDER_M` of a footprint's edge, including walls between touching
+      buildings, so that buildings without their borders are separate components.
+    - `contact`: 1 within `BORDER_M` of two buildings.
+    - `distance`: 127 + 8 d, rounded; d is the distance in pixels from the pixel's centre to the
+      nearest edge of a footprint, positive inside, clipped to ±`DISTANCE_PX`. Networks are
+      trained on it divided by its greatest value, `FULL_SCALE_VALUES`.
 
     Args:
-        labels: The labels.
-        window: Window of the grid.
+        labels: Labels on the grid.
+        window: Window on the grid.
         valid: (H, W), True where the scene has data.
-        targets: Which, in this order.
+        targets: Names of the targets, in the order of the result.
 
     Returns:
         uint8 (targets, H, W).
     """
-    reach, halo = border_radius_px(labels.grid), margin_px(labels.grid, targets)
-    top, left = window.row_off - halo, window.col_off - halo
+    radius, margin = border_radius_px(labels.grid), margin_px(labels.grid, targets)
+    top, left = window.row_off - margin, window.col_off - margin
     ids, mask = labels.read(
-        Window(left, top, window.width + 2 * halo, window.height + 2 * halo)
+        Window(left, top, window.width + 2 * margin, window.height + 2 * margin)
     )  # fmt: skip
-    inside = (slice(halo, ids.shape[0] - halo), slice(halo, ids.shape[1] - halo))
-    burnt = np.stack([FORMULAS[name](ids, mask, reach)[inside] for name in targets])
-    burnt[:, ~valid | (mask[inside] == IGNORE)] = IGNORE
-    return burnt
+    inside = (slice(margin, ids.shape[0] - margin), slice(margin, ids.shape[1] - margin))
+    rasters = np.stack([TARGET_FUNCTIONS[name](ids, mask, radius)[inside] for name in targets])
+    rasters[:, ~valid | (mask[inside] == IGNORE)] = IGNORE
+    return rasters
 
 
 def border_radius_px(grid: Grid) -> int:
-    """Half a border's width in pixels, at least one."""
+    """Return half the width of a border in pixels, at least 1."""
     return max(1, round(BORDER_M / grid.gsd_m))
 
 
 def margin_px(grid: Grid, targets: tuple[str, ...]) -> int:
-    """How far around a pixel the targets look."""
+    """Return the distance in pixels up to which labels influence the targets of a pixel."""
     return max(border_radius_px(grid), DISTANCE_PX + 1 if "distance" in targets else 0)
 
 
@@ -110,56 +112,63 @@ def _building(ids: np.ndarray, _: np.ndarray, __: int) -> np.ndarray:
     return np.where(ids > 0, np.uint8(1), np.uint8(0))
 
 
-def _border(ids: np.ndarray, _: np.ndarray, reach: int) -> np.ndarray:
-    # A square holds two values where two neighbours in it differ.
+def _border(ids: np.ndarray, _: np.ndarray, radius: int) -> np.ndarray:
+    # A square has two different ids if and only if two adjacent pixels in it differ.
     across, down = ids[:, 1:] != ids[:, :-1], ids[1:] != ids[:-1]
-    different = _any_in(across, 2 * reach + 1, 2 * reach) | _any_in(down, 2 * reach, 2 * reach + 1)
-    return np.pad(different.view(np.uint8), reach)
+    side = 2 * radius + 1
+    different = _any_in_window(across, side, side - 1) | _any_in_window(down, side - 1, side)
+    return np.pad(different.view(np.uint8), radius)
 
 
-def _any_in(hits: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Whether any of a rectangle is True, for each of that size that lies inside.
+def _any_in_window(values: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return whether any value in a sliding window of (height, width) is True.
 
-    It is widened by doubling. Of (H, W) that leaves (H - height + 1, W - width + 1).
+    The window is widened by doubling, which is faster than a maximum filter.
+
+    Returns:
+        bool (H - height + 1, W - width + 1) for values of (H, W).
     """
-    seen = 1
-    while seen < width:
-        step = min(seen, width - seen)
-        hits = hits[:, step:] | hits[:, :-step]
-        seen += step
-    return hits if height == 1 else _any_in(hits.T, 1, height).T
+    covered = 1
+    while covered < width:
+        step = min(covered, width - covered)
+        values = values[:, step:] | values[:, :-step]
+        covered += step
+    return values if height == 1 else _any_in_window(values.T, 1, height).T
 
 
-def _contact(ids: np.ndarray, _: np.ndarray, reach: int) -> np.ndarray:
-    width = 2 * reach + 1
+def _contact(ids: np.ndarray, _: np.ndarray, radius: int) -> np.ndarray:
+    # Two buildings are near if the smallest and the greatest building id in a square differ.
+    side = 2 * radius + 1
     none = np.iinfo(ids.dtype).max
-    least = minimum_filter(np.where(ids > 0, ids, none), width)
-    two = (least < none) & (maximum_filter(ids, width) > least)
+    smallest = minimum_filter(np.where(ids > 0, ids, none), side)
+    two = (smallest < none) & (maximum_filter(ids, side) > smallest)
     return np.where(two, np.uint8(1), np.uint8(0))
 
 
 def _distance(ids: np.ndarray, _: np.ndarray, __: int) -> np.ndarray:
-    # Edges lie half a pixel before the first pixel beyond them.
+    # The transform measures to the centre of the next pixel; the edge is half a pixel nearer.
     signed = np.full(ids.shape, -float(DISTANCE_PX))
     if (ids > 0).any():
         signed = 0.5 - distance_transform_edt(ids == 0)
-    for number, place in enumerate(find_objects(ids), start=1):
-        if place is None:
+    # Inside, each building is transformed separately: a wall shared with a neighbour is an edge.
+    for number, extent in enumerate(find_objects(ids), start=1):
+        if extent is None:
             continue
-        own = np.pad(ids[_wider(place)] == number, 1, mode="edge")
-        depth = distance_transform_edt(own)[1:-1, 1:-1] - 0.5
-        own = own[1:-1, 1:-1]
-        signed[_wider(place)][own] = depth[own]
-    steps = np.rint(_STEPS * np.clip(signed, -DISTANCE_PX, DISTANCE_PX))
-    distance: np.ndarray = (_MIDDLE + steps).astype(np.uint8)
+        building = np.pad(ids[_widen(extent)] == number, 1, mode="edge")
+        depth = distance_transform_edt(building)[1:-1, 1:-1] - 0.5
+        building = building[1:-1, 1:-1]
+        signed[_widen(extent)][building] = depth[building]
+    steps = np.rint(_STEPS_PER_PX * np.clip(signed, -DISTANCE_PX, DISTANCE_PX))
+    distance: np.ndarray = (_ZERO_DISTANCE + steps).astype(np.uint8)
     return distance
 
 
-def _wider(place: tuple[slice, ...]) -> tuple[slice, ...]:
-    return tuple(slice(max(0, part.start - 1), part.stop + 1) for part in place)
+def _widen(extent: tuple[slice, ...]) -> tuple[slice, ...]:
+    """Return slices that are one pixel larger on each side."""
+    return tuple(slice(max(0, part.start - 1), part.stop + 1) for part in extent)
 
 
-FORMULAS: dict[str, Formula] = {
+TARGET_FUNCTIONS: dict[str, TargetFunction] = {
     "class": _mask,
     "building": _building,
     "border": _border,

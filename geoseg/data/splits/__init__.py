@@ -1,4 +1,4 @@
-"""Training, validation and test ground, separated before anything is tiled."""
+"""Splitting scenes into training, validation and test regions before they are tiled."""
 
 from geoseg.data.splits.balancing import assign_groups
 from geoseg.data.splits.regions import SPLITS, Region, SplitRegions, SplitScene

@@ -1,4 +1,4 @@
-"""Pieces of ground dealt to groups, so that each gets its share of ground and of buildings."""
+"""Random assignment of regions to groups, balanced by area and by building area."""
 
 from __future__ import annotations
 
@@ -8,60 +8,62 @@ import numpy as np
 
 from geoseg.errors import ConfigError
 
-# Random deals that are compared. Of a dozen pieces that is a good part of all there are.
-_DEALS = 512
+# Random assignments that are compared; of a dozen regions, a good part of all possible ones.
+_CANDIDATES = 512
 
 
 def assign_groups(
-    ground: np.ndarray, built: np.ndarray, shares: Sequence[float], *, seed: int
+    areas: np.ndarray, building_areas: np.ndarray, fractions: Sequence[float], *, seed: int
 ) -> np.ndarray:
-    """Deals pieces at random, by the deal of many that comes closest to the shares.
+    """Assign regions to groups at random, choosing the best balanced of many assignments.
 
-    A group gets its share of the number of pieces, one at the least; among the deals that do
-    so the one is taken whose groups' shares of ground and of buildings differ least from it.
+    Each group gets its fraction of the number of regions, but at least one. Of many random
+    assignments of these sizes the one is returned whose fractions of area and of building area
+    differ least from the requested ones.
 
     Args:
-        ground: Area of each piece, (N,).
-        built: Area of buildings in each, (N,).
-        shares: Of each group; they sum to 1.
-        seed: The same seed deals the same.
+        areas: Area of each region (N,).
+        building_areas: Building area in each region (N,).
+        fractions: Fraction of each group; they sum to 1.
+        seed: Random seed; the same seed gives the same assignment.
 
     Returns:
-        int (N,): the group of each piece.
+        Group of each region, int (N,).
 
     Raises:
-        ConfigError: If there are fewer pieces than groups with a share.
+        ConfigError: If there are fewer regions than groups with a fraction above 0.
     """
-    groups = np.repeat(np.arange(len(shares)), _counts(len(ground), shares))
+    groups = np.repeat(np.arange(len(fractions)), _group_sizes(len(areas), fractions))
     rng = np.random.default_rng(seed)
     best, least = groups, np.inf
-    for _ in range(_DEALS):
-        dealt = groups[rng.permutation(len(groups))]
-        miss = _miss(dealt, ground, shares) + _miss(dealt, built, shares)
-        if miss < least:
-            best, least = dealt, miss
+    for _ in range(_CANDIDATES):
+        candidate = groups[rng.permutation(len(groups))]
+        error = _imbalance(candidate, areas, fractions)
+        error += _imbalance(candidate, building_areas, fractions)
+        if error < least:
+            best, least = candidate, error
     return best
 
 
-def _miss(dealt: np.ndarray, amount: np.ndarray, shares: Sequence[float]) -> float:
-    """How far the groups' shares of an amount are from those wanted, summed."""
-    total = float(amount.sum())
+def _imbalance(groups: np.ndarray, amounts: np.ndarray, fractions: Sequence[float]) -> float:
+    """Return the sum of differences between the groups' fractions of an amount and the wanted."""
+    total = float(amounts.sum())
     if total == 0:
         return 0.0
-    got = np.bincount(dealt, weights=amount, minlength=len(shares)) / total
-    return float(np.abs(got - shares).sum())
+    actual = np.bincount(groups, weights=amounts, minlength=len(fractions)) / total
+    return float(np.abs(actual - fractions).sum())
 
 
-def _counts(pieces: int, shares: Sequence[float]) -> list[int]:
-    """How many pieces each group gets; the first takes what rounding leaves."""
-    counts = [max(int(share > 0), round(pieces * share)) for share in shares]
-    least = int(shares[0] > 0)
-    while pieces - sum(counts[1:]) < least and max(counts[1:]) > 1:
-        counts[1 + int(np.argmax(counts[1:]))] -= 1  # halves that were both rounded up
-    counts[0] = pieces - sum(counts[1:])
-    if counts[0] < least:
+def _group_sizes(regions: int, fractions: Sequence[float]) -> list[int]:
+    """Return the number of regions of each group; the first gets what rounding leaves."""
+    sizes = [max(int(fraction > 0), round(regions * fraction)) for fraction in fractions]
+    minimum = int(fractions[0] > 0)
+    while regions - sum(sizes[1:]) < minimum and max(sizes[1:]) > 1:
+        sizes[1 + int(np.argmax(sizes[1:]))] -= 1  # several groups were rounded up
+    sizes[0] = regions - sum(sizes[1:])
+    if sizes[0] < minimum:
         raise ConfigError(
-            f"the ground makes only {pieces} pieces, too few for the splits; use smaller --block "
-            "or --size, more scenes, or --split stripes"
+            f"there are only {regions} blocks or scenes, too few for the splits; use a smaller "
+            "--block or --size, more scenes, or --split stripes"
         )
-    return counts
+    return sizes

@@ -1,4 +1,4 @@
-"""The words of a split: ground that is to be separated, and the parts that come of it."""
+"""Data types for splits: scenes to split, and the regions they are split into."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class SplitScene:
-    """A scene's ground, before it is separated.
+    """A scene to be split.
 
     Attributes:
-        name: The scene as the user named it.
-        grid: The grid that it is tiled on.
-        built: Building pixels inside a window of the grid.
+        name: Path of the scene as the user wrote it.
+        grid: Grid that the scene is tiled on.
+        foreground_pixels: Returns the number of building pixels (with exclusive classes: pixels
+            of any class but the background) inside a window of the grid.
     """
 
     name: str
@@ -35,8 +36,8 @@ class Region:
 
     Attributes:
         split: `train`, `val` or `test`.
-        window: Tiles are laid from its first pixel on.
-        area: What of the window belongs to the region, in the grid's CRS; all of it when None.
+        window: Bounding window; the first tile starts at its first pixel.
+        area: Part of the window that belongs to the region, in the grid's CRS; None for all.
     """
 
     split: str
@@ -44,18 +45,18 @@ class Region:
     area: BaseGeometry | None = None
 
     def polygon(self, grid: Grid) -> BaseGeometry:
-        """Its ground, in the grid's CRS."""
+        """Return the area of the region in the grid's CRS."""
         outline: Polygon = grid.window_polygon(self.window)
         return outline if self.area is None else self.area
 
 
 @dataclass(frozen=True)
 class SplitRegions:
-    """Ground after it was separated.
+    """Scenes split into regions.
 
     Attributes:
-        regions: Those of each scene.
-        gap: Pixels that tiles of different splits must lie apart.
+        regions: Regions of each scene.
+        gap: Minimum distance in pixels between tiles of different splits.
     """
 
     regions: list[list[Region]]

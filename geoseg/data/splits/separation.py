@@ -1,4 +1,4 @@
-"""Tiles of different splits kept apart, and the proof that they are."""
+"""Removal of tiles that are too close to another split, and a check for shared pixels."""
 
 from __future__ import annotations
 
@@ -11,54 +11,54 @@ import shapely
 
 from geoseg.geo.grid import Grid
 
-# The ground that is kept when two splits come too close: first that which is judged on.
-_KEPT_FIRST = (("test", "val"), ("test", "train"), ("val", "train"))
+# (split whose tiles are kept, split whose tiles are dropped); evaluation data is kept first.
+_PRIORITY = (("test", "val"), ("test", "train"), ("val", "train"))
 
-
-# In pixels, what CRSs and their rounding errors may move an outline.
+# Pixels by which rounding errors of a CRS conversion may move an outline.
 _ROUNDING = 0.05
 
-# Tiles that share less than this of a pixel merely touch.
+# Tiles that share less than this many pixels count as touching, not overlapping.
 _TOUCHING = 0.5
 
 
 def drop_close_tiles(
     tiles: gpd.GeoDataFrame, grids: Sequence[Grid], gap: float = 0.0
 ) -> gpd.GeoDataFrame:
-    """Drops tiles that meet another split's, or come nearer to it than a gap.
+    """Drop tiles that overlap a tile of another split, or are closer to it than the gap.
 
-    Test ground is kept before validation ground, and that before training ground. Distances are
-    measured in pixels of the scene whose tile is kept: a pixel of a scene has sides of its own,
-    unequal ones in degrees, and no CRS of several scenes knows them.
+    Test tiles are kept before validation tiles, and those before training tiles. Distances are
+    measured in pixels of the scene whose tile is kept: pixels differ between scenes and may not be
+    square (in degrees), so a common CRS has no pixel size.
 
     Args:
         tiles: Tiles with `split`, `scene_index` and geometry, in one CRS.
-        grids: The grid of each scene.
-        gap: Least distance in pixels; at 0 tiles that share less than half a pixel merely touch.
+        grids: Grid of each scene.
+        gap: Minimum distance in pixels. If 0, tiles may share less than half a pixel.
     """
-    for keeper, loser in _KEPT_FIRST:
-        others = tiles[tiles.split == loser]
-        lost: list[int] = []
-        for place, kept in tiles[tiles.split == keeper].groupby("scene_index"):
-            near = others.iloc[_around(kept, others, gap)]
-            grid = grids[int(str(place))]
-            found = _too_near(_in_pixels(kept, grid), _in_pixels(near, grid), gap)
-            lost += near.index[found].tolist()
-        tiles = tiles.drop(index=sorted(set(lost)))
+    for kept_split, dropped_split in _PRIORITY:
+        others = tiles[tiles.split == dropped_split]
+        dropped: list[int] = []
+        for index, kept in tiles[tiles.split == kept_split].groupby("scene_index"):
+            nearby = others.iloc[_find_nearby(kept, others, gap)]
+            grid = grids[int(str(index))]
+            close = _find_too_close(_in_pixels(kept, grid), _in_pixels(nearby, grid), gap)
+            dropped += nearby.index[close].tolist()
+        tiles = tiles.drop(index=sorted(set(dropped)))
     return tiles.reset_index(drop=True)
 
 
-def _around(kept: gpd.GeoDataFrame, others: gpd.GeoDataFrame, gap: float) -> np.ndarray:
-    """Positions of the others that may be too near to those of one scene, and some more."""
-    # The side of a pixel in this CRS is about that of a tile over its pixels; twice it is enough.
+def _find_nearby(kept: gpd.GeoDataFrame, others: gpd.GeoDataFrame, gap: float) -> np.ndarray:
+    """Return positions of a superset of the other tiles that are too close to one scene's."""
+    # The pixel side in this CRS is estimated from a tile; twice the gap makes it safe.
     first = kept.iloc[0]
     pixel = np.sqrt(first.geometry.envelope.area / (first.height * first.width))
     area = shapely.box(*kept.total_bounds).buffer(2 * (gap + 1) * pixel)
-    found: np.ndarray = np.sort(others.sindex.query(area))
-    return found
+    positions: np.ndarray = np.sort(others.sindex.query(area))
+    return positions
 
 
 def _in_pixels(tiles: gpd.GeoDataFrame, grid: Grid) -> np.ndarray:
+    """Return the outlines of tiles in pixel coordinates of a grid (N,)."""
     outlines = tiles.geometry.to_crs(grid.crs.to_wkt()).to_numpy()
     pixels: np.ndarray = shapely.transform(
         outlines, lambda points: np.column_stack(grid.to_pixels(*points.T))
@@ -66,24 +66,25 @@ def _in_pixels(tiles: gpd.GeoDataFrame, grid: Grid) -> np.ndarray:
     return pixels
 
 
-def _too_near(kept: np.ndarray, others: np.ndarray, gap: float) -> np.ndarray:
-    """Positions of the others that are too near, in pixels."""
+def _find_too_close(kept: np.ndarray, others: np.ndarray, gap: float) -> np.ndarray:
+    """Return positions of the others that are closer than the gap; outlines are in pixels."""
     tree = shapely.STRtree(others)
-    if gap > 0:  # what lies a gap apart does so by rounding errors
-        found: np.ndarray = tree.query(kept, predicate="dwithin", distance=gap - _ROUNDING)[1]
+    if gap > 0:
+        # Tiles exactly a gap apart must be kept in spite of rounding errors.
+        positions: np.ndarray = tree.query(kept, predicate="dwithin", distance=gap - _ROUNDING)[1]
     else:
         pairs = tree.query(kept, predicate="intersects")
         shared = shapely.area(shapely.intersection(kept[pairs[0]], others[pairs[1]]))
-        found = pairs[1][shared > _TOUCHING]
-    return np.unique(found)
+        positions = pairs[1][shared > _TOUCHING]
+    return np.unique(positions)
 
 
 def count_shared_pixels(tiles: gpd.GeoDataFrame, pixel_area: float) -> int:
-    """Pixels that lie in tiles of two splits; the proof that splits do not leak."""
+    """Count the pixels that are in tiles of two splits; 0 proves that splits do not leak."""
     parts = [part.geometry for _, part in tiles.groupby("split")]
     shared = 0.0
-    for place, one in enumerate(parts):
-        for other in parts[place + 1 :]:
+    for index, one in enumerate(parts):
+        for other in parts[index + 1 :]:
             pairs = other.sindex.query(one.to_numpy(), predicate="intersects")
             common = shapely.intersection(one.to_numpy()[pairs[0]], other.to_numpy()[pairs[1]])
             shared += shapely.union_all(common).area
@@ -91,6 +92,6 @@ def count_shared_pixels(tiles: gpd.GeoDataFrame, pixel_area: float) -> int:
 
 
 def merge_by_split(regions: Sequence[gpd.GeoDataFrame]) -> gpd.GeoDataFrame:
-    """The ground of each split over all scenes, one row per split, in longitude and latitude."""
-    everything = gpd.GeoDataFrame(pd.concat([r.to_crs(4326) for r in regions], ignore_index=True))
-    return everything.dissolve("split", as_index=False)
+    """Merge the regions of all scenes, one row per split, in longitude and latitude."""
+    merged = gpd.GeoDataFrame(pd.concat([r.to_crs(4326) for r in regions], ignore_index=True))
+    return merged.dissolve("split", as_index=False)

@@ -1,4 +1,4 @@
-"""The ways of separating ground, by name."""
+"""Split strategies: stripes, blocks, k-fold, whole scenes, drawn areas."""
 
 from __future__ import annotations
 
@@ -18,57 +18,59 @@ from geoseg.options import TileOptions
 
 Strategy = Callable[[Sequence[SplitScene], TileOptions], SplitRegions]
 
-# Blocks are this many tiles wide, or fewer where that would make too few of them.
+# Side of blocks in tiles; the first that gives at least `_FEWEST_BLOCKS` is used, else the last.
 _TILES_PER_BLOCK = (8, 4, 2)
 _FEWEST_BLOCKS = 12
 
-# A gap takes no more than this part of a scene's longer side, or of a block's.
-_PART_OF_SCENE = 10
-_PART_OF_BLOCK = 8
+# The default gap is at most 1/10 of a scene's longer side, or 1/8 of a block's side.
+_SCENE_PER_GAP = 10
+_BLOCK_PER_GAP = 8
 
 
-def split_stripes(grounds: Sequence[SplitScene], options: TileOptions) -> SplitRegions:
-    """One stripe per split across each scene's longer side: train, val, test in this order."""
-    longest = min(max(ground.grid.shape) for ground in grounds)
-    gap = _gap(options, longest // _PART_OF_SCENE)
-    return SplitRegions([_stripes(*g.grid.shape, options.fractions, gap) for g in grounds], gap)
+def split_stripes(scenes: Sequence[SplitScene], options: TileOptions) -> SplitRegions:
+    """Divide each scene's longer side into one stripe per split: train, val, test."""
+    shortest = min(max(scene.grid.shape) for scene in scenes)
+    gap = _gap(options, shortest // _SCENE_PER_GAP)
+    return SplitRegions(
+        [_stripes(*scene.grid.shape, options.fractions, gap) for scene in scenes], gap
+    )
 
 
-def split_blocks(grounds: Sequence[SplitScene], options: TileOptions) -> SplitRegions:
-    """Square blocks dealt to the splits at random, by the seed, with equal shares of buildings."""
-    side = _block_side(grounds, options)
-    blocks = _blocks(grounds, side)
-    groups = _assign_blocks(grounds, blocks, options.fractions, options.seed)
+def split_blocks(scenes: Sequence[SplitScene], options: TileOptions) -> SplitRegions:
+    """Assign square blocks to splits at random, with balanced building area."""
+    side = _block_side(scenes, options)
+    blocks = _blocks(scenes, side)
+    groups = _assign_blocks(scenes, blocks, options.fractions, options.seed)
     names = [SPLITS[group] for group in groups]
-    return _by_scene(grounds, blocks, names, _gap(options, side // _PART_OF_BLOCK))
+    return _by_scene(scenes, blocks, names, _gap(options, side // _BLOCK_PER_GAP))
 
 
-def split_kfold(grounds: Sequence[SplitScene], options: TileOptions) -> SplitRegions:
-    """Square blocks dealt to folds: one is test ground, the next validation, the others train.
+def split_kfold(scenes: Sequence[SplitScene], options: TileOptions) -> SplitRegions:
+    """Assign square blocks to folds: one fold is test, the next validation, the others training.
 
-    The folds are the same for every `fold`, so each block is test ground once.
+    The folds are the same for every value of `fold`, so each block is tested on exactly once.
     """
-    side = _block_side(grounds, options)
-    blocks = _blocks(grounds, side)
-    groups = _assign_blocks(grounds, blocks, [1 / options.folds] * options.folds, options.seed)
-    turn = (groups - options.fold) % options.folds
-    names = ["test" if place == 0 else "val" if place == 1 else "train" for place in turn]
-    return _by_scene(grounds, blocks, names, _gap(options, side // _PART_OF_BLOCK))
+    side = _block_side(scenes, options)
+    blocks = _blocks(scenes, side)
+    groups = _assign_blocks(scenes, blocks, [1 / options.folds] * options.folds, options.seed)
+    offsets = (groups - options.fold) % options.folds
+    names = ["test" if offset == 0 else "val" if offset == 1 else "train" for offset in offsets]
+    return _by_scene(scenes, blocks, names, _gap(options, side // _BLOCK_PER_GAP))
 
 
-def split_scenes(grounds: Sequence[SplitScene], options: TileOptions) -> SplitRegions:
-    """Whole scenes: those named for validation and test, or dealt as blocks are.
+def split_scenes(scenes: Sequence[SplitScene], options: TileOptions) -> SplitRegions:
+    """Assign whole scenes to splits: by the given names, or at random as blocks are.
 
-    Scenes are ground that the user has separated, so there is no gap unless one is asked for.
+    Scenes are usually separate areas already, so the default gap is 0.
     """
-    blocks = [(place, ground.grid.window) for place, ground in enumerate(grounds)]
+    blocks = [(index, scene.grid.window) for index, scene in enumerate(scenes)]
     if options.val_scenes or options.test_scenes:
-        names = [_named_split(ground.name, options) for ground in grounds]
-        _check_used(options, grounds)
+        names = [_named_split(scene.name, options) for scene in scenes]
+        _check_patterns(options, scenes)
     else:
-        groups = _assign_blocks(grounds, blocks, options.fractions, options.seed)
+        groups = _assign_blocks(scenes, blocks, options.fractions, options.seed)
         names = [SPLITS[group] for group in groups]
-    return _by_scene(grounds, blocks, names, options.gap or 0)
+    return _by_scene(scenes, blocks, names, options.gap or 0)
 
 
 STRATEGIES: dict[str, Strategy] = {
@@ -80,77 +82,84 @@ STRATEGIES: dict[str, Strategy] = {
 }
 
 
-def _gap(options: TileOptions, most: int) -> int:
-    """The gap that is asked for, else a tile, or less where the ground is small."""
-    return min(options.size, most) if options.gap is None else options.gap
+def _gap(options: TileOptions, maximum: int) -> int:
+    """Return the gap in pixels; the default is a tile, or less if the scenes are small."""
+    return min(options.size, maximum) if options.gap is None else options.gap
 
 
 def _stripes(
     height: int, width: int, fractions: tuple[float, float, float], gap: int
 ) -> list[Region]:
+    """Return the stripes of one scene, separated by the gap."""
     length = max(height, width)
-    named = [(split, share) for split, share in zip(SPLITS, fractions, strict=True) if share > 0]
-    usable = length - gap * (len(named) - 1)
-    if usable < len(named):
+    used = [(split, part) for split, part in zip(SPLITS, fractions, strict=True) if part > 0]
+    usable = length - gap * (len(used) - 1)
+    if usable < len(used):
         raise ConfigError(
-            f"tile.gap: {gap} pixels between {len(named)} splits leave nothing of {length}; choose "
-            "a smaller --gap"
+            f"tile.gap: gaps of {gap} pixels between {len(used)} splits leave nothing of {length} "
+            "pixels; choose a smaller --gap"
         )
-    edges = [round(usable * share) for share in np.cumsum([0.0, *(share for _, share in named)])]
+    edges = [round(usable * end) for end in np.cumsum([0.0, *(part for _, part in used)])]
     regions = []
-    for place, (split, _) in enumerate(named):
-        start, size = edges[place] + place * gap, edges[place + 1] - edges[place]
+    for index, (split, _) in enumerate(used):
+        start, size = edges[index] + index * gap, edges[index + 1] - edges[index]
         across, down = Window(start, 0, size, height), Window(0, start, width, size)
         if size:
             regions.append(Region(split, across if width >= height else down))
     return regions
 
 
-def _block_side(grounds: Sequence[SplitScene], options: TileOptions) -> int:
+def _block_side(scenes: Sequence[SplitScene], options: TileOptions) -> int:
+    """Return the side of blocks in pixels; by default as large as gives enough blocks."""
     if options.block is not None:
         return options.block
     sides = [tiles * options.size for tiles in _TILES_PER_BLOCK]
-    enough = (side for side in sides if len(_blocks(grounds, side)) >= _FEWEST_BLOCKS)
+    enough = (side for side in sides if len(_blocks(scenes, side)) >= _FEWEST_BLOCKS)
     return next(enough, sides[-1])
 
 
-def _blocks(grounds: Sequence[SplitScene], side: int) -> list[tuple[int, Window]]:
-    """The blocks of all scenes: those of the last row and column take the remainder."""
+def _blocks(scenes: Sequence[SplitScene], side: int) -> list[tuple[int, Window]]:
+    """Return (scene index, window) of all blocks; the last row and column get the remainder."""
     blocks = []
-    for place, ground in enumerate(grounds):
-        rows, columns = (_cuts(length, side) for length in ground.grid.shape)
+    for index, scene in enumerate(scenes):
+        rows, columns = (_block_edges(length, side) for length in scene.grid.shape)
         for top, bottom in pairwise(rows):
             for left, right in pairwise(columns):
-                blocks.append((place, Window(left, top, right - left, bottom - top)))
+                blocks.append((index, Window(left, top, right - left, bottom - top)))
     return blocks
 
 
-def _cuts(length: int, side: int) -> list[int]:
-    pieces = max(1, length // side)
-    return [*(i * side for i in range(pieces)), length]
+def _block_edges(length: int, side: int) -> list[int]:
+    """Return where blocks along a side of a scene begin, and where the last one ends."""
+    blocks = max(1, length // side)
+    return [*(i * side for i in range(blocks)), length]
 
 
 def _assign_blocks(
-    grounds: Sequence[SplitScene],
+    scenes: Sequence[SplitScene],
     blocks: Sequence[tuple[int, Window]],
-    shares: Sequence[float],
+    fractions: Sequence[float],
     seed: int,
 ) -> np.ndarray:
-    pixel_m2 = [ground.grid.gsd_m**2 for ground in grounds]
-    area = np.array([window.width * window.height * pixel_m2[i] for i, window in blocks])
-    built = np.array([grounds[i].foreground_pixels(window) * pixel_m2[i] for i, window in blocks])
-    return assign_groups(area, built, shares, seed=seed)
+    """Return the group of each block, balanced by area and building area."""
+    pixel_m2 = [scene.grid.gsd_m**2 for scene in scenes]
+    areas_m2 = np.array([window.width * window.height * pixel_m2[i] for i, window in blocks])
+    buildings_m2 = np.array(
+        [scenes[i].foreground_pixels(window) * pixel_m2[i] for i, window in blocks]
+    )
+    return assign_groups(areas_m2, buildings_m2, fractions, seed=seed)
 
 
 def _by_scene(
-    grounds: Sequence[SplitScene],
+    scenes: Sequence[SplitScene],
     blocks: Sequence[tuple[int, Window]],
     names: Sequence[str],
     gap: int,
 ) -> SplitRegions:
-    regions: list[list[Region]] = [[] for _ in grounds]
-    for (place, window), name in zip(blocks, names, strict=True):
-        regions[place].append(Region(name, window))
+    """Group named blocks by scene."""
+    regions: list[list[Region]] = [[] for _ in scenes]
+    for (index, window), name in zip(blocks, names, strict=True):
+        regions[index].append(Region(name, window))
     return SplitRegions(regions, gap)
 
 
@@ -165,10 +174,11 @@ def _matches(scene: str, pattern: str) -> bool:
     return fnmatch(scene, pattern) or fnmatch(Path(scene).name, pattern)
 
 
-def _check_used(options: TileOptions, grounds: Sequence[SplitScene]) -> None:
+def _check_patterns(options: TileOptions, scenes: Sequence[SplitScene]) -> None:
+    """Check that each pattern of scene names matches a scene."""
     for pattern in (*options.val_scenes, *options.test_scenes):
-        if not any(_matches(ground.name, pattern) for ground in grounds):
+        if not any(_matches(scene.name, pattern) for scene in scenes):
             raise ConfigError(
                 f"tile.val_scenes, tile.test_scenes: {pattern} matches none of the "
-                f"{len(grounds)} scenes; give names or patterns such as *_7.tif"
+                f"{len(scenes)} scenes; give names or patterns such as *_7.tif"
             )

@@ -1,13 +1,14 @@
-"""Scenes and footprints → a folder of tiles to train on.
+"""Planning, cutting and reading of tiles.
 
-tiles/
-images/ID.tif     the scene's bands, (C, size, size)
-targets/ID.tif    building, border: 0, 1, or 255 where nothing is known; or the class's number
-tiles.parquet     one row per tile: id, scene, window, split, fractions, class_pixels, geometry
-footprints.parquet  the labels, as they were burnt
-train.geojson, val.geojson, test.geojson   the ground of each split
-tiles.json        what a model must know of the tiles
-labels.json, labels.html   report on the labels, by `geoseg.data.label_report`
+Layout of a tiles folder:
+
+images/ID.tif       bands of the scene, (C, size, size)
+targets/ID.tif      targets, (T, size, size): building, border (0, 1) or class number; 255 = ignore
+tiles.parquet       one row per tile: id, scene, window, split, fractions, class_pixels, geometry
+footprints.parquet  polygons of the labels, as they were rasterized
+train.geojson, val.geojson, test.geojson   area of each split
+tiles.json          metadata for training: bands, classes, statistics, `TilesInfo`
+labels.json, labels.html   label report, if the folder was made by `geoseg tile`
 """
 
 from geoseg.data.tiles.cutting import build_row_task, cut_tile_row, tile_scenes

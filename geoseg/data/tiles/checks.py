@@ -1,4 +1,4 @@
-"""What scenes and labels must keep to be tiled together, and what users are warned of."""
+"""Checks of scenes, labels and splits before tiling."""
 
 from __future__ import annotations
 
@@ -21,15 +21,18 @@ from geoseg.options import TileOptions
 
 logger = logging.getLogger(__name__)
 
-# A scene whose pixels are magnified by more than this shows less than its neighbours.
-_MOST_MAGNIFIED = 2.0
+# Scenes upsampled by more than this factor show clearly less detail than the others.
+_MAX_UPSAMPLING = 2.0
 
-# A split's share of the tiles may miss what was asked for by this much.
-_MOST_MISSED = 0.1
+# A split's fraction of the tiles may differ from the requested one by this much.
+_MAX_IMBALANCE = 0.1
 
 
 def check_placeholder_overlap(infos: Sequence[SceneInfo]) -> None:
-    """Refuses invented places that meet by chance."""
+    """Check that scenes without georeferencing were not given the same placeholder location.
+
+    The location is derived from the file name, so two names may collide.
+    """
     if not infos:
         return
     outlines = np.array([info.grid.polygon for info in infos], dtype=object)
@@ -40,47 +43,47 @@ def check_placeholder_overlap(infos: Sequence[SceneInfo]) -> None:
         pair = int(shared.argmax())
         one, other = infos[first[pair]].path, infos[second[pair]].path
         raise ConfigError(
-            f"{one} and {other}: fall on one invented place, which their names decide; rename one"
+            f"{one} and {other}: were given the same placeholder location; rename one"
         )
 
 
 def check_geographic_crs(infos: Sequence[SceneInfo]) -> None:
-    """Refuses scenes whose tiles have no longitude and latitude."""
+    """Check that scenes can be projected to longitude and latitude."""
     for info in infos:
         try:
             Transformer.from_crs(info.grid.crs.to_wkt(), 4326)
         except ProjError as error:
             name = pyproj.CRS.from_wkt(info.grid.crs.to_wkt()).name
             raise MissingCRSError(
-                f"{info.path}: is not on Earth, or says not where: its CRS is {name}; "
-                "gdal_edit.py -a_srs EPSG:CODE file.tif writes one that is"
+                f"{info.path}: is not on Earth or has a local CRS ({name}); assign the right one "
+                "with gdal_edit.py -a_srs EPSG:CODE file.tif"
             ) from error
 
 
 def check_splits(
-    infos: Sequence[SceneInfo], found: set[str], grids: list[Grid], options: TileOptions
+    infos: Sequence[SceneInfo], splits: set[str], grids: list[Grid], options: TileOptions
 ) -> None:
-    """Refuses ground that is too small for tiles, or for a split that was asked for."""
-    wanted = [s for s, share in zip(SPLITS, options.fractions, strict=True) if share > 0]
+    """Check that the scenes are large enough for tiles, and that no requested split is empty."""
+    requested = [s for s, part in zip(SPLITS, options.fractions, strict=True) if part > 0]
     if options.is_drawn:
-        wanted = ["train"]
-    missing = [split for split in wanted if split not in found]
+        requested = ["train"]
+    missing = [split for split in requested if split not in splits]
     largest = max(side for grid in grids for side in grid.shape)
     if missing or largest < options.size / 2:
         scenes = infos[0].path if len(infos) == 1 else f"{infos[0].path} and {len(infos) - 1} more"
         sides = ", ".join(f"{grid.height} x {grid.width}" for grid in grids)
-        lack = "the ground is less than a tile"
+        reason = "the scene is smaller than a tile"
         if largest >= options.size / 2:
-            lack = f"no tile falls to {missing[0]}"
+            reason = f"no tile is left for split {missing[0]}"
         raise EmptyDatasetError(
-            f"{scenes}: {lack}, {sides} pixels at {grids[0].gsd_m:.3g} m for tiles of "
+            f"{scenes}: {reason}, {sides} pixels at {grids[0].gsd_m:.3g} m for tiles of "
             f"{options.size}; check --gsd (metres per pixel), or choose a smaller --size or --gap, "
             "or other --fractions"
         )
 
 
 def check_mask_georeferencing(infos: Sequence[SceneInfo], labels: Sequence[Labels]) -> None:
-    """Refuses one mask on several scenes of which it cannot say on which ground it lies."""
+    """Check that no mask without georeferencing is used for several scenes."""
     masks = [
         one.path
         for info, one in zip(infos, labels, strict=True)
@@ -89,65 +92,68 @@ def check_mask_georeferencing(infos: Sequence[SceneInfo], labels: Sequence[Label
     shared = next((path for path in masks if masks.count(path) > 1), None)
     if shared is not None:
         raise ConfigError(
-            f"{shared}: would be the mask of {masks.count(shared)} scenes that do not say where "
-            "they lie; name one for each, {} in the path of the labels stands for a scene's name"
+            f"{shared}: would be the mask of {masks.count(shared)} scenes without georeferencing; "
+            "give one mask per scene, {} in the path of the labels stands for a scene's name"
         )
 
 
 def warn_unlabelled_scenes(
     infos: Sequence[SceneInfo], labels: Sequence[Labels], files: Sequence[str]
 ) -> None:
-    """Warns of scenes that no label lies on."""
+    """Warn of scenes without any label."""
     for info, one, file in zip(infos, labels, files, strict=True):
         if not isinstance(one, RasterLabels) and len(one) == 0:
             logger.warning(
-                "%s: no label of %s lies on it, so that all of it is learnt as ground without a "
-                "building; leave it out if it was not labelled",
+                "%s: has no label in %s, so that all of it is used as background; leave the scene "
+                "out if it was not labelled",
                 info.path,
                 file,
             )
 
 
 def warn_upsampled_scenes(infos: Sequence[SceneInfo], gsd_m: float, *, chosen: bool) -> None:
-    """Warns of scenes much coarser than the tiles."""
+    """Warn of scenes that are much coarser than the tiles."""
     for info in infos:
-        times = info.grid.gsd_m / gsd_m
-        if times > _MOST_MAGNIFIED:
+        factor = info.grid.gsd_m / gsd_m
+        if factor > _MAX_UPSAMPLING:
             logger.warning(
-                "%s: its pixels of %.3g m are magnified %.1f times, to %.3g m%s",
+                "%s: its pixels of %.3g m are upsampled %.1f times, to %.3g m%s",
                 info.path,
                 info.grid.gsd_m,
-                times,
+                factor,
                 gsd_m,
-                "" if chosen else ", the first scene's; --gsd says otherwise",
+                "" if chosen else ", the pixel size of the first scene; set another with --gsd",
             )
 
 
-def warn_unbalanced_splits(found: pd.Series, options: TileOptions) -> None:
-    """Warns of pieces so few that no deal comes close to the shares."""
+def warn_unbalanced_splits(splits: pd.Series, options: TileOptions) -> None:
+    """Warn if there are too few blocks or scenes to match the requested fractions."""
     if options.split not in ("blocks", "scenes") or options.is_drawn:
         return
-    for split, share in zip(SPLITS, options.fractions, strict=True):
-        got = float((found == split).mean())
-        if abs(got - share) > _MOST_MISSED:
+    for split, fraction in zip(SPLITS, options.fractions, strict=True):
+        actual = float((splits == split).mean())
+        if abs(actual - fraction) > _MAX_IMBALANCE:
             logger.warning(
-                "%s gets %.0f %% of the tiles instead of %.0f %%: %s of the ground are too few to "
-                "deal; choose a smaller --set tile.block, or --split stripes",
+                "%s gets %.0f %% of the tiles instead of %.0f %%, because there are too few %s; "
+                "choose a smaller --set tile.block, or --split stripes",
                 split,
-                100 * got,
-                100 * share,
+                100 * actual,
+                100 * fraction,
                 options.split,
             )
 
 
 def check_same_bands(infos: Sequence[SceneInfo], *, chosen: bool) -> None:
-    """Refuses scenes that differ in their pixels; bands that the user chose may differ by name."""
+    """Check that scenes have the same bands; chosen bands may have different names.
+
+    Data types may differ; that is only a warning.
+    """
     first = infos[0]
     for info in infos[1:]:
         if info.dtype != first.dtype:
             logger.warning(
-                "%s: holds %s pixels, but %s holds %s; their numbers are kept as they are, in one "
-                "type (gdal_translate -ot ... -scale brings ranges that differ together)",
+                "%s: has %s pixels, but %s has %s; values are stored unchanged in a common type "
+                "(if their ranges differ, rescale with gdal_translate -ot ... -scale)",
                 info.path,
                 info.dtype,
                 first.path,

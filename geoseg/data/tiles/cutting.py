@@ -1,4 +1,4 @@
-"""Cuts the tiles of a plan into a folder, one row of tiles at a time."""
+"""Cutting: writes the tiles of a plan to a folder, one row of tiles per task."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ from geoseg.jobs.output import Work, folder_output
 from geoseg.jobs.progress import Progress
 from geoseg.jobs.workers import Failure, Pool, Workers
 
-# What is known of each tile only to sum it up.
-_GATHERED = ("pixels", "sums", "squares", "of_value", "scene_index")
+# Columns of tiles that are only needed to compute statistics; not written to tiles.parquet.
+_INTERNAL_COLUMNS = ("pixels", "sums", "squares", "of_value", "scene_index")
 
-# So many neighbours in a row are read and burnt at once: what they share is decoded once, and
-# memory does not grow with the width of the scene.
-_STRIP = 8
+# Adjacent tiles that are read and rasterized together: pixels they share are decoded only once,
+# and memory does not grow with the width of the scene.
+_TILES_PER_STRIP = 8
 
 
 @dataclass(frozen=True)
 class RowTask:
-    """One row of tiles of one scene: a recipe that any process can carry out."""
+    """Description of one row of tiles of one scene, for any process."""
 
     folder: Path
     scene: SceneInfo
@@ -124,25 +124,26 @@ def _fill(plan: TilingPlan, work: Work, pool: Pool, progress: Progress | None) -
 
 @limited_block_cache()
 def cut_tile_row(task: RowTask) -> list[dict[str, Any]]:
-    """Cuts one row of tiles and writes their files.
+    """Cut one row of tiles and write their files.
 
-    A tile whose ground cannot be read is tried again by itself, and given up if that fails.
+    If a strip cannot be read, its tiles are read again one by one; a tile that still cannot be
+    read fails.
 
     Returns:
-        Per tile: id, valid and building fraction, and sums per band over its valid pixels; or
-        id and error of a tile that was given up. All of it as JSON takes it.
+        Per tile: id, valid and building fraction, and sums per band over its valid pixels; or id
+        and error of a failed tile. All values are JSON types.
     """
     try:
         with _open(task) as scene:
-            return [row for strip in _strips(task.tiles) for row in _cut(task, scene, strip)]
+            return [row for strip in _strips(task.tiles) for row in _cut_strip(task, scene, strip)]
     except SceneReadError:
-        return [_cut_alone(task, *tile) for tile in task.tiles]
+        return [_cut_single_tile(task, *tile) for tile in task.tiles]
 
 
-def _cut_alone(task: RowTask, id_: str, window: Window) -> dict[str, Any]:
+def _cut_single_tile(task: RowTask, id_: str, window: Window) -> dict[str, Any]:
     try:
         with _open(task) as scene:
-            return next(_cut(task, scene, [(id_, window)]))
+            return next(_cut_strip(task, scene, [(id_, window)]))
     except SceneReadError as error:
         return {"id": id_, "error": str(error)}
 
@@ -152,10 +153,10 @@ def _open(task: RowTask) -> Scene:
 
 
 def _strips(tiles: Sequence[tuple[str, Window]]) -> Iterator[list[tuple[str, Window]]]:
-    """Neighbours in a row that together cover a rectangle."""
+    """Yield groups of adjacent tiles in a row that together cover a rectangle."""
     strip: list[tuple[str, Window]] = []
     for tile in tiles:
-        if strip and (len(strip) == _STRIP or not _adjoins(strip[-1][1], tile[1])):
+        if strip and (len(strip) == _TILES_PER_STRIP or not _adjoins(strip[-1][1], tile[1])):
             yield strip
             strip = []
         strip.append(tile)
@@ -163,23 +164,24 @@ def _strips(tiles: Sequence[tuple[str, Window]]) -> Iterator[list[tuple[str, Win
 
 
 def _adjoins(left: Window, right: Window) -> bool:
+    """Return whether two tiles touch or overlap and have the same height."""
     touches = left.col_off <= right.col_off <= left.col_off + left.width
     return bool(touches and left.height == right.height)
 
 
-def _cut(
+def _cut_strip(
     task: RowTask, scene: Scene, strip: Sequence[tuple[str, Window]]
 ) -> Iterator[dict[str, Any]]:
-    """Cuts the tiles of a strip, whose targets do not depend on how the ground is cut."""
+    """Cut the tiles of a strip; targets do not depend on how the scene is divided."""
     whole = _bounding_window([window for _, window in strip])
     pixels, valid = scene.read(whole)
     pixels = pixels.astype(task.dtype, copy=False)
-    burnt = rasterize_targets(task.labels, whole, valid, task.targets)
+    targets = rasterize_targets(task.labels, whole, valid, task.targets)
     for id_, window in strip:
         left = window.col_off - whole.col_off
         own = (..., slice(left, left + window.width))
-        image = _square(pixels[own], task.size, 0), _square(valid[own], task.size, False)
-        yield _write(task, id_, window, *image, _square(burnt[own], task.size, IGNORE))
+        image = _pad_to_size(pixels[own], task.size, 0), _pad_to_size(valid[own], task.size, False)
+        yield _write(task, id_, window, *image, _pad_to_size(targets[own], task.size, IGNORE))
 
 
 def _write(
@@ -188,13 +190,14 @@ def _write(
     window: Window,
     pixels: np.ndarray,
     valid: np.ndarray,
-    burnt: np.ndarray,
+    targets: np.ndarray,
 ) -> dict[str, Any]:
+    """Write image and target of a tile and return its statistics."""
     grid = task.grid.window_grid(Window(window.col_off, window.row_off, task.size, task.size))
     image, target = (task.folder / kind / f"{id_}.tif" for kind in ("images", "targets"))
     write_array(image, grid, pixels, valid=valid, descriptions=task.scene.bands)
-    write_array(target, grid, burnt, nodata=IGNORE, descriptions=task.targets)
-    return _measure(id_, pixels, valid, burnt[0], task.labels.scheme)
+    write_array(target, grid, targets, nodata=IGNORE, descriptions=task.targets)
+    return _tile_statistics(id_, pixels, valid, targets[0], task.labels.scheme)
 
 
 def _cut_rows(
@@ -204,7 +207,7 @@ def _cut_rows(
     pool: Pool,
     progress: Progress | None,
 ) -> list[dict[str, Any]]:
-    """Cuts all rows that are not yet cut; what is known of every tile."""
+    """Cut all rows that are not in the journal; return the statistics of every tile."""
     parts = {
         f"{index}/{row}": part
         for (index, row), part in plan.tiles.groupby(["scene_index", "row_off"], sort=True)
@@ -214,7 +217,7 @@ def _cut_rows(
     done = sum(len(rows) for rows in journal.done.values())
     for key, outcome in zip(missing, pool.outcomes(cut_tile_row, tasks), strict=True):
         if isinstance(outcome, Failure):
-            rows = _given_up(parts[key], outcome.error)
+            rows = _failed_rows(parts[key], outcome.error)
         else:
             rows = outcome.value
         journal.add(key, rows)
@@ -224,38 +227,39 @@ def _cut_rows(
     return [row for key in parts for row in journal.done[key]]
 
 
-def _given_up(part: gpd.GeoDataFrame, error: Exception) -> list[dict[str, Any]]:
+def _failed_rows(part: gpd.GeoDataFrame, error: Exception) -> list[dict[str, Any]]:
+    """Return an error for each tile of a lost task."""
     return [{"id": id_, "error": one_line(error)} for id_ in part.id]
 
 
 def build_row_task(plan: TilingPlan, folder: Path, part: gpd.GeoDataFrame) -> RowTask:
-    """The recipe of a plan's tiles that lie in one row of one scene."""
+    """Build the task of one row of tiles, with the labels near it."""
     index = int(part.scene_index.iloc[0])
     grid, labels = plan.grids[index], plan.labels[index]
     windows = [tile_window(tile) for tile in part.itertuples()]
-    halo = margin_px(grid, plan.options.target_names)
+    margin = margin_px(grid, plan.options.target_names)
     return RowTask(
         folder=folder,
         scene=replace(plan.scenes[index], path=absolute_path(plan.scenes[index].path)),
         dtype=plan.dtype,
         grid=grid,
         size=plan.options.size,
-        labels=labels.subset(_bounding_window(windows, halo)),
+        labels=labels.subset(_bounding_window(windows, margin)),
         targets=plan.options.target_names,
         tiles=list(zip(part.id, windows, strict=True)),
     )
 
 
-def _bounding_window(windows: Sequence[Window], halo: int = 0) -> Window:
-    left = min(w.col_off for w in windows) - halo
-    top = min(w.row_off for w in windows) - halo
-    right = max(w.col_off + w.width for w in windows) + halo
-    bottom = max(w.row_off + w.height for w in windows) + halo
+def _bounding_window(windows: Sequence[Window], margin: int = 0) -> Window:
+    left = min(w.col_off for w in windows) - margin
+    top = min(w.row_off for w in windows) - margin
+    right = max(w.col_off + w.width for w in windows) + margin
+    bottom = max(w.row_off + w.height for w in windows) + margin
     return Window(left, top, right - left, bottom - top)
 
 
-def _square(array: np.ndarray, size: int, fill: int) -> np.ndarray:
-    """Fills what a tile lacks that is cut short by its region."""
+def _pad_to_size(array: np.ndarray, size: int, fill: int) -> np.ndarray:
+    """Pad a tile that is cut short by its region, at the bottom and on the right."""
     height, width = array.shape[-2:]
     if (height, width) == (size, size):
         return np.ascontiguousarray(array)
@@ -263,11 +267,11 @@ def _square(array: np.ndarray, size: int, fill: int) -> np.ndarray:
     return np.pad(array, missing, constant_values=fill)
 
 
-def _measure(
+def _tile_statistics(
     id_: str, data: np.ndarray, valid: np.ndarray, mask: np.ndarray, scheme: ClassScheme
 ) -> dict[str, Any]:
     count = int(np.count_nonzero(valid))
-    sums, squares = zip(*(_sum_up(band, valid, count) for band in data), strict=True)
+    sums, squares = zip(*(_sum_and_squares(band, valid, count) for band in data), strict=True)
     of_value = np.bincount(mask.ravel(), minlength=IGNORE + 1)
     return {
         "id": id_,
@@ -280,8 +284,11 @@ def _measure(
     }
 
 
-def _sum_up(band: np.ndarray, valid: np.ndarray, count: int) -> tuple[float, float]:
-    """Sum and sum of squares over the valid pixels; band by band, which a cache holds."""
+def _sum_and_squares(band: np.ndarray, valid: np.ndarray, count: int) -> tuple[float, float]:
+    """Return sum and sum of squares over the valid pixels of one band.
+
+    A single band fits into the processor's cache.
+    """
     pixels = (band.ravel() if count == band.size else band[valid]).astype(np.float64)
     total = float(pixels.sum())
     np.square(pixels, out=pixels)
@@ -289,10 +296,10 @@ def _sum_up(band: np.ndarray, valid: np.ndarray, count: int) -> tuple[float, flo
 
 
 def _choose_kept(tiles: gpd.GeoDataFrame, plan: TilingPlan) -> pd.Series:
-    """Which tiles are kept: those with data, of training tiles without a building a share.
+    """Return which tiles are kept: those with data, but only some empty training tiles.
 
-    What is judged on keeps its empty ground, so that false alarms there count. Where every class
-    is one to learn, no tile is empty.
+    Validation and test splits keep their empty tiles, so that false positives there count. If
+    every class is a class to learn, no tile is empty.
     """
     options = plan.options
     if not plan.scheme.has_background:
@@ -307,7 +314,7 @@ def _choose_kept(tiles: gpd.GeoDataFrame, plan: TilingPlan) -> pd.Series:
 
 def _remove_files(ids: pd.Series, folder: Path) -> None:
     for id_ in ids:
-        # They may be gone already, if the job was interrupted after this.
+        # The files may be removed already, if the job was interrupted after this step.
         (folder / "images" / f"{id_}.tif").unlink(missing_ok=True)
         (folder / "targets" / f"{id_}.tif").unlink(missing_ok=True)
 
@@ -317,7 +324,7 @@ def _summarise(
 ) -> TilesInfo:
     train = tiles[tiles.split == "train"]
     if train.empty:
-        raise _nothing_to_train_on(plan, bool(len(tiles)))
+        raise _no_training_data_error(plan, bool(len(tiles)))
     _check_classes(plan, np.sum(tiles.of_value.tolist(), axis=0))
     pixels = train.pixels.sum()
     mean = np.sum(train.sums.tolist(), axis=0) / pixels
@@ -349,24 +356,27 @@ def _summarise(
     )
 
 
-def _nothing_to_train_on(plan: TilingPlan, elsewhere: bool) -> EmptyDatasetError:
+def _no_training_data_error(plan: TilingPlan, elsewhere: bool) -> EmptyDatasetError:
     first = plan.scenes[0]
     what = f"{first.path}: no training tile has a valid pixel"
     if elsewhere:
-        return EmptyDatasetError(f"{what}, but those of other splits have; choose another --split")
+        return EmptyDatasetError(f"{what}, but other splits have some; choose another --split")
     if first.nodata is None:
-        return EmptyDatasetError(f"{what}, all is masked; gdalinfo says by what, or take another")
+        return EmptyDatasetError(
+            f"{what}, all pixels are masked; check the scene's mask with gdalinfo, or use another "
+            "scene"
+        )
     return EmptyDatasetError(
-        f"{what}, all of it is {first.nodata:g}, the value of nodata; if that is data, "
-        "gdal_edit.py -unsetnodata file.tif says so, else take another scene"
+        f"{what}, all pixels have the nodata value {first.nodata:g}; if that is data, remove the "
+        "value with gdal_edit.py -unsetnodata file.tif, else use another scene"
     )
 
 
 def _check_classes(plan: TilingPlan, of_value: np.ndarray) -> None:
-    """Refuses labels that give a class no pixel: what has no example is not learnt."""
+    """Check that each class has pixels, as a class without examples cannot be learnt."""
     scheme = plan.scheme
     named = enumerate(scheme.names) if scheme.exclusive else [(1, scheme.names[0])]
-    # All ground may be covered, so that none is left to the background.
+    # The background may have no pixel: labels may cover everything.
     absent = [
         name for value, name in named if not of_value[value] and value != scheme.background_value
     ]
@@ -376,13 +386,13 @@ def _check_classes(plan: TilingPlan, of_value: np.ndarray) -> None:
             check = f"tile.classes.values (--set tile.classes.values.{absent[0]}=null drops it)"
         raise LabelError(
             f"{plan.labels_path}: class {absent[0]} has no pixel in any tile; check that the "
-            f"labels lie on ground where the scene has data, and {check}"
+            f"labels are located where the scene has data, and {check}"
         )
 
 
 def _describe_failed(plan: TilingPlan, failed: Sequence[dict[str, Any]]) -> tuple[FailedTile, ...]:
     tiles = plan.tiles.set_index("id")
-    found = ((row, tiles.loc[row["id"]]) for row in failed)
+    rows = ((row, tiles.loc[row["id"]]) for row in failed)
     return tuple(
         FailedTile(
             id=row["id"],
@@ -390,20 +400,20 @@ def _describe_failed(plan: TilingPlan, failed: Sequence[dict[str, Any]]) -> tupl
             window=(tile.col_off, tile.row_off, tile.width, tile.height),
             error=row["error"],
         )
-        for row, tile in found
+        for row, tile in rows
     )
 
 
 def _describe_split(plan: TilingPlan) -> dict[str, Any]:
     options = plan.options
-    said: dict[str, Any] = {"by": options.split, "gap": plan.gap, "seed": options.seed}
+    description: dict[str, Any] = {"by": options.split, "gap": plan.gap, "seed": options.seed}
     if options.split == "kfold":
-        return said | {"folds": options.folds, "fold": options.fold}
-    return said | {"fractions": list(options.fractions)}
+        return description | {"folds": options.folds, "fold": options.fold}
+    return description | {"fractions": list(options.fractions)}
 
 
 def _write_index(plan: TilingPlan, tiles: gpd.GeoDataFrame, info: TilesInfo, folder: Path) -> None:
-    columns = [c for c in tiles.columns if c not in _GATHERED]
+    columns = [c for c in tiles.columns if c not in _INTERNAL_COLUMNS]
     tiles[columns].assign(class_pixels=tiles.of_value).to_parquet(folder / "tiles.parquet")
     _write_footprints(plan, info, folder / FOOTPRINTS_NAME)
     for split, part in plan.regions.groupby("split"):
@@ -413,7 +423,7 @@ def _write_index(plan: TilingPlan, tiles: gpd.GeoDataFrame, info: TilesInfo, fol
 
 
 def _write_footprints(plan: TilingPlan, info: TilesInfo, path: Path) -> None:
-    """Writes the labels that were burnt, by parts where they are many; nothing of a raster."""
+    """Write the polygons that were rasterized, in parts if there are many; none for masks."""
     kept = ["value", "scene", "geometry"] if info.exclusive else ["scene", "geometry"]
 
     def parts() -> Iterator[gpd.GeoDataFrame]:
@@ -424,5 +434,5 @@ def _write_footprints(plan: TilingPlan, info: TilesInfo, path: Path) -> None:
 
     if any(isinstance(labels, LayerLabels) for labels in plan.labels):
         write_parts(path, parts())
-    elif drawn := list(parts()):
-        gpd.GeoDataFrame(pd.concat(drawn, ignore_index=True)).to_parquet(path)
+    elif polygons := list(parts()):
+        gpd.GeoDataFrame(pd.concat(polygons, ignore_index=True)).to_parquet(path)

@@ -1,4 +1,4 @@
-"""What a folder of tiles says of itself."""
+"""Reading the index and the metadata of a tiles folder."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class FailedTile(BaseModel):
     """A tile that could not be cut.
 
     Attributes:
-        id: Of the tile.
+        id: Id of the tile.
         scene: Path of its scene.
         window: (column, row, width, height) on the scene's grid at the tiles' pixel size.
-        error: Why.
+        error: Reason.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,30 +36,30 @@ class FailedTile(BaseModel):
 
 
 class TilesInfo(BaseModel):
-    """What `tiles.json` holds.
+    """Contents of `tiles.json`.
 
     Attributes:
         bands: Names of the image bands, in order.
         dtype: Data type of the images.
-        scene_dtypes: Data types of the scenes, whose numbers the images hold.
+        scene_dtypes: Data types of the scenes; `dtype` holds the values of all of them.
         gsd_m: Ground sampling distance, metres per pixel.
-        nodata: The scenes' sentinel; in the tiles nodata is masked.
+        nodata: Nodata value of the first scene; tiles mark nodata by their mask instead.
         size: Tile side.
         overlap: Pixels shared by neighbouring tiles.
         classes: Class names; exclusive ones in the order of their mask values.
-        colours: Of exclusive classes, #rrggbb each.
-        background: Of exclusive classes, that of ground where no label lies.
-        targets: Meaning of each target band.
-        ignore: Target value of pixels that count for nothing.
-        mean: Per band over the valid pixels of the training split.
-        std: Per band over the valid pixels of the training split.
+        colours: #rrggbb of each exclusive class.
+        background: Name of the exclusive class of pixels without a label.
+        targets: Name of each target band.
+        ignore: Target value of ignored pixels.
+        mean: Mean per band over the valid pixels of the training split.
+        std: Standard deviation per band over the valid pixels of the training split.
         scenes: Paths of the scenes.
         labels: Path of the footprints.
         where: Attribute filter of the footprints.
-        split: How the ground was separated: strategy, fractions, seed.
+        split: How the scenes were split: strategy, gap, fractions, seed.
         tiles: Number of tiles per split.
-        shared_pixels: Pixels that two splits share.
-        failed: Tiles that could not be cut and are not there.
+        shared_pixels: Number of pixels that are in tiles of two splits.
+        failed: Tiles that could not be cut and are missing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -89,69 +89,69 @@ class TilesInfo(BaseModel):
 
     @property
     def exclusive(self) -> bool:
-        """Whether each pixel is of one of several classes, instead of building or not."""
+        """Whether each pixel belongs to one of several classes, instead of building or not."""
         return self.targets == ("class",)
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """What the channels of a network that learns these targets mean."""
+        """Names of the output channels of a network trained on these targets."""
         return self.classes if self.exclusive else self.targets
 
 
 def load_tiles_info(folder: str | Path) -> TilesInfo:
-    """Reads `tiles.json`.
+    """Read `tiles.json`.
 
     Raises:
-        EmptyDatasetError: If the folder is no tiles folder.
+        EmptyDatasetError: If the folder is not a tiles folder.
     """
     path = Path(folder) / "tiles.json"
     if Path(folder).is_file():
-        raise EmptyDatasetError(f"{folder}: is a file; give the folder that geoseg tile made")
+        raise EmptyDatasetError(f"{folder}: is a file; give a folder that geoseg tile made")
     if not path.is_file():
         raise EmptyDatasetError(
-            f"{folder}: holds no tiles.json; make the folder with geoseg tile SCENE --labels "
+            f"{folder}: has no tiles.json; make the folder with geoseg tile SCENE --labels "
             f"FOOTPRINTS -o {folder}"
         )
     try:
         return TilesInfo.model_validate(json.loads(path.read_text()))
     except (ValidationError, ValueError) as error:
         raise EmptyDatasetError(
-            f"{path}: is damaged or of another version of geoseg; tile the scenes again"
+            f"{path}: is damaged or from another version of geoseg; tile the scenes again"
         ) from error
 
 
 def read_tiles(folder: str | Path) -> gpd.GeoDataFrame:
-    """Reads `tiles.parquet`, one row per tile, in the order in which they were cut.
+    """Read `tiles.parquet`: one row per tile, in the order in which they were cut.
 
-    Its `class_pixels` are the pixels of each value of the first target band, from 0.
+    `class_pixels` holds the number of pixels of each value 0, 1 ... of the first target band.
     """
     return gpd.read_parquet(Path(folder) / "tiles.parquet")
 
 
 def list_scenes(folder: str | Path, split: str) -> list[str]:
-    """Paths of the scenes that hold ground of a split.
+    """Return the paths of the scenes that have tiles in a split.
 
     Raises:
-        EmptyDatasetError: If there is none.
+        EmptyDatasetError: If the split has no tile.
     """
     tiles = read_tiles(folder)
-    found: list[str] = tiles.scene[tiles.split == split].unique().tolist()
-    if not found:
+    scenes: list[str] = tiles.scene[tiles.split == split].unique().tolist()
+    if not scenes:
         raise EmptyDatasetError(
             f"{folder}: has no tile in split {split}; tile again with other --fractions"
         )
-    return found
+    return scenes
 
 
 def has_footprints(folder: str | Path) -> bool:
-    """Whether labels were polygons, of some scenes at least; of masks no footprints are kept."""
+    """Return whether a tiles folder has footprints: the labels of some scene were polygons."""
     return (Path(folder) / FOOTPRINTS_NAME).is_file()
 
 
 def read_tile_footprints(folder: str | Path) -> gpd.GeoDataFrame:
-    """Reads `footprints.parquet`: the labels in longitude and latitude, and the scene of each.
+    """Read `footprints.parquet`: labels in longitude and latitude, with the scene of each.
 
-    Of exclusive classes each has its mask value, too.
+    With exclusive classes, column `value` holds the mask value of each.
 
     Raises:
         EmptyDatasetError: If the file is missing.
@@ -160,7 +160,7 @@ def read_tile_footprints(folder: str | Path) -> gpd.GeoDataFrame:
 
 
 def open_tile_footprints(folder: str | Path) -> ParquetParts:
-    """What `read_tile_footprints` reads, a part at a time where they are many."""
+    """Open `footprints.parquet` to be read part by part, for more labels than fit in memory."""
     return ParquetParts(_footprints_path(folder))
 
 
@@ -168,12 +168,12 @@ def _footprints_path(folder: str | Path) -> Path:
     path = Path(folder) / FOOTPRINTS_NAME
     if not path.is_file():
         raise EmptyDatasetError(
-            f"{path}: is missing; tile the scenes again, and if their labels were a mask raster, "
-            "with polygons of it (gdal_polygonize.py): this needs outlines"
+            f"{path}: is missing, but polygons are needed here; tile the scenes again, and if "
+            "their labels were a mask raster, with polygons of it (gdal_polygonize.py)"
         )
     return path
 
 
 def tile_window(tile: Any) -> Window:
-    """The window of a row of `tiles.parquet` on its scene's grid."""
+    """Return the window of a row of `tiles.parquet`, on its scene's grid."""
     return Window(tile.col_off, tile.row_off, tile.width, tile.height)

@@ -1,4 +1,4 @@
-"""Plans the tiles of scenes, and on which side of which split each lies, reading no pixel."""
+"""Planning: the tiles of all scenes and their splits, without reading pixels."""
 
 from __future__ import annotations
 
@@ -54,20 +54,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TilingPlan:
-    """What `geoseg tile` will do, before it reads a pixel.
+    """Tiles to be cut from scenes.
 
     Attributes:
-        scenes: The scenes.
-        grids: The grid that each is tiled on.
-        labels: The footprints on each.
+        scenes: Scenes.
+        grids: Grid that each scene is tiled on.
+        labels: Labels of each scene.
         tiles: One row per tile, in longitude and latitude.
-        ground: One row per split, in longitude and latitude.
-        shared_pixels: Pixels that two splits share.
-        gap: Pixels that tiles of different splits lie apart at the least.
-        options: How scenes are cut.
-        labels_path: Of the labels, as the user gave it.
-        label_files: What it stands for.
-        scheme: The classes.
+        regions: Area of each split, one row per split, in longitude and latitude.
+        shared_pixels: Number of pixels that are in tiles of two splits.
+        gap: Minimum distance in pixels between tiles of different splits.
+        options: Tiling options.
+        labels_path: Path of the labels as the user wrote it, maybe with `{}`.
+        label_files: Files that the path stands for.
+        scheme: Class scheme.
     """
 
     scenes: list[SceneInfo]
@@ -84,7 +84,7 @@ class TilingPlan:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Tiles per split."""
+        """Number of tiles per split."""
         return {split: int((self.tiles.split == split).sum()) for split in SPLITS}
 
     @property
@@ -105,7 +105,7 @@ class TilingPlan:
 
     @property
     def bytes(self) -> int:
-        """Size of the images and targets before compression."""
+        """Size of images and targets in bytes, before compression."""
         pixel = np.dtype(self.dtype).itemsize * len(self.scenes[0].bands) + len(
             self.options.target_names
         )
@@ -122,16 +122,16 @@ def _describe_labels(labels: Labels) -> str:
 def plan_tiles(
     scenes: Sequence[str | Path], labels: str | Path, options: TileOptions
 ) -> TilingPlan:
-    """Plans the tiles of scenes, reading no pixel.
+    """Plan the tiles of scenes without reading pixels of the scenes.
 
     Raises:
-        DataError: If scenes or labels cannot be read or do not belong together.
-        ConfigError: If a scene lacks a band, or is too small for its blocks.
+        DataError: If scenes or labels cannot be read, or do not fit together.
+        ConfigError: If a scene lacks a band, or scenes are too small for their blocks.
     """
-    places = [absolute_path(scene) for scene in scenes]
-    repeated = next((place for place in places if places.count(place) > 1), None)
+    paths = [absolute_path(scene) for scene in scenes]
+    repeated = next((path for path in paths if paths.count(path) > 1), None)
     if repeated:
-        raise ConfigError(f"{repeated}: is given twice; name each scene once")
+        raise ConfigError(f"{repeated}: is given twice; give each scene once")
     infos = [
         read_info(scene, bands=options.bands, assume_gsd_m=options.assume_gsd_m) for scene in scenes
     ]
@@ -142,50 +142,52 @@ def plan_tiles(
     grids = [info.grid.resampled(gsd_m) for info in infos]
     scheme = resolve_scheme(options.classes)
     files = [find_labels_path(info.path, labels) for info in infos]
-    on_scenes = [
+    scene_labels = [
         read_labels(
             file, grid, scheme, where=options.where, layer=options.layer, scene_grid=info.grid
         )
         for file, grid, info in zip(files, grids, infos, strict=True)
     ]
-    drawn = [one for one in on_scenes if not isinstance(one, RasterLabels)]
-    if drawn:
-        check_footprints(drawn, labels, options.where, options.layer, files=files)
-    check_mask_georeferencing(infos, on_scenes)
-    warn_unlabelled_scenes(infos, on_scenes, files)
+    polygons = [one for one in scene_labels if not isinstance(one, RasterLabels)]
+    if polygons:
+        check_footprints(polygons, labels, options.where, options.layer, files=files)
+    check_mask_georeferencing(infos, scene_labels)
+    warn_unlabelled_scenes(infos, scene_labels, files)
     warn_upsampled_scenes(infos, gsd_m, chosen=options.gsd_m is not None)
 
-    grounds = [
-        SplitScene(info.path, grid, placed.foreground_pixels)
-        for info, grid, placed in zip(infos, grids, on_scenes, strict=True)
+    split_scenes = [
+        SplitScene(info.path, grid, one.foreground_pixels)
+        for info, grid, one in zip(infos, grids, scene_labels, strict=True)
     ]
-    separation = STRATEGIES[options.split](grounds, options)
+    split = STRATEGIES[options.split](split_scenes, options)
     records = [
         record
         for index, grid in enumerate(grids)
-        for region in separation.regions[index]
+        for region in split.regions[index]
         for record in _region_tiles(index, infos[index].path, grid, region, options)
     ]
-    common = grids[0].crs.to_wkt()
-    tiles = _to_common(records, grids, common)
-    tiles = drop_close_tiles(tiles, grids, separation.gap)
+    # Scenes may have different CRSs; tiles are compared in that of the first.
+    tiles = _to_common_crs(records, grids, grids[0].crs.to_wkt())
+    tiles = drop_close_tiles(tiles, grids, split.gap)
     check_splits(infos, set(tiles.split), grids, options)
     warn_unbalanced_splits(tiles.split, options)
     shared = count_shared_pixels(tiles, grids[0].pixel_area)
-    ground = merge_by_split(
+    regions = merge_by_split(
         [
-            _region_ground(grid, regions, placed)
-            for grid, regions, placed in zip(grids, separation.regions, on_scenes, strict=True)
+            _labelled_regions(grid, own_regions, own_labels)
+            for grid, own_regions, own_labels in zip(
+                grids, split.regions, scene_labels, strict=True
+            )
         ]
     )
     return TilingPlan(
         infos,
         grids,
-        on_scenes,
+        scene_labels,
         tiles.to_crs(4326),
-        ground,
+        regions,
         shared,
-        separation.gap,
+        split.gap,
         options,
         str(labels),
         tuple(dict.fromkeys(files)),
@@ -196,16 +198,19 @@ def plan_tiles(
 def _region_tiles(
     index: int, scene: str, grid: Grid, region: Region, options: TileOptions
 ) -> Iterator[dict[str, Any]]:
-    area, side = region.window, _pixel_side(grid)
-    for tile in TileGrid(area.height, area.width, options.size, options.overlap_px):
+    """Yield the rows of the tile table for the tiles that are completely inside a region."""
+    bounds = region.window
+    # Tolerate rounding errors where a tile shares an edge with the region.
+    area = None if region.area is None else region.area.buffer(1e-6 * _pixel_side(grid))
+    for tile in TileGrid(bounds.height, bounds.width, options.size, options.overlap_px):
         window = Window(
-            area.col_off + tile.window.col_off,
-            area.row_off + tile.window.row_off,
+            bounds.col_off + tile.window.col_off,
+            bounds.row_off + tile.window.row_off,
             tile.window.width,
             tile.window.height,
         )
         outline = grid.window_polygon(window)
-        if region.area is not None and not region.area.buffer(1e-6 * side).covers(outline):
+        if area is not None and not area.covers(outline):
             continue
         yield {
             "id": f"{index:03d}_{window.row_off:06d}_{window.col_off:06d}",
@@ -221,28 +226,29 @@ def _region_tiles(
 
 
 def _pixel_side(grid: Grid) -> float:
-    """Length of a pixel's longer side, in the CRS's unit."""
+    """Return the length of a pixel's longer side in units of the CRS."""
     transform = grid.transform
     return max(math.hypot(transform.a, transform.d), math.hypot(transform.b, transform.e))
 
 
-def _to_common(records: list[dict[str, Any]], grids: list[Grid], common: str) -> gpd.GeoDataFrame:
+def _to_common_crs(records: list[dict[str, Any]], grids: list[Grid], crs: str) -> gpd.GeoDataFrame:
+    """Return the tiles of all scenes in one CRS; outlines of records are in their scene's CRS."""
     frame = pd.DataFrame(records)
     parts = [
         gpd.GeoDataFrame(part, geometry="geometry", crs=grids[int(str(index))].crs.to_wkt())
         for index, part in frame.groupby("scene_index", sort=True)
     ]
-    return gpd.GeoDataFrame(pd.concat([part.to_crs(common) for part in parts], ignore_index=True))
+    return gpd.GeoDataFrame(pd.concat([part.to_crs(crs) for part in parts], ignore_index=True))
 
 
-def _region_ground(grid: Grid, regions: Sequence[Region], labels: Labels) -> gpd.GeoDataFrame:
-    """The ground of each split, without what was not labelled, as nothing can be judged there."""
-    ground = gpd.GeoDataFrame(
+def _labelled_regions(grid: Grid, regions: Sequence[Region], labels: Labels) -> gpd.GeoDataFrame:
+    """Return the area of regions without areas that were not labelled, which are not evaluated."""
+    areas = gpd.GeoDataFrame(
         {"split": [region.split for region in regions]},
         geometry=[region.polygon(grid) for region in regions],
         crs=grid.crs.to_wkt(),
     )
     ignored = None if isinstance(labels, RasterLabels) else labels.ignored
     if ignored is not None and len(ignored):
-        ground.geometry = ground.difference(ignored.union_all())
-    return ground
+        areas.geometry = areas.difference(ignored.union_all())
+    return areas

@@ -8,10 +8,11 @@ from geoseg.geo.vector.polygons import (
     count_features,
     count_indexed,
     iter_polygons,
+    keep_polygons,
     list_layers,
     read_footprints,
-    union_aoi,
 )
+from geoseg.geo.vector.reprojection import to_crs_densified
 from geoseg.geo.vector.writer import (
     FOOTPRINT_COLUMNS,
     LAYER_SUFFIXES,
@@ -33,9 +34,10 @@ __all__ = [
     "count_features",
     "count_indexed",
     "iter_polygons",
+    "keep_polygons",
     "list_layers",
     "read_footprints",
-    "union_aoi",
+    "to_crs_densified",
     "within_globe",
     "write_footprints",
     "write_layers",

@@ -118,7 +118,7 @@ def iter_polygons(
     where = _ogr_where(where) if where else None
     info = _read_info(path, layer)
     crs = as_crs(info["crs"], path)
-    chosen = {"where": where, "bbox": _bounds_in(bounds, bounds_crs, crs)}
+    chosen = {"where": where, "bbox": transform_bounds(bounds, bounds_crs, crs)}
     try:
         with pyogrio.open_arrow(
             _gdal_name(path), layer=layer, columns=[], batch_size=_BATCH, use_pyarrow=True, **chosen
@@ -179,30 +179,6 @@ def count_indexed(path: str | Path, layer: str | None = None) -> int:
     return max(0, int(_read_info(path, _select_layer(path, layer))["features"]))
 
 
-def union_aoi(path: str | Path, crs: Any) -> BaseGeometry:
-    """Reads an area of interest: the union of a file's polygons.
-
-    Args:
-        path: Any vector file `read_footprints` takes.
-        crs: CRS of the result; long edges are densified before they are reprojected.
-
-    Returns:
-        A valid Polygon or MultiPolygon.
-
-    Raises:
-        VectorReadError: If the file cannot be read or holds no polygon.
-        MissingCRSError: If the file does not say where it lies.
-    """
-    areas = read_footprints(path)
-    if areas.empty:
-        raise VectorReadError(f"{path}: holds no polygon; an area of interest needs at least one")
-    target = as_crs(crs, path)
-    if target != areas.crs:
-        left, bottom, right, top = areas.total_bounds
-        areas = areas.segmentize(max(right - left, top - bottom) / 100).to_crs(target)
-    return shapely.make_valid(shapely.union_all(shapely.make_valid(areas.geometry.array)))
-
-
 def as_crs(crs: Any, where: str | Path = "layer") -> CRS:
     """Turns a CRS of any library, an EPSG code or WKT into a pyproj CRS.
 
@@ -235,6 +211,13 @@ def polygonal_part(shape: BaseGeometry) -> BaseGeometry:
     while (shapely.get_type_id(parts) == _COLLECTION).any():
         parts = shapely.get_parts(parts)
     return shapely.union_all(parts[np.isin(shapely.get_type_id(parts), (_POLYGON, _MULTIPOLYGON))])
+
+
+def keep_polygons(shapes: np.ndarray) -> np.ndarray:
+    """Drop the points and lines that an overlay leaves beside polygons (N,)."""
+    mixed = ~np.isin(shapely.get_type_id(shapes), (_POLYGON, _MULTIPOLYGON))
+    shapes[mixed] = [polygonal_part(shape) for shape in shapes[mixed]]
+    return shapes
 
 
 def _is_empty_sequence(path: Path) -> bool:
@@ -318,7 +301,7 @@ def _read_ogr(
             _gdal_name(path),
             layer=layer,
             where=where,
-            bbox=_bounds_in(bounds, bounds_crs, crs),
+            bbox=transform_bounds(bounds, bounds_crs, crs),
             fid_as_index=in_order,
         )
         return features.sort_index().reset_index(drop=True) if in_order else features
@@ -353,7 +336,7 @@ def _read_parquet(
     except (ValueError, OSError) as error:  # pyarrow raises both for a file of another kind
         raise _not_vector(path, error) from error
     crs = as_crs(features.crs, path)
-    box = _bounds_in(bounds, bounds_crs, crs)
+    box = transform_bounds(bounds, bounds_crs, crs)
     if box is not None:
         features = features.iloc[features.sindex.intersection(box)].sort_index()
     if where:
@@ -385,9 +368,10 @@ def _ogr_where(where: str) -> str:
     return re.sub(r"""('[^']*'|"[^"]*")|==""", lambda match: match.group(1) or "=", where)
 
 
-def _bounds_in(
+def transform_bounds(
     bounds: tuple[float, float, float, float] | None, bounds_crs: Any, crs: CRS
 ) -> tuple[float, float, float, float] | None:
+    """Transform (left, bottom, right, top) to another CRS; None where that is not possible."""
     if bounds is None or bounds_crs is None:
         return bounds
     transformer = Transformer.from_crs(as_crs(bounds_crs, "bounds"), crs, always_xy=True)

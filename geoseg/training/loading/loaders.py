@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import lightning as L
@@ -34,6 +34,11 @@ _MOST_WORKERS = 4
 
 # Batches that each worker has ready.
 _AHEAD = 4
+
+# Forked workers share the memory of the mosaic; others would each get a copy. They only copy
+# arrays: GDAL is not safe in a process that was forked while it was in use.
+_SHARING_MEMORY = ("fork", "spawn")
+_OPENING_FILES = ("forkserver", "spawn")
 
 
 def window_side(options: TrainOptions, size: int) -> int:
@@ -85,25 +90,24 @@ def build_train_loader(
     device: torch.device,
 ) -> DataLoader[Sample]:
     """Batches of windows of ground, or of whole tiles where there is none."""
-    given: dict[str, Any] = {"drop_last": True, **_settings(options, device)}
+    settings: dict[str, Any] = {"drop_last": True, "pin_memory": device.type == "cuda"}
     if ground is None:
-        return DataLoader(tiles, sampler.batch_size, sampler=TileSampler(sampler), **given)
+        settings |= _describe_workers(options.workers or 0, _OPENING_FILES)
+        return DataLoader(tiles, sampler.batch_size, sampler=TileSampler(sampler), **settings)
+    settings |= _describe_workers(_count_workers(options, device), _SHARING_MEMORY)
     windows = MosaicDataset(ground, window_side(options, tiles.info.size))
     # The data set gives whole batches.
     collate = cast(Callable[[list[Sample]], Any], _as_it_is)
-    return DataLoader(windows, sampler.batch_size, sampler=sampler, collate_fn=collate, **given)
+    return DataLoader(windows, sampler.batch_size, sampler=sampler, collate_fn=collate, **settings)
 
 
 def build_val_loader(
-    tiles: TileDataset,
-    options: TrainOptions,
-    sampler: DrawSampler,
-    batch_size: int,
-    device: torch.device,
+    tiles: TileDataset, sampler: DrawSampler, batch_size: int, device: torch.device
 ) -> DataLoader[Sample]:
     """Batches of whole tiles, in their own order; of several ranks each has its share of them."""
     own = range(sampler.rank, len(tiles), sampler.world)
-    return DataLoader(tiles, batch_size, sampler=own, **_settings(options, device))
+    # Without worker processes: tiles are decoded once, by threads, and then kept in memory.
+    return DataLoader(tiles, batch_size, sampler=own, pin_memory=device.type == "cuda")
 
 
 class LossesOfTiles(Callback):
@@ -155,19 +159,26 @@ def words_of_worker(error: GeosegError) -> GeosegError:
     return type(error)(last.partition(name)[2] or last)
 
 
-def _settings(options: TrainOptions, device: torch.device) -> dict[str, Any]:
-    on_gpu = device.type == "cuda"
-    workers = options.workers
-    if workers is None:
-        # Cores that compute are busy, and copying windows takes a moment.
-        workers = min(_MOST_WORKERS, max(1, (os.cpu_count() or 1) - 1)) if on_gpu else 0
-    settings: dict[str, Any] = {"num_workers": workers, "pin_memory": on_gpu}
-    if workers:
-        settings |= {"persistent_workers": True, "prefetch_factor": _AHEAD}
-        if "fork" in multiprocessing.get_all_start_methods():
-            # Workers that are forked share the ground; others would each be sent a copy.
-            settings["multiprocessing_context"] = "fork"
-    return settings
+def _count_workers(options: TrainOptions, device: torch.device) -> int:
+    """Return how many processes cut windows out of the mosaic."""
+    if options.workers is not None:
+        return options.workers
+    # On a CPU the cores are busy with training, and copying windows takes little time.
+    spare = max(1, (os.cpu_count() or 1) - 1)
+    return min(_MOST_WORKERS, spare) if device.type == "cuda" else 0
+
+
+def _describe_workers(count: int, start_methods: Sequence[str]) -> dict[str, Any]:
+    """Return a loader's arguments for its processes, started by the first method available."""
+    if not count:
+        return {"num_workers": 0}
+    available = multiprocessing.get_all_start_methods()
+    return {
+        "num_workers": count,
+        "persistent_workers": True,
+        "prefetch_factor": _AHEAD,
+        "multiprocessing_context": next(name for name in start_methods if name in available),
+    }
 
 
 def _as_it_is(batch: Iterable[Any]) -> Any:

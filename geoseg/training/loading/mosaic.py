@@ -29,7 +29,7 @@ from geoseg.data.tiles import FOOTPRINTS_NAME, TilesInfo
 from geoseg.errors import DiskFullError
 from geoseg.jobs.files import LEAST_FREE, replace_file
 from geoseg.jobs.journal import describe_job
-from geoseg.training.dataset import Sample, TileDataset
+from geoseg.training.dataset import Sample, TileDataset, tile_corners
 from geoseg.training.loading.block_store import Box, Group, Stores, cut_window, lay_down
 from geoseg.training.loading.sampling import Draw
 
@@ -206,8 +206,7 @@ def _lay_out(tiles: TileDataset) -> tuple[list[Group], np.ndarray]:
 
 def _label_groups(rows: pd.DataFrame) -> np.ndarray:
     """Numbers tiles of one scene so that those that touch have the same."""
-    left, top = rows.col_off.to_numpy(), rows.row_off.to_numpy()
-    boxes = shapely.box(left, top, left + rows.width, top + rows.height)
+    boxes = shapely.box(*tile_corners(rows).T)
     pairs = shapely.STRtree(boxes).query(boxes, predicate="intersects")
     links = coo_array((np.ones(pairs.shape[1], bool), pairs), shape=(len(rows), len(rows)))
     labels: np.ndarray = connected_components(links, directed=False)[1]

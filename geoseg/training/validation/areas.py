@@ -18,10 +18,11 @@ from shapely.geometry.base import BaseGeometry
 from geoseg.data.tiles import has_footprints, read_tile_footprints
 from geoseg.evaluation import Evaluation, evaluate_layers
 from geoseg.evaluation.metrics import AreaCounts, Score
+from geoseg.geo.aoi import AOI
 from geoseg.geo.grid import Grid
 from geoseg.geo.tiling import blend_weights
 from geoseg.options import Thresholds
-from geoseg.training.dataset import TileDataset, bounding_grid
+from geoseg.training.dataset import TileDataset, bounding_grid, tile_corners
 from geoseg.vectorization.layer import vectorize_arrays
 
 Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -61,6 +62,11 @@ class ValidationArea:
     truth: gpd.GeoDataFrame
     windows: Mapping[int, Window]
 
+    @property
+    def aoi(self) -> AOI:
+        """The area as an area of interest."""
+        return AOI((self.area,), self.truth.crs)
+
     def evaluate(self, thresholds: Thresholds) -> Evaluation:
         """Compares the footprints that the thresholds give with the truth."""
         bands = dict(zip(self.outputs, self.prob, strict=True))
@@ -68,7 +74,7 @@ class ValidationArea:
             self.prob[0], bands.get("border"), self.known, self.grid, thresholds,
             bands.get("contact"),
         )  # fmt: skip
-        return evaluate_layers(found, self.truth, aoi=self.area)
+        return evaluate_layers(found, self.truth, aoi=self.aoi)
 
 
 class ValidationAreas:
@@ -243,11 +249,11 @@ def read_labelled(
         target[place] = sample["target"].numpy()[inside]
         known[place] |= sample["valid"].numpy()[inside]
     known &= target != tiles.info.ignore
-    area = shapely.union_all(_outline(known, grid).geometry.values)
+    area = shapely.union_all(_outline(known, grid).geometry.to_numpy())
     if footprints is None:
         return Labelled(target, known, area, _outline(known & (target > 0), grid))
     truth = footprints.to_crs(grid.crs.to_wkt())
-    truth.geometry = shapely.make_valid(truth.geometry.values)
+    truth.geometry = shapely.make_valid(truth.geometry.to_numpy())
     return Labelled(target, known, area, truth[truth.intersects(area)])
 
 
@@ -322,7 +328,5 @@ def _megapixels(groups: Iterable[pd.DataFrame]) -> float:
 
 
 def _boxes(rows: pd.DataFrame) -> np.ndarray:
-    boxes: np.ndarray = shapely.box(
-        rows.col_off, rows.row_off, rows.col_off + rows.width, rows.row_off + rows.height
-    )
+    boxes: np.ndarray = shapely.box(*tile_corners(rows).T)
     return boxes

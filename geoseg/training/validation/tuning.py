@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from geoseg.options import Thresholds
 from geoseg.training.validation.areas import ValidationAreas
@@ -11,6 +12,9 @@ from geoseg.training.validation.areas import ValidationAreas
 # Building F1 and pixel IoU of thresholds, and what of both is wanted.
 Scoring = Callable[[Thresholds], tuple[float, float]]
 Goal = Callable[[tuple[float, float]], float]
+
+# Writes a picture to a path.
+Drawing = Callable[[Path], None]
 
 # Candidates, searched one coordinate after the other: each is a full vectorize.
 _CANDIDATES = {
@@ -37,13 +41,15 @@ class Tuned:
         thresholds: They; of exclusive classes the defaults, as there is nothing to tune where
             each pixel is of its likeliest class.
         f1: Their building F1@0.5; None of exclusive classes.
-        calibration: What the model file keeps of it, see `geoseg.training.validation.calibration`; None where
-            confidences are not calibrated.
+        calibration: What the model file keeps of the calibration, see `validation.calibration`;
+            None where confidences are not calibrated.
+        pictures: File name → what draws it, to be called after the model is saved.
     """
 
     thresholds: Thresholds
     f1: float | None
     calibration: dict[str, float] | None = None
+    pictures: Mapping[str, Drawing] = field(default_factory=dict)
 
 
 def tune_thresholds(ground: ValidationAreas) -> Thresholds:

@@ -1,0 +1,223 @@
+"""Memory plan of a prediction: threads, read-ahead and panels within a limit."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from geoseg.errors import MemoryLimitError
+from geoseg.geo.tiling import TileGrid
+from geoseg.prediction.encoding import OutputEncoding
+
+# Share of the limit for the strips of a panel; the rest is for libraries, network and batches.
+_PANEL_SHARE = 0.25
+
+# The allocator keeps some freed memory for each thread, more than a single batch shows.
+_ACTIVATION_FACTOR = 1.25
+
+# Buffers of GDAL and its block cache, of the decoder and of the writer; measured on a 32768² VRT.
+_RASTER_BYTES = 96_000_000
+
+# Fewest batches to read ahead; with fewer, the network waits for every read.
+_MIN_READ_AHEAD = 2
+
+# Seconds between two samples of the resident memory.
+_SAMPLE_INTERVAL = 0.001
+
+
+@dataclass(frozen=True)
+class MemoryNeeds:
+    """Memory that predicting a block needs, in bytes.
+
+    Attributes:
+        process: Resident memory before the block: libraries and network.
+        activations: Memory of the network while it predicts one batch, as measured.
+        inputs: Pixels and validity of one batch.
+        outputs: Probabilities of one batch.
+        strips: Strips and sums that are held for one panel.
+        reading: Pixels of tiles that are read together, and buffers of GDAL.
+    """
+
+    process: int
+    activations: int
+    inputs: int
+    outputs: int
+    strips: int
+    reading: int
+
+    def total(self, threads: int, read_ahead: int) -> int:
+        """Return the peak memory with a number of threads and of batches that wait, bytes."""
+        # Besides the running batches, one waits for a thread and one is being built.
+        running = threads * int(_ACTIVATION_FACTOR * self.activations)
+        waiting = (threads + 1) * (self.inputs + self.outputs) + (read_ahead + 1) * self.inputs
+        return self.process + running + waiting + self.strips + self.reading
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """How a block is predicted within its limit; the result does not depend on it.
+
+    Attributes:
+        threads: Batches to predict at the same time.
+        read_ahead: Batches to read in advance.
+        total: Expected peak memory of the process, bytes.
+    """
+
+    threads: int
+    read_ahead: int
+    total: int
+
+
+def plan_memory(
+    needs: MemoryNeeds, max_memory_gb: float | None, *, threads: int, read_ahead: int
+) -> MemoryPlan:
+    """Choose the most threads, then the deepest read-ahead, that stay within a limit.
+
+    Args:
+        needs: Memory of the block.
+        max_memory_gb: Limit of the process; no limit when None.
+        threads: Maximum number of threads.
+        read_ahead: Maximum number of batches to read in advance, at least 1.
+
+    Raises:
+        MemoryLimitError: If one thread does not fit.
+    """
+    if max_memory_gb is None:
+        return MemoryPlan(threads, read_ahead, needs.total(threads, read_ahead))
+    limit = int(max_memory_gb * 1e9)
+    depth = min(_MIN_READ_AHEAD, read_ahead)
+    while threads > 1 and needs.total(threads, depth) > limit:
+        threads -= 1
+    while depth > 1 and needs.total(threads, depth) > limit:
+        depth -= 1
+    if (total := needs.total(threads, depth)) > limit:
+        raise MemoryLimitError(
+            f"--max-memory: predicting needs {_gigabytes(total)} even with one thread "
+            f"({_gigabytes(needs.process)} for the process with its network), but only "
+            f"{max_memory_gb:g} GB are allowed; raise --max-memory, or use smaller --batch-size"
+        )
+    while depth < read_ahead and needs.total(threads, depth + 1) <= limit:
+        depth += 1
+    return MemoryPlan(threads, depth, needs.total(threads, depth))
+
+
+def _gigabytes(count: int) -> str:
+    # Rounded up, so that the figure suffices when it is used as the new limit.
+    return f"{-(-count // 10_000_000) / 100:.2f} GB"
+
+
+def count_panels(tiles: TileGrid, encoding: OutputEncoding, max_memory_gb: float) -> int:
+    """Return the number of panels that keep the strips of each within a share of the limit.
+
+    Args:
+        tiles: All tiles of the scene.
+        encoding: Output bands.
+        max_memory_gb: Limit of the process.
+    """
+    needed = strip_bytes(tiles, tiles.width, encoding)
+    return max(1, -(-needed // int(_PANEL_SHARE * max_memory_gb * 1e9)))
+
+
+def strip_bytes(tiles: TileGrid, width: int, encoding: OutputEncoding) -> int:
+    """Return the bytes of strips and sums that are held while a panel is predicted.
+
+    Args:
+        tiles: All tiles of the scene.
+        width: Columns of the panel.
+        encoding: Output bands.
+    """
+    item = 4 if encoding.floats else 1
+    # One strip is filled while the one before it is written; three arrays of their validity.
+    strip = 2 * len(encoding.bands) * item + 3
+    return width * (4 * encoding.channels * tiles.overlap + strip * tiles.size)
+
+
+def reading_bytes(group: tuple[int, int], bands: int, itemsize: int) -> int:
+    """Return the bytes that are used while neighbouring tiles are read together.
+
+    Args:
+        group: (height, width) of the pixels that are read.
+        bands: Bands of the scene.
+        itemsize: Bytes of a pixel's value.
+    """
+    # Pixels once as GDAL gives them and once converted, and a few arrays of validity.
+    return group[0] * group[1] * (2 * bands * itemsize + 4) + _RASTER_BYTES
+
+
+def measure_batch(predict: Callable[[], object]) -> int:
+    """Return the growth of resident memory while a batch is predicted, bytes.
+
+    Args:
+        predict: Predicts one batch of full size.
+    """
+    # The first batch also loads kernels and packs weights, which later batches share.
+    _run_in_thread(predict)
+    # A new thread has its own allocation arena, as each prediction thread has.
+    release_memory()
+    before = resident_bytes()
+    with _PeakSampler() as sampler:
+        _run_in_thread(predict)
+    return max(0, sampler.peak - before)
+
+
+def _run_in_thread(function: Callable[[], object]) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(function).result()
+
+
+def resident_bytes() -> int:
+    """Return the resident memory of this process."""
+    try:
+        # More precise than the counters that psutil reads, which lag behind on many cores.
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.split("VmRSS:")[1].split()[0])
+    except (OSError, IndexError, ValueError):  # not Linux
+        return int(psutil.Process().memory_info().rss)
+
+
+def release_memory() -> None:
+    """Return freed memory to the system where the C library can (glibc)."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError, TypeError):  # not glibc
+        return
+
+
+class _PeakSampler:
+    """Samples the resident memory of this process in a background thread.
+
+    The kernel's own peak (VmHWM) is not used, because it would have to be reset for the whole
+    process.
+
+    Attributes:
+        peak: Largest sample, bytes.
+    """
+
+    def __enter__(self) -> Self:
+        self.peak = resident_bytes()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+        self.peak = max(self.peak, resident_bytes())
+
+    def _sample(self) -> None:
+        while not self._done.wait(_SAMPLE_INTERVAL):
+            self.peak = max(self.peak, resident_bytes())
