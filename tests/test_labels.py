@@ -428,27 +428,11 @@ def test_a_coarse_mask_in_another_crs_is_sampled_at_pixel_centres(tmp_path):
         assert mask[row, column] == (coarse[place] if inside else IGNORE)
 
 
-def huge_mask(folder, side=32768):
-    """A mask of side x side pixels whose values are those of a 64 x 64 mask, magnified."""
-    small = np.random.default_rng(5).integers(0, 2, (64, 64)).astype(np.uint8)
-    path = mask_raster(folder, small)
-    source = '<SrcRect xOff="0" yOff="0" xSize="64" ySize="64"/>'
-    target = f'<DstRect xOff="0" yOff="0" xSize="{side}" ySize="{side}"/>'
-    vrt = folder / "huge.vrt"
-    vrt.write_text(
-        f'<VRTDataset rasterXSize="{side}" rasterYSize="{side}"><SRS>EPSG:32645</SRS>'
-        "<GeoTransform>500000, 0.5, 0, 3000000, 0, -0.5</GeoTransform>"
-        '<VRTRasterBand dataType="Byte" band="1"><SimpleSource><SourceFilename relativeToVRT="1">'
-        f"{path.name}</SourceFilename><SourceBand>1</SourceBand>{source}{target}"
-        "</SimpleSource></VRTRasterBand></VRTDataset>"
-    )
-    return vrt, small
-
-
 @pytest.mark.parametrize("rotation", [0, 45])
-def test_memory_of_an_estimate_does_not_grow_with_the_mask(tmp_path, rotation):
+def test_memory_of_an_estimate_does_not_grow_with_the_mask(tmp_path, magnify, rotation):
     side = 32768
-    path, small = huge_mask(tmp_path, side)
+    small = np.random.default_rng(5).integers(0, 2, (64, 64)).astype(np.uint8)
+    path = magnify(mask_raster(tmp_path, small), side)
     centre = side / 2
     turn = Affine.rotation(rotation, pivot=(centre, centre))
     grid = Grid(UTM, Affine(0.5, 0, 500_000, 0, -0.5, 3e6) @ turn, side, side)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 import warnings
 import zipfile
 from functools import partial
@@ -21,7 +22,15 @@ from scipy.ndimage import binary_dilation
 from shapely.geometry import Polygon
 
 from geoseg.data.splits import count_shared_pixels
-from geoseg.data.tiles import load_tiles_info, plan_tiles, read_tiles, tile_scenes, tile_window
+from geoseg.data.tiles import (
+    build_row_task,
+    cut_tile_row,
+    load_tiles_info,
+    plan_tiles,
+    read_tiles,
+    tile_scenes,
+    tile_window,
+)
 from geoseg.errors import (
     ConfigError,
     EmptyDatasetError,
@@ -297,6 +306,29 @@ def test_a_plan_reads_no_pixel_and_counts_tiles_and_bytes(make_scene):
     plan = plan_tiles([made.path], made.labels, TileOptions(**SMALL))
     assert plan.counts == {"train": 16, "val": 4, "test": 4}
     assert plan.bytes == 24 * 32 * 32 * 5
+
+
+@pytest.mark.parametrize("split", ["stripes", "blocks"])
+def test_memory_does_not_grow_with_the_scene_and_its_mask(make_scene, magnify, tmp_path, split):
+    side = 32768
+    made = make_scene(height=64, width=64)
+    mask = tmp_path / "mask.tif"
+    with rasterio.open(made.path) as source:
+        profile = source.profile | {"count": 1}
+    with rasterio.open(mask, "w", **profile) as sink:
+        sink.write(made.mask.astype(np.uint8), 1)
+    options = TileOptions(size=512, overlap=0, split=split)
+    for kind in ("images", "targets"):
+        (tmp_path / kind).mkdir()
+    tracemalloc.start()
+    plan = plan_tiles([magnify(made.path, side)], magnify(mask, side), options)
+    row = plan.tiles[plan.tiles.row_off == plan.tiles.row_off.min()]
+    row = row[row.split == row.split.iloc[0]]
+    found = cut_tile_row(build_row_task(plan, tmp_path, row))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [tile["valid_fraction"] for tile in found] == [1.0] * len(row)
+    assert peak < 256e6  # the mask alone has 1.07e9 pixels
 
 
 # Several scenes
