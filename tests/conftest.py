@@ -85,6 +85,33 @@ def realdata():
     return REALDATA
 
 
+@pytest.fixture
+def magnify(tmp_path):
+    """A function that writes a huge VRT: a small raster with its pixels repeated."""
+
+    def write(path, side):
+        with rasterio.open(path) as source:
+            bands, height, width = source.count, source.height, source.width
+            wkt, dtype = source.crs.to_string(), {"uint8": "Byte"}[source.dtypes[0]]
+            transform = ", ".join(str(number) for number in source.transform.to_gdal())
+        bands = "".join(
+            f'<VRTRasterBand dataType="{dtype}" band="{band}"><SimpleSource>'
+            f"<SourceFilename>{path}</SourceFilename><SourceBand>{band}</SourceBand>"
+            f'<SrcRect xOff="0" yOff="0" xSize="{width}" ySize="{height}"/>'
+            f'<DstRect xOff="0" yOff="0" xSize="{side}" ySize="{side}"/>'
+            "</SimpleSource></VRTRasterBand>"
+            for band in range(1, bands + 1)
+        )
+        vrt = tmp_path / f"{path.stem}_{side}.vrt"
+        vrt.write_text(
+            f'<VRTDataset rasterXSize="{side}" rasterYSize="{side}"><SRS>{wkt}</SRS>'
+            f"<GeoTransform>{transform}</GeoTransform>{bands}</VRTDataset>"
+        )
+        return vrt
+
+    return write
+
+
 def write_scene(
     folder,
     name="scene",

@@ -275,7 +275,7 @@ def dice_by_hand(logits, target):
     ("options", "message"),
     [
         ({"weight_map": {}}, "weighs ground between buildings"),
-        ({"loss": {"bce": 1}}, "bce: is for independent channels; exclusive classes take"),
+        ({"loss": {"bce": 1}}, "bce: is for independent channels; for exclusive classes use"),
         ({"loss": {"cross_entropy": {"class_weights": [1, 2]}}}, "has 2 values for 3 classes"),
     ],
 )

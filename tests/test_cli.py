@@ -283,7 +283,7 @@ BAD = {
     "both": ("train {tiles} -o {new} --resume --overwrite", "two things"),
     "batch": ("train {tiles} -o {new} --set train.batch_size=0", "train.batch_size: input should"),
     "file of tiles": ("train {scene} -o {new}", "is a file; give the folder"),
-    "state": ("predict {scene} -m {folder}/runs/a/best.ckpt -o {new}", "is a state of training"),
+    "state": ("predict {scene} -m {folder}/runs/a/best.ckpt -o {new}", "is a training checkpoint"),
     "file for tiles": (
         "tile {scene} --labels {truth} -o {model} --overwrite",
         "is a file, where a folder is to be",

@@ -267,7 +267,7 @@ def test_settings_without_an_effect_are_refused(write):
     )
     path = write("train: {augment: {elastic_px: 10, free_share: 0}}")
     assert refusal(path).startswith(
-        f"{path}: train.augment: elastic_px bends free_share of the samples, which is 0"
+        f"{path}: train.augment: elastic_px has no effect, because free_share is 0; set free_share above 0"
     )
 
 

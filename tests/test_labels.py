@@ -1,4 +1,4 @@
-"""Footprints burnt into targets: the same pixels however the scene is cut."""
+"""Labels and targets: the same pixels however the scene is divided."""
 
 import tracemalloc
 
@@ -36,30 +36,30 @@ FINE = Grid(UTM, Affine(0.4, 0, 500_000, 0, -0.4, 3e6), 40, 60)
 LOCAL = CRS.from_wkt('LOCAL_CS["site",UNIT["metre",1]]')
 
 
-def on_ground(grid, left, top, right, bottom):
+def pixel_box(grid, left, top, right, bottom):
     corners = ((left, top), (right, top), (right, bottom), (left, bottom))
     return Polygon([grid.transform @ corner for corner in corners])
 
 
-def labels_of(*boxes, grid=GRID):
-    shapes = [b if isinstance(b, (Polygon, MultiPolygon)) else on_ground(grid, *b) for b in boxes]
+def footprint_labels(*boxes, grid=GRID):
+    shapes = [b if isinstance(b, (Polygon, MultiPolygon)) else pixel_box(grid, *b) for b in boxes]
     return FootprintLabels(grid, gpd.GeoDataFrame(geometry=shapes, crs=grid.crs.to_wkt()))
 
 
-def burn(labels, window=None, valid=None):
+def rasterize(labels, window=None, valid=None):
     window = window or labels.grid.window
     shape = (int(window.height), int(window.width))
     return rasterize_targets(labels, window, np.ones(shape, dtype=bool) if valid is None else valid)
 
 
-# Burning
+# Rasterizing
 
 
 @pytest.mark.parametrize("rotation", [0, 40])
-def test_a_building_is_where_its_pixels_are(rotation):
+def test_buildings_cover_their_pixels(rotation):
     turned = Affine.translation(5e5, 3e6) @ Affine.rotation(rotation) @ Affine.scale(0.5, -0.5)
     grid = Grid(UTM, turned, 40, 60)
-    targets = burn(labels_of((10, 5, 22, 14), (30, 20, 50, 21), grid=grid))
+    targets = rasterize(footprint_labels((10, 5, 22, 14), (30, 20, 50, 21), grid=grid))
     expected = np.zeros((40, 60), dtype=np.uint8)
     expected[5:14, 10:22] = 1
     expected[20:21, 30:50] = 1
@@ -67,25 +67,25 @@ def test_a_building_is_where_its_pixels_are(rotation):
     np.testing.assert_array_equal(targets[0], expected)
 
 
-def test_a_pixel_belongs_to_a_building_when_its_centre_does():
-    targets = burn(labels_of((10.4, 5.6, 20.4, 10.4)))
+def test_a_pixel_belongs_to_a_building_if_its_centre_is_inside():
+    targets = rasterize(footprint_labels((10.4, 5.6, 20.4, 10.4)))
     assert targets[0].sum() == 10 * 4
     assert targets[0, 6:10, 10:20].all()
 
 
 def test_a_courtyard_and_several_parts():
-    yard = on_ground(GRID, 5, 5, 25, 25).difference(on_ground(GRID, 10, 10, 20, 20))
-    parts = MultiPolygon([on_ground(GRID, 40, 2, 45, 7), on_ground(GRID, 50, 2, 55, 7)])
-    targets = burn(labels_of(yard, parts))
+    yard = pixel_box(GRID, 5, 5, 25, 25).difference(pixel_box(GRID, 10, 10, 20, 20))
+    parts = MultiPolygon([pixel_box(GRID, 40, 2, 45, 7), pixel_box(GRID, 50, 2, 55, 7)])
+    targets = rasterize(footprint_labels(yard, parts))
     assert targets[0].sum() == 400 - 100 + 50
     assert not targets[0, 10:20, 10:20].any()
 
 
-def test_a_border_runs_along_every_edge_shared_walls_included():
+def test_borders_follow_every_edge_including_shared_walls():
     # 0.75 m are nearly two pixels of 0.4 m: two on each side of the wall.
-    labels = labels_of((10, 10, 20, 20), (20, 10, 30, 20), grid=FINE)
+    labels = footprint_labels((10, 10, 20, 20), (20, 10, 30, 20), grid=FINE)
     assert border_radius_px(labels.grid) == 2
-    border = burn(labels)[1]
+    border = rasterize(labels)[1]
     expected = np.zeros((40, 60), dtype=np.uint8)
     expected[8:22, 8:32] = 1
     expected[12:18, 12:18] = 0
@@ -95,20 +95,20 @@ def test_a_border_runs_along_every_edge_shared_walls_included():
 
 def test_a_border_is_at_least_a_pixel_wide():
     coarse = Grid(UTM, Affine(5, 0, 500_000, 0, -5, 3e6), 40, 60)
-    labels = labels_of((10, 10, 20, 20), (20, 10, 30, 20), grid=coarse)
+    labels = footprint_labels((10, 10, 20, 20), (20, 10, 30, 20), grid=coarse)
     assert border_radius_px(labels.grid) == 1
-    assert burn(labels)[1][15].nonzero()[0].tolist() == [9, 10, 19, 20, 29, 30]
+    assert rasterize(labels)[1][15].nonzero()[0].tolist() == [9, 10, 19, 20, 29, 30]
     assert BORDER_M < 5
 
 
 def test_no_building_no_border():
-    assert burn(labels_of()).sum() == 0
+    assert rasterize(footprint_labels()).sum() == 0
 
 
 def test_nodata_is_ignored_in_every_target():
     valid = np.ones((40, 60), dtype=bool)
     valid[12:18, 15:25] = False
-    targets = burn(labels_of((10, 10, 20, 20), (20, 10, 30, 20)), valid=valid)
+    targets = rasterize(footprint_labels((10, 10, 20, 20), (20, 10, 30, 20)), valid=valid)
     assert (targets[:, ~valid] == IGNORE).all()
     assert set(np.unique(targets[:, valid])) == {0, 1}
 
@@ -122,11 +122,11 @@ ROWS = tuple((x, y, x + 7, y + 5) for y in range(0, 40, 7) for x in range(-3, 60
     height=st.integers(1, 40),
     width=st.integers(1, 60),
 )
-def test_a_window_is_a_part_of_the_whole(top, left, height, width):
-    labels = labels_of(*ROWS)
+def test_a_window_equals_the_same_part_of_the_scene(top, left, height, width):
+    labels = footprint_labels(*ROWS)
     window = Window(left, top, min(width, 60 - left), min(height, 40 - top))
     np.testing.assert_array_equal(
-        burn(labels, window), burn(labels)[(slice(None), *window.toslices())]
+        rasterize(labels, window), rasterize(labels)[(slice(None), *window.toslices())]
     )
 
 
@@ -134,21 +134,21 @@ def test_a_window_is_a_part_of_the_whole(top, left, height, width):
 
 
 @pytest.mark.parametrize("crs", ["EPSG:32645", "EPSG:4326", "EPSG:3857", "EPSG:32644"])
-def test_footprints_come_in_the_grids_crs(make_scene, tmp_path, crs):
+def test_footprints_are_read_in_the_crs_of_the_grid(make_scene, tmp_path, crs):
     made = make_scene(rotation=15)
     path = tmp_path / "other.gpkg"
     gpd.read_file(made.labels).to_crs(crs).to_file(path)
     labels = read_labels(path, made.grid)
     assert labels.footprints.crs.to_epsg() == 32645
     assert len(labels.footprints) == len(made.polygons)
-    # Reprojected walls move by millimetres: no pixel's centre is so near.
-    found = burn(labels)[0]
+    # Reprojection moves walls by millimetres; no pixel's centre is that close to one.
+    found = rasterize(labels)[0]
     assert np.count_nonzero(found != made.mask) == 0
 
 
 def test_only_footprints_on_the_scene_are_read(tmp_path):
     outside = GRID.polygon.buffer(50).exterior.interpolate(7).buffer(3)
-    # The bounding box of a turned scene holds corners that the scene does not reach.
+    # The bounding box of a rotated scene has corners outside the scene.
     turned = Grid(
         UTM, Affine.translation(5e5, 3e6) @ Affine.rotation(45) @ Affine.scale(0.5, -0.5), 40, 60
     )
@@ -162,14 +162,14 @@ def test_only_footprints_on_the_scene_are_read(tmp_path):
     assert labels.footprints.geometry[0].equals(inside)
 
 
-def test_an_attribute_filters(make_scene):
+def test_footprints_are_filtered_by_attribute(make_scene):
     made = make_scene()
     odd = read_labels(made.labels, made.grid, where="label = 1")
     assert len(odd.footprints) == (len(made.polygons) + 1) // 2
-    assert burn(odd)[0].sum() == len(odd.footprints) * 12 * 9
+    assert rasterize(odd)[0].sum() == len(odd.footprints) * 12 * 9
 
 
-def test_invalid_footprints_are_mended_and_counted(tmp_path):
+def test_invalid_footprints_are_repaired_and_counted(tmp_path):
     x, y = 500_005.0, 2_999_995.0
     bow = Polygon([(x, y), (x + 8, y - 8), (x + 8, y), (x, y - 8)])
     gpd.GeoDataFrame(geometry=[bow, box(x + 10, y - 5, x + 15, y)], crs=UTM.to_wkt()).to_file(
@@ -182,10 +182,10 @@ def test_invalid_footprints_are_mended_and_counted(tmp_path):
     assert labels.footprints.area.sum() == pytest.approx(2 * 16 + 25)
 
 
-# Refusing
+# Errors
 
 
-def test_a_layer_that_lies_elsewhere_says_where(make_scene, tmp_path):
+def test_a_layer_outside_the_scene_is_located_in_the_error(make_scene, tmp_path):
     made = make_scene()
     frame = gpd.read_file(made.labels)
     frame.geometry = frame.translate(100_000, 0)
@@ -195,7 +195,7 @@ def test_a_layer_that_lies_elsewhere_says_where(make_scene, tmp_path):
         check_footprints([labels], tmp_path / "far.gpkg", None)
 
 
-def test_a_filter_that_leaves_nothing(make_scene):
+def test_a_filter_that_matches_nothing(make_scene):
     made = make_scene()
     labels = read_labels(made.labels, made.grid, where="label = 9")
     with pytest.raises(LabelError, match="no footprint where label = 9; check the layer"):
@@ -211,7 +211,7 @@ def test_one_scene_with_footprints_is_enough(make_scene):
     check_footprints(labels, made.labels, None)
 
 
-def test_a_layer_that_is_not_there(tmp_path):
+def test_a_missing_file(tmp_path):
     with pytest.raises(VectorReadError, match=r"none\.gpkg: no such file"):
         read_labels(tmp_path / "none.gpkg", GRID)
 
@@ -223,17 +223,19 @@ def test_a_scene_in_a_local_crs_cannot_meet_footprints(make_scene):
         read_labels(made.labels, grid)
 
 
-# Contact, distance, ground that was not labelled
+# Contact, distance, areas that were not labelled
 
 
-def test_contact_lies_where_two_buildings_are_near():
+def test_contact_is_near_two_buildings():
     # 0.75 m are nearly two pixels of 0.4 m.
     shapes = ((10, 10, 20, 20), (20, 10, 30, 20), (33, 10, 40, 20), (50, 30, 55, 35))
     valid = np.ones(FINE.shape, dtype=bool)
-    (contact,) = rasterize_targets(labels_of(*shapes, grid=FINE), FINE.window, valid, ("contact",))
+    (contact,) = rasterize_targets(
+        footprint_labels(*shapes, grid=FINE), FINE.window, valid, ("contact",)
+    )
     expected = np.zeros(FINE.shape, dtype=np.uint8)
     expected[8:22, 18:22] = 1  # along the wall, and two pixels past its ends
-    expected[8:22, 31:32] = 1  # of a gap of three pixels only the middle is near to both
+    expected[8:22, 31:32] = 1  # only the middle of a gap of three pixels is near both
     assert border_radius_px(FINE) == 2
     np.testing.assert_array_equal(contact, expected)
 
@@ -244,8 +246,8 @@ def test_contact_lies_where_two_buildings_are_near():
         max_size=4,
     )
 )
-def test_the_distance_is_that_to_the_nearest_edge(boxes):
-    labels = labels_of(*((x, y, x + w, y + h) for x, y, w, h in boxes))
+def test_the_distance_is_measured_to_the_nearest_edge(boxes):
+    labels = footprint_labels(*((x, y, x + w, y + h) for x, y, w, h in boxes))
     valid = np.ones(GRID.shape, dtype=bool)
     (distance,) = rasterize_targets(labels, GRID.window, valid, ("distance",))
     wide = Window(-30, -30, GRID.width + 60, GRID.height + 60)
@@ -268,9 +270,9 @@ def test_the_distance_is_that_to_the_nearest_edge(boxes):
     height=st.integers(3, 10),
     width=st.integers(4, 20),
 )
-def test_every_target_is_the_same_however_the_ground_is_cut(top, left, height, width):
+def test_targets_do_not_depend_on_how_the_scene_is_divided(top, left, height, width):
     names = ("building", "border", "contact", "distance")
-    labels = labels_of((10, 5, 22, 14), (22, 5, 30, 20), (5, 25, 18, 33), (33, 4, 58, 38))
+    labels = footprint_labels((10, 5, 22, 14), (22, 5, 30, 20), (5, 25, 18, 33), (33, 4, 58, 38))
     whole = rasterize_targets(labels, GRID.window, np.ones(GRID.shape, dtype=bool), names)
     part = rasterize_targets(
         labels.subset(Window(left - 20, top - 20, width + 40, height + 40)),
@@ -281,14 +283,14 @@ def test_every_target_is_the_same_however_the_ground_is_cut(top, left, height, w
     np.testing.assert_array_equal(part, whole[:, top : top + height, left : left + width])
 
 
-def test_ignored_areas_count_for_nothing(make_scene, tmp_path):
+def test_areas_that_were_not_labelled_are_ignored(make_scene, tmp_path):
     made = make_scene()
     path = tmp_path / "labels.gpkg"
     gpd.GeoDataFrame(geometry=made.polygons, crs=32645).to_file(path, layer="footprints")
-    hidden = on_ground(made.grid, 40, 20, 90, 60)
+    hidden = pixel_box(made.grid, 40, 20, 90, 60)
     gpd.GeoDataFrame(geometry=[hidden], crs=32645).to_crs(4326).to_file(path, layer="ignored areas")
     labels = read_labels(path, made.grid)
-    targets = burn(labels)
+    targets = rasterize(labels)
     inside = np.zeros(made.grid.shape, dtype=bool)
     inside[20:60, 40:90] = True
     assert len(labels) == len(made.polygons)
@@ -307,7 +309,7 @@ def land_layer(folder):
     shapes = [(0, 0, 20, 40), (20, 0, 35, 40), (35, 0, 45, 40), (45, 0, 50, 40)]
     gpd.GeoDataFrame(
         {"kind": ["lake", "forest ", "swamp", "3"]},
-        geometry=[on_ground(GRID, *shape) for shape in shapes],
+        geometry=[pixel_box(GRID, *shape) for shape in shapes],
         crs=32645,
     ).to_file(path)
     return path
@@ -322,7 +324,7 @@ def test_classes_by_attribute(tmp_path, background):
     assert scheme.names == (("open",) if background else ()) + ("water", "wood")
     assert (mask[:, :20] == first).all()
     assert (mask[:, 20:35] == first + 1).all()
-    assert (mask[:, 35:45] == IGNORE).all()  # a swamp is of no class that is asked for
+    assert (mask[:, 35:45] == IGNORE).all()  # swamp belongs to no class
     assert (mask[:, 45:50] == first).all()
     assert (mask[:, 50:] == (0 if background else IGNORE)).all()
 
@@ -336,7 +338,7 @@ def test_classes_need_their_attribute(tmp_path):
             read_labels(land_layer(tmp_path), GRID, resolve_scheme(options))
 
 
-def test_a_value_stands_for_one_class():
+def test_a_value_belongs_to_one_class():
     with pytest.raises(ValidationError, match="the value 3 is listed for two classes"):
         ClassOptions(values={"water": 3, "wood": [4, "3"]})
     with pytest.raises(ValidationError, match="water is already one of the classes"):
@@ -366,8 +368,8 @@ def test_a_mask_of_buildings(tmp_path, value, nodata):
         array[:, 55:] = 9
     labels = read_labels(mask_raster(tmp_path, array, nodata=nodata), GRID)
     assert isinstance(labels, RasterLabels)
-    drawn = burn(labels_of((10, 5, 22, 14), (30, 20, 50, 30)))
-    found = burn(labels)
+    drawn = rasterize(footprint_labels((10, 5, 22, 14), (30, 20, 50, 30)))
+    found = rasterize(labels)
     if nodata == 9:
         assert (found[:, :, 55:] == IGNORE).all()
         drawn[:, :, 55:] = IGNORE
@@ -377,7 +379,7 @@ def test_a_mask_of_buildings(tmp_path, value, nodata):
 
 
 @given(seed=st.integers(0, 1000), nodata=st.sampled_from([None, 0, 2, 40]))
-def test_no_class_is_eaten_by_a_nodata_tag(tmp_path_factory, seed, nodata):
+def test_the_nodata_value_may_belong_to_a_class(tmp_path_factory, seed, nodata):
     array = np.random.default_rng(seed).choice([0, 1, 2, 40], GRID.shape).astype(np.uint8)
     path = mask_raster(tmp_path_factory.mktemp("mask"), array, nodata=nodata)
     options = ClassOptions(values={"soil": 0, "water": [2, 40]}, background=None)
@@ -405,7 +407,7 @@ def test_colours_are_classes(tmp_path):
         read_labels(one, GRID, resolve_scheme(options))
 
 
-def test_a_coarse_mask_in_another_crs_is_read_under_each_centre(tmp_path):
+def test_a_coarse_mask_in_another_crs_is_sampled_at_pixel_centres(tmp_path):
     coarse = np.random.default_rng(0).integers(0, 5, (11, 16)).astype(np.uint8)
     path = mask_raster(tmp_path, coarse, scale=2.0)
     options = ClassOptions(values={str(v): v for v in range(5)}, background=None)
@@ -426,27 +428,11 @@ def test_a_coarse_mask_in_another_crs_is_read_under_each_centre(tmp_path):
         assert mask[row, column] == (coarse[place] if inside else IGNORE)
 
 
-def huge_mask(folder, side=32768):
-    """A mask of side x side pixels whose values are those of a 64 x 64 mask, magnified."""
-    small = np.random.default_rng(5).integers(0, 2, (64, 64)).astype(np.uint8)
-    path = mask_raster(folder, small)
-    source = '<SrcRect xOff="0" yOff="0" xSize="64" ySize="64"/>'
-    target = f'<DstRect xOff="0" yOff="0" xSize="{side}" ySize="{side}"/>'
-    vrt = folder / "huge.vrt"
-    vrt.write_text(
-        f'<VRTDataset rasterXSize="{side}" rasterYSize="{side}"><SRS>EPSG:32645</SRS>'
-        "<GeoTransform>500000, 0.5, 0, 3000000, 0, -0.5</GeoTransform>"
-        '<VRTRasterBand dataType="Byte" band="1"><SimpleSource><SourceFilename relativeToVRT="1">'
-        f"{path.name}</SourceFilename><SourceBand>1</SourceBand>{source}{target}"
-        "</SimpleSource></VRTRasterBand></VRTDataset>"
-    )
-    return vrt, small
-
-
 @pytest.mark.parametrize("rotation", [0, 45])
-def test_memory_of_an_estimate_does_not_grow_with_the_mask(tmp_path, rotation):
+def test_memory_of_an_estimate_does_not_grow_with_the_mask(tmp_path, magnify, rotation):
     side = 32768
-    path, small = huge_mask(tmp_path, side)
+    small = np.random.default_rng(5).integers(0, 2, (64, 64)).astype(np.uint8)
+    path = magnify(mask_raster(tmp_path, small), side)
     centre = side / 2
     turn = Affine.rotation(rotation, pivot=(centre, centre))
     grid = Grid(UTM, Affine(0.5, 0, 500_000, 0, -0.5, 3e6) @ turn, side, side)

@@ -43,20 +43,20 @@ CASES = [
 ]
 
 
-def term(name, task="binary", channels=1, **options):
+def term(name, mode="binary", channels=1, **options):
     """One term alone."""
-    return CompositeLoss(LossOptions(**{name: options}), channels=channels, task=task)
+    return CompositeLoss(LossOptions(**{name: options}), channels=channels, mode=mode)
 
 
-def loss(name, logits=LOGITS, target=TARGET, valid=ALL, task="binary", **options):
-    return term(name, task, logits.shape[1], **options)(logits, target, valid).item()
+def loss(name, logits=LOGITS, target=TARGET, valid=ALL, mode="binary", **options):
+    return term(name, mode, logits.shape[1], **options)(logits, target, valid).item()
 
 
-def example(task, count=2, height=5, width=7, seed=0):
+def example(mode, count=2, height=5, width=7, seed=0):
     """Random logits, truth and valid; every class is there, every image has valid pixels."""
     generator = torch.Generator().manual_seed(seed)
-    channels = {"binary": 2, "multiclass": 3}[task]
-    shape = (count, channels, height, width) if task == "binary" else (count, height, width)
+    channels = {"binary": 2, "multiclass": 3}[mode]
+    shape = (count, channels, height, width) if mode == "binary" else (count, height, width)
     logits = torch.randn(count, channels, height, width, generator=generator) * 2
     target = torch.randint(0, channels, shape, generator=generator)
     valid = torch.rand(shape, generator=generator) > 0.3
@@ -197,22 +197,24 @@ def test_on_many_pixels_the_smoothing_term_vanishes():
     assert loss("jaccard", logits, target, valid) == pytest.approx(PLAIN_JACCARD, abs=1e-5)
 
 
-@pytest.mark.parametrize(("task", "mode"), [("binary", "multilabel"), ("multiclass", "multiclass")])
+@pytest.mark.parametrize(
+    ("mode", "smp_mode"), [("binary", "multilabel"), ("multiclass", "multiclass")]
+)
 @pytest.mark.parametrize("smooth", [0, 2.0])
-def test_overlap_is_smps_where_every_class_is_there(task, mode, smooth):
-    logits, target, valid = example(task)
+def test_overlap_is_smps_where_every_class_is_there(mode, smp_mode, smooth):
+    logits, target, valid = example(mode)
     marked = torch.where(valid, target, 255)
     # smp's Dice counts the smoothing term twice as much.
     peers = {
-        "dice": smp.DiceLoss(mode, smooth=smooth / 2, ignore_index=255),
-        "jaccard": smp.JaccardLoss(mode, smooth=smooth),
-        "tversky": smp.TverskyLoss(mode, smooth=smooth, ignore_index=255, alpha=0.3, beta=0.7),
+        "dice": smp.DiceLoss(smp_mode, smooth=smooth / 2, ignore_index=255),
+        "jaccard": smp.JaccardLoss(smp_mode, smooth=smooth),
+        "tversky": smp.TverskyLoss(smp_mode, smooth=smooth, ignore_index=255, alpha=0.3, beta=0.7),
     }
     for name, peer in peers.items():
         # smp's Jaccard knows no pixel to ignore.
         known = torch.ones_like(valid) if name == "jaccard" else valid
         expected = peer(logits, target if name == "jaccard" else marked).item()
-        found = loss(name, logits, target, known, task, smooth=smooth)
+        found = loss(name, logits, target, known, mode, smooth=smooth)
         assert found == pytest.approx(expected, abs=1e-5), name
 
 
@@ -287,16 +289,16 @@ def test_lovasz_is_smps(seed, count, height, ground, per_image):
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
-@pytest.mark.parametrize(("task", "name"), [("binary", "lovasz_hinge"),
+@pytest.mark.parametrize(("mode", "name"), [("binary", "lovasz_hinge"),
                                             ("multiclass", "lovasz_softmax")])  # fmt: skip
-def test_lovasz_by_image_is_the_mean_over_images_that_have_valid_pixels(task, name):
-    logits, target, valid = example(task, count=3)
+def test_lovasz_by_image_is_the_mean_over_images_that_have_valid_pixels(mode, name):
+    logits, target, valid = example(mode, count=3)
     valid[1] = False
-    each = [loss(name, logits[i : i + 1], target[i : i + 1], valid[i : i + 1], task)
+    each = [loss(name, logits[i : i + 1], target[i : i + 1], valid[i : i + 1], mode)
             for i in (0, 2)]  # fmt: skip
-    found = loss(name, logits, target, valid, task, per_image=True)
+    found = loss(name, logits, target, valid, mode, per_image=True)
     assert found == pytest.approx(sum(each) / 2, abs=1e-6)
-    assert found != pytest.approx(loss(name, logits, target, valid, task), abs=1e-4)
+    assert found != pytest.approx(loss(name, logits, target, valid, mode), abs=1e-4)
 
 
 # What all have in common
@@ -324,16 +326,16 @@ def test_of_exclusive_classes_the_right_one_costs_nothing(name):
     assert 0 < costs[0] < costs[1] < loss(name, -logits.abs() * sure, target, valid, "multiclass")
 
 
-@pytest.mark.parametrize(("task", "name", "options"), CASES)
+@pytest.mark.parametrize(("mode", "name", "options"), CASES)
 @settings(max_examples=12)
 @given(
     seed=st.integers(0, 2**31),
     junk=st.sampled_from([0.0, 50.0, -1e30, math.inf, math.nan]),
     shift=st.integers(1, 250),
 )
-def test_what_is_not_valid_has_no_effect(task, name, options, seed, junk, shift):
-    logits, target, valid = example(task, seed=seed)
-    alone = term(name, task, logits.shape[1], **options)
+def test_what_is_not_valid_has_no_effect(mode, name, options, seed, junk, shift):
+    logits, target, valid = example(mode, seed=seed)
+    alone = term(name, mode, logits.shape[1], **options)
 
     def run(logits, target):
         logits = logits.clone().requires_grad_()
@@ -341,7 +343,7 @@ def test_what_is_not_valid_has_no_effect(task, name, options, seed, junk, shift)
         return found.item(), torch.autograd.grad(found, logits)[0]
 
     value, gradient = run(logits, target)
-    seen = valid.expand_as(logits) if task == "binary" else valid[:, None].expand_as(logits)
+    seen = valid.expand_as(logits) if mode == "binary" else valid[:, None].expand_as(logits)
     other = run(torch.where(seen, logits, junk), torch.where(valid, target, target + shift))
     assert math.isfinite(value)
     assert other[0] == value
@@ -350,11 +352,11 @@ def test_what_is_not_valid_has_no_effect(task, name, options, seed, junk, shift)
     assert (gradient[seen] != 0).any()
 
 
-@pytest.mark.parametrize(("task", "name", "options"), CASES)
-def test_a_batch_without_a_valid_pixel_is_finite(task, name, options):
-    logits, target, valid = example(task)
+@pytest.mark.parametrize(("mode", "name", "options"), CASES)
+def test_a_batch_without_a_valid_pixel_is_finite(mode, name, options):
+    logits, target, valid = example(mode)
     logits.requires_grad_()
-    found = term(name, task, logits.shape[1], **options)(logits, target, torch.zeros_like(valid))
+    found = term(name, mode, logits.shape[1], **options)(logits, target, torch.zeros_like(valid))
     found.backward()
     assert found.item() == 0
     assert (logits.grad == 0).all()
@@ -374,11 +376,11 @@ def test_a_channel_is_a_problem_of_its_own(name):
     assert both == pytest.approx(sum(apart) / 2, abs=1e-6)
 
 
-@pytest.mark.parametrize(("task", "name", "options"), CASES)
-def test_everything_lies_on_the_device_of_the_logits(task, name, options):
-    logits, target, valid = (part.to("meta") for part in example(task))
+@pytest.mark.parametrize(("mode", "name", "options"), CASES)
+def test_everything_lies_on_the_device_of_the_logits(mode, name, options):
+    logits, target, valid = (part.to("meta") for part in example(mode))
     weights = torch.ones(2, 1, 5, 7, device="meta")
-    found = term(name, task, logits.shape[1], **options)(logits, target, valid, weights)
+    found = term(name, mode, logits.shape[1], **options)(logits, target, valid, weights)
     assert (found.device.type, found.shape, found.dtype) == ("meta", (), torch.float32)
 
 
@@ -461,13 +463,13 @@ def test_the_sum_takes_half_precision_and_integer_targets():
 
 
 @pytest.mark.parametrize(
-    ("task", "terms", "message"),
+    ("mode", "terms", "message"),
     [
         ("binary", {"cross_entropy": 1},
-         "train.loss.cross_entropy: is for exclusive classes; independent channels take bce, dice, "
+         "cross_entropy: is for exclusive classes; for independent channels use bce, dice, "
          "focal, jaccard, lovasz_hinge, tversky"),
         ("multiclass", {"dice": 1, "bce": 1},
-         "train.loss.bce: is for independent channels; exclusive classes take cross_entropy, dice, "
+         "bce: is for independent channels; for exclusive classes use cross_entropy, dice, "
          "focal, jaccard, lovasz_softmax, tversky"),
         ("multiclass", {"focal": {"alpha": 0.5}}, "train.loss.focal.alpha: is for independent"),
         ("binary", {"focal": {"class_weights": [1, 2]}},
@@ -478,9 +480,9 @@ def test_the_sum_takes_half_precision_and_integer_targets():
          "train.loss.cross_entropy.class_weights: has 3 values for 2 classes; give one per class"),
     ],
 )  # fmt: skip
-def test_terms_that_do_not_serve_the_task_are_refused(task, terms, message):
+def test_terms_that_do_not_serve_the_task_are_refused(mode, terms, message):
     with pytest.raises(ConfigError) as error:
-        CompositeLoss(LossOptions(**terms), channels=2, task=task)
+        CompositeLoss(LossOptions(**terms), channels=2, mode=mode)
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
 

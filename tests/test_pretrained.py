@@ -1,4 +1,4 @@
-"""The models that come with geoseg: what they say of themselves holds."""
+"""The models that installed with geoseg: what they say of themselves holds."""
 
 import geopandas as gpd
 import pytest
@@ -45,7 +45,7 @@ def test_a_model_goes_by_its_name_unless_a_file_does(tmp_path, monkeypatch):
     (tmp_path / DEFAULT_MODEL).touch()
     assert find_model(DEFAULT_MODEL).resolve() == tmp_path / DEFAULT_MODEL
     assert find_model() == shipped_models()[DEFAULT_MODEL]
-    with pytest.raises(ModelFileError, match=r"come with geoseg: .*buildings"):
+    with pytest.raises(ModelFileError, match=r"installed with geoseg: .*buildings"):
         load_spec(find_model("houses"))
 
 

@@ -1,4 +1,4 @@
-"""Ground is separated before it is tiled, and the proof is a number."""
+"""Scenes are split before they are tiled, and splits share no pixel."""
 
 import geopandas as gpd
 import numpy as np
@@ -28,18 +28,18 @@ from geoseg.options import TileOptions
 UTM = "EPSG:32645"
 
 
-def ground(height, width, *, name="scene.tif", left=500_000.0, built=lambda window: 0.0):
-    """A scene of pixels of half a metre."""
+def split_scene(height, width, *, name="scene.tif", left=500_000.0, built=lambda window: 0.0):
+    """A scene with pixels of 0.5 m."""
     transform = Affine.translation(left, 3_000_000.0) @ Affine.scale(0.5, -0.5)
     return SplitScene(name, Grid(CRS.from_epsg(32645), transform, height, width), built)
 
 
-def separate(split, *grounds, **options):
-    return STRATEGIES[split](grounds, TileOptions(split=split, **options))
+def separate(split, *scenes, **options):
+    return STRATEGIES[split](scenes, TileOptions(split=split, **options))
 
 
 def owners(regions, height, width):
-    """(H, W) how many regions hold each pixel, and pixels per split."""
+    """Number of regions that contain each pixel (H, W), and pixels per split."""
     hits = np.zeros((height, width), dtype=int)
     pixels = dict.fromkeys(SPLITS, 0)
     for region in regions:
@@ -62,40 +62,40 @@ fractions = st.tuples(st.integers(1, 10), st.integers(0, 5), st.integers(0, 5)).
     shares=fractions,
     gap=st.integers(0, 20),
 )
-def test_stripes_share_the_scene_but_for_the_gaps(height, width, shares, gap):
+def test_stripes_and_gaps_cover_the_scene(height, width, shares, gap):
     try:
-        made = separate("stripes", ground(height, width), fractions=shares, gap=gap)
+        made = separate("stripes", split_scene(height, width), fractions=shares, gap=gap)
     except ConfigError:
         assert gap * 2 + 3 > max(height, width)
         return
     (regions,) = made.regions
     hits, pixels = owners(regions, height, width)
     across, long = min(height, width), max(height, width)
-    asked = sum(share > 0 for share in shares)
+    used = sum(share > 0 for share in shares)
     assert hits.max() == 1
-    assert (hits == 0).sum() == (asked - 1) * gap * across
-    usable = long - (asked - 1) * gap
+    assert (hits == 0).sum() == (used - 1) * gap * across
+    usable = long - (used - 1) * gap
     for split, share in zip(SPLITS, shares, strict=True):
         assert pixels[split] / across == pytest.approx(share * usable, abs=1.01)
 
 
-def test_stripes_lie_across_the_longer_side():
+def test_stripes_divide_the_longer_side():
     halves = {"fractions": (0.5, 0.25, 0.25)}
-    assert separate("stripes", ground(100, 200), gap=0, **halves).regions == [
+    assert separate("stripes", split_scene(100, 200), gap=0, **halves).regions == [
         [
             Region("train", Window(0, 0, 100, 100)),
             Region("val", Window(100, 0, 50, 100)),
             Region("test", Window(150, 0, 50, 100)),
         ]
     ]
-    assert separate("stripes", ground(210, 100), gap=10, fractions=(0.6, 0.4, 0)).regions == [
+    assert separate("stripes", split_scene(210, 100), gap=10, fractions=(0.6, 0.4, 0)).regions == [
         [Region("train", Window(0, 0, 100, 120)), Region("val", Window(0, 130, 100, 80))]
     ]
 
 
 @pytest.mark.parametrize(("length", "gap"), [(6000, 256), (2560, 256), (1330, 133), (400, 40)])
-def test_the_gap_is_a_tile_or_less_where_the_scene_is_small(length, gap):
-    made = separate("stripes", ground(300, length))
+def test_the_default_gap_is_a_tile_or_less_in_small_scenes(length, gap):
+    made = separate("stripes", split_scene(300, length))
     assert made.gap == gap
     train, val, test = (region.window for region in made.regions[0])
     assert val.col_off - (train.col_off + train.width) == gap
@@ -111,7 +111,7 @@ def test_the_gap_is_a_tile_or_less_where_the_scene_is_small(length, gap):
 def test_blocks_partition_the_scene(height, width, seed, shares):
     try:
         made = separate(
-            "blocks", ground(height, width), fractions=shares, block=32, seed=seed, size=32
+            "blocks", split_scene(height, width), fractions=shares, block=32, seed=seed, size=32
         )
     except ConfigError:
         return
@@ -126,10 +126,11 @@ def test_blocks_partition_the_scene(height, width, seed, shares):
     }
 
 
-def test_blocks_are_dealt_by_the_seed():
+def test_blocks_are_assigned_by_the_seed():
     options = {"fractions": (0.6, 0.2, 0.2), "block": 32, "size": 32}
     one, again, other = (
-        separate("blocks", ground(160, 320), seed=seed, **options).regions for seed in (1, 1, 2)
+        separate("blocks", split_scene(160, 320), seed=seed, **options).regions
+        for seed in (1, 1, 2)
     )
     assert one == again
     assert one != other
@@ -138,26 +139,24 @@ def test_blocks_are_dealt_by_the_seed():
 
 
 def test_too_few_blocks_for_the_splits():
-    with pytest.raises(
-        ConfigError, match="only 2 blocks or scenes, too few for the splits; use a smaller"
-    ):
-        separate("blocks", ground(100, 250), block=100, size=32)
+    with pytest.raises(ConfigError, match="only 2 blocks or scenes, too few for the splits; use a"):
+        separate("blocks", split_scene(100, 250), block=100, size=32)
 
 
 @pytest.mark.parametrize(("side", "block"), [(20_000, 2048), (5000, 1024), (1500, 512)])
-def test_blocks_are_as_large_as_there_are_enough_of(side, block):
-    made = separate("blocks", ground(side, side + 100))
+def test_blocks_are_as_large_as_gives_enough_of_them(side, block):
+    made = separate("blocks", split_scene(side, side + 100))
     assert made.regions[0][0].window.height == block
     assert made.gap == min(256, block // 8)
 
 
-def test_buildings_are_shared_out_too():
-    """A town in the middle of fields: every split gets as much of it as of the ground."""
+def test_building_area_is_balanced():
+    """A town surrounded by fields: each split gets its fraction of the town, too."""
 
     def built(window):
         return 1000.0 if 192 <= window.row_off < 448 and 128 <= window.col_off < 512 else 10.0
 
-    town = ground(640, 704, built=built)
+    town = split_scene(640, 704, built=built)
     for seed in range(5):
         (regions,) = separate(
             "blocks", town, block=64, size=32, seed=seed, fractions=(0.6, 0.2, 0.2)
@@ -168,23 +167,25 @@ def test_buildings_are_shared_out_too():
             assert held / total == pytest.approx(share, abs=0.05)
 
 
-def test_each_block_is_test_ground_in_one_fold():
+def test_each_block_is_in_the_test_split_of_exactly_one_fold():
     options = {"folds": 4, "block": 64, "size": 32, "seed": 3}
-    tested, judged = [], []
+    tested, validated = [], []
     for fold in range(4):
-        (regions,) = separate("kfold", ground(300, 400), fold=fold, **options).regions
+        (regions,) = separate("kfold", split_scene(300, 400), fold=fold, **options).regions
         tested += [region.window for region in regions if region.split == "test"]
-        judged.append({str(region.window) for region in regions if region.split == "val"})
+        validated.append({str(region.window) for region in regions if region.split == "val"})
         assert len(regions) == 24
         assert sum(region.split == "train" for region in regions) == 12
     assert len(tested) == len({str(window) for window in tested}) == 24
     for fold in range(4):
-        (regions,) = separate("kfold", ground(300, 400), fold=(fold + 1) % 4, **options).regions
-        assert judged[fold] == {str(r.window) for r in regions if r.split == "test"}
+        (regions,) = separate(
+            "kfold", split_scene(300, 400), fold=(fold + 1) % 4, **options
+        ).regions
+        assert validated[fold] == {str(r.window) for r in regions if r.split == "test"}
 
 
 def test_whole_scenes_by_name():
-    scenes = [ground(90, 100, name=f"imgs/town_{number}.tif") for number in range(6)]
+    scenes = [split_scene(90, 100, name=f"imgs/town_{number}.tif") for number in range(6)]
     made = separate(
         "scenes", *scenes, val_scenes=["town_2*"], test_scenes=["*/town_5.tif", "town_0.tif"]
     )
@@ -197,9 +198,9 @@ def test_whole_scenes_by_name():
         separate("scenes", *scenes, test_scenes=["city_1"])
 
 
-def test_whole_scenes_by_shares_of_ground_and_buildings():
+def test_whole_scenes_are_balanced_by_area():
     sizes = [800, 100, 100, 100, 100, 100, 100]
-    scenes = [ground(80, width, name=f"{n}.tif") for n, width in enumerate(sizes)]
+    scenes = [split_scene(80, width, name=f"{n}.tif") for n, width in enumerate(sizes)]
     made = separate("scenes", *scenes, fractions=(0.6, 0.2, 0.2), seed=5)
     names = [region.split for (region,) in made.regions]
     assert names[0] == "train"
@@ -209,7 +210,7 @@ def test_whole_scenes_by_shares_of_ground_and_buildings():
 
 
 def drawn(folder, *areas):
-    """A file of areas: (split, left, bottom, right, top) in metres from the corner."""
+    """Write a file of areas: (split, left, bottom, right, top) in metres from the corner."""
     path = folder / "areas.gpkg"
     gpd.GeoDataFrame(
         {"split": [name for name, *_ in areas]},
@@ -222,60 +223,62 @@ def drawn(folder, *areas):
     return path
 
 
-def test_ground_as_the_user_drew_it(tmp_path):
+def test_areas_drawn_by_the_user(tmp_path):
     path = drawn(
         tmp_path, ("train", -10, 60, 40, -10), ("Test ", 50, 50, 70, 20), ("val", 900, 9, 950, 0)
     )
-    made = separate("areas", ground(100, 160), areas=str(path))
+    made = separate("areas", split_scene(100, 160), areas=str(path))
     train, test = made.regions[0]
     assert (train.split, test.split) == ("train", "test")
-    # Whole pixels that lie inside; the way to longitudes and back moves corners by a hair.
+    # Only whole pixels inside count; conversion to degrees and back moves corners slightly.
     assert train.window.col_off == train.window.row_off == 0
     assert 79 <= train.window.width <= 80
     assert train.window.height == 100
     assert 100 <= test.window.col_off <= 101
     assert 38 <= test.window.width <= 40
-    far = ground(100, 160, left=600_000.0)
+    far = split_scene(100, 160, left=600_000.0)
     with pytest.raises(GridMismatchError, match="none of its 3 areas intersects a scene"):
         separate("areas", far, areas=str(path))
 
 
-def test_areas_must_say_what_they_are_for(tmp_path):
+def test_areas_need_a_split(tmp_path):
     with pytest.raises(ConfigError, match="pass --areas FILE"):
-        separate("areas", ground(100, 160))
+        separate("areas", split_scene(100, 160))
     with pytest.raises(VectorReadError, match="split is 'validation'"):
-        separate("areas", ground(9, 16), areas=str(drawn(tmp_path, ("validation", 0, 9, 9, 0))))
+        separate(
+            "areas", split_scene(9, 16), areas=str(drawn(tmp_path, ("validation", 0, 9, 9, 0)))
+        )
     unnamed = tmp_path / "unnamed.gpkg"
     gpd.GeoDataFrame({"a": [1]}, geometry=[box(0, 0, 1, 1)], crs=UTM).to_file(unnamed)
     with pytest.raises(VectorReadError, match="attribute split"):
-        separate("areas", ground(9, 16), areas=str(unnamed))
+        separate("areas", split_scene(9, 16), areas=str(unnamed))
 
 
 @given(
-    pieces=st.integers(3, 40),
+    regions=st.integers(3, 40),
     seed=st.integers(0, 1000),
     shares=fractions,
 )
-@example(pieces=3, seed=0, shares=(0.25, 0.25, 0.5))
-def test_every_share_gets_a_piece_and_no_piece_is_lost(pieces, seed, shares):
-    amounts = np.random.default_rng(seed).random((2, pieces))
+@example(regions=3, seed=0, shares=(0.25, 0.25, 0.5))
+def test_every_group_gets_a_region_and_no_region_is_lost(regions, seed, shares):
+    amounts = np.random.default_rng(seed).random((2, regions))
     groups = assign_groups(*amounts, shares, seed=seed)
-    assert groups.shape == (pieces,)
+    assert groups.shape == (regions,)
     assert set(groups) == {group for group, share in enumerate(shares) if share > 0}
     for group in (1, 2):
-        wanted = pieces * shares[group]
+        wanted = regions * shares[group]
         assert abs((groups == group).sum() - wanted) <= max(1, 0.5 + 1e-9)
 
 
 # Tiles of different splits
 
 
-# Pixels of half a metre, under the squares.
+# Pixels of 0.5 m that cover the squares.
 GRIDS = [Grid(CRS.from_epsg(32645), Affine(0.5, 0, 0, 0, -0.5, 10), 20, 200)]
 
 
 def squares(*parts):
-    """Tiles of 10 m: (split, x)."""
+    """Tiles with sides of 10 m: (split, x)."""
     return gpd.GeoDataFrame(
         {"split": [split for split, _ in parts], "scene_index": 0, "height": 20, "width": 20},
         geometry=[box(x, 0, x + 10, 10) for _, x in parts],
@@ -291,34 +294,34 @@ def test_shared_pixels_are_counted():
     assert count_shared_pixels(squares(("train", 0), ("train", 5)), 0.25) == 0
 
 
-def test_test_ground_is_kept_before_validation_and_that_before_training():
+def test_test_tiles_are_kept_before_validation_and_those_before_training():
     tiles = squares(("train", 0), ("val", 5), ("test", 12), ("train", 20), ("train", 30))
     kept = drop_close_tiles(tiles, GRIDS)
-    # The tile of val meets test and goes; the first of train then meets nobody.
+    # The val tile overlaps test and is dropped; the first train tile then overlaps nothing.
     assert list(kept.split) == ["train", "test", "train"]
     assert [round(g.bounds[0]) for g in kept.geometry] == [0, 12, 30]
     assert count_shared_pixels(kept, 0.25) == 0
     assert list(kept.index) == [0, 1, 2]
 
 
-def test_tiles_that_touch_stay():
+def test_touching_tiles_are_kept():
     tiles = squares(("train", 0), ("val", 10), ("test", 19.999))
     assert len(drop_close_tiles(tiles, GRIDS)) == 3
     assert len(drop_close_tiles(squares(("train", 0), ("train", 3)), GRIDS)) == 2
 
 
-def test_the_ground_of_each_split_over_all_scenes():
+def test_regions_of_all_scenes_are_merged_by_split():
     one, two = squares(("train", 0), ("val", 10)), squares(("train", 10_000)).to_crs(32644)
-    ground = merge_by_split([one, two])
-    assert list(ground.split) == ["train", "val"]
-    assert ground.crs.to_epsg() == 4326
-    assert ground.to_crs(UTM).area.tolist() == pytest.approx([200, 100], rel=1e-3)
+    merged = merge_by_split([one, two])
+    assert list(merged.split) == ["train", "val"]
+    assert merged.crs.to_epsg() == 4326
+    assert merged.to_crs(UTM).area.tolist() == pytest.approx([200, 100], rel=1e-3)
 
 
 def test_a_gap_is_kept_between_splits():
     tiles = squares(("train", 0), ("train", 10), ("val", 25), ("test", 40))
     kept = drop_close_tiles(tiles, GRIDS, gap=10)
-    # 5 m lie between the second tile of train and val, and between val and test: enough.
+    # Gaps of 5 m (10 pixels) between the second train tile and val, and between val and test.
     assert list(kept.split) == ["train", "train", "val", "test"]
     kept = drop_close_tiles(tiles, GRIDS, gap=12)
     assert [round(g.bounds[0]) for g in kept.geometry] == [0, 10, 40]
@@ -329,8 +332,8 @@ def test_a_gap_is_kept_between_splits():
 
 
 @pytest.mark.parametrize("epsg", [3857, 4326, 32645])
-def test_a_gap_is_of_pixels_whatever_their_shape(epsg):
-    # At 0.3 m on the ground Mercator's pixels are not square, and those of degrees far from it.
+def test_the_gap_counts_pixels_of_any_shape(epsg):
+    # At this latitude the pixels of Mercator and of degrees are not square in metres.
     origin = Transformer.from_crs(4326, epsg, always_xy=True).transform(85.5, 57.6)
     scale = {3857: 0.5, 4326: 5e-6, 32645: 0.3}[epsg]
     coarse = Grid(

@@ -1,4 +1,4 @@
-"""Scenes and footprints in, a folder of tiles out: complete, leak-free, or not there at all."""
+"""Tiles folders: complete, without leaks between splits, and absent if a job fails."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 import warnings
 import zipfile
 
@@ -21,7 +22,15 @@ from scipy.ndimage import binary_dilation
 from shapely.geometry import Polygon
 
 from geoseg.data.splits import count_shared_pixels
-from geoseg.data.tiles import load_tiles_info, plan_tiles, read_tiles, tile_scenes, tile_window
+from geoseg.data.tiles import (
+    build_row_task,
+    cut_tile_row,
+    load_tiles_info,
+    plan_tiles,
+    read_tiles,
+    tile_scenes,
+    tile_window,
+)
 from geoseg.errors import (
     ConfigError,
     EmptyDatasetError,
@@ -59,7 +68,7 @@ def listing(folder):
 # The folder
 
 
-def test_the_folder_holds_what_it_promises(make_scene, tmp_path):
+def test_contents_of_the_folder(make_scene, tmp_path):
     made = make_scene(descriptions=["red", "green", "blue"])
     info = cut(made.path, made.labels, tmp_path / "tiles")
     folder, tiles = tmp_path / "tiles", read_tiles(tmp_path / "tiles")
@@ -89,7 +98,7 @@ def test_the_folder_holds_what_it_promises(make_scene, tmp_path):
 
 @pytest.mark.parametrize("rotation", [0, 33])
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
-def test_tiles_hold_the_scenes_own_pixels(make_scene, tmp_path, dtype, rotation):
+def test_tiles_have_the_pixels_of_the_scene(make_scene, tmp_path, dtype, rotation):
     made = make_scene(dtype=dtype, rotation=rotation, bands=4, width=150, height=100)
     cut(made.path, made.labels, tmp_path / "tiles")
     for tile in read_tiles(tmp_path / "tiles").itertuples():
@@ -108,12 +117,12 @@ def test_tiles_hold_the_scenes_own_pixels(make_scene, tmp_path, dtype, rotation)
         assert tile.valid_fraction == pytest.approx(height * width / 32**2)
 
 
-def test_a_tile_lies_where_its_pixels_lie(make_scene, tmp_path):
+def test_tiles_are_georeferenced(make_scene, tmp_path):
     made = make_scene(rotation=20)
     cut(made.path, made.labels, tmp_path / "tiles")
     tiles = read_tiles(tmp_path / "tiles")
-    on_ground = tiles.to_crs(32645)
-    for tile, place in zip(tiles.itertuples(), on_ground.geometry, strict=True):
+    projected = tiles.to_crs(32645)
+    for tile, place in zip(tiles.itertuples(), projected.geometry, strict=True):
         grid = read_info(tmp_path / "tiles" / "images" / f"{tile.id}.tif").grid
         assert grid.transform.almost_equals(made.grid.window_transform(tile_window(tile)), 1e-6)
         assert place.equals_exact(made.grid.window_polygon(tile_window(tile)), 1e-3)
@@ -131,12 +140,12 @@ def test_splits_share_no_pixel(make_scene, tmp_path, split):
     assert all(mask.any() for mask in owner.values())
     assert info.shared_pixels == 0
     for name, mask in owner.items():
-        ground = gpd.read_file(tmp_path / "tiles" / f"{name}.geojson").to_crs(32645)
-        assert ground.area.sum() == pytest.approx(mask.sum() * 0.25, rel=1e-3)
+        region = gpd.read_file(tmp_path / "tiles" / f"{name}.geojson").to_crs(32645)
+        assert region.area.sum() == pytest.approx(mask.sum() * 0.25, rel=1e-3)
 
 
 @pytest.mark.parametrize("split", ["stripes", "blocks", "kfold"])
-def test_a_gap_lies_between_splits(make_scene, tmp_path, split):
+def test_splits_are_separated_by_the_gap(make_scene, tmp_path, split):
     made = make_scene(height=300, width=420, buildings=((5, 5, 20, 20), (300, 250, 320, 280)))
     info = cut(
         made.path,
@@ -153,14 +162,14 @@ def test_a_gap_lies_between_splits(make_scene, tmp_path, split):
         owned[tile.split][tile_window(tile).toslices()] = True
     for name, mask in owned.items():
         others = np.any([other for key, other in owned.items() if key != name], axis=0)
-        # Squares of 24 pixels to every side of a tile hold nothing of another split.
+        # Within 24 pixels of a tile there is no tile of another split.
         assert not (binary_dilation(mask, np.ones((47, 47))) & others).any()
         assert mask.any()
     assert info.split["gap"] == 24
     assert info.shared_pixels == 0
 
 
-def test_empty_training_tiles_are_kept_by_share(make_scene, tmp_path):
+def test_a_fraction_of_empty_training_tiles_is_kept(make_scene, tmp_path):
     made = make_scene(height=160, width=400, buildings=((5, 5, 20, 20), (300, 70, 320, 90)))
     counts = {}
     for share in (1.0, 0.25, 0.0):
@@ -177,7 +186,7 @@ def test_empty_training_tiles_are_kept_by_share(make_scene, tmp_path):
         assert counts[0.0][1][split] == counts[1.0][1][split] > 0
 
 
-def test_tiles_lie_whole_in_drawn_areas(make_scene, tmp_path):
+def test_tiles_are_completely_inside_drawn_areas(make_scene, tmp_path):
     made = make_scene(height=160, width=300)
     left, top = made.grid.transform @ (0, 0)
     areas = {
@@ -196,11 +205,11 @@ def test_tiles_lie_whole_in_drawn_areas(make_scene, tmp_path):
     assert min(info.tiles["train"], info.tiles["test"]) > 5
     for split, area in layer.set_index("split").geometry.items():
         assert tiles[tiles.split == split].within(area.buffer(0.01)).all()
-        ground = gpd.read_file(tmp_path / "tiles" / f"{split}.geojson").to_crs(32645)
-        assert ground.area.sum() == pytest.approx(area.area, rel=1e-3)
+        region = gpd.read_file(tmp_path / "tiles" / f"{split}.geojson").to_crs(32645)
+        assert region.area.sum() == pytest.approx(area.area, rel=1e-3)
 
 
-def test_statistics_are_those_of_the_training_pixels(make_scene, tmp_path):
+def test_statistics_are_computed_from_training_pixels(make_scene, tmp_path):
     made = make_scene(dtype="uint16", nodata=0, holes=[(10, 10, 40, 30)])
     info = cut(made.path, made.labels, tmp_path / "tiles", overlap=0)
     train = made.data[:, :96, :96].astype(np.float64)
@@ -236,7 +245,7 @@ def test_a_nodata_corner_is_ignored(make_scene, tmp_path):
     assert tiles.valid_fraction["000_000000_000000"] == pytest.approx(12 / 32)
 
 
-def test_tiles_of_nothing_but_nodata_are_left_out(make_scene, tmp_path):
+def test_tiles_without_valid_pixels_are_left_out(make_scene, tmp_path):
     made = make_scene(nodata=0, holes=[(0, 0, 40, 40)])
     info = cut(made.path, made.labels, tmp_path / "tiles")
     tiles = read_tiles(tmp_path / "tiles")
@@ -246,7 +255,7 @@ def test_tiles_of_nothing_but_nodata_are_left_out(make_scene, tmp_path):
     assert len(list((tmp_path / "tiles" / "targets").iterdir())) == len(tiles)
 
 
-def test_a_sample_beyond_the_scene_is_nodata(make_scene, tmp_path):
+def test_pixels_beyond_the_scene_are_nodata(make_scene, tmp_path):
     made = make_scene(height=20, width=50, buildings=((2, 2, 9, 9),))
     info = cut(made.path, made.labels, tmp_path / "tiles", fractions=(1, 0, 0))
     assert info.tiles == {"train": 2, "val": 0, "test": 0}
@@ -259,7 +268,7 @@ def test_a_sample_beyond_the_scene_is_nodata(make_scene, tmp_path):
 # Options
 
 
-def test_bands_in_the_order_asked_for(make_scene, tmp_path):
+def test_bands_are_in_the_requested_order(make_scene, tmp_path):
     made = make_scene(bands=4, descriptions=["red", "green", "blue", "nir"])
     info = cut(made.path, made.labels, tmp_path / "tiles", bands=("nir", 1))
     assert info.bands == ("nir", "red")
@@ -281,7 +290,7 @@ def test_a_filter_keeps_some_footprints(make_scene, tmp_path):
 
 
 @pytest.mark.parametrize(("gsd_m", "shape"), [(1.0, (49, 81)), (0.25, (193, 321))])
-def test_scenes_are_resampled_to_the_wanted_distance(make_scene, tmp_path, gsd_m, shape):
+def test_scenes_are_resampled_to_the_requested_pixel_size(make_scene, tmp_path, gsd_m, shape):
     made = make_scene()
     plan = plan_tiles([made.path], made.labels, TileOptions(**SMALL, gsd_m=gsd_m))
     assert plan.grids[0].shape == shape
@@ -291,7 +300,7 @@ def test_scenes_are_resampled_to_the_wanted_distance(make_scene, tmp_path, gsd_m
     assert share == pytest.approx(made.mask.mean(), abs=0.05)
 
 
-def test_a_plan_reads_no_pixel_and_says_how_much_it_will_be(make_scene):
+def test_a_plan_reads_no_pixel_and_counts_tiles_and_bytes(make_scene):
     made = make_scene(tiled=False)
     whole = made.path.read_bytes()
     made.path.write_bytes(whole[:2000])
@@ -300,10 +309,33 @@ def test_a_plan_reads_no_pixel_and_says_how_much_it_will_be(make_scene):
     assert plan.bytes == 24 * 32 * 32 * 5
 
 
+@pytest.mark.parametrize("split", ["stripes", "blocks"])
+def test_memory_does_not_grow_with_the_scene_and_its_mask(make_scene, magnify, tmp_path, split):
+    side = 32768
+    made = make_scene(height=64, width=64)
+    mask = tmp_path / "mask.tif"
+    with rasterio.open(made.path) as source:
+        profile = source.profile | {"count": 1}
+    with rasterio.open(mask, "w", **profile) as sink:
+        sink.write(made.mask.astype(np.uint8), 1)
+    options = TileOptions(size=512, overlap=0, split=split)
+    for kind in ("images", "targets"):
+        (tmp_path / kind).mkdir()
+    tracemalloc.start()
+    plan = plan_tiles([magnify(made.path, side)], magnify(mask, side), options)
+    row = plan.tiles[plan.tiles.row_off == plan.tiles.row_off.min()]
+    row = row[row.split == row.split.iloc[0]]
+    found = cut_tile_row(build_row_task(plan, tmp_path, row))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [tile["valid_fraction"] for tile in found] == [1.0] * len(row)
+    assert peak < 256e6  # the mask alone has 1.07e9 pixels
+
+
 # Several scenes
 
 
-def test_scenes_that_overlap_still_share_nothing(make_scene, tmp_path):
+def test_overlapping_scenes_share_no_pixel_between_splits(make_scene, tmp_path):
     one = make_scene("one")
     two = make_scene("two", origin=(500_000.0 + 20, 3_000_000.0 - 10), seed=1)
     plan = plan_tiles([one.path, two.path], one.labels, TileOptions(**SMALL))
@@ -316,14 +348,14 @@ def test_scenes_that_overlap_still_share_nothing(make_scene, tmp_path):
     assert all(info.tiles.values())
 
 
-def test_scenes_of_several_crs_and_distances(make_scene, tmp_path):
+def test_scenes_with_several_crs_and_pixel_sizes(make_scene, tmp_path):
     one = make_scene("one")
     two = make_scene("two", gsd=0.25, origin=(500_200.0, 3_000_000.0), width=320)
     far = make_scene("far", crs="EPSG:32644", origin=(500_000.0, 3_000_000.0))
     info = cut([one.path, two.path, far.path], one.labels, tmp_path / "tiles")
     tiles = read_tiles(tmp_path / "tiles")
     counts = tiles.scene.value_counts().to_dict()
-    # The second is brought to 0.5 m: half its 96 rows and 320 columns.
+    # The second scene is resampled to 0.5 m: half its 96 rows and 320 columns.
     assert counts == {str(one.path): 24, str(two.path): 2 * 6, str(far.path): 24}
     assert tiles.id.is_unique
     assert info.shared_pixels == 0
@@ -337,7 +369,7 @@ def test_scenes_with_other_bands_are_refused(make_scene):
     assert [info.indexes for info in plan.scenes] == [(1, 3), (1, 3)]
 
 
-def test_scenes_of_several_dtypes_keep_their_numbers(make_scene, tmp_path, caplog):
+def test_scenes_with_several_dtypes_keep_their_values(make_scene, tmp_path, caplog):
     one = make_scene("one", dtype="int16")
     two = make_scene("two", dtype="uint16", origin=(500_200.0, 3_000_000.0), seed=1)
     info = cut([one.path, two.path], one.labels, tmp_path / "tiles")
@@ -354,7 +386,7 @@ def test_scenes_of_several_dtypes_keep_their_numbers(make_scene, tmp_path, caplo
     assert len(seen) == 2
 
 
-def test_bands_that_are_chosen_by_number_may_differ_by_name(make_scene, tmp_path):
+def test_bands_chosen_by_number_may_have_different_names(make_scene, tmp_path):
     one = make_scene("one", descriptions=["red", "green", "blue"])
     two = make_scene("two", origin=(500_200.0, 3_000_000.0), seed=1)
     with pytest.raises(GridMismatchError, match="choose common bands"):
@@ -368,11 +400,11 @@ def test_bands_that_are_chosen_by_number_may_differ_by_name(make_scene, tmp_path
         np.testing.assert_array_equal(data, expected)
 
 
-# Names that only GDAL knows
+# Paths that only GDAL can open
 
 
-# A web server of the current folder that answers requests for ranges, as GDAL makes them. It is a
-# process of its own, as GDAL does not let other threads run while it waits for an answer.
+# A web server of the current folder that supports range requests, which GDAL makes. It runs in a
+# separate process, because GDAL blocks all threads while it waits for a response.
 _SERVER = """
 from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
@@ -383,8 +415,8 @@ class Handler(SimpleHTTPRequestHandler):
         if not path.is_file():
             return self.send_error(404)
         whole = path.read_bytes()
-        asked = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")
-        first, last = int(asked[0]), min(int(asked[1] or len(whole)), len(whole) - 1)
+        byte_range = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")
+        first, last = int(byte_range[0]), min(int(byte_range[1] or len(whole)), len(whole) - 1)
         self.send_response(206 if "Range" in self.headers else 200)
         self.send_header("Accept-Ranges", "bytes")
         self.send_header("Content-Length", str(last - first + 1))
@@ -429,7 +461,7 @@ def test_a_scene_need_not_be_a_local_file(make_scene, tmp_path, server, kind):
         np.testing.assert_array_equal(read(same)[0], read(path)[0])
 
 
-def test_a_scene_that_the_web_does_not_have(make_scene, tmp_path, server):
+def test_a_scene_that_is_missing_on_the_server(make_scene, tmp_path, server):
     made = make_scene()
     with pytest.raises(SceneReadError, match=r"none\.tif: GDAL cannot read this as a raster .*404"):
         cut(f"{server}/none.tif", made.labels, tmp_path / "tiles")
@@ -437,12 +469,12 @@ def test_a_scene_that_the_web_does_not_have(make_scene, tmp_path, server):
 
 def test_two_workers_cut_the_same_bytes(make_scene, tmp_path):
     made = make_scene(nodata=0, holes=[(90, 0, 160, 30)])
-    told = []
+    reports = []
     cut(made.path, made.labels, tmp_path / "serial")
     plan = plan_tiles([made.path], made.labels, TileOptions(**SMALL))
     tile_scenes(
         plan, tmp_path / "parallel", workers=Workers(processes=2),
-        progress=lambda done, total, what: told.append((done, total)),
+        progress=lambda done, total, what: reports.append((done, total)),
     )  # fmt: skip
     serial, parallel = tmp_path / "serial", tmp_path / "parallel"
     assert listing(serial) == listing(parallel)
@@ -452,13 +484,13 @@ def test_two_workers_cut_the_same_bytes(make_scene, tmp_path):
         if (serial / name).read_bytes() != (parallel / name).read_bytes()
     ]
     assert different == []
-    assert told[-1] == (24, 24)
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert reports[-1] == (24, 24)
+    assert [done for done, _ in reports] == sorted(done for done, _ in reports)
 
 
 @pytest.mark.parametrize("gsd_m", [None, 0.4])
 @pytest.mark.parametrize("split", ["stripes", "blocks"])
-def test_tiles_do_not_depend_on_their_company(make_scene, tmp_path, monkeypatch, split, gsd_m):
+def test_tiles_do_not_depend_on_strips(make_scene, tmp_path, monkeypatch, split, gsd_m):
     made = make_scene(nodata=0, holes=[(90, 0, 160, 30)])
     for count in (1, 2, 8):
         monkeypatch.setattr("geoseg.data.tiles.cutting._TILES_PER_STRIP", count)
@@ -495,7 +527,7 @@ def test_a_damaged_scene_leaves_nothing(make_scene, tmp_path):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_an_earlier_folder_is_kept_unless_told_otherwise(make_scene, tmp_path):
+def test_an_existing_folder_is_kept_without_overwrite(make_scene, tmp_path):
     made = make_scene()
     cut(made.path, made.labels, tmp_path / "tiles")
     with pytest.raises(OutputExistsError, match="pass --overwrite"):
@@ -530,7 +562,7 @@ def test_the_current_folder_is_not_replaced(make_scene, tmp_path, monkeypatch, o
     assert (here.parent / "tiles.json").read_text() == "earlier"
 
 
-def test_a_folder_of_somebody_elses_files_is_not_replaced(make_scene, tmp_path):
+def test_a_folder_of_other_files_is_not_replaced(make_scene, tmp_path):
     made = make_scene()
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("mine")
@@ -558,7 +590,7 @@ def test_a_class_without_a_pixel(make_scene, tmp_path):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_class_that_is_not_there_can_be_dropped(make_scene, tmp_path):
+def test_an_absent_class_can_be_dropped(make_scene, tmp_path):
     made = make_scene()
     classes = {"attribute": "kind", "values": {"house": ["a"], "water": ["b"]}}
     labels = gpd.read_file(made.labels).assign(kind="a")
@@ -570,7 +602,7 @@ def test_a_class_that_is_not_there_can_be_dropped(make_scene, tmp_path):
     assert info.classes == ("background", "house")
 
 
-def test_a_scene_that_no_label_reaches_is_named(make_scene, tmp_path, caplog):
+def test_warns_of_a_scene_without_labels(make_scene, tmp_path, caplog):
     made = make_scene()
     far = make_scene("far", origin=(600_000.0, 4_000_000.0))
     cut([made.path, far.path], made.labels, tmp_path / "tiles")
@@ -578,7 +610,7 @@ def test_a_scene_that_no_label_reaches_is_named(make_scene, tmp_path, caplog):
     assert "far.tif: has no label in" in message
 
 
-def test_one_mask_is_not_laid_on_several_scenes_without_a_place(tmp_path):
+def test_one_mask_is_refused_for_several_scenes_without_georeferencing(tmp_path):
     pixels = np.random.default_rng(0).integers(1, 255, (3, 100, 140)).astype(np.uint8)
     for name in ("one", "two"):
         with warnings.catch_warnings():
@@ -616,7 +648,7 @@ def test_labels_that_do_not_fit(make_scene, tmp_path):
     assert not (tmp_path / "tiles").exists()
 
 
-def test_a_scene_of_nothing_but_nodata(make_scene, tmp_path):
+def test_a_scene_without_valid_pixels(make_scene, tmp_path):
     made = make_scene(nodata=0, holes=[(0, 0, 160, 96)])
     with pytest.raises(EmptyDatasetError, match="no training tile has a valid pixel"):
         cut(made.path, made.labels, tmp_path / "tiles")
@@ -628,7 +660,7 @@ def test_a_scene_too_small_for_its_blocks(make_scene, tmp_path):
         cut(made.path, made.labels, tmp_path / "tiles", split="blocks", size=64)
 
 
-def test_a_folder_that_is_no_tiles_folder(make_scene, tmp_path):
+def test_a_folder_that_is_not_a_tiles_folder(make_scene, tmp_path):
     with pytest.raises(EmptyDatasetError, match=r"holds no tiles\.json; make the folder with"):
         load_tiles_info(tmp_path)
     made = make_scene()
@@ -645,7 +677,7 @@ def test_a_folder_that_is_no_tiles_folder(make_scene, tmp_path):
 
 
 @pytest.mark.realdata
-def test_degrees_and_classes_of_a_public_scene(realdata, tmp_path):
+def test_a_public_scene_in_degrees_with_classes(realdata, tmp_path):
     vegas = realdata / "vegas"
     info = cut(
         vegas / "tiff_8channel_uint8.tif", vegas / "footprints_multiclass.geojson",
@@ -683,7 +715,7 @@ def bytes_of(folder):
 
 
 def stopping(after):
-    """Runs some tasks, and is interrupted before the next."""
+    """Return a task runner that is interrupted after some tasks."""
 
     def run(function, tasks):
         for number, task in enumerate(tasks):
@@ -694,7 +726,7 @@ def stopping(after):
     return run
 
 
-def test_an_interrupted_run_goes_on_to_the_same_bytes(make_scene, tmp_path):
+def test_a_resumed_job_writes_the_same_bytes(make_scene, tmp_path):
     made = make_scene(height=150, width=170, nodata=0, holes=[(0, 0, 50, 60)])
     cut(made.path, made.labels, tmp_path / "whole", keep_empty=0.5)
     started = []
@@ -717,7 +749,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(make_scene, tmp_path):
     assert sorted(entry.name for entry in tmp_path.iterdir() if "tiles" in entry.name) == ["tiles"]
 
 
-def test_killed_ten_times_it_ends_with_the_same_bytes(make_scene, tmp_path):
+def test_a_job_killed_ten_times_writes_the_same_bytes(make_scene, tmp_path):
     made = make_scene(height=260, width=300)
     cut(made.path, made.labels, tmp_path / "whole")
     rng, killed = np.random.default_rng(0), 0
@@ -741,7 +773,7 @@ def test_killed_ten_times_it_ends_with_the_same_bytes(make_scene, tmp_path):
 
 
 def damage(path, column, row):
-    """Overwrites one block of a GeoTIFF that is stored in compressed blocks of 64 x 64."""
+    """Overwrite one block of a GeoTIFF that is stored in compressed blocks of 64 x 64."""
     with rasterio.open(path) as source:
         offset = int(source.get_tag_item(f"BLOCK_OFFSET_{column}_{row}", "TIFF", bidx=1))
         size = int(source.get_tag_item(f"BLOCK_SIZE_{column}_{row}", "TIFF", bidx=1))
@@ -750,7 +782,7 @@ def damage(path, column, row):
         file.write(b"\xff" * size)
 
 
-def test_a_tile_that_cannot_be_read_is_left_out_and_named(make_scene, tmp_path):
+def test_a_tile_that_cannot_be_read_is_left_out_and_listed(make_scene, tmp_path):
     made = make_scene(height=150, width=330)
     packed = tmp_path / "packed.tif"
     with rasterio.open(made.path) as source:

@@ -487,12 +487,12 @@ def test_only_a_resnet_has_a_multi_grid():
     [
         ("fcn8s", "resnet18", {}, "needs a VGG; choose encoder vgg16"),
         ("unet", "resnet18", {}, "unet has a fixed encoder"),
-        ("unet", None, {"padding": "full"}, "padding 'full' is none of same, valid"),
+        ("unet", None, {"padding": "full"}, "padding must be one of same, valid, got 'full'"),
         ("deeplabv3", "resnet18", {"output_stride": 4}, "output_stride must be 8 or 16, got 4"),
         ("deeplabv3plus", "densenet121", {}, "cannot build deeplabv3plus on densenet121"),
         ("deeplabv2", "resnet18", {"scales": (0, 1)}, "scales must be positive"),
-        ("deeplabv2", "resnet18", {"context": "crf"}, "context 'crf' is none of aspp, largefov"),
-        ("fcn8s", "vgg11", {"padding": "valid"}, "padding 'valid' is none of same, paper"),
+        ("deeplabv2", "resnet18", {"context": "crf"}, "context must be one of aspp, largefov, got 'crf'"),
+        ("fcn8s", "vgg11", {"padding": "valid"}, "padding must be one of same, paper, got 'valid'"),
     ],
 )
 def test_networks_that_cannot_be_built_say_why(arch, encoder, options, message):

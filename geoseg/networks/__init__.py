@@ -1,1 +1,1 @@
-"""Networks, losses, model files and exports."""
+"""Networks, losses, model files, devices and exports."""

@@ -1,4 +1,4 @@
-"""Models in the formats of other programs: ONNX for QGIS, torch.export, STAC MLM."""
+"""Export of models to ONNX (for QGIS), torch.export, and STAC items with the MLM extension."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,23 +23,23 @@ from geoseg.networks.architectures import task_of
 from geoseg.networks.model_file import ModelSpec, load_model
 from geoseg.networks.models import load_network
 
-# What comes out elsewhere may differ from the original by this much: a step of a byte is 0.004.
+# Largest accepted difference of probabilities; one step of a probability as uint8 is 0.004.
 TOLERANCE = 1e-3
 
-# The QGIS plugin Deepness divides pixels by this, whatever their data type.
+# The QGIS plugin Deepness divides pixel values by this number, for every data type.
 _DEEPNESS_SCALE = 255.0
 
 _STAC_EXTENSION = "https://stac-extensions.github.io/mlm/v1.5.0/schema.json"
 
 
 class Deployable(nn.Module):
-    """A network between pixels and probabilities.
+    """A network with the normalization of its input and the activation of its output.
 
     Args:
         network: (N, C, H, W) → logits.
-        spec: The model's header.
-        scale: What pixels are multiplied by to be in the scene's units.
-        channels: How many of the outputs are given, from the first.
+        spec: The header of the model.
+        scale: Factor from input pixel values to the units of the scene.
+        channels: Number of outputs to return, counted from the first.
     """
 
     mean: Tensor
@@ -58,28 +58,31 @@ class Deployable(nn.Module):
         """Pixels float32 (N, C, H, W) → probabilities (N, channels, H, W)."""
         logits = self.network((image - self.mean) / self.std)
         prob = logits.softmax(dim=1) if self.exclusive else logits.sigmoid()
-        found: Tensor = prob[:, : self.channels]
-        return found
+        first: Tensor = prob[:, : self.channels]
+        return first
 
 
 def export(model: str | Path, output: str | Path, *, overwrite: bool = False) -> Path:
-    """Writes a model in another format, and runs that against the original.
+    """Write a model in another format and compare its output with that of the original.
 
-    - `.onnx`: pixels divided by 255 → probabilities of buildings, or of each class. It carries
-      what the QGIS plugin Deepness reads, so that it runs inside QGIS as it is.
-    - `.pt2`: a torch.export program; pixels in the scene's units → probabilities of all outputs.
+    - `.onnx`: pixel values divided by 255 → probabilities of buildings, or of each class. The
+      file contains the metadata of the QGIS plugin Deepness, so that it runs in QGIS unchanged.
+    - `.pt2`: a torch.export program; pixel values of the scene → probabilities of all outputs.
     - `.json`: a STAC item with the MLM extension that describes the model file.
 
     Args:
         model: A model file that `geoseg train` wrote.
-        output: Its suffix says the format.
-        overwrite: Replace it if it is there.
+        output: File to write; its suffix selects the format.
+        overwrite: Replace the file if it exists.
+
+    Returns:
+        The output file.
 
     Raises:
-        ConfigError: If the suffix says no format, or a package is missing.
-        ModelFileError: If the model cannot be read, finds boxes, or what was written does not
-            say what the original says.
-        OutputExistsError: If the output is there already.
+        ConfigError: If the suffix is unknown, or a package is missing.
+        ModelFileError: If the model cannot be read, detects boxes, or its outputs in the new
+            format differ from the original.
+        OutputExistsError: If the output exists.
     """
     output = check_output(output, overwrite=overwrite, inputs=[model], is_file=True)
     writers: dict[str, Callable[[Path, ModelSpec, dict[str, Tensor], Path], None]] = {
@@ -87,14 +90,13 @@ def export(model: str | Path, output: str | Path, *, overwrite: bool = False) ->
     }  # fmt: skip
     if output.suffix.lower() not in writers:
         raise ConfigError(
-            f"{output}: cannot tell the format by {output.suffix or 'no suffix'}; end the name in "
+            f"{output}: {output.suffix or 'no suffix'} is not the suffix of a known format; use "
             f"one of {', '.join(writers)}"
         )
     spec, weights = load_model(model)
     if task_of(spec.arch) == "boxes":
         raise ModelFileError(
-            f"{model}: finds boxes, which the other formats have no common words for; export a "
-            "model of pixels"
+            f"{model}: detects boxes, which cannot be exported; export a segmentation model"
         )
     with replace_file(output) as partial:
         writers[output.suffix.lower()](Path(model), spec, weights, partial)
@@ -102,12 +104,12 @@ def export(model: str | Path, output: str | Path, *, overwrite: bool = False) ->
 
 
 def _write_onnx(_: Path, spec: ModelSpec, weights: dict[str, Tensor], path: Path) -> None:
-    onnx, runtime = _need("onnx"), _need("onnxruntime")
-    _need("onnxscript")
+    onnx, runtime = _import_package("onnx"), _import_package("onnxruntime")
+    _import_package("onnxscript")
     channels = len(spec.outputs) if spec.exclusive else 1
     deployable = _deployable(spec, weights, scale=_DEEPNESS_SCALE, channels=channels)
     example = _example(spec) / _DEEPNESS_SCALE
-    with _quietly():
+    with _muted():
         program = torch.onnx.export(
             deployable, (example,), input_names=["image"], output_names=["prob"],
             dynamic_shapes={"image": {0: torch.export.Dim("batch", min=1, max=64)}}, dynamo=True,
@@ -123,7 +125,7 @@ def _write_onnx(_: Path, spec: ModelSpec, weights: dict[str, Tensor], path: Path
 
 
 def deepness_metadata(spec: ModelSpec) -> dict[str, Any]:
-    """What the QGIS plugin Deepness reads of a model, in its units: centimetres and percent."""
+    """Return the metadata for the QGIS plugin Deepness, in centimetres and percent."""
     names = spec.classes if spec.exclusive else ("background", *spec.classes)
     return {
         "model_type": "Segmentor",
@@ -140,7 +142,7 @@ def _write_program(_: Path, spec: ModelSpec, weights: dict[str, Tensor], path: P
     deployable = _deployable(spec, weights, channels=len(spec.outputs))
     example = _example(spec)
     shapes = {"image": {0: torch.export.Dim("batch", min=1, max=64)}}
-    with _quietly():
+    with _muted():
         program = torch.export.export(deployable, (example,), dynamic_shapes=shapes)
         with path.open("wb") as file:
             torch.export.save(program, file, extra_files={"geoseg.json": spec.model_dump_json()})
@@ -156,19 +158,19 @@ def _write_item(model: Path, spec: ModelSpec, weights: dict[str, Tensor], path: 
 
 
 def stac_item(model: Path, spec: ModelSpec, *, parameters: int) -> dict[str, Any]:
-    """A STAC item with the MLM extension, version 1.5.
+    """Return a STAC item with the MLM extension, version 1.5.
 
     Args:
         model: The model file.
-        spec: Its header.
-        parameters: How many numbers its weights are.
+        spec: The header of the model.
+        parameters: Number of parameters of the network.
     """
     return {
         "type": "Feature",
         "stac_version": "1.1.0",
         "stac_extensions": [_STAC_EXTENSION],
         "id": f"{spec.arch}-{_digest(model)}",
-        # The model does not know where it was trained; it may be used anywhere.
+        # The model file does not contain the location of the training data.
         "geometry": None,
         "properties": {
             "datetime": None,
@@ -239,6 +241,7 @@ def _stac_output(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _digest(model: Path) -> str:
+    """First digits of the SHA-256 hash of a file."""
     return hashlib.sha256(model.read_bytes()).hexdigest()[:12]
 
 
@@ -249,35 +252,35 @@ def _deployable(
 
 
 def _example(spec: ModelSpec) -> Tensor:
-    """Two tiles of noise in the scene's units."""
+    """Two tiles of noise in the units of the scene."""
     noise = np.random.default_rng(0).normal(size=(2, len(spec.bands), spec.size, spec.size))
     mean, std = (np.array(values)[:, None, None] for values in (spec.mean, spec.std))
     return torch.from_numpy((noise * std + mean).astype(np.float32))
 
 
-def _compare(deployable: Deployable, example: Tensor, found: np.ndarray) -> None:
+def _compare(deployable: Deployable, example: Tensor, exported: np.ndarray) -> None:
     with torch.inference_mode():
-        wanted = deployable(example).numpy()
-    worst = float(np.abs(found - wanted).max())
-    if not worst <= TOLERANCE:
+        original = deployable(example).numpy()
+    difference = float(np.abs(exported - original).max())
+    if not difference <= TOLERANCE:  # NaN must fail, too
         raise ModelFileError(
-            f"what was written says other probabilities than the model, by {worst:.3g}, and was "
-            "removed; choose another format, and report this network"
+            f"the outputs differ by {difference:.3g} from the original, so the file was removed; "
+            "choose another format and report this network"
         )
 
 
-def _need(package: str) -> Any:
+def _import_package(package: str) -> Any:
     try:
         return __import__(package)
     except ImportError as error:
         raise ConfigError(
-            f"{package} is not installed, which writing ONNX needs; pip install 'geoseg[export]'"
+            f"{package} is not installed, but needed for ONNX; pip install 'geoseg[export]'"
         ) from error
 
 
 @contextmanager
-def _quietly() -> Any:
-    """Without the exporters' own talk; what matters is compared in the end."""
+def _muted() -> Iterator[None]:
+    """Mute messages of the exporters for the time of a call; the result is compared anyway."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""A model as one file: safetensors weights and a JSON header that says how to use them."""
+"""Model files: safetensors weights with a JSON header that describes their use."""
 
 from __future__ import annotations
 
@@ -18,34 +18,35 @@ if TYPE_CHECKING:
 
 HEADER_KEY = "geoseg"
 
-# Models that come with geoseg, each beside its card; the first is what predict takes unasked.
+# Folder of the models that are installed with geoseg, each next to its model card.
 _SHIPPED = Path(__file__).parents[1] / "pretrained"
+# The model that `predict` uses if none is chosen.
 DEFAULT_MODEL = "buildings"
 
 
 class ModelSpec(BaseModel):
-    """Everything that is needed to use a model's weights.
+    """Header of a model file: everything that is needed to use its weights.
 
     Attributes:
-        arch: Architecture name of `geoseg.networks.models`.
-        encoder: Encoder name; None where the architecture has none to choose.
+        arch: Name of the architecture, see `geoseg.networks.architectures`.
+        encoder: Name of the encoder; None if the architecture has a fixed encoder.
         options: Further arguments of the architecture.
         bands: Names of the input bands, in order.
         dtype: Data type of the tiles that the model was trained on.
-        scene_dtypes: Data types of the scenes that they were cut from; `dtype` when empty.
-        mean: Per band, in the scene's units.
-        std: Per band, in the scene's units.
+        scene_dtypes: Data types of the scenes that the tiles were cut from; `dtype` if empty.
+        mean: Mean of each band, in the units of the scene.
+        std: Standard deviation of each band, in the units of the scene.
         gsd_m: Ground sampling distance, metres per pixel.
         classes: Class names.
-        colours: Of exclusive classes, #rrggbb each.
-        background: Of exclusive classes, that of ground where no label lies.
-        exclusive: Whether each pixel is of one of the classes, and the outputs are theirs; else
-            the outputs are independent of each other.
-        outputs: What each channel of the logits means.
-        size: Tile side.
-        overlap: Pixels that neighbouring tiles share.
-        thresholds: Tuned on validation data.
-        provenance: How and on what the model was trained.
+        colours: Colour of each class as #rrggbb; exclusive classes only.
+        background: Class of unlabelled pixels; exclusive classes only.
+        exclusive: Whether each pixel has exactly one class (softmax over the outputs, one per
+            class). Otherwise the outputs are independent of each other (sigmoid).
+        outputs: Name of each channel of the logits.
+        size: Tile side in pixels.
+        overlap: Pixels shared by neighbouring tiles.
+        thresholds: Thresholds tuned on validation data.
+        provenance: Training data and settings.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,26 +72,27 @@ class ModelSpec(BaseModel):
     provenance: dict[str, Any] = {}
 
     @model_validator(mode="after")
-    def _agree(self) -> Self:
+    def _check_lengths(self) -> Self:
         if not len(self.mean) == len(self.std) == len(self.bands):
-            raise ValueError("bands, mean and std must be as many")
+            raise ValueError("bands, mean and std must have the same length")
         if self.exclusive and self.outputs != self.classes:
-            raise ValueError("the outputs of exclusive classes must be these classes")
+            raise ValueError("the outputs of exclusive classes must be the classes")
         if self.exclusive and len(self.colours) != len(self.classes):
             raise ValueError("each exclusive class must have a colour")
         return self
 
 
 def shipped_models() -> dict[str, Path]:
-    """The models that come with geoseg, by name."""
+    """Return the models that are installed with geoseg, by name."""
     return {file.stem: file for file in sorted(_SHIPPED.glob("*.safetensors"))}
 
 
 def find_model(name: str | Path | None = None) -> Path:
-    """A model file by its path, or one that comes with geoseg by its name.
+    """Return the path of a model file.
 
     Args:
-        name: A file goes before a name. When None the default model.
+        name: A path, or the name of a model that is installed with geoseg; None for the default
+            model. An existing file takes precedence over a model of the same name.
     """
     if name is None:
         return _SHIPPED / f"{DEFAULT_MODEL}.safetensors"
@@ -99,54 +101,61 @@ def find_model(name: str | Path | None = None) -> Path:
 
 
 def save_model(path: str | Path, weights: dict[str, torch.Tensor], spec: ModelSpec) -> None:
-    """Writes a model file, which appears only when complete.
+    """Write a model file, which appears under its name only when it is complete.
 
     Args:
-        path: Final name, by convention `.safetensors`.
-        weights: State dict.
-        spec: Its header.
+        path: File name, by convention with the suffix `.safetensors`.
+        weights: State dict of the network.
+        spec: The header.
     """
     from safetensors.torch import save_file
 
     path = Path(path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     with replace_file(path) as partial:
-        partial.touch()  # with the permissions of any new file; safetensors keeps them
+        partial.touch()  # with the usual permissions, which safetensors replaces
         permissions = partial.stat().st_mode
         save_file(tensors, partial, metadata={HEADER_KEY: spec.model_dump_json()})
         partial.chmod(permissions)
 
 
 def load_spec(path: str | Path) -> ModelSpec:
-    """Reads a model file's header.
+    """Read the header of a model file, without importing torch.
 
     Raises:
-        ModelFileError: If the file is absent, damaged, or not a geoseg model.
+        ModelFileError: If the file does not exist, is damaged, or is not a geoseg model.
     """
     return _read(path)[0]
 
 
 def load_model(path: str | Path) -> tuple[ModelSpec, dict[str, torch.Tensor]]:
-    """Reads a model file: its header and its state dict. Raises as `load_spec` does."""
+    """Read the header and the state dict of a model file.
+
+    Raises:
+        ModelFileError: As `load_spec`.
+    """
     return _read(path, tensors=True)
 
 
 def _read(path: str | Path, *, tensors: bool = False) -> tuple[ModelSpec, dict[str, torch.Tensor]]:
     if Path(path).is_dir():
         inside = Path(path) / "model.safetensors"
-        remedy = f"pass {inside}" if inside.is_file() else "pass the model.safetensors of a run"
+        remedy = (
+            f"pass {inside}" if inside.is_file() else "pass the model.safetensors of a training run"
+        )
         raise ModelFileError(f"{path}: is a folder, not a model file; {remedy}")
     if not Path(path).is_file():
+        names = ", ".join(shipped_models()) or "none"
         raise ModelFileError(
             f"{path}: no such model file; pass the model.safetensors that geoseg train wrote, or "
-            f"a name of those that come with geoseg: {', '.join(shipped_models()) or 'none'}"
+            f"the name of a model that is installed with geoseg: {names}"
         )
     if Path(path).suffix == ".ckpt":
         raise ModelFileError(
-            f"{path}: is a state of training; pass the model.safetensors that the run ends with"
+            f"{path}: is a training checkpoint; pass the model.safetensors of a finished run"
         )
     try:
-        # Who asks for the header alone need not wait for torch.
+        # The framework numpy avoids the import of torch if only the header is read.
         with safe_open(path, framework="pt" if tensors else "np") as file:
             header = (file.metadata() or {}).get(HEADER_KEY)
             names = file.keys() if tensors else []
@@ -158,7 +167,7 @@ def _read(path: str | Path, *, tensors: bool = False) -> tuple[ModelSpec, dict[s
         ) from error
     if header is None:
         raise ModelFileError(
-            f"{path}: holds weights but no geoseg header; to start training from these weights "
+            f"{path}: contains weights but no geoseg header; to start training from these weights "
             f"use --set model.encoder_weights={path}"
         )
     try:
@@ -166,7 +175,7 @@ def _read(path: str | Path, *, tensors: bool = False) -> tuple[ModelSpec, dict[s
     except (ValidationError, ValueError) as error:
         raise ModelFileError(
             f"{path}: its header does not fit this version of geoseg "
-            f"({_first_problem(error)}); retrain it or install the version that wrote it"
+            f"({_first_problem(error)}); retrain the model or install the version that wrote it"
         ) from error
 
 

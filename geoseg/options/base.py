@@ -1,4 +1,4 @@
-"""What all settings are: checked, and never changed."""
+"""Base class and number types of the option classes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Options(BaseModel):
-    """Settings that are checked and never change."""
+    """Base class of options: validated and immutable."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -162,7 +162,7 @@ class Segmenter(Learner):
             target = target / self.full
         loss: Tensor = self.loss(logits, target, known, weights)
         if self.training and self.options.sampling == "hard":
-            scored = build_batch(logits.detach(), target, known, self.loss.task)
+            scored = build_batch(logits.detach(), target, known, self.loss.mode)
             self.tile_losses = sample_losses(scored)
         for scores in others:
             loss = loss + self.loss(scores, target, known, weights)
@@ -179,7 +179,7 @@ def _all_logits(network: nn.Module, image: Tensor) -> list[Tensor]:
 def _build_loss(info: TilesInfo, options: TrainOptions) -> CompositeLoss:
     if info.exclusive:
         loss = options.loss or USUAL_LOSS_OF_CLASSES
-        return CompositeLoss(loss, channels=len(info.outputs), task="multiclass")
+        return CompositeLoss(loss, channels=len(info.outputs), mode="multiclass")
     loss = options.loss or USUAL_LOSS
     graded = next((name for name in info.targets if name in FULL_SCALE_VALUES), None)
     if graded and loss.lovasz_hinge:

@@ -44,8 +44,9 @@ from geoseg.jobs.workers import Failure, Pool, Workers
 _INTERNAL_COLUMNS = ("pixels", "sums", "squares", "of_value", "scene_index")
 
 # Adjacent tiles that are read and rasterized together: pixels they share are decoded only once,
-# and memory does not grow with the width of the scene.
+# and memory does not grow with the width of the scene. Large tiles form shorter strips.
 _TILES_PER_STRIP = 8
+_PIXELS_PER_STRIP = 2**22
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,8 @@ def cut_tile_row(task: RowTask) -> list[dict[str, Any]]:
     """
     try:
         with _open(task) as scene:
-            return [row for strip in _strips(task.tiles) for row in _cut_strip(task, scene, strip)]
+            strips = _strips(task.tiles, task.size)
+            return [row for strip in strips for row in _cut_strip(task, scene, strip)]
     except SceneReadError:
         return [_cut_single_tile(task, *tile) for tile in task.tiles]
 
@@ -152,11 +154,12 @@ def _open(task: RowTask) -> Scene:
     return task.scene.open(task.grid)
 
 
-def _strips(tiles: Sequence[tuple[str, Window]]) -> Iterator[list[tuple[str, Window]]]:
+def _strips(tiles: Sequence[tuple[str, Window]], size: int) -> Iterator[list[tuple[str, Window]]]:
     """Yield groups of adjacent tiles in a row that together cover a rectangle."""
+    limit = max(1, min(_TILES_PER_STRIP, _PIXELS_PER_STRIP // size**2))
     strip: list[tuple[str, Window]] = []
     for tile in tiles:
-        if strip and (len(strip) == _TILES_PER_STRIP or not _adjoins(strip[-1][1], tile[1])):
+        if strip and (len(strip) == limit or not _adjoins(strip[-1][1], tile[1])):
             yield strip
             strip = []
         strip.append(tile)

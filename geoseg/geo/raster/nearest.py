@@ -21,6 +21,9 @@ from geoseg.geo.raster.opening import open_raster
 # Pixels of the raster that are read in one piece.
 _MOST_PIXELS = 2**22
 
+# Points whose coordinates are computed in one piece, about 100 bytes each.
+_MOST_POINTS = 2**20
+
 
 class NearestRaster:
     """An open raster whose values are never mixed, nor taken for nodata.
@@ -75,10 +78,20 @@ class NearestRaster:
         Raises:
             SceneReadError: If the file is damaged there.
         """
-        columns, rows = self._places(grid, window, shape)
+        data = np.zeros((self.bands, *shape), dtype=np.result_type(*self._source.dtypes))
+        inside = np.zeros(shape, dtype=bool)
+        step = max(1, _MOST_POINTS // shape[1])
+        for top in range(0, shape[0], step):
+            part = slice(top, min(top + step, shape[0]))
+            columns, rows = self._places(grid, window, shape, part)
+            data[:, part], inside[part] = self._read_places(columns, rows)
+        return data, inside
+
+    def _read_places(self, columns: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Read the values at pixels of this raster, and whether each is inside of it."""
         inside = (rows >= 0) & (rows < self._source.height)
         inside &= (columns >= 0) & (columns < self._source.width)
-        data = np.zeros((self.bands, *shape), dtype=np.result_type(*self._source.dtypes))
+        data = np.zeros((self.bands, *rows.shape), dtype=np.result_type(*self._source.dtypes))
         for part in _split_points(columns, rows, inside):
             self._read_points(data, columns, rows, part)
         return data, inside
@@ -86,7 +99,7 @@ class NearestRaster:
     def _read_points(
         self, data: np.ndarray, columns: np.ndarray, rows: np.ndarray, part: np.ndarray
     ) -> None:
-        """Reads the values at some of the points into `data`, in one piece.
+        """Read the values at some of the points into `data`, in one piece.
 
         Args:
             data: (bands, rows, columns), written to.
@@ -120,12 +133,12 @@ class NearestRaster:
         )
 
     def _places(
-        self, grid: Grid, window: Window, shape: tuple[int, int]
+        self, grid: Grid, window: Window, shape: tuple[int, int], part: slice
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Column and row of this raster under each point, int64 (rows, columns)."""
+        """Column and row of this raster under the points of some rows, int64 (rows, columns)."""
         scale = Affine.scale(window.width / shape[1], window.height / shape[0])
         points = grid.window_transform(window) @ scale
-        column, row = np.meshgrid(np.arange(shape[1]) + 0.5, np.arange(shape[0]) + 0.5)
+        column, row = np.meshgrid(np.arange(shape[1]) + 0.5, np.arange(part.start, part.stop) + 0.5)
         xs = points.a * column + points.b * row + points.c
         ys = points.d * column + points.e * row + points.f
         if grid.crs != self._crs:

@@ -1,18 +1,16 @@
-"""Losses by name, each usable alone, and their weighted sum.
+"""Loss functions and their weighted sum.
 
-All of them compare logits (N, C, H, W) with the truth of one of two tasks:
+All of them compare logits (N, C, H, W) with a target, in one of two modes:
 
-- `binary`: every channel is a problem of its own (sigmoid); target (N, C, H, W) in 0..1,
-  valid (N, C, H, W).
-- `multiclass`: classes exclude each other (softmax); target (N, H, W), the index of each pixel's
-  class, valid (N, H, W).
+- `binary`: independent channels (sigmoid); target (N, C, H, W) in 0..1, valid (N, C, H, W).
+- `multiclass`: exclusive classes (softmax); target (N, H, W) with class indices, valid (N, H, W).
 
-Pixels that are not valid count in none of them, whatever they hold. What a term does on ground
-without a building is said in its docstring.
+Pixels that are not valid are ignored, whatever their value. The docstring of each loss describes
+its value and gradient on images without a building.
 """
 
 from geoseg.networks.losses.composite import LOSSES, CompositeLoss
-from geoseg.networks.losses.loss_batch import LossBatch, Task, build_batch
+from geoseg.networks.losses.loss_batch import LossBatch, LossMode, build_batch
 from geoseg.networks.losses.lovasz import lovasz_hinge, lovasz_softmax
 from geoseg.networks.losses.overlap_losses import dice_loss, jaccard_loss, tversky_loss
 from geoseg.networks.losses.pixel_losses import (
@@ -27,7 +25,7 @@ __all__ = [
     "LOSSES",
     "CompositeLoss",
     "LossBatch",
-    "Task",
+    "LossMode",
     "WeightMap",
     "bce_loss",
     "build_batch",

@@ -1,4 +1,4 @@
-"""The terms by name, and their weighted sum."""
+"""Table of the losses, and their weighted sum."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from geoseg.errors import ConfigError
-from geoseg.networks.losses.loss_batch import LossBatch, Task, build_batch
+from geoseg.networks.losses.loss_batch import LossBatch, LossMode, build_batch
 from geoseg.networks.losses.lovasz import lovasz_hinge, lovasz_softmax
 from geoseg.networks.losses.overlap_losses import dice_loss, jaccard_loss, tversky_loss
 from geoseg.networks.losses.pixel_losses import bce_loss, cross_entropy_loss, focal_loss
 from geoseg.options import BceOptions, CrossEntropyOptions, FocalOptions, LossOptions, TermOptions
 
-# A batch and the term's own options → a scalar. The names are the fields of `LossOptions`.
+# Functions of a batch and the options of the term that return a scalar. The names are the fields
+# of `LossOptions`.
 LOSSES: dict[str, Callable[[LossBatch, Any], Tensor]] = {
     "bce": bce_loss,
     "cross_entropy": cross_entropy_loss,
@@ -27,8 +28,8 @@ LOSSES: dict[str, Callable[[LossBatch, Any], Tensor]] = {
     "tversky": tversky_loss,
 }
 
-# The terms that serve one task only.
-_ONLY: dict[str, Task] = {
+# Losses that support one mode only.
+_ONLY: dict[str, LossMode] = {
     "bce": "binary",
     "lovasz_hinge": "binary",
     "cross_entropy": "multiclass",
@@ -39,58 +40,58 @@ _MEANING = {"binary": "independent channels", "multiclass": "exclusive classes"}
 
 
 class CompositeLoss(nn.Module):
-    """Weighted sum of terms, each with its parameters.
+    """Weighted sum of losses, each with its parameters.
 
     Args:
-        options: The terms.
-        channels: Channels of the logits.
-        task: What the channels are: independent (`binary`) or exclusive (`multiclass`).
+        options: The losses with their weights and parameters.
+        channels: Number of channels of the logits.
+        mode: `binary` for independent channels, `multiclass` for exclusive classes.
 
     Raises:
-        ConfigError: If a term or a parameter does not serve the task or the channels.
+        ConfigError: If a loss or a parameter does not support the mode or the number of channels.
     """
 
-    def __init__(self, options: LossOptions, *, channels: int, task: Task = "binary") -> None:
+    def __init__(self, options: LossOptions, *, channels: int, mode: LossMode = "binary") -> None:
         super().__init__()
         for name, term in options.terms.items():
-            _check_task(name, term, task)
+            _check_mode(name, term, mode)
             _check_channels(name, term, channels)
-        self.terms, self.task = options.terms, task
+        self.terms, self.mode = options.terms, mode
 
     def forward(
         self, logits: Tensor, target: Tensor, valid: Tensor, weight_map: Tensor | None = None
     ) -> Tensor:
-        """The sum, a scalar in float32.
+        """Compute the weighted sum, a scalar in float32.
 
         Args:
             logits: (N, C, H, W).
             target: (N, C, H, W) in 0..1, or (N, H, W) indices of exclusive classes.
-            valid: bool, of the target's shape.
-            weight_map: Weights of pixels in the pixelwise terms, (N, 1 or C, H, W).
+            valid: bool, in the shape of the target.
+            weight_map: Weights of pixels in the pixelwise losses, (N, 1 or C, H, W).
         """
-        batch = build_batch(logits, target, valid, self.task, weight_map)
+        batch = build_batch(logits, target, valid, self.mode, weight_map)
         losses = [term.weight * LOSSES[name](batch, term) for name, term in self.terms.items()]
         return torch.stack(losses).sum()
 
 
-def _check_task(name: str, term: TermOptions, task: Task) -> None:
-    serving = [other for other in LOSSES if _ONLY.get(other, task) == task]
-    if name not in serving:
+def _check_mode(name: str, term: TermOptions, mode: LossMode) -> None:
+    supported = [other for other in LOSSES if _ONLY.get(other, mode) == mode]
+    if name not in supported:
         raise ConfigError(
-            f"train.loss.{name}: is for {_MEANING[_ONLY[name]]}; {_MEANING[task]} take "
-            f"{', '.join(serving)}"
+            f"train.loss.{name}: is for {_MEANING[_ONLY[name]]}; for {_MEANING[mode]} use "
+            f"{', '.join(supported)}"
         )
     if not isinstance(term, FocalOptions):
         return
-    if task == "multiclass" and term.alpha is not None:
+    if mode == "multiclass" and term.alpha is not None:
         raise ConfigError(
-            "train.loss.focal.alpha: is for independent channels; exclusive classes take "
-            "class_weights"
+            "train.loss.focal.alpha: is for independent channels; for exclusive classes "
+            "use class_weights"
         )
-    if task == "binary" and term.class_weights is not None:
+    if mode == "binary" and term.class_weights is not None:
         raise ConfigError(
-            "train.loss.focal.class_weights: is for exclusive classes; independent channels take "
-            "alpha"
+            "train.loss.focal.class_weights: is for exclusive classes; for independent channels "
+            "use alpha"
         )
 
 

@@ -1,4 +1,4 @@
-"""What a loss compares: logits and truth, of either task in one form."""
+"""Logits and targets of a batch, in one form for both modes."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Task = Literal["binary", "multiclass"]
+LossMode = Literal["binary", "multiclass"]
 
 
 @dataclass(frozen=True)
 class LossBatch:
-    """Logits beside the truth, made by `build_batch`.
+    """Logits and targets of a batch, created by `build_batch`.
 
     Attributes:
-        task: `binary` (independent channels) or `multiclass` (exclusive classes).
+        mode: `binary` (independent channels) or `multiclass` (exclusive classes).
         logits: float32 (N, C, H, W), 0 where not valid.
         target: float32 (N, C, H, W) in 0..1, one-hot for exclusive classes, 0 where not valid.
         valid: bool (N, C, H, W), or (N, 1, H, W) for exclusive classes.
         weight_map: Weights of pixels, (N, 1, H, W) or (N, C, H, W), or None.
     """
 
-    task: Task
+    mode: LossMode
     logits: Tensor
     target: Tensor
     valid: Tensor
@@ -34,13 +34,13 @@ class LossBatch:
     @cached_property
     def prob(self) -> Tensor:
         """Probabilities (N, C, H, W), 0 where not valid."""
-        prob = self.logits.sigmoid() if self.task == "binary" else self.logits.softmax(dim=1)
+        prob = self.logits.sigmoid() if self.mode == "binary" else self.logits.softmax(dim=1)
         return prob * self.valid
 
     @cached_property
     def cross_entropy(self) -> Tensor:
-        """-log of the truth's probability, of the shape of `valid`, 0 where not valid."""
-        if self.task == "multiclass":
+        """Cross-entropy in the shape of `valid`, 0 where not valid."""
+        if self.mode == "multiclass":
             return -(self.target * self.logits.log_softmax(dim=1)).sum(dim=1, keepdim=True)
         loss = F.binary_cross_entropy_with_logits(self.logits, self.target, reduction="none")
         return loss * self.valid
@@ -50,24 +50,23 @@ def build_batch(
     logits: Tensor,
     target: Tensor,
     valid: Tensor,
-    task: Task = "binary",
+    mode: LossMode = "binary",
     weight_map: Tensor | None = None,
 ) -> LossBatch:
-    """Brings either task to the form of a `Batch`.
+    """Build a `LossBatch` from logits and a target of either mode.
 
     Args:
         logits: (N, C, H, W), of any floating type.
-        target: `binary`: (N, C, H, W) in 0..1. `multiclass`: (N, H, W), indices of classes.
-        valid: bool, of the target's shape.
-        task: `binary` or `multiclass`.
+        target: `binary`: (N, C, H, W) in 0..1. `multiclass`: (N, H, W), class indices.
+        valid: bool, in the shape of the target.
+        mode: `binary` or `multiclass`.
         weight_map: Weights of pixels, (N, 1, H, W) or (N, C, H, W), or None.
     """
     logits = logits.float()
-    # What is not valid is replaced before anything is computed of it: a product with 0 would
-    # let infinities through, into the gradient too.
+    # Invalid pixels are replaced first: infinities times 0 would be NaN, also in the gradient.
     target = torch.where(valid, target, 0)
-    if task == "multiclass":
+    if mode == "multiclass":
         valid = valid.unsqueeze(1)
         target = F.one_hot(target.long(), logits.shape[1]).movedim(-1, 1) * valid
     logits = torch.where(valid, logits, 0)
-    return LossBatch(task, logits, target.float(), valid, weight_map)
+    return LossBatch(mode, logits, target.float(), valid, weight_map)

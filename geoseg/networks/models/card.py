@@ -1,4 +1,4 @@
-"""What a network is and costs, counted on the network itself."""
+"""Model cards: parameters and multiply-adds of a network."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from torch.utils.flop_counter import FlopCounterMode
 from geoseg.networks.architectures import ARCHITECTURES, resolve_architecture
 from geoseg.networks.models.building import build_model, choose_encoder
 
-# Images of this side are what multiply-adds are stated for.
+# Multiply-adds are counted for a square image of this side, in pixels.
 CARD_SIZE = 512
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """A network in figures.
+    """Key figures of a network.
 
     Attributes:
-        arch: Its name.
-        encoder: Its encoder's, None where it has none to choose.
-        paper: Where it was published.
-        bands: Channels of the image.
-        classes: Channels of the logits.
+        arch: Name of the architecture.
+        encoder: Name of the encoder; None if the architecture has a fixed encoder.
+        paper: Reference of the publication.
+        bands: Number of channels of the image.
+        classes: Number of channels of the logits.
         options: Further arguments of the architecture.
-        parameters: Values that its weights hold.
-        encoder_parameters: Those of the encoder.
-        multiply_adds: Of its convolutions and matrix products, for one 512 x 512 image.
-        output_stride: Image pixels per pixel of its deepest map, along one axis.
+        parameters: Number of parameters.
+        encoder_parameters: Number of parameters of the encoder.
+        multiply_adds: Number of multiply-adds of convolutions and matrix products for one image
+            of 512 x 512 pixels.
+        output_stride: Stride of the deepest map, in pixels of the image.
     """
 
     arch: str
@@ -45,7 +46,7 @@ class ModelCard:
     output_stride: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return the figures as a dictionary for JSON."""
         return asdict(self)
 
 
@@ -57,18 +58,18 @@ def make_card(
     classes: int = 1,
     options: dict[str, Any] | None = None,
 ) -> ModelCard:
-    """Counts a network without holding its weights.
+    """Count the parameters and multiply-adds of a network, without allocating its weights.
 
     Args:
-        arch: Architecture.
-        encoder: Encoder; None for the architecture's own.
-        bands: Channels of the image.
-        classes: Channels of the logits.
+        arch: Name of the architecture.
+        encoder: Name of the encoder; None for the default encoder of the architecture.
+        bands: Number of channels of the image.
+        classes: Number of channels of the logits.
         options: Further arguments of the architecture.
 
     Raises:
-        UnknownArchitectureError: If no network or encoder goes by the name.
-        ConfigError: If the network cannot be built so.
+        UnknownArchitectureError: If the architecture or the encoder is unknown.
+        ConfigError: If the network cannot be built with these options.
     """
     arch = resolve_architecture(arch)
     names = [f"band{index}" for index in range(1, bands + 1)]

@@ -3,13 +3,14 @@
 Golovanov, Kurbanov, Artamonov, Davydow, Nikolenko: "Building Detection from Satellite Imagery
 Using a Composite Loss Function" (CVPR Workshops 2018).
 
-Known from the authors: an encoder pretrained on ImageNet (SE-ResNeXt-50), ASPP with image
-pooling on top of it, a decoder of four blocks, each convolution → transposed convolution →
-convolution, with a skip connection from the encoder at every level. Not published, and so
-our choice: the atrous rates, the widths of the decoder, 1x1 outer convolutions (as in
-LinkNet, which the paper names), and joining skips by concatenation as in U-Net; `fusion="add"`
-adds them as in LinkNet. Small encoders have thin maps, on which a decoder as thin as they are
-learns slowly: `kernel=3` and `widths` give it 3x3 outer convolutions and blocks of its own width.
+Published: an encoder pretrained on ImageNet (SE-ResNeXt-50), ASPP with image pooling on top of
+it, and a decoder of four blocks (convolution, transposed convolution, convolution) with a skip
+connection from the encoder at every level.
+
+Not published, and chosen here: the atrous rates, the widths of the decoder, 1x1 outer convolutions
+(as in LinkNet, which the paper cites), and concatenation of the skips as in U-Net. `fusion="add"`
+adds the skips as in LinkNet. Small encoders have maps with few channels, and a decoder of the same
+widths learns slowly: `kernel=3` and `widths` select 3x3 outer convolutions and wider blocks.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ Fusion = Literal["concat", "add"]
 
 
 class DecoderBlock(nn.Module):
-    """Convolution → transposed convolution ×2 → convolution, then the skip joins.
+    """Convolution, transposed convolution (factor 2), convolution.
 
     Args:
-        inputs: Channels in.
-        outputs: Channels out, before the skip joins.
-        kernel: Side of the outer convolutions.
+        inputs: Number of input channels.
+        outputs: Number of output channels, without those of the skip.
+        kernel: Kernel size of the outer convolutions.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 1) -> None:
@@ -53,17 +54,17 @@ class DecoderBlock(nn.Module):
 
 
 class DeepGlobe(nn.Module):
-    """Encoder, ASPP on its deepest map, four decoder blocks, one head.
+    """Encoder, ASPP on its deepest map, four decoder blocks, and a head.
 
     Args:
-        encoder: Makes an encoder with maps at strides 2, 4, 8, 16 and 32.
-        classes: Channels of the logits.
-        aspp_channels: Width of ASPP.
+        encoder: Builds an encoder with maps at strides 2, 4, 8, 16 and 32.
+        classes: Number of channels of the logits.
+        aspp_channels: Number of channels of ASPP.
         rates: Atrous rates of ASPP at stride 32.
-        fusion: How a skip joins: `concat` or `add`.
-        kernel: Side of the decoder's outer convolutions, 1 or 3.
-        widths: Channels of the four blocks before skips are concatenated, the deepest first;
-            those of the skips when None.
+        fusion: `concat` concatenates the skips, `add` adds them.
+        kernel: Kernel size of the outer convolutions of the decoder, 1 or 3.
+        widths: Number of channels of the four blocks without those of the skips, the deepest
+            first; None for the number of channels of the skips.
 
     Raises:
         ValueError: If an option is out of range or the encoder lacks a map at stride 2.
@@ -89,7 +90,7 @@ class DeepGlobe(nn.Module):
         self.encoder = encoder()
         *skips, deepest = channels_of(self.encoder)[1:]
         if 0 in skips:
-            raise ValueError("this encoder has no map at stride 2, which smp-unet can do without")
+            raise ValueError("this encoder has no map at stride 2; use smp-unet, which needs none")
         self.fusion = fusion
         self.aspp = ASPP(deepest, aspp_channels, rates, norm="group")
         self.blocks = nn.ModuleList()
@@ -116,10 +117,10 @@ class DeepGlobe(nn.Module):
 
 def _check_decoder(fusion: str, kernel: int, widths: Sequence[int] | None) -> None:
     if fusion not in get_args(Fusion):
-        raise ValueError(f"fusion {fusion!r} is none of {', '.join(get_args(Fusion))}")
+        raise ValueError(f"fusion must be one of {', '.join(get_args(Fusion))}, got {fusion!r}")
     if kernel not in (1, 3):
         raise ValueError(f"kernel must be 1 or 3, got {kernel}")
     if widths is not None and (len(widths) != 4 or min(widths) < 1):
-        raise ValueError(f"widths must be four numbers of channels, got {list(widths)}")
+        raise ValueError(f"widths must be four channel numbers of at least 1, got {list(widths)}")
     if widths is not None and fusion == "add":
-        raise ValueError("widths are of fusion concat; what is added has the skip's channels")
+        raise ValueError("widths need fusion concat; fusion add takes the channels of the skips")

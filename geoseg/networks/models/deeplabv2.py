@@ -2,7 +2,7 @@
 
 Chen, Papandreou, Kokkinos, Murphy, Yuille: "DeepLab: Semantic Image Segmentation with Deep
 Convolutional Nets, Atrous Convolution, and Fully Connected CRFs" (PAMI 2017, arXiv
-1606.00915). Its CRF is a step of prediction here, for every network alike.
+1606.00915). The CRF of the paper is a step of prediction here, available for every network.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ _RATES: dict[str, tuple[int, ...]] = {"aspp": (6, 12, 18, 24), "largefov": (12,)
 
 
 class DeepLabV2(nn.Module):
-    """An atrous encoder of output stride 8 and parallel atrous classifiers, summed.
+    """Atrous encoder of output stride 8 and the sum of parallel atrous classifiers.
 
-    On VGG every classifier is fc6 (3x3 atrous) → fc7 → fc8, on a ResNet one 3x3 convolution.
-    The largest score over `scales` is taken at every pixel.
+    On VGG each classifier consists of fc6 (3x3 atrous), fc7 and fc8; on a ResNet it is one 3x3
+    convolution. The logits of a pixel are the maximum over `scales`.
 
     Args:
-        encoder: Makes a VGG or an encoder that can be dilated.
-        classes: Channels of the logits.
+        encoder: Builds a VGG or an encoder that can be dilated.
+        classes: Number of channels of the logits.
         context: `aspp` has four classifiers, `largefov` one.
-        rates: Atrous rates; None for the paper's, (6, 12, 18, 24) or (12,).
-        width: Channels of fc6 and fc7 on VGG.
-        scales: The image is seen at each of these sizes; the paper's are (0.5, 0.75, 1).
+        rates: Atrous rates; None for those of the paper, (6, 12, 18, 24) or (12,).
+        width: Number of channels of fc6 and fc7 on VGG.
+        scales: Factors by which the image is resized; (0.5, 0.75, 1) in the paper.
 
     Raises:
         ValueError: If an option is out of range or the encoder cannot be dilated.
@@ -54,7 +54,9 @@ class DeepLabV2(nn.Module):
     ) -> None:
         super().__init__()
         if context not in get_args(Context):
-            raise ValueError(f"context {context!r} is none of {', '.join(get_args(Context))}")
+            raise ValueError(
+                f"context must be one of {', '.join(get_args(Context))}, got {context!r}"
+            )
         if not scales or min(scales) <= 0:
             raise ValueError(f"scales must be positive numbers, got {list(scales)}")
         self.scales = tuple(float(scale) for scale in scales)
@@ -77,13 +79,13 @@ class DeepLabV2(nn.Module):
         return self.training_logits(image)[-1]
 
     def training_logits(self, image: Tensor) -> list[Tensor]:
-        """What the loss is summed over: the logits of every scale, and last their maximum.
+        """Return the logits of each scale and, last, their maximum; the loss is summed over them.
 
         Args:
             image: (N, bands, H, W).
 
         Returns:
-            Each (N, classes, H, W); a single one where there is a single scale.
+            Logits (N, classes, H, W) each; a single item if there is a single scale.
         """
         size = image.shape[2:]
         scores = [resize(self._score(_scaled(image, scale)), size) for scale in self.scales]

@@ -4,8 +4,8 @@ Chen, Papandreou, Schroff, Adam: "Rethinking Atrous Convolution for Semantic Ima
 (2017, arXiv 1706.05587); Chen, Zhu, Papandreou, Schroff, Adam: "Encoder-Decoder with Atrous
 Separable Convolution for Semantic Image Segmentation" (ECCV 2018, arXiv 1802.02611).
 
-The reference release aligns corners when it resizes, for image sides of 16n + 1. Tiles have
-even sides, and there pixel centres are kept in place instead.
+The reference implementation aligns corners when it resizes, for image sides of 16n + 1. Tiles have
+even sides; pixel centres are kept in place instead.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from torch import Tensor, nn
 from geoseg.networks.models.encoders import EncoderFactory, build_atrous_resnet, channels_of
 from geoseg.networks.models.layers import ASPP, SeparableConv, conv_bn_relu, resize
 
-# Atrous rates of ASPP by output stride: where maps are twice as fine, rates are doubled.
+# Atrous rates of ASPP by output stride: maps of twice the resolution need doubled rates.
 _RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (6, 12, 18)}
 
 _MULTI_GRID = (1, 2, 4)
 
 
 class DeepLabV3(nn.Module):
-    """An atrous encoder, ASPP with image pooling, one 1x1 convolution.
+    """Atrous encoder, ASPP with image pooling, and a 1x1 convolution.
 
     Args:
-        encoder: Makes an encoder that can be dilated.
-        classes: Channels of the logits.
+        encoder: Builds an encoder that can be dilated.
+        classes: Number of channels of the logits.
         output_stride: 8 or 16.
-        multi_grid: Unit rates of the last stage's blocks; None for (1, 2, 4) on a ResNet and
-            none on others.
-        rates: Atrous rates of ASPP; None for the paper's by output stride.
-        channels: Width of ASPP.
-        dropout: Before the classifier.
-        torchvision: Build what torchvision calls DeepLabV3: no multi-grid, and a further 3x3
+        multi_grid: Unit rates of the blocks of the last stage; None for (1, 2, 4) on a ResNet
+            and no multi-grid on other encoders.
+        rates: Atrous rates of ASPP; None for those of the paper.
+        channels: Number of channels of ASPP.
+        dropout: Dropout probability before the classifier.
+        torchvision: Build the variant of torchvision: no multi-grid, and a further 3x3
             convolution after ASPP.
 
     Raises:
@@ -77,19 +77,19 @@ class DeepLabV3(nn.Module):
 
 
 class DeepLabV3Plus(nn.Module):
-    """DeepLab v3 with separable convolutions and a decoder that sees the map of stride 4.
+    """DeepLab v3 with separable convolutions and a decoder with a skip from the map of stride 4.
 
-    With timm's Xception-65 that map lies where the reference release takes it, after a ReLU.
+    With Xception-65 of timm the skip starts after a ReLU, as in the reference implementation.
 
     Args:
-        encoder: Makes an encoder that can be dilated.
-        classes: Channels of the logits.
+        encoder: Builds an encoder that can be dilated.
+        classes: Number of channels of the logits.
         output_stride: 8 or 16.
-        rates: Atrous rates of ASPP; None for the paper's by output stride.
-        channels: Width of ASPP and decoder.
-        skip_channels: Width to which the map of stride 4 is brought.
-        separable: Depthwise separable 3x3 convolutions in ASPP and decoder.
-        dropout: Between ASPP and decoder.
+        rates: Atrous rates of ASPP; None for those of the paper.
+        channels: Number of channels of ASPP and decoder.
+        skip_channels: Number of channels to which the map of stride 4 is projected.
+        separable: Use depthwise separable 3x3 convolutions in ASPP and decoder.
+        dropout: Dropout probability between ASPP and decoder.
 
     Raises:
         ValueError: If an option is out of range or the encoder cannot be dilated.

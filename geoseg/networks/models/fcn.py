@@ -16,35 +16,36 @@ from geoseg.networks.models.layers import BilinearDeconv, crop
 
 Padding = Literal["same", "paper"]
 
-# Zeros around the image in the reference release, whose first convolution pads by 100.
+# Zeros around the image. The first convolution pads by 1 more, which makes 100 as in the reference
+# implementation.
 _MARGIN = 99
 
-# Where, after that margin, a coarser map begins in a finer one: found by following each
-# layer's first pixel to the image.
+# Offset of a coarser map in a finer one with this margin, computed by tracing the first pixel of
+# each layer back to the image.
 _PAPER_OFFSETS = {"pool4": 5, "pool3": 9, 8: 31, 16: 27, 32: 19}
 
-# Scores of shallow maps begin small, so that all strides can be trained at once, as the
-# "at once" nets of the reference release do.
+# Shallow maps are scaled down, so that all strides can be trained at once, as in the "at-once" nets
+# of the reference implementation.
 _POOL4_SCALE, _POOL3_SCALE = 0.01, 0.0001
 
 
 class FCN(nn.Module):
-    """VGG-16 whose classifier is convolutions, scores of shallow maps added on the way up.
+    """VGG with a convolutional classifier, and scores of shallow maps added during upsampling.
 
-    The final upsampling is fixed to bilinear, the others begin so and are learnt. The scores
-    begin from N(0, 0.01): the paper's zeros, which it found to be no better, would keep the
-    first step from the encoder.
+    The last upsampling is bilinear and fixed; the others are initialized as bilinear and trained.
+    The scores are initialized from N(0, 0.01): zeros, which the paper found to be no better,
+    would give the encoder no gradient in the first step.
 
     Args:
-        encoder: Makes a VGG encoder.
-        classes: Channels of the logits.
-        stride: 32 scores the deepest map alone, 16 adds pool4, 8 adds pool3.
-        padding: `paper` surrounds the image with 100 pixels of nothing, as the reference
-            release does; `same` pads the 7x7 convolution instead, which costs a fraction.
-        width: Channels of the two classifier layers, 4096 in the paper.
+        encoder: Builds a VGG encoder.
+        classes: Number of channels of the logits.
+        stride: 32 scores only the deepest map, 16 adds pool4, 8 adds pool3.
+        padding: `paper` pads the image by 100 pixels, as the reference implementation; `same`
+            pads the 7x7 convolution instead, which is much cheaper.
+        width: Number of channels of the two classifier layers, 4096 in the paper.
 
     Raises:
-        ValueError: If an option is out of range or the encoder is no VGG.
+        ValueError: If an option is out of range or the encoder is not a VGG.
     """
 
     output_stride = 32
@@ -60,7 +61,9 @@ class FCN(nn.Module):
     ) -> None:
         super().__init__()
         if padding not in get_args(Padding):
-            raise ValueError(f"padding {padding!r} is none of {', '.join(get_args(Padding))}")
+            raise ValueError(
+                f"padding must be one of {', '.join(get_args(Padding))}, got {padding!r}"
+            )
         self.encoder = build_vgg(encoder)
         for module in self.encoder.modules():
             if isinstance(module, nn.MaxPool2d):
@@ -102,7 +105,7 @@ class FCN(nn.Module):
         return crop(self.up(score), image.shape[2:], offset)
 
     def _join(self, upsampled: Tensor, skip: Tensor, offset: int) -> Tensor:
-        """Lays the upsampled map on the skip; the larger of the two is cropped."""
+        """Add the upsampled map and the skip, with the larger of the two cropped."""
         if self.padding == "paper":
             return upsampled + crop(skip, upsampled.shape[2:], offset)
         return crop(upsampled, skip.shape[2:], 1) + skip

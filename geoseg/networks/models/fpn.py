@@ -3,8 +3,8 @@
 Lin et al.: "Feature Pyramid Networks for Object Detection" (CVPR 2017, arXiv 1612.03144);
 Kirillov et al.: "Panoptic Feature Pyramid Networks" (CVPR 2019, arXiv 1901.02446).
 
-What `smp-fpn` does otherwise: it leaves out the 3x3 convolution on the merged maps, drops out
-channels before the last convolution, and aligns corners when it upsamples.
+`smp-fpn` differs: it has no 3x3 convolution on the merged maps, has dropout of channels before the
+last convolution, and aligns corners when it upsamples.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from geoseg.networks.models.layers import resize
 
 
 class Pyramid(nn.Module):
-    """Maps of strides 4 to 32, all as wide, each told of what the coarser ones saw.
+    """Maps of strides 4 to 32 with equal numbers of channels, merged from coarse to fine.
 
     Args:
-        inputs: Channels of the encoder's maps, the shallowest first.
-        channels: Channels of each map of the pyramid.
+        inputs: Numbers of channels of the encoder's maps, the shallowest first.
+        channels: Number of channels of each map of the pyramid.
     """
 
     def __init__(self, inputs: list[int], channels: int) -> None:
         super().__init__()
         self.laterals = nn.ModuleList(nn.Conv2d(count, channels, 1) for count in inputs)
-        # They remove the aliasing of the nearest-neighbour upsampling.
+        # To remove the aliasing of the nearest-neighbour upsampling.
         self.smooth = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in inputs)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
@@ -46,12 +46,12 @@ class Pyramid(nn.Module):
 
 
 class SemanticHead(nn.Module):
-    """Brings every map of a pyramid to stride 4 by convolutions and ×2 steps, and adds them.
+    """Upsamples each map of a pyramid to stride 4 in steps of 2 with convolutions, and adds them.
 
     Args:
-        inputs: Channels of the pyramid.
-        channels: Channels of the sum.
-        levels: Maps of the pyramid.
+        inputs: Number of channels of the pyramid.
+        channels: Number of channels of the sum.
+        levels: Number of maps of the pyramid.
     """
 
     def __init__(self, inputs: int, channels: int, levels: int = 4) -> None:
@@ -82,13 +82,13 @@ class SemanticHead(nn.Module):
 
 
 class FPN(nn.Module):
-    """Encoder, pyramid, semantic head, one 1x1 convolution.
+    """Encoder, pyramid, semantic head, and a 1x1 convolution.
 
     Args:
-        encoder: Makes an encoder with maps at strides 4, 8, 16 and 32.
-        classes: Channels of the logits.
-        channels: Width of the pyramid.
-        head_channels: Width of the head.
+        encoder: Builds an encoder with maps at strides 4, 8, 16 and 32.
+        classes: Number of channels of the logits.
+        channels: Number of channels of the pyramid.
+        head_channels: Number of channels of the head.
     """
 
     def __init__(

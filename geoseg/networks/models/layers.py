@@ -1,4 +1,4 @@
-"""Layers that several networks share."""
+"""Layers and functions shared by several networks."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ Size = Sequence[int] | torch.Size
 
 
 def resize(features: Tensor, size: Size) -> Tensor:
-    """Bilinear (N, C, h, w) → (N, C, *size), pixel centres kept in place."""
+    """Resize (N, C, h, w) → (N, C, *size) bilinearly, with pixel centres kept in place."""
     if tuple(features.shape[2:]) == tuple(size):
         return features
     return F.interpolate(features, size=tuple(size), mode="bilinear", align_corners=False)
 
 
-def pad_to_multiple(image: Tensor, multiple: int, least: int = 1) -> Tensor:
-    """Repeats the last row and column of (N, C, H, W) until both sides are multiples.
+def pad_to_multiple(image: Tensor, multiple: int, smallest: int = 1) -> Tensor:
+    """Pad (N, C, H, W) at the bottom and right by repeating the last row and column.
 
     Args:
         image: The image.
-        multiple: What the sides must be a multiple of.
-        least: What they must not be below.
+        multiple: Height and width of the result are multiples of this.
+        smallest: Smallest height and width of the result.
     """
     bottom, right = (
-        max(side, least) - side + -max(side, least) % multiple for side in image.shape[2:]
+        max(side, smallest) - side + -max(side, smallest) % multiple for side in image.shape[2:]
     )
     if not bottom and not right:
         return image
@@ -37,13 +37,13 @@ def pad_to_multiple(image: Tensor, multiple: int, least: int = 1) -> Tensor:
 
 
 def crop(features: Tensor, size: Size, offset: int = 0) -> Tensor:
-    """The part of (N, C, h, w) of a size that begins `offset` pixels from the top and left."""
+    """Crop (N, C, h, w) to a size, starting `offset` pixels from the top and left."""
     height, width = size
     return features[..., offset : offset + height, offset : offset + width]
 
 
 def conv_bn_relu(inputs: int, outputs: int, kernel: int, dilation: int = 1) -> nn.Sequential:
-    """A convolution that keeps the size, with batch normalisation and ReLU."""
+    """Build a convolution that keeps the size, with batch normalization and ReLU."""
     padding = dilation * (kernel // 2)
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, padding=padding, dilation=dilation, bias=False),
@@ -53,17 +53,17 @@ def conv_bn_relu(inputs: int, outputs: int, kernel: int, dilation: int = 1) -> n
 
 
 class SeparableConv(nn.Sequential):
-    """Depthwise 3x3, then pointwise 1x1, with batch normalisation and ReLU at the end.
+    """Depthwise 3x3 convolution, pointwise 1x1 convolution, batch normalization, ReLU.
 
-    The papers differ in what lies between the two: nothing in Xception (Chollet 2017, arXiv
-    1610.02357), which found that a non-linearity hurts there; batch normalisation and ReLU in
-    the ASPP and decoder of DeepLabv3+ (arXiv 1802.02611).
+    Papers differ in the layers between the two convolutions: none in Xception (Chollet 2017,
+    arXiv 1610.02357), which found a non-linearity harmful; batch normalization and ReLU in the
+    ASPP and decoder of DeepLabv3+ (arXiv 1802.02611).
 
     Args:
-        inputs: Channels in.
-        outputs: Channels out.
+        inputs: Number of input channels.
+        outputs: Number of output channels.
         dilation: Atrous rate of the depthwise convolution.
-        inner: Batch normalisation and ReLU after the depthwise convolution too.
+        inner: Add batch normalization and ReLU after the depthwise convolution, too.
     """
 
     def __init__(self, inputs: int, outputs: int, *, dilation: int = 1, inner: bool = True) -> None:
@@ -75,15 +75,15 @@ class SeparableConv(nn.Sequential):
 
 
 class BilinearDeconv(nn.ConvTranspose2d):
-    """A transposed convolution that begins as bilinear interpolation of each channel.
+    """Transposed convolution that is initialized as bilinear interpolation of each channel.
 
-    Long et al. 2015 (arXiv 1411.4038). Its output is `stride` times as large as the input and
-    `kernel - stride` pixels more, for the caller to crop.
+    Long et al. 2015 (arXiv 1411.4038). The output is `stride` times as large as the input plus
+    `stride` pixels, which the caller crops.
 
     Args:
-        channels: Channels in and out.
+        channels: Number of input and output channels.
         stride: Upsampling factor; the kernel is twice as wide.
-        learn: Whether training may change it.
+        learn: Whether the weights are trained.
     """
 
     def __init__(self, channels: int, stride: int, *, learn: bool = True) -> None:
@@ -97,10 +97,10 @@ class BilinearDeconv(nn.ConvTranspose2d):
 
 
 class PooledBatchNorm(nn.BatchNorm2d):
-    """Batch normalisation for pooled maps, which trains on a batch of one too.
+    """Batch normalization for pooled maps that also trains on a batch of one.
 
-    Where a batch holds a single value per channel its variance does not exist; the running
-    statistics, which it then leaves as they are, take its place.
+    A batch with a single value per channel has no variance. The running statistics are used
+    instead, and are not updated.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -113,19 +113,19 @@ class PooledBatchNorm(nn.BatchNorm2d):
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:
-    # Groups of at least 8 channels, else a pooled map has nothing to normalise over.
+    # With fewer than 8 channels per group, a pooled map has too few values to normalize.
     groups = next(g for g in range(max(1, channels // 8), 0, -1) if channels % g == 0)
     return nn.GroupNorm(groups, channels)
 
 
 class ImagePooling(nn.Sequential):
-    """Global average → 1x1 convolution → spread over the map again.
+    """Global average pooling, 1x1 convolution, and expansion to the size of the map.
 
     Args:
-        inputs: Channels in.
-        outputs: Channels out.
-        norm: `batch` as in the papers, see `PooledBatchNorm`; `group` does not depend on what
-            else lies in the batch, and so suits small ones.
+        inputs: Number of input channels.
+        outputs: Number of output channels.
+        norm: `batch` as in the papers, see `PooledBatchNorm`; `group` does not depend on the
+            other images of the batch, and so is better for small batches.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class ImagePooling(nn.Sequential):
         super().__init__(nn.Conv2d(inputs, outputs, 1, bias=False), normalise, nn.ReLU())
 
     def forward(self, input: Tensor) -> Tensor:
-        """(N, inputs, H, W) → (N, outputs, H, W), constant over each image."""
+        """(N, inputs, H, W) → (N, outputs, H, W), constant for each image."""
         pooled = input.mean(dim=(2, 3), keepdim=True)
         for layer in self:
             pooled = layer(pooled)
@@ -143,17 +143,17 @@ class ImagePooling(nn.Sequential):
 
 
 class ASPP(nn.Module):
-    """Parallel 1x1, atrous 3x3 and image-pooling branches, concatenated and projected.
+    """Atrous spatial pyramid pooling: 1x1, atrous 3x3 and image-pooling branches, projected.
 
     Chen et al. 2017, "Rethinking Atrous Convolution for Semantic Image Segmentation"
     (arXiv 1706.05587).
 
     Args:
-        inputs: Channels in.
-        outputs: Channels of each branch and of the result.
+        inputs: Number of input channels.
+        outputs: Number of channels of each branch and of the result.
         rates: Atrous rates of the 3x3 branches.
-        separable: Depthwise separable 3x3 convolutions, as in DeepLabv3+.
-        norm: Of the image pooling, see `ImagePooling`.
+        separable: Use depthwise separable 3x3 convolutions, as in DeepLabv3+.
+        norm: Normalization in the image pooling, see `ImagePooling`.
     """
 
     def __init__(

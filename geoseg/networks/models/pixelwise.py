@@ -1,4 +1,4 @@
-"""Each pixel by its own colours alone: what a network of more than that must beat."""
+"""Logistic regression of each pixel: the baseline that other networks must exceed."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from torch import Tensor, nn
 
 
 class Pixelwise(nn.Module):
-    """One 1x1 convolution: a logistic regression of a pixel's bands.
+    """Logistic regression of the bands of each pixel, as a 1x1 convolution.
 
     Args:
-        bands: Channels of the image.
-        classes: Channels of the logits.
+        bands: Number of channels of the image.
+        classes: Number of channels of the logits.
     """
 
     output_stride = 1

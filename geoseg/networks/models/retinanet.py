@@ -1,14 +1,13 @@
-"""RetinaNet: boxes from a pyramid of maps, by the parts of torchvision.
+"""RetinaNet, an object detector, built from the parts of torchvision.
 
 Lin et al.: "Focal Loss for Dense Object Detection" (ICCV 2017, arXiv 1708.02002).
 
-As torchvision does it and the paper does not: P6 is made from P5 rather than from the encoder's
-deepest map, boxes are regressed by their absolute error rather than a smoothed one, and the best
-anchor of a building counts as positive however little it overlaps it.
+As in torchvision and unlike in the paper, P6 is computed from P5 instead of the deepest map of the
+encoder, the box loss is L1 instead of smooth L1, and the best anchor of each building is positive
+even if its IoU is small.
 
-What is ours: anchors half as large as the paper's, because buildings are small; strides that are
-exact for images of any size; and anchors that count for nothing, on nodata and on buildings of
-which too little is to be seen.
+Unlike both, the anchors are half as large as in the paper, because buildings are small; the strides
+are exact for images of any size; and anchors on nodata and on hardly visible buildings are ignored.
 """
 
 from __future__ import annotations
@@ -28,26 +27,26 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from geoseg.networks.models.encoders import EncoderFactory, channels_of
 
-# The finest map is left out where there are five sizes of anchors, as in the paper. The encoder
-# makes those up to 32.
+# Without the first for five anchor sizes, as in the paper. The encoder provides strides up to 32.
 _STRIDES = (4, 8, 16, 32, 64, 128)
 _ENCODER_STRIDE = 32
 
-# What torchvision's matcher says of an anchor without a building.
+# Values of the matcher of torchvision for anchors without a building.
 _BACKGROUND, _IGNORED = -1, -2
-_LEAST_IOU, _ENOUGH_IOU = 0.4, 0.5
+# Anchors below the first are background, from the second positive, ignored between.
+_BACKGROUND_IOU, _POSITIVE_IOU = 0.4, 0.5
 
-# Pixels. Thinner boxes are the remains of what lies beside the image.
-_LEAST_SIDE = 1.0
+# Pixels. Thinner boxes remain of boxes outside the image, which torchvision clips to it.
+_MIN_SIDE = 1.0
 
 
 class PyramidEncoder(nn.Module):
-    """An encoder under a feature pyramid with the two coarser maps of RetinaNet.
+    """Encoder and feature pyramid with the two coarser maps of RetinaNet.
 
     Args:
-        encoder: With maps at strides 4, 8, 16 and 32.
-        channels: Channels of each map of the pyramid.
-        levels: Maps of the pyramid: 5 for strides 8 to 128, 6 for strides 4 to 128.
+        encoder: An encoder with maps at strides 4, 8, 16 and 32.
+        channels: Number of channels of each map of the pyramid.
+        levels: Number of maps of the pyramid: 5 for strides 8 to 128, 6 for strides 4 to 128.
     """
 
     def __init__(self, encoder: nn.Module, channels: int, levels: int) -> None:
@@ -67,20 +66,20 @@ class PyramidEncoder(nn.Module):
 
 
 class RetinaNet(nn.Module):
-    """Encoder, pyramid, and two towers that say of every anchor what it shows and where it is.
+    """Encoder, feature pyramid, and two heads for the class and the box of each anchor.
 
     Args:
-        encoder: Makes an encoder with maps at strides 4, 8, 16 and 32.
-        classes: Channels of the logits; buildings need one.
-        channels: Width of the pyramid and of the towers.
+        encoder: Builds an encoder with maps at strides 4, 8, 16 and 32.
+        classes: Number of channels of the logits; 1 for buildings.
+        channels: Number of channels of the pyramid and of the heads.
         anchor_sizes: Side of the smallest anchor of each map in pixels, the finest map first.
-            Five sizes belong to strides 8 to 128, six to strides 4 to 128. The paper's are
+            Five sizes are for strides 8 to 128, six for strides 4 to 128. The paper has
             (32, 64, 128, 256, 512).
-        octaves: Anchor sizes per map, evenly spread over a factor of two.
-        ratios: Height over width of the anchors.
+        octaves: Number of anchor sizes per map, spread evenly over a factor of two.
+        ratios: Aspect ratios of the anchors, height divided by width.
 
     Raises:
-        ValueError: If sizes, octaves or ratios do not make anchors.
+        ValueError: If sizes, octaves or ratios are out of range.
     """
 
     size_multiple = _ENCODER_STRIDE
@@ -110,42 +109,45 @@ class RetinaNet(nn.Module):
             classes,
             anchor_generator=anchors,
             head=RetinaNetHead(channels, count, classes),
-            fg_iou_thresh=_ENOUGH_IOU,
-            bg_iou_thresh=_LEAST_IOU,
-            # A tile of a dense town holds more buildings than a photograph holds things, each
-            # with a dozen anchors to choose from.
+            fg_iou_thresh=_POSITIVE_IOU,
+            bg_iou_thresh=_BACKGROUND_IOU,
+            # A tile of a dense town contains more buildings than a photograph contains objects,
+            # and each has about a dozen candidate anchors.
             detections_per_img=1000,
             topk_candidates=10_000,
         )
-        # It would bring images to the size and the colours of photographs.
+        # It would resize and normalize images as photographs.
         self.detector.transform = nn.Identity()
 
     @property
     def encoder(self) -> nn.Module:
-        """The encoder inside."""
+        """The encoder of the network."""
         encoder: nn.Module = self.detector.backbone.encoder
         return encoder
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """What the network says of each anchor.
+        """Compute class logits and box offsets of each anchor.
 
         Args:
             image: (N, bands, H, W), any H and W.
 
         Returns:
-            Logits (N, anchors, classes), and offsets (N, anchors, 4) that move and stretch the
-            anchors of `anchors`, both float32.
+            Logits (N, anchors, classes) and offsets (N, anchors, 4) relative to the anchors of
+            `anchors`, both float32.
         """
         height, width = image.shape[2:]
-        # Beyond the image lies nodata, which is 0 in it too.
+        # Padded with 0, the value of nodata in normalized images.
         bottom, right = -height % _ENCODER_STRIDE, -width % _ENCODER_STRIDE
         maps = self.detector.backbone(F.pad(image, (0, right, 0, bottom)))
-        said = self.detector.head(maps)
-        # Coordinates need more digits than half precision has.
-        return said["cls_logits"].float(), said["bbox_regression"].float()
+        outputs = self.detector.head(maps)
+        # Half precision is too coarse for coordinates.
+        return outputs["cls_logits"].float(), outputs["bbox_regression"].float()
 
     def anchors(self, size: Sequence[int], device: torch.device) -> list[Tensor]:
-        """Anchors (A, 4) of each map, left, top, right, bottom, for an image of (height, width)."""
+        """Return the anchors (A, 4) of each map for an image size (height, width).
+
+        Columns are left, top, right and bottom, in pixels.
+        """
         generator: Any = self.detector.anchor_generator
         sides = [side + -side % _ENCODER_STRIDE for side in size]
         grids = [[-(-side // stride) for side in sides] for stride in self.strides]
@@ -154,74 +156,73 @@ class RetinaNet(nn.Module):
         return list(generator.grid_anchors(grids, steps))
 
     def loss(
-        self, said: tuple[Tensor, Tensor], boxes: Tensor, learnt: Tensor, valid: Tensor
+        self, outputs: tuple[Tensor, Tensor], boxes: Tensor, counted: Tensor, valid: Tensor
     ) -> Tensor:
-        """Focal loss plus the boxes' absolute error, each over the number of positive anchors.
+        """Compute the focal loss plus the L1 loss of boxes, per positive anchor.
 
         Args:
-            said: What `forward` says of a batch.
-            boxes: (N, M, 4) left, top, right, bottom in pixels; NaN fills up.
-            learnt: (N, M), False where a box is to be neither found nor not found.
-            valid: (N, 1, H, W), False on nodata. An anchor that is centred there counts only
-                if it is a building's.
+            outputs: What `forward` returned for a batch.
+            boxes: (N, M, 4) left, top, right, bottom in pixels; rows without a box are NaN.
+            counted: (N, M), False for boxes that are ignored: neither hit nor miss.
+            valid: (N, 1, H, W), False on nodata. Background anchors with their centre there are
+                ignored.
 
         Returns:
             A scalar, the mean over the batch.
         """
         anchors = torch.cat(self.anchors(valid.shape[2:], valid.device))
         inside = _centred_on(anchors, valid[:, 0])
-        there = ~boxes.isnan().any(dim=2)
+        is_box = ~boxes.isnan().any(dim=2)
         targets, matches = [], []
         for index in range(len(boxes)):
-            found = boxes[index][there[index] & learnt[index]]
-            unclear = boxes[index][there[index] & ~learnt[index]]
-            labels = torch.zeros(len(found), dtype=torch.long, device=boxes.device)
-            targets.append({"boxes": found, "labels": labels})
-            matches.append(self._match(anchors, found, unclear, inside[index]))
-        outputs = {"cls_logits": said[0], "bbox_regression": said[1]}
-        losses = self.detector.head.compute_loss(
-            targets, outputs, [anchors] * len(targets), matches
-        )
+            true = boxes[index][is_box[index] & counted[index]]
+            ignored = boxes[index][is_box[index] & ~counted[index]]
+            labels = torch.zeros(len(true), dtype=torch.long, device=boxes.device)
+            targets.append({"boxes": true, "labels": labels})
+            matches.append(self._match(anchors, true, ignored, inside[index]))
+        named = {"cls_logits": outputs[0], "bbox_regression": outputs[1]}
+        losses = self.detector.head.compute_loss(targets, named, [anchors] * len(targets), matches)
         total: Tensor = losses["classification"] + losses["bbox_regression"]
         return total
 
-    def _match(self, anchors: Tensor, boxes: Tensor, unclear: Tensor, inside: Tensor) -> Tensor:
-        """Each anchor's box by number, or that it is background or counts for nothing."""
+    def _match(self, anchors: Tensor, boxes: Tensor, ignored: Tensor, inside: Tensor) -> Tensor:
+        """Index of the box of each anchor (A,), `_BACKGROUND` or `_IGNORED`."""
         match = torch.full((len(anchors),), _BACKGROUND, device=anchors.device)
         if len(boxes):
             match = self.detector.proposal_matcher(box_iou(boxes, anchors))
-        nothing = ~inside
-        if len(unclear):
-            nothing = nothing | _shows_any(anchors, unclear)
-        match[nothing & (match == _BACKGROUND)] = _IGNORED
+        ignorable = ~inside
+        if len(ignored):
+            ignorable = ignorable | _covers_any(anchors, ignored)
+        match[ignorable & (match == _BACKGROUND)] = _IGNORED
         return match
 
     def detect(
-        self, said: tuple[Tensor, Tensor], size: Sequence[int], *, least: float, iou: float
+        self, outputs: tuple[Tensor, Tensor], size: Sequence[int], *, least: float, iou: float
     ) -> list[tuple[Tensor, Tensor]]:
-        """The boxes of each image, best first, none of which overlaps a better one too far.
+        """Return the boxes of each image after non-maximum suppression, best first.
 
         Args:
-            said: What `forward` says of a batch.
-            size: (height, width) of its images.
-            least: Boxes of this score or less are left out.
-            iou: Of two boxes that overlap by more than this IoU the better one stays.
+            outputs: What `forward` returned for a batch.
+            size: (height, width) of the images.
+            least: Boxes with this score or less are dropped.
+            iou: Of two boxes with a greater IoU than this, the one with the lower score is
+                dropped.
 
         Returns:
             Per image, boxes (n, 4) left, top, right, bottom in pixels and scores (n,) in 0..1.
         """
-        anchors = self.anchors(size, said[0].device)
+        anchors = self.anchors(size, outputs[0].device)
         counts = [len(level) for level in anchors]
-        outputs = {
-            "cls_logits": list(torch.split(said[0], counts, dim=1)),
-            "bbox_regression": list(torch.split(said[1], counts, dim=1)),
+        by_map = {
+            "cls_logits": list(torch.split(outputs[0], counts, dim=1)),
+            "bbox_regression": list(torch.split(outputs[1], counts, dim=1)),
         }
-        images = len(said[0])
+        images = len(outputs[0])
         self.detector.score_thresh, self.detector.nms_thresh = least, iou
-        found = self.detector.postprocess_detections(
-            outputs, [anchors] * images, [tuple(size)] * images
+        detections = self.detector.postprocess_detections(
+            by_map, [anchors] * images, [tuple(size)] * images
         )
-        return [_within(one["boxes"], one["scores"]) for one in found]
+        return [_drop_slivers(one["boxes"], one["scores"]) for one in detections]
 
 
 def _check_anchors(sizes: Sequence[float], octaves: int, ratios: Sequence[float]) -> None:
@@ -236,16 +237,16 @@ def _check_anchors(sizes: Sequence[float], octaves: int, ratios: Sequence[float]
         )
 
 
-def _within(boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Those boxes of which the image shows anything: what lies beside it was cut to nothing."""
-    seen = (boxes[:, 2:] - boxes[:, :2] >= _LEAST_SIDE).all(dim=1)
-    return boxes[seen], scores[seen]
+def _drop_slivers(boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Drop boxes that have no extent left after clipping to the image."""
+    kept = (boxes[:, 2:] - boxes[:, :2] >= _MIN_SIDE).all(dim=1)
+    return boxes[kept], scores[kept]
 
 
-def _shows_any(anchors: Tensor, boxes: Tensor) -> Tensor:
-    """Which anchors (A,) are centred in one of some boxes, or cover at least half of one.
+def _covers_any(anchors: Tensor, boxes: Tensor) -> Tensor:
+    """Which anchors (A,) have their centre in any of the boxes, or cover at least half of one.
 
-    Of a building at a tile's edge there may be a strip to see that no anchor fits.
+    IoU is not suitable: a building at the edge of a tile may be a strip that fits no anchor.
     """
     centres = (anchors[:, None, :2] + anchors[:, None, 2:]) / 2
     centred = ((centres >= boxes[:, :2]) & (centres < boxes[:, 2:])).all(dim=2)
@@ -257,7 +258,7 @@ def _shows_any(anchors: Tensor, boxes: Tensor) -> Tensor:
 
 
 def _centred_on(anchors: Tensor, valid: Tensor) -> Tensor:
-    """(N, A), whether the centre of an anchor (A, 4) lies on a valid pixel of (N, H, W)."""
+    """(N, A), whether the centre of an anchor (A, 4) is on a valid pixel of (N, H, W)."""
     height, width = valid.shape[1:]
     columns, rows = ((anchors[:, :2] + anchors[:, 2:]) / 2).floor().long().unbind(dim=1)
     inside = (columns >= 0) & (rows >= 0) & (columns < width) & (rows < height)

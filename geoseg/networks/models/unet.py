@@ -1,8 +1,8 @@
-"""The U-Net as it was published.
+"""The original U-Net.
 
 Ronneberger, Fischer, Brox: "U-Net: Convolutional Networks for Biomedical Image Segmentation"
-(MICCAI 2015, arXiv 1505.04597). `smp-unet` is the other thing that goes by the name: a
-pretrained encoder, batch normalisation, interpolation instead of up-convolutions.
+(MICCAI 2015, arXiv 1505.04597). `smp-unet` is the variant with a pretrained encoder, batch
+normalization, and interpolation instead of up-convolutions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Padding = Literal["same", "valid"]
 
 
 class DoubleConv(nn.Sequential):
-    """Two 3x3 convolutions, each with ReLU; without padding each costs a pixel on every side."""
+    """Two 3x3 convolutions with ReLU; without padding each removes one pixel on every side."""
 
     def __init__(self, inputs: int, outputs: int, padding: Padding) -> None:
         layers: list[nn.Module] = []
@@ -33,19 +33,19 @@ class DoubleConv(nn.Sequential):
 
 
 class UNet(nn.Module):
-    """Contracting path, expanding path, and the copies that join them.
+    """Contracting path, expanding path, and skip connections between them.
 
-    Without padding no pixel of the logits has seen anything but the image. `forward` mirrors
-    what lies beyond the image, so that logits have its size all the same; where the real
-    surroundings are known, `valid_logits` takes them instead.
+    Without padding (`valid`) the logits do not depend on invented values around the image, but are
+    smaller than the image. `forward` mirrors the image at its edges, so that the logits have its
+    size; `valid_logits` takes an image with its real surroundings instead.
 
     Args:
-        bands: Channels of the image.
-        classes: Channels of the logits.
-        padding: `valid` as published, `same` pads every convolution with zeros.
-        width: Channels of the first level; each level below has twice as many.
-        depth: Poolings.
-        dropout: At the end of the contracting path, where the paper has it.
+        bands: Number of channels of the image.
+        classes: Number of channels of the logits.
+        padding: `valid` as published; `same` pads every convolution with zeros.
+        width: Number of channels of the first level; each deeper level has twice as many.
+        depth: Number of poolings.
+        dropout: Dropout probability at the end of the contracting path, as in the paper.
 
     Raises:
         ValueError: If an option is out of range.
@@ -63,7 +63,9 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         if padding not in get_args(Padding):
-            raise ValueError(f"padding {padding!r} is none of {', '.join(get_args(Padding))}")
+            raise ValueError(
+                f"padding must be one of {', '.join(get_args(Padding))}, got {padding!r}"
+            )
         if depth < 1 or width < 1:
             raise ValueError(f"depth and width must be at least 1, got {depth} and {width}")
         self.padding: Padding = padding
@@ -86,11 +88,11 @@ class UNet(nn.Module):
 
     @property
     def depth(self) -> int:
-        """Poolings."""
+        """Number of poolings."""
         return len(self.ups)
 
     def margin(self, size: int) -> int:
-        """Pixels on each side that `valid_logits` must see around an output of a size."""
+        """Return the margin in pixels that `valid_logits` needs around an output of a size."""
         return (self._input_size(size) - size + 1) // 2 if self.padding == "valid" else 0
 
     def forward(self, image: Tensor) -> Tensor:
@@ -102,7 +104,7 @@ class UNet(nn.Module):
         return self.valid_logits(mirror(image, rows, columns), (height, width))
 
     def valid_logits(self, image: Tensor, size: tuple[int, int]) -> Tensor:
-        """Logits of the middle of an image that shows `margin` pixels around it.
+        """Compute the logits of the centre of an image that includes a margin.
 
         Args:
             image: (N, bands, H + 2 margin(H), W + 2 margin(W)).
@@ -111,7 +113,7 @@ class UNet(nn.Module):
         Returns:
             (N, classes, H, W).
         """
-        # An odd sum of margins leaves one row or column too many at the far side.
+        # An odd total margin leaves one surplus row or column at the bottom or right.
         height, width = (self._input_size(side) for side in size)
         return _centre(self._logits(image[..., :height, :width]), size)
 
@@ -129,18 +131,18 @@ class UNet(nn.Module):
         return logits
 
     def _input_size(self, size: int) -> int:
-        """The least input side that gives at least `size` and that every pooling halves."""
+        """The smallest input side that yields at least `size` and that is even at each pooling."""
         deepest = size
         for _ in range(self.depth):
             deepest = -(-(deepest + 4) // 2)
-        given = deepest + 4
+        side = deepest + 4
         for _ in range(self.depth):
-            given = 2 * given + 4
-        return given
+            side = 2 * side + 4
+        return side
 
 
 def mirror(image: Tensor, rows: int, columns: int) -> Tensor:
-    """Mirrors (N, C, H, W) at its edges, more than once where the margin is wider than it.
+    """Pad (N, C, H, W) by mirroring at its edges, repeatedly if the margin exceeds the image.
 
     Args:
         image: The image.
@@ -151,25 +153,26 @@ def mirror(image: Tensor, rows: int, columns: int) -> Tensor:
         (N, C, H + 2 rows, W + 2 columns).
     """
     height, width = image.shape[2:]
-    down = _mirrored(height, rows, image.device)
-    across = _mirrored(width, columns, image.device)
+    down = _mirrored_indices(height, rows, image.device)
+    across = _mirrored_indices(width, columns, image.device)
     return image.index_select(2, down).index_select(3, across)
 
 
-def _mirrored(length: int, margin: int, device: torch.device) -> Tensor:
-    places = torch.arange(-margin, length + margin, device=device) % (2 * length)
-    return torch.where(places < length, places, 2 * length - 1 - places)
+def _mirrored_indices(length: int, margin: int, device: torch.device) -> Tensor:
+    indices = torch.arange(-margin, length + margin, device=device) % (2 * length)
+    return torch.where(indices < length, indices, 2 * length - 1 - indices)
 
 
 def _centre(features: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
+    """Crop the centre of (N, C, h, w)."""
     height, width = size
     top, left = (features.shape[2] - height) // 2, (features.shape[3] - width) // 2
     return features[..., top : top + height, left : left + width]
 
 
 def _init_he(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
-    """N(0, 2/N), N the number of values that one output is computed from."""
-    seen = layer.weight[0].numel() if isinstance(layer, nn.Conv2d) else layer.in_channels
-    nn.init.normal_(layer.weight, std=math.sqrt(2 / seen))
+    """Initialize from N(0, 2/n), where n is the number of inputs of one output value."""
+    inputs = layer.weight[0].numel() if isinstance(layer, nn.Conv2d) else layer.in_channels
+    nn.init.normal_(layer.weight, std=math.sqrt(2 / inputs))
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
