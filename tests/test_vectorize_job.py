@@ -165,9 +165,7 @@ def test_noise_is_searched_in_the_memory_that_is_counted():
 
 def test_what_does_not_fit_into_memory_is_refused(tmp_path):
     check_window(rasterio.windows.Window(0, 0, 1000, 1100), 0.1)
-    with pytest.raises(
-        ConfigError, match="1200 x 1000 pixels and needs 0.1 GB to trace"
-    ):
+    with pytest.raises(ConfigError, match="1200 x 1000 pixels and needs 0.1 GB to trace"):
         check_window(rasterio.windows.Window(0, 0, 1000, 1200), 0.1)
     prob = tmp_path / "prob.tif"
     write_array(prob, GRID, np.full((1, *SHAPE), 200, dtype=np.uint8), descriptions=("building",))
