@@ -18,6 +18,7 @@ from rasterio.warp import calculate_default_transform
 from geoseg.errors import MissingCRSError, SceneReadError
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster.opening import describe, open_description
+from geoseg.geo.raster.placeholder import placeholder_grid
 
 logger = logging.getLogger(__name__)
 
@@ -100,8 +101,9 @@ def warn_if_approximate(place: Georeferencing, path: str) -> None:
         )
     if place.by == "rpcs":
         logger.warning(
-            "%s: georeferenced by its RPCs at a height of %g m, without terrain; in hills positions "
-            "may be wrong by many metres (gdalwarp -rpc -to RPC_DEM=dem.tif in.tif out.tif is exact)",
+            "%s: georeferenced by its RPCs at a height of %g m, without terrain; in hills "
+            "positions may be wrong by many metres (gdalwarp -rpc -to RPC_DEM=dem.tif in.tif "
+            "out.tif is exact)",
             path,
             place.options["RPC_HEIGHT"],
         )
