@@ -339,9 +339,7 @@ def nothing_but_infinite_coordinates(town, tmp_path):
 @case
 def nothing_but_huge_coordinates(town, tmp_path):
     shapes = [box(1e299, 1e299, 1e300, 1e300)]
-    return Given(
-        layer(town, shapes, tmp_path / "a.gpkg"), refused="has 1 features, but no polygon"
-    )
+    return Given(layer(town, shapes, tmp_path / "a.gpkg"), refused="has 1 features, but no polygon")
 
 
 @case
@@ -378,7 +376,7 @@ def a_zip_of_several_files(town, tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for place in ("east/a.gpkg", "west/a.gpkg"):
             archive.write(tmp_path / "a.gpkg", place)
-    refused = "holds several vector files (east/a.gpkg, west/a.gpkg)"
+    refused = "has several vector files (east/a.gpkg, west/a.gpkg)"
     return Given(tmp_path / "a.zip", refused=refused)
 
 
@@ -395,7 +393,7 @@ def a_zip_made_on_a_mac(town, tmp_path):
 def a_shapefile_without_shx(town, tmp_path):
     layer(town, town.houses, tmp_path / "a.shp")
     (tmp_path / "a.shx").unlink()
-    return Given(tmp_path / "a.shp", refused="lacks a.shx")
+    return Given(tmp_path / "a.shp", refused="a.shx, the Shapefile")
 
 
 @case
@@ -476,14 +474,14 @@ def a_filter(town, tmp_path):
 def a_filter_on_no_attribute(town, tmp_path):
     path = layer(town, town.houses, tmp_path / "a.gpkg", kind=["house"] * len(town.houses))
     return Given(
-        path, options={"where": "type = 'house'"}, refused="does not fit; the attributes are kind"
+        path, options={"where": "type = 'house'"}, refused="does not match; the attributes are kind"
     )
 
 
 @case
 def a_filter_that_is_no_filter(town, tmp_path):
     path = layer(town, town.houses, tmp_path / "a.gpkg", kind=["house"] * len(town.houses))
-    return Given(path, options={"where": "kind = 'house"}, refused="does not fit")
+    return Given(path, options={"where": "kind = 'house"}, refused="does not match")
 
 
 @case

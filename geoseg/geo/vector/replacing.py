@@ -1,4 +1,4 @@
-"""Layers take the place of older ones only when they are complete, with all of their files."""
+"""Replacement of vector layers, with all of their files, once the new layer is complete."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 from geoseg.errors import GeosegError, VectorReadError, one_line
 from geoseg.jobs.journal import disk_full, is_full, working_name
 
-# Folder inside the working folder, which may be that of a job.
+# Subfolder of the working folder, which may contain files of a job.
 _FOLDER = "layer"
 
-# Files of an older layer that would be taken for the new one's: of a Shapefile its indexes, and
-# the CRS as old versions of QGIS wrote it; of a GeoPackage what SQLite has yet to write into it.
+# Files of an old layer that would be read with the new one: indexes of a Shapefile and its CRS
+# as old versions of QGIS wrote it, and SQLite's logs of a GeoPackage.
 _INDEXES = (".qix", ".sbn", ".sbx", ".idm", ".ind", ".qpj")
 _LOGS = ("-wal", "-shm", "-journal")
 
 
 @contextmanager
 def replace_layer(path: Path) -> Iterator[Path]:
-    """A name of the same suffix; what is beside it when the block ends well takes its place.
+    """Yield a temporary path of the same name; on success its files replace the layer.
 
-    What an interrupted run left under that name is removed.
+    Files that an interrupted run left in the temporary folder are removed.
 
     Args:
-        path: The layer.
+        path: Path of the layer.
 
     Raises:
         VectorReadError: If it cannot be written.
-        DiskFullError: If there is no room for it.
+        DiskFullError: If the disk is full.
     """
     if path.is_dir():
         raise VectorReadError(f"{path}: is a folder; name a file in it")
@@ -47,7 +47,7 @@ def replace_layer(path: Path) -> Iterator[Path]:
         raise VectorReadError(f"{path}: cannot be written ({one_line(error)})") from error
     try:
         yield folder / path.name
-        _take_place(folder, path)
+        _replace_files(folder, path)
     except (DataSourceError, DataLayerError, FeatureError, pa.ArrowInvalid, OSError) as error:
         if not isinstance(error, GeosegError) and is_full(error, folder):
             raise disk_full(path) from error
@@ -56,19 +56,19 @@ def replace_layer(path: Path) -> Iterator[Path]:
         raise VectorReadError(f"{path}: cannot be written ({one_line(error)})") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):  # a job has more in it
+        with suppress(OSError):  # it contains files of a job
             working.rmdir()
 
 
-def _take_place(folder: Path, path: Path) -> None:
-    """Moves all files of a layer to where it belongs.
+def _replace_files(folder: Path, path: Path) -> None:
+    """Move all files of a layer to their final place.
 
-    One file takes the place of another in one step. Several cannot: the old layer goes first
-    then, and the file that it is opened by comes last, so that whoever is interrupted in between
-    finds no layer, but never one that is mixed of old and new.
+    A single file is replaced in one step. Several files cannot be: the main file of the old layer
+    is removed first and that of the new one is moved last, so that after an interruption there is
+    no layer, but never a mixture of old and new files.
     """
     files = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
-    stale = [file for file in _beside(path) if file.exists()]
+    stale = [file for file in _stale_files(path) if file.exists()]
     if stale or len(files) > 1:
         path.unlink(missing_ok=True)
     for file in stale:
@@ -77,9 +77,9 @@ def _take_place(folder: Path, path: Path) -> None:
         os.replace(file, path.with_name(file.name))
 
 
-def _beside(path: Path) -> list[Path]:
+def _stale_files(path: Path) -> list[Path]:
     suffix = path.suffix.lower()
     if suffix == ".shp":
         return [path.with_suffix(index) for index in _INDEXES]
-    # A program that has the old GeoPackage open keeps the files it opened, whatever their names.
+    # A program that has the old GeoPackage open keeps its open files even if they are deleted.
     return [path.with_name(path.name + log) for log in _LOGS] if suffix == ".gpkg" else []
