@@ -146,7 +146,7 @@ def _paint_terrain(
 
 
 def _noise(rng: np.random.Generator, shape: tuple[int, int], cell: float) -> np.ndarray:
-    """Return smooth noise (H, W) of mean 0 and variance 1: a cubic B-spline over a random lattice."""
+    """Return smooth noise (H, W) of mean 0 and variance 1, a cubic B-spline of random values."""
     cell = max(cell, 1.0)
     field = rng.standard_normal([int(size / cell) + 5 for size in shape], np.float32)
     for axis, size in enumerate(shape):

@@ -48,7 +48,7 @@ def place_grid(
 
 
 def _site(crs: pyproj.CRS) -> tuple[float, float]:
-    """Return CRS (x, y) well inside the area of use, as close to 45 degrees latitude as possible."""
+    """Return CRS (x, y) well inside the area of use, as close to latitude 45 as possible."""
     area = crs.area_of_use
     if area is None:
         return (0.0, 45.0) if crs.is_geographic else (0.0, 0.0)

@@ -126,7 +126,8 @@ class NearestRaster:
         sizes = ""
         if bare and scene_grid is not None:
             size = "{} x {}".format(*self._source.shape)
-            sizes = f", and its {size} pixels are not the scene's {scene_grid.height} x {scene_grid.width}"
+            other = f"{scene_grid.height} x {scene_grid.width}"
+            sizes = f", and its {size} pixels are not the scene's {other}"
         raise MissingCRSError(
             f"{self._path}: has no coordinate reference system{sizes}; gdal_edit.py -a_srs "
             "EPSG:CODE file.tif writes one"
