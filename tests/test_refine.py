@@ -123,7 +123,7 @@ def test_several_classes_exclude_each_other(calm_scene, tmp_path):
 def test_a_scene_that_lies_elsewhere_is_refused(calm_scene, tmp_path):
     made, far = calm_scene(), calm_scene("far", origin=(700_000.0, 2_900_000.0))
     path, _, _ = doubtful(made)
-    with pytest.raises(GridMismatchError, match=r"far.tif: has no pixel where"):
+    with pytest.raises(GridMismatchError, match=r"far.tif: has no valid pixel in"):
         refine_raster(path, far.path, tmp_path / "refined.tif")
     assert not (tmp_path / "refined.tif").exists()
 
