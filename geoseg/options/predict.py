@@ -1,4 +1,4 @@
-"""How scenes are predicted, and refined."""
+"""Options of prediction and of the dense CRF."""
 
 from __future__ import annotations
 
@@ -11,26 +11,34 @@ from geoseg.options.base import Options
 
 
 class CRFOptions(Options):
-    """How a dense CRF refines probabilities: the weights and sigmas of its two kernels.
+    """Options of the dense CRF that refines probabilities: weights and sigmas of two kernels.
 
-    Weights, the Gaussian's sigma and the steps are DeepLab's (arXiv 1606.00915), which searched
-    bilateral sigmas of 30-100 pixels and 3-6 in colour.
+    The weights, the sigma of the Gaussian kernel and the number of iterations are those of DeepLab
+    (arXiv 1606.00915), which tried bilateral sigmas of 30-100 pixels and 3-6 colour levels.
     """
 
-    gaussian_weight: float = Field(3.0, ge=0, description="Of the kernel on places; it smooths")
-    gaussian_sigma: float = Field(3.0, ge=0.5, le=200, description="Its reach, pixels")
+    gaussian_weight: float = Field(
+        3.0, ge=0, description="Weight of the Gaussian kernel, which smooths"
+    )
+    gaussian_sigma: float = Field(
+        3.0, ge=0.5, le=200, description="Standard deviation of the Gaussian kernel, pixels"
+    )
     bilateral_weight: float = Field(
-        4.0, ge=0, description="Of the kernel on places and colours; it follows edges"
+        4.0, ge=0, description="Weight of the bilateral kernel, which follows colour edges"
     )
-    bilateral_sigma: float = Field(30.0, ge=0.5, le=200, description="Its reach, pixels")
+    bilateral_sigma: float = Field(
+        30.0, ge=0.5, le=200, description="Standard deviation of the bilateral kernel, pixels"
+    )
     colour_sigma: float = Field(
-        10.0, ge=0.5, description="Its reach in colour, where 8-bit colours span 0-255"
+        10.0,
+        ge=0.5,
+        description="Standard deviation of the bilateral kernel in colour, on a scale of 0-255",
     )
-    iterations: int = Field(10, ge=1, le=100, description="Steps of the mean field")
+    iterations: int = Field(10, ge=1, le=100, description="Mean-field iterations")
 
     @property
     def halo(self) -> int:
-        """How far around a pixel others count, pixels: three of the larger sigma."""
+        """Radius around a pixel in which others influence it: three times the larger sigma."""
         sigmas = (
             self.gaussian_sigma if self.gaussian_weight else 0,
             self.bilateral_sigma if self.bilateral_weight else 0,
@@ -39,53 +47,63 @@ class CRFOptions(Options):
 
 
 class PredictOptions(Options):
-    """How a scene is predicted."""
+    """Options of `geoseg predict`."""
 
     bands: tuple[int | str, ...] | None = Field(
         None,
         min_length=1,
-        description="The scene's bands in the model's order; matched by name when null",
+        description="Bands of the scene in the order of the model; matched by name when null",
     )
     assume_gsd_m: float | None = Field(
-        None, gt=0, description="Metres per pixel of a scene that does not say where it lies"
+        None, gt=0, description="Pixel size of a scene that has no georeferencing, metres"
     )
-    overlap: int | None = Field(None, ge=0, description="Pixels; the model's when null")
+    overlap: int | None = Field(
+        None, ge=0, description="Pixels shared by neighbouring tiles; the model's overlap when null"
+    )
     blend: Literal["cosine", "crop", "mean"] = Field(
-        "cosine", description="How overlapping tiles meet: smoothly, at a line, or as their mean"
+        "cosine", description="Tile blending: smooth weights, a cut in the middle, or the mean"
     )
     aoi: str | None = Field(
-        None, description="Polygons of the ground to predict; the rest becomes nodata"
+        None, description="Vector layer of the area to predict; pixels outside become nodata"
     )
     batch_size: int | None = Field(
-        None, ge=1, le=1024, description="Tiles per step; what fits into memory when null"
+        None,
+        ge=1,
+        le=1024,
+        description="Tiles per batch; chosen by tile size (CPU) or memory (GPU) when null",
     )
     device: Literal["auto", "cpu", "gpu"] = Field(
-        "auto", description="auto: a GPU where there is one"
+        "auto", description="Device; auto uses a GPU if there is one"
     )
     backend: Literal["torch", "compile", "openvino"] = Field(
         "torch",
-        description="What computes: torch as it is or compiled, or OpenVINO, often faster on a CPU",
+        description="Inference backend: torch, torch.compile, or OpenVINO (often faster on a CPU)",
     )
-    floats: bool = Field(False, description="Probabilities as float32 instead of bytes")
+    floats: bool = Field(False, description="Write probabilities as float32 instead of uint8")
     uncertainty: bool = Field(
-        False, description="One more band: how far tiles, views and models disagree"
+        False, description="Add a band: standard deviation over tiles, views and models"
     )
     block_rows: int | None = Field(
-        None, ge=1, description="Rows of tiles per task; what is best for the workers when null"
+        None, ge=1, description="Tile rows per task; chosen by the number of workers when null"
     )
     max_memory_gb: float = Field(
-        4.0, ge=0.1, description="Very wide scenes are predicted in panels to stay below it"
+        4.0, ge=0.1, description="Memory limit per process; limits threads and the width of panels"
     )
     tta: Literal["none", "flips", "d4"] = Field(
-        "none", description="Average over mirrored (4x) or also turned (8x) tiles; slower, better"
+        "none",
+        description="Average over mirrored (4x) or also turned (8x) tiles; more accurate, slower",
     )
     nms_iou: float = Field(
-        0.5, gt=0, lt=1, description="Of two boxes that overlap by more, the better one stays"
+        0.5,
+        gt=0,
+        lt=1,
+        description="IoU above which the less certain of two boxes is removed (box models)",
     )
-    footprints: bool = Field(True, description="Write footprints into a folder, too")
+    footprints: bool = Field(True, description="Also write footprints if the output is a folder")
     keep_model_grid: bool = Field(
-        False, description="Write rasters on the model's pixel size, not the scene's"
+        False, description="Write rasters with the pixel size of the model instead of the scene"
     )
     crf: CRFOptions | None = Field(
-        None, description="Refine by the scene's colours with a dense CRF; off when null"
+        None,
+        description="Refine probabilities by the colours of the scene with a dense CRF; null: off",
     )
