@@ -1,4 +1,4 @@
-"""Scene → boxes as footprints, one row of tiles in memory at a time."""
+"""Prediction of a scene by a model of boxes, one row of tiles in memory at a time."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from geoseg.boxes.box_arrays import Boxes, outlines_of
-from geoseg.boxes.detector import LEAST_SCORE, BoxPredictor
-from geoseg.boxes.merging import stitch_boxes
+from geoseg.boxes.box_arrays import Boxes, box_outlines
+from geoseg.boxes.detector import MIN_SCORE, BoxPredictor
+from geoseg.boxes.merging import merge_boxes
 from geoseg.errors import ConfigError
 from geoseg.geo.raster import Scene
 from geoseg.geo.tiling import Tile, TileGrid
@@ -26,13 +26,13 @@ logger = logging.getLogger(__name__)
 
 _LAYER_NAME = "footprints.gpkg"
 
-# A tile with its data (C, h, w) and where that is valid (h, w).
+# A tile with its data (C, h, w) and valid (h, w).
 _ReadTile = tuple[Tile, np.ndarray, np.ndarray]
 
-# Tiles per step, unless it is said.
+# Default number of tiles per batch.
 _BATCH_SIZE = 8
 
-FindBoxes = Callable[[np.ndarray, np.ndarray], list[Boxes]]
+DetectBoxes = Callable[[np.ndarray, np.ndarray], list[Boxes]]
 
 
 def predict_boxes(
@@ -45,37 +45,42 @@ def predict_boxes(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> list[Path]:
-    """Predicts a scene by a model of boxes.
+    """Predict a scene by a model of boxes.
 
     Args:
-        plan: What to predict, from `plan_prediction`.
+        plan: Plan of the prediction, from `plan_prediction`.
         weights: State dict of the model.
         output: A folder for `footprints.gpkg`, or a file of footprints.
-        options: How to predict.
-        thresholds: `body` is the least score of a box; `min_area_m2` holds too.
-        overwrite: Replace the output if it is there.
-        progress: Told the finished and the total number of tiles.
+        options: Prediction options.
+        thresholds: Uses `body`, the minimum score of a box, and `min_area_m2`.
+        overwrite: Replace an existing output.
+        progress: Called with the finished and the total number of tiles.
 
     Returns:
         The file written.
 
     Raises:
-        ConfigError: If probabilities per pixel are asked for.
+        ConfigError: If an option or the output needs probabilities per pixel.
     """
     is_folder = output.is_dir() or not output.suffix
     if not is_folder and output.suffix.lower() not in WRITABLE_SUFFIXES:
         raise ConfigError(
-            f"{output}: cannot be written, {plan.spec.arch} finds boxes and has no probabilities "
-            f"per pixel; use a folder or one of {', '.join(WRITABLE_SUFFIXES)}"
+            f"{output}: cannot be written, since {plan.spec.arch} predicts boxes, not "
+            f"probabilities per pixel; use a folder or one of {', '.join(WRITABLE_SUFFIXES)}"
         )
     _refuse_pixel_options(plan.spec.arch, options)
     if plan.tiles.overlap == 0 and len(plan.tiles) > 1:
         logger.warning(
-            "predict.overlap: 0 leaves no ground on which tiles could agree, a building between "
-            "two of them is found twice; choose some pixels more than a building is wide"
+            "predict.overlap: without overlap, buildings on the edge of two tiles are detected "
+            "twice; choose an overlap of some pixels more than the width of a building"
         )
-    least = min(LEAST_SCORE, thresholds.body)
-    predictor = BoxPredictor(plan.spec, weights, options.device, least=least, iou=options.nms_iou)
+    predictor = BoxPredictor(
+        plan.spec,
+        weights,
+        options.device,
+        min_score=min(MIN_SCORE, thresholds.body),
+        iou=options.nms_iou,
+    )
     if not is_folder:
         _write(plan, predictor, output, options, thresholds, progress)
         return [output]
@@ -85,39 +90,38 @@ def predict_boxes(
 
 
 def _refuse_pixel_options(arch: str, options: PredictOptions) -> None:
-    """Refuses what only probabilities per pixel allow."""
-    asked = {
-        f"tta: {options.tta} averages": options.tta != "none",
-        "crf: refines": options.crf is not None,
-        "uncertainty: compares": options.uncertainty,
-        "floats: stores": options.floats,
-        "aoi: leaves out": options.aoi is not None,
+    """Raise an error for options that need probabilities per pixel."""
+    is_set = {
+        "tta": options.tta != "none",
+        "crf": options.crf is not None,
+        "uncertainty": options.uncertainty,
+        "floats": options.floats,
+        "aoi": options.aoi is not None,
     }
-    for what, wanted in asked.items():
-        if wanted:
+    for name, value in is_set.items():
+        if value:
             raise ConfigError(
-                f"predict.{what} probabilities per pixel, which {arch} has none of; leave it out"
+                f"predict.{name}: needs probabilities per pixel, but {arch} predicts boxes; "
+                "remove it"
             )
 
 
 def iter_boxes(
     scene: Scene,
     plan: TileGrid,
-    predictor: FindBoxes,
+    predictor: DetectBoxes,
     *,
     batch_size: int,
     progress: Progress | None = None,
 ) -> Iterator[tuple[Tile, Boxes]]:
-    """Finds the boxes of the tiles of a plan, in their order.
-
-    Tiles without a valid pixel are left out.
+    """Detect the boxes of tiles, in order; tiles without valid pixels are skipped.
 
     Args:
-        scene: The scene on the plan's grid.
+        scene: The scene on the grid of the tiles.
         plan: The tiles.
         predictor: (N, C, h, w), (N, h, w) → boxes in pixels of each of the N tiles.
         batch_size: Tiles per batch.
-        progress: Told the finished and the total number of tiles.
+        progress: Called with the finished and the total number of tiles.
     """
     for batch in _iter_batches(scene, plan, batch_size):
         tiles, data, valid = zip(*batch, strict=True)
@@ -129,7 +133,7 @@ def iter_boxes(
 
 
 def _iter_batches(scene: Scene, plan: TileGrid, batch_size: int) -> Iterator[list[_ReadTile]]:
-    """Reads the tiles of a plan in their order; those without a valid pixel are left out."""
+    """Read tiles in order, in batches; tiles without valid pixels are skipped."""
     batch: list[_ReadTile] = []
     for tile in plan:
         data, valid = scene.read(tile.window)
@@ -158,12 +162,12 @@ def _write(
             batch_size=options.batch_size or _BATCH_SIZE,
             progress=progress,
         )
-        stitched = stitch_boxes(plan.tiles, tiles)
-        outlines = _outlines(stitched, thresholds.body)
+        merged = merge_boxes(plan.tiles, tiles)
+        outlines = _iter_outlines(merged, thresholds.body)
         frames = georeference_outlines(outlines, plan.grid, thresholds.min_area_m2)
         write_footprints(path, frames, crs=plan.grid.crs, grid=plan.out_grid)
 
 
-def _outlines(batches: Iterator[Boxes], least: float) -> Iterator[OutlineBatch]:
+def _iter_outlines(batches: Iterator[Boxes], min_score: float) -> Iterator[OutlineBatch]:
     for boxes in batches:
-        yield outlines_of(boxes[boxes.scores >= least])
+        yield box_outlines(boxes[boxes.scores >= min_score])
