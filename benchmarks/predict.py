@@ -203,8 +203,8 @@ def copy_windows(scene: Path, work: Path) -> None:
             for tile in plan:
                 pixels = source.read(window=tile.window)
                 top, left = plan.rows.begin(tile.row), plan.columns.begin(tile.column)
-                height = plan.rows.settled(tile.row) - top
-                width = plan.columns.settled(tile.column) - left
+                height = plan.rows.complete_until(tile.row) - top
+                width = plan.columns.complete_until(tile.column) - left
                 y, x = top - tile.window.row_off, left - tile.window.col_off
                 part = pixels[0, y : y + height, x : x + width]
                 window = Window(left, top, width, height)

@@ -37,7 +37,7 @@ from geoseg.options import TileOptions
 from geoseg.training.dataset import TileDataset
 from geoseg.training.history import History
 from geoseg.training.loading.loaders import build_sampler, window_side
-from geoseg.training.loading.mosaic import GroundDataset, gather_ground
+from geoseg.training.loading.mosaic import MosaicDataset, build_mosaic
 from geoseg.training.loop import build_trainer
 from geoseg.training.setup import build_loaders, prepare
 
@@ -211,9 +211,9 @@ def gather(tiles: Path, work: Path, config: Config, *, repeat: int) -> dict[str,
     seconds, cuts = [], []
     for _ in range(repeat):
         start = time.perf_counter()
-        ground = gather_ground(train_set, work / "ground")
+        mosaic = build_mosaic(train_set, work / "mosaic")
         seconds.append(time.perf_counter() - start)
-    windows = GroundDataset(ground, window_side(options, train_set.info.size))
+    windows = MosaicDataset(mosaic, window_side(options, train_set.info.size))
     batch_size = 8 if options.batch_size == "auto" else options.batch_size  # no network here
     sampler = build_sampler(train_set, options, batch_size)
     draws = list(sampler)
@@ -221,11 +221,11 @@ def gather(tiles: Path, work: Path, config: Config, *, repeat: int) -> dict[str,
         start = time.perf_counter()
         windows.__getitems__(draws[start_at : start_at + sampler.batch_size])
         cuts.append(time.perf_counter() - start)
-    stores = ground.stores.values()
+    stores = mosaic.stores.values()
     pixel = sum(store.itemsize * store.shape[1] for store in stores)
     return {
         "tiles": len(train_set),
-        "groups": len(ground.groups),
+        "groups": len(mosaic.groups),
         "seconds": round(min(seconds), 3),
         "batch_size": sampler.batch_size,
         "window": windows.window,

@@ -29,8 +29,8 @@ class Place:
     points: list | None
 
 
-def find_place(path):
-    """By transform or ground control points; None of what lies nowhere or cannot be opened."""
+def read_georeferencing(path):
+    """Read it from the transform or GCPs; None if there is none or the file cannot be opened."""
     try:
         with rasterio.open(path) as source:
             if source.crs and not source.transform.is_identity:

@@ -12,11 +12,18 @@ from scipy import ndimage
 import geoseg.training.augmentation
 from geoseg.errors import InputShapeError
 from geoseg.options import AUGMENT_PRESETS, AugmentOptions
-from geoseg.training.augmentation import Chance, augment, bend, blur, cast_shadows, recolour
+from geoseg.training.augmentation import (
+    Randomness,
+    augment,
+    blur,
+    cast_shadows,
+    change_colours,
+    displacement_field,
+)
 
 BLACK = torch.tensor([-2.0, -1.5, -1.0])
 
-# Every family at what does nothing.
+# Every transformation at its neutral value.
 OFF = {
     "quarter_turns": False, "mirrors": False, "free_share": 0, "turn_deg": 0, "scale": 1,
     "elastic_px": 0, "brightness": 0, "contrast": 0, "gamma": 0, "band_gain": 0, "band_shift": 0,
@@ -25,7 +32,7 @@ OFF = {
 
 SQUARE = OFF | {"quarter_turns": True, "mirrors": True}
 
-# All that moves pixels, and leaves their colours.
+# All transformations that move pixels and keep their colours.
 MOVES = SQUARE | {"free_share": 0.5, "turn_deg": 20, "scale": 1.4}
 
 
@@ -37,8 +44,8 @@ def moves(**families):
     return AugmentOptions(**(MOVES | families))
 
 
-def chance(count, seed=0, **place):
-    return Chance(torch.Generator().manual_seed(seed), count, **place)
+def random(count, seed=0, **place):
+    return Randomness(torch.Generator().manual_seed(seed), count, **place)
 
 
 def noise(*shape, seed=1):
@@ -61,19 +68,19 @@ def run(image, target, valid, options=AUGMENT_PRESETS["full"], size=40, seed=0, 
     black = BLACK if image.shape[1] == 3 else torch.full((image.shape[1],), -2.0)
     return augment(
         image, target, valid, size=size, black=black, ignore=255, options=options,
-        chance=chance(len(image), seed, **place),
+        random=random(len(image), seed, **place),
     )  # fmt: skip
 
 
 def clear_of_edges(mask, margin=2):
-    """Pixels whose neighbourhood is all of one kind."""
+    """Pixels whose neighbourhood has one value only."""
     return ndimage.maximum_filter(mask, 2 * margin + 1) == ndimage.minimum_filter(
         mask, 2 * margin + 1
     )
 
 
 def views(tensor):
-    """The eight turns and mirrorings of a square."""
+    """The eight rotations and reflections of a square."""
     return [torch.rot90(m, k, (-2, -1)) for m in (tensor, tensor.flip(-1)) for k in range(4)]
 
 
@@ -87,7 +94,7 @@ def middle(tensor, size):
 
 @pytest.mark.parametrize("options", [None, only()])
 @pytest.mark.parametrize("size", [40, 41])
-def test_all_off_cuts_out_the_middle(options, size):
+def test_without_augmentation_the_centre_is_cut_out(options, size):
     image, target, valid = noise(3, 3, 48, 61), batch(3, width=61)[1], batch(3, width=61)[2]
     valid[:, :, 20:30, 9:25] = False
     found = run(image, target, valid, options, size)
@@ -98,8 +105,8 @@ def test_all_off_cuts_out_the_middle(options, size):
     assert torch.equal(found[2], valid[place])
 
 
-def test_a_window_must_hold_the_tile():
-    with pytest.raises(InputShapeError, match="windows of 48 x 60 pixels hold no tile of 49 x 49"):
+def test_a_window_smaller_than_the_tile_is_refused():
+    with pytest.raises(InputShapeError, match="48 x 60 pixels are smaller than tiles of 49 x 49"):
         run(*batch(2), size=49)
 
 
@@ -158,13 +165,13 @@ def test_image_and_targets_stay_aligned(height, width, elastic_px):
     assert found.shape == (24, 2, 40, 40)
     assert set(found.unique().tolist()) == {0, 1, 255}
     for sample, mask, known in zip(image, found[:, 0].numpy(), valid[:, 0].numpy(), strict=True):
-        # Beside nodata the image fades to 0.
+        # Interpolation beside nodata mixes in 0.
         clear = clear_of_edges(mask)
         assert clear.mean() > 0.3
         assert ((sample[0] > 5).numpy() == (mask == 1))[clear & known].all()
 
 
-def test_colours_leave_a_painted_target_where_it_is():
+def test_colour_changes_do_not_move_the_target():
     image, target, valid = batch()
     options = AugmentOptions(**(SQUARE | {
         "brightness": 0.6, "contrast": 0.4, "gamma": 0.3, "band_gain": 0.1, "band_shift": 0.15,
@@ -178,8 +185,8 @@ def test_colours_leave_a_painted_target_where_it_is():
 
 
 @pytest.mark.parametrize(("turn_deg", "scale"), [(0, 1.4), (30, 1), (45, 2)])
-def test_turns_and_scales_span_what_is_asked(turn_deg, scale):
-    # A window that tells where it was read: x in the first band, y in the second.
+def test_angles_and_scales_cover_their_ranges(turn_deg, scale):
+    # A window that holds coordinates: x in the first band, y in the second.
     rows, columns = torch.meshgrid(torch.arange(120.0), torch.arange(140.0), indexing="ij")
     image = torch.stack([columns, rows]).expand(300, 2, 120, 140)
     target = torch.zeros(300, 1, 120, 140, dtype=torch.uint8)
@@ -188,7 +195,7 @@ def test_turns_and_scales_span_what_is_asked(turn_deg, scale):
     right = (found[:, :, 18, 22] - found[:, :, 18, 14]) / 8
     down = (found[:, :, 22, 18] - found[:, :, 14, 18]) / 8
     assert torch.allclose(found[:, :, 17:19, 17:19].mean(dim=(2, 3)), torch.tensor([69.5, 59.5]))
-    # Rows stay at right angles to columns, and as long.
+    # Rows stay perpendicular to columns and have the same length.
     assert torch.allclose(right, torch.stack([down[:, 1], -down[:, 0]], 1), atol=1e-4)
     factor, angle = right.norm(dim=1), torch.atan2(right[:, 1], right[:, 0]).rad2deg()
     for values, reach in ((factor.log(), math.log(scale)), (angle, turn_deg)):
@@ -197,7 +204,7 @@ def test_turns_and_scales_span_what_is_asked(turn_deg, scale):
         assert abs(values.mean()) <= 0.12 * reach + 1e-3
 
 
-def test_a_larger_window_shows_ground_where_a_small_one_mirrors():
+def test_a_larger_window_shows_real_pixels_where_a_smaller_one_mirrors():
     window = noise(8, 1, 72, 84)
     target = torch.zeros(8, 1, 72, 84, dtype=torch.uint8)
     target[:, :, 20:52, 26:58] = 1  # what a tile of 32 pixels holds
@@ -207,7 +214,7 @@ def test_a_larger_window_shows_ground_where_a_small_one_mirrors():
     assert (narrow[1] == 1).all()
     beyond = wide[1] == 0
     assert 0.1 < beyond.float().mean() < 0.6
-    # Within the tile both see the same.
+    # Inside the tile both are equal.
     near = F.max_pool2d(beyond.float(), 3, stride=1, padding=1) == 0
     assert torch.allclose(wide[0][near], narrow[0][near], atol=1e-3)
     assert not torch.allclose(wide[0][beyond], narrow[0][beyond], atol=0.1)
@@ -225,7 +232,7 @@ def test_targets_keep_their_values_and_nodata_is_ignored():
     assert (target[(~valid).expand_as(target)] == 255).all()
     assert (image[(~valid).expand_as(image)] == 0).all()
     assert 0 < (~valid).float().mean() < 0.5
-    # What is unknown in one target stays known in the other.
+    # Pixels ignored in one target stay labelled in the other.
     assert ((target[:, 1] == 255) & (target[:, 0] != 255)).any()
 
 
@@ -238,24 +245,24 @@ def test_bytes_in_a_further_target_channel_keep_their_values():
     assert torch.equal(found[:, :2], run(image, target, valid, moves(elastic_px=3))[1])
 
 
-# Chance
+# Randomness
 
 
-def test_every_sample_goes_its_own_way():
+def test_samples_have_separate_parameters():
     image, target, _ = run(*batch())
     assert len({bytes(mask.numpy().tobytes()) for mask in target[:, 0]}) > 12
     means = image.mean(dim=(1, 2, 3))
     assert len(set(means.tolist())) == 24
 
 
-def test_the_generator_decides():
+def test_the_generator_determines_the_result():
     one, again, other = run(*batch(), seed=1), run(*batch(), seed=1), run(*batch(), seed=2)
     assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
     assert not torch.equal(one[0], other[0])
     assert not torch.equal(one[1], other[1])
 
 
-def test_a_sample_does_not_ask_how_many_processes_there_are():
+def test_a_sample_does_not_depend_on_the_number_of_processes():
     everything = AugmentOptions(elastic_px=3, band_dropout=0.5, noise=0, blur_share=0.5)
     whole = run(*batch(12), everything)
     for world in (2, 3):
@@ -265,15 +272,16 @@ def test_a_sample_does_not_ask_how_many_processes_there_are():
             torch.testing.assert_close(torch.cat(found), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_processes_differ_in_their_grain():
+def test_processes_have_different_noise():
     blank = torch.zeros(2, 3, 20, 28)
     one, other = (
-        recolour(blank.clone(), only(noise=1), chance(2, rank=rank, world=2)) for rank in (0, 1)
+        change_colours(blank.clone(), only(noise=1), random(2, rank=rank, world=2))
+        for rank in (0, 1)
     )
     assert torch.corrcoef(torch.stack([one[0].flatten(), other[0].flatten()]))[0, 1].abs() < 0.1
 
 
-def test_the_global_state_of_torch_is_left_alone():
+def test_the_global_random_state_is_not_changed():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -322,7 +330,7 @@ def drawn(values, low, high):
 
 
 def ramp(count=200):
-    """Light from black to bright, alike in all bands and rows."""
+    """Brightness from black to white, equal in all bands and rows."""
     return torch.linspace(-1, 2, 31).expand(count, 3, 4, 31).clone()
 
 
@@ -331,22 +339,22 @@ def alike(found):
 
 
 def test_brightness_adds_the_same_to_all_bands():
-    found = recolour(ramp(), only(brightness=0.6), chance(200)) - ramp()
+    found = change_colours(ramp(), only(brightness=0.6), random(200)) - ramp()
     assert alike(found)
     assert torch.allclose(found, found[..., :1].expand_as(found), atol=1e-5)
     assert drawn(found, -0.6, 0.6)
 
 
 def test_contrast_multiplies_about_the_mean():
-    found = recolour(ramp(), only(contrast=0.4), chance(200))
+    found = change_colours(ramp(), only(contrast=0.4), random(200))
     assert alike(found)
     factor = found[:, 0, 0, -1] / 2
     assert torch.allclose(found, ramp() * factor.view(-1, 1, 1, 1), atol=1e-5)
     assert drawn(factor, 0.6, 1.4)
 
 
-def test_bands_go_their_own_way():
-    found = recolour(ramp(), only(band_gain=0.1, band_shift=0.15), chance(200))
+def test_bands_have_separate_gains_and_shifts():
+    found = change_colours(ramp(), only(band_gain=0.1, band_shift=0.15), random(200))
     gain = (found[:, :, 0, -1] - found[:, :, 0, 0]) / 3
     shift = found[:, :, 0, 10]  # where the ramp is 0
     assert drawn(gain, 0.9, 1.1)
@@ -355,15 +363,15 @@ def test_bands_go_their_own_way():
         assert torch.corrcoef(values.T).fill_diagonal_(0).abs().max() < 0.25
 
 
-def test_gamma_bends_between_black_and_white():
+def test_gamma_keeps_black_and_white():
     image = torch.cat([BLACK.view(1, 3, 1, 1).expand(200, 3, 4, 1), ramp()], dim=3)
-    found = geoseg.training.augmentation.bend_tones(
-        image.clone(), BLACK, only(gamma=0.5), chance(200)
+    found = geoseg.training.augmentation.apply_gamma(
+        image.clone(), BLACK, only(gamma=0.5), random(200)
     )
     floor = BLACK.view(1, 3, 1, 1)
     assert torch.allclose(found[..., :1], floor.expand(200, 3, 4, 1), atol=1e-4)
     light, was = (found - floor) / (3 - floor), (image - floor) / (3 - floor)
-    # The same power in all bands of a sample, white being three deviations above the mean.
+    # The same exponent in all bands of a sample; white is three deviations above the mean.
     power = light[:, 0, 0, -1].log() / was[0, 0, 0, -1].log()
     expected = was ** power.view(-1, 1, 1, 1)
     inner = was > 0.01
@@ -374,37 +382,37 @@ def test_gamma_bends_between_black_and_white():
 
 def test_gamma_of_decibels_stays_finite():
     image = torch.linspace(-6, 6, 31).expand(20, 2, 4, 31).clone()
-    found = geoseg.training.augmentation.bend_tones(
-        image, torch.tensor([2.4, -1e-3]), only(gamma=1), chance(20)
+    found = geoseg.training.augmentation.apply_gamma(
+        image, torch.tensor([2.4, -1e-3]), only(gamma=1), random(20)
     )
     assert found.isfinite().all()
     assert (found[..., 0] >= torch.tensor([-3, -1e-3]).view(2, 1) - 1e-4).all()
 
 
-def test_grain_is_of_any_strength_up_to_what_is_asked():
-    found = recolour(torch.zeros(200, 3, 20, 28), only(noise=0.5), chance(200))
+def test_noise_has_any_strength_up_to_the_option():
+    found = change_colours(torch.zeros(200, 3, 20, 28), only(noise=0.5), random(200))
     strength = found.flatten(1).std(dim=1)
-    # The deviation of 1680 numbers is known to 2 %.
+    # The standard deviation of 1680 numbers is accurate to 2 %.
     assert drawn(strength / 1.06, 0, 0.5)
     assert found.mean().abs() < 0.005
     assert (found.mean(dim=(1, 2, 3)).abs() < 5 * strength / 1680**0.5 + 1e-6).all()
 
 
-def test_one_band_at_the_most_is_lost():
+def test_at_most_one_band_is_dropped():
     options = only(band_dropout=0.6, brightness=0.5, noise=0.1)
     for bands in (2, 5):
-        found = recolour(noise(200, bands, 8, 12) + 1, options, chance(200))
+        found = change_colours(noise(200, bands, 8, 12) + 1, options, random(200))
         lost = (found == 0).flatten(2).all(dim=2)
         assert set(lost.sum(dim=1).tolist()) == {0, 1}
         assert 0.45 < lost.any(dim=1).float().mean() < 0.75
         assert lost.any(dim=0).all()
-    assert (recolour(noise(50, 1, 8, 12) + 1, options, chance(50)) > 0).any(dim=-1).all()
+    assert (change_colours(noise(50, 1, 8, 12) + 1, options, random(50)) > 0).any(dim=-1).all()
 
 
 def test_some_samples_are_blurred_each_with_its_own_sigma():
     dot = torch.zeros(200, 2, 31, 45)
     dot[:, :, 15, 22] = 1
-    found = blur(dot.clone(), only(blur_px=2, blur_share=0.5), chance(200))
+    found = blur(dot.clone(), only(blur_px=2, blur_share=0.5), random(200))
     struck = (found != dot).flatten(1).any(dim=1)
     assert 70 <= struck.sum() <= 130
     assert torch.equal(found[:, 0], found[:, 1])
@@ -413,19 +421,19 @@ def test_some_samples_are_blurred_each_with_its_own_sigma():
     assert spread.max() > 1.7**2
     assert (spread < 2**2).all()
     assert len(set(spread[struck].tolist())) > 60
-    # Symmetric, and even ground stays even up to the edge.
+    # Symmetric; constant images stay constant up to the edge.
     assert torch.allclose(found, found.flip(-1).flip(-2), atol=1e-6)
-    even = blur(torch.full((9, 2, 20, 28), 3.0), only(blur_px=2, blur_share=1), chance(9))
+    even = blur(torch.full((9, 2, 20, 28), 3.0), only(blur_px=2, blur_share=1), random(9))
     assert torch.allclose(even, torch.tensor(3.0), atol=1e-4)
 
 
 def test_shadows_darken_a_stripe_and_never_below_black():
     image = noise(40, 3, 32, 56) * 3
-    found = cast_shadows(image, BLACK, only(shadows=0.5), chance(40))
+    found = cast_shadows(image, BLACK, only(shadows=0.5), random(40))
     assert found.shape == image.shape
     assert (found <= image + 1e-5).all()
     assert (found >= BLACK.view(1, -1, 1, 1)).all()
-    # Light is taken from all bands alike, down to 0.3 of it.
+    # All bands are darkened equally, down to 0.3 of their brightness.
     light = (found - BLACK.view(1, -1, 1, 1)) / (image - BLACK.view(1, -1, 1, 1))
     assert torch.allclose(light[:, :1].expand_as(light), light, atol=1e-4)
     assert light.min() >= 0.3 - 1e-4
@@ -438,7 +446,7 @@ def test_shadows_darken_a_stripe_and_never_below_black():
 
 
 def look(image, offsets, mode="nearest"):
-    """The middle of the image seen through an untouched grid with the offsets added."""
+    """The centre of the image sampled with the offsets added to an identity grid."""
     size, (height, width) = offsets.shape[1], image.shape[-2:]
     unit = torch.tensor([[size / width, 0, 0], [0, size / height, 0]])
     shape = [len(image), 1, size, size]
@@ -449,16 +457,18 @@ def look(image, offsets, mode="nearest"):
 def test_one_displacement_of_all_knots_shifts_by_whole_pixels():
     image = noise(2, 3, 26, 34)
     coarse = torch.tensor([[3.0, -2.0], [0.0, 5.0]]).view(2, 2, 1, 1).expand(2, 2, 3, 3)
-    found = look(image, bend(coarse, image.shape[-2:], 16))
-    # A pixel takes what lies 3 columns to its right and 2 rows above it.
+    found = look(image, displacement_field(coarse, image.shape[-2:], 16))
+    # A pixel is read 3 columns to its right and 2 rows above it.
     assert torch.equal(found[0], image[0, :, 5 - 2 : 21 - 2, 9 + 3 : 25 + 3])
     assert torch.equal(found[1], image[1, :, 5 + 5 : 21 + 5, 9:25])
 
 
-def test_one_knot_moves_its_own_surroundings():
+def test_one_knot_moves_its_neighbourhood():
     coarse = torch.zeros(1, 2, 3, 3)
     coarse[0, 0, 1, 2] = 4  # the middle of the right edge, to the right
-    pixels = bend(coarse, torch.Size([50, 70]), 33)[0] * torch.tensor([70 / 2, 50 / 2])
+    pixels = displacement_field(coarse, torch.Size([50, 70]), 33)[0] * torch.tensor(
+        [70 / 2, 50 / 2]
+    )
     assert pixels[16, 32, 0].item() == pytest.approx(4, abs=1e-5)
     assert (pixels[..., 1] == 0).all()
     for row in (0, 16, 32):
@@ -471,19 +481,19 @@ def test_one_knot_moves_its_own_surroundings():
     assert pixels[8, 32, 0].item() == pytest.approx(4 * 0.59375, abs=1e-5)
 
 
-def test_displacements_deviate_as_asked(monkeypatch):
+def test_displacements_have_the_requested_deviation(monkeypatch):
     seen = []
 
     def spy(coarse, window, size):
         seen.append((coarse, window, size))
-        return bend(coarse, window, size)
+        return displacement_field(coarse, window, size)
 
-    monkeypatch.setattr(geoseg.training.augmentation, "bend", spy)
+    monkeypatch.setattr(geoseg.training.augmentation, "displacement_field", spy)
     run(*batch(500), moves(elastic_px=7, free_share=1), size=16)
     ((coarse, window, size),) = seen
     assert coarse.shape == (500, 2, 3, 3)
     assert (window, size) == ((48, 60), 16)
     assert coarse.std().item() == pytest.approx(7, rel=0.03)
     assert coarse.mean().abs() < 0.3
-    # Every knot of every sample goes its own way.
+    # All knots of all samples differ.
     assert torch.corrcoef(coarse.flatten(1).T).fill_diagonal_(0).abs().max() < 0.25

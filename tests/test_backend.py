@@ -1,4 +1,4 @@
-"""Other programs that compute the networks: as torch does, and the same however they are asked."""
+"""Backends give the probabilities of torch, with any number of threads."""
 
 import importlib.util
 
@@ -16,7 +16,7 @@ from geoseg.town import build_town, write_town
 
 CHANGES = {
     "deepglobe": {},
-    # Of valid convolutions: tiles inside the scene show their surroundings, others cannot.
+    # Valid convolutions: tiles inside the scene are read with context, those at the edge mirrored.
     "unet": {"arch": "unet", "encoder": None, "options": {"padding": "valid", "width": 4}},
     "pixelwise": {"arch": "pixelwise", "encoder": None, "options": {}},
 }
@@ -50,12 +50,12 @@ def found(scene, model, path, workers=None, **options):
 
 @needs_openvino
 @pytest.mark.parametrize(("name", "tta"), [("deepglobe", "none"), ("unet", "flips")])
-def test_openvino_says_what_torch_says(scene, models, tmp_path, monkeypatch, name, tta):
+def test_openvino_agrees_with_torch(scene, models, tmp_path, monkeypatch, name, tta):
     monkeypatch.setattr("geoseg.prediction.backends.computes_bf16", lambda _: False)
     wanted, valid = found(scene, models[name], tmp_path / "torch.tif", tta=tta)
     import openvino
 
-    # The same kernels may well give the same digits: so who computed is asked.
+    # Equal digits do not prove that OpenVINO computed them, so its calls are counted.
     compile_, compiled = openvino.Core.compile_model, []
     monkeypatch.setattr(
         openvino.Core, "compile_model", lambda *given: compiled.append(1) or compile_(*given)
@@ -67,7 +67,7 @@ def test_openvino_says_what_torch_says(scene, models, tmp_path, monkeypatch, nam
     assert np.abs(data - wanted).max() < 1e-4
 
 
-def test_compiled_a_network_says_the_same(scene, models, tmp_path, monkeypatch):
+def test_a_compiled_network_agrees_with_torch(scene, models, tmp_path, monkeypatch):
     compile_, compiled = torch.compile, []
 
     def spy(module, **options):
@@ -84,7 +84,7 @@ def test_compiled_a_network_says_the_same(scene, models, tmp_path, monkeypatch):
 
 
 @needs_openvino
-def test_openvino_gives_the_same_bytes_however_many_batches_it_is_given(scene, models, tmp_path):
+def test_openvino_gives_the_same_bytes_with_any_number_of_threads(scene, models, tmp_path):
     for threads in (1, 2, 3):
         found(scene, models["unet"], tmp_path / f"{threads}.tif",
               Workers(threads=threads), backend="openvino")  # fmt: skip
@@ -92,7 +92,7 @@ def test_openvino_gives_the_same_bytes_however_many_batches_it_is_given(scene, m
     assert all(one.read_bytes() == other.read_bytes() for other in others)
 
 
-def test_a_backend_that_cannot_compute_here_is_refused(scene, models, tmp_path, monkeypatch):
+def test_an_unavailable_backend_is_refused(scene, models, tmp_path, monkeypatch):
     options = PredictOptions(backend="openvino", device="gpu")
     with pytest.raises(ConfigError, match="openvino computes on the CPU"):
         predict(scene, tmp_path / "out", model=models["unet"], options=options)

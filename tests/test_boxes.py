@@ -23,13 +23,13 @@ from scipy import ndimage
 import geoseg.training.loading.loaders
 from geoseg.api.predict import predict
 from geoseg.boxes import box_learner, box_prediction, detector
-from geoseg.boxes.box_arrays import LEAST_SHARE, Boxes, join_boxes, valid_shares
+from geoseg.boxes.box_arrays import LEAST_VISIBLE, Boxes, concatenate_boxes, valid_shares
 from geoseg.boxes.box_augmentation import augment_boxes, turn_boxes, turn_image
 from geoseg.boxes.box_dataset import BoxDataset
 from geoseg.boxes.box_learner import BOX_RECIPE
 from geoseg.boxes.detector import BoxPredictor
-from geoseg.boxes.merging import BoxMerger, stitch_boxes
-from geoseg.boxes.scoring import Verdict, build_grounds, judge, tune_boxes
+from geoseg.boxes.merging import BoxMerger, merge_boxes
+from geoseg.boxes.scoring import BoxScore, build_areas, score_boxes, tune_boxes
 from geoseg.cli import cli
 from geoseg.data.tiles import plan_tiles, tile_scenes, tile_window
 from geoseg.errors import ConfigError, ModelFileError
@@ -49,7 +49,7 @@ from geoseg.options import (
     TrainOptions,
     VectorizeOptions,
 )
-from geoseg.training.augmentation import Chance
+from geoseg.training.augmentation import Randomness
 from geoseg.training.run import train
 
 SPEC = ModelSpec(
@@ -129,21 +129,21 @@ def test_the_boxes_of_a_tile_are_the_buildings_in_it(tiles):
                     continue
                 valid = sample["valid"][0, seen[1] : seen[3], seen[0] : seen[2]].float().mean()
                 share = width * height / ((right - left) * (bottom - top)) * valid.item()
-                expected[tuple(seen.tolist())] = share >= LEAST_SHARE and min(width, height) >= 2
+                expected[tuple(seen.tolist())] = share >= LEAST_VISIBLE and min(width, height) >= 2
             there = ~sample["boxes"].isnan().any(dim=1)
             found = sample["boxes"][there]
             assert len(found) == len(expected)
-            for corners, is_learnt in zip(found, sample["learnt"][there].tolist(), strict=True):
+            for corners, is_learnt in zip(found, sample["is_target"][there].tolist(), strict=True):
                 near = min(expected, key=lambda key: np.abs(corners.numpy() - key).max())
                 np.testing.assert_allclose(corners, near, atol=1e-3)
                 assert expected[near] == is_learnt
                 learnt, unclear = learnt + is_learnt, unclear + (not is_learnt)
-            assert not sample["learnt"][~there].any()
+            assert not sample["is_target"][~there].any()
     assert learnt > 10
     assert unclear > 10
 
 
-def test_tiles_of_a_split_have_as_many_rows_of_boxes(tiles):
+def test_all_tiles_of_a_split_have_the_same_number_of_rows(tiles):
     dataset = BoxDataset(tiles[1], "train")
     counts = [int((~dataset[i]["boxes"].isnan().any(dim=1)).sum()) for i in range(len(dataset))]
     assert {len(dataset[i]["boxes"]) for i in range(len(dataset))} == {max(counts)}
@@ -157,7 +157,7 @@ def test_tiles_of_a_split_have_as_many_rows_of_boxes(tiles):
     turns=st.integers(0, 3), mirrored=st.booleans(), height=st.integers(3, 20),
     width=st.integers(3, 20), data=st.data(),
 )  # fmt: skip
-def test_a_box_turns_with_its_pixels(turns, mirrored, height, width, data):
+def test_a_box_is_rotated_with_its_pixels(turns, mirrored, height, width, data):
     left, top = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
     right, bottom = (
         data.draw(st.integers(left + 1, width)), data.draw(st.integers(top + 1, height))
@@ -176,7 +176,7 @@ def test_a_box_turns_with_its_pixels(turns, mirrored, height, width, data):
 
 @pytest.mark.parametrize("size", [(24, 24), (16, 28)])
 @pytest.mark.parametrize("preset", ["light", "full"])
-def test_augmented_boxes_hold_what_they_held(size, preset):
+def test_augmented_boxes_enclose_the_same_pixels(size, preset):
     height, width = size
     corners = torch.tensor([[3.0, 2, 9, 6], [12, 8, 15, 15]])
     boxes = torch.stack([corners[i % 2] for i in range(96)])[:, None]
@@ -187,7 +187,7 @@ def test_augmented_boxes_hold_what_they_held(size, preset):
     kept = image.clone()
     found, moved, mask = augment_boxes(
         image, boxes, valid, black=torch.tensor([-2.0, -3.0]), options=AUGMENT_PRESETS[preset],
-        chance=Chance(torch.Generator().manual_seed(0), 96),
+        random=Randomness(torch.Generator().manual_seed(0), 96),
     )  # fmt: skip
     assert torch.equal(image, kept)
     assert found.shape == image.shape
@@ -200,17 +200,17 @@ def test_augmented_boxes_hold_what_they_held(size, preset):
     assert len(views) == (8 if height == width else 4)
 
 
-# Stitching
+# Merging
 
 
 def seen_by(window, buildings, scores, least=4):
-    """What a perfect network would find of buildings in a tile."""
+    """The boxes of buildings that a perfect network would detect in a tile."""
     left, top = window.col_off, window.row_off
     frame = np.array([left, top, left + window.width, top + window.height])
     low = np.maximum(buildings[:, :2], frame[:2])
     high = np.minimum(buildings[:, 2:], frame[2:])
     there = (high - low >= least).all(axis=1)
-    return boxes_of(np.hstack([low, high])[there], scores[there]).moved(-left, -top)
+    return boxes_of(np.hstack([low, high])[there], scores[there]).shifted(-left, -top)
 
 
 def stitched(plan, buildings, seed=0):
@@ -219,7 +219,7 @@ def stitched(plan, buildings, seed=0):
         (tile, seen_by(tile.window, buildings, rng.uniform(0.5, 1, len(buildings))))
         for tile in plan
     ]
-    return join_boxes(list(stitch_boxes(plan, tiles))), tiles
+    return concatenate_boxes(list(merge_boxes(plan, tiles))), tiles
 
 
 @settings(max_examples=60)
@@ -227,7 +227,7 @@ def stitched(plan, buildings, seed=0):
     seed=st.integers(0, 10_000), height=st.integers(40, 200), width=st.integers(40, 200),
     overlap=st.integers(8, 32), largest=st.integers(10, 64),
 )  # fmt: skip
-def test_every_building_is_found_once_wherever_tiles_meet(seed, height, width, overlap, largest):
+def test_every_building_is_found_once_across_tile_borders(seed, height, width, overlap, largest):
     rng = np.random.default_rng(seed)
     buildings, plan = [], TileGrid(height, width, 64, overlap)
     for _ in range(30):
@@ -242,11 +242,11 @@ def test_every_building_is_found_once_wherever_tiles_meet(seed, height, width, o
     corners = shapely.bounds(np.array(buildings))
     found, tiles = stitched(plan, corners, seed)
     assert sorted_rows(found.corners) == sorted_rows(corners)
-    # At once, in any order: the same.
-    stitcher = BoxMerger()
+    # All tiles at once, in any order, give the same.
+    merger = BoxMerger()
     for at in rng.permutation(len(tiles)):
-        stitcher.add(tiles[at][0].window, tiles[at][1])
-    assert sorted_rows(stitcher.advance().corners) == sorted_rows(corners)
+        merger.add(tiles[at][0].window, tiles[at][1])
+    assert sorted_rows(merger.flush().corners) == sorted_rows(corners)
 
 
 @settings(max_examples=40)
@@ -262,7 +262,7 @@ def test_boxes_that_are_some_pixels_off_are_still_one_building(seed, overlap):
         boxes = seen_by(tile.window, corners, rng.uniform(0.5, 1, len(corners)), least=6)
         off = boxes.corners + rng.uniform(-1.5, 1.5, boxes.corners.shape)
         tiles.append((tile, boxes_of(off.clip(0, 64), boxes.scores)))
-    found = join_boxes(list(stitch_boxes(plan, tiles)))
+    found = concatenate_boxes(list(merge_boxes(plan, tiles)))
     assert len(found) == len(corners)
     tree = shapely.STRtree(shapely.box(*corners.T))
     near = tree.nearest(shapely.box(*found.corners.T))
@@ -272,71 +272,71 @@ def test_boxes_that_are_some_pixels_off_are_still_one_building(seed, overlap):
         assert box.intersection(truth).area / box.union(truth).area > 0.5
 
 
-def test_a_sliver_on_a_seam_is_no_building_of_its_own():
-    stitcher = BoxMerger((64, 104))
-    stitcher.add(Window(0, 0, 64, 64), boxes_of([[20, 10, 43, 30]], [0.9]))
-    stitcher.add(Window(40, 0, 64, 64), boxes_of([[0, 10, 6, 30]], [0.7]))
-    assert stitcher.advance().corners.tolist() == [[20, 10, 43, 30]]
+def test_a_narrow_strip_at_a_border_is_no_separate_building():
+    merger = BoxMerger((64, 104))
+    merger.add(Window(0, 0, 64, 64), boxes_of([[20, 10, 43, 30]], [0.9]))
+    merger.add(Window(40, 0, 64, 64), boxes_of([[0, 10, 6, 30]], [0.7]))
+    assert merger.flush().corners.tolist() == [[20, 10, 43, 30]]
 
 
-def test_the_edge_of_the_scene_cuts_nothing_off():
-    stitcher = BoxMerger((64, 104))
-    stitcher.add(Window(0, 0, 64, 64), boxes_of([[46, 0, 60, 12]], [0.95]))
-    stitcher.add(Window(40, 0, 64, 64), boxes_of([[6, 5, 20, 12]], [0.06]))
-    found = stitcher.advance()
+def test_the_edge_of_the_scene_does_not_cut_boxes():
+    merger = BoxMerger((64, 104))
+    merger.add(Window(0, 0, 64, 64), boxes_of([[46, 0, 60, 12]], [0.95]))
+    merger.add(Window(40, 0, 64, 64), boxes_of([[6, 5, 20, 12]], [0.06]))
+    found = merger.flush()
     assert found.corners.tolist() == [[46, 0, 60, 12]]
     assert found.scores.tolist() == [0.95]
 
 
-def test_the_tile_that_sees_a_building_whole_is_believed():
-    stitcher = BoxMerger()
-    stitcher.add(Window(0, 0, 64, 48), boxes_of([[50, 10, 64, 30]], [0.95]))  # cut on its right
-    stitcher.add(Window(40, 0, 64, 48), boxes_of([[9.5, 10.5, 31, 30]], [0.6]))
-    found = stitcher.advance()
+def test_the_box_of_the_tile_with_the_whole_building_is_kept():
+    merger = BoxMerger()
+    merger.add(Window(0, 0, 64, 48), boxes_of([[50, 10, 64, 30]], [0.95]))  # cut on its right
+    merger.add(Window(40, 0, 64, 48), boxes_of([[9.5, 10.5, 31, 30]], [0.6]))
+    found = merger.flush()
     assert found.corners.tolist() == [[49.5, 10.5, 71, 30]]
     assert found.scores.tolist() == [0.95]
 
 
 def test_a_building_wider_than_the_overlap_is_joined_from_its_parts():
-    stitcher = BoxMerger()
-    stitcher.add(Window(0, 0, 64, 48), boxes_of([[30, 10, 63, 30]], [0.8]))
-    stitcher.add(Window(48, 0, 64, 48), boxes_of([[0.5, 11, 64, 30]], [0.7]))
-    stitcher.add(Window(96, 0, 64, 48), boxes_of([[0, 10, 24, 31]], [0.9]))
-    found = stitcher.advance()
-    # Where it is not cut, the surest of the parts with fewest cuts says where it ends.
+    merger = BoxMerger()
+    merger.add(Window(0, 0, 64, 48), boxes_of([[30, 10, 63, 30]], [0.8]))
+    merger.add(Window(48, 0, 64, 48), boxes_of([[0.5, 11, 64, 30]], [0.7]))
+    merger.add(Window(96, 0, 64, 48), boxes_of([[0, 10, 24, 31]], [0.9]))
+    found = merger.flush()
+    # Sides that are not cut come from the part with the fewest cuts and the highest score.
     assert found.corners.tolist() == [[30.0, 10.0, 120.0, 31.0]]
     assert found.scores.tolist() == [0.9]
 
 
-def test_houses_that_touch_on_a_seam_stay_apart():
+def test_touching_houses_at_a_border_stay_separate():
     row = np.array([[left, 10, left + 12, 30] for left in range(4, 150, 12)], dtype=float)
     found, _ = stitched(TileGrid(48, 160, 64, 16), row)
     assert sorted_rows(found.corners) == sorted_rows(row)
 
 
-def test_what_is_given_away_early_is_never_asked_for_again():
+def test_flushed_buildings_are_not_changed_by_later_tiles():
     plan = TileGrid(400, 64, 64, 16)
     rows = np.arange(5, 380, 20)
     buildings = np.stack([np.full(len(rows), 10), rows, np.full(len(rows), 40), rows + 12], axis=1)
     scores = np.ones(len(rows))
-    held, stitcher, given = [], BoxMerger(), []
+    held, merger, flushed = [], BoxMerger(), []
     for tile in plan:
-        given.append(stitcher.advance(tile.window.row_off))
-        stitcher.add(tile.window, seen_by(tile.window, buildings, scores))
-        held.append(len(stitcher._boxes))
-    given.append(stitcher.advance())
+        flushed.append(merger.flush(tile.window.row_off))
+        merger.add(tile.window, seen_by(tile.window, buildings, scores))
+        held.append(len(merger._boxes))
+    flushed.append(merger.flush())
     assert max(held) <= 8
-    assert sorted_rows(join_boxes(given).corners) == sorted_rows(buildings)
-    tops = np.concatenate([part.corners[:, 1] for part in given])
+    assert sorted_rows(concatenate_boxes(flushed).corners) == sorted_rows(buildings)
+    tops = np.concatenate([part.corners[:, 1] for part in flushed])
     assert (np.diff(tops) > 0).all()
 
 
-def test_of_two_boxes_on_one_building_the_surer_stays():
-    stitcher = BoxMerger()
-    stitcher.add(Window(0, 0, 64, 48), boxes_of([[40, 10, 58, 30]], [0.6]))
-    stitcher.add(Window(32, 0, 64, 48), boxes_of([[9, 11, 27, 30]], [0.8]))
-    assert stitcher.advance().corners.tolist() == [[41, 11, 59, 30]]
-    assert len(stitcher.advance()) == 0
+def test_of_two_boxes_on_one_building_the_more_confident_one_is_kept():
+    merger = BoxMerger()
+    merger.add(Window(0, 0, 64, 48), boxes_of([[40, 10, 58, 30]], [0.6]))
+    merger.add(Window(32, 0, 64, 48), boxes_of([[9, 11, 27, 30]], [0.8]))
+    assert merger.flush().corners.tolist() == [[41, 11, 59, 30]]
+    assert len(merger.flush()) == 0
 
 
 # Scenes
@@ -354,7 +354,7 @@ def bright(data, valid):
 
 @pytest.fixture
 def perfect(monkeypatch):
-    """Puts a perfect network in the place of the model's."""
+    """Replace the model's network by a perfect one."""
     monkeypatch.setattr(box_prediction, "BoxPredictor", lambda *_, **__: bright)
 
 
@@ -401,7 +401,7 @@ def test_batches_do_not_change_the_boxes(make_scene, model, perfect, tmp_path):
     assert layers[0].equals(layers[2])
 
 
-def test_a_folder_gets_footprints_alone(make_scene, model, perfect, tmp_path):
+def test_a_folder_gets_footprints_only(make_scene, model, perfect, tmp_path):
     made = make_scene(nodata=0, holes=[(0, 0, 64, 40)])
     steps = []
     files = predict(
@@ -435,12 +435,12 @@ def test_a_scene_of_other_pixels_and_one_smaller_than_a_tile(make_scene, model, 
     assert len(read_footprints(tmp_path / "boxes.gpkg")) == len(small.boxes)
 
 
-def test_tiles_that_do_not_overlap_are_warned_of(make_scene, model, perfect, tmp_path, caplog):
+def test_prediction_without_overlap_warns(make_scene, model, perfect, tmp_path, caplog):
     made = make_scene()
     predict(made.path, tmp_path / "a.gpkg", model=model)
-    assert "found twice" not in caplog.text
+    assert "detected twice" not in caplog.text
     predict(made.path, tmp_path / "b.gpkg", model=model, options=PredictOptions(overlap=0))
-    assert "a building between two of them is found twice" in caplog.text
+    assert "buildings on the edge of two tiles are detected twice" in caplog.text
 
 
 def test_thresholds_of_boxes(make_scene, model, perfect, tmp_path):
@@ -458,13 +458,19 @@ def test_thresholds_of_boxes(make_scene, model, perfect, tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("prob.tif", {}, r"prob\.tif: .*retinanet finds boxes and has no probabilities per pixel"),
-        ("boxes.gpkg", {"tta": "flips"}, r"predict\.tta: flips averages probabilities per pixel"),
-        ("boxes.gpkg", {"crf": {}}, r"predict\.crf: refines probabilities per pixel"),
+        ("prob.tif", {}, r"prob\.tif: .*retinanet predicts boxes, not probabilities per pixel"),
+        (
+            "boxes.gpkg",
+            {"tta": "flips"},
+            r"predict\.tta: needs probabilities per pixel, but retinanet predicts boxes",
+        ),
+        ("boxes.gpkg", {"crf": {}}, r"predict\.crf: needs probabilities per pixel"),
         ("boxes.png", {}, r"boxes\.png: unknown suffix \.png"),
     ],
 )
-def test_what_boxes_cannot_do_is_refused(make_scene, model, tmp_path, name, options, message):
+def test_options_that_need_pixel_probabilities_are_refused(
+    make_scene, model, tmp_path, name, options, message
+):
     made = make_scene()
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ConfigError, match=message):
@@ -480,9 +486,11 @@ def test_training_boxes_without_their_recipe_is_refused(tiles, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_boxes_have_no_loss_per_tile_to_sample_by(tmp_path):
+def test_hard_sampling_of_boxes_is_refused(tmp_path):
     options = TrainOptions(sampling="hard")
-    with pytest.raises(ConfigError, match=r"train\.sampling: hard is of networks of pixels"):
+    with pytest.raises(
+        ConfigError, match=r"train\.sampling: hard applies only to networks that predict pixels"
+    ):
         BOX_RECIPE.datasets(tmp_path, options)
 
 
@@ -495,7 +503,7 @@ def test_weights_of_another_network_are_refused(make_scene, model, tmp_path):
         predict(made.path, tmp_path / "boxes.gpkg", model=tmp_path / "other.safetensors")
 
 
-def test_a_model_file_brings_the_same_boxes_back(model):
+def test_a_model_file_gives_the_same_boxes(model):
     spec, weights = load_model(model)
     data = np.random.default_rng(0).integers(0, 255, (2, 3, 64, 96)).astype(np.uint8)
     valid = np.ones((2, 64, 96), dtype=bool)
@@ -503,47 +511,47 @@ def test_a_model_file_brings_the_same_boxes_back(model):
         "retinanet", "resnet18", bands=SPEC.bands, outputs=1, options=SPEC.options
     )
     network.load_state_dict(weights)
-    one = BoxPredictor(spec, weights, "cpu", least=0.009)(data, valid)
-    again = BoxPredictor(spec, network.state_dict(), "cpu", least=0.009)(data, valid)
+    one = BoxPredictor(spec, weights, "cpu", min_score=0.009)(data, valid)
+    again = BoxPredictor(spec, network.state_dict(), "cpu", min_score=0.009)(data, valid)
     assert min(len(boxes) for boxes in one) > 5
     for boxes, same in zip(one, again, strict=True):
         assert np.array_equal(boxes.corners, same.corners)
         assert np.array_equal(boxes.scores, same.scores)
-    nowhere = BoxPredictor(spec, weights, "cpu", least=0.009)(data, valid & False)
+    nowhere = BoxPredictor(spec, weights, "cpu", min_score=0.009)(data, valid & False)
     assert [len(boxes) for boxes in nowhere] == [0, 0]
 
 
-# Judging
+# Scoring
 
 
-def test_the_threshold_parts_true_boxes_from_false(tiles):
+def test_the_threshold_separates_true_boxes_from_false(tiles):
     _, folder = tiles
     dataset = BoxDataset(folder, "train")
     rng = np.random.default_rng(0)
     found = {}
     for index in range(len(dataset)):
         sample = dataset[index]
-        true = sample["boxes"][sample["learnt"]].numpy()
+        true = sample["boxes"][sample["is_target"]].numpy()
         false = np.array([[2.0, 2.0, 8.0, 9.0]])
         scores = np.concatenate([rng.uniform(0.62, 1, len(true)), rng.uniform(0.1, 0.48, 1)])
         found[index] = boxes_of(np.concatenate([true, false]), scores)
-    grounds = build_grounds(dataset)
-    verdict = judge(grounds, found)
-    assert 0.48 <= verdict.threshold <= 0.62
+    areas = build_areas(dataset)
+    score = score_boxes(areas, found)
+    assert 0.48 <= score.threshold <= 0.62
     best = [
-        evaluate_layers(layer[layer.confidence >= verdict.threshold], ground.truth, aoi=ground.aoi)
-        for ground in grounds
-        for layer in [ground.lay_out(found)]
+        evaluate_layers(layer[layer.confidence >= score.threshold], area.truth, aoi=area.aoi)
+        for area in areas
+        for layer in [area.merge(found)]
     ]
-    assert verdict.f1 == pytest.approx(best[0].score.f1)
-    assert verdict.iou == pytest.approx(best[0].area.iou)
-    assert verdict.f1 > 0.6
+    assert score.f1 == pytest.approx(best[0].score.f1)
+    assert score.iou == pytest.approx(best[0].area.iou)
+    assert score.f1 > 0.6
 
 
-def test_without_boxes_the_score_is_none_and_the_threshold_in_the_middle(tiles):
+def test_without_boxes_the_score_is_0_and_the_threshold_in_the_middle(tiles):
     dataset = BoxDataset(tiles[1], "val")
-    verdict = judge(build_grounds(dataset), {i: boxes_of([], []) for i in range(len(dataset))})
-    assert (verdict.threshold, verdict.f1, verdict.iou) == (0.5, 0.0, 0.0)
+    score = score_boxes(build_areas(dataset), {i: boxes_of([], []) for i in range(len(dataset))})
+    assert (score.threshold, score.f1, score.iou) == (0.5, 0.0, 0.0)
 
 
 # Training
@@ -574,7 +582,7 @@ def run(quick_tiles, tmp_path, monkeypatch):
 
 def test_a_resumed_run_equals_an_uninterrupted_one(run, quick_tiles, tmp_path):
     dataset = BoxDataset(quick_tiles, "train")
-    assert [int(dataset[i]["learnt"].sum()) for i in range(len(dataset))] == [4, 0]
+    assert [int(dataset[i]["is_target"].sum()) for i in range(len(dataset))] == [4, 0]
 
     def pull_the_plug(line):
         if line.startswith("epoch 2"):
@@ -599,8 +607,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(run, quick_tiles, tmp_path):
 
 def test_the_best_epoch_is_that_of_the_best_building_f1(run, quick_tiles, tmp_path, monkeypatch):
     # Building F1 and IoU of each epoch, as if the network had them.
-    verdicts = iter([Verdict(0.4, 0.3, 0.5), Verdict(0.6, 0.7, 0.2), Verdict(0.5, 0.1, 0.9)])
-    monkeypatch.setattr(box_learner, "judge", lambda *_: next(verdicts))
+    box_scores = iter([BoxScore(0.4, 0.3, 0.5), BoxScore(0.6, 0.7, 0.2), BoxScore(0.5, 0.1, 0.9)])
+    monkeypatch.setattr(box_learner, "score_boxes", lambda *_: next(box_scores))
     result = run(tmp_path / "a", options=QUICK.model_copy(update={"epochs": 3, "augment": None}))
     assert torch.load(tmp_path / "a" / "best.ckpt", weights_only=True)["epoch"] == 1
     assert result.val_iou == pytest.approx(0.2)
@@ -641,7 +649,7 @@ def write_thrice(folder):
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
-    """A run that has learnt one tile of houses by heart, all of it by the command line."""
+    """A run that overfits one tile of houses, by the command line."""
     folder = tmp_path_factory.mktemp("job")
     scene, labels = write_thrice(folder)
     model = f"{folder}/run/model.safetensors"
@@ -665,7 +673,7 @@ def job(tmp_path_factory):
     return folder, scene, said
 
 
-def test_a_tile_is_learnt_by_heart(job):
+def test_a_network_overfits_one_tile(job):
     folder, _, said = job
     assert "1 train, 1 val, 1 test" in said["tile"]
     report = json.loads((folder / "report" / "report.json").read_text())
@@ -692,7 +700,7 @@ def test_boxes_of_a_scene_do_not_depend_on_the_batch_size(job, tmp_path, monkeyp
         np.testing.assert_allclose(layer.confidence, layers[0].confidence, atol=2e-3)
 
 
-def test_the_words_say_what_boxes_are(tmp_path):
+def test_the_command_line_describes_networks_of_boxes(tmp_path):
     def geoseg(line):
         return CliRunner().invoke(cli, line.split(), catch_exceptions=False).output
 

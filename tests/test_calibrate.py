@@ -1,4 +1,4 @@
-"""Temperature scaling, of logits whose temperature is known."""
+"""Temperature scaling of logits whose temperature is known."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from geoseg.training.validation.calibration import (
 
 
 def draw(seed, temperature, count=40_000, spread=3.0, shift=0.0):
-    """Probabilities of logits z, and labels that are true as often as sigmoid(z / T) says."""
+    """Probabilities of logits z, and labels that are true with probability sigmoid(z / T)."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(shift, spread, count)
     return expit(logits), rng.random(count) < expit(logits / temperature)
@@ -34,7 +34,7 @@ def test_a_known_temperature_is_found(seed, temperature, spread, shift):
 
 
 @given(seed=st.integers(0, 2**32 - 1), temperature=st.sampled_from([0.4, 0.6, 1.0, 1.8, 3.0]))
-def test_the_error_falls_where_there_is_one(seed, temperature):
+def test_calibration_reduces_the_error(seed, temperature):
     found = calibrate_counts(count_logits(*draw(seed, temperature)))
     assert found.after.ece < 0.015
     if temperature == 1:
@@ -55,7 +55,7 @@ def test_the_error_falls_where_there_is_one(seed, temperature):
         ([0.0, 0.0], [False, False]),
     ],
 )
-def test_where_nothing_is_to_be_learnt_probabilities_stay(prob, true):
+def test_without_information_the_temperature_is_1(prob, true):
     counts = count_logits(np.array(prob, dtype=np.float32), np.array(true, dtype=bool))
     assert counts.sum() == len(prob)
     found = calibrate_counts(counts)
@@ -63,21 +63,21 @@ def test_where_nothing_is_to_be_learnt_probabilities_stay(prob, true):
     assert found.before.ece == found.after.ece
 
 
-def test_the_error_is_that_of_the_paper():
-    # By hand: two pixels said 0.9 of which one is true, two said 0.1 of which none is.
+def test_ece_by_hand():
+    # Two pixels of probability 0.9, of which one is true, and two of 0.1, of which none is.
     prob, true = np.array([0.9, 0.9, 0.1, 0.1]), np.array([True, False, False, False])
     found = measure_reliability(count_logits(prob, true))
     assert found.ece == pytest.approx((2 * 0.4 + 2 * 0.1) / 4, abs=1e-3)
     assert found.pixels.tolist() == [0, 2] + [0] * 11 + [2, 0]
-    assert len(found.said) == BINS
-    assert np.isnan(found.said[0])
-    assert found.said[13] == pytest.approx(0.9, abs=1e-3)
-    assert found.true[13] == 0.5
+    assert len(found.predicted) == BINS
+    assert np.isnan(found.predicted[0])
+    assert found.predicted[13] == pytest.approx(0.9, abs=1e-3)
+    assert found.observed[13] == 0.5
 
 
 def test_certain_pixels_count():
     prob, true = np.array([0.0, 1.0, 1.0, 0.0]), np.array([False, True, False, True])
     counts = count_logits(prob, true)
     assert counts.sum(axis=1).tolist() == [2, 2]
-    # Half of what was called certain is wrong: as cold a network as can be told.
+    # Half of the certain pixels are wrong: the highest temperature allowed.
     assert fit_temperature(counts) == pytest.approx(10, rel=0.01)

@@ -314,7 +314,7 @@ BAD = {
     ),
     "colours elsewhere": (
         "vectorize {prob} -o {new}.gpkg --crf {tmp}/far.tif --dry-run",
-        "has no pixel where the probabilities lie",
+        "has no valid pixel in the area of the probabilities",
     ),
     "layer is a folder": (
         "vectorize {prob} -o {tmp}/empty.gpkg --overwrite",

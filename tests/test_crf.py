@@ -1,4 +1,4 @@
-"""The dense CRF: against the exact sum over all pairs of pixels, in blocks, and on rasters."""
+"""Dense CRF, compared with the exact sum over all pairs of pixels and with blocks."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def exact_mean_field(prob, image, valid, options):
 
 
 def coloured_fields(seed, height, width, bands, classes):
-    """Rectangles of distinct colours, and doubtful probabilities of what they are."""
+    """Return rectangles of distinct colours, and uncertain probabilities of their classes."""
     rng = np.random.default_rng(seed)
     field = np.zeros((height, width), dtype=int)
     for number in range(1, 5):
@@ -74,7 +74,7 @@ SHAPES = {2: (32, 41), 3: (40, 36), 4: (48, 33)}
 @pytest.mark.parametrize("options", [CRFOptions(), DEEPLAB, DEMO])
 @pytest.mark.parametrize("bands", [1, 3, 4])
 @pytest.mark.parametrize("classes", [2, 3, 4])
-def test_labels_are_those_of_the_exact_mean_field(options, bands, classes):
+def test_labels_agree_with_the_exact_mean_field(options, bands, classes):
     height, width = SHAPES[classes]
     valid = np.ones((height, width), dtype=bool)
     for seed in range(3):
@@ -88,7 +88,7 @@ def test_labels_are_those_of_the_exact_mean_field(options, bands, classes):
 
 @pytest.mark.parametrize("options", [CRFOptions(), DEEPLAB, DEMO])
 @pytest.mark.parametrize("bands", [1, 4])
-def test_a_single_step_is_the_exact_one(options, bands):
+def test_a_single_iteration_agrees_with_the_exact_one(options, bands):
     once = options.model_copy(update={"iterations": 1})
     image, prob, _ = coloured_fields(7, 38, 44, bands, 3)
     valid = np.random.default_rng(0).random((38, 44)) < 0.9
@@ -100,7 +100,7 @@ def test_a_single_step_is_the_exact_one(options, bands):
 
 
 @given(st.integers(1, 6), st.integers(0, 10_000))
-def test_sums_over_the_lattice_come_close_to_the_true_ones(dimensions, seed):
+def test_sums_over_the_lattice_approximate_the_exact_sums(dimensions, seed):
     rng = np.random.default_rng(seed)
     points = rng.uniform(0, 4, (dimensions, 200))
     lattice = Lattice(points)
@@ -115,7 +115,7 @@ def test_sums_over_the_lattice_come_close_to_the_true_ones(dimensions, seed):
 
 @given(st.integers(0, 10_000), st.sampled_from([2, 3]))
 @settings(max_examples=10)
-def test_labels_have_no_order(seed, classes):
+def test_the_order_of_labels_does_not_matter(seed, classes):
     image, prob, _ = coloured_fields(seed, 24, 31, 3, classes)
     valid = np.ones((24, 31), dtype=bool)
     found = refine(prob, image, valid)
@@ -127,7 +127,7 @@ def test_labels_have_no_order(seed, classes):
         np.testing.assert_allclose(found.sum(axis=0), 1, atol=1e-5)
 
 
-def test_nodata_neither_changes_nor_speaks():
+def test_nodata_does_not_change_or_influence_pixels():
     image, prob, _ = coloured_fields(3, 40, 31, 3, 2)
     valid = np.ones((40, 31), dtype=bool)
     valid[:, 20:] = False
@@ -145,7 +145,7 @@ def test_nodata_neither_changes_nor_speaks():
     assert (refine(prob, image, nowhere) == prob).all()
 
 
-def test_kernels_of_no_weight_leave_probabilities_alone():
+def test_kernels_of_weight_0_do_not_change_probabilities():
     image, prob, _ = coloured_fields(5, 26, 30, 3, 3)
     off = CRFOptions(gaussian_weight=0, bilateral_weight=0)
     valid = np.ones((26, 30), dtype=bool)
@@ -161,7 +161,7 @@ def test_an_outline_moves_to_the_edge_in_the_colours():
     assert ((found[0] > 0.5) == (image[0] == 160)).all()
 
 
-def test_shapes_must_belong_together():
+def test_different_shapes_are_refused():
     image, prob, _ = coloured_fields(0, 24, 30, 3, 2)
     with pytest.raises(GridMismatchError, match=r"24, 30.*24, 29"):
         refine(prob, image, np.ones((24, 29), dtype=bool))
@@ -188,7 +188,7 @@ def test_blocks_agree_with_the_whole_scene():
 
 
 @pytest.mark.parametrize("options", [CRFOptions(), DEEPLAB])
-def test_it_says_what_pydensecrf_says(options):
+def test_it_agrees_with_pydensecrf(options):
     pydensecrf = pytest.importorskip("pydensecrf.densecrf", reason="no pydensecrf2 is installed")
     image, prob, _ = coloured_fields(2, 40, 36, 3, 3)
     model = pydensecrf.DenseCRF2D(36, 40, 3)

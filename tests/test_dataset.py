@@ -1,4 +1,4 @@
-"""Tiles as tensors: the values on disk, nodata ignored, every pass the same."""
+"""Datasets of tiles: values on disk, nodata ignored, every pass the same."""
 
 import geopandas as gpd
 import numpy as np
@@ -25,7 +25,7 @@ def tiles(make_scene, tmp_path):
     return made, tmp_path / "tiles"
 
 
-def test_a_sample_is_the_scenes_own_pixels(tiles):
+def test_a_sample_holds_the_pixels_of_the_scene(tiles):
     made, folder = tiles
     for split, count in (("train", 16), ("val", 4), ("test", 4)):
         dataset = TileDataset(folder, split)
@@ -58,7 +58,7 @@ def test_every_pass_is_the_same_however_much_is_cached(tiles, cache, monkeypatch
         assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_what_is_done_to_a_sample_does_not_reach_the_next(tiles):
+def test_changing_a_sample_does_not_change_the_cache(tiles):
     dataset = TileDataset(tiles[1], "train")
     before = {name: tensor.clone() for name, tensor in dataset[0].items()}
     for tensor in dataset[0].values():
@@ -66,7 +66,7 @@ def test_what_is_done_to_a_sample_does_not_reach_the_next(tiles):
     assert all(torch.equal(before[name], dataset[0][name]) for name in before)
 
 
-def test_separation_is_that_of_the_whole_scene(tiles):
+def test_separation_equals_that_of_the_whole_scene(tiles):
     made, folder = tiles
     ids = np.zeros(made.grid.shape, int)
     for number, (left, top, right, bottom) in enumerate(made.boxes, start=1):
@@ -84,7 +84,7 @@ def test_separation_is_that_of_the_whole_scene(tiles):
             assert torch.equal(dataset[index]["separation"], found)  # from the cache
 
 
-def test_separation_of_two_scenes_comes_from_their_own_footprints(make_scene, tmp_path):
+def test_separation_of_two_scenes_uses_the_footprints_of_each(make_scene, tmp_path):
     # In two CRSs; in the second every other building is missing.
     first = make_scene("first")
     second = make_scene("second", crs="EPSG:32644", origin=(500_000.0, 2_000_000.0),
@@ -114,7 +114,7 @@ def test_separation_needs_the_footprints(tiles):
         TileDataset(tiles[1], "train", sigma_px=5)
 
 
-def test_the_share_of_buildings_is_that_of_the_pixels(tiles):
+def test_building_share_counts_pixels(tiles):
     dataset = TileDataset(tiles[1], "train")
     targets = torch.stack([dataset[index]["target"][0] for index in range(len(dataset))])
     assert (targets == 255).any()
@@ -122,20 +122,20 @@ def test_the_share_of_buildings_is_that_of_the_pixels(tiles):
     assert dataset.building_share == pytest.approx(expected.item())
 
 
-def test_a_split_without_a_tile(make_scene, tmp_path):
+def test_a_split_without_tiles_is_refused(make_scene, tmp_path):
     made = make_scene()
     options = TileOptions(size=32, overlap=8, fractions=(0.5, 0.5, 0), gap=0)
     tile_scenes(plan_tiles([made.path], made.labels, options), tmp_path / "tiles")
-    with pytest.raises(EmptyDatasetError, match="has no tile in split test; tile again"):
+    with pytest.raises(EmptyDatasetError, match="split test has no tiles; tile again"):
         TileDataset(tmp_path / "tiles", "test")
 
 
-def test_a_folder_without_tiles(tmp_path):
+def test_a_folder_without_tiles_is_refused(tmp_path):
     with pytest.raises(EmptyDatasetError, match="make the folder with geoseg tile"):
         TileDataset(tmp_path, "train")
 
 
-def test_a_tile_that_went_missing(tiles):
+def test_a_missing_tile_is_an_error(tiles):
     dataset = TileDataset(tiles[1], "val")
     (tiles[1] / "images" / f"{dataset.tiles.id[1]}.tif").unlink()
     dataset[0]
@@ -143,7 +143,7 @@ def test_a_tile_that_went_missing(tiles):
         dataset[1]
 
 
-def test_normal_bands_have_mean_0_and_deviation_1(tiles):
+def test_normalised_bands_have_mean_0_and_deviation_1(tiles):
     dataset = TileDataset(tiles[1], "train")
     batch = next(iter(DataLoader(dataset, batch_size=16)))
     mean, std = torch.tensor(dataset.info.mean), torch.tensor(dataset.info.std)

@@ -110,7 +110,9 @@ def test_a_stac_item_describes_the_model(models, tmp_path):
 
 
 def test_what_cannot_be_exported(models, tmp_path, monkeypatch):
-    with pytest.raises(ConfigError, match=r"is not the suffix of a known format; use one of \.onnx, \.pt2, \.json"):
+    with pytest.raises(
+        ConfigError, match=r"is not the suffix of a known format; use one of \.onnx, \.pt2, \.json"
+    ):
         export(models["land"], tmp_path / "model.tflite")
     boxes = make_boxes(tmp_path / "boxes.safetensors")
     with pytest.raises(ModelFileError, match="detects boxes"):

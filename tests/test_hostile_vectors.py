@@ -376,7 +376,7 @@ def a_zip_of_several_files(town, tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for place in ("east/a.gpkg", "west/a.gpkg"):
             archive.write(tmp_path / "a.gpkg", place)
-    refused = "holds several vector files (east/a.gpkg, west/a.gpkg)"
+    refused = "has several vector files (east/a.gpkg, west/a.gpkg)"
     return Given(tmp_path / "a.zip", refused=refused)
 
 
@@ -393,7 +393,7 @@ def a_zip_made_on_a_mac(town, tmp_path):
 def a_shapefile_without_shx(town, tmp_path):
     layer(town, town.houses, tmp_path / "a.shp")
     (tmp_path / "a.shx").unlink()
-    return Given(tmp_path / "a.shp", refused="lacks a.shx")
+    return Given(tmp_path / "a.shp", refused="a.shx, the Shapefile")
 
 
 @case
@@ -474,14 +474,14 @@ def a_filter(town, tmp_path):
 def a_filter_on_no_attribute(town, tmp_path):
     path = layer(town, town.houses, tmp_path / "a.gpkg", kind=["house"] * len(town.houses))
     return Given(
-        path, options={"where": "type = 'house'"}, refused="does not fit; the attributes are kind"
+        path, options={"where": "type = 'house'"}, refused="does not match; the attributes are kind"
     )
 
 
 @case
 def a_filter_that_is_no_filter(town, tmp_path):
     path = layer(town, town.houses, tmp_path / "a.gpkg", kind=["house"] * len(town.houses))
-    return Given(path, options={"where": "kind = 'house"}, refused="does not fit")
+    return Given(path, options={"where": "kind = 'house"}, refused="does not match")
 
 
 @case

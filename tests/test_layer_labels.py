@@ -151,7 +151,7 @@ def test_overlaps_are_found_across_parts(tmp_path):
 def test_bad_layers_are_refused_as_small_ones_are(town, tmp_path):
     folder, _, grid = town
     path = folder / "labels.fgb"
-    with pytest.raises(VectorReadError, match="the filter 'colour = 1' does not fit"):
+    with pytest.raises(VectorReadError, match="the filter 'colour = 1' does not match"):
         read_layer_labels(path, grid, ClassScheme(), where="colour = 1")
     with pytest.raises(LabelError, match="has no attribute use"):
         read_layer_labels(path, grid, ClassScheme(("a", "b"), True, 0, "use", {"x": 1}))

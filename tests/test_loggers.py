@@ -1,4 +1,4 @@
-"""What is in metrics.csv is what loggers get."""
+"""Experiment loggers receive the rows of metrics.csv."""
 
 import csv
 import importlib.util
@@ -51,13 +51,13 @@ def scalars_of(folder):
 def test_tensorboard_holds_every_row_and_last_ckpt_every_epoch(tiles, tmp_path):
     run, epochs = tmp_path / "run", []
 
-    def look(line):
+    def record(line):
         if (run / "last.ckpt").exists():
             epochs.append(torch.load(run / "last.ckpt", weights_only=True)["epoch"])
 
-    result = train(tiles, run, model=MODEL, options=OPTIONS, report=look)
+    result = train(tiles, run, model=MODEL, options=OPTIONS, report=record)
     rows, scalars = rows_of(run), scalars_of(run)
-    # The second epoch is validated as the second, the third as the last.
+    # With val_every=2 the second epoch is validated, and the third because it is the last.
     assert ["val_score" in row for row in rows] == [False, True, True]
     assert set(scalars) == set(COLUMNS)
     for row in rows:
@@ -65,7 +65,7 @@ def test_tensorboard_holds_every_row_and_last_ckpt_every_epoch(tiles, tmp_path):
             found = scalars[name].get(int(row["step"]))
             assert found == (pytest.approx(row[name], rel=1e-5) if name in row else None)
     assert yaml.safe_load((run / "tensorboard" / "hparams.yaml").read_text())["val_every"] == 2
-    # Each line but the first is told when the epoch before it is saved.
+    # When a line is reported, the previous epoch has been saved.
     assert epochs[:2] == [0, 1]
     assert torch.load(run / "last.ckpt", weights_only=True)["epoch"] == 2
     best = max((row for row in rows if "val_score" in row), key=lambda row: row["val_score"])
@@ -81,7 +81,7 @@ def test_tensorboard_holds_every_row_and_last_ckpt_every_epoch(tiles, tmp_path):
     assert len(scalars_of(run)["lr"]) == 3
 
 
-def test_curves_are_drawn_now_and_then_and_at_the_end(tiles, tmp_path, monkeypatch):
+def test_curves_are_drawn_at_intervals_and_at_the_end(tiles, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(
         geoseg.training.history,
@@ -94,7 +94,7 @@ def test_curves_are_drawn_now_and_then_and_at_the_end(tiles, tmp_path, monkeypat
     assert drawn == [(1, "curves.png"), (5, "curves.png")]
 
 
-def test_a_run_that_time_ends_is_validated(tiles, tmp_path):
+def test_a_run_ended_by_the_time_limit_is_validated(tiles, tmp_path):
     options = OPTIONS.model_copy(
         update={"epochs": 1000, "val_every": 1000, "max_minutes": 1e-4, "loggers": ()}
     )

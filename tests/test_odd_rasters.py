@@ -7,7 +7,7 @@ import faulthandler
 import sys
 
 import pytest
-from plain_reading import compare, describe, find_place, write_any, write_labels
+from plain_reading import compare, describe, read_georeferencing, write_any, write_labels
 
 from geoseg.data.label_report import write_label_report
 
@@ -24,15 +24,15 @@ _PATIENCE_S = 120
 
 # Reason → words of the refusal. A file that is not listed below is tiled.
 REASONS = {
-    "no place": "has neither a coordinate reference system nor a position",
+    "no georeferencing": "has no georeferencing",
     "no crs": "has no coordinate reference system",
     "complex": "geoseg reads integers and real numbers",
     "too small": "the scene is smaller than a tile",
     "damaged": "the file looks damaged",
-    "lacks a file": "lacks a file that it refers to",
-    "no bands": "holds no bands",
+    "missing file": "refers to a file that does not exist",
+    "no bands": "has no bands",
     "no raster": "GDAL cannot read this as a raster",
-    "part of a raster": "is only a part of",
+    "sidecar file": "is only a sidecar file of",
     "not on Earth": "is not on Earth",
     "all nodata": "no training tile has a valid pixel",
 }
@@ -40,8 +40,8 @@ REASONS = {
 AUXILIARY = {
     "INDEX.csv": "no raster",
     "qgis-plugin-deepness/dummy_fotomap_area_3857.gpkg": "no raster",
-    "rasterio/RGB2.byte.tif.msk": "part of a raster",
-    "rasterio/green.tif.ovr": "part of a raster",
+    "rasterio/RGB2.byte.tif.msk": "sidecar file",
+    "rasterio/green.tif.ovr": "sidecar file",
 }
 
 REFUSED = {
@@ -51,46 +51,46 @@ REFUSED = {
     "gdal-autotest2/gcore/cint16.tif": "complex",
     "gdal-autotest2/gcore/cint32.tif": "complex",
     "gdal-autotest2/gcore/corrupted_gtiff_tags.tif": "no crs",
-    "gdal-autotest2/gcore/dos_strip_chop.tif": "no place",
-    "gdal-autotest2/gcore/exif_and_gps.tif": "no place",
+    "gdal-autotest2/gcore/dos_strip_chop.tif": "no georeferencing",
+    "gdal-autotest2/gcore/exif_and_gps.tif": "no georeferencing",
     "gdal-autotest2/gcore/gtiff/cfloat32.tif": "complex",
     "gdal-autotest2/gcore/gtiff/cint16.tif": "complex",
     "gdal-autotest2/gcore/gtiff/cint32.tif": "complex",
     "gdal-autotest2/gcore/gtiff/rgba-cfloat64.tif": "complex",
-    "gdal-autotest2/gcore/idontexist.vrt": "lacks a file",
-    "gdal-autotest2/gcore/mandrilmini_12bitjpeg.tif": "no place",
-    "gdal-autotest2/gcore/msubwinbyte.vrt": "no place",
-    "gdal-autotest2/gcore/slim_g4.tif": "no place",
-    "gdal-autotest2/gcore/sstgeo.tif": "no place",
-    "gdal-autotest2/gcore/stefan_full_greyalpha.tif": "no place",
-    "gdal-autotest2/gcore/stefan_full_rgba.tif": "no place",
-    "gdal-autotest2/gcore/stefan_full_rgba_jpeg_separate.tif": "no place",
-    "gdal-autotest2/gcore/stefan_full_rgba_photometric_rgb.tif": "no place",
+    "gdal-autotest2/gcore/idontexist.vrt": "missing file",
+    "gdal-autotest2/gcore/mandrilmini_12bitjpeg.tif": "no georeferencing",
+    "gdal-autotest2/gcore/msubwinbyte.vrt": "no georeferencing",
+    "gdal-autotest2/gcore/slim_g4.tif": "no georeferencing",
+    "gdal-autotest2/gcore/sstgeo.tif": "no georeferencing",
+    "gdal-autotest2/gcore/stefan_full_greyalpha.tif": "no georeferencing",
+    "gdal-autotest2/gcore/stefan_full_rgba.tif": "no georeferencing",
+    "gdal-autotest2/gcore/stefan_full_rgba_jpeg_separate.tif": "no georeferencing",
+    "gdal-autotest2/gcore/stefan_full_rgba_photometric_rgb.tif": "no georeferencing",
     "gdal-autotest2/gcore/test_gf.tif": "too small",
-    "gdal-autotest2/gcore/test_mosaic1.tif": "no place",
-    "gdal-autotest2/gcore/test_mosaic1.vrt": "no place",
-    "gdal-autotest2/gcore/test_mosaic2.tif": "no place",
-    "gdal-autotest2/gcore/twoimages.tif": "no place",
-    "gdal-autotest2/gcore/warpsst.vrt": "lacks a file",
+    "gdal-autotest2/gcore/test_mosaic1.tif": "no georeferencing",
+    "gdal-autotest2/gcore/test_mosaic1.vrt": "no georeferencing",
+    "gdal-autotest2/gcore/test_mosaic2.tif": "no georeferencing",
+    "gdal-autotest2/gcore/twoimages.tif": "no georeferencing",
+    "gdal-autotest2/gcore/warpsst.vrt": "missing file",
     "gdal-autotest2/gdrivers/U_0006A.NTF": "no bands",
-    "gdal-autotest2/gdrivers/U_1050A.NTF": "no place",
-    "gdal-autotest2/gdrivers/jpeg2k/stefan_full_rgba_alpha_1bit.jp2": "no place",
-    "gdal-autotest2/gdrivers/text_md.vrt": "no place",
-    "gdal-autotest2/gdrivers/two_images_jpeg.ntf": "no place",
-    "label-maker/1087767-1046604-21_offset.tif": "no place",
-    "label-maker/drone.vrt": "lacks a file",
-    "qgis-plugin-deepness/dummy_recognition_map.tif": "no place",
+    "gdal-autotest2/gdrivers/U_1050A.NTF": "no georeferencing",
+    "gdal-autotest2/gdrivers/jpeg2k/stefan_full_rgba_alpha_1bit.jp2": "no georeferencing",
+    "gdal-autotest2/gdrivers/text_md.vrt": "no georeferencing",
+    "gdal-autotest2/gdrivers/two_images_jpeg.ntf": "no georeferencing",
+    "label-maker/1087767-1046604-21_offset.tif": "no georeferencing",
+    "label-maker/drone.vrt": "missing file",
+    "qgis-plugin-deepness/dummy_recognition_map.tif": "no georeferencing",
     "rasterio/all-nodata.tif": "all nodata",
-    "rasterio/compdcs.vrt": "lacks a file",
+    "rasterio/compdcs.vrt": "missing file",
     "rasterio/float32.tif": "no crs",
     "rasterio/float_nan.tif": "no crs",
     "rasterio/test_esri_wkt.tif": "too small",
-    "rasterio/white-gemini-iv.vrt": "lacks a file",
+    "rasterio/white-gemini-iv.vrt": "missing file",
     "rio-tiler/cog_nonearth.tif": "not on Earth",
     "rioxarray/input/2d_test.tif": "too small",
     "rioxarray/input/cint16.tif": "complex",
     "rioxarray/input/clip_bbox__out_of_bounds.tif": "too small",
-    "terratorch/segmentation_test_1_label.tif": "no place",
+    "terratorch/segmentation_test_1_label.tif": "no georeferencing",
 }
 
 TILED = """
@@ -183,7 +183,7 @@ def test_tiled_right_or_refused_with_a_reason(realdata, tmp_path, give_to_tile, 
     about = {"file": name, **describe(path)}
     if name.removeprefix("odd_rasters/") in AUXILIARY:
         about["file"] += " (auxiliary)"
-    place = find_place(path)
+    place = read_georeferencing(path)
     options = write_labels(path, place, tmp_path) if place else {"labels": write_any(tmp_path)}
     finish = write_label_report if name in SURVEYED else None
     outcome = give_to_tile([path], **options, about=about, finish=finish)

@@ -1,7 +1,7 @@
 """Odd rasters brought to another pixel size are what GDAL's own warper makes of them."""
 
 import pytest
-from plain_reading import compare, describe, find_place, write_labels
+from plain_reading import compare, describe, read_georeferencing, write_labels
 
 from geoseg.geo.grid import Grid
 
@@ -28,7 +28,7 @@ RESAMPLED = [
 @pytest.mark.parametrize(("name", "factor"), RESAMPLED)
 def test_resampled_right(realdata, tmp_path, give_to_tile, name, factor):
     path = (realdata / "odd_rasters" / name).resolve()
-    place = find_place(path)
+    place = read_georeferencing(path)
     options = write_labels(path, place, tmp_path)
     gsd_m = factor * Grid(place.crs, place.transform, place.height, place.width).gsd_m
     about = {"file": f"odd_rasters/{name} at {factor} of its gsd", **describe(path)}

@@ -1,4 +1,4 @@
-"""Whole scenes through a network, tile by tile."""
+"""Prediction of scenes tile by tile."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def town(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pixelwise(tmp_path_factory):
-    """A model of one 1x1 convolution: what it says of a pixel depends on that pixel alone."""
+    """A model of one 1x1 convolution: the result at a pixel depends only on that pixel."""
     spec = SPEC.model_copy(update={"arch": "pixelwise", "encoder": None, "options": {}})
     weights = {
         "encoder.weight": torch.tensor([[0.9, -0.5, 0.2], [-0.3, 0.8, -0.6]])[..., None, None],
@@ -65,7 +65,7 @@ def read(path):
 
 
 def whole_scene(model, scene):
-    """What a model says of a scene in one piece (outputs, H, W)."""
+    """Predict a scene in one piece: (outputs, H, W)."""
     predictor = Predictor(*load_model(model), "cpu")
     with Scene(scene) as source:
         data, valid = source.read()
@@ -74,7 +74,7 @@ def whole_scene(model, scene):
 
 @pytest.mark.parametrize("blend", ["cosine", "crop", "mean"])
 @pytest.mark.parametrize(("overlap", "batch"), [(16, 3), (32, 1), (0, 5)])
-def test_a_pixelwise_network_predicts_as_without_tiles(
+def test_a_pixelwise_network_predicts_the_same_without_tiles(
     town, pixelwise, tmp_path, overlap, batch, blend
 ):
     built, scene, _ = town
@@ -114,16 +114,16 @@ def test_a_constant_network_gives_a_constant_up_to_the_border(town, pixelwise, t
         assert np.abs(band[valid] - 1 / (1 + np.exp(-bias))).max() < 1e-6
 
 
-def test_a_small_unet_agrees_with_the_whole_scene_where_tiles_see_enough(tmp_path):
-    # Two levels of 3x3 convolutions see 18 pixels around, so that 20 of halo are enough; blends
-    # by crop leave out half the overlap.
+def test_a_small_unet_agrees_with_the_whole_scene(tmp_path):
+    # The receptive field of two levels of 3x3 convolutions is 18 pixels wide, so the 16 pixels
+    # that `crop` cuts off at each side, half of the overlap, suffice.
     spec = SPEC.model_copy(
         update={"arch": "unet", "encoder": None, "options": {"width": 4, "depth": 1}, "overlap": 32}
     )
     torch.manual_seed(0)
     network = build_model("unet", None, bands=spec.bands, outputs=2, options=spec.options)
     save_model(tmp_path / "model.safetensors", network.state_dict(), spec)
-    # Of such sides, that tiles which end with the scene begin at an even pixel, too.
+    # Side lengths for which the last tiles begin at an even pixel, too.
     scene, _ = write_town(build_town(144, 208, seed=3, gsd_m=0.5, nodata_corner=False), tmp_path)
     predict(
         scene,
@@ -136,7 +136,7 @@ def test_a_small_unet_agrees_with_the_whole_scene_where_tiles_see_enough(tmp_pat
     np.testing.assert_allclose(data, whole, atol=0.01)  # bf16 rounds by size of the batch
 
 
-def test_what_the_published_unet_says_of_a_pixel_does_not_depend_on_its_tile(tmp_path, monkeypatch):
+def test_probabilities_of_the_published_unet_do_not_depend_on_tiles(tmp_path, monkeypatch):
     monkeypatch.setattr("geoseg.prediction.backends.computes_bf16", lambda _: False)
     spec = SPEC.model_copy(
         update={"arch": "unet", "encoder": None, "options": {"padding": "valid", "width": 4}}
@@ -148,7 +148,7 @@ def test_what_the_published_unet_says_of_a_pixel_does_not_depend_on_its_tile(tmp
     model = tmp_path / "model.safetensors"
     save_model(model, network.state_dict(), spec)
     assert Predictor(*load_model(model), "cpu").margin == network.margin(64) == 94
-    # Of such sides, that tiles which end with the scene begin at a multiple of 16 too.
+    # Side lengths for which the last tiles begin at a multiple of 16, too.
     scene, _ = write_town(build_town(144, 208, seed=3, gsd_m=0.5, nodata_corner=False), tmp_path)
 
     def whole(overlap, name):
@@ -176,7 +176,7 @@ def batches_of(path, *, size, overlap, batch_size, margin=0, aoi=None):
         return list(iter_batches(scene, block, batch_size=batch_size, margin=margin, aoi=aoi))
 
 
-def test_every_batch_has_one_shape_and_tiles_without_data_are_left_out(tmp_path):
+def test_all_batches_have_one_shape_and_empty_tiles_are_skipped(tmp_path):
     grid = Grid(rasterio.CRS.from_epsg(32633), rasterio.Affine(1, 0, 5e5, 0, -1, 5e6), 70, 200)
     image = np.full((1, 70, 200), 7, np.uint8)
     image[:, :, 60:] = 0
@@ -196,15 +196,15 @@ def test_every_batch_has_one_shape_and_tiles_without_data_are_left_out(tmp_path)
     batch_size=st.integers(1, 5),
 )  # fmt: skip
 @settings(max_examples=40)
-def test_tiles_are_read_with_their_surroundings(small_scene, size, overlap, margin, batch_size):
+def test_tiles_are_read_with_context(small_scene, size, overlap, margin, batch_size):
     path, data, valid = small_scene
     found = batches_of(path, size=size, overlap=overlap, batch_size=batch_size, margin=margin)
     tiles = [(tile, batch, place) for batch in found for tile, place in batch.tiles]
     assert len(tiles) == len(TileGrid(30, 44, size, overlap))
     for tile, batch, place in tiles:
         top, left = tile.window.row_off, tile.window.col_off
-        # True surroundings where the scene has them, its mirror image beyond; what a tile lacks
-        # of its size is mirrored at the tile's own end, which is the scene's.
+        # Context pixels of the scene where it has them, its mirror image outside; a tile larger
+        # than the scene is mirrored at the edge of the scene, too.
         near_top, near_left = max(0, top - margin), max(0, left - margin)
         bottom = min(30, top + tile.window.height + margin)
         right = min(44, left + tile.window.width + margin)
@@ -234,7 +234,7 @@ def small_scene(tmp_path_factory):
     return path, data, (data != 0).all(axis=0)
 
 
-def test_quantising_is_monotone_and_keeps_the_ends():
+def test_quantizing_is_monotone_and_keeps_0_and_1():
     prob = np.linspace(0, 1, 10_001, dtype=np.float32)
     levels = quantise(prob)
     assert levels[0] == 0
@@ -243,7 +243,7 @@ def test_quantising_is_monotone_and_keeps_the_ends():
     assert len(np.unique(levels)) == 256
 
 
-def test_a_folder_holds_rasters_on_the_scenes_grid_and_footprints(town, model, tmp_path):
+def test_a_folder_has_rasters_on_the_grid_of_the_scene_and_footprints(town, model, tmp_path):
     built, scene, _ = town
     files = predict(
         scene, tmp_path / "out", model=model, options=PredictOptions(batch_size=2)
@@ -283,7 +283,7 @@ def test_the_same_job_gives_the_same_bytes(town, model, tmp_path):
     assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
 
 
-def test_a_scene_is_brought_to_the_models_pixels_and_back(model, tmp_path):
+def test_a_scene_is_resampled_to_the_model_and_back(model, tmp_path):
     town = build_town(180, 260, seed=5, gsd_m=0.3, crs="EPSG:3857")
     scene, _ = write_town(town, tmp_path)
     plan = plan_prediction(scene, SPEC)
@@ -312,7 +312,7 @@ def test_a_constant_stays_constant_when_it_is_resampled(model, tmp_path):
     assert np.array_equal(valid, town.valid)
 
 
-def test_bands_are_found_by_name_in_any_order(model, tmp_path):
+def test_bands_are_matched_by_name_in_any_order(model, tmp_path):
     town = build_town(80, 96, seed=2)
     write_array(
         tmp_path / "bgr.tif", town.grid, town.image[::-1], nodata=0,
@@ -334,14 +334,14 @@ def test_bands_are_found_by_name_in_any_order(model, tmp_path):
         ({"gsd_m": 2.5}, "2.5 m on the ground, the model needs 0.5 m"),
     ],
 )
-def test_scenes_that_a_model_cannot_serve_are_refused(model, tmp_path, changes, message):
+def test_scenes_that_do_not_suit_the_model_are_refused(model, tmp_path, changes, message):
     scene, _ = write_town(build_town(80, 100, **changes), tmp_path)
     with pytest.raises(GridMismatchError, match=message):
         predict(scene, tmp_path / "out", model=model)
     assert not (tmp_path / "out").exists()
 
 
-def test_outputs_are_not_replaced_unasked_nor_guessed(town, model, tmp_path):
+def test_outputs_are_not_replaced_without_overwrite(town, model, tmp_path):
     _, scene, _ = town
     (tmp_path / "prob.tif").write_text("mine")
     with pytest.raises(OutputExistsError, match="--overwrite"):
@@ -351,7 +351,7 @@ def test_outputs_are_not_replaced_unasked_nor_guessed(town, model, tmp_path):
         predict(scene, tmp_path / "prob.png", model=model)
 
 
-def test_an_output_that_holds_an_input_or_a_strangers_file_is_not_replaced(town, model, tmp_path):
+def test_an_output_with_an_input_or_a_foreign_file_is_not_replaced(town, model, tmp_path):
     built, _, _ = town
     scene, _ = write_town(built, tmp_path / "project")
     before = scene.read_bytes()
@@ -366,7 +366,7 @@ def test_an_output_that_holds_an_input_or_a_strangers_file_is_not_replaced(town,
     assert (tmp_path / "notes" / "notes.txt").read_text() == "mine"
 
 
-def test_other_bands_of_the_same_number_are_refused(model, tmp_path):
+def test_bands_of_other_names_are_refused(model, tmp_path):
     town = build_town(80, 96, seed=2)
     path = tmp_path / "cir.tif"
     write_array(path, town.grid, town.image, nodata=0, descriptions=("nir", "red", "green"))
@@ -376,14 +376,14 @@ def test_other_bands_of_the_same_number_are_refused(model, tmp_path):
     assert chosen.scene.indexes == (2, 3, 1)
 
 
-def test_nodata_holds_no_probability(town, model, tmp_path):
+def test_nodata_has_no_probability(town, model, tmp_path):
     built, scene, _ = town
     predict(scene, tmp_path / "prob.tif", model=model)
     with rasterio.open(tmp_path / "prob.tif") as prob:
         assert prob.read()[:, ~built.valid].max() == 0
 
 
-def test_a_scene_is_refined_on_the_models_grid(model, tmp_path):
+def test_a_scene_is_refined_on_the_grid_of_the_model(model, tmp_path):
     town = build_town(120, 168, seed=9, gsd_m=0.4)
     scene, _ = write_town(town, tmp_path / "town")
     keep = {"keep_model_grid": True}
@@ -411,7 +411,7 @@ def test_a_scene_is_refined_on_the_models_grid(model, tmp_path):
 def test_views_of_a_tile_are_turned_back(model, tta):
     spec, weights = load_model(model)
     one, many = Predictor(spec, weights, "cpu"), Predictor(spec, weights, "cpu", tta)
-    # A network that answers with its own input shows whether every view comes back in place.
+    # A network that returns its input shows whether every view is turned back correctly.
     for predictor in (one, many):
         predictor.networks[0].logits = torch.clone
     data = np.random.default_rng(0).integers(0, 255, (2, 3, 64, 64)).astype(np.float32)

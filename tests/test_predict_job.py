@@ -1,4 +1,4 @@
-"""What is asked of a prediction is checked first, and named by all that it depends on."""
+"""Checks before a prediction, and what a job depends on."""
 
 import shutil
 
@@ -16,6 +16,7 @@ from geoseg.geo.grid import Grid
 from geoseg.geo.raster import Scene, list_files, write_array
 from geoseg.networks.model_file import save_model
 from geoseg.options import PredictOptions, Thresholds
+from geoseg.prediction.memory import plan_memory
 from geoseg.prediction.prediction_job import plan_job
 from geoseg.vectorization.tasks import run_trace_task
 
@@ -38,7 +39,7 @@ def make_scene(path, height, width, gsd_m=0.5, seed=0):
 
 
 @pytest.mark.parametrize("gsd_m", [0.7, 1.3])
-def test_a_strip_of_one_row_at_the_edge_is_filled_too(tmp_path, gsd_m):
+def test_a_single_row_of_pixels_at_the_edge_is_filled(tmp_path, gsd_m):
     scene = make_scene(tmp_path / "scene.tif", 513, 100)
     model = make_model(tmp_path / "m.safetensors", gsd_m=gsd_m)
     predict(scene, tmp_path / "prob.tif", model=model, options=PredictOptions(device="cpu"))
@@ -52,7 +53,7 @@ def test_a_strip_of_one_row_at_the_edge_is_filled_too(tmp_path, gsd_m):
 @pytest.mark.parametrize(
     ("changes", "what"), [({"dtype": "uint16"}, "dtype"), ({"classes": ("roof",)}, "classes")]
 )
-def test_models_of_other_pixels_or_classes_are_not_averaged(tmp_path, changes, what):
+def test_models_of_other_data_types_or_classes_are_not_averaged(tmp_path, changes, what):
     scene = make_scene(tmp_path / "scene.tif", 70, 90)
     one = make_model(tmp_path / "one.safetensors")
     other = make_model(tmp_path / "other.safetensors", **changes)
@@ -77,7 +78,7 @@ def test_a_job_depends_on_the_sources_of_a_vrt(tmp_path):
     assert name() != before
 
 
-def test_batches_are_no_larger_than_the_scene(tmp_path, monkeypatch):
+def test_batches_have_no_more_tiles_than_the_scene(tmp_path, monkeypatch):
     scene = make_scene(tmp_path / "scene.tif", 70, 90)
     model = make_model(tmp_path / "m.safetensors")
     sizes = []
@@ -95,7 +96,7 @@ def test_batches_are_no_larger_than_the_scene(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="compiles where there is a compiler")
-def test_without_a_compiler_nothing_is_compiled(tmp_path, monkeypatch):
+def test_a_missing_compiler_is_reported(tmp_path, monkeypatch):
     torch.compiler.reset()
     monkeypatch.setenv("CXX", str(tmp_path / "no_compiler"))
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -107,7 +108,12 @@ def test_without_a_compiler_nothing_is_compiled(tmp_path, monkeypatch):
         predict(scene, tmp_path / "prob.tif", model=model, options=options)
 
 
-def test_footprints_go_on_where_they_were_interrupted(tmp_path):
+def test_interrupted_footprints_are_resumed(tmp_path, monkeypatch):
+    # A limit below the process's own memory, so that footprints need several tasks.
+    monkeypatch.setattr(
+        "geoseg.prediction.blocks.plan_memory",
+        lambda needs, limit, **most: plan_memory(needs, None, **most),
+    )
     scene = make_scene(tmp_path / "scene.tif", 190, 260)
     model = make_model(tmp_path / "m.safetensors", thresholds=Thresholds(body=0.8, min_area_m2=0))
     done = []

@@ -23,7 +23,7 @@ from geoseg.errors import ConfigError, GridMismatchError, LabelError, MissingCRS
 from geoseg.evaluation.metrics import Confusion, count_classes
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import Scene, read_info, write_array
-from geoseg.geo.raster.placeholder import assume_place
+from geoseg.geo.raster.placeholder import placeholder_grid
 from geoseg.options import TileOptions
 
 # The tests read plain pictures with rasterio, too.
@@ -145,7 +145,7 @@ def test_deepglobe_land_cover_has_pictures_without_a_place(land, tmp_path):
     folder, masks = land
     scenes = sorted(folder.glob("*_sat.jpg"))
     plan = plan_tiles(scenes, folder / "{}_mask.png", land_config().tile)
-    assert {info.placed_by for info in plan.scenes} == {"assumed"}
+    assert {info.georeferenced_by for info in plan.scenes} == {"assumed"}
     assert [grid.gsd_m for grid in plan.grids] == pytest.approx([0.5] * 6, rel=1e-3)
     assert plan.shared_pixels == 0
     info = tile_scenes(plan, tmp_path / "tiles")
@@ -181,7 +181,9 @@ def test_a_place_is_the_names_and_no_others(land):
 
 @given(number=st.integers(0, 4_000_000), step=st.integers(1, 1_000_000))
 def test_a_series_shares_no_ground(number, step):
-    one, other = (assume_place(f"x/{n}_sat.jpg", 2448, 2300, 0.5) for n in (number, number + step))
+    one, other = (
+        placeholder_grid(f"x/{n}_sat.jpg", 2448, 2300, 0.5) for n in (number, number + step)
+    )
     assert not one.polygon.intersects(other.polygon)
     assert one.gsd_m == pytest.approx(0.5, rel=1e-3)
 
@@ -191,7 +193,7 @@ def test_what_says_nothing_is_refused_without_an_assumption(land):
     with pytest.raises(MissingCRSError, match="--assume-gsd METRES does without"):
         plan_tiles([folder / "6_sat.jpg"], folder / "{}_mask.png", OPTIONS)
     with pytest.raises(ConfigError, match="check --assume-gsd"):
-        assume_place("a.jpg", 10, 60_000, 10.0)
+        placeholder_grid("a.jpg", 10, 60_000, 10.0)
 
 
 def test_a_mask_of_another_size_is_not_laid_on_a_scene(land, tmp_path):

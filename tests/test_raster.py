@@ -97,7 +97,7 @@ def test_rpcs_place_pixels_as_gdals_own_warper_does(tmp_path):
             sink.rpcs = model
         info = read_info(tmp_path / "a.tif")
         found, valid = read(tmp_path / "a.tif")
-    assert info.placed_by == "rpcs"
+    assert info.georeferenced_by == "rpcs"
     expected = np.full(info.grid.shape, np.nan)
     reproject(
         data[0].astype(float), expected, rpcs=model, src_crs="EPSG:4326", dst_crs="EPSG:4326",
@@ -448,7 +448,7 @@ def test_a_scene_with_a_crs_but_no_place(tmp_path):
         tmp_path / "a.tif", "w", driver="GTiff", height=4, width=5, count=1, dtype="uint8", crs=UTM
     ) as sink:
         sink.write(np.ones((1, 4, 5), dtype="uint8"))
-    with pytest.raises(MissingCRSError, match="has a CRS but no position"):
+    with pytest.raises(MissingCRSError, match="has a CRS but no transform"):
         Scene(tmp_path / "a.tif")
 
 
@@ -459,7 +459,7 @@ def test_complex_pixels_are_refused(tmp_path, dtype):
         crs=UTM, transform=GRID.transform,
     ):  # fmt: skip
         pass
-    with pytest.raises(SceneReadError, match=f"holds {dtype} pixels"):
+    with pytest.raises(SceneReadError, match=f"has {dtype} pixels"):
         Scene(tmp_path / "a.tif")
 
 

@@ -1,4 +1,4 @@
-"""The dense CRF as a step between rasters."""
+"""Dense CRF on rasters."""
 
 import dataclasses
 
@@ -31,7 +31,7 @@ def calm_scene(make_scene):
     return make
 
 
-# Probabilities two pixels off are worth little against colours as clear as these.
+# A strong weight, so that clear colours move outlines by two pixels.
 STRONG = CRFOptions(bilateral_weight=10)
 
 TAGS = {THRESHOLDS_TAG: Thresholds(body=0.45, min_area_m2=1.0).model_dump_json()}
@@ -50,7 +50,7 @@ def doubtful(made, names=("building", "border"), *, dtype="uint8"):
     return path, stored * valid, valid
 
 
-def test_a_raster_is_refined_as_its_arrays_are(calm_scene, tmp_path):
+def test_a_raster_is_refined_like_its_arrays(calm_scene, tmp_path):
     made = calm_scene()
     path, stored, valid = doubtful(made)
     out = tmp_path / "refined.tif"
@@ -78,7 +78,7 @@ def test_the_same_job_gives_the_same_bytes(calm_scene, tmp_path):
     assert (tmp_path / "one.tif").read_bytes() == (tmp_path / "two.tif").read_bytes()
 
 
-def test_numbers_stay_numbers(calm_scene, tmp_path):
+def test_float_rasters_stay_float(calm_scene, tmp_path):
     made = calm_scene()
     path, stored, valid = doubtful(made, ("building",), dtype="float32")
     refine_raster(path, made.path, tmp_path / "refined.tif")
@@ -88,7 +88,7 @@ def test_numbers_stay_numbers(calm_scene, tmp_path):
     assert (data == refine(stored, made.data, valid) * valid).all()
 
 
-def test_colours_count_the_same_in_any_unit(calm_scene, tmp_path):
+def test_the_unit_of_colours_does_not_matter(calm_scene, tmp_path):
     bytes_ = calm_scene("bytes")
     path, _, valid = doubtful(bytes_)
     with rasterio.open(bytes_.path) as source:
@@ -108,7 +108,7 @@ def test_colours_count_the_same_in_any_unit(calm_scene, tmp_path):
     assert (labels[0] == labels[2]).all()
 
 
-def test_several_classes_exclude_each_other(calm_scene, tmp_path):
+def test_several_classes_are_exclusive(calm_scene, tmp_path):
     made = calm_scene()
     path, stored, valid = doubtful(made, ("roof", "road"))
     rest = 255 - stored[0]
@@ -120,10 +120,10 @@ def test_several_classes_exclude_each_other(calm_scene, tmp_path):
     assert ((data[0] > 127) == made.mask)[valid].mean() > 0.99
 
 
-def test_a_scene_that_lies_elsewhere_is_refused(calm_scene, tmp_path):
+def test_a_scene_of_another_area_is_refused(calm_scene, tmp_path):
     made, far = calm_scene(), calm_scene("far", origin=(700_000.0, 2_900_000.0))
     path, _, _ = doubtful(made)
-    with pytest.raises(GridMismatchError, match=r"far.tif: has no pixel where"):
+    with pytest.raises(GridMismatchError, match=r"far.tif: has no valid pixel in"):
         refine_raster(path, far.path, tmp_path / "refined.tif")
     assert not (tmp_path / "refined.tif").exists()
 
@@ -139,7 +139,7 @@ def test_a_mask_is_refused(calm_scene, tmp_path):
         vectorize(mask, tmp_path / "found.gpkg", scene=made.path)
 
 
-def test_vectorize_refines_by_a_scene_first(calm_scene, tmp_path):
+def test_vectorize_refines_by_a_scene(calm_scene, tmp_path):
     made = calm_scene()
     path, _, _ = doubtful(made)
     refine_raster(path, made.path, tmp_path / "refined.tif", options=STRONG)

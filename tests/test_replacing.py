@@ -156,7 +156,7 @@ def test_a_full_disk_does_not_end_a_job(tmp_path):
 
 @pytest.mark.parametrize("size", [1, 4, 40])
 def test_the_most_doubtful_are_kept_however_they_come(tmp_path, monkeypatch, size):
-    monkeypatch.setattr("geoseg.geo.vector.geopackage.MOST", 7)
+    monkeypatch.setattr("geoseg.geo.vector.geopackage.MAX_POINTS", 7)
     frame = judged(40)
     batches = (frame[start : start + size] for start in range(0, 40, size))
     write_footprints(tmp_path / "out.gpkg", batches, crs=UTM)

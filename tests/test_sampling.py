@@ -1,4 +1,4 @@
-"""Draws: reproducible from seed and epoch, balanced as they say, cut whole among ranks."""
+"""Samplers: reproducible from seed and epoch, balanced, and split among processes."""
 
 import io
 
@@ -31,12 +31,12 @@ def test_each_pass_shows_every_tile_once_in_a_new_order():
     assert all(draw == Draw(draw.tile, 0, 0) for draw in sampler)
 
 
-def make(kind, **given):
+def make(kind, **settings):
     pixels = np.array([[90, 10, 0], [100, 0, 0], [30, 0, 70], [0, 50, 50], [80, 20, 0]] * 3)
     samplers = {
-        "uniform": lambda: UniformSampler(15, **given),
-        "balanced": lambda: BalancedSampler(pixels, exclusive=True, **given),
-        "hard": lambda: HardSampler(15, **given),
+        "uniform": lambda: UniformSampler(15, **settings),
+        "balanced": lambda: BalancedSampler(pixels, exclusive=True, **settings),
+        "hard": lambda: HardSampler(15, **settings),
     }
     return samplers[kind]()
 
@@ -45,7 +45,7 @@ kinds = pytest.mark.parametrize("kind", ["uniform", "balanced", "hard"])
 
 
 @kinds
-def test_seed_and_epoch_alone_decide(kind):
+def test_draws_depend_on_seed_and_epoch_only(kind):
     sampler, again = (make(kind, passes=2, jitter_px=9, seed=4) for _ in range(2))
     first = list(sampler)
     assert first == list(sampler) == list(again)
@@ -59,7 +59,7 @@ def test_seed_and_epoch_alone_decide(kind):
 
 
 @kinds
-def test_draws_are_moved_by_up_to_the_jitter_in_both_directions(kind):
+def test_draws_are_shifted_by_up_to_the_jitter_in_both_directions(kind):
     draws = np.array(list(make(kind, passes=200, jitter_px=3)))
     for moves in (draws[:, 1], draws[:, 2]):
         assert set(moves.tolist()) == set(range(-3, 4))
@@ -68,10 +68,10 @@ def test_draws_are_moved_by_up_to_the_jitter_in_both_directions(kind):
 
 @kinds
 @given(world=st.integers(1, 4), batch=st.integers(1, 5), passes=st.integers(1, 4))
-def test_ranks_share_each_global_batch(kind, world, batch, passes):
-    given_ = {"passes": passes, "jitter_px": 5, "seed": 2}
-    whole = list(make(kind, **given_))
-    ranks = [make(kind, rank=r, world=world, batch_size=batch, **given_) for r in range(world)]
+def test_processes_share_each_global_batch(kind, world, batch, passes):
+    settings = {"passes": passes, "jitter_px": 5, "seed": 2}
+    whole = list(make(kind, **settings))
+    ranks = [make(kind, rank=r, world=world, batch_size=batch, **settings) for r in range(world)]
     parts = [list(sampler) for sampler in ranks]
     assert [len(part) for part in parts] == [len(sampler) for sampler in ranks]
     steps = len(whole) // (batch * world)
@@ -94,13 +94,13 @@ def test_half_of_the_draws_have_buildings(built, bare, passes):
     assert counts[:built].sum() == pytest.approx(len(order) / 2, abs=built)
 
 
-def test_tiles_of_one_kind_are_drawn_evenly():
+def test_tiles_of_one_class_are_drawn_uniformly():
     for pixels in ([[90, 10]] * 6, [[100, 0]] * 6):
         order = tiles_of(BalancedSampler(np.array(pixels), exclusive=False, passes=3))
         assert np.bincount(order).tolist() == [3] * 6
 
 
-def test_each_class_that_is_present_has_an_equal_part_of_the_draws():
+def test_each_present_class_gets_an_equal_number_of_draws():
     # Tiles of one class each: 90, 9 and 1 of them; a fourth class has no pixel.
     pixels = np.zeros((100, 4))
     pixels[:90, 0] = pixels[90:99, 1] = pixels[99:, 2] = 64
@@ -113,31 +113,31 @@ def test_each_class_that_is_present_has_an_equal_part_of_the_draws():
     assert np.bincount(order).tolist() == [150, 150]
 
 
-def test_hard_tiles_are_drawn_more_often_and_none_is_starved():
+def test_hard_tiles_are_drawn_more_often_and_all_tiles_are_drawn():
     sampler = HardSampler(10, passes=100)
     assert np.bincount(tiles_of(sampler)).tolist() == [100] * 10
-    sampler.learn(np.arange(10), np.array([9.0] + [0.0] * 8 + [np.nan]))
+    sampler.update(np.arange(10), np.array([9.0] + [0.0] * 8 + [np.nan]))
     counts = np.bincount(tiles_of(sampler), minlength=10)
-    # By hand: half of 1000 evenly; the other half by 9, 0 ..., and 1, the mean, for the unseen.
+    # By hand: half of 1000 uniformly; the other half by 9, 0 ..., and the mean 1 without a loss.
     np.testing.assert_allclose(counts, [50 + 450] + [50] * 8 + [50 + 50], atol=1)
 
 
-def test_losses_are_a_running_mean():
+def test_losses_are_a_moving_average():
     sampler = HardSampler(2, passes=50)
-    sampler.learn(np.array([0, 1, 0, 0]), np.array([4.0, 1.0, 2.0, np.inf]))
-    # 4, then halfway to 2: shares of 3/4 and 1/4 of the half that losses decide.
+    sampler.update(np.array([0, 1, 0, 0]), np.array([4.0, 1.0, 2.0, np.inf]))
+    # 4, then halfway to 2: weights 3/4 and 1/4 of the half that depends on losses.
     np.testing.assert_allclose(np.bincount(tiles_of(sampler)), [25 + 37.5, 25 + 12.5], atol=1)
 
 
-def test_no_loss_at_all_means_evenly():
+def test_without_losses_draws_are_uniform():
     sampler = HardSampler(4)
-    sampler.learn(np.arange(4), np.zeros(4))
+    sampler.update(np.arange(4), np.zeros(4))
     assert sorted(tiles_of(sampler)) == [0, 1, 2, 3]
 
 
 def test_a_resumed_run_draws_the_same():
     sampler = HardSampler(20, passes=3, seed=3)
-    sampler.learn(np.arange(15), np.random.default_rng(0).random(15))
+    sampler.update(np.arange(15), np.random.default_rng(0).random(15))
     file = io.BytesIO()
     torch.save(sampler.state_dict(), file)
     sampler.set_epoch(5)
@@ -152,7 +152,7 @@ def test_a_resumed_run_draws_the_same():
     assert sorted(tiles_of(other)) == list(range(7))
 
 
-def test_tiles_alone():
+def test_tile_sampler_returns_the_tiles_of_the_draws():
     draws = UniformSampler(5, passes=2, jitter_px=4, seed=1)
     tiles = TileSampler(draws)
     assert list(tiles) == tiles_of(draws)

@@ -101,9 +101,9 @@ def test_augmentation_is_told_what_to_do_and_moves_the_separation(monkeypatch):
     assert options["options"] == AugmentOptions(elastic_px=7)
     assert (options["size"], options["ignore"]) == (32, 255)
     assert torch.equal(options["black"], torch.tensor([-5.0, -10, -15]))
-    chance = options["chance"]
-    assert (chance.count, chance.rank, chance.world) == (3, 0, 1)
-    assert chance.generator.initial_seed() == 3 * 1_000_003
+    random = options["random"]
+    assert (random.count, random.rank, random.world) == (3, 0, 1)
+    assert random.generator.initial_seed() == 3 * 1_000_003
     # Mirrored together, the pixels have the weights that they had.
     assert found == pytest.approx(step(module, sample), rel=1e-5)
 

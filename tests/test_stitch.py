@@ -1,4 +1,4 @@
-"""Tiles blended into rows: what is cut and stitched again is what it was."""
+"""Stitching of tiles: cutting an array into tiles and stitching them gives the array."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def cut(plan, tile, array):
 
 
 def stitch(block, probs, channels):
-    """The block's ground (C, h, w), and where that lies in the scene."""
+    """Return the stitched block (C, h, w), and its slices of the scene."""
     stitcher = Stitcher(block, channels)
     strips = [block.strip(row) for row in range(*block.rows)]
     top, left, width = strips[0].row_off, strips[0].col_off, strips[0].width
@@ -48,14 +48,14 @@ def stitch(block, probs, channels):
                 slice(rows.start - top, rows.stop - top),
                 slice(columns.start - left, columns.stop - left),
             )
-            assert np.isnan(found[place]).all()  # each pixel is settled once
+            assert np.isnan(found[place]).all()  # each pixel becomes final once
             found[place] = blended.numpy()
     assert not np.isnan(found).any()
     return found, (slice(top, top + found.shape[1]), slice(left, left + width))
 
 
 @given(plans(), st.integers(1, 3), st.integers(0, 1000))
-def test_what_is_cut_and_stitched_is_what_it_was(plan, channels, seed):
+def test_cut_and_stitched_arrays_are_unchanged(plan, channels, seed):
     array = np.random.default_rng(seed).random((channels, plan.height, plan.width), np.float32)
     found, _ = stitch(TileBlock.whole(plan), lambda tile: cut(plan, tile, array), channels)
     assert found.shape == array.shape
@@ -63,14 +63,14 @@ def test_what_is_cut_and_stitched_is_what_it_was(plan, channels, seed):
 
 
 @given(plans(), st.floats(0, 1, width=32))
-def test_a_constant_stays_constant_to_the_very_border(plan, value):
+def test_a_constant_stays_constant_up_to_the_border(plan, value):
     tile = torch.full((1, plan.size, plan.size), value)
     found, _ = stitch(TileBlock.whole(plan), lambda _: tile, 1)
     np.testing.assert_allclose(found, value, atol=1e-7, rtol=0)
 
 
 @given(st.data())
-def test_a_block_holds_the_bytes_of_the_whole(data):
+def test_a_block_has_the_same_bytes_as_the_whole_scene(data):
     plan = data.draw(plans())
     values = np.random.default_rng(data.draw(st.integers(0, 99)))
     probs = {
@@ -85,17 +85,17 @@ def test_a_block_holds_the_bytes_of_the_whole(data):
 
 
 @given(plans(), st.data())
-def test_a_blend_lies_between_what_the_tiles_say(plan, data):
+def test_blended_values_are_between_those_of_the_tiles(plan, data):
     shape = (len(plan),)
     values = data.draw(nps.arrays(np.float32, shape, elements=st.floats(0, 1, width=32)))
-    said = dict(zip((tile.window for tile in plan), values, strict=True))
+    constants = dict(zip((tile.window for tile in plan), values, strict=True))
     found, _ = stitch(
         TileBlock.whole(plan),
-        lambda tile: torch.full((1, plan.size, plan.size), float(said[tile.window])),
+        lambda tile: torch.full((1, plan.size, plan.size), float(constants[tile.window])),
         1,
     )
     low, high = np.full_like(found[0], np.inf), np.full_like(found[0], -np.inf)
-    for window, value in said.items():
+    for window, value in constants.items():
         place = window.toslices()
         low[place], high[place] = np.minimum(low[place], value), np.maximum(high[place], value)
     assert (found[0] >= low - 1e-6).all()
@@ -103,7 +103,7 @@ def test_a_blend_lies_between_what_the_tiles_say(plan, data):
 
 
 @given(plans(), st.data())
-def test_tiles_that_are_left_out_add_nothing(plan, data):
+def test_empty_tiles_add_nothing(plan, data):
     kept = data.draw(st.lists(st.booleans(), min_size=len(plan), max_size=len(plan)))
     chosen = dict(zip((tile.window for tile in plan), kept, strict=True))
     ones = torch.ones((1, plan.size, plan.size))
@@ -121,7 +121,7 @@ def test_tiles_that_are_left_out_add_nothing(plan, data):
     ("blend", "flank"),
     [("cosine", [0.1464466, 0.8535534]), ("crop", [0, 1]), ("mean", [0.5, 0.5])],
 )
-def test_two_tiles_meet(blend, flank):
+def test_weights_between_two_tiles(blend, flank):
     plan = TileGrid(3, 10, 6, 2, blend)
     found, _ = stitch(
         TileBlock.whole(plan), lambda tile: torch.full((1, 6, 6), float(tile.column)), 1
@@ -129,9 +129,9 @@ def test_two_tiles_meet(blend, flank):
     assert found[0, 1] == pytest.approx([0, 0, 0, 0, *flank, 1, 1, 1, 1], abs=2e-4)
 
 
-def test_the_last_tile_takes_over_where_the_one_before_it_ends():
-    # Starts 0, 4, 5: the third tile sees most of the second one's ground, and blends in its last
-    # two pixels alone.
+def test_the_last_tile_is_blended_at_the_end_of_the_one_before():
+    # Starts 0, 4, 5: the third tile overlaps most of the second one, but they are blended only in
+    # the last two pixels of the second.
     plan = TileGrid(6, 11, 6, 2)
     found, _ = stitch(
         TileBlock.whole(plan), lambda tile: torch.full((1, 6, 6), float(tile.column)), 1

@@ -54,7 +54,7 @@ def test_weights_of_all_tiles_sum_to_one(axis):
 
 @given(axes())
 def test_pixels_are_settled_once_and_in_order(axis):
-    spans = [(axis.begin(i), axis.settled(i)) for i in range(len(axis))]
+    spans = [(axis.begin(i), axis.complete_until(i)) for i in range(len(axis))]
     assert spans[0][0] == 0
     assert [end for _, end in spans] == [*(begin for begin, _ in spans[1:]), axis.length]
     assert all(begin < end for begin, end in spans)

@@ -459,7 +459,9 @@ def test_a_shapefile_that_would_be_too_large_is_refused(tmp_path, monkeypatch):
     largest = max((tmp_path / f"size{end}").stat().st_size for end in (".shp", ".dbf"))
     monkeypatch.setattr("geoseg.geo.vector.shapefile._LARGEST", largest)
     assert write_footprints(tmp_path / "fits.shp", layers[0], crs=UTM) == 5
-    with pytest.raises(ConfigError, match=r"large.shp: a Shapefile holds 2 GB .* in .gpkg"):
+    with pytest.raises(
+        ConfigError, match=r"large.shp: a Shapefile is limited to 2 GB .* suffix .gpkg"
+    ):
         write_footprints(tmp_path / "large.shp", layers[1], crs=UTM)
     assert not (tmp_path / "large.shp").exists()
 
@@ -470,7 +472,7 @@ def test_attributes_alone_can_be_too_much_for_a_shapefile(tmp_path, monkeypatch)
     shapes, table = ((tmp_path / f"size{end}").stat().st_size for end in (".shp", ".dbf"))
     assert table > shapes
     monkeypatch.setattr("geoseg.geo.vector.shapefile._LARGEST", table - 1)
-    with pytest.raises(ConfigError, match="a Shapefile holds 2 GB"):
+    with pytest.raises(ConfigError, match="a Shapefile is limited to 2 GB"):
         write_footprints(tmp_path / "large.shp", [rich], crs=UTM)
 
 
@@ -500,7 +502,7 @@ def test_the_size_of_a_shapefile_is_known_before_it_is_written(tmp_path_factory,
     assert counted[-1] == sizes
 
 
-def test_a_geopackage_shows_what_is_doubtful(tmp_path):
+def test_a_geopackage_has_points_to_review(tmp_path):
     path = tmp_path / "out.gpkg"
     first, second = houses(3), houses(2, first=4)
     first["confidence"], second["confidence"] = [0.9, 0.5, 0.69], [0.4, 0.7]

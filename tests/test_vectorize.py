@@ -725,7 +725,7 @@ def test_a_raster_without_position_is_refused(tmp_path):
 def test_outputs_are_checked_before_anything_is_read(tmp_path):
     array, valid = city()
     path = write_prob(tmp_path / "prob.tif", array, valid, utm_grid(*valid.shape))
-    with pytest.raises(ConfigError, match="end the name in one of"):
+    with pytest.raises(ConfigError, match="use one of"):
         vectorize(path, tmp_path / "out.dxf")
     (tmp_path / "out.gpkg").write_text("precious")
     with pytest.raises(OutputExistsError, match="--overwrite"):

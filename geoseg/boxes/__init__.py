@@ -1,1 +1,1 @@
-"""Networks of boxes (RetinaNet): datasets, training, prediction and scoring."""
+"""Networks of boxes (RetinaNet): datasets, training recipe, prediction and scoring."""

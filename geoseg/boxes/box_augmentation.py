@@ -1,4 +1,4 @@
-"""Augmentation of tiles with boxes: what leaves a box a box."""
+"""Augmentation of tiles with boxes: quarter turns, reflections and tones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from geoseg.options import AugmentOptions
-from geoseg.training.augmentation import Chance, relight
+from geoseg.training.augmentation import Randomness, augment_tones
 
 
 def augment_boxes(
@@ -16,27 +16,27 @@ def augment_boxes(
     *,
     black: Tensor,
     options: AugmentOptions,
-    chance: Chance,
+    random: Randomness,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Turns by quarters, mirrors, shades and recolours every sample of a batch at random.
+    """Rotate by quarter turns, mirror, and change tones and colours of each sample at random.
 
-    Around a building that is turned by any other angle there is no telling how large its box
-    would be, so these turns alone are made; images that are not square are turned by halves.
+    After a rotation by any other angle, a building's box could not be computed from the old box.
+    Images that are not square are rotated by half turns only.
 
     Args:
         image: (N, C, H, W) float, normalised.
-        boxes: (N, M, 4) left, top, right, bottom in pixels; NaN stays NaN.
+        boxes: (N, M, 4), left, top, right, bottom in pixels; NaN where there is no box.
         valid: (N, 1, H, W) bool.
         black: (C,), the normalised value of black.
-        options: What is done, as far as it leaves boxes what they are.
-        chance: Source of randomness.
+        options: Augmentation options; those that would change the shape of boxes are ignored.
+        random: Random parameters of the samples.
 
     Returns:
-        The three, of the same shapes.
+        Image, boxes and valid, of the same shapes.
     """
     height, width = image.shape[-2:]
-    turns = chance.below(4) * options.quarter_turns
-    mirrored = chance.strikes(0.5) & options.mirrors
+    turns = random.integers(4) * options.quarter_turns
+    mirrored = random.bernoulli(0.5) & options.mirrors
     if height != width:
         turns = turns // 2 * 2
     views = list(zip(turns.tolist(), mirrored.tolist(), strict=True))
@@ -48,16 +48,16 @@ def augment_boxes(
     boxes = torch.stack(
         [turn_boxes(one, size, *view) for one, view in zip(boxes, views, strict=True)]
     )
-    return relight(image, black, options, chance).mul_(valid), boxes, valid
+    return augment_tones(image, black, options, random).mul_(valid), boxes, valid
 
 
 def turn_image(image: Tensor, turns: int, mirrored: bool) -> Tensor:
-    """(C, H, W), its columns reversed if so asked, then turned by quarters anticlockwise."""
+    """Mirror an image (C, H, W) if requested, then rotate it anticlockwise by quarter turns."""
     return torch.rot90(image.flip(-1) if mirrored else image, turns, (-2, -1))
 
 
 def turn_boxes(boxes: Tensor, size: tuple[int, int], turns: int, mirrored: bool) -> Tensor:
-    """Boxes (M, 4) of an image of (height, width), where `turn_image` brings what they hold."""
+    """Transform boxes (M, 4) of an image of (height, width) as `turn_image` does the image."""
     height, width = size
     left, top, right, bottom = boxes.unbind(dim=1)
     if mirrored:

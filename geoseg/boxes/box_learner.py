@@ -1,4 +1,4 @@
-"""How a network of boxes is trained."""
+"""Training of networks of boxes: the Lightning module and the recipe."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from geoseg.boxes.box_arrays import Boxes
 from geoseg.boxes.box_augmentation import augment_boxes
 from geoseg.boxes.box_dataset import BoxDataset
-from geoseg.boxes.detector import LEAST_SCORE, find_boxes
-from geoseg.boxes.scoring import build_grounds, judge, tune_boxes
+from geoseg.boxes.detector import MIN_SCORE, detect_boxes
+from geoseg.boxes.scoring import build_areas, score_boxes, tune_boxes
 from geoseg.data.tiles import load_tiles_info
 from geoseg.errors import ConfigError
 from geoseg.networks.models.retinanet import RetinaNet
@@ -23,16 +23,16 @@ from geoseg.training.learner import Learner, Recipe
 
 
 class BoxLearner(Learner):
-    """A network of boxes, as Lightning trains it.
+    """The Lightning module of a network of boxes.
 
-    Its `val_f1`, which is its `val_score`, is building F1@0.5 against the true footprints, with
-    the least score that suits best, and its `val_iou` that of the ground that these boxes cover.
+    `val_f1`, which is also `val_score`, is building F1@0.5 against the reference footprints at the
+    best score threshold; `val_iou` is the IoU of the areas that boxes and footprints cover.
 
     Args:
         network: A `RetinaNet`.
-        tiles: The tiles to validate on.
-        options: How to train; the loss is the network's own.
-        pretrained: The encoder has learnt before.
+        tiles: Validation tiles.
+        options: Training options; the loss is the network's own.
+        pretrained: Whether the encoder is pretrained.
     """
 
     def __init__(
@@ -44,23 +44,24 @@ class BoxLearner(Learner):
         pretrained: bool = True,
     ) -> None:
         super().__init__(network, tiles.info, options, pretrained=pretrained)
-        self.grounds = build_grounds(tiles)
-        self.found: dict[int, Boxes] = {}
+        self.areas = build_areas(tiles)
+        self.predictions: dict[int, Boxes] = {}
 
     def training_step(self, batch: Sample, batch_idx: int) -> Tensor:
-        """Loss of one augmented batch."""
+        """Return the loss of an augmented batch."""
         image, boxes, valid = self._augment(batch, batch_idx % self.options.accumulate)
-        loss = self._retinanet.loss(self._say(image), boxes, batch["learnt"], valid)
+        outputs = self._forward(image)
+        loss = self._retinanet.loss(outputs, boxes, batch["is_target"], valid)
         self._log_loss(loss, len(image))
         return loss
 
     def training_images(self, batch: Sample, number: int) -> Tensor:
-        """See `Learner`."""
+        """Return the augmented images of a batch, see `Learner`."""
         image, _, _ = self._augment(batch, number)
         return image.contiguous(memory_format=torch.channels_last)
 
     def _augment(self, batch: Sample, ahead: int) -> tuple[Tensor, Tensor, Tensor]:
-        image, boxes, valid = self._normal(batch), batch["boxes"], batch["valid"]
+        image, boxes, valid = self._normalise(batch), batch["boxes"], batch["valid"]
         if self.options.augment is None:
             return image, boxes, valid
         return augment_boxes(
@@ -69,60 +70,63 @@ class BoxLearner(Learner):
             valid,
             black=-self.mean / self.std,
             options=self.options.augment,
-            chance=self._randomness(len(image), ahead),
+            random=self._randomness(len(image), ahead),
         )
 
     def on_validation_epoch_start(self) -> None:
-        """Forgets the boxes of the epoch before."""
+        """Remove the boxes of the previous epoch."""
         super().on_validation_epoch_start()
-        self.found = {}
+        self.predictions = {}
 
     def validation_step(self, batch: Sample, _: int) -> None:
-        """Loss and boxes of one batch."""
+        """Compute loss and boxes of a batch."""
         valid = batch["valid"]
-        said = self._say(self._normal(batch))
-        loss = self._retinanet.loss(said, batch["boxes"], batch["learnt"], valid)
+        outputs = self._forward(self._normalise(batch))
+        loss = self._retinanet.loss(outputs, batch["boxes"], batch["is_target"], valid)
         self._add_loss(loss, len(valid))
-        found = find_boxes(
-            self._retinanet, said, valid, least=LEAST_SCORE, iou=PredictOptions().nms_iou
+        boxes = detect_boxes(
+            self._retinanet, outputs, valid, min_score=MIN_SCORE, iou=PredictOptions().nms_iou
         )
-        self.found |= zip(batch["index"].tolist(), found, strict=True)
+        self.predictions |= zip(batch["index"].tolist(), boxes, strict=True)
 
     def _findings(self) -> dict[int, Boxes]:
-        return self.found
+        return self.predictions
 
     def _score(self, findings: list[dict[int, Boxes]]) -> dict[str, float]:
-        """Scores of all validation ground together."""
-        verdict = judge(self.grounds, dict(chain.from_iterable(map(dict.items, findings))))
-        return {"val_iou": verdict.iou, "val_f1": verdict.f1, "val_score": verdict.f1}
+        """Return the scores over all validation areas."""
+        boxes = dict(chain.from_iterable(map(dict.items, findings)))
+        score = score_boxes(self.areas, boxes)
+        return {"val_iou": score.iou, "val_f1": score.f1, "val_score": score.f1}
 
     @property
     def _retinanet(self) -> RetinaNet:
         return cast(RetinaNet, self.network)
 
-    def _normal(self, batch: Sample) -> Tensor:
+    def _normalise(self, batch: Sample) -> Tensor:
         return normalise(batch["image"], batch["valid"], self.mean, self.std)
 
-    def _say(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        said: tuple[Tensor, Tensor] = self.network(
+    def _forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        outputs: tuple[Tensor, Tensor] = self.network(
             image.contiguous(memory_format=torch.channels_last)
         )
-        return said
+        return outputs
 
 
 def _load_tiles(folder: str | Path, options: TrainOptions) -> tuple[TileDataset, TileDataset]:
     if options.weight_map or (options.augment and options.augment.elastic_px):
         raise ConfigError(
-            "train.weight_map and train.augment.elastic_px are of networks of pixels; leave them "
-            "out"
+            "train.weight_map and train.augment.elastic_px apply only to networks that predict "
+            "pixels; remove them"
         )
     if options.sampling == "hard":
         raise ConfigError(
-            "train.sampling: hard is of networks of pixels; choose uniform or balanced"
+            "train.sampling: hard applies only to networks that predict pixels; choose uniform or "
+            "balanced"
         )
     if options.loss is not None:
         raise ConfigError(
-            "train.loss: is of networks of pixels; networks of boxes bring their own, leave it out"
+            "train.loss: applies only to networks that predict pixels; remove it, networks of "
+            "boxes have their own loss"
         )
     if load_tiles_info(folder).exclusive:
         raise ConfigError(
@@ -132,7 +136,7 @@ def _load_tiles(folder: str | Path, options: TrainOptions) -> tuple[TileDataset,
     return BoxDataset(folder, "train"), BoxDataset(folder, "val")
 
 
-def _learn(
+def _build_learner(
     network: nn.Module,
     _: TileDataset,
     val_set: TileDataset,
@@ -146,6 +150,6 @@ BOX_RECIPE = Recipe(
     task="boxes",
     datasets=_load_tiles,
     outputs=lambda info: info.classes,
-    learner=_learn,
+    learner=_build_learner,
     finish=tune_boxes,
 )

@@ -1,4 +1,4 @@
-"""Scene → boxes as footprints, one row of tiles in memory at a time."""
+"""Prediction of a scene by a model of boxes, one row of tiles in memory at a time."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from geoseg.boxes.box_arrays import Boxes, outlines_of
-from geoseg.boxes.detector import LEAST_SCORE, BoxPredictor
-from geoseg.boxes.merging import stitch_boxes
+from geoseg.boxes.box_arrays import Boxes, box_outlines
+from geoseg.boxes.detector import MIN_SCORE, BoxPredictor
+from geoseg.boxes.merging import merge_boxes
 from geoseg.errors import ConfigError
 from geoseg.geo.raster import Scene
 from geoseg.geo.tiling import Tile, TileGrid
@@ -24,13 +24,13 @@ from geoseg.vectorization.footprint_frames import OutlineBatch, georeference_out
 
 logger = logging.getLogger(__name__)
 
-# A tile with its data (C, h, w) and where that is valid (h, w).
+# A tile with its data (C, h, w) and valid (h, w).
 _ReadTile = tuple[Tile, np.ndarray, np.ndarray]
 
-# Tiles per step, unless it is said.
+# Default number of tiles per batch.
 _BATCH_SIZE = 8
 
-FindBoxes = Callable[[np.ndarray, np.ndarray], list[Boxes]]
+DetectBoxes = Callable[[np.ndarray, np.ndarray], list[Boxes]]
 
 
 def predict_boxes(
@@ -45,23 +45,28 @@ def predict_boxes(
     Args:
         job: Scene, model and settings; see `check_boxes`.
         layer: File of footprints.
-        thresholds: `body` is the least score of a box; `min_area_m2` applies too.
+        thresholds: Uses `body`, the minimum score of a box, and `min_area_m2`.
         progress: Called with the finished and the total number of tiles.
     """
     plan, options = job.plan, job.options
     if plan.tiles.overlap == 0 and len(plan.tiles) > 1:
         logger.warning(
-            "predict.overlap: 0 means that no pixels are seen by two tiles, so that a building "
-            "between two of them is found twice; choose more pixels than a building is wide"
+            "predict.overlap: without overlap, buildings on the edge of two tiles are detected "
+            "twice; choose an overlap of some pixels more than the width of a building"
         )
-    least = min(LEAST_SCORE, thresholds.body)
     _, weights = load_model(job.models[0])
-    predictor = BoxPredictor(plan.spec, weights, options.device, least=least, iou=options.nms_iou)
+    predictor = BoxPredictor(
+        plan.spec,
+        weights,
+        options.device,
+        min_score=min(MIN_SCORE, thresholds.body),
+        iou=options.nms_iou,
+    )
     _write(plan, predictor, layer, options, thresholds, progress)
 
 
 def check_boxes(job: PredictionJob, output: Path, suffix: str) -> None:
-    """Check that nothing is requested that needs probabilities per pixel.
+    """Check that neither output nor options need probabilities per pixel.
 
     Args:
         job: Scene, model and settings.
@@ -69,46 +74,45 @@ def check_boxes(job: PredictionJob, output: Path, suffix: str) -> None:
         suffix: Its suffix; empty for a folder.
 
     Raises:
-        ConfigError: If the output is a raster, or a setting applies only to probabilities.
+        ConfigError: If one of them does.
     """
     arch, options = job.specs[0].arch, job.options
     if suffix and suffix not in WRITABLE_SUFFIXES:
         raise ConfigError(
-            f"{output}: cannot be written, {arch} finds boxes and has no probabilities per pixel; "
-            f"use a folder or one of {', '.join(WRITABLE_SUFFIXES)}"
+            f"{output}: cannot be written, since {arch} predicts boxes, not probabilities per "
+            f"pixel; use a folder or one of {', '.join(WRITABLE_SUFFIXES)}"
         )
-    requested = {
-        f"tta: {options.tta} averages": options.tta != "none",
-        "crf: refines": options.crf is not None,
-        "uncertainty: compares": options.uncertainty,
-        "floats: stores": options.floats,
-        "aoi: leaves out": options.aoi is not None,
+    is_set = {
+        "tta": options.tta != "none",
+        "crf": options.crf is not None,
+        "uncertainty": options.uncertainty,
+        "floats": options.floats,
+        "aoi": options.aoi is not None,
     }
-    for setting, is_set in requested.items():
-        if is_set:
+    for name, value in is_set.items():
+        if value:
             raise ConfigError(
-                f"predict.{setting} probabilities per pixel, which {arch} does not have; remove it"
+                f"predict.{name}: needs probabilities per pixel, but {arch} predicts boxes; "
+                "remove it"
             )
 
 
 def iter_boxes(
     scene: Scene,
     plan: TileGrid,
-    predictor: FindBoxes,
+    predictor: DetectBoxes,
     *,
     batch_size: int,
     progress: Progress | None = None,
 ) -> Iterator[tuple[Tile, Boxes]]:
-    """Finds the boxes of the tiles of a plan, in their order.
-
-    Tiles without a valid pixel are left out.
+    """Detect the boxes of tiles, in order; tiles without valid pixels are skipped.
 
     Args:
-        scene: The scene on the plan's grid.
+        scene: The scene on the grid of the tiles.
         plan: The tiles.
         predictor: (N, C, h, w), (N, h, w) → boxes in pixels of each of the N tiles.
         batch_size: Tiles per batch.
-        progress: Told the finished and the total number of tiles.
+        progress: Called with the finished and the total number of tiles.
     """
     for batch in _iter_batches(scene, plan, batch_size):
         tiles, data, valid = zip(*batch, strict=True)
@@ -120,7 +124,7 @@ def iter_boxes(
 
 
 def _iter_batches(scene: Scene, plan: TileGrid, batch_size: int) -> Iterator[list[_ReadTile]]:
-    """Reads the tiles of a plan in their order; those without a valid pixel are left out."""
+    """Read tiles in order, in batches; tiles without valid pixels are skipped."""
     batch: list[_ReadTile] = []
     for tile in plan:
         data, valid = scene.read(tile.window)
@@ -149,12 +153,12 @@ def _write(
             batch_size=options.batch_size or _BATCH_SIZE,
             progress=progress,
         )
-        stitched = stitch_boxes(plan.tiles, tiles)
-        outlines = _outlines(stitched, thresholds.body)
+        merged = merge_boxes(plan.tiles, tiles)
+        outlines = _iter_outlines(merged, thresholds.body)
         frames = georeference_outlines(outlines, plan.grid, thresholds.min_area_m2)
         write_footprints(path, frames, crs=plan.grid.crs, grid=plan.out_grid)
 
 
-def _outlines(batches: Iterator[Boxes], least: float) -> Iterator[OutlineBatch]:
+def _iter_outlines(batches: Iterator[Boxes], min_score: float) -> Iterator[OutlineBatch]:
     for boxes in batches:
-        yield outlines_of(boxes[boxes.scores >= least])
+        yield box_outlines(boxes[boxes.scores >= min_score])

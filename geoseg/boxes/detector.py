@@ -1,4 +1,4 @@
-"""A network of boxes with all that its model file says, ready for scenes."""
+"""The predictor of boxes in tiles."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geoseg.boxes.box_arrays import LEAST_SHARE, Boxes, valid_shares
+from geoseg.boxes.box_arrays import LEAST_VISIBLE, Boxes, valid_shares
 from geoseg.networks.device import choose_device, computes_bf16
 from geoseg.networks.model_file import ModelSpec
 from geoseg.networks.models import load_network
@@ -16,19 +16,19 @@ from geoseg.networks.models.retinanet import RetinaNet
 from geoseg.options import PredictOptions
 from geoseg.training.dataset import normalise
 
-# Boxes below this score are not worth suppressing (arXiv 1708.02002).
-LEAST_SCORE = 0.05
+# Boxes of lower scores are discarded before non-maximum suppression (arXiv 1708.02002).
+MIN_SCORE = 0.05
 
 
 class BoxPredictor:
-    """A network that finds the boxes of tiles.
+    """A network that detects boxes in tiles, built from a model file.
 
     Args:
         spec: The model's header.
         weights: Its state dict.
         device: `auto`, `cpu` or `gpu`.
-        least: Boxes of this score or less are left out.
-        iou: Of two boxes that overlap by more than this IoU the better one stays.
+        min_score: Boxes of this score or less are left out.
+        iou: IoU threshold of non-maximum suppression.
 
     Raises:
         ModelFileError: If the weights do not belong to the architecture.
@@ -40,10 +40,10 @@ class BoxPredictor:
         weights: dict[str, Tensor],
         device: str = "auto",
         *,
-        least: float = LEAST_SCORE,
+        min_score: float = MIN_SCORE,
         iou: float = PredictOptions().nms_iou,
     ) -> None:
-        self.least, self.iou = least, iou
+        self.min_score, self.iou = min_score, iou
         self.device = choose_device(device)
         network = cast(RetinaNet, load_network(spec, weights)).eval().to(self.device)
         self.network = network.to(memory_format=torch.channels_last)
@@ -52,7 +52,7 @@ class BoxPredictor:
 
     @torch.inference_mode()
     def __call__(self, data: np.ndarray, valid: np.ndarray) -> list[Boxes]:
-        """The boxes of each tile of a batch, best first.
+        """Return the boxes of each tile of a batch, best first.
 
         Args:
             data: (N, C, H, W) in the scene's units.
@@ -63,26 +63,31 @@ class BoxPredictor:
         image = normalise(image, mask, self._mean, self._std)
         image = image.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=computes_bf16(self.device)):
-            said = self.network(image)
-        return find_boxes(self.network, said, mask, least=self.least, iou=self.iou)
+            outputs = self.network(image)
+        return detect_boxes(self.network, outputs, mask, min_score=self.min_score, iou=self.iou)
 
 
-def find_boxes(
-    network: RetinaNet, said: tuple[Tensor, Tensor], valid: Tensor, *, least: float, iou: float
+def detect_boxes(
+    network: RetinaNet,
+    outputs: tuple[Tensor, Tensor],
+    valid: Tensor,
+    *,
+    min_score: float,
+    iou: float,
 ) -> list[Boxes]:
-    """The boxes of each image, without those that lie on nodata.
+    """Decode the boxes of each image, without those on nodata.
 
     Args:
         network: The network.
-        said: What it says of a batch.
+        outputs: The network's outputs for a batch.
         valid: (N, 1, H, W), False on nodata.
-        least: Boxes of this score or less are left out.
-        iou: Of two boxes that overlap by more than this IoU the better one stays.
+        min_score: Boxes of this score or less are left out.
+        iou: IoU threshold of non-maximum suppression.
     """
-    found = network.detect(said, valid.shape[2:], least=least, iou=iou)
+    detections = network.detect(outputs, valid.shape[2:], least=min_score, iou=iou)
     masks = valid[:, 0].cpu().numpy()
-    boxes = [Boxes(*(part.double().cpu().numpy() for part in one)) for one in found]
+    boxes = [Boxes(*(part.double().cpu().numpy() for part in one)) for one in detections]
     return [
-        one[valid_shares(one.corners, mask) >= LEAST_SHARE]
+        one[valid_shares(one.corners, mask) >= LEAST_VISIBLE]
         for one, mask in zip(boxes, masks, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""Boxes of validation tiles, stitched as on a scene and compared with the true footprints."""
+"""Scoring of boxes: merged as on a scene and compared with the reference footprints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rasterio.windows import Window
 from shapely.geometry.base import BaseGeometry
 from torch import Tensor
 
-from geoseg.boxes.box_arrays import Boxes, outlines_of
+from geoseg.boxes.box_arrays import Boxes, box_outlines
 from geoseg.boxes.box_dataset import iter_scenes
 from geoseg.boxes.detector import BoxPredictor
 from geoseg.boxes.merging import BoxMerger
@@ -24,59 +24,59 @@ from geoseg.geo.grid import Grid
 from geoseg.networks.model_file import ModelSpec
 from geoseg.options import Thresholds
 from geoseg.training.dataset import TileDataset, tile_corners
-from geoseg.training.validation.areas import read_labelled
+from geoseg.training.validation.areas import read_area_labels
 from geoseg.training.validation.tuning import Tuned
 from geoseg.vectorization.footprint_frames import concatenate_frames, georeference_outlines
 
-# Least scores to choose from.
+# Candidate score thresholds.
 _CANDIDATES = np.arange(5, 100, 5) / 100
 
 _BATCH = 8
 
 
 @dataclass(frozen=True, eq=False)
-class BoxGround:
-    """The validation ground of one scene.
+class BoxArea:
+    """The validation tiles of one scene.
 
     Attributes:
-        grid: Place of its tiles on the ground.
+        grid: Common grid of the tiles.
         windows: Each tile's window of the grid, by its row in the dataset.
-        area: Outline of what is known, in the grid's CRS.
-        truth: Footprints, in the grid's CRS.
+        outline: Outline of the labelled pixels, in the grid's CRS.
+        truth: Reference footprints, in the grid's CRS.
     """
 
     grid: Grid
     windows: Mapping[int, Window]
-    area: BaseGeometry
+    outline: BaseGeometry
     truth: gpd.GeoDataFrame
 
     @property
     def aoi(self) -> AOI:
         """The area as an area of interest."""
-        return AOI((self.area,), self.truth.crs)
+        return AOI((self.outline,), self.truth.crs)
 
-    def lay_out(self, found: Mapping[int, Boxes]) -> gpd.GeoDataFrame:
-        """The boxes of the ground's tiles as footprints, stitched as `geoseg predict` does.
+    def merge(self, predictions: Mapping[int, Boxes]) -> gpd.GeoDataFrame:
+        """Return the boxes of the tiles as footprints, merged as in `geoseg predict`.
 
-        Validation tiles overlap by more than a scene's, so ground is seen more often here.
+        Validation tiles overlap more than the tiles of a scene, so that more boxes are merged.
         """
-        stitcher = BoxMerger()
+        merger = BoxMerger()
         for index, window in self.windows.items():
-            stitcher.add(window, found[index])
-        outlines = [outlines_of(stitcher.advance())]
+            merger.add(window, predictions[index])
+        outlines = [box_outlines(merger.flush())]
         return concatenate_frames(
             georeference_outlines(outlines, self.grid, Thresholds().min_area_m2), self.grid
         )
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """How well boxes fit the truth.
+class BoxScore:
+    """Agreement of boxes with the reference.
 
     Attributes:
-        threshold: The least score with which building F1@0.5 is greatest.
-        f1: That F1.
-        iou: Of the ground that those boxes and the footprints cover.
+        threshold: The score threshold with the highest building F1@0.5.
+        f1: Building F1@0.5 at that threshold.
+        iou: IoU of the areas that boxes above the threshold and footprints cover.
     """
 
     threshold: float
@@ -84,45 +84,51 @@ class Verdict:
     iou: float
 
 
-def build_grounds(tiles: TileDataset) -> list[BoxGround]:
-    """The ground of each scene that a dataset has tiles of."""
-    grounds = []
+def build_areas(tiles: TileDataset) -> list[BoxArea]:
+    """Build the validation area of each scene of a dataset."""
+    areas = []
     for rows, grid, truth in iter_scenes(tiles):
         corners = tile_corners(rows)
         windows = {
             int(index): Window(left, top, right - left, bottom - top)
             for index, (left, top, right, bottom) in zip(rows.index, corners.tolist(), strict=True)
         }
-        if _is_known(rows):
-            area = shapely.union_all([grid.window_polygon(one) for one in windows.values()])
+        if _is_labelled(rows):
+            outline = shapely.union_all(
+                [grid.window_polygon(window) for window in windows.values()]
+            )
         else:
-            _, _, area, truth = read_labelled(tiles, grid, windows, truth)
-        grounds.append(BoxGround(grid, windows, area, truth))
-    return grounds
+            _, _, outline, truth = read_area_labels(tiles, grid, windows, truth)
+        areas.append(BoxArea(grid, windows, outline, truth))
+    return areas
 
 
-def judge(grounds: Sequence[BoxGround], found: Mapping[int, Boxes]) -> Verdict:
-    """Finds the least score that suits all grounds together, and what it reaches.
+def score_boxes(areas: Sequence[BoxArea], predictions: Mapping[int, Boxes]) -> BoxScore:
+    """Find the best score threshold over all areas, and score the boxes above it.
 
     Args:
-        grounds: Validation ground.
-        found: Boxes of each tile, in its own pixels, by its row in the dataset.
+        areas: Validation areas.
+        predictions: Boxes of each tile, in pixels of the tile, by its row in the dataset.
     """
-    layers = [ground.lay_out(found) for ground in grounds]
-    everything = [
-        evaluate_layers(layer, ground.truth, aoi=ground.aoi)
-        for layer, ground in zip(layers, grounds, strict=True)
+    layers = [area.merge(predictions) for area in areas]
+    evaluations = [
+        evaluate_layers(layer, area.truth, aoi=area.aoi)
+        for layer, area in zip(layers, areas, strict=True)
     ]
-    rates = np.array([_f1(everything, least) for least in _CANDIDATES])
-    best = np.flatnonzero(rates == rates.max())
-    threshold = float(_CANDIDATES[best[len(best) // 2]])  # far from where the next is worse
-    sure = [
-        evaluate_layers(layer[layer.confidence >= threshold], ground.truth, aoi=ground.aoi)
-        for layer, ground in zip(layers, grounds, strict=True)
+    f1 = np.array([_building_f1(evaluations, min_score) for min_score in _CANDIDATES])
+    # The middle of the best thresholds, which is the most robust choice.
+    best = np.flatnonzero(f1 == f1.max())
+    threshold = float(_CANDIDATES[best[len(best) // 2]])
+    confident = [
+        evaluate_layers(layer[layer.confidence >= threshold], area.truth, aoi=area.aoi)
+        for layer, area in zip(layers, areas, strict=True)
     ]
-    # Scenes may have units of their own.
-    areas = (one.area / ground.grid.pixel_area for one, ground in zip(sure, grounds, strict=True))
-    return Verdict(threshold, float(rates.max()), sum(areas, AreaCounts(0.0, 0.0, 0.0)).iou)
+    # In pixels, since the CRSs of scenes may have different units.
+    pixels = (
+        evaluation.area / area.grid.pixel_area
+        for evaluation, area in zip(confident, areas, strict=True)
+    )
+    return BoxScore(threshold, float(f1.max()), sum(pixels, AreaCounts(0.0, 0.0, 0.0)).iou)
 
 
 def tune_boxes(
@@ -131,7 +137,7 @@ def tune_boxes(
     device: str,
     tiles: TileDataset,
 ) -> Tuned:
-    """Searches the least score whose building F1@0.5 on validation ground is greatest.
+    """Search the score threshold with the highest building F1@0.5 on validation tiles.
 
     Args:
         spec: The model's header.
@@ -140,34 +146,35 @@ def tune_boxes(
         tiles: Validation tiles.
 
     Returns:
-        Thresholds whose `body` is that score.
+        Thresholds whose `body` is that threshold.
     """
     predictor = BoxPredictor(spec, weights, device)
-    found: dict[int, Boxes] = {}
+    predictions: dict[int, Boxes] = {}
     for start in range(0, len(tiles), _BATCH):
         indexes = range(start, min(start + _BATCH, len(tiles)))
         samples = [tiles[index] for index in indexes]
         data = np.stack([sample["image"].numpy() for sample in samples])
         valid = np.stack([sample["valid"][0].numpy() for sample in samples])
-        found |= zip(indexes, predictor(data, valid), strict=True)
-    verdict = judge(build_grounds(tiles), found)
-    return Tuned(Thresholds(body=verdict.threshold), verdict.f1)
+        predictions |= zip(indexes, predictor(data, valid), strict=True)
+    score = score_boxes(build_areas(tiles), predictions)
+    return Tuned(Thresholds(body=score.threshold), score.f1)
 
 
-def _is_known(rows: pd.DataFrame) -> bool:
-    """Whether tiles hold neither nodata nor ground that was not labelled."""
-    known = np.sum(rows.class_pixels.tolist(), axis=1)
-    return bool((known == (rows.height * rows.width).to_numpy()).all())
+def _is_labelled(rows: pd.DataFrame) -> bool:
+    """Whether tiles have neither nodata nor unlabelled pixels."""
+    labelled = np.sum(rows.class_pixels.tolist(), axis=1)
+    return bool((labelled == rows.height.to_numpy() * rows.width.to_numpy()).all())
 
 
-def _f1(evaluations: Sequence[Evaluation], least: float) -> float:
-    """Building F1 of the boxes of at least some score.
+def _building_f1(evaluations: Sequence[Evaluation], min_score: float) -> float:
+    """Return building F1 of the boxes of at least this score.
 
-    The surest choose first, so leaving out the others changes none of their matches.
+    Boxes are matched in descending order of score, so that removing boxes of lower scores does not
+    change the other matches.
     """
     total = Score(0, 0, 0)
-    for one in evaluations:
-        sure = one.pred.confidence.to_numpy() >= least
-        tp = int(np.count_nonzero(one.matches.proposal_match[sure] >= 0))
-        total += Score(tp, int(sure.sum()) - tp, len(one.truth) - tp)
+    for evaluation in evaluations:
+        kept = evaluation.pred.confidence.to_numpy() >= min_score
+        tp = int(np.count_nonzero(evaluation.matches.proposal_match[kept] >= 0))
+        total += Score(tp, int(kept.sum()) - tp, len(evaluation.truth) - tp)
     return total.f1

@@ -1,4 +1,4 @@
-"""Where pixels lie on the ground: one frozen value of CRS, transform and shape."""
+"""Pixel grid of a raster: CRS, transform and shape."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from shapely.geometry import Polygon
 
 WGS84_ELLIPSOID = Geod(ellps="WGS84")
 
-# A scene whose pixels are within this share of the wanted size is used as it is: resampling
-# by less blurs the picture and gains nothing.
+# Relative difference of pixel sizes below which a scene is not resampled: resampling by so little
+# blurs the image and gains nothing.
 GSD_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A raster's place on the ground.
+    """The pixel grid of a raster.
 
     Attributes:
         crs: Coordinate reference system.
@@ -60,7 +60,7 @@ class Grid:
 
     @property
     def window(self) -> Window:
-        """The window of the whole grid."""
+        """Window of the whole grid."""
         return Window(0, 0, self.width, self.height)
 
     @cached_property
@@ -82,27 +82,27 @@ class Grid:
 
     @cached_property
     def axis_gsd_m(self) -> tuple[float, float]:
-        """Metres on the ground per pixel along (columns, rows), at the grid's centre."""
+        """Ground sampling distance in metres along (columns, rows), at the grid's centre."""
         x, y = np.hypot(*self._centre_steps_m.T).tolist()
         return x, y
 
     def steps_m(self, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """What a step to the next column and one to the next row are on the ground.
+        """Return the ground vectors of a step to the next column and of one to the next row.
 
-        Measured on the ellipsoid, so that Mercator metres and degrees come out right, and axes
-        that are not at right angles there. A CRS without a path to longitude and latitude (a local
-        one) counts by its unit.
+        Distances are measured on the ellipsoid, so they are correct for Mercator metres, for
+        degrees, and where the axes are not at right angles. If the CRS cannot be transformed to
+        longitude and latitude (a local one), its unit is used instead.
 
         Args:
-            columns: Column of each point that is asked for (N,).
+            columns: Column of each point (N,).
             rows: Row of each point (N,).
 
         Returns:
             Metres (N, 2, 2), step by direction; the first direction is that of the first step.
-            Where a point is on no ground, as at the grid's centre.
+            Points outside the domain of the CRS get the steps at the grid's centre.
         """
         steps = self._measure_steps(columns, rows)
-        unknown = ~_is_sound(steps)
+        unknown = ~_is_measured(steps)
         if unknown.any():
             steps[unknown] = self._centre_steps_m
         return steps
@@ -110,17 +110,17 @@ class Grid:
     @cached_property
     def _centre_steps_m(self) -> np.ndarray:
         (measured,) = self._measure_steps(*np.array([[self.width], [self.height]]) / 2)
-        if _is_sound(measured):
-            known: np.ndarray = measured
-            return known
+        if _is_measured(measured):
+            steps: np.ndarray = measured
+            return steps
         linear = np.array(self.transform.column_vectors[:2])
         x, y = np.hypot(*linear.T) * unit_m(self.crs)
         turns = np.arctan2(linear[:, 1], linear[:, 0])
-        counted: np.ndarray = _steps(x, y, turns[1] - turns[0])
-        return counted
+        by_unit: np.ndarray = _steps(x, y, turns[1] - turns[0])
+        return by_unit
 
     def _measure_steps(self, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Metres (N, 2, 2), not finite where a point is on no ground."""
+        """Return metres (N, 2, 2), not finite for points outside the domain of the CRS."""
         points = [self.transform @ (columns + dx, rows + dy) for dx, dy in ((0, 0), (1, 0), (0, 1))]
         xs, ys = np.array(points, dtype=np.float64).transpose(1, 0, 2)
         try:
@@ -134,62 +134,62 @@ class Grid:
         return _steps(x, y, np.radians(to_y - to_x))
 
     def window_transform(self, window: Window) -> Affine:
-        """The transform of a window's own pixels."""
+        """Return the transform of a window's pixels."""
         return self.transform @ Affine.translation(window.col_off, window.row_off)
 
     def window_polygon(self, window: Window) -> Polygon:
-        """Outline of a window in the CRS."""
+        """Return the outline of a window in the CRS."""
         left, top = window.col_off, window.row_off
         right, bottom = left + window.width, top + window.height
         corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
         return Polygon([self.transform @ corner for corner in corners])
 
     def window_grid(self, window: Window) -> Grid:
-        """The grid of a window."""
+        """Return the grid of a window."""
         transform = self.window_transform(window)
         return Grid(self.crs, transform, int(window.height), int(window.width))
 
     def row_windows(self, rows: int) -> Iterator[Window]:
-        """Windows of whole rows, so many at a time, from top to bottom."""
+        """Yield windows of `rows` whole rows, from top to bottom; the last may be smaller."""
         for top in range(0, self.height, rows):
             yield Window(0, top, self.width, min(rows, self.height - top))
 
     def widen(self, window: Window, margin: int) -> Window:
-        """A window with so many pixels around it, as far as the grid reaches."""
+        """Return a window grown by `margin` pixels on each side, clipped to the grid."""
         top, left = max(0, window.row_off - margin), max(0, window.col_off - margin)
         bottom = min(self.height, window.row_off + window.height + margin)
         right = min(self.width, window.col_off + window.width + margin)
         return Window(left, top, right - left, bottom - top)
 
     def windows(self, rows: int, columns: int) -> Iterator[Window]:
-        """Windows of so many rows and columns at the most, row by row."""
-        for band in self.row_windows(rows):
+        """Yield windows of at most `rows` x `columns` pixels, row by row."""
+        for strip in self.row_windows(rows):
             for left in range(0, self.width, columns):
                 width = min(columns, self.width - left)
-                yield Window(left, band.row_off, width, band.height)
+                yield Window(left, strip.row_off, width, strip.height)
 
     def resampled(self, gsd_m: float, *, tolerance: float = GSD_TOLERANCE) -> Grid:
-        """This ground at another pixel size, anchored at the same origin.
+        """Return the grid of the same extent with another pixel size, anchored at the same origin.
 
         Args:
-            gsd_m: Wanted metres on the ground per pixel, on both axes.
-            tolerance: Relative difference up to which the grid is returned as it is.
+            gsd_m: Ground sampling distance in metres, on both axes.
+            tolerance: Relative difference up to which the grid is returned unchanged.
 
         Returns:
-            A grid of the same CRS and origin whose last row and column may reach past the
+            A grid of the same CRS and origin whose last row and column may extend beyond the
             scene's edge by less than a pixel.
         """
         gsd_x, gsd_y = self.axis_gsd_m
         scale_x, scale_y = gsd_m / gsd_x, gsd_m / gsd_y
         if max(abs(scale_x - 1), abs(scale_y - 1)) <= tolerance:
             return self
-        # A sliver left by rounding errors is no reason for another row.
+        # Rounding errors must not add a row.
         height = max(1, math.ceil(self.height / scale_y - 1e-6))
         width = max(1, math.ceil(self.width / scale_x - 1e-6))
         return Grid(self.crs, self.transform @ Affine.scale(scale_x, scale_y), height, width)
 
     def to_pixels(self, xs: np.ndarray, ys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """CRS coordinates to fractional (columns, rows)."""
+        """Convert CRS coordinates to fractional (columns, rows)."""
         inverse = ~self.transform
         return (
             inverse.a * xs + inverse.b * ys + inverse.c,
@@ -198,22 +198,22 @@ class Grid:
 
 
 def _steps(x: np.ndarray, y: np.ndarray, angle: np.ndarray) -> np.ndarray:
-    """Steps (..., 2, 2) of such lengths and radians between them, the first one straight on."""
+    """Build steps (..., 2, 2) from their lengths and the angle between them in radians."""
     rows = [[x, np.zeros_like(x)], [y * np.cos(angle), y * np.abs(np.sin(angle))]]
     return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
 
 
-def _is_sound(steps: np.ndarray) -> np.ndarray:
-    """Which steps (..., 2, 2) are known and span an area."""
+def _is_measured(steps: np.ndarray) -> np.ndarray:
+    """Return which steps (..., 2, 2) are finite and span an area."""
     with np.errstate(invalid="ignore"):
-        sound: np.ndarray = np.isfinite(steps).all(axis=(-2, -1)) & (
+        measured: np.ndarray = np.isfinite(steps).all(axis=(-2, -1)) & (
             steps[..., 0, 0] * steps[..., 1, 1] > 0
         )
-    return sound
+    return measured
 
 
 def unit_m(crs: CRS | pyproj.CRS) -> float:
-    """Length of a CRS's unit in metres; a degree's on the equator of its own ellipsoid."""
+    """Return the length of a CRS's unit in metres; of a degree, on the equator of its ellipsoid."""
     known = pyproj.CRS.from_wkt(crs.to_wkt())
     factor = float(known.axis_info[0].unit_conversion_factor) if known.axis_info else 1.0
     if known.is_geographic and known.ellipsoid is not None:

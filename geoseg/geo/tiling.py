@@ -1,4 +1,4 @@
-"""Where tiles lie and how much each of them counts: plans in integers, no pixels."""
+"""Positions and blending weights of the tiles of a scene."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from geoseg.errors import ConfigError
 
 
 def _cosine(overlap: int) -> np.ndarray:
-    """½(1-cos(π(i+½)/overlap)), on half-pixel centres, so that it never reaches 0."""
+    """Return ½(1-cos(π(i+½)/overlap)): at half-pixel centres it never reaches 0."""
     return 0.5 * (1 - np.cos(np.pi * (np.arange(overlap) + 0.5) / overlap))
 
 
 def _crop(overlap: int) -> np.ndarray:
-    """A step in the middle: each pixel is of the tile in which it lies further inside."""
+    """Return a step in the middle: each pixel belongs to the tile whose edge is further away."""
     return 0.5 * (1 + np.sign(2 * np.arange(overlap) + 1 - overlap))
 
 
 def _mean(overlap: int) -> np.ndarray:
-    """Both tiles count the same wherever they overlap."""
+    """Return equal weights for both tiles."""
     return np.full(overlap, 0.5)
 
 
-# Weights are multiples of this, so that their products, too, are exact in float32, and those of
-# all tiles that cover a pixel sum to 1 to the last bit.
+# Weights are multiples of 1 / _STEPS: their products are then exact in float32, and the weights of
+# all tiles that cover a pixel sum to exactly 1.
 _STEPS = 2**12
 
-# Weights of a tile over the pixels that it shares with its neighbour before it, from the first
-# to the last. That neighbour has the rest.
+# Weights of a tile over the pixels that it shares with the previous tile, from the first to the
+# last; the previous tile has the remainder to 1.
 BLENDS: dict[str, Callable[[int], np.ndarray]] = {"cosine": _cosine, "crop": _crop, "mean": _mean}
 
 
 def blend_weights(
     length: int, overlap: int, *, blend: str = "cosine", rises: bool = True, falls: bool = True
 ) -> np.ndarray:
-    """Weights of a tile's pixels along one axis: 1 in its core, flanks where it has neighbours.
+    """Return weights of a tile's pixels along one axis: 1 in its core, less where tiles overlap.
 
     Args:
         length: Pixels.
         overlap: Pixels shared with each neighbour, at most half the length if it has two.
-        blend: Shape of the flanks, of `BLENDS`.
-        rises: Whether there is a neighbour before it.
-        falls: Whether there is one after it.
+        blend: Shape of the weights in an overlap, a key of `BLENDS`.
+        rises: Whether there is a previous tile.
+        falls: Whether there is a next tile.
 
     Returns:
         float32 (length,).
@@ -65,14 +65,14 @@ class Axis:
     """Tiles along one side of a scene.
 
     A regular grid anchored at 0 with stride `size - overlap`; the last tile shifts inward so
-    that it ends at `length`, and sees more of its neighbour's ground than it has a share in. A
-    side shorter than a tile has one tile, which reaches past it.
+    that it ends at `length`; it overlaps its neighbour by more pixels than are blended. A side
+    shorter than a tile has one tile, which extends beyond it.
 
     Attributes:
         length: Pixels of the scene.
         size: Pixels of a tile.
         overlap: Pixels in which two neighbours are blended.
-        blend: How, of `BLENDS`.
+        blend: Blending method, a key of `BLENDS`.
     """
 
     length: int
@@ -92,21 +92,21 @@ class Axis:
         return len(self.starts)
 
     def begin(self, index: int) -> int:
-        """First pixel in which a tile has a share."""
+        """Return the first pixel to which a tile contributes."""
         return 0 if index == 0 else self.starts[index - 1] + self.size - self.overlap
 
     def end(self, index: int) -> int:
-        """The pixel after the last one of a tile."""
+        """Return the end of a tile: its last pixel + 1."""
         return min(self.starts[index] + self.size, self.length)
 
-    def settled(self, index: int) -> int:
-        """The first pixel that waits for a later tile, when this one is done."""
+    def complete_until(self, index: int) -> int:
+        """Return the first pixel to which later tiles contribute; those before it are complete."""
         return self.length if index == len(self) - 1 else self.begin(index + 1)
 
     def weights(self, index: int) -> np.ndarray:
-        """Weights of a tile's pixels from `begin` to `end`, float32; those of all tiles sum to 1.
+        """Return a tile's float32 weights from `begin` to `end`; those of all tiles sum to 1.
 
-        The outermost flanks are flat, because nothing else covers them.
+        At the edges of the scene they are 1, because no other tile covers these pixels.
         """
         return blend_weights(
             self.end(index) - self.begin(index),
@@ -119,12 +119,12 @@ class Axis:
 
 @dataclass(frozen=True)
 class Tile:
-    """One tile of a plan.
+    """One tile of a scene.
 
     Attributes:
         row: Index of its tile row.
         column: Index of its tile column.
-        window: Its pixels, cut at the scene's edge where the scene is smaller than a tile.
+        window: Its pixels, clipped at the scene's edge where the scene is smaller than a tile.
     """
 
     row: int
@@ -141,7 +141,7 @@ class TileGrid:
         width: Columns of the scene.
         size: Tile side.
         overlap: Pixels shared with the neighbour, at most half the size.
-        blend: How neighbours are blended, of `BLENDS`.
+        blend: Blending method, a key of `BLENDS`.
 
     Raises:
         ConfigError: If size and overlap cannot make a grid.
@@ -158,7 +158,7 @@ class TileGrid:
             raise ConfigError(f"tile size must be at least 1 pixel, got {self.size}")
         if not 0 <= self.overlap <= self.size // 2:
             raise ConfigError(
-                f"overlap must lie between 0 and half the tile size "
+                f"overlap must be between 0 and half the tile size "
                 f"({self.size // 2}), got {self.overlap}"
             )
 
@@ -181,7 +181,7 @@ class TileGrid:
                 yield self.tile(row, column)
 
     def tile(self, row: int, column: int) -> Tile:
-        """The tile of a row and a column."""
+        """Return the tile of a row and a column."""
         top, left = self.rows.starts[row], self.columns.starts[column]
         height, width = self.rows.end(row) - top, self.columns.end(column) - left
         return Tile(row, column, Window(left, top, width, height))

@@ -1,4 +1,4 @@
-"""How scenes are predicted, and refined."""
+"""Options of prediction and of the dense CRF."""
 
 from __future__ import annotations
 
@@ -11,50 +11,60 @@ from geoseg.options.crf import CRFOptions
 
 
 class PredictOptions(Options):
-    """How a scene is predicted."""
+    """Options of `geoseg predict`."""
 
     bands: tuple[int | str, ...] | None = Field(
         None,
         min_length=1,
-        description="The scene's bands in the model's order; matched by name when null",
+        description="Bands of the scene in the order of the model; matched by name when null",
     )
     assume_gsd_m: float | None = Field(
-        None, gt=0, description="Metres per pixel of a scene that does not say where it lies"
+        None, gt=0, description="Pixel size of a scene that has no georeferencing, metres"
     )
-    overlap: int | None = Field(None, ge=0, description="Pixels; the model's when null")
+    overlap: int | None = Field(
+        None, ge=0, description="Pixels shared by neighbouring tiles; the model's overlap when null"
+    )
     blend: Literal["cosine", "crop", "mean"] = Field(
-        "cosine", description="How overlapping tiles meet: smoothly, at a line, or as their mean"
+        "cosine", description="Tile blending: smooth weights, a cut in the middle, or the mean"
     )
     aoi: str | None = Field(
-        None, description="Polygons of the ground to predict; the rest becomes nodata"
+        None, description="Vector layer of the area to predict; pixels outside become nodata"
     )
     batch_size: int | None = Field(
-        None, ge=1, le=1024, description="Tiles per step; what fits into memory when null"
+        None,
+        ge=1,
+        le=1024,
+        description="Tiles per batch; chosen by tile size (CPU) or memory (GPU) when null",
     )
     device: Literal["auto", "cpu", "gpu"] = Field(
-        "auto", description="auto: a GPU where there is one"
+        "auto", description="Device; auto uses a GPU if there is one"
     )
     backend: Literal["torch", "compile", "openvino"] = Field(
         "torch",
-        description="What computes: torch as it is or compiled, or OpenVINO, often faster on a CPU",
+        description="Inference backend: torch, torch.compile, or OpenVINO (often faster on a CPU)",
     )
-    floats: bool = Field(False, description="Probabilities as float32 instead of bytes")
+    floats: bool = Field(False, description="Write probabilities as float32 instead of uint8")
     uncertainty: bool = Field(
-        False, description="One more band: how far tiles, views and models disagree"
+        False, description="Add a band: standard deviation over tiles, views and models"
     )
     block_rows: int | None = Field(
-        None, ge=1, description="Rows of tiles per task; what is best for the workers when null"
+        None, ge=1, description="Tile rows per task; chosen by the number of workers when null"
     )
     tta: Literal["none", "flips", "d4"] = Field(
-        "none", description="Average over mirrored (4x) or also turned (8x) tiles; slower, better"
+        "none",
+        description="Average over mirrored (4x) or also turned (8x) tiles; more accurate, slower",
     )
     nms_iou: float = Field(
-        0.5, gt=0, lt=1, description="Of two boxes that overlap by more, the better one stays"
+        0.5,
+        gt=0,
+        lt=1,
+        description="IoU above which the less certain of two boxes is removed (box models)",
     )
-    footprints: bool = Field(True, description="Write footprints into a folder, too")
+    footprints: bool = Field(True, description="Also write footprints if the output is a folder")
     keep_model_grid: bool = Field(
-        False, description="Write rasters on the model's pixel size, not the scene's"
+        False, description="Write rasters with the pixel size of the model instead of the scene"
     )
     crf: CRFOptions | None = Field(
-        None, description="Refine by the scene's colours with a dense CRF; off when null"
+        None,
+        description="Refine probabilities by the colours of the scene with a dense CRF; null: off",
     )

@@ -63,8 +63,8 @@ class TileBlock:
         """Return the pixels of the block that become final with one row of tiles."""
         rows, columns = self.tiles.rows, self.tiles.columns
         top, left = rows.begin(row), columns.begin(self.columns[0])
-        right = columns.settled(self.columns[1] - 1)
-        return Window(left, top, right - left, rows.settled(row) - top)
+        right = columns.complete_until(self.columns[1] - 1)
+        return Window(left, top, right - left, rows.complete_until(row) - top)
 
 
 class Stitcher:
@@ -131,7 +131,7 @@ class Stitcher:
         columns, height = self._block.tiles.columns, weighted.shape[1]
         if tile.column > self._block.tile_columns[0]:
             weighted[:, :, : self._block.tiles.overlap] += self._beside[:, :height]
-        final = columns.settled(tile.column) - columns.begin(tile.column)
+        final = columns.complete_until(tile.column) - columns.begin(tile.column)
         if tile.column < len(columns) - 1:
             self._beside[:, :height] = weighted[:, :, final:]
         return weighted[:, :, :final]
@@ -143,7 +143,7 @@ class Stitcher:
         below = self._below[:, :, left : left + weighted.shape[2]]
         if tile.row > self._block.tile_rows[0]:
             weighted[:, : self._block.tiles.overlap] += below
-        final = rows.settled(tile.row) - rows.begin(tile.row)
+        final = rows.complete_until(tile.row) - rows.begin(tile.row)
         if tile.row < len(rows) - 1:
             below[:] = weighted[:, final:]
         return weighted[:, :final]

@@ -1,8 +1,8 @@
 """A synthetic town: an aerial scene of any size whose footprints are known exactly.
 
-It is the ground truth of tests, benchmarks and the demo. Streets, gabled and flat roofs, rows
-of houses that share walls, courtyards, halls, shadows, trees and cars are drawn by chance from
-a seed; the same arguments give the same bytes.
+Tests, benchmarks and the demo use it. Streets, gabled and flat roofs, rows of houses that share
+walls, courtyards, halls, shadows, trees and cars are drawn at random from a seed; the same
+arguments give the same bytes.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ _BANDS = {
     4: ("red", "green", "blue", "nir"),
 }
 
-# The legs of the corner without data, as a share of the scene's height and width.
+# Sides of the triangle without data, as a fraction of the scene's height and width.
 _CORNER = 0.25
 
 
 @dataclass(frozen=True)
 class Town:
-    """A scene and the truth about it.
+    """A scene and its true footprints.
 
     Attributes:
-        grid: Place on the ground.
+        grid: Pixel grid.
         image: Pixels (C, H, W).
         valid: (H, W), False in the corner without data.
         bands: Name of each band.
-        nodata: Sentinel that fills every band where not valid, or None.
+        nodata: Sentinel in all bands of invalid pixels, or None.
         footprints: Columns `id` (from 1), `kind` and exact polygons in the grid's CRS: valid,
-            whole, and disjoint but for the shared walls of row houses.
+            complete, and disjoint except for the shared walls of row houses.
     """
 
     grid: Grid
@@ -72,23 +72,23 @@ def build_town(
     density: float = 1.0,
     rotation_deg: float = 0.0,
 ) -> Town:
-    """Builds a town; the same arguments give the same bytes.
+    """Build a town; the same arguments give the same bytes.
 
     Args:
         height: Rows.
         width: Columns.
-        seed: Source of chance.
-        gsd_m: Metres on the ground per pixel.
+        seed: Random seed.
+        gsd_m: Ground sampling distance in metres.
         crs: Any CRS, geographic ones included; the site is chosen inside its area of use.
         bands: Bands; 1 is panchromatic, 3 is RGB, 4 is RGB and near infrared.
-        dtype: uint8 counts to 255, wider integers to 2047, floats hold reflectance in 0..1.
-        nodata: Sentinel of the empty corner, NaN allowed for floats; None leaves no corner.
+        dtype: uint8 has values up to 255, wider integers up to 2047, floats reflectance in 0..1.
+        nodata: Sentinel of the empty corner, NaN allowed for floats; None for no empty corner.
         nodata_corner: Whether the top right corner is empty.
-        density: Share of lots that are built on; above 1 the gaps between houses shrink.
-        rotation_deg: Counter-clockwise rotation of the grid on the ground.
+        density: Fraction of lots with buildings; above 1 the gaps between houses shrink.
+        rotation_deg: Counter-clockwise rotation of the grid.
 
     Returns:
-        The town. A building that lies mostly in the empty corner does not exist.
+        The town. Buildings that are mostly in the empty corner are left out.
 
     Raises:
         ConfigError: If an argument is out of range, or nodata does not fit the dtype.
@@ -116,7 +116,7 @@ def build_town(
 
 
 def write_town(town: Town, folder: Path) -> tuple[Path, Path]:
-    """Writes a town as `scene.tif` and `footprints.gpkg`; each appears only when complete.
+    """Write a town as `scene.tif` and `footprints.gpkg`; each appears only when complete.
 
     Returns:
         Paths of the scene and of the footprints.
@@ -148,7 +148,9 @@ def _check_dtype(name: str, nodata: float | None) -> np.dtype:
     except TypeError:
         dtype = np.dtype(bool)
     if dtype.kind not in "iuf":
-        raise ConfigError(f"dtype: {name!r} cannot hold a scene; use uint8, uint16 or float32")
+        raise ConfigError(
+            f"dtype: {name!r} is not a data type for scenes; use uint8, uint16 or float32"
+        )
     if nodata is None or dtype.kind == "f":
         return dtype
     limits = np.iinfo(dtype)
@@ -173,7 +175,7 @@ def _valid(shape: tuple[int, int], leg_x: float, leg_y: float) -> np.ndarray:
 def _quantised(
     scene: np.ndarray, dtype: np.dtype, nodata: float | None, valid: np.ndarray
 ) -> np.ndarray:
-    """Reflectance in `dtype`, where nodata stands on all invalid pixels and on no valid one."""
+    """Convert reflectance to `dtype`, with nodata in all invalid pixels and in no valid one."""
     if dtype.kind == "f":
         image, step = scene.astype(dtype), 1 / 1024
     else:

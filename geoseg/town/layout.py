@@ -1,4 +1,4 @@
-"""The plan of the synthetic town in pixel space: what stands where, before it is painted."""
+"""Layout of the synthetic town in pixels: buildings, surfaces and trees."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from geoseg.town.roofs import (
 )
 from geoseg.town.streets import KERB_M, ROAD_M, CityBlock, Frame, Streets, build_streets
 
-# Free ground between buildings that do not share a wall, and inside the scene's edge.
+# Distance between buildings that do not share a wall, and from the scene's edge.
 _GAP_M = 2.0
 _EDGE_PIXELS = 1.0
 
-# How the two sides of successive blocks are built up, dealt like cards so that every town of
-# some size has each; and the share of each builder on a side.
+# Styles of the sides of successive blocks, each once per shuffled round so that every larger town
+# has all of them; and the probability of each builder on a side.
 _SIDES = ("rows", "houses", "houses", "mixed", "houses", "garden")
 _BUILT = {
     "rows": {"row": 1.0},
@@ -42,7 +42,7 @@ class TownLayout:
     """A town in pixel space.
 
     Attributes:
-        buildings: All buildings; whole, inside the scene, and apart or sharing a wall.
+        buildings: All buildings, entirely inside the scene; they are disjoint or share a wall.
         outlines: Their exact polygons, in the same order.
         surfaces: Streets, yards and cars, in painting order.
         trees: Crowns (n, 3): x, y, radius.
@@ -68,39 +68,39 @@ def build_layout(
     density: float,
     hidden: shapely.Polygon,
 ) -> TownLayout:
-    """Plans a town.
+    """Lay out a town.
 
     Args:
-        rng: Source of chance.
+        rng: Random number generator.
         shape: Scene (height, width) in pixels.
         gsd_m: Metres per pixel.
-        density: Share of lots that are built on; above 1 the gaps shrink instead.
-        hidden: Ground without data, in pixels; a building mostly inside is left out.
+        density: Fraction of lots with buildings; above 1 the gaps shrink instead.
+        hidden: Area without data, in pixels; a building mostly inside is left out.
     """
     height, width = shape
     scene = shapely.box(0, 0, width, height)
     streets = build_streets(rng, shape, gsd_m)
-    deck = _deal(rng)
+    styles = _shuffled_styles(rng)
     lots, trees = [], []
     for block in streets.blocks(scene):
-        lots += list(_fill_block(rng, streets.frame, block, deck, density))
+        lots += list(_fill_block(rng, streets.frame, block, styles, density))
         trees.append(_plant(rng, streets.frame, block))
-    buildings, outlines = _settle(lots, scene, hidden, gsd_m)
+    buildings, outlines = _select_buildings(lots, scene, hidden, gsd_m)
     surfaces = [face for lot in lots for face in lot.surfaces]
     crowns = _clear_of(np.concatenate([np.empty((0, 3)), *trees]), outlines)
     surfaces += [*_pave(streets), *_drive(rng, streets)]
     return TownLayout(buildings, outlines, tuple(surfaces), crowns)
 
 
-def _deal(rng: np.random.Generator) -> Iterator[str]:
+def _shuffled_styles(rng: np.random.Generator) -> Iterator[str]:
     while True:
         yield from rng.permutation(_SIDES).tolist()
 
 
 def _fill_block(
-    rng: np.random.Generator, frame: Frame, block: CityBlock, deck: Iterator[str], density: float
+    rng: np.random.Generator, frame: Frame, block: CityBlock, styles: Iterator[str], density: float
 ) -> Iterator[_Lot]:
-    """Yields a block's lots: sometimes one that is as deep as the block, then both sides."""
+    """Yield a block's lots: sometimes one that is as deep as the block, then both sides."""
     start = block.left + rng.uniform(2, 5)
     if rng.random() < 0.4:
         lot, width = _deep_lot(rng, block.size[1])
@@ -108,7 +108,7 @@ def _fill_block(
             yield _placed(lot, frame.pose(start + width / 2, block.top))
         start += width + rng.uniform(5, 9)
     for far in (False, True):
-        style = next(deck)
+        style = next(styles)
         if style != "garden":
             yield from _fill_side(rng, frame, block, (start, far, style), density)
 
@@ -146,19 +146,19 @@ def _deep_lot(rng: np.random.Generator, depth: float) -> tuple[_Lot, float]:
     if rng.random() < 0.6:
         deep = min(depth - 8, rng.uniform(28, 36))
         building = build_courtyard(rng, deep)
-        ground = str(rng.choice(["lawn", "paving"]))
+        surface = str(rng.choice(["lawn", "paving"]))
     else:
         deep = min(depth - 8, rng.uniform(16, 30))
         building = build_hall(rng, deep)
-        ground = "concrete"
+        surface = "concrete"
     width = _width([building])
-    yard = Face(rectangle(-width / 2 - 2, 0, width / 2 + 2, depth), ground)
+    yard = Face(rectangle(-width / 2 - 2, 0, width / 2 + 2, depth), surface)
     building = building.moved(Affine.translation(0, (depth - deep) / 2))
     return _Lot([building], [yard]), width
 
 
 def _yard(rng: np.random.Generator, row: list[Building], gap: float, setback: float) -> list[Face]:
-    """A garden around each building of a lot and a path from the street to its front."""
+    """Return a garden around each building of a lot and a path from the street to its front."""
     faces = []
     margin = min(gap, 5) / 2 if len(row) == 1 else 0.0
     for building in row:
@@ -179,10 +179,10 @@ def _placed(lot: _Lot, pose: Affine) -> _Lot:
     )
 
 
-def _settle(
+def _select_buildings(
     lots: list[_Lot], scene: shapely.Polygon, hidden: shapely.Polygon, gsd_m: float
 ) -> tuple[tuple[Building, ...], tuple[shapely.Polygon, ...]]:
-    """Keeps the buildings that lie whole in the scene, in sight, and apart from earlier lots."""
+    """Select buildings that are inside the scene, visible, and disjoint from earlier lots."""
     inside = scene.buffer(-_EDGE_PIXELS, join_style="mitre")
     kept = []
     for number, lot in enumerate(lots):
@@ -207,7 +207,7 @@ def _settle(
 
 
 def _plant(rng: np.random.Generator, frame: Frame, block: CityBlock) -> np.ndarray:
-    """Trees of a block (n, 3): some loose, some in clumps, some lined up along its streets."""
+    """Return trees of a block (n, 3): single ones, groups, and rows along the streets."""
     width, depth = block.size
     loose = rng.uniform((0, 0), (width, depth), (rng.poisson(width * depth / 450), 2))
     middles = rng.uniform((0, 0), (width, depth), (rng.integers(1, 4), 2))
@@ -225,7 +225,7 @@ def _plant(rng: np.random.Generator, frame: Frame, block: CityBlock) -> np.ndarr
 
 
 def _clear_of(crowns: np.ndarray, outlines: tuple[shapely.Polygon, ...]) -> np.ndarray:
-    """Drops trees that would reach over a roof by more than a third of their radius."""
+    """Drop trees that would cover a roof by more than a third of their radius."""
     if not outlines or not len(crowns):
         return crowns
     points = shapely.points(crowns[:, :2])
@@ -234,7 +234,7 @@ def _clear_of(crowns: np.ndarray, outlines: tuple[shapely.Polygon, ...]) -> np.n
 
 
 def _pave(streets: Streets) -> Iterator[Face]:
-    """Yields pavements, then carriageways, then dashes along every street's middle."""
+    """Yield pavements, then carriageways, then centre line markings."""
     gsd_m = streets.frame.gsd_m
     lines = [
         shapely.LineString(streets.frame.at(line[:, 0], line[:, 1])) for line, _ in streets.lines()
@@ -258,7 +258,7 @@ def _stroke(head: np.ndarray, tail: np.ndarray, half: float) -> np.ndarray:
 
 
 def _drive(rng: np.random.Generator, streets: Streets) -> Iterator[Face]:
-    """Yields cars, each a body and its windows."""
+    """Yield cars, each a body and its windows."""
     for line, along_u in streets.lines():
         start, stop = line[0], line[-1]
         length = float(np.abs(stop - start).sum())

@@ -1,4 +1,4 @@
-"""Paints the plan of the synthetic town as a picture of reflectances."""
+"""Painting of the synthetic town as an image of reflectances."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ _SENSOR_NOISE = 0.012
 
 @dataclass(frozen=True)
 class _Patch:
-    """An evenly coloured polygon: corners (n, 2) in pixels and a row of the palette."""
+    """A polygon of one colour: corners (n, 2) in pixels and a row of the palette."""
 
     ring: np.ndarray
     paint: np.ndarray
@@ -70,11 +70,11 @@ class _Patch:
 def paint_scene(
     rng: np.random.Generator, layout: TownLayout, shape: tuple[int, int], bands: int, gsd_m: float
 ) -> np.ndarray:
-    """Paints a town.
+    """Paint a town.
 
     Args:
-        rng: Source of chance.
-        layout: What stands where.
+        rng: Random number generator.
+        layout: Layout of the town.
         shape: Scene (height, width) in pixels.
         bands: Bands; 1 is panchromatic, the first four are red, green, blue, near infrared.
         gsd_m: Metres per pixel.
@@ -85,7 +85,7 @@ def paint_scene(
     palette = _palette(bands)
     angle = rng.uniform(math.radians(-140), math.radians(-40))
     shade = np.array([math.cos(angle), math.sin(angle)])  # where shadows point
-    scene = _paint_ground(rng, palette, shape, gsd_m)
+    scene = _paint_terrain(rng, palette, shape, gsd_m)
     grain = _noise(rng, shape, max(1.2, 0.7 / gsd_m))
     surfaces = [_patch(palette, face) for face in layout.surfaces]
     shadows = [
@@ -108,7 +108,7 @@ def paint_scene(
 
 
 def _palette(bands: int) -> dict[str, np.ndarray]:
-    """Paint of each material, float32 (C + 2,).
+    """Return the paint of each material, float32 (C + 2,).
 
     Reflectance of every band, already multiplied by the opacity; opacity; texture.
     """
@@ -117,7 +117,7 @@ def _palette(bands: int) -> dict[str, np.ndarray]:
         mix[0, :3] = 1 / 3
     else:
         for band in range(bands):
-            # Bands after the near infrared lie between two of the first four.
+            # Bands after the near infrared are mixtures of two of the first four.
             mix[band, band % 4] += 1 if band < 4 else 0.6
             mix[band, (band * 3 + 2) % 4] += 0 if band < 4 else 0.4
     return {
@@ -132,10 +132,10 @@ def _patch(palette: dict[str, np.ndarray], face: Face, light: float = 1.0) -> _P
     return _Patch(face.ring, paint)
 
 
-def _paint_ground(
+def _paint_terrain(
     rng: np.random.Generator, palette: dict[str, np.ndarray], shape: tuple[int, int], gsd_m: float
 ) -> np.ndarray:
-    """Grass that is here and there dry, or bare soil; (C, H, W)."""
+    """Return grass with dry parts and bare soil (C, H, W)."""
     grass, dry, soil = (palette[name][:-2, None, None] for name in ("grass", "dry", "earth"))
     drought = np.clip(0.4 + 0.3 * _noise(rng, shape, 35 / gsd_m), 0, 1)
     bare = np.clip(0.8 * _noise(rng, shape, 12 / gsd_m) - 1.0, 0, 0.8)
@@ -146,13 +146,13 @@ def _paint_ground(
 
 
 def _noise(rng: np.random.Generator, shape: tuple[int, int], cell: float) -> np.ndarray:
-    """Smooth noise (H, W) of mean 0 and variance 1: a cubic B-spline over a random lattice."""
+    """Return smooth noise (H, W) of mean 0 and variance 1, a cubic B-spline of random values."""
     cell = max(cell, 1.0)
     field = rng.standard_normal([int(size / cell) + 5 for size in shape], np.float32)
     for axis, size in enumerate(shape):
-        place = np.arange(size) / cell
-        base = place.astype(int)
-        t = (place - base).astype(np.float32)
+        position = np.arange(size) / cell
+        base = position.astype(int)
+        t = (position - base).astype(np.float32)
         weights = (
             (1 - t) ** 3 / 6,
             (3 * t**3 - 6 * t**2 + 4) / 6,
@@ -168,7 +168,7 @@ def _noise(rng: np.random.Generator, shape: tuple[int, int], cell: float) -> np.
 
 
 def _shadow_rings(layout: TownLayout, throw: np.ndarray) -> Iterable[np.ndarray]:
-    """Yields what shadows sweep over; `throw` is in pixels per metre of height."""
+    """Yield polygons in shadow; `throw` is in pixels per metre of height."""
     for building in layout.buildings:
         yield from _swept(building, throw * building.height_m)
     for x, y, radius in layout.trees:
@@ -192,7 +192,7 @@ def _circle(x: float, y: float, radius: float, corners: int = 12) -> np.ndarray:
 def _crowns(
     rng: np.random.Generator, palette: dict[str, np.ndarray], trees: np.ndarray, shade: np.ndarray
 ) -> list[_Patch]:
-    """Each tree as three nested blobs that brighten towards the sun."""
+    """Return each tree as three nested blobs that are brighter towards the sun."""
     patches = []
     for x, y, radius in trees:
         paint = palette["tree"].copy()
@@ -207,7 +207,7 @@ def _crowns(
 
 
 def _cover(scene: np.ndarray, patches: Sequence[_Patch], grain: np.ndarray) -> None:
-    """Lays patches over the scene in order, in place."""
+    """Paint patches over the scene in order, in place."""
     for rows, paint in _strips(scene.shape[1:], patches):
         colour, opacity, texture = paint[:-2], paint[-2], paint[-1]
         scene[:, rows] *= 1 - opacity
@@ -222,9 +222,9 @@ def _darken(scene: np.ndarray, shadows: Sequence[_Patch]) -> None:
 def _strips(
     shape: tuple[int, ...], patches: Sequence[_Patch]
 ) -> Iterable[tuple[slice, np.ndarray]]:
-    """Yields strips of rows and their paint (P, h, W), antialiased.
+    """Yield strips of rows and their paint (P, h, W), antialiased.
 
-    Strips, because the finer raster that antialiasing needs would dwarf a large scene.
+    Antialiasing needs a raster of several times the scene's size, so it is done in strips.
     """
     if not patches:
         return

@@ -1,7 +1,7 @@
-"""The buildings of the synthetic town: exact outlines and the roofs that are painted on them.
+"""Buildings of the synthetic town: exact outlines and roofs.
 
-Every builder returns a building in a frame of its own, in metres: x runs along the street with
-0 at the middle of the front, y runs away from the street with 0 at the front wall.
+Every builder returns a building in local coordinates in metres: x is along the street with 0 in
+the middle of the front, y is away from the street with 0 at the front wall.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _FLAT_ROOFS = ("white", "grey", "beige", "steel")
 
 @dataclass(frozen=True)
 class Face:
-    """One even piece of a roof, or of what stands on it.
+    """One plane polygon of a roof, or of an object on it.
 
     Attributes:
         ring: Corners (n, 2).
@@ -33,7 +33,7 @@ class Face:
     slope: tuple[float, float] = (0.0, 0.0)
 
     def moved(self, pose: Affine) -> Face:
-        """This face under a similarity transform."""
+        """Return the face under a similarity transform."""
         scale = abs(pose.determinant) ** 0.5
         x, y = self.slope
         slope = (pose.a * x + pose.b * y) / scale, (pose.d * x + pose.e * y) / scale
@@ -49,7 +49,7 @@ class Building:
         shell: Corners of the outline (n, 2), not closed.
         hole: Corners of the courtyard (m, 2), or None.
         faces: The roof, in painting order.
-        height_m: Height above the ground, which decides the shadow's length.
+        height_m: Height in metres, which determines the length of the shadow.
     """
 
     kind: str
@@ -71,7 +71,7 @@ class Building:
 def move(points: np.ndarray, pose: Affine) -> np.ndarray:
     """Points (n, 2) under an affine transform.
 
-    Elementwise on purpose: equal points give equal bits, which matrix products do not promise.
+    Elementwise, because equal points must give equal bits, which matrix products do not guarantee.
     """
     x, y = points[:, 0], points[:, 1]
     return np.column_stack(
@@ -80,12 +80,12 @@ def move(points: np.ndarray, pose: Affine) -> np.ndarray:
 
 
 def rectangle(left: float, top: float, right: float, bottom: float) -> np.ndarray:
-    """Corners (4, 2) of an upright rectangle."""
+    """Return the corners (4, 2) of a rectangle parallel to the axes."""
     return np.array([(left, top), (right, top), (right, bottom), (left, bottom)], float)
 
 
 def build_house(rng: np.random.Generator) -> Building:
-    """A rectangular house with a gabled, hipped or flat roof."""
+    """Build a rectangular house with a gabled, hipped or flat roof."""
     width, depth = rng.uniform(9, 14), rng.uniform(8, 11)
     box = (-width / 2, 0.0, width / 2, depth)
     roof = str(rng.choice(_ROOFS))
@@ -95,12 +95,12 @@ def build_house(rng: np.random.Generator) -> Building:
         faces = _flat(rng, box, str(rng.choice(_FLAT_ROOFS)), tone)
     else:
         faces = _gable(box, roof, tone, hip=0.3 * depth if style == "hip" else 0.0)
-        faces += _roof_things(rng, box)
+        faces += _roof_objects(rng, box)
     return Building("house", rectangle(*box), None, tuple(faces), rng.uniform(4, 6))
 
 
 def build_l_shape(rng: np.random.Generator) -> Building:
-    """A house with a wing at a right angle."""
+    """Build a house with a wing at a right angle."""
     width, depth = rng.uniform(13, 17), rng.uniform(12, 14.5)
     body, wing = rng.uniform(6.5, 8), rng.uniform(6, 7.5)
     roof, tone = str(rng.choice(_ROOFS)), rng.uniform(0.85, 1.15)
@@ -123,9 +123,9 @@ def build_l_shape(rng: np.random.Generator) -> Building:
 
 
 def build_row(rng: np.random.Generator, count: int) -> list[Building]:
-    """A row of houses whose shared walls have identical end points.
+    """Build a row of houses whose shared walls have identical end points.
 
-    Neighbours differ in tone, often in colour, and a raised party wall parts their roofs.
+    Neighbours differ in brightness, often in colour, and a raised wall separates their roofs.
     """
     depth, height_m = rng.uniform(9, 11), rng.uniform(5, 7)
     cuts = np.concatenate([[0.0], np.cumsum(rng.uniform(6, 7.5, count))])
@@ -138,7 +138,7 @@ def build_row(rng: np.random.Generator, count: int) -> list[Building]:
         box = (left, 0.0, right, depth)
         roof = str(main if rng.random() < 0.6 else other)
         tone = (0.88, 1.1)[index % 2] * rng.uniform(0.95, 1.05)
-        faces = _gable(box, roof, tone) + _roof_things(rng, box)
+        faces = _gable(box, roof, tone) + _roof_objects(rng, box)
         for wall in (left, right - 0.35):
             faces.append(Face(rectangle(wall, 0, wall + 0.35, depth), "coping", wall_tone))
         houses.append(Building("row_house", rectangle(*box), None, tuple(faces), height_m))
@@ -146,7 +146,7 @@ def build_row(rng: np.random.Generator, count: int) -> list[Building]:
 
 
 def build_courtyard(rng: np.random.Generator, depth: float) -> Building:
-    """Four wings around a court, `depth` metres deep."""
+    """Build four wings around a courtyard, `depth` metres deep."""
     width, wing = rng.uniform(26, 34), rng.uniform(8, 10)
     roof, tone = str(rng.choice(_ROOFS)), rng.uniform(0.85, 1.15)
     rings = [
@@ -163,7 +163,7 @@ def build_courtyard(rng: np.random.Generator, depth: float) -> Building:
 
 
 def build_hall(rng: np.random.Generator, depth: float) -> Building:
-    """A large hall with a flat or low roof and strips of skylights, `depth` metres deep."""
+    """Build a large hall with a flat or low roof and strips of skylights, `depth` metres deep."""
     width = rng.uniform(22, 36)
     box = (-width / 2, 0.0, width / 2, depth)
     roof, tone = str(rng.choice(_FLAT_ROOFS)), rng.uniform(0.9, 1.1)
@@ -209,8 +209,8 @@ def _flat(
     return faces
 
 
-def _roof_things(rng: np.random.Generator, box: tuple[float, float, float, float]) -> list[Face]:
-    """A chimney, and now and then solar panels or roof windows, within one half of the roof."""
+def _roof_objects(rng: np.random.Generator, box: tuple[float, float, float, float]) -> list[Face]:
+    """Return a chimney and sometimes solar panels or roof windows, in one half of the roof."""
     left, front, right, back = box
     ridge, depth = (front + back) / 2, back - front
     x = rng.uniform(left + 1, right - 2)

@@ -1,4 +1,4 @@
-"""Finds ground for the synthetic town: a grid in any CRS with square pixels of a given size."""
+"""Location of the synthetic town: a grid in any CRS with square pixels of a given size."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from geoseg.geo.grid import Grid
 def place_grid(
     shape: tuple[int, int], *, gsd_m: float, crs: str, rotation_deg: float = 0.0
 ) -> Grid:
-    """A grid whose pixels are squares of `gsd_m` on the ground, in the CRS's area of use.
+    """Return a grid with square pixels of `gsd_m` metres, in the CRS's area of use.
 
     Args:
         shape: (height, width) in pixels.
-        gsd_m: Metres on the ground per pixel.
+        gsd_m: Ground sampling distance in metres.
         crs: Any CRS that rasterio understands, geographic ones included.
-        rotation_deg: Counter-clockwise rotation of the grid on the ground.
+        rotation_deg: Counter-clockwise rotation of the grid.
 
     Raises:
         ConfigError: If the CRS is unknown.
@@ -48,7 +48,7 @@ def place_grid(
 
 
 def _site(crs: pyproj.CRS) -> tuple[float, float]:
-    """CRS (x, y) well inside the area of use, as near to 45 degrees of latitude as it allows."""
+    """Return CRS (x, y) well inside the area of use, as close to latitude 45 as possible."""
     area = crs.area_of_use
     if area is None:
         return (0.0, 45.0) if crs.is_geographic else (0.0, 0.0)

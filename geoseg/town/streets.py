@@ -1,4 +1,4 @@
-"""The street network of the synthetic town: gently bent lines with blocks between them."""
+"""Street network of the synthetic town: slightly curved lines with blocks between them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ KERB_M = 5.0  # from a street's centre line to the gardens
 
 @dataclass(frozen=True)
 class Frame:
-    """Maps the town's own ground to the scene's pixels.
+    """Mapping of town coordinates to the scene's pixels.
 
-    The town counts metres (u, v) from the scene's centre along its streets; a rotation and one
-    slow wave across each axis make the streets oblique and bent, and keep lengths within 1 %.
+    Town coordinates (u, v) are metres from the scene's centre along the streets. A rotation and
+    one long wave across each axis make the streets oblique and curved; lengths change by less
+    than 1 %.
 
     Attributes:
         centre: Pixel (x, y) of the scene's centre.
-        angle_deg: Rotation of the street network in the picture.
+        angle_deg: Rotation of the street network in the image.
         waves: Amplitude, angular frequency per metre and phase of each axis' wave.
         gsd_m: Metres per pixel.
     """
@@ -34,7 +35,7 @@ class Frame:
     gsd_m: float
 
     def at(self, u: np.ndarray | float, v: np.ndarray | float) -> np.ndarray:
-        """Pixel (x, y) of town coordinates, along the last axis."""
+        """Convert town coordinates to pixels (x, y), along the last axis."""
         (swing_u, pace_u, phase_u), (swing_v, pace_v, phase_v) = self.waves
         x = u + swing_u * np.sin(pace_u * np.asarray(v) + phase_u)
         y = v + swing_v * np.sin(pace_v * np.asarray(u) + phase_v)
@@ -48,7 +49,7 @@ class Frame:
         )
 
     def pose(self, u: float, v: float, *, turn_deg: float = 0.0) -> Affine:
-        """Transform from metres around (u, v), x along the street, to pixels."""
+        """Return the transform from metres around (u, v), x along the street, to pixels."""
         here, ahead = self.at(u, v), self.at(u + 1.0, v)
         angle = math.degrees(math.atan2(ahead[1] - here[1], ahead[0] - here[0]))
         return (
@@ -60,7 +61,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class CityBlock:
-    """The ground between four streets, in town metres, without the streets."""
+    """The area between four streets, in town metres, without the streets."""
 
     left: float
     top: float
@@ -75,14 +76,14 @@ class CityBlock:
 
 @dataclass(frozen=True)
 class Streets:
-    """Lines of equal u and of equal v, which reach beyond the scene on every side."""
+    """Lines of equal u and of equal v, which extend beyond the scene on every side."""
 
     frame: Frame
     us: np.ndarray
     vs: np.ndarray
 
     def lines(self) -> Iterator[tuple[np.ndarray, bool]]:
-        """Yields each street as town points (n, 2), and whether it runs along u."""
+        """Yield each street as town points (n, 2), and whether it runs along u."""
         along_u = np.arange(self.us[0], self.us[-1], 5.0)
         along_v = np.arange(self.vs[0], self.vs[-1], 5.0)
         for v in self.vs:
@@ -91,7 +92,7 @@ class Streets:
             yield np.column_stack([np.full_like(along_v, u), along_v]), False
 
     def blocks(self, scene: shapely.Polygon) -> Iterator[CityBlock]:
-        """Yields the blocks that touch the scene's outline in pixels."""
+        """Yield the blocks that intersect the scene's outline, in pixels."""
         shapely.prepare(scene)
         for top, bottom in zip(self.vs[:-1], self.vs[1:], strict=True):
             for left, right in zip(self.us[:-1], self.us[1:], strict=True):
@@ -102,10 +103,10 @@ class Streets:
 
 
 def build_streets(rng: np.random.Generator, shape: tuple[int, int], gsd_m: float) -> Streets:
-    """Draws a street network that covers a scene.
+    """Build a random street network that covers a scene.
 
     Args:
-        rng: Source of chance.
+        rng: Random number generator.
         shape: Scene (height, width) in pixels.
         gsd_m: Metres per pixel.
     """

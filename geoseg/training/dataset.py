@@ -1,4 +1,4 @@
-"""A folder of tiles as batches for a network."""
+"""Datasets of tiles, and the normalisation of their images."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import shapely
 import torch
 from rasterio.windows import Window
 from torch import Tensor
@@ -22,7 +23,7 @@ from geoseg.geo.grid import Grid
 from geoseg.geo.raster import Scene, read_info
 from geoseg.networks.losses import burn_separation, separation_reach
 
-# Tiles are kept in memory up to this much, and read from disk beyond it.
+# Decoded tiles are cached up to this many bytes; the others are read again each time.
 CACHE_BYTES = 2 * 1024**3
 
 # GDAL decodes without holding Python's lock, so threads help.
@@ -35,15 +36,15 @@ class TileDataset(Dataset[Sample]):
     """The tiles of one split.
 
     A sample holds `image` (C, size, size) float32 in the scene's units, `target`
-    (2, size, size) uint8, `valid` (1, size, size) bool, False on nodata, and `index`, its row
+    (K, size, size) uint8, `valid` (1, size, size) bool, False on nodata, and `index`, its row
     of `tiles`; with `sigma_px` also `separation` (1, size, size) uint8, see
     `geoseg.networks.losses.burn_separation`.
 
     Args:
         folder: A folder made by `geoseg tile`.
         split: `train`, `val` or `test`.
-        sigma_px: Width of the gaps between buildings that the weight map stresses; no
-            `separation` when None.
+        sigma_px: Width in pixels of the gaps between buildings that the weight map emphasises;
+            no `separation` when None.
 
     Raises:
         EmptyDatasetError: If the folder or the split is empty.
@@ -56,25 +57,25 @@ class TileDataset(Dataset[Sample]):
         self.tiles: gpd.GeoDataFrame = tiles[tiles.split == split].reset_index(drop=True)
         if self.tiles.empty:
             raise EmptyDatasetError(
-                f"{folder}: has no tile in split {split}; tile again with other --fractions"
+                f"{folder}: split {split} has no tiles; tile again with other --fractions"
             )
         self.sigma_px = sigma_px
         self._footprints = self._read_footprints() if sigma_px else {}
         self._cache: dict[int, dict[str, np.ndarray]] = {}
         pixel = np.dtype(self.info.dtype).itemsize * len(self.info.bands) + 3 + bool(sigma_px)
-        self._cached = min(len(self.tiles), CACHE_BYTES // (pixel * self.info.size**2))
+        self._cache_size = min(len(self.tiles), CACHE_BYTES // (pixel * self.info.size**2))
 
     def __len__(self) -> int:
         return len(self.tiles)
 
     @property
     def building_share(self) -> float:
-        """Share of building pixels among the valid ones."""
+        """Share of building pixels among valid pixels."""
         valid = self.tiles.valid_fraction
         return float((self.tiles.building_fraction * valid).sum() / valid.sum())
 
     def __getitem__(self, index: int) -> Sample:
-        # Copies: the cache stays as it is.
+        # Copies, so that changes of a sample do not reach the cache.
         loaded = dict(self._load(index))
         image = torch.from_numpy(loaded.pop("image").astype(np.float32))
         labels = {name: torch.tensor(array) for name, array in loaded.items()}
@@ -95,59 +96,66 @@ class TileDataset(Dataset[Sample]):
         if index in self._cache:
             return self._cache[index]
         loaded = self.read(index)
-        if index < self._cached:
+        if index < self._cache_size:
             self._cache[index] = loaded
         return loaded
 
     def read(self, index: int) -> dict[str, np.ndarray]:
-        """Reads a tile from its files, in its data type; otherwise as a sample."""
+        """Read a tile from its files: the arrays of a sample, with the image in its data type."""
         name = f"{self.tiles.id[index]}.tif"
         with (
             Scene(self.folder / "images" / name) as image,
             Scene(self.folder / "targets" / name) as target,
         ):
             data, valid = image.read()
-            burnt, known = target.read()
-        burnt[:, ~known] = self.info.ignore
-        loaded = {"image": data, "target": burnt, "valid": valid[None]}
+            classes, labelled = target.read()
+        classes[:, ~labelled] = self.info.ignore
+        loaded = {"image": data, "target": classes, "valid": valid[None]}
         if self.sigma_px:
             loaded["separation"] = self._burn_separation(index, image.grid, self.sigma_px)[None]
         return loaded
 
     def _burn_separation(self, index: int, grid: Grid, sigma_px: float) -> np.ndarray:
-        # Buildings outside the tile make gaps within it.
+        # Gaps between buildings inside and outside the tile count, too.
         halo = separation_reach(sigma_px)
-        wide = Window(-halo, -halo, grid.width + 2 * halo, grid.height + 2 * halo)
-        ids = FootprintLabels(grid, self._footprints[self.tiles.scene[index]]).rasterize_ids(wide)
+        padded = Window(-halo, -halo, grid.width + 2 * halo, grid.height + 2 * halo)
+        ids = FootprintLabels(grid, self._footprints[self.tiles.scene[index]]).rasterize_ids(padded)
         return burn_separation(ids, sigma_px)[halo:-halo, halo:-halo]
 
     def _read_footprints(self) -> dict[str, gpd.GeoDataFrame]:
-        """The footprints of each scene, in its CRS."""
+        """Read the footprints of each scene, in its CRS."""
         footprints = read_tile_footprints(self.folder)
         crs = {
             scene: read_info(self.folder / "images" / f"{rows.id.iloc[0]}.tif").grid.crs
             for scene, rows in self.tiles.groupby("scene")
         }
         return {
-            scene: footprints[footprints.scene == scene].to_crs(known.to_wkt())
-            for scene, known in crs.items()
+            scene: footprints[footprints.scene == scene].to_crs(scene_crs.to_wkt())
+            for scene, scene_crs in crs.items()
         }
 
 
 def bounding_grid(tiles: TileDataset, rows: pd.DataFrame) -> Grid:
-    """The lattice of tiles of one scene over all of them; any tile's file knows where it lies.
+    """Return the grid of tiles of one scene, over their common extent.
 
     Args:
         tiles: The tiles.
-        rows: Those rows of `tiles.tiles` that the grid is to hold.
+        rows: The rows of `tiles.tiles` that the grid covers.
     """
+    # All tiles of a scene share its grid, so any of them gives the georeferencing.
     first = rows.iloc[0]
-    placed = read_info(tiles.folder / "images" / f"{first.id}.tif").grid
+    tile_grid = read_info(tiles.folder / "images" / f"{first.id}.tif").grid
     top, left = rows.row_off.min(), rows.col_off.min()
     corner = Window(left - first.col_off, top - first.row_off, 1, 1)
     height = (rows.row_off + rows.height).max() - top
     width = (rows.col_off + rows.width).max() - left
-    return Grid(placed.crs, placed.window_transform(corner), int(height), int(width))
+    return Grid(tile_grid.crs, tile_grid.window_transform(corner), int(height), int(width))
+
+
+def tile_boxes(rows: pd.DataFrame) -> np.ndarray:
+    """Return tiles of one scene as shapely boxes (n,), in the pixels of `tile_corners`."""
+    boxes: np.ndarray = shapely.box(*tile_corners(rows).T)
+    return boxes
 
 
 def tile_corners(rows: pd.DataFrame) -> np.ndarray:
@@ -166,17 +174,17 @@ def tile_corners(rows: pd.DataFrame) -> np.ndarray:
 
 
 def normalise(image: Tensor, valid: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Brings bands to mean 0 and deviation 1; nodata becomes 0, the mean.
+    """Scale bands to mean 0 and standard deviation 1; nodata becomes 0, the mean.
 
     Args:
         image: (N, C, H, W) in the scene's units.
         valid: (N, 1, H, W) bool.
-        mean: (C,).
-        std: (C,).
+        mean: (C,), mean of each band.
+        std: (C,), standard deviation of each band.
 
     Returns:
         float32 (N, C, H, W).
     """
-    # In place: on a CPU fetching memory for each step would take longer than the sums.
+    # In place, since on a CPU allocating memory takes longer than the arithmetic.
     scaled = image.to(torch.float32, copy=True)
     return scaled.sub_(mean.view(1, -1, 1, 1)).div_(std.view(1, -1, 1, 1)).mul_(valid)

@@ -71,9 +71,9 @@ def finish(spec: ModelSpec, weights: dict[str, Tensor], device: str, tiles: Tile
         return Tuned(Thresholds(), None, pictures={VALIDATION_NAME: draw_classes})
     areas = ValidationAreas(tiles)
     areas.predict(predictor)
-    calibration = calibrate(areas.grounds())
+    calibration = calibrate(areas.areas())
     best = tune_thresholds(areas).model_copy(update={"temperature": calibration.temperature})
-    evaluated = [(one, one.evaluate(best)) for one in areas.grounds()]
+    evaluated = [(one, one.evaluate(best)) for one in areas.areas()]
     score = sum((evaluation.score for _, evaluation in evaluated), Score(0, 0, 0))
     pictures: dict[str, Drawing] = {
         RELIABILITY_NAME: lambda path: draw_reliability(calibration, path),

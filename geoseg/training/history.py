@@ -1,4 +1,4 @@
-"""A training run's clock and diary: the learning rate, `metrics.csv`, `curves.png`."""
+"""The callback that keeps time, sets learning rates and writes metrics."""
 
 from __future__ import annotations
 
@@ -35,27 +35,28 @@ COLUMNS = (
     "val_score",
 )
 
-# The column that chooses the best epoch, the greatest being the best.
+# The column whose maximum selects the best epoch.
 MONITOR = "val_score"
 
-# An epoch that takes longer says so this often.
+# Interval of progress messages within a long epoch.
 _SECONDS_PER_LINE = 30.0
 
-# Processes agree on the time after so many batches; each time they wait for their devices.
-_STEPS_PER_AGREEMENT = 8
+# Processes synchronise their clocks after so many batches; each time they wait for their devices.
+_BATCHES_PER_SYNC = 8
 
-# Epochs may be shorter than a picture takes, and the device waits for it.
+# Minimum interval between drawings of the curves: an epoch may be shorter than drawing takes, and
+# the device is idle meanwhile.
 _SECONDS_PER_PICTURE = 10.0
 
 
 class History(Callback):
-    """Keeps time, sets the rate by it, and writes `metrics.csv`, `curves.png` and loggers.
+    """Keeps time, sets learning rates by it, and writes `metrics.csv`, `curves.png` and logs.
 
     Args:
         folder: The run's folder.
-        options: How to train.
-        report: Told one line per epoch.
-        run: What the run began with, from `describe_run`, for those who resume it.
+        options: Training options.
+        report: Called with one line per epoch.
+        run: Settings of the run, from `describe_run`, against which a resumed run is checked.
     """
 
     def __init__(
@@ -70,39 +71,40 @@ class History(Callback):
         self.loggers: list[Logger] = []
         self.rate = self.progress = 0.0
         self._validated = False
-        self._before = self._clock = 0.0  # minutes; the clock is what all processes agree on
-        self._start = self._told = time.monotonic()
+        # Minutes before a resumption, and the time in minutes that all processes agree on.
+        self._earlier = self._clock = 0.0
+        self._start = self._reported = time.monotonic()
         self._drawn = -math.inf
 
     @property
     def minutes(self) -> float:
-        """Minutes in the loop, those before a resumption included."""
-        return self._before + (time.monotonic() - self._start) / 60
+        """Minutes of training, including those before a resumption."""
+        return self._earlier + (time.monotonic() - self._start) / 60
 
     @property
     def best_iou(self) -> float | None:
-        """Pixel IoU on validation tiles in the best epoch so far; None if none was validated."""
+        """Validation pixel IoU of the best epoch so far; None before the first validation."""
         scored = [row for row in self.rows if MONITOR in row]
         return max(reversed(scored), key=lambda row: row[MONITOR])["val_iou"] if scored else None
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must keep."""
+        """Return the state for a checkpoint."""
         return {"minutes": self.minutes, "rows": self.rows, "run": self.run}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a checkpoint."""
-        self._before, self._start = state["minutes"], time.monotonic()
+        """Restore the state of a checkpoint."""
+        self._earlier, self._start = state["minutes"], time.monotonic()
         self.rows = list(state["rows"])
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Does not train on where time was up."""
+        """Stop at once if the time limit was reached before."""
         spent, limit = checkpoint["callbacks"][self.state_key]["minutes"], self.options.max_minutes
         trainer.should_stop |= limit is not None and spent >= limit
 
     def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """Opens the loggers, and starts the clock, unless a checkpoint has."""
+        """Open the loggers, and start the clock."""
         if trainer.is_global_zero:
             self.loggers = open_loggers(self.options.loggers, self.folder)
         for logger in self.loggers:
@@ -110,7 +112,7 @@ class History(Callback):
         self._start = time.monotonic()
 
     def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """Sees to it that the last epoch is validated, whatever `val_every` says."""
+        """Make sure that the last epoch is validated, whatever `val_every` is."""
         self._validated = False
         if trainer.current_epoch + 1 == trainer.max_epochs:
             trainer.check_val_every_n_epoch = 1
@@ -118,18 +120,18 @@ class History(Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Sets the learning rate and the momentum."""
-        if trainer.world_size == 1 or batch_idx % _STEPS_PER_AGREEMENT == 0:
-            self._look_at_clock(trainer)
+        """Set learning rate and momentum."""
+        if trainer.world_size == 1 or batch_idx % _BATCHES_PER_SYNC == 0:
+            self._update_clock(trainer)
         self.progress = self._measure_progress(trainer, batch_idx)
         self.rate = self.options.lr * rate_share(self.progress, self.options)
-        moving = momentum(self.progress, self.options)
+        beta = momentum(self.progress, self.options)
         for group in trainer.optimizers[0].param_groups:
             group["lr"] = self.rate * group["share"]
             if "betas" in group:
-                group["betas"] = (moving, group["betas"][1])
+                group["betas"] = (beta, group["betas"][1])
             else:
-                group["momentum"] = moving
+                group["momentum"] = beta
 
     def on_train_batch_end(
         self,
@@ -139,49 +141,49 @@ class History(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Stops when time is up, and says between long epochs how far they are."""
-        if time.monotonic() - self._told > _SECONDS_PER_LINE:
-            self._tell(
-                f"epoch {trainer.current_epoch + 1}: {self.minutes:.1f} min, at work, batch "
+        """Stop at the time limit, and report progress within long epochs."""
+        if time.monotonic() - self._reported > _SECONDS_PER_LINE:
+            self._report_line(
+                f"epoch {trainer.current_epoch + 1}: {self.minutes:.1f} min, in progress, batch "
                 f"{batch_idx + 1} of {trainer.num_training_batches}, {self.progress:.0%} of the run"
             )
         if trainer.world_size == 1:
-            self._look_at_clock(trainer)
+            self._update_clock(trainer)
         if self._is_time_up:
             trainer.should_stop = True
             trainer.check_val_every_n_epoch = 1
 
     def on_validation_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Knows that this epoch has scores; Lightning keeps those of an earlier one."""
+        """Note that this epoch has scores: Lightning keeps the scores of earlier epochs."""
         self._validated = not trainer.sanity_checking
 
     def on_train_epoch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Writes a row; stops if validating took the rest of the time."""
-        self._look_at_clock(trainer)
+        """Write a row of metrics; stop if validation reached the time limit."""
+        self._update_clock(trainer)
         trainer.should_stop |= self._is_time_up and self._validated
         values = trainer.callback_metrics
         row: dict[str, float] = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
         row |= {"minutes": round(self.minutes, 3), "lr": self.rate}
-        known = [name for name in COLUMNS[4:] if self._validated or not name.startswith("val_")]
-        row |= {name: float(values[name]) for name in known if name in values}
+        current = [name for name in COLUMNS[4:] if self._validated or not name.startswith("val_")]
+        row |= {name: float(values[name]) for name in current if name in values}
         self.rows.append(row)
         if trainer.is_global_zero:
             self._write(row)
 
     def on_train_end(self, *_: Any) -> None:
-        """Closes the loggers."""
+        """Close the loggers."""
         close_loggers(self.loggers)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Ends the processes that this one started; they would wait for it."""
+        """Kill the processes that this one started; they would wait for it forever."""
         launcher = trainer.strategy.launcher
         if isinstance(launcher, _SubprocessScriptLauncher):
             launcher.kill(signal.SIGKILL)
 
     def draw(self) -> None:
-        """Draws `curves.png`, which may be some epochs behind `metrics.csv` until the end."""
+        """Draw `curves.png`; during training it may lag some epochs behind `metrics.csv`."""
         draw_or_warn(lambda path: draw_curves(self.rows, path), self.folder / "curves.png")
         self._drawn = time.monotonic()
 
@@ -197,19 +199,19 @@ class History(Callback):
             writer.writerows(self.rows)
         if time.monotonic() - self._drawn > _SECONDS_PER_PICTURE:
             self.draw()
-        self._tell(
+        self._report_line(
             f"epoch {row['epoch']}: {row['minutes']:.1f} min, "
             + ", ".join(f"{name} {row[name]:.3f}" for name in COLUMNS[4:] if name in row)
         )
 
-    def _tell(self, line: str) -> None:
-        self._told = time.monotonic()
+    def _report_line(self, line: str) -> None:
+        self._reported = time.monotonic()
         self.report(line)
 
-    def _look_at_clock(self, trainer: L.Trainer) -> None:
+    def _update_clock(self, trainer: L.Trainer) -> None:
         self._clock = self.minutes
         if self.options.max_minutes is not None and trainer.world_size > 1:
-            # Processes whose clocks differ would learn at different rates.
+            # With different clocks, processes would use different learning rates.
             self._clock = trainer.strategy.broadcast(self._clock)
 
     @property
@@ -218,9 +220,9 @@ class History(Callback):
         return limit is not None and self._clock >= limit
 
     def _measure_progress(self, trainer: L.Trainer, batch_idx: int) -> float:
-        """How far the run is: the larger share of its steps and of its time."""
-        several, limit = self.options.accumulate, self.options.max_minutes
-        steps = -(-int(trainer.num_training_batches) // several)
-        # By epochs: a run may go on with other processes, whose steps are of another size.
-        epochs = trainer.current_epoch + batch_idx // several / steps
+        """Return the completed share of the run, by steps or by time, whichever is larger."""
+        accumulate, limit = self.options.accumulate, self.options.max_minutes
+        steps = -(-int(trainer.num_training_batches) // accumulate)
+        # Counted in epochs: a run may resume with another number of processes, and so of steps.
+        epochs = trainer.current_epoch + batch_idx // accumulate / steps
         return max(epochs / self.options.epochs, self._clock / limit if limit else 0.0)

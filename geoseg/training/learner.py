@@ -18,7 +18,7 @@ from geoseg.networks.architectures import Task
 from geoseg.networks.model_file import ModelSpec
 from geoseg.networks.models import encoder_of
 from geoseg.options import TrainOptions
-from geoseg.training.augmentation import Chance
+from geoseg.training.augmentation import Randomness
 from geoseg.training.dataset import TileDataset
 from geoseg.training.distributed import count_processes, reduce_on_first, take_from_first
 from geoseg.training.validation.tuning import Tuned
@@ -150,13 +150,13 @@ class Learner(L.LightningModule):
                 augmentation.
         """
 
-    def _randomness(self, count: int, ahead: int) -> Chance:
+    def _randomness(self, count: int, ahead: int) -> Randomness:
         """Return random parameters for the samples of a batch, `ahead` batches after this step."""
         # A function of steps alone, so that a resumed run draws what it would have drawn.
         # Several batches may make one step.
         seed = self.options.seed * 1_000_003 + self.global_step * self.options.accumulate + ahead
         generator = torch.Generator().manual_seed(seed)
-        return Chance(generator, count, rank=self.global_rank, world=count_processes())
+        return Randomness(generator, count, rank=self.global_rank, world=count_processes())
 
 
 @dataclass(frozen=True)

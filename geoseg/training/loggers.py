@@ -1,4 +1,4 @@
-"""Where the rows of `metrics.csv` go besides: TensorBoard, MLflow, Weights & Biases."""
+"""Experiment loggers: TensorBoard, MLflow, Weights & Biases."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from geoseg.errors import ConfigError
 
 TENSORBOARD_NAME = "tensorboard"
 
-# What loggers write into a run's folder.
+# Files and folders that loggers write into a run's folder.
 LOGGED_NAMES = (TENSORBOARD_NAME, "mlflow.db", "mlflow", "wandb")
 
 _PROJECT = "geoseg"
 
 
 def check_loggers(names: Sequence[str]) -> None:
-    """Refuses loggers whose package is missing, before anything is done.
+    """Check that the packages of loggers are installed.
 
     Raises:
-        ConfigError: If one is.
+        ConfigError: If one is missing.
     """
     for name in names:
         if importlib.util.find_spec(name) is None:
@@ -33,13 +33,13 @@ def check_loggers(names: Sequence[str]) -> None:
 
 
 def open_loggers(names: Sequence[str], folder: Path) -> list[Logger]:
-    """Loggers that write into a run's folder, unless the environment says elsewhere.
+    """Open loggers that write into a run's folder, unless environment variables name a server.
 
-    A resumed run goes on in the same TensorBoard folder, and is a run of its own in the others.
+    A resumed run continues in the same TensorBoard folder; in MLflow and W&B it is a new run.
 
     Args:
-        names: `tensorboard` writes into `tensorboard/`; `mlflow` into `mlflow.db`, or to where
-            `MLFLOW_TRACKING_URI` says; `wandb` into `wandb/`, and to its server only where
+        names: `tensorboard` writes into `tensorboard/`; `mlflow` into `mlflow.db`, or to
+            `MLFLOW_TRACKING_URI`; `wandb` into `wandb/`, and to its server only if
             `WANDB_API_KEY` is set.
         folder: The run's folder.
     """
@@ -47,11 +47,12 @@ def open_loggers(names: Sequence[str], folder: Path) -> list[Logger]:
 
 
 def close_loggers(loggers: Sequence[Logger]) -> None:
-    """Has them write what they still hold, and ends their runs."""
+    """Flush loggers and end their runs."""
     for logger in loggers:
         logger.finalize("success")
         if isinstance(logger, WandbLogger):
-            logger.experiment.finish()  # a further training would go on in the same run
+            # Else the next training of this process would continue the same run.
+            logger.experiment.finish()
 
 
 def _open_tensorboard(folder: Path) -> Logger:

@@ -32,7 +32,7 @@ from geoseg.training.distributed import is_first, leave_group
 from geoseg.training.figures import draw_or_warn
 from geoseg.training.history import History
 from geoseg.training.learner import Recipe
-from geoseg.training.loading.loaders import LossesOfTiles, build_sampler, words_of_worker
+from geoseg.training.loading.loaders import TileLossRecorder, build_sampler, unwrap_worker_error
 from geoseg.training.loading.mosaic import remove_mosaic
 from geoseg.training.loading.sampling import HardSampler
 from geoseg.training.loggers import check_loggers
@@ -204,7 +204,7 @@ def _fit(setup: Setup, trainer: L.Trainer, folder: Path, report: Report, epochs:
         world=trainer.world_size,
     )
     if isinstance(sampler, HardSampler):
-        cast(Any, trainer).callbacks.insert(0, LossesOfTiles(sampler))
+        cast(Any, trainer).callbacks.insert(0, TileLossRecorder(sampler))
     # Loading processes fetch the first batches before Lightning calls set_epoch.
     sampler.set_epoch(epochs)
     last, mosaic = folder / LAST_NAME, mosaic_folder(folder, trainer.global_rank)
@@ -220,7 +220,7 @@ def _fit(setup: Setup, trainer: L.Trainer, folder: Path, report: Report, epochs:
         raise TrainingInterrupted(message, received) from None
     except GeosegError as error:
         if "\n" in str(error):
-            raise words_of_worker(error) from error
+            raise unwrap_worker_error(error) from error
         raise
     except RuntimeError as error:
         if lacks_memory(error):

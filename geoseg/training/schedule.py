@@ -1,4 +1,4 @@
-"""How the learning rate and the momentum go from the first step to the last."""
+"""Schedules of learning rate and momentum."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import math
 
 from geoseg.options import TrainOptions
 
-# One cycle (Smith and Topin, arXiv 1708.07120) begins with this share of the peak rate; while the
-# rate rises, the momentum falls from the higher of two values to the lower, and back.
+# The one-cycle schedule (Smith and Topin, arXiv 1708.07120) begins at this share of the peak rate.
+# While the rate rises, the momentum falls from the higher value to the lower, and back afterwards.
 _FIRST_RATE = 1 / 25
 _LOW, _HIGH = 0.85, 0.95
 
-# The first step of a warm-up is not quite nothing, as a share of the peak rate.
+# Share of the peak rate at the first step of a warm-up, which must not be 0.
 _LEAST = 1e-3
 
 
 def rate_share(progress: float, options: TrainOptions) -> float:
-    """Share of the peak learning rate: it rises over the warm-up, then falls as scheduled.
+    """Return the share of the peak learning rate: rising during warm-up, then by schedule.
 
     Args:
-        progress: Share of the training that is done, 0..1.
-        options: `schedule`, `warmup` and `poly_power` count.
+        progress: Completed share of the training, 0..1.
+        options: Uses `schedule`, `warmup` and `poly_power`.
     """
     warmup = options.warmup_share
     if progress < warmup:
@@ -30,17 +30,17 @@ def rate_share(progress: float, options: TrainOptions) -> float:
     passed = min(1.0, (progress - warmup) / (1 - warmup))
     if options.schedule == "constant":
         return 1.0
-    if options.schedule == "poly":  # DeepLab's (arXiv 1606.00915)
+    if options.schedule == "poly":  # as in DeepLab (arXiv 1606.00915)
         return float((1 - passed) ** options.poly_power)
     return _half_wave(passed)
 
 
 def momentum(progress: float, options: TrainOptions) -> float:
-    """Momentum of SGD, or the first beta of AdamW.
+    """Return the momentum of SGD, or the first beta of AdamW.
 
     Args:
-        progress: Share of the training that is done, 0..1.
-        options: `schedule`, `warmup` and `momentum` count.
+        progress: Completed share of the training, 0..1.
+        options: Uses `schedule`, `warmup` and `momentum`.
     """
     if options.schedule != "one_cycle":
         return options.momentum
@@ -50,5 +50,5 @@ def momentum(progress: float, options: TrainOptions) -> float:
 
 
 def _half_wave(share: float) -> float:
-    """From 1 at 0 down to 0 at 1, half a cosine."""
+    """Return half a cosine wave, from 1 at 0 down to 0 at 1."""
     return 0.5 * (1 + math.cos(math.pi * share))

@@ -82,7 +82,7 @@ class Segmenter(Learner):
             black=-self.mean / self.std,
             ignore=self.info.ignore,
             options=self.options.augment,
-            chance=self._randomness(len(image), ahead),
+            random=self._randomness(len(image), ahead),
         )
         return image, target
 
@@ -91,7 +91,7 @@ class Segmenter(Learner):
         super().on_validation_epoch_start()
         self.confusion = self._nothing_counted()
         if self.ground:
-            self.ground.start()
+            self.ground.reset()
 
     def validation_step(self, batch: Sample, _: int) -> None:
         """Loss, pixel counts and probabilities of one batch."""
@@ -113,7 +113,7 @@ class Segmenter(Learner):
         return self.ground.covered_mpx / self.ground.total_mpx if self.ground else 1.0
 
     def _findings(self) -> tuple[Confusion, dict[int, np.ndarray]]:
-        return self.confusion, self.ground.found if self.ground else {}
+        return self.confusion, self.ground.predictions if self.ground else {}
 
     def _score(self, findings: list[Any]) -> dict[str, float]:
         """Scores of all validation pixels together: of buildings, or the mean of the classes'.
@@ -131,9 +131,9 @@ class Segmenter(Learner):
         scores = {"val_iou": iou, "val_f1_pixel": f1, "val_score": iou}
         if self.ground:
             for _, found in findings:
-                self.ground.found |= found
+                self.ground.predictions |= found
             buildings, _ = self.ground.score(_WHILE_TRAINING)
-            self.ground.start()
+            self.ground.reset()
             scores |= {"val_f1": buildings.f1, "val_score": (iou + buildings.f1) / 2}
         return scores
 

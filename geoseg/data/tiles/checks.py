@@ -87,7 +87,7 @@ def check_mask_georeferencing(infos: Sequence[SceneInfo], labels: Sequence[Label
     masks = [
         one.path
         for info, one in zip(infos, labels, strict=True)
-        if isinstance(one, RasterLabels) and info.placed_by == "assumed"
+        if isinstance(one, RasterLabels) and info.georeferenced_by == "assumed"
     ]
     shared = next((path for path in masks if masks.count(path) > 1), None)
     if shared is not None:

@@ -34,7 +34,7 @@ from geoseg.errors import EmptyDatasetError, LabelError, SceneReadError, one_lin
 from geoseg.geo.grid import Grid
 from geoseg.geo.paths import absolute_path
 from geoseg.geo.raster import Scene, SceneInfo, limited_block_cache, write_array
-from geoseg.geo.vector import within_globe, write_parts
+from geoseg.geo.vector import wrap_lonlat, write_parts
 from geoseg.jobs.journal import Journal, describe_job
 from geoseg.jobs.output import Work, folder_output
 from geoseg.jobs.progress import Progress
@@ -420,7 +420,7 @@ def _write_index(plan: TilingPlan, tiles: gpd.GeoDataFrame, info: TilesInfo, fol
     tiles[columns].assign(class_pixels=tiles.of_value).to_parquet(folder / "tiles.parquet")
     _write_footprints(plan, info, folder / FOOTPRINTS_NAME)
     for split, part in plan.regions.groupby("split"):
-        part = part.set_geometry([within_globe(shape) for shape in part.geometry], crs=part.crs)
+        part = part.set_geometry([wrap_lonlat(shape) for shape in part.geometry], crs=part.crs)
         part.to_file(folder / f"{split}.geojson", driver="GeoJSON", RFC7946="YES")
     (folder / "tiles.json").write_text(info.model_dump_json(indent=2) + "\n")
 

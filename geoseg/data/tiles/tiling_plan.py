@@ -135,7 +135,7 @@ def plan_tiles(
     infos = [
         read_info(scene, bands=options.bands, assume_gsd_m=options.assume_gsd_m) for scene in scenes
     ]
-    check_placeholder_overlap([info for info in infos if info.placed_by == "assumed"])
+    check_placeholder_overlap([info for info in infos if info.georeferenced_by == "assumed"])
     check_geographic_crs(infos)
     check_same_bands(infos, chosen=options.bands is not None)
     gsd_m = options.gsd_m or infos[0].grid.gsd_m

@@ -1,4 +1,4 @@
-"""The one door for rasters: reads windows on any grid with their validity, writes GeoTIFFs."""
+"""Raster files: windows on any grid with their validity, GeoTIFF and COG writers."""
 
 from geoseg.geo.raster.block_cache import limited_block_cache
 from geoseg.geo.raster.geotiff import open_for_writing, write_array, write_cog

@@ -1,4 +1,4 @@
-"""Where a scene lies, by its transform or by a model of its sensor, and how it is warped."""
+"""Georeferencing of scenes by transform, GCPs or RPCs, and warping to a grid."""
 
 from __future__ import annotations
 
@@ -18,117 +18,128 @@ from rasterio.warp import calculate_default_transform
 from geoseg.errors import MissingCRSError, SceneReadError
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster.opening import describe, open_description
-from geoseg.geo.raster.placeholder import assume_place
+from geoseg.geo.raster.placeholder import placeholder_grid
 
 logger = logging.getLogger(__name__)
 
-PlacedBy = Literal["transform", "gcps", "rpcs", "assumed"]
+GeoreferencedBy = Literal["transform", "gcps", "rpcs", "assumed"]
 
-# Pixels of error that GDAL's approximate transformer may make; its default of 1/8 moves
-# outlines visibly, and exactly 0 is refused.
+# Largest error of GDAL's approximate transformer in pixels; its default of 1/8 moves outlines
+# visibly, and it refuses 0.
 _WARP_TOLERANCE = 0.001
 
-# Rows and columns that a warp computes at a time, as GDAL chooses them itself.
+# Rows and columns of the blocks of a warped dataset, GDAL's default.
 _BLOCK = (128, 512)
 
-# Files that GDAL keeps beside a raster and finds by itself.
-_PARTS = {".msk": "its mask", ".ovr": "its overviews"}
+# Sidecar files of a raster, which GDAL reads together with it.
+_SIDECARS = {".msk": "its mask", ".ovr": "its overviews"}
 
 _LONGITUDE_LATITUDE = CRS.from_epsg(4326)
 
 
 @dataclass(frozen=True)
-class Place:
-    """How a raster lies on the ground.
+class Georeferencing:
+    """Georeferencing of a raster.
 
     Attributes:
-        grid: The pixels' own grid; without a transform the one that GDAL suggests: north up,
-            about as many pixels as the raster has.
-        by: What says so: the transform, ground control points, rational polynomials, or nothing
-            but an assumption.
-        options: What GDAL must know besides to follow `by`.
+        grid: The raster's pixel grid; without a transform the one that GDAL suggests: north up,
+            with about as many pixels as the raster has.
+        by: Its source: the transform, ground control points, rational polynomial
+            coefficients, or an assumed pixel size at a placeholder location.
+        options: Further options of GDAL's warper for `by`.
     """
 
     grid: Grid
-    by: PlacedBy
+    by: GeoreferencedBy
     options: dict[str, Any]
 
 
-def find_place(source: Any, path: str, assume_gsd_m: float | None = None) -> Place:
-    """Finds where a raster lies, in the order in which GDAL's own tools look for it.
+def read_georeferencing(
+    source: Any, path: str, assume_gsd_m: float | None = None
+) -> Georeferencing:
+    """Read the georeferencing of a raster: transform, else GCPs, else RPCs, as GDAL's tools do.
 
     Args:
         source: The dataset.
         path: As given by the user.
-        assume_gsd_m: Pixel size of a raster that does not say at all; see `assume_place`.
+        assume_gsd_m: Pixel size in metres of a raster without any; see `placeholder_grid`.
 
     Raises:
-        MissingCRSError: If it does not say.
-        SceneReadError: If what it says is no place.
+        MissingCRSError: If it has none.
+        SceneReadError: If it is invalid.
     """
     if source.crs is not None and not source.transform.is_identity:
-        return Place(
-            _grid(path, source.crs, source.transform, source.height, source.width), "transform", {}
+        return Georeferencing(
+            _build_grid(path, source.crs, source.transform, source.height, source.width),
+            "transform",
+            {},
         )
     points, crs = source.gcps
     crs = crs or source.crs
     if points and crs is not None:
-        return _fitted(source, path, "gcps", crs, gcps=points)
+        return _fit_grid(source, path, "gcps", crs, gcps=points)
     rpcs = source.rpcs
     if rpcs is not None:
-        # The ground's mean height stands in for the terrain.
+        # The mean height of the terrain; there is no elevation model.
         options = {"RPC_HEIGHT": rpcs.height_off}
-        return _fitted(source, path, "rpcs", _LONGITUDE_LATITUDE, rpcs=rpcs, **options)
-    placeless = source.crs is None and source.transform.is_identity and not points
-    if placeless and assume_gsd_m is not None:
-        grid = assume_place(path, source.height, source.width, assume_gsd_m)
-        return Place(grid, "assumed", {})
-    raise _nowhere(source, path, bool(points))
+        return _fit_grid(source, path, "rpcs", _LONGITUDE_LATITUDE, rpcs=rpcs, **options)
+    has_nothing = source.crs is None and source.transform.is_identity and not points
+    if has_nothing and assume_gsd_m is not None:
+        grid = placeholder_grid(path, source.height, source.width, assume_gsd_m)
+        return Georeferencing(grid, "assumed", {})
+    raise _missing_georeferencing(source, path, bool(points))
 
 
-def warn_of_place(place: Place, path: str) -> None:
-    """Tells that a place is approximate, or invented, where it is."""
+def warn_if_approximate(place: Georeferencing, path: str) -> None:
+    """Warn if the georeferencing is approximate or a placeholder."""
     if place.by == "assumed":
         logger.warning(
-            "%s: does not say where it lies; laid at an invented place on the equator, with "
-            "pixels of %g m",
+            "%s: has no georeferencing; a placeholder location on the equator is used, with pixels "
+            "of %g m",
             path,
             place.grid.transform.a,
         )
     if place.by == "rpcs":
         logger.warning(
-            "%s: placed by its RPCs at the height of %g m, without terrain; hills and footprints "
-            "may be off by many metres (gdalwarp -rpc -to RPC_DEM=dem.tif in.tif out.tif is exact)",
+            "%s: georeferenced by its RPCs at a height of %g m, without terrain; in hills "
+            "positions may be wrong by many metres (gdalwarp -rpc -to RPC_DEM=dem.tif in.tif "
+            "out.tif is exact)",
             path,
             place.options["RPC_HEIGHT"],
         )
 
 
 def open_warped(
-    view: Any, place: Place, grid: Grid, *, alpha: bool, nodata: float | None, is_colour: bool
+    view: Any,
+    place: Georeferencing,
+    grid: Grid,
+    *,
+    alpha: bool,
+    nodata: float | None,
+    is_colour: bool,
 ) -> Any:
-    """Warps a view of a scene bilinearly to a grid.
+    """Warp a view of a scene bilinearly to a grid.
 
-    A pixel does not depend on the window that it is read with.
+    The value of a pixel does not depend on the window it is read with.
 
     Args:
-        view: From `open_view`, or a dataset with nothing but data bands.
-        place: Where the scene lies.
+        view: From `open_view`, or a dataset with data bands only.
+        place: Georeferencing of the scene.
         grid: The grid to read on.
         alpha: Whether the view's last band is alpha.
         nodata: The scene's sentinel.
-        is_colour: Whether only pixels that have the sentinel in all bands are nodata; and none
-            where there is an alpha band.
+        is_colour: Whether the sentinel may also be a colour: only pixels that have it in all
+            bands are nodata then, and none if there is an alpha band.
 
     Returns:
-        A dataset on the grid: the data bands, then alpha, unless a sentinel that is no colour is
-        all that says what is valid; it comes through the warp as it is then.
+        A dataset on the grid: the data bands, then alpha. There is no alpha band if validity is
+        given only by a sentinel that cannot be a colour; the warp then keeps the sentinel.
     """
     options = {
         "resampling": Resampling.bilinear,
         "tolerance": _WARP_TOLERANCE,
-        # Else GDAL takes the kernel's width from each window's rounded extent, and a pixel
-        # depends on the window that it is read with.
+        # Otherwise GDAL derives the kernel's width from each window's rounded extent, and a
+        # pixel depends on the window it is read with.
         "XSCALE": str(place.grid.axis_gsd_m[0] / grid.axis_gsd_m[0]),
         "YSCALE": str(place.grid.axis_gsd_m[1] / grid.axis_gsd_m[1]),
         **_validity_options(view.count, alpha, nodata, is_colour),
@@ -137,20 +148,20 @@ def open_warped(
     if place.by in ("transform", "assumed"):
         target = {"transform": grid.transform, "height": grid.height, "width": grid.width}
         return WarpedVRT(view, crs=grid.crs, **target, **options)
-    # Of the two ways to make a WarpedVRT, only the one without a transform follows control points
-    # and polynomials; so the grid is written into what that one describes.
+    # A WarpedVRT with a given transform ignores GCPs and RPCs; so one without is created, and the
+    # grid is written into its description.
     with WarpedVRT(view, src_crs=place.grid.crs, crs=grid.crs, **options) as suggested:
         document = describe(suggested)
-    return open_description(_on_grid(document, grid))
+    return open_description(_set_grid(document, grid))
 
 
 def _validity_options(
     count: int, alpha: bool, nodata: float | None, is_colour: bool
 ) -> dict[str, Any]:
-    """How validity travels through the warp.
+    """Return the options by which the warp keeps validity.
 
-    As alpha: by a mask or alpha band, or by a sentinel that only counts where all bands have
-    it. Or as a sentinel that is no colour, by which `Scene.read` finds it in any band.
+    As alpha: from a mask or alpha band, or from a sentinel that counts only where all bands have
+    it. Or as a sentinel that cannot be a colour, which `Scene.read` looks for in each band.
     """
     if nodata is None or (alpha and is_colour):
         return {"add_alpha": not alpha}
@@ -165,18 +176,20 @@ def _validity_options(
     }
 
 
-def _grid(path: str, crs: CRS, transform: Any, height: int, width: int) -> Grid:
+def _build_grid(path: str, crs: CRS, transform: Any, height: int, width: int) -> Grid:
     try:
         return Grid(crs, transform, height, width)
     except ValueError as error:
         raise SceneReadError(
-            f"{path}: has no place on the ground, {error}; gdal_translate -a_ullr ULX ULY LRX LRY "
+            f"{path}: has an invalid transform, {error}; gdal_translate -a_ullr ULX ULY LRX LRY "
             "in.tif out.tif writes one"
         ) from error
 
 
-def _fitted(source: Any, path: str, by: PlacedBy, crs: CRS, **model: Any) -> Place:
-    """The place that a model of the sensor gives: ground control points or polynomials."""
+def _fit_grid(
+    source: Any, path: str, by: GeoreferencedBy, crs: CRS, **model: Any
+) -> Georeferencing:
+    """Fit a grid to ground control points or RPCs."""
     try:
         transform, width, height = calculate_default_transform(
             crs, crs, source.width, source.height, **model
@@ -184,35 +197,35 @@ def _fitted(source: Any, path: str, by: PlacedBy, crs: CRS, **model: Any) -> Pla
     except (CPLE_BaseError, RasterioError, ValueError) as error:
         what = "ground control points" if by == "gcps" else "RPCs"
         raise SceneReadError(
-            f"{path}: its {what} place it nowhere (three that do not lie on a line are the least); "
-            "gdal_translate -a_srs EPSG:CODE -a_ullr ULX ULY LRX LRY in.tif out.tif places it"
+            f"{path}: its {what} give no valid location (at least three points that are not on "
+            "one line are needed); gdal_translate -a_srs EPSG:CODE -a_ullr ULX ULY LRX LRY in.tif "
+            "out.tif sets it"
         ) from error
     options = {name: value for name, value in model.items() if name.isupper()}
-    return Place(_grid(path, crs, transform, height, width), by, options)
+    return Georeferencing(_build_grid(path, crs, transform, height, width), by, options)
 
 
-def _nowhere(source: Any, path: str, has_points: bool) -> MissingCRSError:
+def _missing_georeferencing(source: Any, path: str, has_points: bool) -> MissingCRSError:
     stem, dot, suffix = path.rpartition(".")
-    if dot + suffix.lower() in _PARTS:
+    if dot + suffix.lower() in _SIDECARS:
         return MissingCRSError(
-            f"{path}: is only a part of {Path(stem).name}, {_PARTS[dot + suffix.lower()]}; give "
-            "that file itself"
+            f"{path}: is only a sidecar file of {Path(stem).name}, "
+            f"{_SIDECARS[dot + suffix.lower()]}; give that file itself"
         )
     if has_points:
         return MissingCRSError(
             f"{path}: has ground control points but no CRS; gdal_translate -a_srs EPSG:CODE in.tif "
-            "out.tif names theirs"
+            "out.tif sets it"
         )
     if source.crs is not None:
         return MissingCRSError(
-            f"{path}: has a CRS but no position (its transform is the identity); gdalwarp or "
+            f"{path}: has a CRS but no transform (it is the identity); gdalwarp or "
             "gdal_translate -a_ullr ULX ULY LRX LRY in.tif out.tif writes one"
         )
     if source.transform.is_identity:
         return MissingCRSError(
-            f"{path}: has neither a coordinate reference system nor a position; gdal_translate "
-            "-a_srs EPSG:CODE -a_ullr ULX ULY LRX LRY in.tif out.tif writes both, --assume-gsd "
-            "METRES does without"
+            f"{path}: has no georeferencing; add it with gdal_translate -a_srs EPSG:CODE -a_ullr "
+            "ULX ULY LRX LRY in.tif out.tif, or use --assume-gsd METRES"
         )
     return MissingCRSError(
         f"{path}: has no coordinate reference system; gdal_edit.py -a_srs EPSG:CODE file.tif "
@@ -220,8 +233,8 @@ def _nowhere(source: Any, path: str, has_points: bool) -> MissingCRSError:
     )
 
 
-def _on_grid(document: str, grid: Grid) -> str:
-    """Puts a described warp on another grid of the same CRS."""
+def _set_grid(document: str, grid: Grid) -> str:
+    """Set the grid in the description of a warp; its CRS stays the same."""
     warped = ElementTree.fromstring(document)
     warped.set("rasterYSize", str(grid.height))
     warped.set("rasterXSize", str(grid.width))

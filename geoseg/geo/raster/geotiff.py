@@ -1,4 +1,4 @@
-"""Writes rasters that appear under their final name only when they are complete."""
+"""GeoTIFF and COG writers; files appear under their final name only when complete."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rasterio.shutil import copy as gdal_copy
 from geoseg.geo.grid import Grid
 from geoseg.jobs.files import LEAST_FREE, replace_file
 
+# Compression of results and of temporary files.
 _SMALL = {"compress": "deflate", "zlevel": 6}
 _QUICK = {"compress": "zstd", "zstd_level": 1}
 
@@ -39,20 +40,20 @@ def open_for_writing(
     scratch: bool = False,
     **profile: Any,
 ) -> Iterator[Any]:
-    """Opens a tiled, compressed GeoTIFF that is renamed to `path` only when complete.
+    """Open a tiled, compressed GeoTIFF that is renamed to `path` only when complete.
 
     Args:
         path: Final name.
-        grid: Place on the ground.
+        grid: Pixel grid.
         count: Bands.
         dtype: Data type.
         nodata: Sentinel.
         tags: Dataset tags.
         descriptions: Name of each band.
-        scales: What each band's numbers are multiplied by to get what they mean.
+        scales: Factor of each band from stored to real values.
         colormap: Colours of the first band's values.
-        masked: Whether a mask may be written; it goes into the file itself.
-        scratch: Whether it is soon read again and thrown away: written in less time then.
+        masked: Whether a mask may be written; it is stored in the file itself.
+        scratch: Whether the file is temporary: faster compression is used then.
         **profile: Further GeoTIFF creation options.
 
     Yields:
@@ -66,13 +67,13 @@ def open_for_writing(
         "blockxsize": 256,
         "blockysize": 256,
         "bigtiff": "if_safer",
-        # GDAL would take a fourth band of bytes for alpha.
+        # By default GDAL tags a fourth band of bytes as alpha.
         "photometric": "rgb" if tuple(descriptions) == _RGB else "minisblack",
         **profile,
     }
-    place = {"crs": grid.crs, "transform": grid.transform}
+    georeferencing = {"crs": grid.crs, "transform": grid.transform}
     shape = {"height": grid.height, "width": grid.width, "count": count, "dtype": dtype}
-    stored = place | shape | {"nodata": nodata} | options
+    stored = georeferencing | shape | {"nodata": nodata} | options
     with replace_file(path) as partial:
         with (
             rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True) if masked else nullcontext(),
@@ -91,7 +92,7 @@ def open_for_writing(
 
 
 def _check_written(path: Path) -> None:
-    """Raises if the disk is full: the end of the file may not be there, and GDAL does not say."""
+    """Raise if the disk is full: GDAL does not report that the end of a file is missing."""
     if shutil.disk_usage(path.parent).free < LEAST_FREE:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
@@ -104,13 +105,13 @@ def write_array(
     valid: np.ndarray | None = None,
     **options: Any,
 ) -> None:
-    """Writes (C, H, W) as one GeoTIFF.
+    """Write (C, H, W) as one GeoTIFF.
 
     Args:
         path: Final name.
-        grid: Place on the ground.
+        grid: Pixel grid.
         array: (C, H, W).
-        valid: (H, W); where False, the file's own mask says nodata.
+        valid: (H, W); False is stored as nodata in the file's mask.
         **options: As in `open_for_writing`.
     """
     masked = valid is not None and not valid.all()
@@ -122,12 +123,12 @@ def write_array(
 
 
 def write_cog(source: str | Path, path: str | Path, *, resampling: str) -> None:
-    """Rewrites a raster as a Cloud Optimized GeoTIFF with overviews.
+    """Write a raster as a Cloud Optimized GeoTIFF with overviews.
 
     Args:
         source: A complete raster.
-        path: Final name; appears only when complete.
-        resampling: How overviews are made: `average` for probabilities, `nearest` or `mode`
+        path: Final name.
+        resampling: Method for overviews: `average` for probabilities, `nearest` or `mode`
             for classes.
     """
     with replace_file(path) as partial:

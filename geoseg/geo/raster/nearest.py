@@ -1,4 +1,4 @@
-"""Reads rasters of classes at the centres of another grid's pixels."""
+"""Class rasters, read at the pixel centres of another grid."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from geoseg.errors import MissingCRSError, SceneReadError, one_line
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster.opening import open_raster
 
-# Pixels of the raster that are read in one piece.
-_MOST_PIXELS = 2**22
+# Largest window that is read at once, in pixels.
+_MAX_PIXELS = 2**22
 
 # Points whose coordinates are computed in one piece, about 100 bytes each.
 _MOST_POINTS = 2**20
 
 
 class NearestRaster:
-    """An open raster whose values are never mixed, nor taken for nodata.
+    """An open raster, read by nearest neighbour; nodata is an ordinary value.
 
     Args:
         path: Any raster that GDAL opens.
-        own: Where it lies if it does not say itself, and is of this height and width.
+        scene_grid: Grid of a raster without georeferencing, if it has this height and width.
 
     Raises:
-        SceneReadError: If the file is absent or GDAL cannot read it.
-        MissingCRSError: If nothing says where it lies.
+        SceneReadError: If the file does not exist or GDAL cannot read it.
+        MissingCRSError: If it has no georeferencing and no grid is given.
     """
 
-    def __init__(self, path: str | Path, own: Grid | None = None) -> None:
+    def __init__(self, path: str | Path, scene_grid: Grid | None = None) -> None:
         self._path = str(path)
         self._source = open_raster(path)
         self.bands: int = self._source.count
@@ -45,7 +45,7 @@ class NearestRaster:
         self._crs, self._transform = self._source.crs, self._source.transform
         if self._crs is None:
             try:
-                self._crs, self._transform = self._place_of(own)
+                self._crs, self._transform = self._fallback(scene_grid)
             except MissingCRSError:
                 self._source.close()
                 raise
@@ -64,16 +64,16 @@ class NearestRaster:
     def read(
         self, grid: Grid, window: Window, shape: tuple[int, int]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Reads the values at points spread evenly over a window of a grid.
+        """Read the values at points spread evenly over a window of a grid.
 
         Args:
             grid: In any CRS.
-            window: Of the grid's lattice, also beyond its edges.
-            shape: (rows, columns) of points; of the window's shape they are its pixels' centres.
+            window: Window of the grid, may extend beyond its edges.
+            shape: (rows, columns) of points; with the window's shape they are pixel centres.
 
         Returns:
             Data (bands, rows, columns), 0 outside the raster; and bool (rows, columns), True
-            inside of it.
+            inside it.
 
         Raises:
             SceneReadError: If the file is damaged there.
@@ -83,12 +83,12 @@ class NearestRaster:
         step = max(1, _MOST_POINTS // shape[1])
         for top in range(0, shape[0], step):
             part = slice(top, min(top + step, shape[0]))
-            columns, rows = self._places(grid, window, shape, part)
+            columns, rows = self._positions(grid, window, shape, part)
             data[:, part], inside[part] = self._read_places(columns, rows)
         return data, inside
 
     def _read_places(self, columns: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Read the values at pixels of this raster, and whether each is inside of it."""
+        """Read the values at pixels of this raster, and whether each is inside it."""
         inside = (rows >= 0) & (rows < self._source.height)
         inside &= (columns >= 0) & (columns < self._source.width)
         data = np.zeros((self.bands, *rows.shape), dtype=np.result_type(*self._source.dtypes))
@@ -115,24 +115,25 @@ class NearestRaster:
         except RasterioError as error:
             raise SceneReadError(
                 f"{self._path}: cannot read rows {top}-{top + window.height} "
-                f"({one_line(error)}); the file looks damaged, copy or download it again"
+                f"({one_line(error)}); the file seems damaged, copy or download it again"
             ) from error
         data.reshape(self.bands, -1)[:, part] = block[:, rows - top, columns - left]
 
-    def _place_of(self, own: Grid | None) -> tuple[CRS, Affine]:
-        placeless = self._transform.is_identity
-        if placeless and own is not None and own.shape == self._source.shape:
-            return own.crs, own.transform
+    def _fallback(self, scene_grid: Grid | None) -> tuple[CRS, Affine]:
+        bare = self._transform.is_identity
+        if bare and scene_grid is not None and scene_grid.shape == self._source.shape:
+            return scene_grid.crs, scene_grid.transform
         sizes = ""
-        if placeless and own is not None:
+        if bare and scene_grid is not None:
             size = "{} x {}".format(*self._source.shape)
-            sizes = f", and {size} pixels are not the scene's {own.height} x {own.width}"
+            other = f"{scene_grid.height} x {scene_grid.width}"
+            sizes = f", and its {size} pixels are not the scene's {other}"
         raise MissingCRSError(
             f"{self._path}: has no coordinate reference system{sizes}; gdal_edit.py -a_srs "
             "EPSG:CODE file.tif writes one"
         )
 
-    def _places(
+    def _positions(
         self, grid: Grid, window: Window, shape: tuple[int, int], part: slice
     ) -> tuple[np.ndarray, np.ndarray]:
         """Column and row of this raster under the points of some rows, int64 (rows, columns)."""
@@ -142,19 +143,19 @@ class NearestRaster:
         xs = points.a * column + points.b * row + points.c
         ys = points.d * column + points.e * row + points.f
         if grid.crs != self._crs:
-            own = Transformer.from_crs(
+            transformer = Transformer.from_crs(
                 grid.crs.to_wkt(), self._crs.to_wkt(), always_xy=True
             )  # fmt: skip
-            xs, ys = own.transform(xs, ys)
+            xs, ys = transformer.transform(xs, ys)
         inverse = ~self._transform
-        places = (
+        positions = (
             inverse.a * xs + inverse.b * ys + inverse.c,
             inverse.d * xs + inverse.e * ys + inverse.f,
         )
-        # A point on the line between two pixels belongs to the second, rounding errors or not.
+        # A point on the edge between two pixels belongs to the second, despite rounding errors.
         columns, rows = (
-            np.floor(np.nan_to_num(place, posinf=-1e9, neginf=-1e9) + 1e-6).astype(np.int64)
-            for place in places
+            np.floor(np.nan_to_num(position, posinf=-1e9, neginf=-1e9) + 1e-6).astype(np.int64)
+            for position in positions
         )
         return columns, rows
 
@@ -162,7 +163,7 @@ class NearestRaster:
 def _split_points(
     columns: np.ndarray, rows: np.ndarray, inside: np.ndarray
 ) -> Iterator[np.ndarray]:
-    """Yields the points inside the raster in parts whose bounding window is small.
+    """Yield the points inside the raster in parts whose bounding window is small.
 
     Points may be sparse (64 x 64 over a whole scene) or on a slanted lattice, so the window
     around all of them can be as large as the raster. Halving the lattice until the window is
@@ -184,7 +185,7 @@ def _split_points(
         if chosen.size == 0:
             continue
         window = _bounding_window(columns.ravel()[chosen], rows.ravel()[chosen])
-        if part.size == 1 or window.width * window.height <= _MOST_PIXELS:
+        if part.size == 1 or window.width * window.height <= _MAX_PIXELS:
             yield chosen
             continue
         axis = int(np.argmax(part.shape))

@@ -1,4 +1,4 @@
-"""Opens rasters, from files and from descriptions of them."""
+"""Opening of rasters, from files and from VRT descriptions."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from geoseg.geo.paths import is_missing, no_such_file
 
 
 def open_raster(path: str | Path) -> Any:
-    """Opens a file, or another name that GDAL knows, as a rasterio dataset.
+    """Open a file, or another name that GDAL knows, as a rasterio dataset.
 
     Raises:
-        SceneReadError: If it is absent, or no raster.
+        SceneReadError: If it does not exist or is not a raster.
     """
     name = str(path)
     try:
@@ -30,11 +30,12 @@ def open_raster(path: str | Path) -> Any:
             raise SceneReadError(no_such_file(name)) from error
         if Path(name).is_dir():
             raise SceneReadError(
-                f"{name}: is a folder; name the raster in it, such as {Path(name) / 'prob.tif'}"
+                f"{name}: is a folder; give the raster in it, such as {Path(name) / 'prob.tif'}"
             ) from error
         if lacks_file(error):
             raise SceneReadError(
-                f"{name}: lacks a file that it refers to ({one_line(error)}); put that beside it"
+                f"{name}: refers to a file that does not exist ({one_line(error)}); "
+                "copy that file, too"
             ) from error
         raise SceneReadError(
             f"{name}: GDAL cannot read this as a raster ({one_line(error)}); give a GeoTIFF, COG, "
@@ -43,10 +44,10 @@ def open_raster(path: str | Path) -> Any:
 
 
 def list_files(path: str | Path) -> list[str]:
-    """The files that a raster consists of: itself, those beside it, and the sources of a VRT.
+    """List the files of a raster: itself, its sidecar files and the sources of a VRT.
 
     Raises:
-        SceneReadError: If it is absent, or no raster.
+        SceneReadError: If it does not exist or is not a raster.
     """
     with open_raster(path) as raster:
         return files_of(raster, path)
@@ -58,19 +59,19 @@ def files_of(source: Any, path: str | Path) -> list[str]:
 
 
 def lacks_file(error: RasterioError) -> bool:
-    """Whether what could not be read is another file, which is not there."""
+    """Return whether an error is about a missing file that the raster refers to."""
     return "no such file" in one_line(error).lower()
 
 
 def _open(name: str) -> Any:
     with warnings.catch_warnings():
-        # A raster without a place is refused with a line of ours, or laid where the user says.
+        # geoseg has an error of its own for rasters without georeferencing.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         return rasterio.open(name)
 
 
 def is_raster(path: str | Path) -> bool:
-    """Whether GDAL opens a file as a raster with bands."""
+    """Return whether GDAL opens a file as a raster with bands."""
     try:
         with _open(str(path)) as source:
             return bool(source.count)
@@ -79,12 +80,12 @@ def is_raster(path: str | Path) -> bool:
 
 
 def describe(source: Any) -> str:
-    """A dataset as the text of a GDAL VRT, in which its files have names that GDAL finds."""
+    """Return a dataset as the text of a GDAL VRT, with absolute file names."""
     with MemoryFile(ext=".vrt") as vrt:
         gdal_copy(source, vrt.name, driver="VRT")
         vrt.seek(0)
         document = ElementTree.fromstring(vrt.read())
-    # GDAL forgets to do so for the sources of a mask band.
+    # GDAL leaves the sources of a mask band relative.
     for name in document.iter("SourceFilename"):
         if name.get("relativeToVRT") == "1":
             name.text = str(Path(source.name).parent / str(name.text))
@@ -93,5 +94,5 @@ def describe(source: Any) -> str:
 
 
 def open_description(document: str) -> Any:
-    """Opens the text of a GDAL VRT."""
+    """Open the text of a GDAL VRT."""
     return rasterio.open(document)

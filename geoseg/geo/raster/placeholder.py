@@ -1,4 +1,4 @@
-"""A place for scenes that do not say where they lie."""
+"""Placeholder locations for scenes without georeferencing."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from rasterio.crs import CRS
 from geoseg.errors import ConfigError
 from geoseg.geo.grid import Grid
 
-# World Mercator: all of the Earth in one CRS, and metres that are metres along the equator.
+# World Mercator: the whole Earth in one CRS, with true metres along the equator.
 _MERCATOR = CRS.from_epsg(3395)
 
-# Within these, metres are right to 0.1 %.
+# Within these limits, metres are correct to 0.1 %.
 _LEAST_X, _MOST_X = -19_000_000, 19_000_000
 _LEAST_Y, _MOST_Y = -250_000, 250_000
 
 
-def assume_place(path: str, height: int, width: int, gsd_m: float) -> Grid:
-    """Lays a scene on the equator, north up, at a spot that its name alone decides.
+def placeholder_grid(path: str, height: int, width: int, gsd_m: float) -> Grid:
+    """Return a north-up grid on the equator, at a location that depends on the file name only.
 
-    The strip along the equator is a lattice of cells, large enough for the scene. Which one is
-    its, the number in its name says, counted from a cell that the rest of the name chooses: so
-    scenes of a series, all of one size, never share ground.
+    A strip along the equator is divided into cells that are large enough for the scene. The
+    letters of the name choose a first cell, and the number in the name is added to it: scenes of
+    one series and of one size therefore never overlap.
 
     Args:
-        path: Of the scene; its folder does not matter.
+        path: Path of the scene; only the file name is used.
         height: Rows.
         width: Columns.
         gsd_m: Metres per pixel.
 
     Raises:
-        ConfigError: If the scene is larger than the strip is wide.
+        ConfigError: If the scene is larger than the strip.
     """
     side = 2 ** math.ceil(math.log2(max(height, width) * gsd_m))
     columns, rows = (_MOST_X - _LEAST_X) // side, (_MOST_Y - _LEAST_Y) // side
     if rows < 1:
         raise ConfigError(
-            f"{path}: {height} x {width} pixels of {gsd_m:g} m are more than "
+            f"{path}: {height} x {width} pixels of {gsd_m:g} m are larger than "
             f"{(_MOST_Y - _LEAST_Y) // 1000} km; check --assume-gsd (metres per pixel)"
         )
     name = PurePath(path).stem

@@ -1,4 +1,4 @@
-"""Reads scenes by window, with their validity, on their own grid or another."""
+"""Scenes, read by window with their validity, on their own grid or another."""
 
 from __future__ import annotations
 
@@ -15,28 +15,34 @@ from rasterio.windows import Window
 
 from geoseg.errors import ConfigError, SceneReadError, one_line
 from geoseg.geo.grid import Grid
-from geoseg.geo.raster.georeferencing import Place, PlacedBy, find_place, open_warped, warn_of_place
+from geoseg.geo.raster.georeferencing import (
+    GeoreferencedBy,
+    Georeferencing,
+    open_warped,
+    read_georeferencing,
+    warn_if_approximate,
+)
 from geoseg.geo.raster.opening import lacks_file, open_raster
 from geoseg.geo.raster.scene_vrt import Band, list_bands, open_view, validity_band
 
-# 64-bit integers are counts and keys, not light; means and warps would round them.
+# 64-bit integers are counts and keys, not measured light; means and warps would round them.
 _DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 
 
 @dataclass(frozen=True)
 class SceneInfo:
-    """What a scene is, read without its pixels.
+    """Description of a scene, read without its pixels.
 
     Attributes:
         path: As given by the user.
-        grid: Place on the ground.
+        grid: Its pixel grid.
         bands: Name of each data band: its description, else its colour, else `bandN`.
-        indexes: 1-based numbers of the data bands; of a palette's colours where the scene has one.
+        indexes: 1-based numbers of the data bands; of the palette's colours if there is one.
         dtype: Data type that holds every band.
-        nodata: Sentinel value, or None where validity comes from a mask or alpha band.
-        placed_by: `transform`; `gcps` or `rpcs` where pixels are warped even to the own grid;
-            `assumed` where nothing says so.
-        assume_gsd_m: Pixel size that is assumed where the scene does not say where it lies.
+        nodata: Sentinel value, or None if validity is given by a mask or alpha band.
+        georeferenced_by: `transform`; `gcps` or `rpcs` if pixels are warped even to the own
+            grid; `assumed` if the scene has no georeferencing.
+        assume_gsd_m: Assumed pixel size in metres of a scene without georeferencing.
     """
 
     path: str
@@ -45,33 +51,33 @@ class SceneInfo:
     indexes: tuple[int, ...]
     dtype: str
     nodata: float | None
-    placed_by: PlacedBy = "transform"
+    georeferenced_by: GeoreferencedBy = "transform"
     assume_gsd_m: float | None = None
 
     def open(self, grid: Grid | None = None) -> Scene:
-        """Opens the scene again, with the same bands, on its own grid or another."""
+        """Open the scene with the same bands, on its own grid or another."""
         return Scene(self.path, bands=self.indexes, grid=grid, assume_gsd_m=self.assume_gsd_m)
 
 
 class Scene:
-    """An open scene, its pixels read by window on its own grid or on another.
+    """An open scene, read by window on its own grid or on another.
 
-    A palette is read as red, green and blue. Control points or RPCs place a scene that has no
-    transform, on a grid of its own that faces north. A pixel is valid where the mask or the alpha
-    band says so, or else where it is not the sentinel; infinite values never are.
+    A palette is read as red, green and blue. A scene without a transform is georeferenced by its
+    GCPs or RPCs, on a north-up grid. Validity is given by the mask or the alpha band, otherwise
+    by the sentinel; infinite values and NaN are never valid.
 
     Args:
         path: Any raster that GDAL opens, `/vsi...` and `https://` included.
         bands: Bands to read, by 1-based number or by name, in this order; all data bands
-            when None. A band that is merely tagged as alpha counts as data when named.
+            when None. An alpha band is read as data if it is listed.
         grid: Grid to read on; pixels are warped to it bilinearly. None for the scene's own.
-        assume_gsd_m: Metres per pixel of a scene that does not say where it lies, which is laid
-            at an invented place then.
+        assume_gsd_m: Metres per pixel of a scene without georeferencing, which gets a
+            placeholder location then.
 
     Raises:
-        SceneReadError: If the file is absent or GDAL cannot read it.
-        MissingCRSError: If the scene does not say where it lies.
-        ConfigError: If a band is asked for that the scene lacks.
+        SceneReadError: If the file does not exist or GDAL cannot read it.
+        MissingCRSError: If the scene has no georeferencing.
+        ConfigError: If the scene does not have one of the bands.
     """
 
     def __init__(
@@ -84,19 +90,21 @@ class Scene:
     ) -> None:
         with ExitStack() as stack:
             source = stack.enter_context(open_raster(path))
-            self.info, self._place, chosen = _inspect(source, str(path), bands, assume_gsd_m)
+            self.info, self._georeferencing, chosen = _inspect(
+                source, str(path), bands, assume_gsd_m
+            )
             self.grid = grid or self.info.grid
             self._validity = validity_band(source, chosen)
             self._reader, self._indexes = source, list(self.info.indexes)
-            moved = self.grid != self.info.grid or self.info.placed_by in ("gcps", "rpcs")
-            if moved or not _reads_as_it_is(chosen):
-                assumed = self.info.grid if self.info.placed_by == "assumed" else None
+            warped = self.grid != self.info.grid or self.info.georeferenced_by in ("gcps", "rpcs")
+            if warped or not _are_plain(chosen):
+                assumed = self.info.grid if self.info.georeferenced_by == "assumed" else None
                 view = open_view(source, chosen, self._validity, assumed)
                 self._reader = stack.enter_context(view)
                 self._indexes = [*range(1, len(chosen) + 1)]
                 self._validity = self._find_alpha()
             self._has_opacity = self._validity is not None
-            if moved:
+            if warped:
                 self._reader = stack.enter_context(self._open_warped())
                 self._validity = self._find_alpha()
             self._files = stack.pop_all()
@@ -113,18 +121,18 @@ class Scene:
         self.close()
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._files.close()
 
     def read(
         self, window: Window | None = None, *, shape: tuple[int, int] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Reads a window of the grid.
+        """Read a window of the grid.
 
         Args:
             window: Window inside the grid; the whole grid when None.
-            shape: (height, width) to thin the window out to, by nearest pixels; overviews
-                are used where there are some. Its own pixels when None.
+            shape: (height, width) of the result, by nearest pixels; overviews are used if
+                there are any. That of the window when None.
 
         Returns:
             Data (C, H, W) in the scene's dtype, and valid (H, W), False on nodata. Data under
@@ -144,16 +152,16 @@ class Scene:
         return data, valid
 
     def _unreadable(self, window: Window, error: RasterioError) -> SceneReadError:
-        said = one_line(error)
+        reason = one_line(error)
         if lacks_file(error):
             return SceneReadError(
-                f"{self.info.path}: lacks a file that it refers to ({said}); put that where it is "
-                "looked for, or make the scene again"
+                f"{self.info.path}: refers to a file that does not exist ({reason}); copy "
+                "that file to its place, or create the scene again"
             )
         return SceneReadError(
             f"{self.info.path}: cannot read rows {window.row_off}-"
             f"{window.row_off + window.height}, columns {window.col_off}-"
-            f"{window.col_off + window.width} ({said}); the file looks damaged, copy or download "
+            f"{window.col_off + window.width} ({reason}); the file looks damaged, copy or download "
             "it again, with all files that it refers to"
         )
 
@@ -167,14 +175,14 @@ class Scene:
             band = self._validity.removeprefix("mask,")
             read = self._reader.read if band == self._validity else self._reader.read_masks
             valid = read(int(band), window=window, out_shape=shape) > 0
-        elif _is_colour(nodata, data.dtype):
+        elif _may_be_colour(nodata, data.dtype):
             valid = (data != nodata).any(axis=0)
-        if nodata is not None and not _is_colour(nodata, data.dtype):
+        if nodata is not None and not _may_be_colour(nodata, data.dtype):
             valid &= (data != nodata).all(axis=0)
         return data, valid
 
     def _find_alpha(self) -> str | None:
-        """Where a view or a warp has its alpha band: after the data bands."""
+        """Return the number of a view's alpha band, which follows the data bands."""
         bands = len(self._indexes)
         return str(bands + 1) if self._reader.count > bands else None
 
@@ -182,11 +190,11 @@ class Scene:
         nodata = self.info.nodata
         return open_warped(
             self._reader,
-            self._place,
+            self._georeferencing,
             self.grid,
             alpha=self._has_opacity,
             nodata=nodata,
-            is_colour=_is_colour(nodata, np.dtype(self.info.dtype)),
+            is_colour=_may_be_colour(nodata, np.dtype(self.info.dtype)),
         )
 
 
@@ -196,7 +204,7 @@ def read_info(
     bands: Sequence[int | str] | None = None,
     assume_gsd_m: float | None = None,
 ) -> SceneInfo:
-    """Reads what a scene is, without its pixels. Arguments and errors are those of `Scene`."""
+    """Read the description of a scene. Arguments and errors are those of `Scene`."""
     with open_raster(path) as source:
         return describe_source(source, path, bands=bands, assume_gsd_m=assume_gsd_m)
 
@@ -209,13 +217,13 @@ def describe_source(
     assume_gsd_m: float | None = None,
 ) -> SceneInfo:
     """Return the description of an open rasterio dataset, see `read_info`."""
-    info, place, _ = _inspect(source, str(path), bands, assume_gsd_m)
-    warn_of_place(place, info.path)
+    info, georeferencing, _ = _inspect(source, str(path), bands, assume_gsd_m)
+    warn_if_approximate(georeferencing, info.path)
     return info
 
 
 def read_tags(path: str | Path) -> dict[str, str]:
-    """Reads a raster's dataset tags."""
+    """Read the dataset tags of a raster."""
     with open_raster(path) as source:
         return dict(source.tags())
 
@@ -225,29 +233,28 @@ def _inspect(
     path: str,
     wanted: Sequence[int | str] | None,
     assume_gsd_m: float | None,
-) -> tuple[SceneInfo, Place, list[Band]]:
+) -> tuple[SceneInfo, Georeferencing, list[Band]]:
     if source.count == 0:
         others = f" but {len(source.subdatasets)} subdatasets" if source.subdatasets else ""
         raise SceneReadError(
-            f"{path}: holds no bands of its own{others}; pass "
-            f"{next(iter(source.subdatasets), 'a GeoTIFF')}"
+            f"{path}: has no bands{others}; give {next(iter(source.subdatasets), 'a GeoTIFF')}"
         )
-    place = find_place(source, path, assume_gsd_m)
+    georeferencing = read_georeferencing(source, path, assume_gsd_m)
     bands = list_bands(source)
     indexes = _select_bands(bands, path, wanted)
     chosen = [bands[i - 1] for i in indexes]
     _check_dtypes(chosen, path)
     info = SceneInfo(
         path=path,
-        grid=place.grid,
+        grid=georeferencing.grid,
         bands=tuple(band.name for band in chosen),
         indexes=tuple(indexes),
         dtype=np.result_type(*(band.dtype for band in chosen)).name,
         nodata=_common_nodata(chosen, path),
-        placed_by=place.by,
+        georeferenced_by=georeferencing.by,
         assume_gsd_m=assume_gsd_m,
     )
-    return info, place, chosen
+    return info, georeferencing, chosen
 
 
 def _select_bands(
@@ -270,43 +277,43 @@ def _select_bands(
 
 
 def _check_dtypes(bands: Sequence[Band], path: str) -> None:
-    strange = next((band.dtype for band in bands if band.dtype not in _DTYPES), None)
-    if strange is None:
+    unsupported = next((band.dtype for band in bands if band.dtype not in _DTYPES), None)
+    if unsupported is None:
         return
-    if strange.startswith("complex"):
+    if unsupported.startswith("complex"):
         raise SceneReadError(
-            f"{path}: holds {strange} pixels; geoseg reads integers and real numbers, "
-            "gdal_translate -ot Float32 converts"
+            f"{path}: has {unsupported} pixels, geoseg reads integers and real numbers; "
+            "convert with gdal_translate -ot Float32"
         )
     raise SceneReadError(
-        f"{path}: holds {strange} pixels; geoseg reads integers of up to 32 bits and float32 or "
-        "float64, gdal_translate -ot Int32 or -ot Float64 converts"
+        f"{path}: has {unsupported} pixels, geoseg reads integers of up to 32 bits, float32 and "
+        "float64; convert with gdal_translate -ot Int32 or -ot Float64"
     )
 
 
 def _common_nodata(bands: Sequence[Band], path: str) -> float | None:
-    """The sentinel that bands share; those that have none cannot contradict."""
-    found = {
+    """Return the sentinel of the bands; bands without one are skipped."""
+    sentinels = {
         "nan" if np.isnan(band.nodata) else band.nodata for band in bands if band.nodata is not None
     }
-    if len(found) > 1:
-        values = ", ".join(sorted(map(str, found)))
+    if len(sentinels) > 1:
+        values = ", ".join(sorted(map(str, sentinels)))
         raise SceneReadError(
-            f"{path}: its bands mark nodata by several values ({values}); gdalwarp -dstnodata "
-            "VALUE in.tif out.tif gives them one"
+            f"{path}: its bands have different nodata values ({values}); set one with gdalwarp "
+            "-dstnodata VALUE in.tif out.tif"
         )
     return next((band.nodata for band in bands if band.nodata is not None), None)
 
 
-def _reads_as_it_is(bands: Sequence[Band]) -> bool:
-    """Whether GDAL's own bands are the scene's, in one data type."""
+def _are_plain(bands: Sequence[Band]) -> bool:
+    """Return whether bands can be read directly: without a palette, and in one data type."""
     return len({band.dtype for band in bands}) == 1 and not any(band.colour for band in bands)
 
 
-def _is_colour(nodata: float | None, dtype: np.dtype[Any]) -> bool:
-    """Whether a sentinel in one band of a pixel is no reason to call the pixel nodata.
+def _may_be_colour(nodata: float | None, dtype: np.dtype[Any]) -> bool:
+    """Return whether a valid pixel may have the sentinel in some of its bands.
 
     Pure red has 0 in two bands, so a sentinel of 0, or of 255 in bytes, counts only where
-    all bands have it. No pixel has -9999 but by lack of data.
+    all bands have it. Other sentinels, such as -9999, count in any band.
     """
     return nodata is not None and (nodata == 0 or (nodata == 255 and dtype == np.uint8))

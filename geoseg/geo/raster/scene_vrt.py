@@ -1,4 +1,4 @@
-"""Bands of a scene as a GDAL VRT: of one data type, a palette as its colours, validity as alpha."""
+"""GDAL VRT of a scene's bands: one data type, palette as colours, validity as alpha."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from geoseg.geo.raster.opening import describe, open_description
 _PALETTE_COLOURS = ("red", "green", "blue")
 _PALETTE_ALPHA = 4
 
-# What says where a raster lies, in a VRT.
-_PLACE = ("SRS", "GeoTransform", "GCPList")
+# Elements of a VRT with the georeferencing.
+_GEOREFERENCING = ("SRS", "GeoTransform", "GCPList")
 
-# Any opacity is validity, whatever the type of the alpha band.
+# Any opacity above 0 is valid, whatever the data type of the alpha band.
 _OPAQUE = "0:0,1:255"
 
 
 @dataclass(frozen=True)
 class Band:
-    """A band as users count them.
+    """A band as users number them.
 
     Attributes:
         name: Its description, else its colour, else `bandN`.
-        number: GDAL's, from 1.
+        number: Number in GDAL, from 1.
         dtype: Data type.
-        nodata: Sentinel that its type can hold, or None.
-        colour: 0, or from 1 which component of the palette that GDAL's band holds indexes of.
-        is_alpha: Whether it says where the others are valid.
+        nodata: Sentinel within the range of its data type, or None.
+        colour: Component (1 to 3) of the palette that GDAL's band has indexes of; 0 without one.
+        is_alpha: Whether it is an alpha band.
     """
 
     name: str
@@ -46,9 +46,15 @@ class Band:
 
 
 def list_bands(source: Any) -> list[Band]:
-    """The bands of a dataset; a palette that is its only data counts as red, green and blue."""
+    """List the bands of a dataset; a palette that is its only data band as red, green and blue."""
     bands = [
-        Band(name, number, dtype, _held(nodata, dtype), is_alpha=colour == ColorInterp.alpha)
+        Band(
+            name,
+            number,
+            dtype,
+            _possible_nodata(nodata, dtype),
+            is_alpha=colour == ColorInterp.alpha,
+        )
         for number, (name, dtype, nodata, colour) in enumerate(
             zip(_names(source), source.dtypes, source.nodatavals, source.colorinterp, strict=True),
             start=1,
@@ -66,14 +72,14 @@ def list_bands(source: Any) -> list[Band]:
 
 
 def validity_band(source: Any, bands: Sequence[Band]) -> str | None:
-    """What says where a scene's bands are valid, as VRT names bands: `4`, `mask,1`, or nothing.
+    """Return the band with the validity, as a VRT names bands: `4`, `mask,1`, or None.
 
-    A mask or an alpha band knows better than a sentinel, which may be a colour. Alpha counts in
-    every type, not only in those in which GDAL takes it for a mask: where it is 0, nothing is seen.
+    A mask or an alpha band is preferred to a sentinel, which may be a colour. Alpha counts in
+    every data type, not only in those in which GDAL uses it as a mask.
 
     Args:
         source: The dataset.
-        bands: Those that are read; an alpha band among them says nothing but its own values.
+        bands: Bands that are read; an alpha band among them counts as data.
     """
     alpha = next((i for i, c in enumerate(source.colorinterp, 1) if c == ColorInterp.alpha), None)
     if alpha is not None:
@@ -86,23 +92,23 @@ def validity_band(source: Any, bands: Sequence[Band]) -> str | None:
 def open_view(
     source: Any, bands: Sequence[Band], validity: str | None, assumed: Grid | None = None
 ) -> Any:
-    """Opens bands of a dataset as one of their own, with an alpha band if something says validity.
+    """Open bands of a dataset as a new dataset, with an alpha band if validity is known.
 
     Args:
         source: The dataset.
         bands: Its bands, in order.
         validity: From `validity_band`.
-        assumed: Where the dataset is said to lie, if it does not say itself.
+        assumed: Grid of a dataset without georeferencing.
 
     Returns:
-        A dataset of `bands` in their common data type and, after them, alpha: 0 or 255. A
-        palette has an alpha band always.
+        A dataset of `bands` in their common data type and, after them, alpha: 0 or 255.
+        With a palette there is always an alpha band.
     """
     described = ElementTree.fromstring(describe(source))
     name = _source_name(source, described)
     size = {"rasterXSize": str(source.width), "rasterYSize": str(source.height)}
     view = ElementTree.Element("VRTDataset", size)
-    view.extend(part for part in described if _says_place(part))
+    view.extend(part for part in described if _is_georeferencing(part))
     if assumed is not None:
         ElementTree.SubElement(view, "SRS").text = assumed.crs.to_wkt()
         ElementTree.SubElement(view, "GeoTransform").text = ", ".join(
@@ -119,8 +125,8 @@ def open_view(
     return open_description(ElementTree.tostring(view, encoding="unicode"))
 
 
-def _held(nodata: float | None, dtype: str) -> float | None:
-    """The sentinel, unless no pixel can have it: -9999 among bytes, 0.5 among integers."""
+def _possible_nodata(nodata: float | None, dtype: str) -> float | None:
+    """Return the sentinel, or None if no pixel can have it: -9999 in bytes, 0.5 in integers."""
     if nodata is None or not dtype.startswith(("int", "uint")):
         return nodata
     limits = np.iinfo(dtype)
@@ -142,20 +148,20 @@ def _has_palette(source: Any, number: int) -> bool:
         return False
     try:
         return bool(source.colormap(number))
-    except ValueError:  # tagged as a palette, but without one
+    except ValueError:  # tagged as a palette, but there is none
         return False
 
 
 def _source_name(source: Any, described: ElementTree.Element) -> str:
-    """What GDAL opens the dataset by; its description, where it is a VRT itself."""
+    """Return the name by which GDAL opens the dataset; of a VRT, its description."""
     name = described.findtext("VRTRasterBand/SimpleSource/SourceFilename")
     if source.driver == "VRT" or name is None:
         return ElementTree.tostring(described, encoding="unicode")
     return name
 
 
-def _says_place(part: ElementTree.Element) -> bool:
-    return part.tag in _PLACE or (part.tag == "Metadata" and part.get("domain") == "RPC")
+def _is_georeferencing(part: ElementTree.Element) -> bool:
+    return part.tag in _GEOREFERENCING or (part.tag == "Metadata" and part.get("domain") == "RPC")
 
 
 def _add_band(
@@ -187,7 +193,7 @@ def _data_source(name: str, band: Band) -> ElementTree.Element:
 
 
 def _palette_alpha(name: str, number: int) -> ElementTree.Element:
-    """A palette's own opacity, 0 where the file's nodata, mask or alpha says so."""
+    """Return a source of the palette's opacity, 0 on the file's nodata, mask or alpha."""
     parts = {"ColorTableComponent": str(_PALETTE_ALPHA), "UseMaskBand": "true"}
     return _vrt_source("ComplexSource", name, str(number), **parts)
 

@@ -1,4 +1,4 @@
-"""Rasters that lie side by side on one grid, as one raster that holds no pixels itself."""
+"""Virtual mosaics (VRT) of rasters that are adjacent on one grid."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ def write_mosaic(
     scales: Sequence[float] = (),
     tags: dict[str, str] | None = None,
 ) -> None:
-    """Writes a VRT of rasters which together cover a grid, with a mask if one of them has one.
+    """Write a VRT of rasters which together cover a grid, with a mask if one of them has one.
 
     Args:
         path: Final name, `.vrt`, in a folder above the parts.
-        grid: Place on the ground.
-        parts: Files, each with the window that it fills.
+        grid: Grid of the mosaic.
+        parts: Files, each with its window.
         bands: Names of the bands, which each file has in this order.
         dtype: Data type of all of them.
-        scales: What each band's numbers are multiplied by to get what they mean.
+        scales: Factor of each band from stored to real values.
         tags: Dataset tags.
     """
     path, parts = Path(path), list(parts)
     size = {"rasterXSize": str(grid.width), "rasterYSize": str(grid.height)}
     mosaic = ElementTree.Element("VRTDataset", size)
     ElementTree.SubElement(mosaic, "SRS").text = grid.crs.to_wkt()
-    place = ElementTree.SubElement(mosaic, "GeoTransform")
-    place.text = ", ".join(map(repr, grid.transform.to_gdal()))
+    transform = ElementTree.SubElement(mosaic, "GeoTransform")
+    transform.text = ", ".join(map(repr, grid.transform.to_gdal()))
     if tags:
         metadata = ElementTree.SubElement(mosaic, "Metadata")
         for key, value in tags.items():

@@ -1,6 +1,6 @@
-"""The one door for vectors: reads footprints of any format as valid polygons, writes layers."""
+"""Vector files: readers of valid polygons from any format, writers of layers."""
 
-from geoseg.geo.vector.antimeridian import within_globe
+from geoseg.geo.vector.antimeridian import wrap_lonlat
 from geoseg.geo.vector.polygons import (
     FOOTPRINT_LAYER,
     ParquetParts,
@@ -38,7 +38,7 @@ __all__ = [
     "list_layers",
     "read_footprints",
     "to_crs_densified",
-    "within_globe",
+    "wrap_lonlat",
     "write_footprints",
     "write_layers",
     "write_parts",

@@ -1,4 +1,4 @@
-"""Areas and lengths on the ground, in metres, whatever the CRS."""
+"""Geodesic areas and perimeters of polygons in any CRS."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from geoseg.geo.grid import WGS84_ELLIPSOID, unit_m
 
 
 def geodesic_measures(polygons: np.ndarray, crs: CRS) -> tuple[np.ndarray, np.ndarray]:
-    """Measures polygons on the ellipsoid.
+    """Measure polygons on the ellipsoid.
 
     Args:
         polygons: Polygons (N,) in `crs`.
-        crs: Any CRS; one without a path to longitude and latitude counts by its linear unit.
+        crs: Any CRS; if it cannot be transformed to longitude and latitude, its unit is used.
 
     Returns:
         Areas in square metres (N,) and perimeters in metres (N,), holes included.
@@ -43,7 +43,7 @@ def _to_lonlat(polygons: np.ndarray, crs: CRS) -> np.ndarray | None:
 
 
 def _measure(polygon: Polygon) -> tuple[float, float]:
-    """Area and perimeter of one polygon in longitude and latitude."""
+    """Measure area and perimeter of one polygon in longitude and latitude."""
     area, perimeter = 0.0, 0.0
     for index, ring in enumerate((polygon.exterior, *polygon.interiors)):
         lon, lat = shapely.get_coordinates(ring).T

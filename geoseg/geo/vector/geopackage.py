@@ -1,4 +1,4 @@
-"""What a GeoPackage of footprints holds besides them: points to review, and how QGIS shows it."""
+"""Review points and QGIS styles in a GeoPackage of footprints."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from geoseg.errors import VectorReadError, one_line
 
 REVIEW_LAYER = "review"
 
-# Footprints of less confidence get a point in the layer to review.
-DOUBTFUL = 0.7
+# Footprints of lower confidence get a point in the review layer.
+REVIEW_BELOW = 0.7
 
-# As many points at the most, the most doubtful ones.
-MOST = 100_000
+# Largest number of review points, those of lowest confidence.
+MAX_POINTS = 100_000
 
-# Up to each confidence, a colour; what is doubtful stands out.
-_COLOURS = ((DOUBTFUL, "215,48,39"), (0.85, "253,174,97"), (1.0, "26,152,80"))
+# Upper bound of confidence and colour of each class of the style.
+_COLOURS = ((REVIEW_BELOW, "215,48,39"), (0.85, "253,174,97"), (1.0, "26,152,80"))
 
 _STYLES = """
 CREATE TABLE layer_styles (
@@ -38,54 +38,54 @@ CREATE TABLE layer_styles (
     update_time DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
 )"""
 
-# The version that programs have read for years, and the name that its geometries have there.
+# GeoPackage version that older programs read, and its usual name of the geometry column.
 GPKG_OPTIONS = {"VERSION": "1.2"}
 GEOMETRY_NAME = "geom"
 
 
-class Doubtful:
-    """Gathers the points of doubtful footprints while these are written.
+class ReviewPoints:
+    """Points in footprints of low confidence, collected while these are written.
 
-    More than `MOST` nobody reviews: of more, the most doubtful are kept.
+    At most `MAX_POINTS` are kept, those of lowest confidence.
     """
 
     def __init__(self, crs: CRS) -> None:
-        nothing = {"id": np.zeros(0, dtype=np.int64), "confidence": np.zeros(0)}
-        self._none = gpd.GeoDataFrame(nothing, geometry=np.zeros(0, dtype=object), crs=crs)
+        columns = {"id": np.zeros(0, dtype=np.int64), "confidence": np.zeros(0)}
+        self._empty = gpd.GeoDataFrame(columns, geometry=np.zeros(0, dtype=object), crs=crs)
         self._parts: list[gpd.GeoDataFrame] = []
 
-    def look(self, frame: gpd.GeoDataFrame) -> None:
-        """Notes the doubtful footprints of a frame, which has `id` and `confidence`."""
-        some = frame[frame["confidence"] < DOUBTFUL]
-        if some.empty:
+    def add(self, frame: gpd.GeoDataFrame) -> None:
+        """Add the footprints of low confidence of a frame with `id` and `confidence`."""
+        low = frame[frame["confidence"] < REVIEW_BELOW]
+        if low.empty:
             return
-        points = shapely.point_on_surface(some.geometry.to_numpy())
+        points = shapely.point_on_surface(low.geometry.to_numpy())
         self._parts.append(
-            gpd.GeoDataFrame(some[["id", "confidence"]], geometry=points, crs=frame.crs)
+            gpd.GeoDataFrame(low[["id", "confidence"]], geometry=points, crs=frame.crs)
         )
-        if sum(map(len, self._parts)) > 2 * MOST:
+        if sum(map(len, self._parts)) > 2 * MAX_POINTS:
             self._parts = [self.points()]
 
     def points(self) -> gpd.GeoDataFrame:
-        """The points, the most doubtful first."""
-        joined = pd.concat(self._parts) if self._parts else self._none
-        return joined.sort_values(["confidence", "id"], ignore_index=True).head(MOST)
+        """Return the points, lowest confidence first."""
+        joined = pd.concat(self._parts) if self._parts else self._empty
+        return joined.sort_values(["confidence", "id"], ignore_index=True).head(MAX_POINTS)
 
 
-def finish_geopackage(path: Path, layer: str, doubtful: gpd.GeoDataFrame) -> None:
-    """Adds the points to review and the styles that QGIS takes by default.
+def finish_geopackage(path: Path, layer: str, points: gpd.GeoDataFrame) -> None:
+    """Add the review points and the default styles for QGIS.
 
     Args:
-        path: GeoPackage that holds the footprints.
+        path: GeoPackage with the footprints.
         layer: Name of their layer.
-        doubtful: Points with `id` and `confidence`.
+        points: Points with `id` and `confidence`.
 
     Raises:
         OSError: If the disk is full.
-        VectorReadError: If it cannot be written for another reason.
+        VectorReadError: If the file cannot be written for another reason.
     """
     pyogrio.write_dataframe(
-        doubtful, path, layer=REVIEW_LAYER, driver="GPKG", geometry_type="Point",
+        points, path, layer=REVIEW_LAYER, driver="GPKG", geometry_type="Point",
         layer_options={"GEOMETRY_NAME": GEOMETRY_NAME},
     )  # fmt: skip
     styles = ((layer, "by confidence", _by_confidence()), (REVIEW_LAYER, "doubtful", _marker()))
@@ -113,7 +113,7 @@ def _add_styles(database: sqlite3.Connection, styles: Iterable[tuple[str, str, s
 
 
 def _by_confidence() -> str:
-    """A QGIS style of polygons that are coloured by their confidence."""
+    """Return a QGIS style of polygons coloured by confidence."""
     root, renderer = _style("graduatedSymbol", attr="confidence", graduatedMethod="GraduatedColor")
     ranges = ElementTree.SubElement(renderer, "ranges")
     symbols = ElementTree.SubElement(renderer, "symbols")
@@ -131,12 +131,12 @@ def _by_confidence() -> str:
 
 
 def _marker() -> str:
-    """A QGIS style of points to review."""
+    """Return a QGIS style of the review points."""
     root, renderer = _style("singleSymbol")
     symbols = ElementTree.SubElement(renderer, "symbols")
     colour = {"color": f"{_COLOURS[0][1]},255", "outline_color": "255,255,255,255"}
-    place = {"name": "circle", "size": "2.4", "size_unit": "MM"}
-    _symbol(symbols, 0, "marker", "SimpleMarker", colour | place)
+    shape = {"name": "circle", "size": "2.4", "size_unit": "MM"}
+    _symbol(symbols, 0, "marker", "SimpleMarker", colour | shape)
     return _text(root)
 
 
@@ -158,7 +158,7 @@ def _symbol(
     options = ElementTree.SubElement(part, "Option", type="Map")
     for key, value in values.items():
         ElementTree.SubElement(options, "Option", name=key, type="QString", value=value)
-        ElementTree.SubElement(part, "prop", k=key, v=value)  # as QGIS before 3.26 has it
+        ElementTree.SubElement(part, "prop", k=key, v=value)  # for QGIS before 3.26
 
 
 def _text(root: ElementTree.Element) -> str:

@@ -1,4 +1,4 @@
-"""GeoParquet: what its metadata says, and how rows become its row groups."""
+"""GeoParquet writers and metadata."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _BOX = pa.struct([(side, pa.float64()) for side in _SIDES])
 def write_geoparquet(
     path: Path, schema: pa.Schema, crs: CRS, rows: Iterable[tuple[list[pa.Array], np.ndarray]]
 ) -> None:
-    """Writes single, right-handed polygons, with a bounding box for each row.
+    """Write single, right-handed polygons, with a bounding box for each row.
 
     Args:
-        path: Target.
-        schema: Of the attributes.
-        crs: Of the polygons.
+        path: Output file.
+        schema: Schema of the attributes.
+        crs: CRS of the polygons.
         rows: Attribute columns and polygons (n,) of each row group.
     """
     schema = pa.schema([*schema, ("geometry", pa.binary()), ("bbox", _BOX)])
@@ -43,10 +43,10 @@ def write_geoparquet(
 
 
 def write_frames(path: Path, frames: Iterable[gpd.GeoDataFrame]) -> None:
-    """Writes frames of the same columns and CRS as they are, each a row group.
+    """Write frames of the same columns and CRS unchanged, each as a row group.
 
     Args:
-        path: Target.
+        path: Output file.
         frames: At least one, with a column `geometry`.
     """
     frames = iter(frames)
@@ -60,7 +60,7 @@ def write_frames(path: Path, frames: Iterable[gpd.GeoDataFrame]) -> None:
 def _describe(
     schema: pa.Schema, crs: CRS, *, kinds: Sequence[str] = (), **more: object
 ) -> pa.Schema:
-    """The schema with GeoParquet's word on its column `geometry`; no kinds are any kinds."""
+    """Add GeoParquet metadata to a schema with a column `geometry`; no kinds means any kind."""
     column = {"encoding": "WKB", "geometry_types": kinds, "crs": crs.to_json_dict(), **more}
     geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
     return schema.with_metadata({"geo": json.dumps(geo)})

@@ -1,4 +1,4 @@
-"""Reads footprints of any vector format as valid polygons."""
+"""Readers of polygons, from any vector format and always valid."""
 
 from __future__ import annotations
 
@@ -29,32 +29,32 @@ logger = logging.getLogger(__name__)
 
 FOOTPRINT_LAYER = "footprints"
 
-# Formats that find features by place, and number them in the order of the file.
+# Formats with a spatial index, whose features are numbered in file order.
 _INDEXED = (".gpkg", ".fgb")
 
-# Features in memory at once where a layer is gone through.
+# Features per batch where a layer is read in parts.
 _BATCH = 8192
 
 _POLYGON, _MULTIPOLYGON, _COLLECTION = 3, 6, 7
 
-# What a zip archive may hold, in any folder of its own.
+# Vector files that are read from a zip archive, in any of its folders.
 _ZIPPED = (".shp", ".gpkg", ".geojson", ".json", ".fgb", ".kml", ".gml")
 
-# No place in any CRS has a larger coordinate, and no area of larger ones is computed right.
-_FARTHEST = 1e12
+# No CRS has larger coordinates, and areas of larger ones overflow.
+_MAX_COORDINATE = 1e12
 
 
 def list_layers(path: str | Path) -> list[str]:
-    """Lists the layers of a vector file.
+    """List the layers of a vector file.
 
     Args:
         path: Any vector file that GDAL opens, or GeoParquet.
 
     Returns:
-        Names in file order; GeoParquet holds one, named after the file.
+        Names in file order; GeoParquet has one, named after the file.
 
     Raises:
-        VectorReadError: If the file is absent or is no vector layer.
+        VectorReadError: If the file does not exist or is not a vector file.
     """
     return [name for name, _ in _layers(path)]
 
@@ -67,10 +67,11 @@ def read_footprints(
     bounds: tuple[float, float, float, float] | None = None,
     bounds_crs: Any = None,
 ) -> gpd.GeoDataFrame:
-    """Reads polygons, valid whatever the file holds.
+    """Read polygons and make them valid.
 
-    Null and empty geometries, points, lines and what has infinite coordinates are dropped, invalid
-    polygons repaired, Z dropped and collections reduced to their polygons. `.attrs["dropped"]`
+    Null and empty geometries, points, lines and geometries with infinite coordinates are dropped,
+    invalid polygons repaired, Z dropped and collections reduced to their polygons.
+    `.attrs["dropped"]`
     and `.attrs["repaired"]` of the result count the rows.
 
     Args:
@@ -78,17 +79,17 @@ def read_footprints(
             another vector file that GDAL opens.
         where: Attribute filter in OGR SQL, e.g. `label = 1`; `==` means `=`.
         layer: Layer name; when None, `footprints` if there is one, else the first layer that
-            may hold polygons.
-        bounds: (left, bottom, right, top); only features whose bounding box meets it are read.
+            may contain polygons.
+        bounds: (left, bottom, right, top); only features whose bounding box intersects it are read.
         bounds_crs: CRS of `bounds`; the layer's own when None.
 
     Returns:
         Non-empty, valid Polygons and MultiPolygons with all attributes of the file.
 
     Raises:
-        VectorReadError: If the file is absent, is no vector layer, lacks the layer, or the
-            filter does not fit its attributes.
-        MissingCRSError: If the layer does not say where it lies.
+        VectorReadError: If the file does not exist, is not a vector file, does not have the
+            layer, or the filter does not match its attributes.
+        MissingCRSError: If the layer has no CRS.
     """
     if _is_empty_sequence(Path(path)):
         return _polygons_only(gpd.GeoDataFrame(geometry=[], crs=4326))
@@ -109,10 +110,10 @@ def iter_polygons(
     bounds: tuple[float, float, float, float] | None = None,
     bounds_crs: Any = None,
 ) -> Iterator[gpd.GeoDataFrame]:
-    """Reads what `read_footprints` does, some thousands at a time and without attributes.
+    """Yield the polygons of `read_footprints` in batches of some thousands, without attributes.
 
-    Args and errors are its own, but for GeoParquet, which is not read so; each part has its own
-    `.attrs`.
+    Arguments and errors are those of `read_footprints`. GeoParquet is not supported. Each batch
+    has its own `.attrs`.
     """
     layer = _select_layer(path, layer)
     where = _ogr_where(where) if where else None
@@ -149,7 +150,7 @@ class ParquetParts(Sequence[gpd.GeoDataFrame]):
         return int(self._file.num_row_groups)
 
     def __getitem__(self, place: Any) -> gpd.GeoDataFrame:
-        """Reads one part."""
+        """Read one part."""
         table = self._file.read_row_group(place).to_pandas()
         shapes = shapely.from_wkb(table.pop("geometry").to_numpy())
         return gpd.GeoDataFrame(table, geometry=shapes, crs=self._crs)
@@ -159,7 +160,7 @@ class ParquetParts(Sequence[gpd.GeoDataFrame]):
 
 
 def count_features(path: str | Path) -> int:
-    """Features of a layer of footprints.
+    """Count the features of a layer of footprints.
 
     Raises:
         VectorReadError: If it cannot be read.
@@ -173,40 +174,41 @@ def count_features(path: str | Path) -> int:
 
 
 def count_indexed(path: str | Path, layer: str | None = None) -> int:
-    """Features of a layer whose file finds them by place and numbers them; else 0."""
+    """Count the features of a layer in a spatially indexed format; 0 for other formats."""
     if Path(path).suffix.lower() not in _INDEXED:
         return 0
     return max(0, int(_read_info(path, _select_layer(path, layer))["features"]))
 
 
 def as_crs(crs: Any, where: str | Path = "layer") -> CRS:
-    """Turns a CRS of any library, an EPSG code or WKT into a pyproj CRS.
+    """Convert a CRS of any library, an EPSG code or WKT to a pyproj CRS.
 
     Args:
-        crs: What names the CRS.
-        where: File for the error message.
+        crs: The CRS.
+        where: File name for the error message.
 
     Returns:
         The CRS.
 
     Raises:
-        MissingCRSError: If `crs` is None or nothing that pyproj understands.
+        MissingCRSError: If `crs` is None or unknown to pyproj.
     """
     if crs is None:
         raise MissingCRSError(
-            f"{where}: has no coordinate reference system; ogr2ogr -a_srs EPSG:CODE out.gpkg "
-            "in.shp writes one"
+            f"{where}: has no coordinate reference system; add it with ogr2ogr -a_srs EPSG:CODE "
+            "out.gpkg in.shp"
         )
     try:
         return CRS.from_user_input(crs.to_wkt() if hasattr(crs, "to_wkt") else crs)
     except CRSError as error:
         raise MissingCRSError(
-            f"{where}: {str(crs)[:80]!r} is no coordinate reference system; give EPSG:CODE or WKT"
+            f"{where}: {str(crs)[:80]!r} is not a coordinate reference system; give "
+            "EPSG:CODE or WKT"
         ) from error
 
 
 def polygonal_part(shape: BaseGeometry) -> BaseGeometry:
-    """The polygons in a geometry of any kind, as a Polygon or MultiPolygon."""
+    """Return the polygons in a geometry of any type, as a Polygon or MultiPolygon."""
     parts = shapely.get_parts(shape)
     while (shapely.get_type_id(parts) == _COLLECTION).any():
         parts = shapely.get_parts(parts)
@@ -221,7 +223,7 @@ def keep_polygons(shapes: np.ndarray) -> np.ndarray:
 
 
 def _is_empty_sequence(path: Path) -> bool:
-    """Whether a file is GeoJSON line by line, without any: GDAL does not know it then."""
+    """Return whether a file is an empty GeoJSON sequence, which GDAL cannot open."""
     return path.suffix.lower() == ".geojsonl" and path.is_file() and path.stat().st_size == 0
 
 
@@ -236,12 +238,12 @@ def _layers(path: str | Path) -> list[tuple[str, str | None]]:
     except DataSourceError as error:
         raise _not_vector(path, error) from error
     if not layers:
-        raise VectorReadError(f"{name}: holds no vector layer; give a file that does")
+        raise VectorReadError(f"{name}: has no vector layer; give a file that has one")
     return layers
 
 
 def _gdal_name(path: str | Path) -> str:
-    """What GDAL opens a file by; of a zip archive the file in it, or the folder of its layers."""
+    """Return the name by which GDAL opens a file; for a zip archive, that of its content."""
     if Path(path).suffix.lower() != ".zip" or not zipfile.is_zipfile(path):
         return str(path)
     with zipfile.ZipFile(path) as archive:
@@ -253,12 +255,12 @@ def _gdal_name(path: str | Path) -> str:
     ]
     if not found:
         raise VectorReadError(
-            f"{path}: holds no vector file; give an archive of a Shapefile, GeoPackage or GeoJSON"
+            f"{path}: has no vector file; give an archive of a Shapefile, GeoPackage or GeoJSON"
         )
     folders = {member.parent for member in found}
     if len(folders) > 1:
         raise VectorReadError(
-            f"{path}: holds several vector files ({_join(map(str, found))}); unpack it, give one"
+            f"{path}: has several vector files ({_join(map(str, found))}); unpack it and give one"
         )
     inside = found[0] if len(found) == 1 else found[0].parent
     return f"/vsizip/{Path(path).absolute()}/{inside}"
@@ -293,8 +295,8 @@ def _read_ogr(
     info = _read_info(path, layer)
     crs = as_crs(info["crs"], path)
     if info["features"] == 0:
-        where = None  # an empty GeoJSON has no attributes that a filter could name
-    # By place a GeoPackage gives its features in the order of its index.
+        where = None  # an empty GeoJSON has no attributes to filter by
+    # With bounds, a GeoPackage returns features in the order of its spatial index.
     in_order = Path(path).suffix.lower() in _INDEXED
     try:
         features = pyogrio.read_dataframe(
@@ -345,9 +347,9 @@ def _read_parquet(
 
 
 def _matching_rows(features: gpd.GeoDataFrame, where: str, path: str | Path) -> np.ndarray:
-    """Evaluates an OGR filter on a frame by way of an attribute table in memory.
+    """Evaluate an OGR filter on a frame, using an attribute table in memory.
 
-    One filter language then serves every format, and no expression reaches an interpreter.
+    So all formats have the same filter language, and no expression is evaluated as Python.
     """
     table = pd.DataFrame(features.drop(columns=features.geometry.name)).reset_index(drop=True)
     scalar = [str(c) for c in table if not table[c].map(lambda v: isinstance(v, dict | list)).any()]
@@ -364,7 +366,7 @@ def _matching_rows(features: gpd.GeoDataFrame, where: str, path: str | Path) -> 
 
 
 def _ogr_where(where: str) -> str:
-    """Writes `==` as OGR's `=`, except inside quotes."""
+    """Replace `==` by OGR's `=`, except inside quotes."""
     return re.sub(r"""('[^']*'|"[^"]*")|==""", lambda match: match.group(1) or "=", where)
 
 
@@ -386,7 +388,7 @@ def _polygons_only(features: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     shapes = shapely.force_2d(np.array(features.geometry.array, dtype=object))
     kinds = shapely.get_type_id(shapes)
     areal = np.isin(kinds, (_POLYGON, _MULTIPOLYGON, _COLLECTION)) & ~shapely.is_empty(shapes)
-    areal &= _are_places(shapes)
+    areal &= _have_valid_coordinates(shapes)
     invalid = areal & ~shapely.is_valid(shapes)
     shapes[invalid] = shapely.make_valid(shapes[invalid])
     mixed = areal & (shapely.get_type_id(shapes) == _COLLECTION)
@@ -400,28 +402,28 @@ def _polygons_only(features: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     return result
 
 
-def _are_places(shapes: np.ndarray) -> np.ndarray:
-    """Which geometries have nothing but coordinates that a place can have, bool (N,)."""
+def _have_valid_coordinates(shapes: np.ndarray) -> np.ndarray:
+    """Return which geometries have only finite coordinates of possible size, bool (N,)."""
     coordinates, owners = shapely.get_coordinates(shapes, return_index=True)
-    places = np.ones(len(shapes), dtype=bool)
-    places[owners[~(np.abs(coordinates) <= _FARTHEST).all(axis=1)]] = False
-    return places
+    valid = np.ones(len(shapes), dtype=bool)
+    valid[owners[~(np.abs(coordinates) <= _MAX_COORDINATE).all(axis=1)]] = False
+    return valid
 
 
 def _not_vector(path: str | Path, error: Exception) -> VectorReadError:
-    place = Path(path)
-    if place.is_dir():
-        return VectorReadError(f"{path}: is a folder, and none of shapefiles; give a file in it")
-    indexes = (place.with_suffix(suffix) for suffix in (".shx", ".SHX"))
-    if place.suffix.lower() == ".shp" and place.is_file() and not any(i.exists() for i in indexes):
+    file = Path(path)
+    if file.is_dir():
+        return VectorReadError(f"{path}: is a folder without shapefiles; give a file")
+    indexes = (file.with_suffix(suffix) for suffix in (".shx", ".SHX"))
+    if file.suffix.lower() == ".shp" and file.is_file() and not any(i.exists() for i in indexes):
         return VectorReadError(
-            f"{path}: lacks {place.stem}.shx, the Shapefile's index; copy it from where the rest "
-            "comes from, or ogr2ogr --config SHAPE_RESTORE_SHX YES out.gpkg in.shp does without"
+            f"{path}: {file.stem}.shx, the Shapefile's index, is missing; copy it, too, or rebuild "
+            "it with ogr2ogr --config SHAPE_RESTORE_SHX YES out.gpkg in.shp"
         )
-    # What follows is about drivers, which nobody needs to name.
-    said = one_line(Exception(str(error).partition("; It might help")[0]))
+    # The rest of the message is about drivers, which users need not specify.
+    reason = one_line(Exception(str(error).partition("; It might help")[0]))
     return VectorReadError(
-        f"{path}: cannot be read as a vector layer ({said}); give a GeoJSON, GeoPackage, "
+        f"{path}: cannot be read as a vector layer ({reason}); give a GeoJSON, GeoPackage, "
         "Shapefile, FlatGeobuf or GeoParquet file"
     )
 
@@ -432,7 +434,7 @@ def _no_geometry(path: str | Path) -> VectorReadError:
 
 def _bad_filter(path: str | Path, where: str, columns: Iterable[str]) -> VectorReadError:
     return VectorReadError(
-        f"{path}: the filter {where!r} does not fit; the attributes are {_join(columns)}"
+        f"{path}: the filter {where!r} does not match; the attributes are {_join(columns)}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Layers take the place of older ones only when they are complete, with all of their files."""
+"""Replacement of vector layers, with all of their files, once the new layer is complete."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 from geoseg.errors import GeosegError, VectorReadError, one_line
 from geoseg.jobs.files import disk_full_error, is_disk_full, move_files, working_path
 
-# Folder inside the working folder, which may be that of a job.
+# Subfolder of the working folder, which may contain files of a job.
 _FOLDER = "layer"
 
 
 @contextmanager
 def replace_layer(path: Path) -> Iterator[Path]:
-    """A name of the same suffix; what is beside it when the block ends well takes its place.
+    """Yield a temporary path of the same name; on success its files replace the layer.
 
-    What an interrupted run left under that name is removed.
+    Files that an interrupted run left in the temporary folder are removed.
 
     Args:
-        path: The layer.
+        path: Path of the layer.
 
     Raises:
         VectorReadError: If it cannot be written.
-        DiskFullError: If there is no room for it.
+        DiskFullError: If the disk is full.
     """
     if path.is_dir():
         raise VectorReadError(f"{path}: is a folder; name a file in it")
@@ -50,5 +50,5 @@ def replace_layer(path: Path) -> Iterator[Path]:
         raise VectorReadError(f"{path}: cannot be written ({one_line(error)})") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):  # a job has more in it
+        with suppress(OSError):  # it contains files of a job
             working.rmdir()

@@ -1,4 +1,4 @@
-"""What a Shapefile can hold: short names, and no file of more than 2 GB."""
+"""Limits of Shapefiles: field names of 10 characters, files of 2 GB."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from geoseg.errors import ConfigError
 _NAME_LENGTH = 10
 _NAMES = {"perimeter_m": "perim_m"}
 
-# Each file counts its bytes by 31 bits, in some programs.
+# Some programs store file sizes in 31 bits.
 _LARGEST = 2_000_000_000
 
-# Bytes of a polygon beside its rings and points, of a ring, and of a point.
+# Bytes of a polygon without its rings and points, of a ring, and of a point.
 _RECORD, _RING, _POINT = 52, 4, 16
 _SHAPES_HEAD = 100
 
-# GDAL's widths of columns. Texts begin narrow, and widen for all rows with the longest one.
+# GDAL's column widths. Text columns start narrow, and are widened in all rows for longer texts.
 _TEXT, _WIDEST_TEXT = 16, 254
 _WIDTHS = {pa.bool_(): 1, pa.int8(): 9, pa.int16(): 9, pa.int32(): 9, pa.int64(): 18}
 _REAL, _OTHER = 24, 80
 
 
 class ShapefileSize:
-    """Counts what a Shapefile will take while its polygons pass.
+    """Size of a Shapefile, computed while its polygons are written.
 
     Args:
         path: The Shapefile, for the error message.
-        schema: Of its attributes.
+        schema: Schema of its attributes.
 
     Attributes:
         shapes: Bytes of the .shp.
@@ -46,14 +46,14 @@ class ShapefileSize:
         self.shapes, self.table = _SHAPES_HEAD, 0
 
     def add(self, columns: Sequence[pa.Array], polygons: np.ndarray) -> None:
-        """Counts rows.
+        """Add rows.
 
         Args:
-            columns: Their attributes.
-            polygons: (n,).
+            columns: Attribute columns.
+            polygons: Polygons (n,).
 
         Raises:
-            ConfigError: If a file would grow too large.
+            ConfigError: If a file would become too large.
         """
         rings = len(polygons) + int(shapely.get_num_interior_rings(polygons).sum())
         points = int(shapely.get_num_coordinates(polygons).sum())
@@ -65,13 +65,13 @@ class ShapefileSize:
         self.table = head + self._rows * (1 + sum(self._widths)) + 1
         if max(self.shapes, self.table) > _LARGEST:
             raise ConfigError(
-                f"{self._path}: a Shapefile holds 2 GB and this layer is larger; end the name in "
-                ".gpkg"
+                f"{self._path}: a Shapefile is limited to 2 GB and this layer is larger; use the "
+                "suffix .gpkg"
             )
 
 
 def shapefile_fields(schema: pa.Schema) -> list[pa.Field]:
-    """The fields by names that fit, and texts with the width that they begin with."""
+    """Return the fields with short names, and text fields with their initial width."""
     narrow = {"GDAL:OGR:width": str(_TEXT)}
     return [
         field.with_name(name).with_metadata(narrow if _is_text(field.type) else None)
@@ -80,7 +80,7 @@ def shapefile_fields(schema: pa.Schema) -> list[pa.Field]:
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Names of at most ten letters, still distinct."""
+    """Shorten names to at most ten characters, still distinct."""
     short: list[str] = []
     for name in names:
         candidate = _NAMES.get(name, name)[:_NAME_LENGTH]

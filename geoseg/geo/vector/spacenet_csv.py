@@ -1,4 +1,4 @@
-"""Footprints as the SpaceNet contests take them: a CSV of polygons in pixels of an image."""
+"""SpaceNet CSV: polygons in pixel coordinates of an image."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ _SCHEMA = pa.schema(
     ]
 )
 
-_DECIMALS = 3  # of a pixel
+_DECIMALS = 3  # of pixel coordinates
 
 
-def write_contest(
+def write_spacenet_csv(
     path: Path, batches: Iterable[tuple[np.ndarray, np.ndarray]], grid: Grid, image: str
 ) -> None:
-    """Writes the footprints of one image; one without any has the contest's row that says so.
+    """Write the footprints of one image; without footprints, the row that SpaceNet uses for none.
 
     Args:
-        path: Target.
+        path: Output file.
         batches: Polygons (n,) in the grid's CRS, and their confidences (n,).
-        grid: Of the image.
-        image: Its name in the column `ImageId`.
+        grid: Grid of the image.
+        image: Name of the image in the column `ImageId`.
     """
     last = 0
     with csv.CSVWriter(path, _SCHEMA) as writer:
@@ -43,8 +43,8 @@ def write_contest(
                 writer.write(_table(image, numbers, _to_pixels(polygons, grid), confidences))
                 last += len(polygons)
         if not last:
-            nothing = np.array([shapely.Polygon()], dtype=object)
-            writer.write(_table(image, np.array([-1]), nothing, np.ones(1)))
+            empty = np.array([shapely.Polygon()], dtype=object)
+            writer.write(_table(image, np.array([-1]), empty, np.ones(1)))
 
 
 def _table(
@@ -60,6 +60,6 @@ def _table(
 
 def _to_pixels(polygons: np.ndarray, grid: Grid) -> np.ndarray:
     pixels: np.ndarray = shapely.transform(
-        polygons, lambda ground: np.column_stack(grid.to_pixels(*ground.T))
+        polygons, lambda points: np.column_stack(grid.to_pixels(*points.T))
     )
     return pixels

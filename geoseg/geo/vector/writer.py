@@ -1,4 +1,4 @@
-"""Writes footprints batch by batch into files that appear only when complete."""
+"""Writers of vector layers; files appear only when complete."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from geoseg.geo.vector.antimeridian import DECIMALS, to_degrees
 from geoseg.geo.vector.geopackage import (
     GEOMETRY_NAME,
     GPKG_OPTIONS,
-    Doubtful,
+    ReviewPoints,
     finish_geopackage,
 )
 from geoseg.geo.vector.geoparquet import write_frames, write_geoparquet
 from geoseg.geo.vector.polygons import FOOTPRINT_LAYER, as_crs
 from geoseg.geo.vector.replacing import replace_layer
 from geoseg.geo.vector.shapefile import ShapefileSize, shapefile_fields
-from geoseg.geo.vector.spacenet_csv import write_contest
+from geoseg.geo.vector.spacenet_csv import write_spacenet_csv
 
-# What every footprint that geoseg traces carries; a writer falls back on it for an empty layer.
+# Attributes of all footprints that geoseg traces, and of an empty layer.
 FOOTPRINT_COLUMNS: Mapping[str, str] = {
     "id": "int64",
     "area_m2": "float64",
@@ -47,10 +47,10 @@ _DRIVERS = {
 }
 _IN_DEGREES = (".geojson", ".geojsonl")  # always, by RFC 7946 and RFC 8142
 LAYER_SUFFIXES = (*_DRIVERS, ".parquet")
-_CONTEST_SUFFIX = ".csv"  # polygons in pixels, which say nothing of where they lie
-WRITABLE_SUFFIXES = (*LAYER_SUFFIXES, _CONTEST_SUFFIX)
+_SPACENET_SUFFIX = ".csv"  # polygons in pixels, without georeferencing
+WRITABLE_SUFFIXES = (*LAYER_SUFFIXES, _SPACENET_SUFFIX)
 
-_JUDGED = {"id", "confidence"}  # columns of footprints that may be doubtful
+_REVIEW_COLUMNS = {"id", "confidence"}  # needed for review points
 
 
 def write_footprints(
@@ -61,70 +61,71 @@ def write_footprints(
     columns: Mapping[str, str] = FOOTPRINT_COLUMNS,
     grid: Grid | None = None,
 ) -> int:
-    """Writes footprints batch by batch; the file appears under its name only when complete.
+    """Write footprints batch by batch; the file appears under its name only when complete.
 
     The suffix chooses the format. GeoJSON follows RFC 7946: longitude and latitude in WGS 84,
     right-handed, 7 decimals, cut at 180 degrees, where a footprint is a MultiPolygon; .geojsonl is
-    the same, a line for each. A GeoPackage of footprints with a confidence also gets the points of
-    those that are doubtful, of 100,000 at the most, in the layer `review`, and styles that QGIS
-    takes by default. A Shapefile shortens names beyond 10 characters (`perimeter_m` becomes
-    `perim_m`). A CSV is that of the SpaceNet contests, in pixels, whose `ImageId` is the file's
-    name. MultiPolygons are written as one row per part.
+    the same with one feature per line. A GeoPackage of footprints with confidences also has a layer
+    `review` with a point in each footprint of low confidence (at most 100,000), and default
+    styles for QGIS. Field names of a Shapefile are shortened to 10 characters (`perimeter_m`
+    becomes `perim_m`). A CSV has SpaceNet's columns, with polygons in pixels and the file's name
+    as `ImageId`. MultiPolygons are written as one row per part.
 
     Args:
-        path: Target: .geojson, .geojsonl, .shp, .gpkg (layer `footprints`), .fgb, .parquet or .csv.
+        path: Output file: .geojson, .geojsonl, .shp, .gpkg (layer `footprints`), .fgb, .parquet
+            or .csv.
         batches: Frames of one schema in `crs`; there may be none, and they may be empty.
         crs: CRS of the batches.
         columns: Attribute names and dtypes of the layer when there is no batch.
-        grid: Of the raster that the footprints were found in, which a CSV needs.
+        grid: Grid of the raster that the footprints were traced from; needed for a CSV.
 
     Returns:
         Number of polygons written.
 
     Raises:
-        ConfigError: If the suffix is none of these, a Shapefile would grow beyond 2 GB, or a CSV
-            has no grid.
+        ConfigError: If the suffix is not supported, a Shapefile would exceed 2 GB, or the grid for
+            a CSV is missing.
         MissingCRSError: If `crs` is None.
         VectorReadError: If the file cannot be written.
-        DiskFullError: If there is no room for it.
+        DiskFullError: If the disk is full.
     """
     path = Path(path)
     suffix = check_suffix(path)
     source_crs = as_crs(crs, path)
     target_crs = CRS.from_epsg(4326) if suffix in _IN_DEGREES else source_crs
     frames = _single_polygons(batches, suffix, source_crs)
-    doubtful = Doubtful(target_crs)
+    review = ReviewPoints(target_crs)
     if suffix == ".gpkg":
-        frames = _looked_at(frames, doubtful)
+        frames = _collect_review_points(frames, review)
     stream = _RecordStream(frames, columns, target_crs)
     if suffix == ".shp":
-        stream.watch = ShapefileSize(path, stream.schema).add
+        stream.on_batch = ShapefileSize(path, stream.schema).add
     with replace_layer(path) as partial:
         if suffix == ".parquet":
             write_geoparquet(partial, stream.schema, stream.crs, stream)
-        elif suffix == _CONTEST_SUFFIX:
-            _write_contest(partial, stream, grid)
+        elif suffix == _SPACENET_SUFFIX:
+            _write_spacenet(partial, stream, grid)
         else:
             _write_ogr(partial, stream, suffix)
-        if suffix == ".gpkg" and set(stream.schema.names) >= _JUDGED:
-            finish_geopackage(partial, FOOTPRINT_LAYER, doubtful.points())
+        if suffix == ".gpkg" and set(stream.schema.names) >= _REVIEW_COLUMNS:
+            finish_geopackage(partial, FOOTPRINT_LAYER, review.points())
     return stream.count
 
 
-def _looked_at(
-    frames: Iterator[gpd.GeoDataFrame], doubtful: Doubtful
+def _collect_review_points(
+    frames: Iterator[gpd.GeoDataFrame], review: ReviewPoints
 ) -> Iterator[gpd.GeoDataFrame]:
     for frame in frames:
-        if set(frame.columns) >= _JUDGED:
-            doubtful.look(frame)
+        if set(frame.columns) >= _REVIEW_COLUMNS:
+            review.add(frame)
         yield frame
 
 
 def write_layers(path: str | Path, layers: Mapping[str, gpd.GeoDataFrame]) -> None:
-    """Writes several layers into one GeoPackage that appears only when complete.
+    """Write several layers into one GeoPackage that appears only when complete.
 
     Args:
-        path: Target, a .gpkg.
+        path: Output file, a .gpkg.
         layers: Frame of each layer name; empty ones keep their columns and CRS.
 
     Raises:
@@ -134,7 +135,7 @@ def write_layers(path: str | Path, layers: Mapping[str, gpd.GeoDataFrame]) -> No
     """
     path = Path(path)
     if path.suffix.lower() != ".gpkg":
-        raise ConfigError(f"{path}: several layers need a GeoPackage; end the name in .gpkg")
+        raise ConfigError(f"{path}: several layers need a GeoPackage; use the suffix .gpkg")
     with replace_layer(path) as partial:
         for name, frame in layers.items():
             as_crs(frame.crs, f"{path}, layer {name}")
@@ -144,12 +145,12 @@ def write_layers(path: str | Path, layers: Mapping[str, gpd.GeoDataFrame]) -> No
 
 
 def write_parts(path: str | Path, parts: Iterable[gpd.GeoDataFrame]) -> None:
-    """Writes GeoParquet that holds frames of the same columns and CRS as they are.
+    """Write frames of the same columns and CRS unchanged to a GeoParquet file.
 
-    Each is a row group, so that `ParquetParts` reads them back one by one.
+    Each frame is a row group, so that `ParquetParts` can read them one by one.
 
     Args:
-        path: Target; appears only when complete.
+        path: Output file; appears only when complete.
         parts: At least one frame, with a column `geometry`.
     """
     with replace_layer(Path(path)) as partial:
@@ -157,19 +158,18 @@ def write_parts(path: str | Path, parts: Iterable[gpd.GeoDataFrame]) -> None:
 
 
 def check_suffix(path: str | Path) -> str:
-    """Returns the lower-case suffix of a layer that can be written, or raises `ConfigError`."""
+    """Return the suffix of a layer in lower case; raise `ConfigError` if it is not supported."""
     suffix = Path(path).suffix.lower()
     if suffix not in WRITABLE_SUFFIXES:
         choices = ", ".join(WRITABLE_SUFFIXES)
         raise ConfigError(
-            f"{path}: cannot write {suffix or 'a name without suffix'}; end the "
-            f"name in one of {choices}"
+            f"{path}: cannot write {suffix or 'a name without suffix'}; use one of {choices}"
         )
     return suffix
 
 
 class _RecordStream:
-    """Frames as Arrow columns of one schema, counted and watched while they pass."""
+    """Stream of frames as Arrow columns of one schema; counts the rows."""
 
     def __init__(
         self, frames: Iterator[gpd.GeoDataFrame], columns: Mapping[str, str], crs: CRS
@@ -177,9 +177,9 @@ class _RecordStream:
         self.crs = crs
         self.count = 0
         self.error: Exception | None = None
-        self.watch: Callable[[list[pa.Array], np.ndarray], None] | None = None
+        self.on_batch: Callable[[list[pa.Array], np.ndarray], None] | None = None
         template = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in columns.items()})
-        for frame in frames:  # an empty frame does not know its dtypes: look for a better one
+        for frame in frames:  # an empty frame has no reliable dtypes
             template = _attributes(frame)
             if len(frame):
                 frames = chain([frame], frames)
@@ -198,10 +198,10 @@ class _RecordStream:
                 self.count += len(frame)
                 columns = [column.combine_chunks() for column in table.columns]
                 shapes = np.asarray(frame.geometry.array, dtype=object)
-                if self.watch:
-                    self.watch(columns, shapes)
+                if self.on_batch:
+                    self.on_batch(columns, shapes)
                 yield columns, shapes
-        except Exception as error:  # GDAL would report no more than that the stream ended
+        except Exception as error:  # GDAL reports only that the stream has ended
             self.error = error
             raise
 
@@ -213,7 +213,7 @@ def _attributes(frame: gpd.GeoDataFrame) -> pd.DataFrame:
 def _single_polygons(
     batches: Iterable[gpd.GeoDataFrame], suffix: str, crs: CRS
 ) -> Iterator[gpd.GeoDataFrame]:
-    """A right-handed polygon in each row; in degrees it may have to be cut, and stays one row."""
+    """Yield frames with one right-handed polygon per row; one cut at 180 degrees stays one row."""
     for batch in batches:
         frame = batch.set_crs(crs, allow_override=True).explode(ignore_index=True)
         frame = frame[frame.geom_type == "Polygon"]
@@ -257,19 +257,19 @@ def _write_ogr(path: Path, stream: _RecordStream, suffix: str) -> None:
         raise stream.error or error from None
 
 
-def _write_contest(path: Path, stream: _RecordStream, grid: Grid | None) -> None:
+def _write_spacenet(path: Path, stream: _RecordStream, grid: Grid | None) -> None:
     if grid is None:
         raise ConfigError(
-            f"{path.name}: a SpaceNet CSV lies in pixels of a raster, and none is known; end the "
-            "name in .gpkg"
+            f"{path.name}: a SpaceNet CSV has coordinates in pixels of a raster, and there is "
+            "none; use the suffix .gpkg"
         )
     names = stream.schema.names
-    sure = names.index("confidence") if "confidence" in names else None
+    confidence = names.index("confidence") if "confidence" in names else None
     batches = (
-        (shapes, np.ones(len(shapes)) if sure is None else columns[sure].to_numpy())
+        (shapes, np.ones(len(shapes)) if confidence is None else columns[confidence].to_numpy())
         for columns, shapes in stream
     )
-    write_contest(path, batches, grid, path.stem)
+    write_spacenet_csv(path, batches, grid, path.stem)
 
 
 def _geometry_type(frame: gpd.GeoDataFrame) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""A dense CRF: probabilities refined by the colours around each pixel."""
+"""Dense CRF: refines probabilities by the colours around each pixel."""

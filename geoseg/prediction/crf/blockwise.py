@@ -1,4 +1,4 @@
-"""The dense CRF over scenes of any size, block by block."""
+"""Dense CRF over scenes of any size, block by block."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from geoseg.prediction.crf.mean_field import refine
 # Side of a block. With the default halo of 90 pixels it takes about 1 GB.
 BLOCK = 1024
 
-# Window → prob (C, h, w), image (bands, h, w), valid (h, w), as `refine` takes them.
+# Window → prob (C, h, w), image (bands, h, w), valid (h, w): the arguments of `refine`.
 Read = Callable[[Window], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
 def block_windows(shape: tuple[int, int], block: int = BLOCK) -> list[Window]:
-    """The blocks of a scene of (height, width), row by row from its first pixel."""
+    """Return the blocks of a scene of (height, width), row by row from the top left."""
     height, width = shape
     return [
         Window(left, top, min(block, width - left), min(block, height - top))
@@ -30,19 +30,19 @@ def block_windows(shape: tuple[int, int], block: int = BLOCK) -> list[Window]:
 def refine_block(
     read: Read, core: Window, shape: tuple[int, int], options: CRFOptions | None = None
 ) -> np.ndarray:
-    """Refines a block of a scene, with a halo of three sigmas read around it.
+    """Refine a block of a scene, with a halo of three sigmas around it.
 
-    What lies beyond the halo is missed. The farthest pixels count little, but through others
-    even they have a say, so blocks agree with the whole closely, not exactly.
+    Pixels outside the halo are ignored. Their weight is small, but not 0: blocks agree with the
+    whole scene closely, not exactly.
 
     Args:
         read: Reads a window of the scene.
-        core: The block.
+        core: The block, without the halo.
         shape: (height, width) of the scene.
-        options: The kernels and the number of steps.
+        options: Kernels and number of iterations.
 
     Returns:
-        float32 (C, h, w) of the block.
+        float32 (C, h, w) of the block, without the halo.
     """
     options = options or CRFOptions()
     height, width = shape

@@ -1,4 +1,4 @@
-"""A probability raster and its scene → the raster refined by a dense CRF, block by block."""
+"""Refinement of a probability raster by the colours of its scene."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from geoseg.jobs.progress import Progress
 from geoseg.options import CRFOptions
 from geoseg.prediction.crf.blockwise import block_windows, refine_block
 
-# Channels that say more of a building than where it is; they stay as they are.
-_BESIDES = ("border", "contact", "distance", SPREAD)
+# Channels that are not probabilities of a class; they are copied unchanged.
+_UNREFINED = ("border", "contact", "distance", SPREAD)
 
-# Colours that are not 8-bit are stretched so that these percentiles of at most this many
-# pixels by this many lie as far apart as black and white.
+# Colours that are not 8-bit are stretched so that these percentiles are 255 apart. They are
+# computed from a sample of at most this many pixels along each side.
 _PERCENTILES = (2.0, 98.0)
-_SAMPLE = 1024
+_SAMPLE_SIDE = 1024
 
 
 @limited_block_cache()
@@ -34,26 +34,26 @@ def refine_raster(
     assume_gsd_m: float | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Refines a probability raster by the colours of its scene (see `geoseg.prediction.crf`).
+    """Refine a probability raster by the colours of its scene (see `mean_field`).
 
-    One class is refined against all else, several as classes that exclude each other. Where
-    the scene is nodata, probabilities stay as they are.
+    One class is refined against the background, several as exclusive classes. Where the scene is
+    nodata, probabilities do not change.
 
     Args:
         prob: Probabilities, uint8 (255 = certain) or float in 0..1.
-        scene: The scene that they are of; it is brought to their grid.
-        output: A GeoTIFF of the same kind as `prob`; appears only when complete.
-        options: The CRF.
-        bands: Of the scene, by number or name; all data bands when None.
-        assume_gsd_m: Pixel size of a scene that does not say where it lies.
-        progress: Told the finished and the total number of blocks.
+        scene: The scene they were predicted from; it is warped to their grid.
+        output: A GeoTIFF with the bands and data type of `prob`; appears only when complete.
+        options: Options of the CRF.
+        bands: Bands of the scene, by number or name; all data bands when None.
+        assume_gsd_m: Pixel size of a scene that has no georeferencing, metres.
+        progress: Receives the number of finished and of all blocks.
 
     Raises:
         SceneReadError: If one of the two cannot be read.
-        GridMismatchError: If they do not share ground.
+        GridMismatchError: If they do not overlap.
     """
     info = read_prob(prob)
-    classes = [i for i, name in enumerate(info.bands) if name not in _BESIDES]
+    classes = [i for i, name in enumerate(info.bands) if name not in _UNREFINED]
     with (
         Scene(prob) as source,
         Scene(scene, bands=bands, grid=source.grid, assume_gsd_m=assume_gsd_m) as colours,
@@ -65,44 +65,44 @@ def refine_raster(
         scale = _colour_scale(colours)
 
         def read(window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            data, known = source.read(window)
-            image, seen = colours.read(window)
-            return dequantise(data[classes]), image * scale, known & seen
+            data, valid = source.read(window)
+            image, image_valid = colours.read(window)
+            return dequantise(data[classes]), image * scale, valid & image_valid
 
         windows = block_windows(info.grid.shape)
         for done, window in enumerate(windows, start=1):
-            data, known = source.read(window)
+            data, valid = source.read(window)
             refined = refine_block(read, window, info.grid.shape, options)
             data[classes] = quantise(refined) if data.dtype == np.uint8 else refined
             sink.write(data, window=window)
-            sink.write_mask(known, window=window)
+            sink.write_mask(valid, window=window)
             if progress:
                 progress(done, len(windows), "blocks refined")
 
 
 def check_colours(prob: str | Path, scene: str | Path) -> None:
-    """Raises what `refine_raster` would of its inputs, before the work begins."""
+    """Raise the errors that `refine_raster` would raise about its inputs."""
     grid = read_prob(prob).grid
     with Scene(scene, grid=grid) as colours:
         _colour_scale(colours)
 
 
 def _colour_scale(scene: Scene) -> np.ndarray:
-    """What a scene's bands are multiplied by so that their colours compare with 8-bit ones.
+    """Return the factor of each band that scales its colours to 0..255.
 
     Returns:
         float32 (bands, 1, 1).
 
     Raises:
-        GridMismatchError: If there is no colour at all on the scene's grid.
+        GridMismatchError: If the scene has no valid pixel on its grid.
     """
     height, width = scene.grid.shape
-    step = -(-max(height, width) // _SAMPLE)
+    step = -(-max(height, width) // _SAMPLE_SIDE)
     data, valid = scene.read(shape=(-(-height // step), -(-width // step)))
     if not valid.any():
         raise GridMismatchError(
-            f"{scene.info.path}: has no pixel where the probabilities lie; give the scene that "
-            "they were predicted from"
+            f"{scene.info.path}: has no valid pixel in the area of the probabilities; use the "
+            "scene that they were predicted from"
         )
     if scene.info.dtype == "uint8":
         return np.ones((len(data), 1, 1), dtype=np.float32)

@@ -1,5 +1,5 @@
-"""How training comes by its batches: ground put together, what is drawn of it, who cuts it out.
+"""Data loading: mosaic, sampling, batching.
 
-`ground` lays tiles out in `blocks`, which windows are cut from; `sampling` says which come in which
-step; `loaders` has them ready when the device asks.
+`mosaic` assembles the tiles of a split in the blocks of `block_store`, from which windows are cut;
+`sampling` chooses the tiles of each step; `loaders` prepares batches ahead of the device.
 """

@@ -1,8 +1,9 @@
-"""Ground in square blocks: stored only where there is any, and cut into windows that span them.
+"""Sparse arrays of square blocks, from which windows across several blocks are read.
 
-What a pixel has lies in stores, one per name, each (blocks, bands, side, side): a window is read
-from few places of a file, and ground that winds through a wide area takes little more room than it
-covers. The last block of each store is bare, and stands wherever there is none.
+Pixels are kept in stores, one array (blocks, bands, side, side) per name. Only blocks that tiles
+cover are allocated: a window is read from few positions of a file, and tiles that are spread over a
+wide extent take little more room than they cover. The last block of each store is empty and stands
+for every block that no tile covers.
 """
 
 from __future__ import annotations
@@ -17,26 +18,30 @@ import numpy as np
 # By name: (blocks, bands, side, side).
 Stores = Mapping[str, np.ndarray]
 
-# First row and column in a group, height and width.
-Box = tuple[int, int, int, int]
+# First row, first column, height and width in the pixels of a group.
+Rect = tuple[int, int, int, int]
 
-# Indices of some pixels of a block, in all bands.
-_Place = tuple[int, slice, slice, slice]
+# Index of pixels in a store: block, bands, rows and columns of the block.
+_BlockIndex = tuple[int, slice, slice, slice]
 
-_BARE = -1
+# Index of pixels in a window: bands, rows and columns.
+_WindowIndex = tuple[slice, slice, slice]
+
+_EMPTY = -1
 _ALL = slice(None)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Ground that hangs together, in its bounding rectangle.
+    """Tiles that touch each other: their bounding rectangle, divided into blocks.
 
     Attributes:
-        height: Of the rectangle.
-        width: Of the rectangle.
-        side: Of a block.
-        table: (rows, columns): which block of the stores is where, from the rectangle's top left;
-            the last ones may reach beyond it. -1, the bare block, is where no ground is.
+        height: Height of the rectangle.
+        width: Width of the rectangle.
+        side: Side of a block.
+        table: (rows, columns), the number in the stores of each block of the rectangle, counted
+            from its top left; the last row and column may extend beyond it. -1, the empty block,
+            where there is no tile.
     """
 
     height: int
@@ -45,40 +50,40 @@ class Group:
     table: np.ndarray
 
     @classmethod
-    def around(cls, boxes: np.ndarray, side: int, first: int = 0) -> Self:
-        """The group that some boxes make.
+    def from_rects(cls, rects: np.ndarray, side: int, first: int = 0) -> Self:
+        """Build the group of some tiles.
 
         Args:
-            boxes: (n, 4), each a `Box`; the least row and column are 0.
-            side: Of a block.
-            first: Number of its first block in the stores; the others follow.
+            rects: (n, 4), each a `Rect`; the smallest row and column are 0.
+            side: Side of a block.
+            first: Number of the group's first block in the stores; the others follow.
         """
-        begins, ends = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+        begins, ends = rects[:, :2], rects[:, :2] + rects[:, 2:]
         height, width = ends.max(axis=0).tolist()
-        table = np.full((-(-height // side), -(-width // side)), _BARE, np.int32)
+        table = np.full((-(-height // side), -(-width // side)), _EMPTY, np.int32)
         for (top, left), (below, after) in zip(begins // side, -(-ends // side), strict=True):
             table[top:below, left:after] = first
-        there = table != _BARE
-        table[there] += np.arange(there.sum(), dtype=np.int32)
+        covered = table != _EMPTY
+        table[covered] += np.arange(covered.sum(), dtype=np.int32)
         return cls(height, width, side, table)
 
     @property
     def blocks(self) -> int:
-        """How many blocks of the stores are this group's."""
-        return int((self.table != _BARE).sum())
+        """Number of blocks that the group has in the stores."""
+        return int((self.table != _EMPTY).sum())
 
-    def pieces(self, box: Box) -> Iterator[tuple[_Place, tuple[slice, slice, slice]]]:
-        """What a box inside the rectangle is made of: each piece's place in a store, and in it."""
-        top, left, height, width = box
-        columns = list(_split(left, width, self.side))
-        for row, lines, down in _split(top, height, self.side):
+    def iter_parts(self, rect: Rect) -> Iterator[tuple[_BlockIndex, _WindowIndex]]:
+        """Yield the parts of a rectangle by block: their index in a store, and in the rectangle."""
+        top, left, height, width = rect
+        columns = list(_split_range(left, width, self.side))
+        for row, block_rows, rows in _split_range(top, height, self.side):
             numbers = self.table[row].tolist()
-            for column, across, along in columns:
-                yield (numbers[column], _ALL, lines, across), (_ALL, down, along)
+            for column, block_columns, cols in columns:
+                yield (numbers[column], _ALL, block_rows, block_columns), (_ALL, rows, cols)
 
 
-def _split(begin: int, length: int, side: int) -> Iterator[tuple[int, slice, slice]]:
-    """Cuts a line where blocks end: number of the block, the part's place there, and here."""
+def _split_range(begin: int, length: int, side: int) -> Iterator[tuple[int, slice, slice]]:
+    """Split a range at block borders: block number, slice of the block, slice of the range."""
     end = begin + length
     for number in range(begin // side, -(-end // side)):
         start = number * side
@@ -86,51 +91,51 @@ def _split(begin: int, length: int, side: int) -> Iterator[tuple[int, slice, sli
         yield number, slice(first - start, last - start), slice(first - begin, last - begin)
 
 
-def lay_down(group: Group, box: Box, stores: Stores, found: Mapping[str, np.ndarray]) -> None:
-    """Stores what was found.
+def write_rect(group: Group, rect: Rect, stores: Stores, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays into the blocks of a rectangle.
 
     Args:
-        group: Where it lies.
-        box: Which part of the group; all of it has blocks.
-        stores: What is written to.
-        found: By name (bands, height, width) or larger; what does not fit into the box is left out.
+        group: The group that the rectangle belongs to.
+        rect: Part of the group that blocks cover completely.
+        stores: Stores to write to.
+        arrays: By name (bands, height, width) or larger; pixels beyond the rectangle are ignored.
     """
-    for there, here in group.pieces(box):
-        for name, array in found.items():
-            stores[name][there] = array[here]
+    for stored, part in group.iter_parts(rect):
+        for name, array in arrays.items():
+            stores[name][stored] = array[part]
 
 
-def cut_window(
+def read_window(
     group: Group, stores: Stores, top: int, left: int, out: Mapping[str, np.ndarray]
 ) -> None:
-    """Copies a window, which mirrors the group where it reaches beyond: 2 1 | 0 1 2.
+    """Read a window; beyond the group's rectangle, pixels are mirrored: 2 1 | 0 1 2.
 
     Args:
-        group: Where it lies.
-        stores: What is read from.
+        group: The group that the window belongs to.
+        stores: Stores to read from.
         top: First row of the window in the group, may be negative.
         left: First column of the window in the group, may be negative.
-        out: By name (bands, height, width), all of one size, filled; they hold more of the group
-            than of mirror images.
+        out: By name (bands, height, width), all of one size, written to; more than half of each
+            side is inside the group.
     """
     height, width = next(iter(out.values())).shape[-2:]
     above, before = max(0, -top), max(0, -left)
     below, after = min(height, group.height - top), min(width, group.width - left)
-    pieces = list(group.pieces((top + above, left + before, below - above, after - before)))
+    parts = list(group.iter_parts((top + above, left + before, below - above, after - before)))
     for name, array in out.items():
         store, inside = stores[name], array[:, above:below, before:after]
         if isinstance(store, np.memmap):
-            _call_up(store, {there[0] for there, _ in pieces})
-        for there, here in pieces:
-            inside[here] = store[there]
+            _prefetch(store, {stored[0] for stored, _ in parts})
+        for stored, part in parts:
+            inside[part] = store[stored]
         _mirror(np.moveaxis(array, 1, 0), above, below)
         _mirror(np.moveaxis(array, 2, 0), before, after)
 
 
-def _call_up(store: np.memmap, numbers: Iterable[int]) -> None:
-    """Has blocks of a file read at once and nothing else.
+def _prefetch(store: np.memmap, numbers: Iterable[int]) -> None:
+    """Ask the system to read the given blocks of a mapped file now.
 
-    A page that is asked for by touching it comes alone, or with megabytes that lie around it.
+    Without this, page faults read one page at a time, or megabytes around each page.
     """
     if not hasattr(mmap, "MADV_WILLNEED"):  # Windows
         return
@@ -138,16 +143,17 @@ def _call_up(store: np.memmap, numbers: Iterable[int]) -> None:
     head, size = len(mapped) - store.nbytes, store.nbytes // len(store)
     for number in numbers:
         begin = head + number % len(store) * size
-        over = begin % mmap.PAGESIZE
+        over = begin % mmap.PAGESIZE  # advice must begin at a page
         mapped.madvise(mmap.MADV_WILLNEED, begin - over, over + size)
 
 
 def _mirror(lines: np.ndarray, begin: int, end: int) -> None:
-    """Fills the lines before `begin` and from `end` on with mirror images of those between."""
+    """Fill the lines before `begin` and from `end` on with mirror images of the others."""
     most = end - begin - 1
     if not most:
         lines[...] = lines[begin:end]
-    while most and begin > 0:  # there and back again, where one image is too little
+    # Mirror repeatedly: the known lines may be fewer than the missing ones.
+    while most and begin > 0:
         count = min(begin, most)
         lines[begin - count : begin] = lines[begin + 1 : begin + 1 + count][::-1]
         begin -= count

@@ -1,4 +1,4 @@
-"""How tiles come to the device in time: who loads them, in which order, in what batches."""
+"""Samplers and data loaders for training and validation."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ from geoseg.training.loading.sampling import (
     UniformSampler,
 )
 
-# A folder of few tiles is passed so often per epoch that validating does not dominate.
+# Small data sets repeat until an epoch has this many steps, so that validation does not dominate.
 _LEAST_STEPS = 25
 
-# Beside a GPU: windows are only copied, but small networks on a large GPU take hundreds a second.
+# Default number of worker processes with a GPU. Windows are only copied, but a small network on a
+# large GPU consumes hundreds of them per second.
 _MOST_WORKERS = 4
 
-# Batches that each worker has ready.
-_AHEAD = 4
+# Batches that each worker prepares ahead.
+_PREFETCH = 4
 
 # Forked workers share the memory of the mosaic; others would each get a copy. They only copy
 # arrays: GDAL is not safe in a process that was forked while it was in use.
@@ -42,10 +43,10 @@ _OPENING_FILES = ("forkserver", "spawn")
 
 
 def window_side(options: TrainOptions, size: int) -> int:
-    """Side of the windows that training is given, for tiles of `size`.
+    """Return the side of training windows for tiles of `size`.
 
-    One and a half tiles where augmentation turns or bends them, so that what comes into view is
-    ground and no mirror image.
+    Windows are one and a half tiles wide where augmentation rotates or deforms them, so that real
+    pixels come into view at the tile's corners instead of mirrored ones.
     """
     moves = options.augment is not None and options.augment.leaves_grid
     return size + 2 * round(size / 4) if options.mosaic and moves else size
@@ -54,19 +55,19 @@ def window_side(options: TrainOptions, size: int) -> int:
 def build_sampler(
     tiles: TileDataset, options: TrainOptions, batch_size: int, *, rank: int = 0, world: int = 1
 ) -> DrawSampler:
-    """The order of tiles that the options ask for.
+    """Build the sampler that the options choose.
 
     Args:
         tiles: The training tiles.
         options: How to train.
-        batch_size: Tiles per step of one rank.
+        batch_size: Tiles per step of one process.
         rank: Number of this process, from 0.
-        world: Processes that share each step.
+        world: Number of processes that share each step.
     """
     count, info = len(tiles), tiles.info
     batch = min(batch_size, max(1, count // world))
     moves = options.mosaic and options.augment is not None
-    given: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "passes": -(-_LEAST_STEPS * batch * world // count),
         "jitter_px": (info.size - info.overlap) // 2 if moves else 0,
         "batch_size": batch,
@@ -75,51 +76,56 @@ def build_sampler(
         "seed": options.seed,
     }
     if options.sampling == "hard":
-        return HardSampler(count, **given)
+        return HardSampler(count, **settings)
     if options.sampling == "balanced":
         pixels = np.array(tiles.tiles.class_pixels.tolist())
-        return BalancedSampler(pixels, exclusive=info.exclusive, **given)
-    return UniformSampler(count, **given)
+        return BalancedSampler(pixels, exclusive=info.exclusive, **settings)
+    return UniformSampler(count, **settings)
 
 
 def build_train_loader(
     tiles: TileDataset,
-    ground: Mosaic | None,
+    mosaic: Mosaic | None,
     sampler: DrawSampler,
     options: TrainOptions,
     device: torch.device,
 ) -> DataLoader[Sample]:
-    """Batches of windows of ground, or of whole tiles where there is none."""
+    """Build the loader of training batches: windows of a mosaic, or whole tiles without one."""
     settings: dict[str, Any] = {"drop_last": True, "pin_memory": device.type == "cuda"}
-    if ground is None:
+    if mosaic is None:
         settings |= _describe_workers(options.workers or 0, _OPENING_FILES)
         return DataLoader(tiles, sampler.batch_size, sampler=TileSampler(sampler), **settings)
     settings |= _describe_workers(_count_workers(options, device), _SHARING_MEMORY)
-    windows = MosaicDataset(ground, window_side(options, tiles.info.size))
-    # The data set gives whole batches.
-    collate = cast(Callable[[list[Sample]], Any], _as_it_is)
+    windows = MosaicDataset(mosaic, window_side(options, tiles.info.size))
+    # The dataset returns complete batches, so there is nothing to collate.
+    collate = cast(Callable[[list[Sample]], Any], _return_batch)
     return DataLoader(windows, sampler.batch_size, sampler=sampler, collate_fn=collate, **settings)
 
 
 def build_val_loader(
     tiles: TileDataset, sampler: DrawSampler, batch_size: int, device: torch.device
 ) -> DataLoader[Sample]:
-    """Batches of whole tiles, in their own order; of several ranks each has its share of them."""
+    """Build the loader of validation batches; each of n processes gets every n-th tile."""
     own = range(sampler.rank, len(tiles), sampler.world)
     # Without worker processes: tiles are decoded once, by threads, and then kept in memory.
     return DataLoader(tiles, batch_size, sampler=own, pin_memory=device.type == "cuda")
 
 
-class LossesOfTiles(Callback):
-    """Tells a sampler how hard each tile was, once per epoch, and keeps what it knows.
+class TileLossRecorder(Callback):
+    """Passes the loss of each tile to a `HardSampler` after each epoch, and stores its state.
 
     Args:
-        sampler: The sampler that learns.
+        sampler: The sampler to update.
     """
 
     def __init__(self, sampler: HardSampler) -> None:
         self.sampler = sampler
-        self._seen: list[tuple[Tensor, Tensor]] = []
+        self._recorded: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def state_key(self) -> str:
+        """The key in checkpoints, which runs of earlier versions have."""
+        return "LossesOfTiles"
 
     def on_train_batch_end(
         self,
@@ -129,38 +135,38 @@ class LossesOfTiles(Callback):
         batch: Sample,
         batch_idx: int,
     ) -> None:
-        """Takes note, without waiting for the device."""
-        self._seen.append((batch["tile"], cast(Tensor, pl_module.tile_losses)))
+        """Record the losses of a batch, without waiting for the device."""
+        self._recorded.append((batch["tile"], cast(Tensor, pl_module.tile_losses)))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Tells it before the checkpoint is written."""
-        if self._seen:
-            columns = [torch.cat(column) for column in zip(*self._seen, strict=True)]
-            whole = [cast(Tensor, pl_module.all_gather(column)) for column in columns]
-            # Step by step, as one process would have seen them.
-            shape = trainer.world_size, len(self._seen), -1
-            tiles, losses = (c.reshape(shape).transpose(0, 1).flatten().cpu() for c in whole)
-            self.sampler.learn(tiles.numpy(), losses.float().numpy())
-            self._seen = []
+        """Update the sampler before the checkpoint is written."""
+        if self._recorded:
+            columns = [torch.cat(column) for column in zip(*self._recorded, strict=True)]
+            gathered = [cast(Tensor, pl_module.all_gather(column)) for column in columns]
+            # Ordered by step, as one process alone would have recorded them.
+            shape = trainer.world_size, len(self._recorded), -1
+            tiles, losses = (c.reshape(shape).transpose(0, 1).flatten().cpu() for c in gathered)
+            self.sampler.update(tiles.numpy(), losses.float().numpy())
+            self._recorded = []
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must keep."""
+        """Return the state for a checkpoint."""
         return self.sampler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a checkpoint."""
+        """Restore the state of a checkpoint."""
         self.sampler.load_state_dict(state)
 
 
-def words_of_worker(error: GeosegError) -> GeosegError:
-    """An error as it was raised in a process that loads; torch puts its traceback before it."""
+def unwrap_worker_error(error: GeosegError) -> GeosegError:
+    """Return an error of a loader's worker process without the traceback that torch prepends."""
     last = str(error).strip().splitlines()[-1]
     name = f"{type(error).__name__}: "
     return type(error)(last.partition(name)[2] or last)
 
 
 def _count_workers(options: TrainOptions, device: torch.device) -> int:
-    """Return how many processes cut windows out of the mosaic."""
+    """Return the number of processes that cut windows out of the mosaic."""
     if options.workers is not None:
         return options.workers
     # On a CPU the cores are busy with training, and copying windows takes little time.
@@ -176,10 +182,10 @@ def _describe_workers(count: int, start_methods: Sequence[str]) -> dict[str, Any
     return {
         "num_workers": count,
         "persistent_workers": True,
-        "prefetch_factor": _AHEAD,
+        "prefetch_factor": _PREFETCH,
         "multiprocessing_context": next(name for name in start_methods if name in available),
     }
 
 
-def _as_it_is(batch: Iterable[Any]) -> Any:
+def _return_batch(batch: Iterable[Any]) -> Any:
     return batch

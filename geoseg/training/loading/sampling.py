@@ -1,4 +1,4 @@
-"""Which ground each step of training sees: draws that seed and epoch alone decide."""
+"""Samplers of training tiles; their draws depend on seed and epoch only."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-# Share of hard sampling's draws that are dealt evenly, so that no tile is starved.
-_EVEN_SHARE = 0.5
+# Share of hard sampling's draws that is uniform, so that every tile is drawn now and then.
+_UNIFORM_SHARE = 0.5
 
-# Share of a tile's mean loss that each new loss replaces.
-_LEARNING_SHARE = 0.5
+# Weight of a new loss in a tile's moving average.
+_UPDATE_SHARE = 0.5
 
 
 class Draw(NamedTuple):
-    """A tile, and by how many pixels its centre is moved down and to the right."""
+    """A tile, and the shift of its centre in pixels, down and to the right."""
 
     tile: int
     dy: int = 0
@@ -26,19 +26,19 @@ class Draw(NamedTuple):
 
 
 class DrawSampler(Sampler[Draw]):
-    """Draws of an epoch, fixed by seed and epoch, the same whoever loads them.
+    """Draws of an epoch, determined by seed and epoch, whatever process loads them.
 
-    Several ranks share each global batch: of its `world * batch_size` draws the r-th part is
-    rank r's, and what does not fill a global batch is left out.
+    With several processes, each global batch has `world * batch_size` draws, of which process r
+    takes the r-th part; draws that do not fill a global batch are left out.
 
     Args:
-        tiles: How many there are.
+        tiles: Number of tiles.
         passes: Draws per epoch, in multiples of `tiles`.
-        jitter_px: Draws are moved by up to this much, in both directions.
-        batch_size: Of one rank.
+        jitter_px: Largest random shift of a draw, in both directions.
+        batch_size: Batch size of one process.
         rank: Number of this process, from 0.
-        world: Processes.
-        seed: Seed.
+        world: Number of processes.
+        seed: Random seed.
     """
 
     def __init__(
@@ -65,21 +65,21 @@ class DrawSampler(Sampler[Draw]):
     def __iter__(self) -> Iterator[Draw]:
         generator = np.random.default_rng([self.seed, self.epoch])
         order = self._choose(generator)
-        moves = generator.integers(-self.jitter_px, self.jitter_px + 1, (len(order), 2))
-        draws = np.column_stack([order, moves])
+        shifts = generator.integers(-self.jitter_px, self.jitter_px + 1, (len(order), 2))
+        draws = np.column_stack([order, shifts])
         if self.world > 1:
-            whole = len(self) * self.world
-            parts = draws[:whole].reshape(-1, self.world, self.batch_size, 3)
+            complete = len(self) * self.world
+            parts = draws[:complete].reshape(-1, self.world, self.batch_size, 3)
             draws = parts[:, self.rank].reshape(-1, 3)
         yield from (Draw(*row) for row in draws.tolist())
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning at the start of each epoch."""
+        """Set the epoch; Lightning calls this at the start of each one."""
         self.epoch = epoch
 
     @abstractmethod
     def _choose(self, generator: np.random.Generator) -> np.ndarray:
-        """The tiles of an epoch, `tiles * passes` of them."""
+        """Return the `tiles * passes` tiles of an epoch."""
 
 
 class UniformSampler(DrawSampler):
@@ -90,94 +90,96 @@ class UniformSampler(DrawSampler):
 
 
 class WeightedSampler(DrawSampler):
-    """Tiles as often as their shares say: each is drawn that often, rounded up or down."""
+    """Tiles in proportion to weights: each as often as expected, rounded up or down."""
 
     def _choose(self, generator: np.random.Generator) -> np.ndarray:
-        # Evenly spaced marks on the line of all shares, which lie in a new order each time.
+        # Systematic sampling: equidistant marks on the cumulative weights, in a new random order.
         order = generator.permutation(self.tiles)
-        ends = np.cumsum(self._shares()[order])
+        ends = np.cumsum(self._weights()[order])
         count = self.tiles * self.passes
         marks = (np.arange(count) + generator.random()) * (ends[-1] / count)
-        found = np.minimum(np.searchsorted(ends, marks, side="right"), self.tiles - 1)
-        chosen: np.ndarray = generator.permutation(order[found])
+        positions = np.minimum(np.searchsorted(ends, marks, side="right"), self.tiles - 1)
+        chosen: np.ndarray = generator.permutation(order[positions])
         return chosen
 
     @abstractmethod
-    def _shares(self) -> np.ndarray:
-        """(tiles,) not negative, of any sum."""
+    def _weights(self) -> np.ndarray:
+        """Return (tiles,) weights, not negative, of any sum."""
 
 
 class BalancedSampler(WeightedSampler):
-    """What is rare is drawn as often as what is frequent.
+    """Draws that balance rare and frequent classes.
 
-    Of buildings, half of the draws are of tiles that have some. Of exclusive classes, each that
-    is present has an equal part of the draws, which its tiles share by their pixels of it.
+    For buildings, half of the draws are tiles that contain some. For exclusive classes, each class
+    that is present gets an equal number of draws, split among its tiles by their pixels of it.
 
     Args:
-        class_pixels: (tiles, values) pixels of each value of the mask, from 0.
-        exclusive: Whether the values are classes of which each pixel has one.
-        **given: As of `DrawSampler`.
+        class_pixels: (tiles, values), number of pixels of each mask value, from 0.
+        exclusive: Whether the mask values are exclusive classes.
+        **settings: Arguments of `DrawSampler`.
     """
 
-    def __init__(self, class_pixels: np.ndarray, *, exclusive: bool, **given: Any) -> None:
-        super().__init__(len(class_pixels), **given)
+    def __init__(self, class_pixels: np.ndarray, *, exclusive: bool, **settings: Any) -> None:
+        super().__init__(len(class_pixels), **settings)
         pixels = np.asarray(class_pixels, dtype=np.float64)
         if not exclusive:
-            built = pixels[:, 1:].any(axis=1)
-            pixels = np.column_stack([~built, built]).astype(np.float64)
+            has_building = pixels[:, 1:].any(axis=1)
+            pixels = np.column_stack([~has_building, has_building]).astype(np.float64)
         totals = pixels.sum(axis=0)
         self._balanced: np.ndarray = (pixels[:, totals > 0] / totals[totals > 0]).sum(axis=1)
 
-    def _shares(self) -> np.ndarray:
+    def _weights(self) -> np.ndarray:
         return self._balanced
 
 
 class HardSampler(WeightedSampler):
-    """Half of the draws go to tiles by their running mean loss, the other half evenly.
+    """Draws of which half are weighted by the moving average of each tile's loss.
 
-    Tiles that were not seen yet count as the mean of those that were. What `learn` is told
-    decides the draws of the next epoch, not of one that has begun.
+    The other half is uniform. Tiles without a loss yet get the mean of the others. Losses passed
+    to `update` affect the draws of the next epoch, not of one that has begun.
     """
 
-    def __init__(self, tiles: int, **given: Any) -> None:
-        super().__init__(tiles, **given)
+    def __init__(self, tiles: int, **settings: Any) -> None:
+        super().__init__(tiles, **settings)
         self._losses = np.full(tiles, np.nan)
 
-    def learn(self, tiles: np.ndarray, losses: np.ndarray) -> None:
-        """Takes note of losses.
+    def update(self, tiles: np.ndarray, losses: np.ndarray) -> None:
+        """Update the moving averages.
 
         Args:
-            tiles: (n,) indices, in the order in which they were seen.
-            losses: (n,) not negative; those that are not finite are passed over.
+            tiles: (n,) indices, in the order of training.
+            losses: (n,), not negative; values that are not finite are ignored.
         """
         for tile, loss in zip(np.asarray(tiles).tolist(), np.asarray(losses).tolist(), strict=True):
             if np.isfinite(loss):
-                before = self._losses[tile]
-                known = loss if np.isnan(before) else before
-                self._losses[tile] = known + _LEARNING_SHARE * (loss - known)
+                previous = self._losses[tile]
+                mean = loss if np.isnan(previous) else previous
+                self._losses[tile] = mean + _UPDATE_SHARE * (loss - mean)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must keep."""
+        """Return the state for a checkpoint."""
         return {"losses": torch.from_numpy(self._losses.copy())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a checkpoint, if it is of as many tiles."""
+        """Restore the state of a checkpoint, if it has as many tiles."""
         losses = state["losses"].numpy()
         if len(losses) == self.tiles:
             self._losses = losses.copy()
 
-    def _shares(self) -> np.ndarray:
-        even = np.full(self.tiles, 1 / self.tiles)
-        seen = np.isfinite(self._losses)
-        if not seen.any() or not self._losses[seen].any():
-            return even
-        losses = np.where(seen, self._losses, self._losses[seen].mean())
-        shares: np.ndarray = _EVEN_SHARE * even + (1 - _EVEN_SHARE) * losses / losses.sum()
-        return shares
+    def _weights(self) -> np.ndarray:
+        uniform = np.full(self.tiles, 1 / self.tiles)
+        known = np.isfinite(self._losses)
+        if not known.any() or not self._losses[known].any():
+            return uniform
+        losses = np.where(known, self._losses, self._losses[known].mean())
+        weights: np.ndarray = (
+            _UNIFORM_SHARE * uniform + (1 - _UNIFORM_SHARE) * losses / losses.sum()
+        )
+        return weights
 
 
 class TileSampler(Sampler[int]):
-    """The tiles of another sampler's draws, for data sets that know no windows.
+    """The tiles of another sampler's draws, without their shifts, for datasets of whole tiles.
 
     Args:
         draws: The sampler.
@@ -193,5 +195,5 @@ class TileSampler(Sampler[int]):
         yield from (draw.tile for draw in self.draws)
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning at the start of each epoch."""
+        """Set the epoch; Lightning calls this at the start of each one."""
         self.draws.set_epoch(epoch)

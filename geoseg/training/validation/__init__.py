@@ -1,5 +1,5 @@
-"""Judging a network on ground that it has not learnt from.
+"""Validation: predicted areas, calibration and tuning of thresholds.
 
-`ground` puts predicted tiles together and counts their footprints, `tune` finds thresholds on it,
-`calibration` a temperature.
+`areas` stitches predicted validation tiles and scores their footprints, `tuning` searches
+thresholds on them, `calibration` fits a temperature.
 """

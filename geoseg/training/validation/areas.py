@@ -1,4 +1,4 @@
-"""Validation ground: predicted tiles put together, made into footprints and compared with truth."""
+"""Validation areas: predicted tiles, stitched, vectorized and compared with the reference."""
 
 from __future__ import annotations
 
@@ -22,166 +22,169 @@ from geoseg.geo.aoi import AOI
 from geoseg.geo.grid import Grid
 from geoseg.geo.tiling import blend_weights
 from geoseg.options import Thresholds
-from geoseg.training.dataset import TileDataset, bounding_grid, tile_corners
+from geoseg.training.dataset import TileDataset, bounding_grid, tile_boxes
 from geoseg.vectorization.layer import vectorize_arrays
 
 Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
-# Of more validation ground, parts are taken: predictions of it all are held in memory, and
-# vectorized again and again.
+# Larger validation splits are sampled: predictions of all areas are kept in memory, and vectorized
+# many times.
 MOST_PIXELS = 16_000_000
 
-# Parts are a sixteenth of that, so that they are many, and hardly any building is cut.
+# Sampled areas are at most a sixteenth of that: there are many of them, yet they are large enough
+# that few buildings are cut.
 _PIECES = 16
 
-# Tiles keep their probabilities in 16 bits: bytes would lose what calibration is about.
+# Probabilities are kept in 16 bits: 8 bits are too coarse near 0 and 1 to calibrate.
 _LEVELS = 65535
 
 
 @dataclass(frozen=True, eq=False)
 class ValidationArea:
-    """Validation tiles of one scene, predicted and put together.
+    """Validation tiles of one scene that touch each other, predicted and stitched.
 
     Attributes:
-        prob: float32 (outputs, H, W).
-        outputs: Their names.
+        prob: float32 (outputs, H, W), probabilities.
+        outputs: Names of the outputs.
         target: uint8 (H, W), the first target band.
-        known: (H, W), False outside the tiles, on nodata and on ground that was not labelled.
-        grid: Place on the ground.
-        area: Outline of what is known, in the grid's CRS.
-        truth: Footprints, in the grid's CRS.
+        labelled: bool (H, W), False outside the tiles, on nodata and on unlabelled pixels.
+        grid: Georeferencing of the area.
+        outline: Outline of the labelled pixels, in the grid's CRS.
+        truth: Reference footprints, in the grid's CRS.
         windows: Each tile's window of the grid, by its row in the dataset.
     """
 
     prob: np.ndarray
     outputs: tuple[str, ...]
     target: np.ndarray
-    known: np.ndarray
+    labelled: np.ndarray
     grid: Grid
-    area: BaseGeometry
+    outline: BaseGeometry
     truth: gpd.GeoDataFrame
     windows: Mapping[int, Window]
 
     @property
     def aoi(self) -> AOI:
         """The area as an area of interest."""
-        return AOI((self.area,), self.truth.crs)
+        return AOI((self.outline,), self.truth.crs)
 
     def evaluate(self, thresholds: Thresholds) -> Evaluation:
-        """Compares the footprints that the thresholds give with the truth."""
+        """Compare the footprints that the thresholds give with the reference."""
         bands = dict(zip(self.outputs, self.prob, strict=True))
-        found = vectorize_arrays(
-            self.prob[0], bands.get("border"), self.known, self.grid, thresholds,
+        footprints = vectorize_arrays(
+            self.prob[0], bands.get("border"), self.labelled, self.grid, thresholds,
             bands.get("contact"),
         )  # fmt: skip
-        return evaluate_layers(found, self.truth, aoi=self.aoi)
+        return evaluate_layers(footprints, self.truth, aoi=self.aoi)
 
 
 class ValidationAreas:
-    """The ground of validation tiles, planned once and filled with predictions many times.
+    """The areas of validation tiles, planned once and filled with predictions many times.
 
-    Tiles are kept by their row in the dataset, so it does not matter in which order they come,
-    nor whether some come twice.
+    Predictions are kept by their row in the dataset, so that tiles may be added in any order, and
+    more than once.
 
     Args:
         tiles: Validation tiles of buildings.
-        most_pixels: Of more ground, parts from all over it are taken that hold so many pixels.
+        most_pixels: Areas of more pixels in total are sampled evenly down to this number.
 
     Attributes:
         tiles: The tiles.
-        covered_mpx: Megapixels of the ground.
-        total_mpx: Those that all validation tiles cover.
-        found: uint16 (outputs, size, size) of each tile that was added, by its row.
+        covered_mpx: Megapixels of the areas.
+        total_mpx: Megapixels that all validation tiles cover.
+        predictions: uint16 (outputs, size, size) of each tile that was added, by its row.
     """
 
     def __init__(self, tiles: TileDataset, *, most_pixels: int = MOST_PIXELS) -> None:
         self.tiles = tiles
-        self.found: dict[int, np.ndarray] = {}
+        self.predictions: dict[int, np.ndarray] = {}
         groups = list(_iter_groups(tiles.tiles))
         chosen = _choose_evenly(groups, tiles.info.size, most_pixels)
         self.covered_mpx, self.total_mpx = _megapixels(chosen), _megapixels(groups)
         footprints = read_footprints_of_scenes(tiles.folder)
-        self._plots = [_Plot(tiles, rows, footprints.get(rows.scene.iloc[0])) for rows in chosen]
-        self._grounds: list[ValidationArea] | None = None
+        self._plans = [
+            _AreaPlan(tiles, rows, footprints.get(rows.scene.iloc[0])) for rows in chosen
+        ]
+        self._areas: list[ValidationArea] | None = None
 
     @property
     def indices(self) -> list[int]:
-        """Rows of the tiles that make up the ground."""
-        return [index for plot in self._plots for index in plot.windows]
+        """Rows of the tiles that belong to the areas."""
+        return [index for plan in self._plans for index in plan.windows]
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """What is predicted of each pixel."""
+        """Names of the outputs that are predicted for each pixel."""
         return self.tiles.info.targets
 
-    def start(self) -> None:
-        """Forgets what was added."""
-        self.found, self._grounds = {}, None
+    def reset(self) -> None:
+        """Remove all predictions."""
+        self.predictions, self._areas = {}, None
 
     def add(self, indices: Sequence[int], prob: np.ndarray) -> None:
-        """Adds predicted tiles.
+        """Add predicted tiles.
 
         Args:
-            indices: Rows of the tiles in the dataset; tiles of ground that is left out are, too.
+            indices: Rows of the tiles in the dataset; tiles outside the areas are ignored.
             prob: (N, outputs, size, size) in 0..1.
         """
-        wanted = set(self.indices)
+        used = set(self.indices)
         for index, one in zip(indices, prob, strict=True):
-            if index in wanted:
+            if index in used:
                 levels = np.rint(np.clip(one, 0, 1) * np.float32(_LEVELS))
-                self.found[index] = levels.astype(np.uint16)
-        self._grounds = None
+                self.predictions[index] = levels.astype(np.uint16)
+        self._areas = None
 
     def predict(self, predict: Predict, batch_size: int = 8) -> None:
-        """Fills the ground anew.
+        """Predict all tiles of the areas, replacing earlier predictions.
 
         Args:
             predict: (N, C, size, size), (N, size, size) → probabilities (N, outputs, size, size).
             batch_size: Tiles per prediction.
         """
-        self.start()
+        self.reset()
         indices = self.indices
         for first in range(0, len(indices), batch_size):
             part = indices[first : first + batch_size]
             self.add(part, predict_tiles(predict, self.tiles, part))
 
-    def grounds(self) -> list[ValidationArea]:
-        """The ground of each scene, in as many parts as hang together.
+    def areas(self) -> list[ValidationArea]:
+        """Return the areas: for each scene, one per connected group of tiles.
 
         Raises:
-            KeyError: If a tile is missing.
+            KeyError: If the prediction of a tile is missing.
         """
-        if self._grounds is None:
-            self._grounds = [plot.stitch(self.found) for plot in self._plots]
-        return self._grounds
+        if self._areas is None:
+            self._areas = [plan.stitch(self.predictions) for plan in self._plans]
+        return self._areas
 
     def score(self, thresholds: Thresholds) -> tuple[Score, AreaCounts]:
-        """Agreement of the footprints that the thresholds give with the truth, on all ground.
+        """Compare the footprints that the thresholds give with the reference, over all areas.
 
         Args:
-            thresholds: What makes a building.
+            thresholds: Thresholds of `vectorize`.
 
         Returns:
-            In buildings, matched at an IoU of 0.5, and in pixels.
+            Counts of buildings, matched at an IoU of 0.5, and areas in pixels.
         """
         buildings, pixels = Score(0, 0, 0), AreaCounts(0.0, 0.0, 0.0)
-        for ground in self.grounds():
-            found = ground.evaluate(thresholds)
-            buildings += found.score
-            # Scenes may have units of their own.
-            pixels += found.area / ground.grid.pixel_area
+        for area in self.areas():
+            evaluation = area.evaluate(thresholds)
+            buildings += evaluation.score
+            # In pixels, since the CRSs of scenes may have different units.
+            pixels += evaluation.area / area.grid.pixel_area
         return buildings, pixels
 
 
 def predict_tiles(predict: Predict, tiles: TileDataset, indices: Sequence[int]) -> np.ndarray:
-    """Probabilities (N, outputs, size, size) of some tiles, by their rows in the dataset."""
+    """Predict probabilities (N, outputs, size, size) of tiles, given by their rows."""
     samples = [tiles[index] for index in indices]
     data = np.stack([sample["image"].numpy() for sample in samples])
     return predict(data, np.stack([sample["valid"].numpy()[0] for sample in samples]))
 
 
-class _Plot:
-    """Tiles that hang together, and what does not change between predictions of them."""
+class _AreaPlan:
+    """A connected group of tiles, with everything that does not depend on predictions."""
 
     def __init__(
         self, tiles: TileDataset, rows: pd.DataFrame, footprints: gpd.GeoDataFrame | None
@@ -193,105 +196,109 @@ class _Plot:
             for index, row in zip(rows.index.tolist(), rows.itertuples(), strict=True)
         }
         self._tiles, self._footprints = tiles, footprints
-        self._labels: Labelled | None = None
+        self._labels: AreaLabels | None = None
 
-    def stitch(self, found: Mapping[int, np.ndarray]) -> ValidationArea:
-        """The ground that predicted tiles make."""
+    def stitch(self, predictions: Mapping[int, np.ndarray]) -> ValidationArea:
+        """Blend predicted tiles into a validation area."""
         info = self._tiles.info
         total = np.zeros((len(info.targets), *self.grid.shape), np.float32)
         weight = np.zeros(self.grid.shape, np.float32)
-        # Flanks on every side: the weight is divided out where nothing else covers them.
-        flank = blend_weights(info.size, info.size // 4)
-        flanks = np.outer(flank, flank)
+        # Weights fall towards all edges; dividing by their sum restores pixels of a single tile.
+        ramp = blend_weights(info.size, info.size // 4)
+        tile_weights = np.outer(ramp, ramp)
         for index, window in self.windows.items():
-            place, inside = window.toslices(), flanks[: window.height, : window.width]
-            seen = found[index][:, : window.height, : window.width]
-            total[(..., *place)] += seen * (inside / np.float32(_LEVELS))
-            weight[place] += inside
+            rows_columns = window.toslices()
+            weights = tile_weights[: window.height, : window.width]
+            prediction = predictions[index][:, : window.height, : window.width]
+            total[(..., *rows_columns)] += prediction * (weights / np.float32(_LEVELS))
+            weight[rows_columns] += weights
         prob = np.divide(total, weight, out=total, where=weight > 0)
         if self._labels is None:
-            self._labels = read_labelled(self._tiles, self.grid, self.windows, self._footprints)
-        target, known, area, truth = self._labels
+            self._labels = read_area_labels(self._tiles, self.grid, self.windows, self._footprints)
+        target, labelled, outline, truth = self._labels
         return ValidationArea(
-            prob, info.targets, target, known, self.grid, area, truth, self.windows
+            prob, info.targets, target, labelled, self.grid, outline, truth, self.windows
         )
 
 
-class Labelled(NamedTuple):
-    """What is known of the ground of some tiles: the fields of `Ground` of these names."""
+class AreaLabels(NamedTuple):
+    """Labels of an area; the fields are those of `ValidationArea`."""
 
     target: np.ndarray
-    known: np.ndarray
-    area: BaseGeometry
+    labelled: np.ndarray
+    outline: BaseGeometry
     truth: gpd.GeoDataFrame
 
 
-def read_labelled(
+def read_area_labels(
     tiles: TileDataset,
     grid: Grid,
     windows: Mapping[int, Window],
     footprints: gpd.GeoDataFrame | None,
-) -> Labelled:
-    """Reads what is known of the ground of some tiles.
+) -> AreaLabels:
+    """Read the labels of some tiles.
 
     Args:
         tiles: All tiles of a split.
-        grid: Over those tiles.
-        windows: Theirs on that grid, by their row in the dataset.
-        footprints: Labels in any CRS; None where they were a mask, of which each piece that hangs
-            together is a building then.
+        grid: Grid of the area.
+        windows: Windows of the area's tiles on that grid, by their row in the dataset.
+        footprints: Labels in any CRS; None if the labels are a mask, of which each connected
+            region then is a building.
     """
     target = np.full(grid.shape, tiles.info.ignore, np.uint8)
-    known = np.zeros(grid.shape, bool)
+    labelled = np.zeros(grid.shape, bool)
     for index, window in windows.items():
-        sample, place = tiles[index], window.toslices()
+        sample, rows_columns = tiles[index], window.toslices()
         inside = (0, slice(int(window.height)), slice(int(window.width)))
-        target[place] = sample["target"].numpy()[inside]
-        known[place] |= sample["valid"].numpy()[inside]
-    known &= target != tiles.info.ignore
-    area = shapely.union_all(_outline(known, grid).geometry.to_numpy())
+        target[rows_columns] = sample["target"].numpy()[inside]
+        labelled[rows_columns] |= sample["valid"].numpy()[inside]
+    labelled &= target != tiles.info.ignore
+    outline = shapely.union_all(_trace_mask(labelled, grid).geometry.to_numpy())
     if footprints is None:
-        return Labelled(target, known, area, _outline(known & (target > 0), grid))
+        return AreaLabels(target, labelled, outline, _trace_mask(labelled & (target > 0), grid))
     truth = footprints.to_crs(grid.crs.to_wkt())
     truth.geometry = shapely.make_valid(truth.geometry.to_numpy())
-    return Labelled(target, known, area, truth[truth.intersects(area)])
+    return AreaLabels(target, labelled, outline, truth[truth.intersects(outline)])
 
 
 def read_footprints_of_scenes(folder: Path) -> dict[str, gpd.GeoDataFrame]:
-    """The labels of each scene that has outlines, not a mask, in longitude and latitude."""
+    """Read the footprints of each scene labelled by polygons, in longitude and latitude."""
     if not has_footprints(folder):
         return {}
     return dict(iter(read_tile_footprints(folder).groupby("scene")))
 
 
-def _outline(mask: np.ndarray, grid: Grid) -> gpd.GeoDataFrame:
-    """Outlines of what hangs together, along the pixels."""
-    bare = Thresholds(
+def _trace_mask(mask: np.ndarray, grid: Grid) -> gpd.GeoDataFrame:
+    """Return the outlines of connected regions, along pixel edges."""
+    exact = Thresholds(
         body=0.5, seed=0.5, border=0, contact=0, min_area_m2=0, min_hole_m2=0, simplify_m=0,
         subpixel=False, regularize=False,
     )  # fmt: skip
-    return vectorize_arrays(mask.astype(np.float32), None, np.ones_like(mask), grid, bare)
+    return vectorize_arrays(mask.astype(np.float32), None, np.ones_like(mask), grid, exact)
 
 
 def _iter_groups(tiles: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    """Tiles that touch each other, of one scene after the other."""
+    """Yield the groups of tiles that touch each other, scene by scene."""
     for _, rows in tiles.groupby("scene", sort=False):
-        boxes = _boxes(rows)
-        for area in shapely.get_parts(shapely.union_all(boxes)):
-            yield rows[shapely.intersects(boxes, area.buffer(-0.5))]
+        boxes = tile_boxes(rows)
+        for part in shapely.get_parts(shapely.union_all(boxes)):
+            # Shrunk, so that tiles that touch this part in a corner only do not belong to it.
+            yield rows[shapely.intersects(boxes, part.buffer(-0.5))]
 
 
 def _choose_evenly(groups: list[pd.DataFrame], size: int, most_pixels: int) -> list[pd.DataFrame]:
-    """The groups, or where they are too much ground parts of them from all over it.
+    """Return all groups or, if they are too large, an even sample of parts of them.
 
     Args:
-        groups: Tiles that touch each other.
-        size: Of a tile.
-        most_pixels: What the chosen may hold; one piece is always chosen.
+        groups: Groups of tiles that touch each other.
+        size: Side of a tile.
+        most_pixels: Limit of the total number of pixels; one part is always chosen.
     """
     if sum(map(_extent, groups)) <= most_pixels:
         return groups
-    pieces = [piece for group in groups for piece in _cut(group, size, most_pixels // _PIECES)]
+    pieces = [
+        piece for group in groups for piece in _split_group(group, size, most_pixels // _PIECES)
+    ]
     share = most_pixels / sum(map(_extent, pieces))
     chosen: list[pd.DataFrame] = []
     passed = kept = 0
@@ -304,29 +311,24 @@ def _choose_evenly(groups: list[pd.DataFrame], size: int, most_pixels: int) -> l
     return chosen or [pieces[len(pieces) // 2]]
 
 
-def _cut(rows: pd.DataFrame, size: int, pixels: int) -> list[pd.DataFrame]:
-    """Squares of tiles that share no ground, where a group has more than so many pixels."""
+def _split_group(rows: pd.DataFrame, size: int, pixels: int) -> list[pd.DataFrame]:
+    """Split a group of more pixels than the limit into squares that do not overlap."""
     if _extent(rows) <= pixels:
         return [rows]
     side = max(2 * size, math.isqrt(pixels))
     top, left = rows.row_off - rows.row_off.min(), rows.col_off - rows.col_off.min()
-    # A tile that lies across would be judged twice, and its square be larger than the others.
+    # Tiles across the border of two squares are dropped: they would be scored twice.
     inside = (top % side + rows.height <= side) & (left % side + rows.width <= side)
     parts = [part for _, part in rows[inside].groupby([top // side, left // side])]
     return parts or [rows.iloc[:1]]
 
 
 def _extent(rows: pd.DataFrame) -> int:
-    """Pixels of the grid that holds tiles."""
-    west, north, east, south = shapely.total_bounds(_boxes(rows))
+    """Return the number of pixels of the bounding grid of tiles."""
+    west, north, east, south = shapely.total_bounds(tile_boxes(rows))
     return int((east - west) * (south - north))
 
 
 def _megapixels(groups: Iterable[pd.DataFrame]) -> float:
-    """The ground that tiles cover, counted once."""
-    return float(sum(shapely.union_all(_boxes(rows)).area for rows in groups)) / 1e6
-
-
-def _boxes(rows: pd.DataFrame) -> np.ndarray:
-    boxes: np.ndarray = shapely.box(*tile_corners(rows).T)
-    return boxes
+    """Return the megapixels that tiles cover, overlaps counted once."""
+    return float(sum(shapely.union_all(tile_boxes(rows)).area for rows in groups)) / 1e6

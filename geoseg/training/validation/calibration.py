@@ -1,4 +1,4 @@
-"""How far probabilities can be taken at their word, and the temperature that mends them."""
+"""Calibration of probabilities by temperature scaling."""
 
 from __future__ import annotations
 
@@ -15,45 +15,45 @@ from geoseg.training.validation.areas import ValidationArea
 
 BINS = 15
 
-# Logits are counted in bins, which is nearly exact and takes no memory. Beyond the reach lies
-# what 16 bits call certain.
-_REACH, _STEP = 12.0, 0.005
-_EDGES = np.linspace(-_REACH, _REACH, round(2 * _REACH / _STEP) + 1)
+# Logits are counted in narrow bins, which is nearly exact and takes little memory. Larger logits
+# are probabilities that 16 bits round to 0 or 1.
+_MOST_LOGIT, _STEP = 12.0, 0.005
+_EDGES = np.linspace(-_MOST_LOGIT, _MOST_LOGIT, round(2 * _MOST_LOGIT / _STEP) + 1)
 _LOGITS = (_EDGES[1:] + _EDGES[:-1]) / 2
 
-# Temperatures to search; a fit beyond them says more about the ground than about the network.
-_COLDEST, _HOTTEST = 0.1, 10.0
+# Bounds of the search; a fit beyond them reflects the validation areas rather than the network.
+_LOWEST, _HIGHEST = 0.1, 10.0
 
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """What was said to be likely, and how often it was so, in equal bins of probability.
+    """Predicted probability and observed frequency of buildings, in equal bins of probability.
 
     Attributes:
-        said: (bins,) mean probability; NaN in empty bins.
-        true: (bins,) share of buildings; NaN in empty bins.
-        pixels: (bins,) pixels.
+        predicted: (bins,), mean probability; NaN in empty bins.
+        observed: (bins,), share of building pixels; NaN in empty bins.
+        pixels: (bins,), number of pixels.
     """
 
-    said: NDArray[np.float64]
-    true: NDArray[np.float64]
+    predicted: NDArray[np.float64]
+    observed: NDArray[np.float64]
     pixels: NDArray[np.int64]
 
     @property
     def ece(self) -> float:
-        """Expected calibration error: mean distance of both, by pixels; 0.0 without any."""
-        gaps = np.nan_to_num(np.abs(self.said - self.true))
+        """Expected calibration error: mean distance of both, weighted by pixels; 0 without any."""
+        gaps = np.nan_to_num(np.abs(self.predicted - self.observed))
         return float((gaps * self.pixels).sum() / max(1, self.pixels.sum()))
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """A temperature, and what it changes.
+    """A temperature, with the reliability before and after.
 
     Attributes:
-        temperature: Logits are divided by it.
-        before: Reliability of the probabilities as they are.
-        after: Reliability with the temperature.
+        temperature: Divisor of the logits.
+        before: Reliability of the network's own probabilities.
+        after: Reliability of the probabilities with the temperature.
     """
 
     temperature: float
@@ -62,7 +62,7 @@ class Calibration:
 
     @property
     def summary(self) -> dict[str, float]:
-        """What a model file keeps."""
+        """The values that a model file stores."""
         return {
             "temperature": self.temperature,
             "ece_before": round(self.before.ece, 5),
@@ -70,38 +70,38 @@ class Calibration:
         }
 
 
-def calibrate(grounds: Iterable[ValidationArea]) -> Calibration:
-    """Fits one temperature to the probability of buildings (Guo et al. 2017, arXiv 1706.04599).
+def calibrate(areas: Iterable[ValidationArea]) -> Calibration:
+    """Fit one temperature to the probability of buildings (Guo et al. 2017, arXiv 1706.04599).
 
-    Exclusive classes have none: their polygons' confidences are taken as they are.
+    Models of exclusive classes are not calibrated.
 
     Args:
-        grounds: Validation ground of buildings.
+        areas: Validation areas of buildings, predicted.
     """
     counts = np.zeros((2, len(_LOGITS)), dtype=np.int64)
-    for ground in grounds:
-        known = ground.known
-        counts += count_logits(ground.prob[0][known], ground.target[known] > 0)
+    for area in areas:
+        labelled = area.labelled
+        counts += count_logits(area.prob[0][labelled], area.target[labelled] > 0)
     return calibrate_counts(counts)
 
 
 def count_logits(prob: NDArray[Any], true: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Pixels of each logit.
+    """Count pixels by logit.
 
     Args:
-        prob: (N,) probabilities.
-        true: (N,) whether it is so.
+        prob: (N,), probabilities.
+        true: (N,), whether the pixel is a building.
 
     Returns:
-        (2, bins), what is not so and what is.
+        (2, bins), numbers of other pixels and of building pixels.
     """
     with np.errstate(divide="ignore"):
-        logits = np.clip(logit(prob.astype(np.float64)), -_REACH, _REACH)
-    return np.stack([np.histogram(logits[true == so], _EDGES)[0] for so in (False, True)])
+        logits = np.clip(logit(prob.astype(np.float64)), -_MOST_LOGIT, _MOST_LOGIT)
+    return np.stack([np.histogram(logits[true == value], _EDGES)[0] for value in (False, True)])
 
 
 def calibrate_counts(counts: NDArray[np.int64]) -> Calibration:
-    """Fits a temperature to pixels that `count_logits` has counted."""
+    """Fit a temperature to the counts of `count_logits`."""
     temperature = fit_temperature(counts)
     return Calibration(
         temperature, measure_reliability(counts), measure_reliability(counts, temperature)
@@ -109,35 +109,36 @@ def calibrate_counts(counts: NDArray[np.int64]) -> Calibration:
 
 
 def fit_temperature(counts: NDArray[np.int64]) -> float:
-    """The temperature with the least negative log-likelihood, from 0.1 to 10.
+    """Return the temperature with the least negative log-likelihood, from 0.1 to 10.
 
-    It is 1 where there is nothing to learn from: no pixel, pixels of one kind alone, or none on
-    the wrong side of 0.5, which would make any probability certain.
+    It is 1 if it cannot be fitted: without pixels, with pixels of one class only, or without any
+    misclassified pixel, where the best temperature would be 0.
 
     Args:
         counts: From `count_logits`.
     """
-    no, yes = counts
-    wrong = no[_LOGITS > 0].sum() + yes[_LOGITS < 0].sum()
-    if not no.any() or not yes.any() or not wrong:
+    negatives, positives = counts
+    wrong = negatives[_LOGITS > 0].sum() + positives[_LOGITS < 0].sum()
+    if not negatives.any() or not positives.any() or not wrong:
         return 1.0
 
     def loss(log_temperature: float) -> float:
         scaled = _LOGITS / np.exp(log_temperature)
-        return float((no * np.logaddexp(0, scaled) + yes * np.logaddexp(0, -scaled)).sum())
+        losses = negatives * np.logaddexp(0, scaled) + positives * np.logaddexp(0, -scaled)
+        return float(losses.sum())
 
-    bounds = (np.log(_COLDEST), np.log(_HOTTEST))
-    found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-4})
-    return round(float(np.exp(found.x)), 3)
+    bounds = (np.log(_LOWEST), np.log(_HIGHEST))
+    best = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-4})
+    return round(float(np.exp(best.x)), 3)
 
 
 def measure_reliability(counts: NDArray[np.int64], temperature: float = 1.0) -> Reliability:
-    """Bins the pixels that `count_logits` has counted by their probability."""
+    """Bin the counts of `count_logits` by probability."""
     prob = expit(_LOGITS / temperature)
     bins = np.minimum((prob * BINS).astype(int), BINS - 1)
     pixels = np.bincount(bins, counts.sum(axis=0), BINS)
     sums = (np.bincount(bins, weights, BINS) for weights in (prob * counts.sum(axis=0), counts[1]))
-    said, true = (
+    predicted, observed = (
         np.divide(total, pixels, out=np.full(BINS, np.nan), where=pixels > 0) for total in sums
     )
-    return Reliability(said, true, pixels.astype(np.int64))
+    return Reliability(predicted, observed, pixels.astype(np.int64))

@@ -1,4 +1,4 @@
-"""Thresholds tuned on validation ground, through the real vectorize."""
+"""Search of the vectorization thresholds on validation areas."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 from geoseg.options import Thresholds
 from geoseg.training.validation.areas import ValidationAreas
 
-# Building F1 and pixel IoU of thresholds, and what of both is wanted.
+# Building F1 and pixel IoU of thresholds, and the objective made of both.
 Scoring = Callable[[Thresholds], tuple[float, float]]
-Goal = Callable[[tuple[float, float]], float]
+Objective = Callable[[tuple[float, float]], float]
 
-# Writes a picture to a path.
+# Draws a figure into a file.
 Drawing = Callable[[Path], None]
 
-# Candidates, searched one coordinate after the other: each is a full vectorize.
+# Candidate values, searched one threshold at a time, since each score vectorizes all areas.
 _CANDIDATES = {
     "body": (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6),
     "seed": (0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9),
@@ -26,24 +26,23 @@ _CANDIDATES = {
 }
 _ROUNDS = 2
 
-# Of F1 no more than this may be lost against the defaults, however much ground is gained.
-_MOST_LOSS = 0.02
+# Largest accepted loss of F1 against the default thresholds, whatever IoU is gained.
+_MOST_F1_LOSS = 0.02
 
-# Less than this is the noise of some hundred buildings, and no reason to leave a default.
+# Smaller gains are within the noise of a few hundred buildings and do not change a threshold.
 _LEAST_GAIN = 0.005
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """The best thresholds, and what they reach on validation ground.
+    """The best thresholds, and their score on the validation areas.
 
     Attributes:
-        thresholds: They; of exclusive classes the defaults, as there is nothing to tune where
-            each pixel is of its likeliest class.
-        f1: Their building F1@0.5; None of exclusive classes.
-        calibration: What the model file keeps of the calibration, see `validation.calibration`;
-            None where confidences are not calibrated.
-        pictures: File name → what draws it, to be called after the model is saved.
+        thresholds: The best thresholds; the defaults for exclusive classes, whose mask is the
+            argmax.
+        f1: Their building F1@0.5; None for exclusive classes.
+        calibration: The `summary` of the calibration for the model file; None without one.
+        pictures: Functions that draw figures, by file name; called after the model is saved.
     """
 
     thresholds: Thresholds
@@ -52,54 +51,56 @@ class Tuned:
     pictures: Mapping[str, Drawing] = field(default_factory=dict)
 
 
-def tune_thresholds(ground: ValidationAreas) -> Thresholds:
-    """Searches the thresholds: the body's by pixel IoU, the others by building F1@0.5 and it.
+def tune_thresholds(areas: ValidationAreas) -> Thresholds:
+    """Search the thresholds: `body` by pixel IoU, the others by building F1@0.5 plus pixel IoU.
 
-    The body's threshold says how far buildings reach, which many pixels tell reliably; building
-    F1 is a matter of some hundred buildings, and its noise would move every outline. What
-    separates and drops buildings is chosen by the sum of both. Of a network that has learnt
-    little, much ground may be won by joining buildings: where F1 suffers, the body's threshold
-    is chosen by the sum, too, and if that does not help the defaults stay.
+    `body` determines the extent of all buildings, which pixel IoU measures reliably; building F1
+    is computed from a few hundred buildings, and its noise would move every outline. The
+    thresholds that separate and remove buildings are chosen by the sum of both. With a weak
+    network, pixel IoU may rise by merging buildings: if F1 falls too much, `body` is chosen by the
+    sum as well, and if that does not help the defaults are kept.
 
     Args:
-        ground: Validation ground, predicted.
+        areas: Validation areas, predicted.
 
     Returns:
-        The best thresholds; the defaults where the ground holds no building.
+        The best thresholds; the defaults if there are no buildings.
     """
     scores: dict[Thresholds, tuple[float, float]] = {}
 
     def score(thresholds: Thresholds) -> tuple[float, float]:
         if thresholds not in scores:
-            buildings, area = ground.score(thresholds)
-            scores[thresholds] = buildings.f1, area.iou
+            buildings, pixels = areas.score(thresholds)
+            scores[thresholds] = buildings.f1, pixels.iou
         return scores[thresholds]
 
-    # Right angles take most of the time, and hardly a building is found or lost by them.
-    usual = Thresholds(regularize=False)
-    least = score(usual)[0] - _MOST_LOSS
-    found = (_search(usual, score, ground.outputs, goal) for goal in (_covered, sum))
-    best = next((one for one in found if score(one)[0] >= least), usual)
+    # Regularization takes most of the time, and hardly changes the scores.
+    default = Thresholds(regularize=False)
+    least_f1 = score(default)[0] - _MOST_F1_LOSS
+    results = (_search(default, score, areas.outputs, by) for by in (_pixel_iou, sum))
+    best = next((result for result in results if score(result)[0] >= least_f1), default)
     return best.model_copy(update={"regularize": True})
 
 
-def _search(usual: Thresholds, score: Scoring, outputs: Sequence[str], of_body: Goal) -> Thresholds:
-    """Searches one coordinate after the other, that of the body by a goal of its own."""
-    best = usual
+def _search(
+    default: Thresholds, score: Scoring, outputs: Sequence[str], body_objective: Objective
+) -> Thresholds:
+    """Search one threshold at a time, `body` with its own objective, the others with the sum."""
+    best = default
     for _ in range(_ROUNDS):
         before = best
         for name, values in _CANDIDATES.items():
             if name in ("border", "contact") and name not in outputs:
                 continue
             choices = [best.model_copy(update={name: value}) for value in values]
-            goal = of_body if name == "body" else sum
-            winner = max(choices, key=lambda choice: goal(score(choice)))
-            if goal(score(winner)) > goal(score(best)) + _LEAST_GAIN:
+            objective = body_objective if name == "body" else sum
+            winner = max(choices, key=lambda choice: objective(score(choice)))
+            if objective(score(winner)) > objective(score(best)) + _LEAST_GAIN:
                 best = winner
         if best == before:
             break
     return best
 
 
-def _covered(scores: tuple[float, float]) -> float:
+def _pixel_iou(scores: tuple[float, float]) -> float:
     return scores[1]

@@ -1,4 +1,4 @@
-"""The ground of a split: windows are the scene's own pixels, and no other split's."""
+"""Mosaics of tiles: windows hold pixels of the scene, and none of another split."""
 
 import json
 from copy import copy
@@ -19,7 +19,7 @@ from geoseg.errors import DiskFullError, SceneReadError
 from geoseg.options import TileOptions, TrainOptions
 from geoseg.town import build_town, write_town
 from geoseg.training.dataset import TileDataset, normalise
-from geoseg.training.loading.block_store import Group, cut_window, lay_down
+from geoseg.training.loading.block_store import Group, read_window, write_rect
 from geoseg.training.loading.loaders import build_sampler, build_train_loader, window_side
 from geoseg.training.loading.mosaic import MosaicDataset, build_mosaic, remove_mosaic
 from geoseg.training.loading.sampling import Draw
@@ -35,18 +35,18 @@ def cut_tiles(scene, labels, folder, **options):
 
 @pytest.fixture(scope="module")
 def town(tmp_path_factory):
-    """A town with a corner of nodata, its tiles in blocks of splits, and the ground."""
+    """A town with a corner of nodata, its tiles split by blocks, and their mosaic."""
     folder = tmp_path_factory.mktemp("town")
     scene, labels = write_town(build_town(200, 330, seed=3, nodata_corner=True), folder)
     tiles = cut_tiles(scene, labels, folder / "tiles", split="blocks", keep_empty=0.5)
     with rasterio.open(scene) as source:
         data = source.read()
     dataset = TileDataset(tiles, "train")
-    return data, dataset, build_mosaic(dataset, folder / "ground")
+    return data, dataset, build_mosaic(dataset, folder / "mosaic")
 
 
-def lay_out(dataset, data):
-    """What the split's tiles hold, on the scene's grid: (image, target, valid) and `covered`."""
+def assemble(dataset, data):
+    """The target, valid and covered pixels of a split's tiles, on the scene's grid."""
     height, width = data.shape[-2:]
     target = np.full((len(dataset.info.targets), height, width), 255, np.uint8)
     valid = np.zeros((1, height, width), bool)
@@ -61,19 +61,19 @@ def lay_out(dataset, data):
 
 
 def test_windows_are_slices_of_the_scene(town):
-    data, dataset, ground = town
-    target, valid, covered = lay_out(dataset, data)
+    data, dataset, mosaic = town
+    target, valid, covered = assemble(dataset, data)
     assert (~covered).any()
     assert (covered & ~valid[0]).any()
-    windows = MosaicDataset(ground, 48)
+    windows = MosaicDataset(mosaic, 48)
     inside = 0
     for index, tile in enumerate(dataset.tiles.itertuples()):
         top, left = tile.row_off - 8, tile.col_off - 8
         found = windows[Draw(index)]
         assert (found["image"].dtype, found["target"].dtype) == (torch.uint8, torch.uint8)
         assert found["tile"].item() == index
-        _, row, column = ground.places[index]
-        group = ground.groups[ground.places[index, 0]]
+        _, row, column = mosaic.places[index]
+        group = mosaic.groups[mosaic.places[index, 0]]
         if min(row, column) < 8 or row + 40 > group.height or column + 40 > group.width:
             continue
         inside += 1
@@ -84,9 +84,9 @@ def test_windows_are_slices_of_the_scene(town):
     assert inside > 3
 
 
-def test_the_middle_of_a_window_is_the_tile(town):
-    _, dataset, ground = town
-    windows = MosaicDataset(ground, 48)
+def test_the_centre_of_a_window_is_the_tile(town):
+    _, dataset, mosaic = town
+    windows = MosaicDataset(mosaic, 48)
     for index in range(len(dataset)):
         batch = windows.__getitems__([Draw(index)])
         sample = dataset[index]
@@ -101,11 +101,11 @@ draws = st.tuples(st.integers(0, 10**6), st.integers(-40, 40), st.integers(-40, 
 @given(chosen=st.lists(draws, min_size=1, max_size=4), window=st.sampled_from([32, 40, 48, 64]))
 def test_no_pixel_of_another_split_is_valid(town, chosen, window):
     data, dataset, _ = town
-    # Where each pixel comes from: its own place instead of its colour.
-    ground = numbered(town)
-    _, _, covered = lay_out(dataset, data)
+    # Each pixel holds its position in the scene instead of its colour.
+    mosaic = numbered(town)
+    _, _, covered = assemble(dataset, data)
     chosen = [Draw(tile % len(dataset), dy, dx) for tile, dy, dx in chosen]
-    batch = MosaicDataset(ground, window).__getitems__(chosen)
+    batch = MosaicDataset(mosaic, window).__getitems__(chosen)
     places = batch["image"].numpy()[:, 0].astype(int)
     valid = batch["valid"].numpy()[:, 0]
     assert covered.ravel()[places[valid] - 1].all()
@@ -115,35 +115,35 @@ def test_no_pixel_of_another_split_is_valid(town, chosen, window):
 
 
 def numbered(town):
-    """The ground with images that hold the place of each covered pixel on the scene, from 1."""
-    data, dataset, ground = town
+    """The mosaic with images that hold the position of each covered pixel in the scene, from 1."""
+    data, dataset, mosaic = town
     width = data.shape[-1]
-    image = np.zeros((len(ground.stores["image"]), 1, SIZE, SIZE), np.float32)
+    image = np.zeros((len(mosaic.stores["image"]), 1, SIZE, SIZE), np.float32)
     for index, tile in enumerate(dataset.tiles.itertuples()):
-        number, row, column = ground.places[index].tolist()
+        number, row, column = mosaic.places[index].tolist()
         lines = np.arange(tile.row_off, tile.row_off + tile.height)[:, None]
         numbers = lines * width + np.arange(tile.col_off, tile.col_off + tile.width) + 1
         box = row, column, tile.height, tile.width
-        lay_down(ground.groups[number], box, {"image": image}, {"image": numbers[None]})
-    return replace(ground, stores={**ground.stores, "image": image})
+        write_rect(mosaic.groups[number], box, {"image": image}, {"image": numbers[None]})
+    return replace(mosaic, stores={**mosaic.stores, "image": image})
 
 
 def store(source, side, boxes=None):
-    """An array (bands, H, W) in blocks that exist where boxes are; all over when None."""
+    """Store an array (bands, H, W) in the blocks that boxes cover; in all blocks when None."""
     _, height, width = source.shape
     everywhere = (0, 0, height, width)
-    group = Group.around(np.array([everywhere] if boxes is None else boxes), side)
+    group = Group.from_rects(np.array([everywhere] if boxes is None else boxes), side)
     stores = {"x": np.zeros((group.blocks + 1, len(source), side, side), source.dtype)}
     for box in [everywhere] if boxes is None else boxes:
         top, left, rows, columns = box
         found = source[:, top : top + rows, left : left + columns]
-        lay_down(group, box, stores, {"x": found})
+        write_rect(group, box, stores, {"x": found})
     return group, stores
 
 
 def cut(group, stores, top, left, height, width):
     out = {"x": np.full((stores["x"].shape[1], height, width), -1, stores["x"].dtype)}
-    cut_window(group, stores, top, left, out)
+    read_window(group, stores, top, left, out)
     return out["x"]
 
 
@@ -171,7 +171,7 @@ def test_windows_over_blocks_are_mirrored_as_numpy_pads(rows, columns, side):
 
 @st.composite
 def strips(draw):
-    """Boxes that wind away from 0, each at a corner or an edge of the one before."""
+    """A chain of boxes from 0, each at a corner or an edge of the previous one."""
     boxes, top, left = [], 0, 0
     for _ in range(draw(st.integers(1, 6))):
         rows, columns = draw(st.tuples(st.integers(2, 9), st.integers(2, 9)))
@@ -207,7 +207,7 @@ def test_windows_of_strips_equal_those_of_a_plain_array(boxes, side, data):
 
 
 @pytest.mark.parametrize("side", [2, 3, 8])
-def test_edges_are_mirrored_by_hand(side):
+def test_mirrored_edges_by_hand(side):
     found = cut(*store(np.arange(12).reshape(1, 3, 4), side), -1, -2, 5, 7)
     assert found[0].tolist() == [
         [6, 5, 4, 5, 6, 7, 6],
@@ -219,41 +219,43 @@ def test_edges_are_mirrored_by_hand(side):
     assert (cut(*store(np.full((1, 1, 1), 7), side), -1, -1, 3, 4) == 7).all()
 
 
-def test_moved_tiles_stay_inside_their_group(town):
-    _, dataset, ground = town
+def test_shifted_tiles_stay_inside_their_group(town):
+    _, dataset, mosaic = town
     for index in range(len(dataset)):
-        number, row, column = ground.places[index].tolist()
-        height, width = ground.groups[number].height, ground.groups[number].width
-        assert ground.find(Draw(index, 3, -2))[1:] == (
+        number, row, column = mosaic.places[index].tolist()
+        height, width = mosaic.groups[number].height, mosaic.groups[number].width
+        assert mosaic.locate(Draw(index, 3, -2))[1:] == (
             min(max(0, row + 3), height - SIZE), min(max(0, column - 2), width - SIZE),
         )  # fmt: skip
-        assert ground.find(Draw(index, 9999, -9999))[1:] == (height - SIZE, 0)
+        assert mosaic.locate(Draw(index, 9999, -9999))[1:] == (height - SIZE, 0)
 
 
 def test_memory_and_files_hold_the_same(town, tmp_path):
-    _, dataset, ground = town
-    filed = build_mosaic(dataset, tmp_path / "ground", memory_bytes=0)
-    assert filed.folder == tmp_path / "ground"
-    assert ground.folder is None
-    for one, other in zip(ground.groups, filed.groups, strict=True):
+    _, dataset, mosaic = town
+    filed = build_mosaic(dataset, tmp_path / "mosaic", memory_bytes=0)
+    assert filed.folder == tmp_path / "mosaic"
+    assert mosaic.folder is None
+    for one, other in zip(mosaic.groups, filed.groups, strict=True):
         assert (one.height, one.width) == (other.height, other.width)
         np.testing.assert_array_equal(one.table, other.table)
-    assert filed.stores.keys() == ground.stores.keys()
+    assert filed.stores.keys() == mosaic.stores.keys()
     for name, array in filed.stores.items():
         assert isinstance(array, np.memmap)
         assert not array.flags.writeable
-        np.testing.assert_array_equal(array, ground.stores[name], strict=True)
+        np.testing.assert_array_equal(array, mosaic.stores[name], strict=True)
     chosen = [Draw(index, 5, -3) for index in range(len(dataset))]
-    batches = [MosaicDataset(one, 48).__getitems__(chosen) for one in (ground, filed)]
+    batches = [MosaicDataset(one, 48).__getitems__(chosen) for one in (mosaic, filed)]
     assert batches[0].keys() == batches[1].keys()
     assert all(torch.equal(batches[0][name], batches[1][name]) for name in batches[0])
-    remove_mosaic(tmp_path / "ground")
-    assert not (tmp_path / "ground").exists()
+    remove_mosaic(tmp_path / "mosaic")
+    assert not (tmp_path / "mosaic").exists()
 
 
 @pytest.mark.parametrize("memory_bytes", [None, 0])
 @pytest.mark.parametrize("step", [(32, 32), (20, 29), (0, 27)])
-def test_a_strip_takes_room_for_its_tiles_alone(town, tmp_path, monkeypatch, step, memory_bytes):
+def test_a_chain_of_tiles_needs_room_for_these_tiles_only(
+    town, tmp_path, monkeypatch, step, memory_bytes
+):
     count = 400
     dataset = copy(town[1])
     dataset.tiles = dataset.tiles.iloc[[0] * count].reset_index(drop=True)
@@ -265,14 +267,14 @@ def test_a_strip_takes_room_for_its_tiles_alone(town, tmp_path, monkeypatch, ste
         "target": np.zeros((len(self.info.targets), SIZE, SIZE), np.uint8),
         "valid": np.ones((1, SIZE, SIZE), bool),
     })  # fmt: skip
-    ground = build_mosaic(dataset, tmp_path / "ground", memory_bytes=memory_bytes)
-    assert len(ground.groups) == 1
-    covered = ground.stores["valid"].sum()
+    mosaic = build_mosaic(dataset, tmp_path / "mosaic", memory_bytes=memory_bytes)
+    assert len(mosaic.groups) == 1
+    covered = mosaic.stores["valid"].sum()
     assert covered > 0.5 * count * SIZE**2
-    assert ground.stores["valid"].size < 4.1 * covered
+    assert mosaic.stores["valid"].size < 4.1 * covered
     if all(step):
-        assert ground.groups[0].height * ground.groups[0].width > 50 * ground.stores["valid"].size
-        windows = MosaicDataset(ground, SIZE + 64)
+        assert mosaic.groups[0].height * mosaic.groups[0].width > 50 * mosaic.stores["valid"].size
+        windows = MosaicDataset(mosaic, SIZE + 64)
         batch = windows.__getitems__([Draw(150)])
         middle = slice(SIZE, 2 * SIZE)
         assert batch["valid"][0, 0, middle, middle].all()
@@ -282,9 +284,9 @@ def test_a_strip_takes_room_for_its_tiles_alone(town, tmp_path, monkeypatch, ste
                 assert (corner == bare).all()
 
 
-def test_files_are_used_again_only_if_whole_and_of_the_same_tiles(town, tmp_path, monkeypatch):
+def test_files_are_reused_only_if_complete_and_of_the_same_tiles(town, tmp_path, monkeypatch):
     _, dataset, _ = town
-    folder = tmp_path / "ground"
+    folder = tmp_path / "mosaic"
     reads = []
     read = TileDataset.read
     monkeypatch.setattr(TileDataset, "read", lambda *a: reads.append(a) or read(*a))
@@ -307,42 +309,42 @@ def test_files_are_used_again_only_if_whole_and_of_the_same_tiles(town, tmp_path
     assert [path.name for path in folder.iterdir()] == ["mine.txt"]
 
 
-def test_a_full_disk_is_said_before_anything_is_written(town, tmp_path, monkeypatch):
+def test_a_full_disk_is_refused_before_anything_is_written(town, tmp_path, monkeypatch):
     monkeypatch.setattr(
         geoseg.training.loading.mosaic.shutil, "disk_usage", lambda _: type("U", (), {"free": 5})
     )
     with pytest.raises(DiskFullError, match=r"train\.max_memory_gb"):
-        build_mosaic(town[1], tmp_path / "ground", memory_bytes=0)
-    assert not (tmp_path / "ground").exists()
+        build_mosaic(town[1], tmp_path / "mosaic", memory_bytes=0)
+    assert not (tmp_path / "mosaic").exists()
 
 
-def test_tiles_that_others_cover_are_not_decoded(make_scene, tmp_path, monkeypatch):
+def test_tiles_covered_by_others_are_not_decoded(make_scene, tmp_path, monkeypatch):
     made = make_scene(height=160, width=192)
     dataset = TileDataset(cut_tiles(made.path, made.labels, tmp_path / "tiles"), "train")
     reads = []
     read = TileDataset.read
     monkeypatch.setattr(TileDataset, "read", lambda self, i: reads.append(i) or read(self, i))
-    ground = build_mosaic(dataset, tmp_path)
+    mosaic = build_mosaic(dataset, tmp_path)
     assert len(reads) < 0.6 * len(dataset)
-    held = ground.stores["valid"].sum()
-    assert held == sum(group.height * group.width for group in ground.groups)
+    held = mosaic.stores["valid"].sum()
+    assert held == sum(group.height * group.width for group in mosaic.groups)
 
 
-def test_a_tile_that_went_missing(make_scene, tmp_path):
+def test_a_missing_tile_is_an_error(make_scene, tmp_path):
     made = make_scene()
     dataset = TileDataset(cut_tiles(made.path, made.labels, tmp_path / "tiles"), "train")
     (dataset.folder / "images" / f"{dataset.tiles.id[0]}.tif").unlink()
     with pytest.raises(SceneReadError, match="no such file"):
-        build_mosaic(dataset, tmp_path / "ground")
+        build_mosaic(dataset, tmp_path / "mosaic")
 
 
-def test_wide_numbers_become_float32_and_separation_comes_along(make_scene, tmp_path):
+def test_uint16_becomes_float32_and_separation_is_included(make_scene, tmp_path):
     made = make_scene(bands=4, dtype="uint16", nodata=0, holes=[(0, 0, 20, 10)])
     folder = cut_tiles(made.path, made.labels, tmp_path / "tiles")
     dataset = TileDataset(folder, "train", sigma_px=6)
-    ground = build_mosaic(dataset, tmp_path / "ground")
-    assert ground.stores["image"].dtype == np.uint16
-    windows = MosaicDataset(ground, SIZE)
+    mosaic = build_mosaic(dataset, tmp_path / "mosaic")
+    assert mosaic.stores["image"].dtype == np.uint16
+    windows = MosaicDataset(mosaic, SIZE)
     batch = windows.__getitems__([Draw(index) for index in range(len(dataset))])
     assert batch["image"].dtype == torch.float32
     assert batch["separation"].dtype == torch.uint8
@@ -353,44 +355,44 @@ def test_wide_numbers_become_float32_and_separation_comes_along(make_scene, tmp_
             np.testing.assert_array_equal(batch[name][index], tensor)
 
 
-def test_tiles_cut_short_show_what_is_there(make_scene, tmp_path):
-    # Stripes of fewer rows than a tile: the rest of it is mirrored.
+def test_tiles_smaller_than_the_window_are_mirrored(make_scene, tmp_path):
+    # Tiles of fewer rows than the window.
     made = make_scene(height=24, width=160, buildings=[(5, 6, 17, 15), (60, 3, 70, 12)])
     dataset = TileDataset(cut_tiles(made.path, made.labels, tmp_path / "tiles"), "train")
     assert (dataset.tiles.height == 24).all()
-    ground = build_mosaic(dataset, tmp_path / "ground")
-    found = MosaicDataset(ground, SIZE)[Draw(0, 7, 0)]
+    mosaic = build_mosaic(dataset, tmp_path / "mosaic")
+    found = MosaicDataset(mosaic, SIZE)[Draw(0, 7, 0)]
     np.testing.assert_array_equal(found["image"][:, :24], dataset[0]["image"][:, :24])
     np.testing.assert_array_equal(found["image"][:, 24:], found["image"][:, 15:23].flip(1))
     assert found["valid"].all()
 
 
-def test_scenes_are_apart(make_scene, tmp_path):
+def test_scenes_are_separate_groups(make_scene, tmp_path):
     first, second = make_scene("first"), make_scene("second", seed=1, origin=(520_000.0, 3e6))
     labels = tmp_path / "{}.gpkg"
     plan = plan_tiles([first.path, second.path], labels, TileOptions(size=SIZE, gap=0))
     tile_scenes(plan, tmp_path / "tiles")
     dataset = TileDataset(tmp_path / "tiles", "train")
-    ground = build_mosaic(dataset, tmp_path / "ground")
-    windows = MosaicDataset(ground, SIZE)
+    mosaic = build_mosaic(dataset, tmp_path / "mosaic")
+    windows = MosaicDataset(mosaic, SIZE)
     by_scene = {str(made.path): made for made in (first, second)}
     for index, tile in enumerate(dataset.tiles.itertuples()):
         expected = by_scene[tile.scene].data[(..., *tile_window(tile).toslices())]
         np.testing.assert_array_equal(windows[Draw(index)]["image"], expected)
     scenes = dataset.tiles.scene.to_numpy()
-    assert not set(ground.places[scenes == scenes[0], 0]) & set(
-        ground.places[scenes != scenes[0], 0]
+    assert not set(mosaic.places[scenes == scenes[0], 0]) & set(
+        mosaic.places[scenes != scenes[0], 0]
     )
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_workers_load_the_same_batches(town):
-    _, dataset, ground = town
+    _, dataset, mosaic = town
     batches = []
     for workers in (0, 2):
         options = TrainOptions(workers=workers, batch_size=3, seed=2)
         sampler = build_sampler(dataset, options, 3)
-        loader = build_train_loader(dataset, ground, sampler, options, torch.device("cpu"))
+        loader = build_train_loader(dataset, mosaic, sampler, options, torch.device("cpu"))
         assert isinstance(loader, DataLoader)
         batches.append(list(loader))
     assert len(batches[0]) == len(batches[1]) == len(sampler) // 3 >= 25
@@ -410,7 +412,7 @@ def test_workers_load_the_same_batches(town):
         ({"mosaic": False}, 32, 0),
     ],
 )
-def test_windows_are_wider_only_where_augmentation_moves_samples(town, changes, side, jitter):
+def test_windows_are_larger_only_if_augmentation_rotates_or_deforms(town, changes, side, jitter):
     options = TrainOptions(**changes)
     assert window_side(options, SIZE) == side
     assert build_sampler(town[1], options, 8).jitter_px == jitter
@@ -418,7 +420,7 @@ def test_windows_are_wider_only_where_augmentation_moves_samples(town, changes, 
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.float32])
-def test_stored_numbers_are_normalised_as_floats_are(dtype):
+def test_integers_are_normalised_like_floats(dtype):
     image = torch.randint(0, 100, (2, 3, 4, 6)).to(dtype)
     before, valid = image.clone(), torch.rand(2, 1, 4, 6) < 0.7
     mean, std = torch.rand(3) * 50, torch.rand(3) + 1
