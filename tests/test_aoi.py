@@ -181,7 +181,7 @@ def test_areas_that_cannot_be_read(tmp_path):
     points = gpd.GeoDataFrame(geometry=gpd.points_from_xy([85], [27]), crs=4326)
     points.to_file(tmp_path / "points.gpkg")
     for bounds in (None, (0, 0, 1, 1)):
-        with pytest.raises(VectorReadError, match="holds no polygon"):
+        with pytest.raises(VectorReadError, match="has no polygon"):
             AOI.read(tmp_path / "points.gpkg", 4326, bounds=bounds)
     gpd.GeoDataFrame(geometry=[box(0, 0, 1, 1)], crs=4326).to_file(tmp_path / "nowhere.shp")
     (tmp_path / "nowhere.prj").unlink()

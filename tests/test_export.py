@@ -1,6 +1,8 @@
 """Models in the formats of other programs say what the model says."""
 
 import json
+import logging
+import warnings
 
 import numpy as np
 import onnx
@@ -109,10 +111,21 @@ def test_a_stac_item_describes_the_model(models, tmp_path):
     assert item["assets"]["weights"]["href"].endswith("buildings.safetensors")
 
 
+def global_state():
+    return list(warnings.filters), logging.root.manager.disable, torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "pt2"])
+def test_an_export_prints_nothing_and_changes_no_global_state(models, tmp_path, capfd, suffix):
+    before = global_state()
+    export(models["buildings"], tmp_path / f"model.{suffix}")
+    assert global_state() == before
+    assert capfd.readouterr() == ("", "")
+
+
 def test_what_cannot_be_exported(models, tmp_path, monkeypatch):
-    with pytest.raises(
-        ConfigError, match=r"is not the suffix of a known format; use one of \.onnx, \.pt2, \.json"
-    ):
+    message = r"is not the suffix of a known format; use one of \.onnx, \.pt2, \.json"
+    with pytest.raises(ConfigError, match=message):
         export(models["land"], tmp_path / "model.tflite")
     boxes = make_boxes(tmp_path / "boxes.safetensors")
     with pytest.raises(ModelFileError, match="detects boxes"):
@@ -121,7 +134,7 @@ def test_what_cannot_be_exported(models, tmp_path, monkeypatch):
     with pytest.raises(OutputExistsError, match="--overwrite"):
         export(models["land"], tmp_path / "there.json")
     monkeypatch.setattr("geoseg.networks.export.TOLERANCE", -1.0)
-    with pytest.raises(ModelFileError, match="the outputs differ by .* from the original"):
+    with pytest.raises(ModelFileError, match=r"the outputs differ by .* from the original"):
         export(models["land"], tmp_path / "model.pt2")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["boxes.safetensors", "there.json"]
 

@@ -466,11 +466,11 @@ def test_the_sum_takes_half_precision_and_integer_targets():
     ("mode", "terms", "message"),
     [
         ("binary", {"cross_entropy": 1},
-         "cross_entropy: is for exclusive classes; for independent channels use bce, dice, "
-         "focal, jaccard, lovasz_hinge, tversky"),
+         "train.loss.cross_entropy: is for exclusive classes; for independent channels use bce, "
+         "dice, focal, jaccard, lovasz_hinge, tversky"),
         ("multiclass", {"dice": 1, "bce": 1},
-         "bce: is for independent channels; for exclusive classes use cross_entropy, dice, "
-         "focal, jaccard, lovasz_softmax, tversky"),
+         "train.loss.bce: is for independent channels; for exclusive classes use cross_entropy, "
+         "dice, focal, jaccard, lovasz_softmax, tversky"),
         ("multiclass", {"focal": {"alpha": 0.5}}, "train.loss.focal.alpha: is for independent"),
         ("binary", {"focal": {"class_weights": [1, 2]}},
          "train.loss.focal.class_weights: is for exclusive classes"),

@@ -691,7 +691,7 @@ def test_wrong_rasters_are_refused(tmp_path):
     cases = {
         "rgb": (np.zeros((3, 20, 30), np.uint8), "none named building"),
         "int16": (np.zeros((1, 20, 30), np.int16), "has int16 pixels"),
-        "logits": (np.full((1, 20, 30), 4.0, np.float32), "values from 4 to 4"),
+        "logits": (np.full((1, 20, 30), 4.0, np.float32), "has values from 4 to 4"),
     }
     for name, (array, message) in cases.items():
         write_array(tmp_path / f"{name}.tif", grid, array)

@@ -47,7 +47,7 @@ class AOI:
         that they stay in place.
 
         Args:
-            path: Any vector layer that `read_footprints` takes.
+            path: Any vector layer supported by `read_footprints`.
             crs: CRS of the result, of any library.
             bounds: (left, bottom, right, top) in `crs`; what is far outside may be left out.
 
@@ -63,9 +63,7 @@ class AOI:
             bounds = None
         polygons = read_footprints(path, bounds=bounds, bounds_crs=target)
         if polygons.empty and (bounds is None or read_footprints(path).empty):
-            raise VectorReadError(
-                f"{path}: holds no polygon; an area of interest needs at least one"
-            )
+            raise VectorReadError(f"{path}: has no polygon; an area of interest needs at least one")
         return cls(tuple(to_crs_densified(polygons, target, bounds=bounds).geometry), target)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Probabilities of exclusive classes → polygons of each class, without gaps between them."""
+"""Polygons of exclusive classes, without gaps between neighbours."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _STRIP_PX = 1 << 20
 
 
 def read_class_values(source: ClassProb, window: Window) -> np.ndarray:
-    """The place of each pixel's class in `source.classes.names`, from 1; 0 on nodata.
+    """Read the most probable class of each pixel.
 
     Returns:
-        uint8 (H, W).
+        uint8 (H, W), 1 + index in `source.classes.names`; 0 on nodata.
     """
     return _values(*source.read(window))
 
 
 def read_foreground_values(source: ClassProb, window: Window) -> np.ndarray:
-    """The same, but 0 on the background too, of which nothing is traced."""
+    """Read the classes like `read_class_values`, with 0 on the background, which is not traced."""
     values = read_class_values(source, window)
     names, background = source.classes.names, source.classes.background
     if background in names:
@@ -52,38 +52,39 @@ def _values(prob: np.ndarray, valid: np.ndarray) -> np.ndarray:
 def trace_classes(
     source: ClassProb,
     window: Window,
-    wanted: ComponentSelection,
+    selection: ComponentSelection,
     chosen: np.ndarray,
     thresholds: Thresholds,
 ) -> OutlineBatch:
-    """Outlines of some patches, each of its likeliest class, traced with all that lies around.
+    """Trace the outlines of components, together with all pixels around them.
 
-    Lines run between the corners where three patches meet, and which corners these are the pixels
-    beside a line tell. So a neighbour that is traced elsewhere has the very same line.
+    Shared lines end at corners where three polygons meet. The pixels next to a line determine these
+    corners, so a neighbour that is traced in another window gets exactly the same line.
 
     Args:
         source: Probabilities.
-        window: Holds the patches and a pixel around them, as far as the grid reaches.
-        wanted: Components of `read_foreground_values` that begin in the window.
+        window: Contains the components and their margins, clipped to the grid.
+        selection: Components of `read_foreground_values` that begin in the window.
         chosen: bool (n,), which of them are traced.
         thresholds: `simplify_m` is used.
 
     Returns:
-        Outlines in pixels of the grid, by component; attributes are `component`, its place among
-        the wanted, class and confidence, the mean probability of the class.
+        Outlines in pixels of the grid, sorted by component; attributes are `component` (index in
+        the selection), `class` and `confidence` (mean probability of the class).
     """
     runs, sums = _read_runs(source, window)
     pieces, count = label_runs(runs, diagonal=False)
     values = np.zeros(count, dtype=np.int64)
     values[pieces] = runs.values
-    # Numbered class by class: a line is taken from the first of its two patches, and must run
-    # the same way in the neighbour's window, for in a tie the way decides which corner goes.
+    # Pieces are numbered class by class. A shared line takes its direction from the first of its
+    # two pieces, and in a tie the direction decides which corner is removed. So the order must be
+    # the same in the window of the neighbour.
     order = np.argsort(values, kind="stable")
     rank = np.empty(count, dtype=np.int64)
     rank[order] = np.arange(count)
     pieces, values = rank[pieces], values[order]
     component = np.full(count, -1)
-    component[pieces] = _match_components(runs, window, wanted)
+    component[pieces] = _match_components(runs, window, selection)
     own = np.flatnonzero((component >= 0) & np.append(chosen, False)[component])
     own = own[np.argsort(component[own], kind="stable")]
     outlines = shapely.normalize(step_rings(trace_rings(runs, pieces)).polygons())
@@ -100,47 +101,47 @@ def trace_classes(
 
 
 def tolerance_px(grid: Grid, thresholds: Thresholds) -> float:
-    """The tolerance of lines, one for all of the raster: neighbours must agree in it."""
+    """Return the simplification tolerance, one for the whole raster: neighbours must share it."""
     return thresholds.simplify_m / grid.gsd_m
 
 
 def margin_px(grid: Grid, thresholds: Thresholds) -> int:
-    """Pixels around a patch that its simplified lines may depend on.
+    """Return how many pixels around a component its simplified lines may depend on.
 
-    A corner goes only if its triangle holds no other line. Its area is the tolerance squared at
-    the most, and its base a pixel at least.
+    A corner is removed only if no other line crosses its triangle. The area of the triangle is at
+    most the squared tolerance, and its base at least one pixel.
     """
     return 2 + math.ceil(2 * tolerance_px(grid, thresholds) ** 2)
 
 
 def class_margins(steps_m: np.ndarray, grid: Grid, thresholds: Thresholds) -> np.ndarray:
-    """The same for each of some components (n,)."""
+    """Return `margin_px` for each component, (n,)."""
     return np.full(len(steps_m), margin_px(grid, thresholds))
 
 
 def _read_runs(source: ClassProb, window: Window) -> tuple[Runs, np.ndarray]:
-    """Runs of the classes of a window, and the sum of each one's probabilities."""
+    """Read the runs of the classes of a window, and the sum of the probabilities in each."""
     rows = max(1, _STRIP_PX // window.width)
-    found, sums = [], []
+    parts, sums = [], []
     for top in range(0, window.height, rows):
         height = min(rows, window.height - top)
         strip = Window(window.col_off, window.row_off + top, window.width, height)
         prob, valid = source.read(strip)
         runs = find_runs(_values(prob, valid))
         sums.append(_sum_inside(prob.max(axis=0), runs))
-        found.append(runs.move(top, 0))
-    return concatenate_runs(*found), np.concatenate(sums)
+        parts.append(runs.move(top, 0))
+    return concatenate_runs(*parts), np.concatenate(sums)
 
 
 def _sum_inside(prob: np.ndarray, runs: Runs) -> np.ndarray:
-    """The sum of the pixels (H, W) of each run."""
+    """Return the sum of the pixels (H, W) of each run."""
     begins = runs.rows * prob.shape[1] + runs.starts
     ends = np.column_stack([begins, begins + runs.lengths]).ravel()
     sums: np.ndarray = np.add.reduceat(np.append(prob.ravel(), 0).astype(np.float64), ends)[::2]
     return sums
 
 
-def _match_components(runs: Runs, window: Window, wanted: ComponentSelection) -> np.ndarray:
-    """The place among the wanted of each run's component, or -1."""
+def _match_components(runs: Runs, window: Window, selection: ComponentSelection) -> np.ndarray:
+    """Return the index in the selection of the component of each run, or -1."""
     owners, _ = label_runs(runs, diagonal=True)
-    return wanted.components.match_runs(runs.with_values(owners + 1), window)
+    return selection.components.match_runs(runs.with_values(owners + 1), window)

@@ -1,4 +1,4 @@
-"""Outlines in pixels → measured footprints on the ground."""
+"""Outlines in pixels converted to measured and numbered footprints in the CRS of the grid."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from geoseg.geo.grid import Grid
 from geoseg.geo.vector import FOOTPRINT_COLUMNS, as_crs
 from geoseg.geo.vector.geodesic import geodesic_measures
 
-_PIECE = 4096  # footprints of a frame
+_FRAME_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,14 @@ class OutlineBatch:
 
     Attributes:
         polygons: Polygons (n,); x is the column, y the row.
-        attributes: What else is known of each, by name; `confidence` at least.
+        attributes: Arrays (n,) by name; at least `confidence`.
     """
 
     polygons: np.ndarray
     attributes: Mapping[str, np.ndarray]
 
     def pick(self, chosen: np.ndarray | slice) -> OutlineBatch:
-        """Those that a mask, indices or a slice choose."""
+        """Return the outlines at a mask, indices or a slice."""
         attributes = {name: values[chosen] for name, values in self.attributes.items()}
         return OutlineBatch(self.polygons[chosen], attributes)
 
@@ -38,22 +38,22 @@ class OutlineBatch:
 def georeference_outlines(
     batches: Iterable[OutlineBatch], grid: Grid, min_area_m2: float, min_confidence: float = 0.0
 ) -> Iterator[gpd.GeoDataFrame]:
-    """Brings outlines to the ground, measures and numbers them.
+    """Transform outlines to the CRS of the grid, measure and number them.
 
     Args:
         batches: Outlines.
-        grid: Place on the ground.
+        grid: Grid of the outlines.
         min_area_m2: Smaller footprints are dropped.
-        min_confidence: Those of less confidence, too.
+        min_confidence: Less confident footprints are dropped.
 
     Yields:
         Frames in the grid's CRS with id (from 1), area_m2, perimeter_m, the attributes and
         geometry.
     """
     frames = (
-        build_frame(batch.pick(slice(begin, begin + _PIECE)), grid)
+        build_frame(batch.pick(slice(begin, begin + _FRAME_ROWS)), grid)
         for batch in batches
-        for begin in range(0, len(batch.polygons), _PIECE)
+        for begin in range(0, len(batch.polygons), _FRAME_ROWS)
     )
     yield from number_footprints(frames, min_area_m2, min_confidence)
 
@@ -61,29 +61,29 @@ def georeference_outlines(
 def number_footprints(
     frames: Iterable[gpd.GeoDataFrame], min_area_m2: float, min_confidence: float
 ) -> Iterator[gpd.GeoDataFrame]:
-    """Numbers footprints from 1, without those that are too small or too unsure.
+    """Drop small and uncertain footprints, and number the rest from 1.
 
     Args:
-        frames: From `build_frame`.
+        frames: Frames of `build_frame`.
         min_area_m2: Smaller footprints are dropped.
-        min_confidence: Those of less confidence, too.
+        min_confidence: Less confident footprints are dropped.
 
     Yields:
-        As many at a time whatever the frames hold, so that files do not depend on them.
+        Frames of a fixed number of rows, so that files do not depend on the size of the input.
     """
     kept = (
         frame[(frame["area_m2"] >= min_area_m2) & (frame["confidence"] >= min_confidence)]
         for frame in frames
     )
     last = 0
-    for part in _batch(kept, _PIECE):
+    for part in _batch(kept, _FRAME_ROWS):
         part["id"] = np.arange(last + 1, last + 1 + len(part), dtype=np.int64)
         last += len(part)
         yield part
 
 
 def _batch(frames: Iterable[gpd.GeoDataFrame], size: int) -> Iterator[gpd.GeoDataFrame]:
-    """The rows of frames, so many at a time."""
+    """Regroup the rows of frames into frames of a fixed size."""
     waiting: list[gpd.GeoDataFrame] = []
     for frame in frames:
         while len(frame):
@@ -100,18 +100,18 @@ def _batch(frames: Iterable[gpd.GeoDataFrame], size: int) -> Iterator[gpd.GeoDat
 def concatenate_frames(
     frames: Iterable[gpd.GeoDataFrame], grid: Grid, columns: Mapping[str, str] = FOOTPRINT_COLUMNS
 ) -> gpd.GeoDataFrame:
-    """All footprints of some frames as one, with those columns alone."""
-    some = [frame for frame in frames if len(frame)]
-    if some:
-        return pd.concat(some, ignore_index=True)[[*columns, "geometry"]]
+    """Concatenate frames and keep only the given columns."""
+    filled = [frame for frame in frames if len(frame)]
+    if filled:
+        return pd.concat(filled, ignore_index=True)[[*columns, "geometry"]]
     empty = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in columns.items()})
     return gpd.GeoDataFrame(empty, geometry=[], crs=as_crs(grid.crs))
 
 
 def build_frame(batch: OutlineBatch, grid: Grid) -> gpd.GeoDataFrame:
-    """Outlines on the ground, measured; ids are left at 0."""
+    """Build a frame of measured footprints in the CRS of the grid; every id is 0."""
     crs = as_crs(grid.crs)
-    polygons = shapely.orient_polygons(_to_ground(batch.polygons, grid))
+    polygons = shapely.orient_polygons(_to_crs(batch.polygons, grid))
     areas, perimeters = geodesic_measures(polygons, crs)
     attributes = {
         name: values.round(4) if values.dtype.kind == "f" else values
@@ -128,8 +128,8 @@ def build_frame(batch: OutlineBatch, grid: Grid) -> gpd.GeoDataFrame:
     return gpd.GeoDataFrame(frame, geometry=polygons, crs=crs)
 
 
-def _to_ground(polygons: np.ndarray, grid: Grid) -> np.ndarray:
-    ground: np.ndarray = shapely.transform(
+def _to_crs(polygons: np.ndarray, grid: Grid) -> np.ndarray:
+    placed: np.ndarray = shapely.transform(
         polygons, lambda pixels: np.column_stack(grid.transform @ (pixels[:, 0], pixels[:, 1]))
     )
-    return ground
+    return placed

@@ -1,4 +1,4 @@
-"""Probabilities of buildings → their outlines, touching ones apart."""
+"""Outlines of buildings, with confidences, from the probabilities of a window."""
 
 from __future__ import annotations
 
@@ -27,58 +27,60 @@ BUILDING_COLUMNS: Mapping[str, str] = {
     "reg_status": "str",
 }
 
-_LEVELS = 1020  # that probabilities are rounded to; every byte is one of them
+# Probabilities are rounded to this many levels, a multiple of 255, so that bytes stay exact.
+_LEVELS = 1020
 
-
-# Outlines begin within half a pixel of their pixels, and zones are of whole ones: twice each.
-_BESIDE_PX = 3
+# Additional margin: outlines start up to half a pixel beside their pixels, and zones consist of
+# whole pixels. Both hold for a component and for its neighbour.
+_EXTRA_PX = 3
 
 
 def building_margins(steps_m: np.ndarray, _: Grid, thresholds: Thresholds) -> np.ndarray:
-    """Pixels (n,) around components in which whoever their outlines may meet is seen.
+    """Return the margins (n,) of components in pixels.
 
-    Their own outlines may go so far, and those of a neighbour come as far to meet them.
+    The margin contains every neighbour that the outlines of a component may touch: the outlines of
+    both may move by the same distance.
     """
-    least_m = np.linalg.svd(steps_m, compute_uv=False).min(axis=1)
-    farthest_px = max_shifts_m(steps_m, thresholds) / least_m
-    margins: np.ndarray = np.ceil(2 * farthest_px).astype(np.int64) + _BESIDE_PX
+    smallest_m = np.linalg.svd(steps_m, compute_uv=False).min(axis=1)
+    max_shifts_px = max_shifts_m(steps_m, thresholds) / smallest_m
+    margins: np.ndarray = np.ceil(2 * max_shifts_px).astype(np.int64) + _EXTRA_PX
     return margins
 
 
 def trace_buildings(
     source: ProbSource,
     window: Window,
-    wanted: ComponentSelection,
+    selection: ComponentSelection,
     chosen: np.ndarray,
     thresholds: Thresholds,
 ) -> OutlineBatch:
-    """Outlines of the buildings of some components, from the probabilities of a window.
+    """Trace the outlines of the buildings of components.
 
     Args:
         source: Probabilities.
-        window: Holds the components and their margins, as far as the grid reaches.
-        wanted: Components that begin in the window.
+        window: Contains the components and their margins, clipped to the grid.
+        selection: Components that begin in the window.
         chosen: bool (n,), which of them are traced.
-        thresholds: What makes a building.
+        thresholds: Thresholds.
 
     Returns:
-        Outlines in pixels of the grid, by component; attributes are `component`, its place among
-        the wanted, confidence, conf_p10, edge and reg_status.
+        Outlines in pixels of the grid, sorted by component; attributes are `component` (index in
+        the selection), `confidence`, `conf_p10`, `edge` and `reg_status`.
     """
     prob = source.read(window)
-    objects = find_objects(prob, window, wanted, chosen, thresholds)
-    found = move_polygons(_outline(objects, prob, thresholds), window.col_off, window.row_off)
+    objects = find_objects(prob, window, selection, chosen, thresholds)
+    traced = move_polygons(_outline(objects, prob, thresholds), window.col_off, window.row_off)
     own = np.unique(objects.groups)
     zones = find_zones(
-        objects.mask, prob.valid, window, source.grid, wanted.components.pick(own),
-        wanted.margins[own],
+        objects.mask, prob.valid, window, source.grid, selection.components.pick(own),
+        selection.margins[own],
     )  # fmt: skip
     regular = shape_outlines(
-        found, objects.groups, dict(zip(own.tolist(), zones, strict=True)),
-        wanted.steps_m[objects.groups], thresholds,
+        traced, objects.groups, dict(zip(own.tolist(), zones, strict=True)),
+        selection.steps_m[objects.groups], thresholds,
     )  # fmt: skip
-    confidence, tenth = _confidences(objects, _calibrated(prob.body, thresholds.temperature))
-    edge = _at_edge(objects, prob, window, source.grid)
+    confidence, tenth = _confidences(objects, _calibrate(prob.body, thresholds.temperature))
+    edge = _touch_edge(objects, prob, window, source.grid)
     return OutlineBatch(
         regular.polygons,
         {
@@ -92,53 +94,51 @@ def trace_buildings(
 
 
 def _outline(objects: Objects, prob: ProbWindow, thresholds: Thresholds) -> np.ndarray:
-    """Outlines in pixels of a window; walls that objects share have the same vertices in both."""
+    """Trace outlines in pixels of a window; objects have the same vertices on shared walls."""
     rings = step_rings(trace_rings(objects.runs, objects.runs.values - 1))
     if thresholds.subpixel:
-        known = np.where(prob.valid, prob.body, np.float32(np.nan))
-        rings = cross_rings(
-            rings, rasterize_runs(objects.runs, known.shape), known, thresholds.body
-        )
+        body = np.where(prob.valid, prob.body, np.float32(np.nan))
+        rings = cross_rings(rings, rasterize_runs(objects.runs, body.shape), body, thresholds.body)
     return rings.polygons()
 
 
-def _calibrated(prob: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities of logits that are divided by a temperature (arXiv 1706.04599)."""
+def _calibrate(prob: np.ndarray, temperature: float) -> np.ndarray:
+    """Return the probabilities after dividing their logits by a temperature (arXiv 1706.04599)."""
     if temperature == 1:
         return prob
     power = 1 / temperature
     for_, against = prob.astype(np.float64) ** power, (1 - prob.astype(np.float64)) ** power
-    calibrated: np.ndarray = for_ / (for_ + against)
-    return calibrated
+    scaled: np.ndarray = for_ / (for_ + against)
+    return scaled
 
 
 def _confidences(objects: Objects, body: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and tenth percentile of the probabilities inside each object."""
-    places, owners = run_pixels(objects.runs, body.shape[1])
-    numbers, inside = objects.runs.values[owners] - 1, body.ravel()[places]
+    """Return the mean and the tenth percentile of the probabilities inside each object."""
+    flat, owners = run_pixels(objects.runs, body.shape[1])
+    numbers, inside = objects.runs.values[owners] - 1, body.ravel()[flat]
     counts = np.bincount(numbers, minlength=len(objects))
     mean = np.bincount(numbers, inside, len(objects)) / counts
-    # Sorted by object and level, the tenth percentile of each is at a known place.
+    # After sorting by object and level, the index of each tenth percentile is known.
     levels = numbers * (_LEVELS + 1) + np.rint(inside * _LEVELS).astype(np.int64)
     levels.sort()
-    places = np.cumsum(counts) - counts + np.ceil(0.1 * counts).astype(np.int64) - 1
-    return mean, levels[places] % (_LEVELS + 1) / _LEVELS
+    ranks = np.cumsum(counts) - counts + np.ceil(0.1 * counts).astype(np.int64) - 1
+    return mean, levels[ranks] % (_LEVELS + 1) / _LEVELS
 
 
-def _at_edge(objects: Objects, prob: ProbWindow, window: Window, grid: Grid) -> np.ndarray:
-    """Which objects touch the grid's border or nodata, so that more of them may be unseen."""
-    unseen = np.ones((window.height + 2, window.width + 2), dtype=bool)
-    unseen[1:-1, 1:-1] = ~prob.valid
+def _touch_edge(objects: Objects, prob: ProbWindow, window: Window, grid: Grid) -> np.ndarray:
+    """Return which objects touch nodata or the border of the grid and may be incomplete."""
+    unknown = np.ones((window.height + 2, window.width + 2), dtype=bool)
+    unknown[1:-1, 1:-1] = ~prob.valid
     if window.row_off > 0:
-        unseen[0] = False
+        unknown[0] = False
     if window.col_off > 0:
-        unseen[:, 0] = False
+        unknown[:, 0] = False
     if window.row_off + window.height < grid.height:
-        unseen[-1] = False
+        unknown[-1] = False
     if window.col_off + window.width < grid.width:
-        unseen[:, -1] = False
-    beside = unseen[:-2, 1:-1] | unseen[2:, 1:-1] | unseen[1:-1, :-2] | unseen[1:-1, 2:]
-    places, owners = run_pixels(objects.runs, window.width)
-    touching = np.bincount(objects.runs.values[owners] - 1, beside.ravel()[places], len(objects))
+        unknown[:, -1] = False
+    beside = unknown[:-2, 1:-1] | unknown[2:, 1:-1] | unknown[1:-1, :-2] | unknown[1:-1, 2:]
+    flat, owners = run_pixels(objects.runs, window.width)
+    touching = np.bincount(objects.runs.values[owners] - 1, beside.ravel()[flat], len(objects))
     edge: np.ndarray = touching > 0
     return edge

@@ -1,4 +1,4 @@
-"""Probabilities by window, from a file or from memory, in one form."""
+"""Sources of probabilities by window: files and arrays."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ from geoseg.geo.grid import Grid
 from geoseg.geo.raster import SPREAD, ExclusiveClasses, ProbInfo, Scene
 from geoseg.geo.raster.quantization import dequantise
 
-# Bands that tell touching buildings apart.
-_APART = ("border", "contact")
+# Bands that separate touching buildings.
+_SEPARATING = ("border", "contact")
 
-_TOLERANCE = 1e-3  # a float raster may overshoot 0..1 by what resampling adds
+_TOLERANCE = 1e-3  # resampling may overshoot 0..1 by this much in float rasters
 
 
 @dataclass(frozen=True)
 class ProbWindow:
-    """Probabilities of a window.
+    """Building probabilities of a window.
 
     Attributes:
-        body: Float32 (H, W) in 0..1, the probability of being building.
-        border: Float32 (H, W) in 0..1, the probability of being a building's border, or None.
+        body: Float32 (H, W) in 0..1, probability of a building.
+        border: Float32 (H, W) in 0..1, probability of the border of a building, or None.
         valid: Boolean (H, W), False on nodata.
-        contact: Float32 (H, W) in 0..1, the probability of lying where two buildings meet, or
-            None.
+        contact: Float32 (H, W) in 0..1, probability that two buildings touch there, or None.
     """
 
     body: np.ndarray
@@ -40,23 +39,23 @@ class ProbWindow:
 
 
 class ProbSource(Protocol):
-    """Anything that gives probabilities by window of its grid."""
+    """Source of building probabilities by window."""
 
     @property
     def grid(self) -> Grid:
-        """Place on the ground."""
+        """Grid of the probabilities."""
 
     def read(self, window: Window) -> ProbWindow:
-        """Reads the probabilities of a window inside the grid."""
+        """Read the probabilities of a window inside the grid."""
 
 
 class ArrayProb:
     """Probabilities in memory.
 
     Args:
-        body: (H, W), uint8 (255 = certain) or float in 0..1, which is clipped to it.
+        body: (H, W), uint8 (255 = probability 1) or float, which is clipped to 0..1.
         border: Like `body`, or None.
-        valid: Boolean (H, W); what is not finite in any band is not valid either.
+        valid: Boolean (H, W); pixels that are not finite in any band are invalid, too.
         grid: Grid of the same shape.
         contact: Like `border`.
 
@@ -80,7 +79,7 @@ class ArrayProb:
         self._body, self._border, self._contact, self._valid = arrays
 
     def read(self, window: Window) -> ProbWindow:
-        """Reads the probabilities of a window inside the grid."""
+        """Read the probabilities of a window inside the grid."""
         part = window.toslices()
         border, contact = (
             None if band is None else dequantise(band[part])
@@ -94,7 +93,7 @@ class ArrayProb:
 
 
 class _OpenProb:
-    """A probability raster on disk; a context manager that holds it open."""
+    """Open probability raster; a context manager that closes it."""
 
     def __init__(self, info: ProbInfo, bands: Mapping[str, int]) -> None:
         self._scene = Scene(info.path, bands=list(bands.values()))
@@ -112,24 +111,24 @@ class _OpenProb:
         self.close()
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._scene.close()
 
     def _read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
-        """Float32 (bands, H, W) in 0..1, and valid (H, W)."""
+        """Read float32 (bands, H, W) in 0..1, and valid (H, W)."""
         data, valid = self._scene.read(window)
         if data.dtype.kind == "f" and data.size:
             low, high = float(data.min()), float(data.max())
             if low < -_TOLERANCE or high > 1 + _TOLERANCE:
                 raise SceneReadError(
-                    f"{self._scene.info.path}: holds values from {low:g} to {high:g}, not "
-                    "probabilities from 0 to 1; give the prob.tif that predict writes"
+                    f"{self._scene.info.path}: has values from {low:g} to {high:g}, not "
+                    "probabilities from 0 to 1; pass the prob.tif that predict writes"
                 )
         return dequantise(data), valid
 
 
 class SceneProb(_OpenProb):
-    """Probabilities of buildings on disk; a context manager that holds the file open.
+    """Building probabilities of an open file; a context manager that closes it.
 
     Args:
         info: Raster with a band named `building` and optionally `border` and `contact`; or with
@@ -142,23 +141,23 @@ class SceneProb(_OpenProb):
     def __init__(self, info: ProbInfo) -> None:
         bands = prob_bands(info)
         super().__init__(info, bands)
-        self._places = {name: place for place, name in enumerate(bands)}
+        self._positions = {name: position for position, name in enumerate(bands)}
 
     def read(self, window: Window) -> ProbWindow:
-        """Reads the probabilities of a window inside the grid.
+        """Read the probabilities of a window inside the grid.
 
         Raises:
-            SceneReadError: If the file is damaged there, or its values are no probabilities.
+            SceneReadError: If the file is damaged in the window, or values are outside 0..1.
         """
         prob, valid = self._read(window)
         border, contact = (
-            prob[self._places[name]] if name in self._places else None for name in _APART
+            prob[self._positions[name]] if name in self._positions else None for name in _SEPARATING
         )
         return ProbWindow(prob[0], border, valid, contact)
 
 
 class ClassProb(_OpenProb):
-    """Probabilities of exclusive classes on disk; a context manager that holds the file open.
+    """Probabilities of exclusive classes of an open file; a context manager that closes it.
 
     Args:
         info: Raster with a band per class.
@@ -173,13 +172,13 @@ class ClassProb(_OpenProb):
         self.classes = classes
 
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
-        """Reads the probabilities of a window inside the grid.
+        """Read the probabilities of a window inside the grid.
 
         Returns:
             Float32 (classes, H, W) in 0..1, and valid (H, W).
 
         Raises:
-            SceneReadError: If the file is damaged there, or its values are no probabilities.
+            SceneReadError: If the file is damaged in the window, or values are outside 0..1.
         """
         return self._read(window)
 
@@ -218,7 +217,7 @@ def _class_bands(info: ProbInfo, classes: ExclusiveClasses) -> dict[str, int]:
 
 def _building_bands(info: ProbInfo) -> dict[str, int]:
     if "building" in info.bands:
-        names = [name for name in ("building", *_APART) if name in info.bands]
+        names = [name for name in ("building", *_SEPARATING) if name in info.bands]
         return {name: info.indexes[info.bands.index(name)] for name in names}
     if len(info.bands) > 2:
         raise SceneReadError(

@@ -46,10 +46,10 @@ _BLOCK_CACHE = _BlockCache()
 
 @contextmanager
 def limited_block_cache() -> Iterator[None]:
-    """Limit GDAL's block cache to 32 MB, and restore its size when the last caller leaves.
+    """Limit GDAL's block cache to 32 MB; restore its size when the last caller leaves.
 
     Works as a decorator, too; can be nested and used from several threads. Where the user sets
-    `GDAL_CACHEMAX` in the environment, that size holds.
+    `GDAL_CACHEMAX` in the environment, that size is kept.
     """
     if _OPTION in os.environ:
         yield

@@ -90,28 +90,28 @@ def read_georeferencing(
     raise _missing_georeferencing(source, path, bool(points))
 
 
-def warn_if_approximate(place: Georeferencing, path: str) -> None:
+def warn_if_approximate(georeferencing: Georeferencing, path: str) -> None:
     """Warn if the georeferencing is approximate or a placeholder."""
-    if place.by == "assumed":
+    if georeferencing.by == "assumed":
         logger.warning(
             "%s: has no georeferencing; a placeholder location on the equator is used, with pixels "
             "of %g m",
             path,
-            place.grid.transform.a,
+            georeferencing.grid.transform.a,
         )
-    if place.by == "rpcs":
+    if georeferencing.by == "rpcs":
         logger.warning(
             "%s: georeferenced by its RPCs at a height of %g m, without terrain; in hills "
             "positions may be wrong by many metres (gdalwarp -rpc -to RPC_DEM=dem.tif in.tif "
             "out.tif is exact)",
             path,
-            place.options["RPC_HEIGHT"],
+            georeferencing.options["RPC_HEIGHT"],
         )
 
 
 def open_warped(
     view: Any,
-    place: Georeferencing,
+    georeferencing: Georeferencing,
     grid: Grid,
     *,
     alpha: bool,
@@ -124,7 +124,7 @@ def open_warped(
 
     Args:
         view: From `open_view`, or a dataset with data bands only.
-        place: Georeferencing of the scene.
+        georeferencing: Georeferencing of the scene.
         grid: The grid to read on.
         alpha: Whether the view's last band is alpha.
         nodata: The scene's sentinel.
@@ -140,17 +140,17 @@ def open_warped(
         "tolerance": _WARP_TOLERANCE,
         # Otherwise GDAL derives the kernel's width from each window's rounded extent, and a
         # pixel depends on the window it is read with.
-        "XSCALE": str(place.grid.axis_gsd_m[0] / grid.axis_gsd_m[0]),
-        "YSCALE": str(place.grid.axis_gsd_m[1] / grid.axis_gsd_m[1]),
+        "XSCALE": str(georeferencing.grid.axis_gsd_m[0] / grid.axis_gsd_m[0]),
+        "YSCALE": str(georeferencing.grid.axis_gsd_m[1] / grid.axis_gsd_m[1]),
         **_validity_options(view.count, alpha, nodata, is_colour),
-        **place.options,
+        **georeferencing.options,
     }
-    if place.by in ("transform", "assumed"):
+    if georeferencing.by in ("transform", "assumed"):
         target = {"transform": grid.transform, "height": grid.height, "width": grid.width}
         return WarpedVRT(view, crs=grid.crs, **target, **options)
     # A WarpedVRT with a given transform ignores GCPs and RPCs; so one without is created, and the
     # grid is written into its description.
-    with WarpedVRT(view, src_crs=place.grid.crs, crs=grid.crs, **options) as suggested:
+    with WarpedVRT(view, src_crs=georeferencing.grid.crs, crs=grid.crs, **options) as suggested:
         document = describe(suggested)
     return open_description(_set_grid(document, grid))
 

@@ -65,7 +65,7 @@ def lacks_file(error: RasterioError) -> bool:
 
 def _open(name: str) -> Any:
     with warnings.catch_warnings():
-        # geoseg has an error of its own for rasters without georeferencing.
+        # A raster without georeferencing is refused with a clearer message.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         return rasterio.open(name)
 

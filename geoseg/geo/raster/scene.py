@@ -38,7 +38,7 @@ class SceneInfo:
         grid: Its pixel grid.
         bands: Name of each data band: its description, else its colour, else `bandN`.
         indexes: 1-based numbers of the data bands; of the palette's colours if there is one.
-        dtype: Data type that holds every band.
+        dtype: Common data type of the bands.
         nodata: Sentinel value, or None if validity is given by a mask or alpha band.
         georeferenced_by: `transform`; `gcps` or `rpcs` if pixels are warped even to the own
             grid; `assumed` if the scene has no georeferencing.

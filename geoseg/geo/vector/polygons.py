@@ -149,14 +149,14 @@ class ParquetParts(Sequence[gpd.GeoDataFrame]):
     def __len__(self) -> int:
         return int(self._file.num_row_groups)
 
-    def __getitem__(self, place: Any) -> gpd.GeoDataFrame:
+    def __getitem__(self, index: Any) -> gpd.GeoDataFrame:
         """Read one part."""
-        table = self._file.read_row_group(place).to_pandas()
+        table = self._file.read_row_group(index).to_pandas()
         shapes = shapely.from_wkb(table.pop("geometry").to_numpy())
         return gpd.GeoDataFrame(table, geometry=shapes, crs=self._crs)
 
     def __iter__(self) -> Iterator[gpd.GeoDataFrame]:
-        return (self[place] for place in range(len(self)))
+        return (self[index] for index in range(len(self)))
 
 
 def count_features(path: str | Path) -> int:

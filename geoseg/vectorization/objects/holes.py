@@ -1,4 +1,4 @@
-"""Small holes of objects, filled run by run."""
+"""Filling of small holes, on runs."""
 
 from __future__ import annotations
 
@@ -8,48 +8,49 @@ from geoseg.vectorization.components.runs import Runs, concatenate_runs, label_r
 
 
 def fill_holes(runs: Runs, valid: np.ndarray, min_areas: np.ndarray) -> Runs:
-    """Adds to objects those of their holes that are too small to stay.
+    """Fill small holes of objects.
 
-    A hole is ground that one object encloses, by pixels that touch at corners at least. It stays
-    if it holds nodata or another object. Ground at the edge of the raster is no hole. What the
-    runs leave out is ground: of components, those that are too small are dropped before, and a
-    hole is filled over them.
+    A hole is a 4-connected region of background that is enclosed by the pixels of one object. Holes
+    that contain nodata or another object, and background at the border of the raster, are not
+    filled. Components that were dropped because they are too small count as background.
 
     Args:
         runs: Objects in scan order, 8-connected each; values are their numbers from 1.
         valid: bool (H, W), False on nodata.
-        min_areas: Pixels from which on a hole stays, of object 1, 2, ...
+        min_areas: Smallest area of a hole that is not filled, in pixels, of object 1, 2, ...
 
     Returns:
-        Runs in scan order; runs of one object do not meet in a row.
+        Runs in scan order; runs of one object in a row do not touch.
     """
-    ground, left, right = _ground_between(runs, valid.shape)
-    owners, count = label_runs(ground, diagonal=False)
-    least, most = np.full(count, np.iinfo(np.int64).max), np.zeros(count, dtype=np.int64)
+    background, left, right = _background_runs(runs, valid.shape)
+    owners, count = label_runs(background, diagonal=False)
+    lowest, highest = np.full(count, np.iinfo(np.int64).max), np.zeros(count, dtype=np.int64)
     for side in (left, right):
-        np.minimum.at(least, owners, side)
-        np.maximum.at(most, owners, side)
-    open_ = (ground.rows == 0) | (ground.rows == len(valid) - 1) | _holds(~valid, ground)
-    # From edge to edge no object is beside the ground at all.
-    closed = (least == most) & (most > 0) & (np.bincount(owners, open_, count) == 0)
-    closed[closed] = (
-        np.bincount(owners, ground.lengths, count)[closed] < min_areas[most[closed] - 1]
+        np.minimum.at(lowest, owners, side)
+        np.maximum.at(highest, owners, side)
+    open_ = (
+        (background.rows == 0) | (background.rows == len(valid) - 1) | _contain(~valid, background)
     )
-    filling = ground.with_values(most[owners]).pick(closed[owners])
+    # One neighbouring object only. Regions that span the raster have none: their highest is 0.
+    closed = (lowest == highest) & (highest > 0) & (np.bincount(owners, open_, count) == 0)
+    closed[closed] = (
+        np.bincount(owners, background.lengths, count)[closed] < min_areas[highest[closed] - 1]
+    )
+    filling = background.with_values(highest[owners]).pick(closed[owners])
     return merge_runs(concatenate_runs(runs, filling)) if len(filling) else runs
 
 
-def _ground_between(runs: Runs, shape: tuple[int, int]) -> tuple[Runs, np.ndarray, np.ndarray]:
-    """Runs of what is no object, and the object at the left and the right of each, 0 at edges."""
+def _background_runs(runs: Runs, shape: tuple[int, int]) -> tuple[Runs, np.ndarray, np.ndarray]:
+    """Return the runs of background, and the objects left and right of each; 0 at borders."""
     height, width = shape
     every = np.arange(height)
-    # Each run ends at what follows it in its row; before the first one there is ground, too.
+    # Background starts at the beginning of each row and after each run.
     rows = np.concatenate([every, runs.rows])
     starts = np.concatenate([np.zeros(height, dtype=np.int64), runs.stops])
     left = np.concatenate([np.zeros(height, dtype=np.int64), runs.values])
     order = np.lexsort((starts, np.arange(len(rows)) >= height, rows))
     rows, starts, left = rows[order], starts[order], left[order]
-    # What follows is the start of the next run of the row, which comes next in this order.
+    # It ends at the next run of the row, which is the next one in this order.
     stops = np.full(len(rows), width)
     right = np.zeros(len(rows), dtype=np.int64)
     follows = np.append(rows[1:] == rows[:-1], False)
@@ -60,11 +61,11 @@ def _ground_between(runs: Runs, shape: tuple[int, int]) -> tuple[Runs, np.ndarra
     return Runs(rows[kept], starts[kept], stops[kept], values), left[kept], right[kept]
 
 
-def _holds(wrong: np.ndarray, runs: Runs) -> np.ndarray:
-    """Whether any pixel of each run is of a mask."""
-    if not wrong.any():
+def _contain(mask: np.ndarray, runs: Runs) -> np.ndarray:
+    """Return which runs contain a pixel of a mask."""
+    if not mask.any():
         return np.zeros(len(runs), dtype=bool)
-    before = np.concatenate([[0], np.cumsum(wrong.ravel())])
-    flat = runs.rows * wrong.shape[1]
-    found: np.ndarray = before[flat + runs.stops] > before[flat + runs.starts]
-    return found
+    before = np.concatenate([[0], np.cumsum(mask.ravel())])
+    flat = runs.rows * mask.shape[1]
+    contain: np.ndarray = before[flat + runs.stops] > before[flat + runs.starts]
+    return contain

@@ -1,4 +1,4 @@
-"""Outlines of runs: the rings that their borders close to, all at once."""
+"""Closed rings along the pixel edges of runs, traced all at once."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from geoseg.vectorization.components.runs import Runs, expand_ranges
 
 @dataclass(frozen=True)
 class Rings:
-    """Closed outlines in pixels, which run down at the left of what they bound.
+    """Closed rings in pixel coordinates; they run downwards on the left side of their piece.
 
     Attributes:
-        points: (n, 2), x and y of the vertices of the rings one after the other, without the
-            first one again at the end.
-        offsets: int64 (rings + 1,), where each begins.
-        pieces: int64 (rings,), what each belongs to.
-        holes: bool (rings,), whether it is the outline of a hole.
+        points: (n, 2), x and y of the vertices of all rings; the first vertex of a ring is not
+            repeated at its end.
+        offsets: int64 (rings + 1,), index of the first vertex of each ring.
+        pieces: int64 (rings,), piece of each ring.
+        holes: bool (rings,), whether the ring bounds a hole.
     """
 
     points: np.ndarray
@@ -31,18 +31,18 @@ class Rings:
 
     @property
     def sizes(self) -> np.ndarray:
-        """Vertices of each."""
+        """Number of vertices of each ring."""
         return np.diff(self.offsets)
 
     @property
     def following(self) -> np.ndarray:
-        """The index of the vertex after each."""
+        """Index of the vertex after each vertex."""
         after = np.arange(1, len(self.points) + 1)
         after[self.offsets[1:] - 1] = self.offsets[:-1]
         return after
 
     def polygons(self) -> np.ndarray:
-        """Polygons of the pieces, in their order."""
+        """Return the polygons of the pieces, in the order of the rings."""
         closed = expand_ranges(self.offsets[:-1], self.sizes + 1)
         ends = self.offsets[1:] + np.arange(len(self.holes))
         closed[ends] = self.offsets[:-1]
@@ -55,19 +55,19 @@ class Rings:
 
 
 def trace_rings(runs: Runs, pieces: np.ndarray) -> Rings:
-    """Outlines of pieces, each a 4-connected set of runs, along their pixels.
+    """Trace the outlines of pieces along pixel edges; a piece is a 4-connected set of runs.
 
-    Where two pixels of a piece touch at a corner and the other two are outside, its outline
-    goes around the outside of each, so every ring is simple: the piece is connected elsewhere,
-    so one of the two lies in a hole.
+    Where two pixels of a piece touch at a corner only, the ring turns around the outer pixels, so
+    that every ring is simple. This is possible since the piece is connected elsewhere, so one of
+    the two outer pixels is in a hole.
 
     Args:
-        runs: In any order.
-        pieces: int64 (n,), the piece of each run.
+        runs: Runs in any order.
+        pieces: int64 (n,), piece of each run.
 
     Returns:
-        Corners of rings piece by piece, its outer ring before its holes, each from its first
-        edge in order of column and row.
+        Rings sorted by piece, the outer ring before its holes. A ring starts at its first edge in
+        order of column and row.
     """
     edges = _vertical_edges(runs, pieces)
     successors = _follow(edges)
@@ -79,7 +79,7 @@ def trace_rings(runs: Runs, pieces: np.ndarray) -> Rings:
     corners = np.empty((2 * len(order), 2), dtype=np.int64)
     corners[0::2, 0] = corners[1::2, 0] = x
     corners[0::2, 1], corners[1::2, 1] = begin, end
-    # Twice the area: a ring runs down at its left, so an outer one has the right at larger x.
+    # Signed areas (doubled): positive for outer rings, which run downwards on their left side.
     heads = offsets[:-1]
     areas = np.add.reduceat(x * (begin - end), heads) if len(heads) else heads
     return _outer_first(Rings(corners, 2 * offsets, edges.pieces[order[heads]], areas < 0))
@@ -87,17 +87,17 @@ def trace_rings(runs: Runs, pieces: np.ndarray) -> Rings:
 
 @dataclass(frozen=True)
 class _Edges:
-    """Vertical stretches of outlines, sorted by piece, column, direction and row."""
+    """Vertical edges of outlines, sorted by piece, column, direction and row."""
 
     pieces: np.ndarray
     columns: np.ndarray
-    down: np.ndarray  # at the left of what they bound, where outlines run down
+    down: np.ndarray  # whether the edge is on the left side of its piece
     tops: np.ndarray
     bottoms: np.ndarray
 
 
 def _vertical_edges(runs: Runs, pieces: np.ndarray) -> _Edges:
-    """What begins or ends at one column in several rows in succession is one edge."""
+    """Find the vertical edges; consecutive rows with the same column form one edge."""
     piece = np.concatenate([pieces, pieces])
     column = np.concatenate([runs.starts, runs.stops])
     right = np.repeat([0, 1], len(runs))
@@ -115,7 +115,7 @@ def _vertical_edges(runs: Runs, pieces: np.ndarray) -> _Edges:
 
 
 def _follow(edges: _Edges) -> np.ndarray:
-    """The edge that follows each: the next one along the row where it ends."""
+    """Return the successor of each edge: its partner along the row where it ends."""
     count = len(edges.pieces)
     piece = np.concatenate([edges.pieces, edges.pieces])
     column = np.concatenate([edges.columns, edges.columns])
@@ -130,7 +130,7 @@ def _follow(edges: _Edges) -> np.ndarray:
 
 
 def _order_cycles(successors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The members of each cycle in succession from its first, and where each cycle begins."""
+    """Return the members of all cycles in order, and the offset of each cycle."""
     count = len(successors)
     links = csr_array(
         (np.ones(count, dtype=bool), successors, np.arange(count + 1)), (count, count)
@@ -147,7 +147,7 @@ def _order_cycles(successors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _distances(successors: np.ndarray, tails: np.ndarray) -> np.ndarray:
-    """Steps from each member to the tail of its cycle, by jumps that double."""
+    """Return the number of steps from each member to the tail of its cycle, by pointer jumping."""
     jump = np.where(tails, np.arange(len(successors)), successors)
     distance = (~tails).astype(np.int64)
     while (further := distance[jump]).any():
@@ -157,6 +157,7 @@ def _distances(successors: np.ndarray, tails: np.ndarray) -> np.ndarray:
 
 
 def _outer_first(rings: Rings) -> Rings:
+    """Sort rings by piece, outer rings before holes."""
     order = argsort(rings.pieces, rings.holes)
     sizes = np.diff(rings.offsets)[order]
     offsets = np.concatenate([[0], np.cumsum(sizes)])
@@ -165,9 +166,10 @@ def _outer_first(rings: Rings) -> Rings:
 
 
 def argsort(*keys: np.ndarray) -> np.ndarray:
-    """Stable order by several keys of non-negative integers, the first one first."""
+    """Return the stable order by several keys of non-negative integers, the first key first."""
     spans = [int(key.max()) + 1 if len(key) else 1 for key in keys]
     if np.prod([float(span) for span in spans]) < 2.0**62:
+        # One combined key sorts faster than `lexsort`.
         joined = np.zeros(len(keys[0]), dtype=np.int64)
         for key, span in zip(keys, spans, strict=True):
             joined = joined * span + key

@@ -1,4 +1,4 @@
-"""Where outlines run: along the pixels, or between them where the probability crosses."""
+"""Outlines along pixel edges or at the crossing of the threshold, and their simplification."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ import shapely
 from geoseg.vectorization.components.runs import expand_ranges
 from geoseg.vectorization.outlines.rings import Rings
 
-# An outline stays this far from the centres of pixels, so that it never crosses itself.
-_REACH = 0.45
+# Vertices move at most this far from a pixel edge. They stay away from pixel centres, so that an
+# outline never crosses itself.
+_MAX_SHIFT = 0.45
 
-# Vertices are multiples of this part of a pixel: sums of them are exact, wherever they lie.
+# Vertices are multiples of 1/256 pixel, so that sums of coordinates are exact in any window.
 _GRAIN = 256
 
-# In square-root pixels; removes vertices on straight lines and hardly any others.
+# Tolerance in pixels that removes little more than vertices on straight lines.
 _COLLINEAR = 1e-3
 
-# Groups that are simplified in one call: more of them take longer each.
-_TOGETHER = 100
+# Groups that are simplified in one call; with more of them each one takes longer.
+_GROUPS_PER_CALL = 100
 
 
 def step_rings(rings: Rings) -> Rings:
-    """The same rings with a vertex at every corner of a pixel that they pass."""
+    """Add a vertex at every pixel corner along the rings."""
     steps = rings.points[rings.following] - rings.points
     lengths = np.abs(steps).sum(axis=1)
     edges = np.repeat(np.arange(len(lengths)), lengths)
@@ -33,24 +34,23 @@ def step_rings(rings: Rings) -> Rings:
 
 
 def cross_rings(rings: Rings, labels: np.ndarray, prob: np.ndarray, threshold: float) -> Rings:
-    """Moves outlines from the pixels' edges to where the probability crosses the threshold.
+    """Move outlines from pixel edges to where the probability crosses the threshold.
 
     Each edge between a pixel inside and one outside becomes a vertex on the line between their
-    centres, where the probability, linear between them, has the threshold (marching squares).
-    Edges between two objects, and beside nodata, keep their middle. Where more than two edges
-    meet, and beside nodata, all keep the pixels' corner, and where two straight walls meet, their
-    corner stays; so objects that touch still do, without gap or overlap, none reaches into nodata,
-    and rings stay simple.
+    centres, where the linearly interpolated probability equals the threshold (marching squares).
+    Edges between two objects and next to nodata keep their midpoint. Pixel corners are kept where
+    more than two edges meet, next to nodata, and where two straight walls meet. So touching objects
+    still touch without gap or overlap, no object extends into nodata, and rings stay simple.
 
     Args:
-        rings: With a vertex at every corner of a pixel, see `step_rings`.
-        labels: int32 (H, W), the object of each pixel, 0 where there is none.
+        rings: Rings with a vertex at every pixel corner, see `step_rings`.
+        labels: int32 (H, W), object of each pixel, 0 for background.
         prob: float32 (H, W), NaN on nodata.
-        threshold: Of the objects' pixels the least probability.
+        threshold: Least probability of the pixels of objects.
     """
     begin, following = rings.points, rings.following
     step = begin[following] - begin
-    # An outline runs down at the left: what it bounds lies at this side of it.
+    # Rings run downwards on the left side, so this vector points into the object.
     inward = np.column_stack([step[:, 1], -step[:, 0]])
     middle = begin + step / 2
     inside = np.floor(middle + inward / 2).astype(np.int64)
@@ -65,7 +65,7 @@ def cross_rings(rings: Rings, labels: np.ndarray, prob: np.ndarray, threshold: f
 
 
 def _interleave(rings: Rings, extra: np.ndarray, chosen: np.ndarray, points: np.ndarray) -> Rings:
-    """Rings of some points, each after its extra one where that is chosen."""
+    """Return rings of points, each preceded by its extra point where that is chosen."""
     counts = 1 + chosen.astype(np.int64)
     ends = np.cumsum(counts)
     both = np.empty((int(ends[-1]) if len(ends) else 0, 2))
@@ -82,36 +82,36 @@ def _shift(
     prob: np.ndarray,
     threshold: float,
 ) -> np.ndarray:
-    """How far inward from the middle of an edge its vertex goes, in pixels."""
+    """Return how far the vertex of each edge moves inwards from the midpoint, in pixels."""
     height, width = labels.shape
     x, y = outside[:, 0], outside[:, 1]
-    there = (x >= 0) & (y >= 0) & (x < width) & (y < height)
-    x, y = np.where(there, x, 0), np.where(there, y, 0)
+    exists = (x >= 0) & (y >= 0) & (x < width) & (y < height)
+    x, y = np.where(exists, x, 0), np.where(exists, y, 0)
     high = prob[inside[:, 1], inside[:, 0]].astype(np.float64)
-    low = np.where(there & (labels[y, x] == 0), prob[y, x], np.nan).astype(np.float64)
+    low = np.where(exists & (labels[y, x] == 0), prob[y, x], np.nan).astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         crossed = (high >= threshold) & (low < threshold)
         shift = 0.5 - (high - threshold) / (high - low)
-    shift = np.where(crossed, np.clip(shift, -_REACH, _REACH), 0.0)
+    shift = np.where(crossed, np.clip(shift, -_MAX_SHIFT, _MAX_SHIFT), 0.0)
     rounded: np.ndarray = np.rint(shift * _GRAIN) / _GRAIN
     return rounded
 
 
 def _is_junction(points: np.ndarray, padded: np.ndarray) -> np.ndarray:
-    """Whether more than two edges meet at corners of pixels; labels have two more on each side."""
+    """Return at which pixel corners more than two edges meet; labels are padded by 2."""
     around = _around(points, padded)
     many: np.ndarray = (around != np.roll(around, 1, axis=0)).sum(axis=0) > 2
     return many
 
 
 def _is_beside(points: np.ndarray, padded: np.ndarray) -> np.ndarray:
-    """Whether corners of pixels touch a mask, which has two more on each side."""
+    """Return which pixel corners touch a mask, which is padded by 2."""
     beside: np.ndarray = np.logical_or.reduce(_around(points, padded))
     return beside
 
 
 def _around(points: np.ndarray, padded: np.ndarray) -> np.ndarray:
-    """The four pixels (4, n) at corners of pixels."""
+    """Return the four pixels (4, n) around each pixel corner."""
     x, y = points[:, 0] + 1, points[:, 1] + 1
     return np.stack([padded[y, x], padded[y, x + 1], padded[y + 1, x + 1], padded[y + 1, x]])
 
@@ -119,18 +119,18 @@ def _around(points: np.ndarray, padded: np.ndarray) -> np.ndarray:
 def _is_corner(
     points: np.ndarray, arriving: np.ndarray, leaving: np.ndarray, padded: np.ndarray
 ) -> np.ndarray:
-    """Whether an outline turns, between two edges that go on straight for one pixel more.
+    """Return where an outline turns between two edges that continue straight for another pixel.
 
-    That is said of edges, whoever's outline follows them, so neighbours agree.
+    The result depends on edges between any labels, so neighbours get the same corners.
     """
     turns = (arriving != leaving).any(axis=1)
-    on = _is_edge(points - 2 * arriving, arriving, padded)
-    corner: np.ndarray = turns & on & _is_edge(points + leaving, leaving, padded)
+    continues = _is_edge(points - 2 * arriving, arriving, padded)
+    corner: np.ndarray = turns & continues & _is_edge(points + leaving, leaving, padded)
     return corner
 
 
 def _is_edge(points: np.ndarray, steps: np.ndarray, padded: np.ndarray) -> np.ndarray:
-    """Whether two labels meet along a pixel's side, from a point by a step."""
+    """Return whether two labels meet along the pixel side from each point by its step."""
     sideways = np.column_stack([steps[:, 1], -steps[:, 0]])
     middle = points + steps / 2
     limit = np.array(padded.shape[::-1]) - 1
@@ -144,27 +144,26 @@ def _is_edge(points: np.ndarray, steps: np.ndarray, padded: np.ndarray) -> np.nd
 
 
 def simplify(polygons: np.ndarray, groups: np.ndarray, tolerances: np.ndarray) -> np.ndarray:
-    """Simplifies outlines so that walls shared within a group stay shared.
+    """Simplify outlines so that walls shared within a group stay shared.
 
-    Groups do not see each other: they are moved apart, by whole pixels, so that what becomes of
-    one does not depend on the company in which it is simplified.
+    Groups are simplified independently: they are moved to separate positions, by whole pixels, so
+    that the result does not depend on other groups in the same call.
 
     Args:
         polygons: Polygons (n,) in pixels; those of a group share the vertices of shared walls.
-        groups: int64 (n,), sorted.
-        tolerances: In pixels, (n,), the same within a group; corners whose triangle has an area
-            below its square go.
+        groups: int64 (n,), group of each polygon, sorted.
+        tolerances: (n,), in pixels, equal within a group. Corners are removed if the area of their
+            triangle is below the squared tolerance.
 
     Returns:
-        As many valid polygons; a group of which one would become invalid keeps its vertices.
+        Valid polygons (n,); a group in which one would become invalid is returned unchanged.
     """
     simple = polygons.copy()
     numbers = np.cumsum(np.diff(groups, prepend=-1) > 0) - 1
-    for share in range(0, int(numbers.max(initial=-1)) + 1, _TOGETHER):
-        own = slice(*np.searchsorted(numbers, [share, share + _TOGETHER]).tolist())
+    for begin in range(0, int(numbers.max(initial=-1)) + 1, _GROUPS_PER_CALL):
+        own = slice(*np.searchsorted(numbers, [begin, begin + _GROUPS_PER_CALL]).tolist())
         simple[own] = _simplify_together(polygons[own], groups[own], tolerances[own])
-    unsound = np.unique(groups[~_sound(simple)])
-    broken = np.isin(groups, unsound)
+    broken = np.isin(groups, np.unique(groups[~_is_valid_polygon(simple)]))
     simple[broken] = polygons[broken]
     return simple
 
@@ -172,17 +171,23 @@ def simplify(polygons: np.ndarray, groups: np.ndarray, tolerances: np.ndarray) -
 def _simplify_together(
     polygons: np.ndarray, groups: np.ndarray, tolerances: np.ndarray
 ) -> np.ndarray:
-    apart = _Apart(polygons, groups)
+    separated = _SeparatedGroups(polygons, groups)
     simple = polygons.copy()
     for tolerance in np.unique(tolerances):
         some = np.flatnonzero(tolerances == tolerance)
-        found = shapely.coverage_simplify(apart.there[some], max(float(tolerance), _COLLINEAR))
-        simple[some] = apart.back(found, some)
+        simplified = shapely.coverage_simplify(
+            separated.polygons[some], max(float(tolerance), _COLLINEAR)
+        )
+        simple[some] = separated.move_back(simplified, some)
     return simple
 
 
-class _Apart:
-    """Polygons whose groups are moved apart, and the way back."""
+class _SeparatedGroups:
+    """Polygons whose groups are moved to separate positions.
+
+    Attributes:
+        polygons: The moved polygons (n,).
+    """
 
     def __init__(self, polygons: np.ndarray, groups: np.ndarray) -> None:
         bounds = shapely.bounds(polygons)
@@ -193,17 +198,17 @@ class _Apart:
         widths = right - left + 2
         shifts = np.concatenate([[0], np.cumsum(widths)[:-1]]) - left
         self._shifts = shifts[np.cumsum(first) - 1]
-        self.there = move_polygons(polygons, self._shifts)
+        self.polygons = move_polygons(polygons, self._shifts)
 
-    def back(self, polygons: np.ndarray, which: np.ndarray) -> np.ndarray:
-        """Some of them, changed, where they were."""
-        return move_polygons(polygons, -self._shifts[which])
+    def move_back(self, polygons: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        """Move changed polygons with the given indices to their original positions."""
+        return move_polygons(polygons, -self._shifts[indices])
 
 
 def move_polygons(
     polygons: np.ndarray, columns: np.ndarray | int, rows: np.ndarray | int = 0
 ) -> np.ndarray:
-    """Polygons (n,) so many pixels further on, each by its own number or all by one."""
+    """Move polygons (n,) by columns and rows, given per polygon or once for all."""
     counts = shapely.get_num_coordinates(polygons)
     points = shapely.get_coordinates(polygons)
     for axis, shifts in enumerate((columns, rows)):
@@ -212,7 +217,7 @@ def move_polygons(
     return moved
 
 
-def _sound(polygons: np.ndarray) -> np.ndarray:
-    kinds = shapely.get_type_id(polygons) == shapely.GeometryType.POLYGON
-    sound: np.ndarray = kinds & shapely.is_valid(polygons) & ~shapely.is_empty(polygons)
-    return sound
+def _is_valid_polygon(polygons: np.ndarray) -> np.ndarray:
+    is_polygon = shapely.get_type_id(polygons) == shapely.GeometryType.POLYGON
+    valid: np.ndarray = is_polygon & shapely.is_valid(polygons) & ~shapely.is_empty(polygons)
+    return valid

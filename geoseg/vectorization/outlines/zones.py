@@ -1,11 +1,11 @@
-"""The ground that belongs to a component, where its outlines may go when they change.
+"""Zones of components: the area in which their outlines may be changed.
 
-Outlines as they are found keep apart, for between two components lies a pixel at least. What is
-simplified or made regular moves, though, and knows nothing of its neighbours: they may be far
-away in the raster's rows, and traced elsewhere. So each has a zone, of the pixels that are closer
-to it than to anything else in sight. Sight reaches as far as its own outlines and those of a
-neighbour may go together: two that could meet see each other, and their zones share no ground.
-Whoever stays in the own one meets nobody.
+Traced outlines of two components never overlap, since there is at least one pixel between them.
+Simplified and right-angled outlines move, however, and a component does not know the outlines of
+its neighbours, which may be traced in another window. So each component has a zone: the pixels
+nearer to this component than to any other. All components that its outlines could touch are in
+the margin of the window, so the zones of neighbours do not overlap, whichever window they are
+computed in. Outlines that stay inside their zone never overlap.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from geoseg.vectorization.components.runs import (
 from geoseg.vectorization.outlines.rings import trace_rings
 from geoseg.vectorization.outlines.tracing import move_polygons
 
-# Of a polygon's area; less than this lies outside by the last digits alone.
+# Share of the area of a polygon that may be outside by rounding errors.
 _ROUNDING = 1e-9
 
 
@@ -41,105 +41,113 @@ def find_zones(
     components: Components,
     margins: np.ndarray,
 ) -> list[BaseGeometry]:
-    """The zones of some components, in pixels of the grid.
+    """Compute the zones of components, in pixels of the grid.
 
     Args:
-        mask: Runs of a window, whose values are numbers of components there, from 1.
+        mask: Runs of a window; values are the numbers of components there, from 1.
         valid: bool (H, W), False on nodata, which is in no zone.
-        window: Holds the components and their margins, as far as the grid reaches.
-        grid: Ground beyond it is in no zone.
-        components: Those that zones are for.
-        margins: int64 (n,), pixels around each in which whoever its outlines may meet is seen.
+        window: Contains the components and their margins, clipped to the grid.
+        grid: Grid of the raster; pixels outside it are in no zone.
+        components: Components whose zones are computed.
+        margins: int64 (n,), pixels around each component that contain all neighbours which its
+            outlines may touch.
 
     Returns:
-        For each a polygon or several; empty if it may go anywhere within its margin.
+        A MultiPolygon per component; empty if the whole margin is in the zone.
     """
-    names = rasterize_runs(mask, valid.shape)
-    found, moves, below = [], [], 0
+    labels = rasterize_runs(mask, valid.shape)
+    zones, moves, below = [], [], 0
     for component, margin in zip(components, margins.tolist(), strict=True):
         wide = grid.widen(component.window, margin)
-        whole = (wide.height, wide.width) == (
+        inside = (wide.height, wide.width) == (
             component.window.height + 2 * margin,
             component.window.width + 2 * margin,
         )
         top, left = wide.row_off - window.row_off, wide.col_off - window.col_off
         part = slice(top, top + wide.height), slice(left, left + wide.width)
         row, column = component.first
-        own = names[row - window.row_off, column - window.col_off]
-        zone = _find_zone(names[part], own, valid[part], inside=whole)
-        found.append(find_runs(zone.view(np.uint8)).move(below, 0))
+        own = labels[row - window.row_off, column - window.col_off]
+        zone = _find_zone(labels[part], own, valid[part], inside=inside)
+        zones.append(find_runs(zone.view(np.uint8)).move(below, 0))
         moves.append((wide.col_off, wide.row_off - below))
         below += wide.height + 1
-    return _outline(found, np.array(moves).reshape(-1, 2))
+    return _outline(zones, np.array(moves).reshape(-1, 2))
 
 
-def _find_zone(names: np.ndarray, own: int, valid: np.ndarray, *, inside: bool) -> np.ndarray:
-    """Pixels of a zone, bool (H, W); none if it is everywhere."""
-    foreign = (names > 0) & (names != own)
-    near = foreign.any()
-    if not near:
+def _find_zone(labels: np.ndarray, own: int, valid: np.ndarray, *, inside: bool) -> np.ndarray:
+    """Return the pixels of a zone, bool (H, W); none if the zone is not limited.
+
+    Args:
+        labels: int32 (H, W), component of each pixel, 0 for background.
+        own: Label of the component.
+        valid: bool (H, W), False on nodata.
+        inside: Whether the margin is completely inside the grid.
+    """
+    foreign = (labels > 0) & (labels != own)
+    if not foreign.any():
         return np.zeros_like(valid) if inside and valid.all() else valid
     zone: np.ndarray = valid & (
-        distance_transform_edt(names != own) < distance_transform_edt(~foreign)
+        distance_transform_edt(labels != own) < distance_transform_edt(~foreign)
     )
     return zone
 
 
-def _outline(found: list[Runs], moves: np.ndarray) -> list[BaseGeometry]:
-    """Outlines of zones that lie one below the other, each moved to its place.
+def _outline(zones: list[Runs], moves: np.ndarray) -> list[BaseGeometry]:
+    """Trace the outlines of zones that are stacked vertically, and move each to its position.
 
-    All are traced at once, which for small ones is much faster.
+    Tracing all zones at once is much faster for small ones.
 
     Args:
-        found: Runs of each.
-        moves: int64 (n, 2), columns and rows.
+        zones: Runs of each zone.
+        moves: int64 (n, 2), columns and rows by which each zone is moved.
     """
-    if not found:
+    if not zones:
         return []
-    runs = concatenate_runs(*found)
-    owners = np.repeat(np.arange(len(found)), [len(zone) for zone in found])
+    runs = concatenate_runs(*zones)
+    owners = np.repeat(np.arange(len(zones)), [len(zone) for zone in zones])
     pieces, count = label_runs(runs, diagonal=False)
     owner = np.zeros(count, dtype=np.int64)
     owner[pieces] = owners
     polygons = move_polygons(trace_rings(runs, pieces).polygons(), *moves[owner].T)
-    ends = np.searchsorted(owner, np.arange(1, len(found)))
+    ends = np.searchsorted(owner, np.arange(1, len(zones)))
     return [MultiPolygon(list(parts)) for parts in np.split(polygons, ends)]
 
 
-def extend_zone(zone: BaseGeometry, found: np.ndarray) -> BaseGeometry:
-    """A zone with the ground of a component's outlines (n,) as they were found.
+def extend_zone(zone: BaseGeometry, traced: np.ndarray) -> BaseGeometry:
+    """Return the union of a zone and the traced outlines (n,) of its component.
 
-    Empty if the zone is, where the component may go anywhere.
+    An empty zone, which is not limited, stays empty.
     """
     if zone.is_empty:
         return zone
-    ground: BaseGeometry = shapely.union(zone, shapely.coverage_union_all(found))
-    return ground
+    extended: BaseGeometry = shapely.union(zone, shapely.coverage_union_all(traced))
+    return extended
 
 
-def stay_within(polygons: np.ndarray, ground: BaseGeometry) -> np.ndarray:
-    """Which outlines (n,) of a component keep to its ground, see `extend_zone`."""
-    if ground.is_empty:
+def stay_within(polygons: np.ndarray, zone: BaseGeometry) -> np.ndarray:
+    """Return which outlines (n,) of a component stay within its zone, see `extend_zone`."""
+    if zone.is_empty:
         return np.ones(len(polygons), dtype=bool)
-    shapely.prepare(ground)
-    kept: np.ndarray = shapely.covers(ground, polygons)
-    kept[~kept] = [_all_but_stays(polygon, ground) for polygon in polygons[~kept]]
+    shapely.prepare(zone)
+    kept: np.ndarray = shapely.covers(zone, polygons)
+    kept[~kept] = [_is_within(polygon, zone) for polygon in polygons[~kept]]
     return kept
 
 
-def all_stay_within(polygons: np.ndarray, ground: BaseGeometry) -> bool:
-    """Whether all of them do; the first one that does not is the last one looked at."""
-    if ground.is_empty:
+def all_stay_within(polygons: np.ndarray, zone: BaseGeometry) -> bool:
+    """Whether all outlines stay within the zone; stops at the first one that does not."""
+    if zone.is_empty:
         return True
-    shapely.prepare(ground)
-    kept = shapely.covers(ground, polygons)
-    return all(_all_but_stays(polygon, ground) for polygon in polygons[~kept])
+    shapely.prepare(zone)
+    kept = shapely.covers(zone, polygons)
+    return all(_is_within(polygon, zone) for polygon in polygons[~kept])
 
 
-def _all_but_stays(polygon: BaseGeometry, ground: BaseGeometry) -> bool:
-    """Whether a polygon leaves ground, which may be much larger, by the last digits alone."""
+def _is_within(polygon: BaseGeometry, zone: BaseGeometry) -> bool:
+    """Whether a polygon leaves the zone by rounding errors only."""
+    # The zone may be much larger than the polygon: clip it first.
     left, low, right, high = polygon.bounds
-    with np.errstate(invalid="ignore"):  # what GEOS computes on the way is no concern
-        near = shapely.clip_by_rect(ground, left - 1, low - 1, right + 1, high + 1)
-    outside: float = polygon.difference(near if near.is_valid else ground).area
+    with np.errstate(invalid="ignore"):  # GEOS may set the flag for intermediate results
+        near = shapely.clip_by_rect(zone, left - 1, low - 1, right + 1, high + 1)
+    outside: float = polygon.difference(near if near.is_valid else zone).area
     return outside <= _ROUNDING * polygon.area
