@@ -106,7 +106,7 @@ def load_tiles_info(folder: str | Path) -> TilesInfo:
     """
     path = Path(folder) / "tiles.json"
     if Path(folder).is_file():
-        raise EmptyDatasetError(f"{folder}: is a file; give a folder that geoseg tile made")
+        raise EmptyDatasetError(f"{folder}: is a file; give the folder that geoseg tile made")
     if not path.is_file():
         raise EmptyDatasetError(
             f"{folder}: has no tiles.json; make the folder with geoseg tile SCENE --labels "
