@@ -11,8 +11,9 @@ import geoseg.training.weight_averaging
 from geoseg.data.tiles import plan_tiles, tile_scenes
 from geoseg.networks.model_file import load_model
 from geoseg.networks.models import load_network
+from geoseg.networks.normalization import normalise
 from geoseg.options import ModelOptions, TileOptions, TrainOptions
-from geoseg.training.dataset import TileDataset, normalise
+from geoseg.training.dataset import TileDataset
 from geoseg.training.run import train
 from geoseg.training.weight_averaging import LateAverage, RunningAverage
 

@@ -11,8 +11,9 @@ import geoseg.training.dataset
 from geoseg.data.tiles import plan_tiles, tile_scenes, tile_window
 from geoseg.errors import EmptyDatasetError, SceneReadError
 from geoseg.networks.losses import burn_separation
+from geoseg.networks.normalization import normalise
 from geoseg.options import TileOptions
-from geoseg.training.dataset import TileDataset, normalise
+from geoseg.training.dataset import TileDataset
 
 
 @pytest.fixture

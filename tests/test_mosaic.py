@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader
 import geoseg.training.loading.mosaic
 from geoseg.data.tiles import plan_tiles, tile_scenes, tile_window
 from geoseg.errors import DiskFullError, SceneReadError
+from geoseg.networks.normalization import normalise
 from geoseg.options import TileOptions, TrainOptions
 from geoseg.town import build_town, write_town
-from geoseg.training.dataset import TileDataset, normalise
+from geoseg.training.dataset import TileDataset
 from geoseg.training.loading.block_store import Group, read_window, write_rect
 from geoseg.training.loading.loaders import build_sampler, build_train_loader, window_side
 from geoseg.training.loading.mosaic import MosaicDataset, build_mosaic, remove_mosaic

@@ -22,8 +22,9 @@ from geoseg.errors import EmptyDatasetError
 from geoseg.evaluation import evaluate_layers
 from geoseg.evaluation.metrics import AreaCounts, Score
 from geoseg.geo.raster import read_info, write_array
+from geoseg.networks.normalization import normalise
 from geoseg.options import Thresholds, TileOptions, TrainOptions
-from geoseg.training.dataset import TileDataset, normalise
+from geoseg.training.dataset import TileDataset
 from geoseg.training.figures import (
     MaskedTile,
     OutlinedTile,

@@ -17,8 +17,9 @@ from geoseg.boxes.scoring import build_areas, score_boxes, tune_boxes
 from geoseg.data.tiles import load_tiles_info
 from geoseg.errors import ConfigError
 from geoseg.networks.models.retinanet import RetinaNet
+from geoseg.networks.normalization import normalise
 from geoseg.options import PredictOptions, TrainOptions
-from geoseg.training.dataset import Sample, TileDataset, normalise
+from geoseg.training.dataset import Sample, TileDataset
 from geoseg.training.learner import Learner, Recipe
 
 

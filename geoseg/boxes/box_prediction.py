@@ -18,7 +18,7 @@ from geoseg.geo.vector import WRITABLE_SUFFIXES, write_footprints
 from geoseg.jobs.progress import Progress
 from geoseg.networks.model_file import load_model
 from geoseg.options import PredictOptions, Thresholds
-from geoseg.prediction.plan import PredictPlan
+from geoseg.prediction.plan import ScenePlan
 from geoseg.prediction.prediction_job import PredictionJob
 from geoseg.vectorization.footprint_frames import OutlineBatch, georeference_outlines
 
@@ -138,7 +138,7 @@ def _iter_batches(scene: Scene, plan: TileGrid, batch_size: int) -> Iterator[lis
 
 
 def _write(
-    plan: PredictPlan,
+    plan: ScenePlan,
     predictor: BoxPredictor,
     path: Path,
     options: PredictOptions,

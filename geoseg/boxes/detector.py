@@ -13,8 +13,8 @@ from geoseg.networks.device import choose_device, computes_bf16
 from geoseg.networks.model_file import ModelSpec
 from geoseg.networks.models import load_network
 from geoseg.networks.models.retinanet import RetinaNet
+from geoseg.networks.normalization import normalise
 from geoseg.options import PredictOptions
-from geoseg.training.dataset import normalise
 
 # Boxes of lower scores are discarded before non-maximum suppression (arXiv 1708.02002).
 MIN_SCORE = 0.05

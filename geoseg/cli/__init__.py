@@ -7,8 +7,8 @@ import sys
 
 import click
 
-from geoseg import __version__
 from geoseg.errors import GeosegError
+from geoseg.version import __version__
 
 # Exit code when the user stops a command, as shells have it.
 _INTERRUPTED = 130

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from geoseg import __version__
 from geoseg.jobs.files import replace_file
+from geoseg.version import __version__
 
 
 def describe_job(*parts: Any, files: Iterable[str | Path] = ()) -> str:

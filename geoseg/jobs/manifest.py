@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from geoseg import __version__
+from geoseg.version import __version__
 
 MANIFEST_NAME = ".geoseg-manifest.json"
 

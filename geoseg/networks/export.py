@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from geoseg import __version__
 from geoseg.errors import ConfigError, ModelFileError
 from geoseg.jobs.files import replace_file
 from geoseg.jobs.output import check_output
 from geoseg.networks.architectures import task_of
 from geoseg.networks.model_file import ModelSpec, load_model
 from geoseg.networks.models import load_network
+from geoseg.version import __version__
 
 # Largest accepted difference of probabilities; one step of a probability as uint8 is 0.004.
 TOLERANCE = 1e-3

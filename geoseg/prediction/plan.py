@@ -21,7 +21,7 @@ _MAX_SCALE = 4.0
 
 
 @dataclass(frozen=True)
-class PredictPlan:
+class ScenePlan:
     """What a prediction will do, known before any pixel is read.
 
     Attributes:
@@ -43,7 +43,7 @@ class PredictPlan:
 
 def plan_prediction(
     scene: str | Path, spec: ModelSpec, options: PredictOptions | None = None
-) -> PredictPlan:
+) -> ScenePlan:
     """Plan the tiles of a scene for a model, without reading pixels.
 
     Raises:
@@ -67,7 +67,7 @@ def plan_prediction(
     tiles = TileGrid(grid.height, grid.width, spec.size, overlap, options.blend)
     out_grid = grid if options.keep_model_grid else info.grid
     aoi = None if options.aoi is None else _read_aoi(options.aoi, grid, scene)
-    return PredictPlan(info, spec, grid, out_grid, tiles, aoi)
+    return ScenePlan(info, spec, grid, out_grid, tiles, aoi)
 
 
 def check_gsd(name: str, grid: Grid, spec: ModelSpec) -> None:

@@ -12,7 +12,7 @@ from geoseg.geo.raster import list_files
 from geoseg.networks.architectures import task_of
 from geoseg.networks.model_file import ModelSpec, find_model, load_spec
 from geoseg.options import PredictOptions
-from geoseg.prediction.plan import PredictPlan, plan_prediction
+from geoseg.prediction.plan import ScenePlan, plan_prediction
 
 # Models whose pixel sizes differ by more than this share are not averaged.
 _GSD_TOLERANCE = 0.05
@@ -31,7 +31,7 @@ class PredictionJob:
         options: Settings of the prediction.
     """
 
-    plan: PredictPlan
+    plan: ScenePlan
     models: tuple[Path, ...]
     specs: tuple[ModelSpec, ...]
     options: PredictOptions

@@ -12,8 +12,8 @@ from geoseg.networks.device import choose_device
 from geoseg.networks.model_file import ModelSpec
 from geoseg.networks.models import load_network
 from geoseg.networks.models.unet import UNet
+from geoseg.networks.normalization import normalise
 from geoseg.prediction.backends import open_backend
-from geoseg.training.dataset import normalise
 
 # (quarter turns, mirrored) of each view. Half a turn and a mirror make the other flip.
 TTA_VIEWS = {

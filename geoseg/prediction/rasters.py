@@ -20,7 +20,7 @@ from geoseg.prediction.batches import within
 from geoseg.prediction.class_mask import write_mask
 from geoseg.prediction.crf.refinement import refine_raster
 from geoseg.prediction.encoding import OutputEncoding
-from geoseg.prediction.plan import PredictPlan
+from geoseg.prediction.plan import ScenePlan
 
 _WINDOW = (512, 4096)
 
@@ -36,7 +36,7 @@ class OutputRasters:
     """
 
     def __init__(
-        self, plan: PredictPlan, folder: Path, encoding: OutputEncoding, tags: dict[str, str]
+        self, plan: ScenePlan, folder: Path, encoding: OutputEncoding, tags: dict[str, str]
     ) -> None:
         self._plan, self._folder, self._encoding, self._tags = plan, folder, encoding, tags
 

@@ -11,7 +11,6 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from geoseg import __version__
 from geoseg.errors import ConfigError, GeosegError, TrainingInterrupted
 from geoseg.jobs.output import check_output
 from geoseg.jobs.progress import Report
@@ -40,6 +39,7 @@ from geoseg.training.loop import build_trainer
 from geoseg.training.session import quiet_session
 from geoseg.training.setup import Setup, build_loaders, prepare_once
 from geoseg.training.validation.tuning import Tuned
+from geoseg.version import __version__
 
 
 @dataclass(frozen=True)

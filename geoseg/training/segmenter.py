@@ -14,9 +14,10 @@ from geoseg.errors import ConfigError
 from geoseg.evaluation.metrics import Confusion, count_classes
 from geoseg.networks.losses import CompositeLoss, WeightMap, build_batch, sample_losses
 from geoseg.networks.models.deeplabv2 import DeepLabV2
+from geoseg.networks.normalization import normalise
 from geoseg.options import USUAL_LOSS, USUAL_LOSS_OF_CLASSES, Thresholds, TrainOptions
 from geoseg.training.augmentation import augment
-from geoseg.training.dataset import Sample, normalise
+from geoseg.training.dataset import Sample
 from geoseg.training.learner import Learner
 from geoseg.training.validation.areas import ValidationAreas
 

@@ -58,7 +58,7 @@ def to_crs_densified(
     if box is not None:
         cut = ~shapely.covered_by(shapes, box)
         shapes[cut] = keep_polygons(shapely.intersection(shapes[cut], box))
-    edges = _Edges(layer.crs, target)
+    edges = _RingEdges(layer.crs, target)
     shapes = np.array([edges.reproject(shape) for shape in shapes], dtype=object)
     layer = layer.set_geometry(gpd.GeoSeries(shapes, index=layer.index, crs=target), crs=target)
     return layer[~layer.geometry.is_empty]
@@ -72,7 +72,7 @@ def _widened(bounds: tuple[float, float, float, float] | None) -> BaseGeometry |
     return shapely.box(left - margin, bottom - margin, right + margin, top + margin)
 
 
-class _Edges:
+class _RingEdges:
     """Edges of polygons in one CRS, and their course in another."""
 
     def __init__(self, source: CRS, target: CRS) -> None:

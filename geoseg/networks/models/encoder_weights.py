@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import importlib.util
 import logging
-import pickle
 import re
 import socket
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -99,7 +99,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         if Path(path).suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         raise WeightsError(
             f"{path}: contains more than tensors, which is not executed; save only its state dict"
         ) from error
@@ -250,7 +250,7 @@ def _reason(error: Exception) -> str | None:
 
 
 def _is_damaged(error: Exception) -> bool:
-    if isinstance(error, SafetensorError | pickle.UnpicklingError | zipfile.BadZipFile | EOFError):
+    if isinstance(error, SafetensorError | UnpicklingError | zipfile.BadZipFile | EOFError):
         return True
     # torch raises plain RuntimeErrors; any other one is a fault of the program.
     marks = ("loading state_dict", "PytorchStreamReader", "invalid hash value")
