@@ -1,9 +1,9 @@
-"""The whole job on a dense town, one command per verb, scored on ground that training never saw.
+"""Benchmark of the whole pipeline on a dense town, scored on its test area.
 
     python benchmarks/banepa.py SCENE FOOTPRINTS -o work/ [--set train.max_minutes=10]
 
-Prints one JSON line: seconds of each verb, and the scores as `geoseg vectorize` separates
-buildings and as the probability mask gives them when it is polygonized as it is.
+Runs one command per verb and prints one JSON line: the seconds of each verb, and the scores of
+footprints with separated buildings and of the plain polygonized mask.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PLAIN = (
 def main(
     scene: str, footprints: str, output: Path, config: str, overrides: tuple[str, ...]
 ) -> None:
-    """Runs the five verbs and prints their figures."""
+    """Run the five verbs and print times and scores."""
     settings = ["--config", config]
     training = [part for override in overrides for part in ("--set", override)]
     tiles, run, out = output / "tiles", output / "run", output / "out"
@@ -42,7 +42,7 @@ def main(
         "predict": geoseg("predict", scene, "-m", model, "-o", out, *settings),
         "vectorize": geoseg("vectorize", out / "prob.tif", "-o", output / "separated.gpkg"),
     }
-    # Every connected patch of the mask is one building, drawn along its pixels.
+    # Each connected component of the mask becomes one building, with outlines along pixel edges.
     plain = [part for change in PLAIN for part in ("--set", f"vectorize.{change}")]
     geoseg("vectorize", out / "prob.tif", "-o", output / "plain.gpkg", *plain)
     scores = {
@@ -52,19 +52,19 @@ def main(
     print(json.dumps({"seconds": seconds, **scores}))
 
 
-def geoseg(*words: object) -> float:
-    """Runs one command, prints what it prints, and returns its seconds."""
+def geoseg(*arguments: object) -> float:
+    """Run one command and return its seconds."""
     start = time.perf_counter()
-    command = [sys.executable, "-c", "from geoseg.cli import main; main()", *map(str, words)]
+    command = [sys.executable, "-c", "from geoseg.cli import main; main()", *map(str, arguments)]
     subprocess.run([*command, "--overwrite"], check=True, stdout=sys.stderr)
     return round(time.perf_counter() - start, 1)
 
 
 def score(layer: Path, truth: str, aoi: Path, report: Path) -> dict[str, float]:
-    """Building F1@0.5 and pixel IoU inside an area."""
+    """Return building F1@0.5, pixel IoU and counts inside an area of interest."""
     geoseg("evaluate", layer, "--truth", truth, "--aoi", aoi, "-o", report)
-    figures = json.loads((report / "report.json").read_text())
-    return {key: round(figures[key], 4) for key in ("f1", "iou_pixel", "tp", "fp", "fn")}
+    scores = json.loads((report / "report.json").read_text())
+    return {key: round(scores[key], 4) for key in ("f1", "iou_pixel", "tp", "fp", "fn")}
 
 
 if __name__ == "__main__":

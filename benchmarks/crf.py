@@ -1,11 +1,10 @@
-"""What the dense CRF costs per megapixel, and against what floor and which peer.
+"""Benchmark of the dense CRF: seconds per megapixel, compared with a lower bound and pydensecrf2.
 
     python benchmarks/crf.py [--scene SCENE] [--side 512] [--repeat 3]
 
-Prints one JSON line per setting: seconds per megapixel, the ratio to the floor (as many Gaussian
-blurs of the same pixels as there are steps: no filter can pass over them less often), and, where
-pydensecrf2 is installed, the ratio to it and the share of pixels that get the same label. Every
-figure is the least of some repeats in this one run, on one core.
+Prints one JSON line per setting: the seconds per megapixel, the ratio to a lower bound (one
+Gaussian blur of the same pixels per iteration), and, if pydensecrf2 is installed, the ratio to it
+and the share of pixels with the same label. Times are the minimum of some repeats on one core.
 """
 
 from __future__ import annotations
@@ -36,19 +35,23 @@ SETTINGS = {
 
 
 @click.command()
-@click.option("--scene", type=Path, help="Else the synthetic town; its first three bands.")
-@click.option("--side", default=512, show_default=True, help="Pixels, from the middle.")
-@click.option("--repeat", default=3, show_default=True)
+@click.option(
+    "--scene",
+    type=Path,
+    help="Scene.  [default: synthetic town]",
+)
+@click.option("--side", default=512, show_default=True, help="Side in pixels.")
+@click.option("--repeat", default=3, show_default=True, help="Repeats; the fastest counts.")
 def main(scene: Path | None, side: int, repeat: int) -> None:
-    """Times every setting on one image."""
+    """Time all settings on one image."""
     image = read_image(scene, side)
-    prob = doubtful_roofs(image)
+    prob = make_prob(image)
     for name, options in SETTINGS.items():
         click.echo(json.dumps({"setting": name, **compare(prob, image, options, repeat)}))
 
 
 def read_image(scene: Path | None, side: int) -> np.ndarray:
-    """Bytes (3, H, W)."""
+    """Read the central square of a scene, or build a town, as uint8 (3, H, W)."""
     if scene is None:
         return build_town(side, side + 64, seed=7).image[:3]
     with Scene(scene) as source:
@@ -58,8 +61,8 @@ def read_image(scene: Path | None, side: int) -> np.ndarray:
     return data[:3].astype(np.uint8)
 
 
-def doubtful_roofs(image: np.ndarray) -> np.ndarray:
-    """Probabilities (1, H, W) that follow brightness, with noise."""
+def make_prob(image: np.ndarray) -> np.ndarray:
+    """Make noisy probabilities (1, H, W) from the brightness of an image."""
     bright = gaussian_filter(image.mean(axis=0), 2)
     score = (bright - bright.mean()) / bright.std()
     noise = np.random.default_rng(0).normal(0, 1, score.shape)
@@ -70,9 +73,9 @@ def doubtful_roofs(image: np.ndarray) -> np.ndarray:
 def compare(
     prob: np.ndarray, image: np.ndarray, options: CRFOptions, repeat: int
 ) -> dict[str, float]:
-    """Seconds per megapixel, and ratios."""
+    """Measure one setting: seconds per megapixel and ratios."""
     valid = np.ones(prob.shape[1:], dtype=bool)
-    seconds, ours = timed(lambda: refine(prob, image, valid, options), repeat)
+    seconds, ours = measure(lambda: refine(prob, image, valid, options), repeat)
     sigma = options.bilateral_sigma
 
     def blurs() -> np.ndarray:
@@ -83,18 +86,18 @@ def compare(
 
     figures = {
         "s_per_megapixel": seconds / valid.size * 1e6,
-        "to_blurs": seconds / timed(blurs, repeat)[0],
+        "to_blurs": seconds / measure(blurs, repeat)[0],
     }
     if find_spec("pydensecrf") is None:
-        return rounded(figures)
-    theirs_seconds, theirs = timed(lambda: by_pydensecrf(prob, image, options), repeat)
+        return round_all(figures)
+    theirs_seconds, theirs = measure(lambda: refine_by_pydensecrf(prob, image, options), repeat)
     figures["to_pydensecrf2"] = seconds / theirs_seconds
     figures["same_labels"] = float(((ours[0] > 0.5) == (theirs > 0.5)).mean())
-    return rounded(figures)
+    return round_all(figures)
 
 
-def by_pydensecrf(prob: np.ndarray, image: np.ndarray, options: CRFOptions) -> np.ndarray:
-    """What pydensecrf2 makes of the same input, (H, W)."""
+def refine_by_pydensecrf(prob: np.ndarray, image: np.ndarray, options: CRFOptions) -> np.ndarray:
+    """Refine probabilities by pydensecrf2, (H, W)."""
     import pydensecrf.densecrf as densecrf
 
     _, height, width = prob.shape
@@ -111,18 +114,18 @@ def by_pydensecrf(prob: np.ndarray, image: np.ndarray, options: CRFOptions) -> n
     return np.array(model.inference(options.iterations))[0].reshape(height, width)
 
 
-def timed(work: Callable[[], np.ndarray], repeat: int) -> tuple[float, np.ndarray]:
-    """Least CPU seconds of some runs, and the result."""
+def measure(function: Callable[[], np.ndarray], repeat: int) -> tuple[float, np.ndarray]:
+    """Return the minimum CPU seconds of some runs, and the result."""
     best, result = float("inf"), np.empty(0)
     for _ in range(repeat):
         start = time.process_time()
-        result = work()
+        result = function()
         best = min(best, time.process_time() - start)
     return best, result
 
 
-def rounded(figures: dict[str, float]) -> dict[str, float]:
-    """Four significant digits."""
+def round_all(figures: dict[str, float]) -> dict[str, float]:
+    """Round to four significant digits."""
     return {name: float(f"{figure:.4g}") for name, figure in figures.items()}
 
 

@@ -1,19 +1,20 @@
-"""What predicting a scene costs beside its network, what memory it takes, and how it scales.
+"""Benchmark of prediction: overhead, speed, scaling and memory.
 
     python benchmarks/predict.py [PART...] [--device cpu] [--repeat 3]
 
-Prints one JSON line per part, all of them where none is named; every figure is of this one run,
-on a synthetic town that is laid out again and again.
+Prints one JSON line per part, by default for all parts. Scenes are repetitions of a synthetic
+town.
 
-- `null`: an 8192² scene through one 1x1 convolution, probabilities and mask written as Cloud
-  Optimized GeoTIFFs; the ratio to a bare loop that reads the same windows and writes as many
-  pixels into two plain GeoTIFFs.
-- `network`: tiles per second of `geoseg predict` with the DeepGlobe network; the ratio to that
-  network on the same batches, which lie in memory.
-- `backends`: tiles per second with that network, of every backend that computes here, without
-  the time it takes to compile; the ratio to torch as it is.
-- `workers`: two workers against one: the same bytes, and how many tiles more were predicted.
-- `memory`: peak memory of the whole verb, in a process of its own, on 4096², 16384² and 32768².
+- `null`: overhead without a real network: an 8192² scene through one 1x1 convolution, with
+  probabilities and mask written as Cloud Optimized GeoTIFFs. The ratio compares it with a minimal
+  loop that reads the same windows and writes as many pixels to two plain GeoTIFFs.
+- `network`: tiles per second of `geoseg predict` with the DeepGlobe network, and the ratio to that
+  network on the same batches in memory.
+- `backends`: tiles per second of each available backend with that network, without compilation,
+  and the ratio to eager torch.
+- `workers`: two workers compared with one: whether the bytes are the same, and how many
+  additional tiles were predicted.
+- `memory`: peak memory of the verb in a separate process, for 4096², 16384² and 32768² pixels.
 """
 
 from __future__ import annotations
@@ -60,17 +61,17 @@ SIDE = 8192
 SIDES = (4096, 16384, 32768)
 SIZE, OVERLAP = 512, 128
 
-# Of the scene that the network is measured on: some tens of tiles.
+# Side of the scene for `network`: some tens of tiles.
 NETWORK_SIDE = {"cpu": 2048, "cuda": 8192}
 
 
 def main() -> None:
-    """Runs the parts that are named."""
+    """Run the selected parts."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
         "parts", nargs="*", metavar="PART", help="null, network, backends, workers, memory"
     )
-    parser.add_argument("--repeat", type=int, default=3, help="runs, of which the best counts")
+    parser.add_argument("--repeat", type=int, default=3, help="repeats; the fastest counts")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu"))
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
@@ -84,7 +85,7 @@ def main() -> None:
     }
     unknown = [name for name in arguments.parts if name not in parts]
     if unknown:
-        parser.error(f"{unknown[0]} is no part; choose from {', '.join(parts)}")
+        parser.error(f"unknown part {unknown[0]}; choose from {', '.join(parts)}")
     with tempfile.TemporaryDirectory() as work:
         write_town(build_town(TOWN, TOWN, seed=7, gsd_m=0.5), Path(work))
         for name in arguments.parts or parts:
@@ -92,7 +93,7 @@ def main() -> None:
 
 
 def make_model(folder: Path, arch: str, encoder: str | None = None) -> Path:
-    """A model file of random weights, of one output."""
+    """Write a model file with random weights and one output."""
     path = folder / f"{arch}.safetensors"
     spec = ModelSpec(
         arch=arch, encoder=encoder, bands=("red", "green", "blue"), dtype="uint8",
@@ -106,7 +107,7 @@ def make_model(folder: Path, arch: str, encoder: str | None = None) -> Path:
 
 
 def make_scene(folder: Path, side: int) -> Path:
-    """The town laid out until a square is full: a deflated GeoTIFF."""
+    """Write a square GeoTIFF of repetitions of the town."""
     path = folder / f"scene_{side}.tif"
     if path.exists():
         return path
@@ -123,13 +124,13 @@ def make_scene(folder: Path, side: int) -> Path:
 
 
 def make_vrt(folder: Path, side: int) -> Path:
-    """A scene of 8192² laid out until a larger square is full: a VRT."""
+    """Write a square VRT of repetitions of the 8192² scene."""
     source, path = make_scene(folder, SIDE), folder / f"scene_{side}.vrt"
     with rasterio.open(source) as scene:
         wkt = scene.crs.to_wkt().replace('"', "&quot;")
         geo = ", ".join(map(str, scene.transform.to_gdal()))
         names = scene.descriptions
-    places = range(0, side, SIDE)
+    offsets = range(0, side, SIDE)
     bands = "".join(
         f'<VRTRasterBand dataType="Byte" band="{band}"><Description>{name}</Description>'
         + "".join(
@@ -137,8 +138,8 @@ def make_vrt(folder: Path, side: int) -> Path:
             f'<SourceBand>{band}</SourceBand><SrcRect xOff="0" yOff="0" xSize="{SIDE}" '
             f'ySize="{SIDE}"/><DstRect xOff="{left}" yOff="{top}" xSize="{SIDE}" '
             f'ySize="{SIDE}"/></SimpleSource>'
-            for top in places
-            for left in places
+            for top in offsets
+            for left in offsets
         )
         + "</VRTRasterBand>"
         for band, name in enumerate(names, 1)
@@ -151,34 +152,34 @@ def make_vrt(folder: Path, side: int) -> Path:
 
 
 def null(work: Path, *, repeat: int, device: str) -> dict[str, Any]:
-    """Seconds of predicting with one 1x1 convolution, and of the bare loop, in turn."""
+    """Time prediction with one 1x1 convolution and the minimal loop, alternately."""
     scene, model = make_scene(work, SIDE), make_model(work, "pixelwise")
     options = PredictOptions(device=device, footprints=False)
     seconds: dict[str, list[float]] = {"bare": [], "all": []}
-    for turn in range(repeat + 1):  # the first one warms
+    for turn in range(repeat + 1):  # the first one is a warm-up
         bare = time_bare(scene, work)
         start = time.perf_counter()
         predict(scene, work / f"null_{turn}", model=model, options=options)
         if turn:
             seconds["bare"].append(bare)
             seconds["all"].append(time.perf_counter() - start)
-    best = {name: min(found) for name, found in seconds.items()}
+    best = {name: min(values) for name, values in seconds.items()}
     return {
-        "seconds": {name: round(found, 2) for name, found in best.items()},
+        "seconds": {name: round(value, 2) for name, value in best.items()},
         "ratio": round(best["bare"] / best["all"], 3),
     }
 
 
 def time_bare(scene: Path, work: Path) -> float:
-    """Seconds of the bare loop, in a process whose GDAL remembers what it does by itself."""
+    """Time the minimal loop in a separate process with GDAL's default cache size."""
     program = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); " + BARE
     command = [sys.executable, "-c", program, str(scene), str(work)]
     environment = os.environ | {"GDAL_CACHEMAX": "5%"}
-    said = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    return float(said.stdout.split()[-1])
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    return float(done.stdout.split()[-1])
 
 
-# The second run counts, as the first one warms.
+# The second run counts; the first one is a warm-up.
 BARE = """
 import time
 from pathlib import Path
@@ -192,7 +193,7 @@ print(time.perf_counter() - start)
 
 
 def copy_windows(scene: Path, work: Path) -> None:
-    """Reads the tiles of a scene one by one, and writes a band and its mask where they begin."""
+    """Read the tiles of a scene one by one, and write one band and its mask without blending."""
     with rasterio.open(scene) as source:
         plan = TileGrid(source.height, source.width, SIZE, OVERLAP)
         profile = source.profile | {"count": 1}
@@ -213,7 +214,7 @@ def copy_windows(scene: Path, work: Path) -> None:
 
 
 def network(work: Path, *, repeat: int, device: str) -> dict[str, Any]:
-    """Tiles per second with the DeepGlobe network, of the bare network and of the verb's core."""
+    """Measure tiles per second of the DeepGlobe network alone and within prediction."""
     task = make_task(work, device)
     spec, weights = load_model(task.models[0])
     predictor = Predictor(spec, weights, device)
@@ -228,7 +229,7 @@ def network(work: Path, *, repeat: int, device: str) -> dict[str, Any]:
     if predictor.device.type == "cpu":
         bare.append(partial(run_bare_by_thread, predictor, batches, task.threads))
     for _ in range(repeat):
-        for run in bare:  # the faster of the two ways a CPU has
+        for run in bare:  # the faster of two ways to use the threads of a CPU
             start = time.perf_counter()
             run()
             best["bare"] = min(best["bare"], time.perf_counter() - start)
@@ -246,7 +247,7 @@ def network(work: Path, *, repeat: int, device: str) -> dict[str, Any]:
 
 
 def make_task(work: Path, device: str) -> BlockTask:
-    """All tiles of a scene, for the DeepGlobe network."""
+    """Make a task of all tiles of a scene, for the DeepGlobe network."""
     model = make_model(work, "deepglobe")
     spec = load_spec(model)
     side = NETWORK_SIDE[choose_device(device).type]
@@ -260,13 +261,13 @@ def make_task(work: Path, device: str) -> BlockTask:
 
 
 def backends(work: Path, *, repeat: int, device: str) -> dict[str, Any]:
-    """Tiles per second of each backend."""
+    """Measure tiles per second of each backend."""
     task = make_task(work, device)
     best = {}
     for name in NAMES:
         try:
             check_backend(name, choose_device(device).type.replace("cuda", "gpu"))
-        except ConfigError:  # not installed, or not of this device
+        except ConfigError:  # not installed, or not for this device
             continue
         one = replace(task, backend=name)
         predict_block(one)  # compiles
@@ -283,16 +284,16 @@ def backends(work: Path, *, repeat: int, device: str) -> dict[str, Any]:
 
 @torch.inference_mode()
 def run_bare(predictor: Predictor, batches: list[Any]) -> None:
-    """The network alone on batches that lie, normalised, where it computes."""
-    (one,), image = predictor.networks, ready(predictor, batches[0])
+    """Run the network alone on normalized batches on its device."""
+    (one,), image = predictor.networks, normalize_batch(predictor, batches[0])
     for _ in batches:
         prob = one.prob(image)
-    prob.flatten()[0].item()  # waits until all of it is computed
+    prob.flatten()[0].item()  # waits for the GPU
 
 
 def run_bare_by_thread(predictor: Predictor, batches: list[Any], threads: int) -> None:
-    """As `run_bare`, several batches at a time, each on one thread."""
-    (one,), image = predictor.networks, ready(predictor, batches[0])
+    """Run as `run_bare`, with several batches at a time, each on one thread."""
+    (one,), image = predictor.networks, normalize_batch(predictor, batches[0])
 
     @torch.inference_mode()
     def predict_one(_: Any) -> None:
@@ -305,8 +306,8 @@ def run_bare_by_thread(predictor: Predictor, batches: list[Any], threads: int) -
     torch.set_num_threads(before)
 
 
-def ready(predictor: Predictor, batch: Any) -> torch.Tensor:
-    """A batch, normalised, where the network computes."""
+def normalize_batch(predictor: Predictor, batch: Any) -> torch.Tensor:
+    """Return a normalized batch on the device of the network."""
     data, valid = batch
     (one,) = predictor.networks
     image = one.normalise(predictor.send(data), predictor.send(valid)[:, None])
@@ -314,7 +315,7 @@ def ready(predictor: Predictor, batch: Any) -> torch.Tensor:
 
 
 def workers(work: Path, *, repeat: int, device: str) -> dict[str, Any]:
-    """Two workers against one."""
+    """Compare two workers with one."""
     del repeat
     scene, model = make_scene(work, SIDE), make_model(work, "pixelwise")
     options = PredictOptions(device=device)
@@ -340,24 +341,24 @@ def workers(work: Path, *, repeat: int, device: str) -> dict[str, Any]:
 
 
 def memory(work: Path, *, device: str) -> dict[str, Any]:
-    """Peak memory of the whole verb in MB, by the scene's side."""
+    """Measure the peak memory of the verb in MB by scene side."""
     model = make_model(work, "pixelwise")
-    peaks, spent = {}, {}
+    peaks, seconds = {}, {}
     for side in SIDES:
         scene = make_scene(work, side) if side < SIDE else make_vrt(work, side)
-        words = [scene, "-m", model, "-o", work / f"large_{side}.tif", "--device", device]
-        command = [sys.executable, "-c", MEASURED_VERB, "predict", *map(str, words)]
-        said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        found = json.loads(said.splitlines()[-1])
-        peaks[side], spent[side] = found["peak_mb"], found["seconds"]
+        arguments = [scene, "-m", model, "-o", work / f"large_{side}.tif", "--device", device]
+        command = [sys.executable, "-c", MEASURED_VERB, "predict", *map(str, arguments)]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        measured = json.loads(done.splitlines()[-1])
+        peaks[side], seconds[side] = measured["peak_mb"], measured["seconds"]
     return {
         "peak_mb": peaks,
-        "seconds": spent,
+        "seconds": seconds,
         "growth_mb": round(max(peaks.values()) - min(peaks.values()), 1),
     }
 
 
-# The peak that `resource` knows is no less than that of the process that started this one.
+# VmHWM, since the peak reported by `resource` includes that of the parent process before exec.
 MEASURED_VERB = """
 import json, re, time
 from pathlib import Path

@@ -1,14 +1,14 @@
-"""What cutting tiles costs, against what floor, how it scales, and what memory it takes.
+"""Benchmark of tiling: speed per core, scaling and memory.
 
     python benchmarks/tile.py [per_core] [two_workers] [memory] [--repeat 3]
 
-Prints one JSON line per part, all of them where none is named; every figure is of this one run,
-on a synthetic town that is laid out again and again by a GDAL VRT, its footprints with it.
+Prints one JSON line per part, by default for all parts. Large scenes are repetitions of a
+synthetic town by a GDAL VRT, with repeated footprints.
 
-- `per_core`: tiles per second of CPU, and the ratio to a bare loop that reads the same windows
-  with rasterio and writes the very same files, to the byte, with targets that lie in memory.
-- `two_workers`: how much faster two processes cut than one, without and with their start.
-- `memory`: peak memory of the whole verb, in a process of its own, on 8192² and 32768² pixels.
+- `per_core`: tiles per CPU second, and the ratio to a minimal loop that reads the same windows with
+  rasterio and writes the same files, byte for byte, with targets from memory.
+- `two_workers`: speed-up of two processes over one, without and with their start-up time.
+- `memory`: peak memory of the verb in a separate process, for 8192² and 32768² pixels.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ from geoseg.jobs.workers import open_workers, run_tasks
 from geoseg.options import TileOptions
 from geoseg.town import build_town, write_town
 
-# Side of the town that is repeated, in pixels, and of the scenes whose memory is compared.
+# Sides in pixels of the repeated town and of the scenes for `memory`.
 TOWN = 2048
 SIDES = (8192, 32768)
 
-# Stripes of this size hold whole tiles only: the bare loop pads none.
+# Stripes of these fractions contain whole tiles only, since the minimal loop does not pad tiles.
 WHOLE = TileOptions(fractions=(0.5, 0.25, 0.25), gap=0)
 
 
 def main() -> None:
-    """Runs the parts that are named."""
+    """Run the selected parts."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help="per_core, two_workers, memory")
-    parser.add_argument("--repeat", type=int, default=3, help="runs, of which the best counts")
+    parser.add_argument("--repeat", type=int, default=3, help="repeats; the fastest counts")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     parts: dict[str, Callable[[Path], dict[str, Any]]] = {
@@ -61,7 +61,7 @@ def main() -> None:
     }
     unknown = [name for name in arguments.parts if name not in parts]
     if unknown:
-        parser.error(f"{unknown[0]} is no part; choose from {', '.join(parts)}")
+        parser.error(f"unknown part {unknown[0]}; choose from {', '.join(parts)}")
     with tempfile.TemporaryDirectory() as work:
         write_town(build_town(TOWN, TOWN, seed=7), Path(work))
         for name in arguments.parts or parts:
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def repeat_town(town: Path, side: int) -> tuple[Path, Path]:
-    """Lays a town out until a square of `side` pixels is full: a VRT, and a FlatGeobuf."""
+    """Repeat a town up to a square of `side` pixels, as a VRT and a FlatGeobuf."""
     scene, labels = town / f"scene_{side}.vrt", town / f"footprints_{side}.fgb"
     if labels.exists():
         return scene, labels
@@ -114,7 +114,7 @@ def _repeated_footprints(
 
 
 def per_core(town: Path, *, repeat: int) -> dict[str, Any]:
-    """Tiles per second of CPU: cut by geoseg, and by the bare loop."""
+    """Measure tiles per CPU second of geoseg and of the minimal loop."""
     scene, labels, output = town / "scene.tif", town / "footprints.gpkg", town / "tiles"
     sums = {"plan": 0.0, "ours": 0.0, "bare": 0.0, "report": 0.0}
     count = 0
@@ -138,20 +138,20 @@ def per_core(town: Path, *, repeat: int) -> dict[str, Any]:
 
 @contextmanager
 def adding_to(sums: dict[str, float], name: str) -> Iterator[None]:
-    """Adds the CPU seconds of a block to a sum."""
+    """Add the CPU seconds of a code block to a sum."""
     start = time.process_time()
     yield
     sums[name] += time.process_time() - start
 
 
 def cut(plan: TilingPlan, output: Path, run: Any) -> None:
-    """Cuts all tiles of a plan anew."""
+    """Cut all tiles of a plan into a new folder."""
     shutil.rmtree(output, ignore_errors=True)
     tile_scenes(plan, output, run=run)
 
 
 def two_workers(town: Path, *, repeat: int) -> dict[str, Any]:
-    """Seconds of cutting by one process, by two that are there, and by two that are started."""
+    """Time tiling by one process, by two running ones, and by two that are started first."""
     scene, labels = repeat_town(town, SIDES[0])
     plan = plan_tiles([scene], labels, TileOptions())
     warming = plan_tiles([town / "scene.tif"], town / "footprints.gpkg", TileOptions())
@@ -166,25 +166,25 @@ def two_workers(town: Path, *, repeat: int) -> dict[str, Any]:
                 start = time.perf_counter()
                 tile_scenes(plan, output, run=run)
                 seconds[name].append(time.perf_counter() - start)
-    best = {name: min(found) for name, found in seconds.items()}
+    best = {name: min(values) for name, values in seconds.items()}
     return {
         "tiles": len(plan.tiles),
-        "seconds": {name: round(found, 1) for name, found in best.items()},
+        "seconds": {name: round(value, 1) for name, value in best.items()},
         "speedup": round(best["serial"] / best["two"], 2),
         "speedup_with_start": round(best["serial"] / best["two_with_start"], 2),
     }
 
 
 class Turns:
-    """Lets geoseg and the bare loop cut rows of tiles in turn, so that both meet the same noise.
+    """Task runner that alternates between geoseg and the minimal loop.
 
-    The bare loop reads windows of a scene, writes them and the targets that geoseg burnt, which
-    lie in memory by then, and that is all.
+    Both then run under the same load of the machine. The minimal loop reads windows of a scene and
+    writes them with the targets rasterized by geoseg, which are in memory.
 
     Args:
         scene: The scene.
-        output: Where the bare loop writes.
-        sums: CPU seconds by name.
+        output: Output folder of the minimal loop.
+        sums: CPU seconds by name, to which the measured times are added.
     """
 
     def __init__(self, scene: Path, output: Path, sums: dict[str, float]) -> None:
@@ -194,7 +194,7 @@ class Turns:
             (output / kind).mkdir(parents=True)
 
     def run(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
-        """As `map`."""
+        """Run tasks in order, like `map`."""
         remaining = iter(tasks)
         while True:
             with adding_to(self._sums, "ours"):
@@ -202,19 +202,21 @@ class Turns:
                 if task is None:
                     return
                 result = function(task)
-            burnt = [_read_burnt(task.folder, name) for name, _ in task.tiles]
+            targets = [_read_targets(task.folder, name) for name, _ in task.tiles]
             with adding_to(self._sums, "bare"):
-                self._cut(task.tiles, burnt)
+                self._cut(task.tiles, targets)
             with adding_to(self._sums, "ours"):
-                yield result  # and wait until it is in the journal
+                yield result  # geoseg writes the journal before it continues
 
-    def _cut(self, tiles: list[tuple[str, Window]], burnt: list[Any]) -> None:
+    def _cut(self, tiles: list[tuple[str, Window]], targets: list[Any]) -> None:
         with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(self._scene) as scene:
-            for (name, window), (mask, target) in zip(tiles, burnt, strict=True):
-                place = {"crs": scene.crs, "transform": scene.window_transform(window)}
+            for (name, window), (mask, target) in zip(tiles, targets, strict=True):
+                georeferencing = {"crs": scene.crs, "transform": scene.window_transform(window)}
                 image = self._output / "images" / f"{name}.tif"
-                self._write(image, scene.read(window=window), mask, None, place)
-                self._write(self._output / "targets" / f"{name}.tif", target, None, 255, place)
+                self._write(image, scene.read(window=window), mask, None, georeferencing)
+                self._write(
+                    self._output / "targets" / f"{name}.tif", target, None, 255, georeferencing
+                )
 
     def _write(
         self,
@@ -222,13 +224,13 @@ class Turns:
         array: np.ndarray,
         mask: np.ndarray | None,
         nodata: int | None,
-        place: dict[str, Any],
+        georeferencing: dict[str, Any],
     ) -> None:
         names = _NAMES[path.parent.name]
         count, height, width = array.shape
         shape = {"count": count, "height": height, "width": width, "dtype": array.dtype.name}
         colours = {"photometric": "rgb" if path.parent.name == "images" else "minisblack"}
-        profile = _STORED | shape | colours | place
+        profile = _STORED | shape | colours | georeferencing
         with rasterio.open(path, "w", nodata=nodata, **profile) as sink:
             sink.descriptions = names
             sink.write(array)
@@ -249,8 +251,8 @@ _STORED = {
 _NAMES = {"images": ("red", "green", "blue"), "targets": ("building", "border")}
 
 
-def _read_burnt(tiles: Path, name: str) -> tuple[np.ndarray | None, np.ndarray]:
-    """The mask of a tile's image, where it has one, and its targets."""
+def _read_targets(tiles: Path, name: str) -> tuple[np.ndarray | None, np.ndarray]:
+    """Read the validity mask of a tile's image, if it has one, and its targets."""
     with (
         rasterio.open(tiles / "images" / f"{name}.tif") as image,
         rasterio.open(tiles / "targets" / f"{name}.tif") as target,
@@ -260,31 +262,31 @@ def _read_burnt(tiles: Path, name: str) -> tuple[np.ndarray | None, np.ndarray]:
 
 
 def check_same_files(one: Path, other: Path) -> None:
-    """Raises if two folders of tiles differ in a byte of an image or a target."""
+    """Raise if images or targets of two folders of tiles differ."""
     for file in sorted(one.rglob("*.tif")):
         if file.read_bytes() != (other / file.relative_to(one)).read_bytes():
-            raise AssertionError(f"{file}: differs from what the bare loop wrote")
+            raise AssertionError(f"{file}: differs from the file of the minimal loop")
 
 
 def memory(town: Path) -> dict[str, Any]:
-    """Peak memory of the whole verb in MB, by the scene's side."""
-    peaks, spent = {}, {}
+    """Measure the peak memory of the verb in MB by scene side."""
+    peaks, seconds = {}, {}
     for side in SIDES:
         scene, labels = repeat_town(town, side)
-        words = [scene, "--labels", labels, "-o", town / "large", *FEW_TILES]
-        found = json.loads(in_process_of_its_own(MEASURED_VERB, words).splitlines()[-1])
-        peaks[side], spent[side] = found["peak_mb"], found["seconds"]
+        arguments = [scene, "--labels", labels, "-o", town / "large", *FEW_TILES]
+        measured = json.loads(run_separately(MEASURED_VERB, arguments).splitlines()[-1])
+        peaks[side], seconds[side] = measured["peak_mb"], measured["seconds"]
     return {
         "peak_mb": peaks,
-        "seconds": spent,
+        "seconds": seconds,
         "growth_mb": round(peaks[SIDES[1]] - peaks[SIDES[0]], 1),
     }
 
 
-# Large tiles without overlap: few files, but all of the ground is read, dealt and surveyed.
+# Large tiles without overlap: few files, but the whole scene is read, split and reported.
 FEW_TILES = ("--size", "1024", "--overlap", "0", "--split", "blocks", "--overwrite")
 
-# The peak that `resource` knows is no less than that of the process that started this one.
+# VmHWM, since the peak reported by `resource` includes that of the parent process before exec.
 MEASURED_VERB = """
 import json, re, time
 from pathlib import Path
@@ -299,9 +301,9 @@ finally:
 """
 
 
-def in_process_of_its_own(program: str, words: list[Any]) -> str:
-    """What `geoseg tile` prints, and what the program adds."""
-    command = [sys.executable, "-c", program, "tile", *map(str, words)]
+def run_separately(program: str, arguments: list[Any]) -> str:
+    """Run `geoseg tile` by a program in a separate process, and return its output."""
+    command = [sys.executable, "-c", program, "tile", *map(str, arguments)]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 

@@ -1,17 +1,17 @@
-"""What loading, moving and augmenting tiles costs training, beside its steps.
+"""Benchmark of training: overhead of loading and augmentation.
 
-    python benchmarks/train.py [speed] [gather] [--device cpu] [--tiles FOLDER]
+    python benchmarks/train.py [speed] [mosaic] [--device cpu] [--tiles FOLDER]
         [--config configs/small.yaml] [--set train.batch_size=16] [--steps 20] [--repeat 3]
 
-Prints one JSON line per part, all of them where none is named; every figure is of this one run,
-on a synthetic town or on a folder of tiles.
+Prints one JSON line per part, by default for all parts, measured on a synthetic town or on a
+folder of tiles.
 
-- `speed`: steps per second of the real training: Lightning's loop as `geoseg train` builds it, with
-  its loader, its augmentation, its precision; of the same step on a batch that already lies on the
-  device; and of that without augmentation. They take turns, several times, and the median counts.
-  Averages of the weights, which are no part of a bare step, are off in all three.
-- `gather`: seconds in which the training ground is put together, milliseconds in which one batch is
-  cut out of it, and megabytes of the ground and of the tiles.
+- `speed`: steps per second of three variants: the training loop of `geoseg train` with its data
+  loader, augmentation and precision (`train`); the same step on a batch that is on the device
+  already (`step`); and that step without augmentation (`bare`). The variants alternate several
+  times and the median counts. Weight averaging is off in all three.
+- `mosaic`: seconds for building the mosaic of the training tiles, milliseconds for cutting one
+  batch from it, and megabytes of the mosaic and of the tiles.
 """
 
 from __future__ import annotations
@@ -43,43 +43,43 @@ from geoseg.training.setup import build_loaders, prepare
 
 TOWN = (1536, 2048)
 
-# Steps that warm what needs warming.
+# Warm-up steps before each measurement.
 WARM = 2
 
 
 def main() -> None:
-    """Runs the parts that are named."""
+    """Run the selected parts."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("parts", nargs="*", metavar="PART", help="speed, gather")
-    parser.add_argument("--tiles", type=Path, help="a folder of tiles; a synthetic town's if none")
-    parser.add_argument("--config", default="small", help="as of geoseg train")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="speed, mosaic")
+    parser.add_argument("--tiles", type=Path, help="folder of tiles; default: a synthetic town")
+    parser.add_argument("--config", default="small", help="as for geoseg train")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu"))
-    parser.add_argument("--size", type=int, default=256, help="of the synthetic town's tiles")
-    parser.add_argument("--batch", type=int, help="tiles per step; the configuration's if none")
-    parser.add_argument("--steps", type=int, default=20, help="steps of each turn")
-    parser.add_argument("--repeat", type=int, default=3, help="turns, of which the median counts")
+    parser.add_argument("--size", type=int, default=256, help="tile side for the synthetic town")
+    parser.add_argument("--batch", type=int, help="tiles per step; default: the configuration's")
+    parser.add_argument("--steps", type=int, default=20, help="steps per measurement")
+    parser.add_argument("--repeat", type=int, default=3, help="measurements; the median counts")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
-    config = load_config(arguments.config, [*arguments.overrides, *_given(arguments)])
+    config = load_config(arguments.config, [*arguments.overrides, *_overrides(arguments)])
     with tempfile.TemporaryDirectory() as work:
         tiles = arguments.tiles or make_tiles(Path(work), arguments.size)
         parts: dict[str, Callable[[], dict[str, Any]]] = {
             "speed": partial(
                 speed, tiles, Path(work), config, steps=arguments.steps, repeat=arguments.repeat
             ),
-            "gather": partial(gather, tiles, Path(work), config, repeat=arguments.repeat),
+            "mosaic": partial(mosaic, tiles, Path(work), config, repeat=arguments.repeat),
         }
         unknown = [name for name in arguments.parts if name not in parts]
         if unknown:
-            parser.error(f"{unknown[0]} is no part; choose from {', '.join(parts)}")
+            parser.error(f"unknown part {unknown[0]}; choose from {', '.join(parts)}")
         for name in arguments.parts or parts:
             print(json.dumps({"part": name, **parts[name]()}), flush=True)
 
 
-def _given(arguments: argparse.Namespace) -> Iterator[str]:
-    """Settings that have a word of their own."""
+def _overrides(arguments: argparse.Namespace) -> Iterator[str]:
+    """Yield the settings given by options."""
     yield f"train.device={arguments.device}"
     yield "train.max_minutes=null"
     yield "train.epochs=100000"
@@ -88,7 +88,7 @@ def _given(arguments: argparse.Namespace) -> Iterator[str]:
 
 
 def make_tiles(work: Path, size: int) -> Path:
-    """The tiles of a synthetic town."""
+    """Cut tiles of a synthetic town."""
     from geoseg.data.tiles import plan_tiles, tile_scenes
     from geoseg.town import build_town, write_town
 
@@ -98,21 +98,21 @@ def make_tiles(work: Path, size: int) -> Path:
 
 
 def speed(tiles: Path, work: Path, config: Config, *, steps: int, repeat: int) -> dict[str, Any]:
-    """Steps per second of training, of its bare steps, and of those without augmentation."""
+    """Measure steps per second of training, of the step alone, and without augmentation."""
     model = config.model.model_copy(update={"encoder_weights": None})
     setup = prepare(tiles, model, config.train.model_copy(update={"ema": 0.0, "swa": 0.0}))
     options, spec, device = setup.options, setup.spec, setup.device
     sampler = build_sampler(setup.train_set, options, setup.batch_size)
-    loader, _ = build_loaders(setup, sampler, work / "ground")
-    # While the bare steps have their turn, workers make ready what they may.
+    loader, _ = build_loaders(setup, sampler, work / "mosaic")
+    # Workers prefetch batches while the other variants run; these must not count.
     warm = WARM + loader.num_workers * (loader.prefetch_factor or 0)
     sampler.passes = (warm + steps) * repeat * sampler.batch_size // len(setup.train_set) + 2
-    turns = Turns(steps, warm, repeat)
+    timer = StepTimer(steps, warm, repeat)
     history = History(work / "run", options, lambda _: None)
     trainer = build_trainer(work / "run", setup.options, setup.device, history, progress_bar=False)
-    cast(Any, trainer).callbacks.insert(1, turns)
+    cast(Any, trainer).callbacks.insert(1, timer)
     trainer.fit(setup.module, loader)
-    rates = {name: 1 / statistics.median(seconds) for name, seconds in turns.seconds.items()}
+    rates = {name: 1 / statistics.median(seconds) for name, seconds in timer.seconds.items()}
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
@@ -130,20 +130,20 @@ def speed(tiles: Path, work: Path, config: Config, *, steps: int, repeat: int) -
         "ratios": {
             name: [
                 round(bare / train, 3)
-                for bare, train in zip(turns.seconds[name], turns.seconds["train"], strict=True)
+                for bare, train in zip(timer.seconds[name], timer.seconds["train"], strict=True)
             ]
             for name in ("step", "bare")
         },
     }
 
 
-class Turns(Callback):
-    """Times Lightning's own steps, and between them bare ones, by turns.
+class StepTimer(Callback):
+    """Callback that times the training loop and, alternately, steps on one batch.
 
     Args:
-        steps: Of each turn.
-        warm: Steps of Lightning's before each turn that do not count.
-        repeat: Turns.
+        steps: Steps per measurement.
+        warm: Warm-up steps of the training loop before each measurement.
+        repeat: Number of measurements.
     """
 
     def __init__(self, steps: int, warm: int, repeat: int) -> None:
@@ -154,7 +154,7 @@ class Turns(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Ends a turn when it is due, and gives the bare steps theirs."""
+        """Finish a measurement of the training loop, then measure the other variants."""
         self._count += 1
         if self._count == self.warm:
             wait(pl_module.device)
@@ -176,18 +176,18 @@ class Turns(Callback):
 
 
 def step_once(trainer: L.Trainer, module: Any, batch: Any) -> None:
-    """A step as Lightning makes it: the same precision, the same clipping, the same optimiser."""
-    optimiser = trainer.optimizers[0]
+    """Run a training step as Lightning does: same precision, gradient clipping and optimizer."""
+    optimizer = trainer.optimizers[0]
     with trainer.precision_plugin.train_step_context():
         loss = module.training_step(batch, 0)
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(module.parameters(), trainer.gradient_clip_val)
-    optimiser.step()
+    optimizer.step()
 
 
 def time_steps(step: Callable[[], None], steps: int, device: torch.device) -> float:
-    """Seconds of a step, on average, after some that warm."""
+    """Return the mean seconds per step after warm-up steps."""
     for _ in range(WARM):
         step()
     wait(device)
@@ -199,38 +199,38 @@ def time_steps(step: Callable[[], None], steps: int, device: torch.device) -> fl
 
 
 def wait(device: torch.device) -> None:
-    """Waits for what a device was told to do."""
+    """Wait until a device has finished its queue."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def gather(tiles: Path, work: Path, config: Config, *, repeat: int) -> dict[str, Any]:
-    """What putting the ground together and cutting batches out of it costs."""
+def mosaic(tiles: Path, work: Path, config: Config, *, repeat: int) -> dict[str, Any]:
+    """Measure building the mosaic and cutting batches from it."""
     options = config.train
     train_set = TileDataset(tiles, "train")
     seconds, cuts = [], []
     for _ in range(repeat):
         start = time.perf_counter()
-        mosaic = build_mosaic(train_set, work / "mosaic")
+        training_mosaic = build_mosaic(train_set, work / "mosaic")
         seconds.append(time.perf_counter() - start)
-    windows = MosaicDataset(mosaic, window_side(options, train_set.info.size))
-    batch_size = 8 if options.batch_size == "auto" else options.batch_size  # no network here
+    windows = MosaicDataset(training_mosaic, window_side(options, train_set.info.size))
+    batch_size = 8 if options.batch_size == "auto" else options.batch_size  # without a network
     sampler = build_sampler(train_set, options, batch_size)
     draws = list(sampler)
     for start_at in range(0, len(draws) - sampler.batch_size + 1, sampler.batch_size):
         start = time.perf_counter()
         windows.__getitems__(draws[start_at : start_at + sampler.batch_size])
         cuts.append(time.perf_counter() - start)
-    stores = mosaic.stores.values()
+    stores = training_mosaic.stores.values()
     pixel = sum(store.itemsize * store.shape[1] for store in stores)
     return {
         "tiles": len(train_set),
-        "groups": len(mosaic.groups),
+        "groups": len(training_mosaic.groups),
         "seconds": round(min(seconds), 3),
         "batch_size": sampler.batch_size,
         "window": windows.window,
         "batch_ms": round(1000 * statistics.median(cuts), 3),
-        "ground_mb": round(sum(store.nbytes for store in stores) / 1e6, 1),
+        "mosaic_mb": round(sum(store.nbytes for store in stores) / 1e6, 1),
         "tiles_mb": round(len(train_set) * train_set.info.size**2 * pixel / 1e6, 1),
     }
 

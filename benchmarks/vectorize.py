@@ -1,20 +1,20 @@
-"""What vectorizing costs beside GDAL's polygonizing, how it grows, and what outlines are worth.
+"""Benchmark of vectorization: speed compared with GDAL, scaling, and quality of outlines.
 
     python benchmarks/vectorize.py [speed] [growth] [--repeat 3]
     python benchmarks/vectorize.py quality --prob PROB --truth FOOTPRINTS [--aoi POLYGONS]
     python benchmarks/vectorize.py picture --prob PROB --scene SCENE --window ROW,COLUMN,SIDE -o PNG
 
-Prints one JSON line per part; every figure is of this one run.
+Prints one JSON line per part.
 
-- `speed`: the exact outlines of 20,000 buildings in an array of 10,000², found by runs in two
-  threads of rows; the ratio to one `rasterio.features.shapes` over the array followed by
-  `shapely.geometry.shape`, and whether the polygons are the same.
-- `growth`: the whole verb on a probability raster of 10,000² and of 20,000² with four times the
-  buildings, each in a process of its own: the ratios of seconds and of the processor's seconds,
-  which others on the machine disturb less, and the peaks of memory.
+- `speed`: tracing the exact outlines of 20,000 buildings in an array of 10,000² by two threads,
+  compared with `rasterio.features.shapes` over the array and `shapely.geometry.shape`: the ratio of
+  seconds, and whether the polygons are the same.
+- `growth`: the verb on a probability raster of 10,000² and on one of 20,000² with four times the
+  buildings, each in a separate process: the ratios of wall-clock seconds and of CPU seconds, which
+  depend less on other processes, and the peak memory.
 - `quality`: building F1@0.5, mean IoU of matched buildings, vertices per building and share of
   right angles (within 3 degrees), for four kinds of outlines of one probability raster.
-- `picture`: part of a scene with the mask's outlines as they are, and with the footprints.
+- `picture`: part of a scene with the polygonized mask and with the footprints.
 """
 
 from __future__ import annotations
@@ -62,31 +62,33 @@ KINDS = {
 
 
 def main() -> None:
-    """Runs the parts that are named."""
+    """Run the selected parts."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help="speed, growth, quality, picture")
-    parser.add_argument("--repeat", type=int, default=3, help="runs, of which the best counts")
+    parser.add_argument("--repeat", type=int, default=3, help="repeats; the fastest counts")
     for name in ("prob", "truth", "aoi"):
         parser.add_argument(f"--{name}", help="for quality")
     for name in ("scene", "window"):
-        parser.add_argument(f"--{name}", help="for the picture")
-    parser.add_argument("-o", "--output", help="the picture")
-    given = parser.parse_args()
+        parser.add_argument(f"--{name}", help="for picture")
+    parser.add_argument("-o", "--output", help="PNG file, for picture")
+    arguments = parser.parse_args()
     parts: dict[str, Callable[[], dict[str, Any]]] = {
-        "speed": partial(speed, repeat=given.repeat),
+        "speed": partial(speed, repeat=arguments.repeat),
         "growth": growth,
-        "quality": partial(quality, given.prob, given.truth, given.aoi),
-        "picture": partial(picture, given.prob, given.scene, given.window, given.output),
+        "quality": partial(quality, arguments.prob, arguments.truth, arguments.aoi),
+        "picture": partial(
+            picture, arguments.prob, arguments.scene, arguments.window, arguments.output
+        ),
     }
-    unknown = [name for name in given.parts if name not in parts]
+    unknown = [name for name in arguments.parts if name not in parts]
     if unknown:
-        parser.error(f"{unknown[0]} is no part; choose from {', '.join(parts)}")
-    for name in given.parts or ("speed", "growth"):
+        parser.error(f"unknown part {unknown[0]}; choose from {', '.join(parts)}")
+    for name in arguments.parts or ("speed", "growth"):
         print(json.dumps({"part": name, **parts[name]()}), flush=True)
 
 
 def build_mask(side: int, buildings: int) -> np.ndarray:
-    """Turned rectangles on a lattice, uint8 (side, side)."""
+    """Build a mask of rotated rectangles on a lattice, uint8 (side, side)."""
     rng, across = np.random.default_rng(0), round(buildings**0.5)
     mask, cell = np.zeros((side, side), dtype=np.uint8), side / across
     rows, columns = np.mgrid[-34:34, -34:34]
@@ -104,26 +106,26 @@ def build_mask(side: int, buildings: int) -> np.ndarray:
 
 
 def speed(*, repeat: int) -> dict[str, Any]:
-    """Seconds for the same polygons, by runs and by GDAL."""
+    """Time the same polygons by geoseg and by GDAL."""
     mask = build_mask(SIDE, BUILDINGS)
     best = {"gdal": np.inf, "runs": np.inf}
     for _ in range(repeat):
         start = time.perf_counter()
-        theirs = [shape(found) for found, _ in shapes(mask, mask=mask > 0, connectivity=4)]
+        theirs = [shape(geometry) for geometry, _ in shapes(mask, mask=mask > 0, connectivity=4)]
         best["gdal"] = min(best["gdal"], time.perf_counter() - start)
         start = time.perf_counter()
         ours = trace_mask(mask)
         best["runs"] = min(best["runs"], time.perf_counter() - start)
     return {
         "polygons": len(ours),
-        "seconds": {name: round(found, 2) for name, found in best.items()},
+        "seconds": {name: round(value, 2) for name, value in best.items()},
         "times_as_fast": round(best["gdal"] / best["runs"], 2),
         "same": sorted_wkb(ours) == sorted_wkb(np.array(theirs, dtype=object)),
     }
 
 
 def trace_mask(mask: np.ndarray) -> np.ndarray:
-    """Outlines of all components, found in blocks of rows and traced in windows."""
+    """Trace the outlines of all components, labelled in strips of rows."""
     grid = Grid(rasterio.CRS.from_epsg(32633), Affine.identity(), *mask.shape)
     tops = range(0, len(mask), BLOCK)
     with ThreadPoolExecutor(2) as pool:
@@ -135,7 +137,7 @@ def trace_mask(mask: np.ndarray) -> np.ndarray:
 
 
 def trace_window(mask: np.ndarray, components: Components, share: TraceWindow) -> np.ndarray:
-    """Outlines of some components."""
+    """Trace the outlines of the components of one window."""
     window = share.window
     runs = find_runs(mask[window.toslices()])
     owners, _ = label_runs(runs, diagonal=True)
@@ -146,21 +148,21 @@ def trace_window(mask: np.ndarray, components: Components, share: TraceWindow) -
 
 
 def sorted_wkb(polygons: np.ndarray) -> list[bytes]:
-    """Polygons as bytes that do not depend on where a ring begins, nor on their order."""
+    """Return normalized polygons as sorted WKB, independent of ring starts and of their order."""
     normal: list[bytes] = sorted(shapely.to_wkb(shapely.normalize(polygons)).tolist())
     return normal
 
 
 def growth() -> dict[str, Any]:
-    """Seconds and peak memory of the verb on one raster and on one four times as large."""
+    """Measure time and memory of the verb on a raster and on one four times as large."""
     seconds, cpu, peaks, counts = {}, {}, {}, {}
     with tempfile.TemporaryDirectory() as work:
         for times in (1, 2):
             prob = write_prob(Path(work) / f"{times}.tif", times)
             command = [sys.executable, "-c", MEASURED, str(prob), f"{prob}.gpkg"]
-            said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             side = SIDE * times
-            seconds[side], cpu[side], peaks[side], counts[side] = json.loads(said.splitlines()[-1])
+            seconds[side], cpu[side], peaks[side], counts[side] = json.loads(done.splitlines()[-1])
     return {
         "footprints": counts,
         "seconds": seconds,
@@ -173,7 +175,7 @@ def growth() -> dict[str, Any]:
 
 
 def write_prob(path: Path, times: int) -> Path:
-    """A probability raster of the mask laid out `times` times in both directions."""
+    """Write a probability raster of the mask, repeated `times` times in both directions."""
     values = build_mask(SIDE, BUILDINGS) * np.uint8(230)
     grid = Grid(
         rasterio.CRS.from_epsg(32633), Affine(0.3, 0, 5e5, 0, -0.3, 5e6), *(SIDE * times,) * 2
@@ -188,7 +190,7 @@ def write_prob(path: Path, times: int) -> Path:
     return path
 
 
-# The peak that `resource` knows is no less than that of the process that started this one.
+# VmHWM, since the peak reported by `resource` includes that of the parent process before exec.
 MEASURED = """
 import json, re, sys, time
 from pathlib import Path
@@ -202,38 +204,38 @@ print(json.dumps([round(seconds, 1), round(cpu, 1), round(peak / 1024, 1), count
 
 
 def quality(prob: str, truth: str, aoi: str | None) -> dict[str, Any]:
-    """What outlines of each kind are worth."""
-    found = {}
+    """Score each kind of outlines."""
+    scores = {}
     with tempfile.TemporaryDirectory() as work:
         for name, changes in KINDS.items():
             layer = Path(work) / f"{name}.gpkg"
             vectorize(prob, layer, thresholds=read_prob(prob).thresholds.model_copy(update=changes))
             report = evaluate(layer, truth, aoi=aoi)
             outlines = gpd.read_file(layer, layer="footprints").geometry.to_numpy()
-            found[name] = {
+            scores[name] = {
                 "f1": round(report.f1, 4),
                 "mean_iou": round(report.mean_iou, 4),
                 "vertices": round(float(shapely.get_num_coordinates(outlines).mean()) - 1, 1),
                 "right_angles": round(share_of_right_angles(outlines), 3),
             }
-    return found
+    return scores
 
 
 def picture(prob: str, scene: str, window: str, output: str) -> dict[str, Any]:
-    """Draws part of a scene before and after."""
+    """Draw part of a scene with the polygonized mask and with the footprints."""
     row, column, side = map(int, window.split(","))
     part = Window(column, row, side, side)
     with Scene(scene) as source:
         (red, green, blue, *_), _ = source.read(part)
         grid = source.grid
     thresholds = read_prob(prob).thresholds
-    # Without seeds and border every connected patch of the mask is one polygon.
+    # Without seeds and border, each connected component of the mask becomes one polygon.
     before = {**KINDS["raw"], "seed": 0.01, "border": 0.0}
     figure, axes = plt.subplots(1, 2, figsize=(12, 6.3), layout="constrained")
     counts = []
     with tempfile.TemporaryDirectory() as work:
         for axis, (title, changes) in zip(
-            axes, {"the mask, polygonized": before, "geoseg vectorize": {}}.items(), strict=True
+            axes, {"polygonized mask": before, "geoseg vectorize": {}}.items(), strict=True
         ):
             layer = Path(work) / "layer.gpkg"
             chosen = thresholds.model_copy(update=changes)
@@ -251,7 +253,7 @@ def picture(prob: str, scene: str, window: str, output: str) -> dict[str, Any]:
 
 
 def share_of_right_angles(polygons: np.ndarray) -> float:
-    """Of the corners of polygons, those that turn by 90 degrees."""
+    """Return the share of vertices with an angle of 90 degrees."""
     right = total = 0
     for ring in shapely.get_rings(polygons):
         points = shapely.get_coordinates(ring)[:-1]

@@ -1,11 +1,12 @@
-"""Every network on the same ground with the same budget and the same seed, as one table.
+"""Comparison of all networks on the same scenes with the same budget and seed.
 
     python benchmarks/zoo.py -o work/ [--minutes 10] [--scene SCENE --footprints FOOTPRINTS]
 
-Trains each network on the synthetic town, and on a scene of yours, with EfficientNet-lite0 as
-encoder where one can be chosen, or with each architecture's own by --own-encoders. Every result
-is kept in work/results.jsonl, so that an interrupted run goes on where it stopped; the table is
-work/zoo.md. It states the device and the budget: figures of different budgets do not compare.
+Trains each network on the synthetic town and optionally on another scene, with EfficientNet-lite0
+as encoder where it can be chosen, or with the default encoder of each architecture by
+--own-encoders. Each result is a line of work/results.jsonl, so that an interrupted run is resumed;
+the table is work/zoo.md. It states the device and the budget: results of different budgets cannot
+be compared.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from geoseg.training.run import train
 
 LITE = "tu-tf_efficientnet_lite0"
 
-# Networks made of one kind of encoder take a small one of that kind.
+# Small encoders for networks that need a certain kind of encoder.
 SMALL = {"fcn": "vgg11", "smp-dpt": "tu-vit_tiny_patch16_224"}
 
 _SECONDS_OF_SPEED = 5.0
@@ -45,11 +46,15 @@ _SECONDS_OF_SPEED = 5.0
 
 @click.command()
 @click.option("-o", "--output", type=Path, required=True)
-@click.option("--minutes", default=10.0, show_default=True, help="Of training, per network.")
-@click.option("--only", multiple=True, help="These networks alone.")
-@click.option("--own-encoders", is_flag=True, help="Each architecture's own, from random weights.")
-@click.option("--scene", type=Path, help="A further scene.")
-@click.option("--footprints", type=Path, help="Its footprints.")
+@click.option("--minutes", default=10.0, show_default=True, help="Minutes of training per network.")
+@click.option("--only", multiple=True, help="Networks to train.  [default: all]")
+@click.option(
+    "--own-encoders",
+    is_flag=True,
+    help="Default encoders, with random weights.",
+)
+@click.option("--scene", type=Path, help="Additional scene.")
+@click.option("--footprints", type=Path, help="Footprints of the additional scene.")
 @click.option("--config", default="configs/banepa.yaml", show_default=True)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE")
 def main(
@@ -62,19 +67,19 @@ def main(
     config: str,
     overrides: tuple[str, ...],
 ) -> None:
-    """Trains, scores and tabulates."""
+    """Train, evaluate and tabulate."""
     settings = load_config(config, (*overrides, f"train.max_minutes={minutes}"))
-    grounds = {"town": write_town(build_town(896, 1280, seed=7), output / "town")}
+    sites = {"town": write_town(build_town(896, 1280, seed=7), output / "town")}
     if scene and footprints:
-        grounds[scene.parent.name] = (scene, footprints)
+        sites[scene.parent.name] = (scene, footprints)
     results = output / "results.jsonl"
-    done = {(row["ground"], row["arch"]) for row in read_results(results)}
-    for ground, (source, truth) in grounds.items():
-        tiles = cut(source, truth, output / f"tiles_{ground}", settings)
+    done = {(row["scene"], row["arch"]) for row in read_results(results)}
+    for site, (source, truth) in sites.items():
+        tiles = cut(source, truth, output / f"tiles_{site}", settings)
         for arch in only or list_architectures():
-            if (ground, arch) not in done:
+            if (site, arch) not in done:
                 model = choose_model(arch, own_encoders, settings)
-                row = score(ground, source, truth, tiles, model, settings, output / "runs")
+                row = score(site, source, truth, tiles, model, settings, output / "runs")
                 with results.open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 click.echo(json.dumps(row))
@@ -84,14 +89,14 @@ def main(
 
 
 def cut(scene: Path, truth: Path, folder: Path, settings: Config) -> Path:
-    """Tiles of a scene, cut once."""
+    """Cut the tiles of a scene, unless they exist."""
     if not folder.exists():
         tile_scenes(plan_tiles([scene], truth, settings.tile), folder)
     return folder
 
 
 def choose_model(arch: str, own_encoders: bool, settings: Config) -> ModelOptions:
-    """An architecture with the common encoder, where it takes that."""
+    """Return an architecture with the common encoder, if it supports that."""
     own = ARCHITECTURES[arch].encoder
     small = next((name for prefix, name in SMALL.items() if arch.startswith(prefix)), LITE)
     encoder = None if own is None or own_encoders else small
@@ -104,7 +109,7 @@ def choose_model(arch: str, own_encoders: bool, settings: Config) -> ModelOption
 
 
 def score(
-    ground: str,
+    site: str,
     scene: Path,
     truth: Path,
     tiles: Path,
@@ -112,11 +117,11 @@ def score(
     settings: Config,
     runs: Path,
 ) -> dict[str, Any]:
-    """One row: the network's card, its speed, and its scores on ground that it never saw."""
-    run = runs / f"{ground}_{model.arch}"
+    """Train a network and return its row: size, speed, and scores on the test area."""
+    run = runs / f"{site}_{model.arch}"
     card = make_card(model.arch, model.encoder, options=model.options, classes=2)
     row: dict[str, Any] = {
-        "ground": ground,
+        "scene": site,
         "arch": card.arch,
         "encoder": card.encoder,
         "parameters": card.parameters,
@@ -129,7 +134,7 @@ def score(
         result = train(
             tiles, run, model=model, options=settings.train, recipe=recipe, overwrite=True
         )
-    except GeosegError as error:  # a network that cannot be trained here is a row too
+    except GeosegError as error:  # a network that cannot be trained is also listed
         return {**row, "error": str(error)}
     rows = (run / "metrics.csv").read_text().splitlines()
     out = run / "footprints.gpkg"
@@ -145,7 +150,7 @@ def score(
 
 
 def measure_speed(path: Path) -> float:
-    """Tiles that a network predicts per second, batches of 8, read from memory."""
+    """Measure tiles per second of a network, in batches of 8 from memory."""
     spec, weights = load_model(path)
     boxes = task_of(spec.arch) == "boxes"
     predictor = BoxPredictor(spec, weights) if boxes else Predictor(spec, weights)
@@ -160,38 +165,38 @@ def measure_speed(path: Path) -> float:
 
 
 def device_name() -> str:
-    """What the figures were measured on."""
+    """Return the name of the hardware."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"{torch.get_num_threads()} CPU threads, {platform.machine()}"
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    """The rows written so far."""
+    """Read the results written so far."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def format_table(rows: list[dict[str, Any]], minutes: float) -> str:
-    """The rows as Markdown, one line per network."""
-    grounds = list(dict.fromkeys(row["ground"] for row in rows))
+    """Format the results as Markdown, one line per network."""
+    sites = list(dict.fromkeys(row["scene"] for row in rows))
     device = rows[0]["device"] if rows else device_name()
     lines = [
-        f"Measured on {device}; {minutes:g} min of training per network and ground.",
+        f"Measured on {device}; {minutes:g} min of training per network and scene.",
         "",
         "| network | encoder | parameters | GMAC 512² | tiles/s |"
-        + "".join(f" {g} steps | {g} IoU | {g} F1 |" for g in grounds),
-        "|---|---|---:|---:|---:|" + "---:|---:|---:|" * len(grounds),
+        + "".join(f" {g} steps | {g} IoU | {g} F1 |" for g in sites),
+        "|---|---|---:|---:|---:|" + "---:|---:|---:|" * len(sites),
     ]
     for arch in dict.fromkeys(row["arch"] for row in rows):
-        found = {row["ground"]: row for row in rows if row["arch"] == arch}
-        first = next(iter(found.values()))
-        speed = max(row.get("tiles_per_second", 0.0) for row in found.values())
+        results = {row["scene"]: row for row in rows if row["arch"] == arch}
+        first = next(iter(results.values()))
+        speed = max(row.get("tiles_per_second", 0.0) for row in results.values())
         line = (
-            f"| `{arch}` | {first['encoder'] or '(its own)'} | {first['parameters'] / 1e6:.1f} M "
+            f"| `{arch}` | {first['encoder'] or '(default)'} | {first['parameters'] / 1e6:.1f} M "
             f"| {first['multiply_adds'] / 1e9:.1f} | {speed:.1f} |"
         )
-        for ground in grounds:
-            row = found.get(ground, {})
+        for site in sites:
+            row = results.get(site, {})
             cells = [row.get(key) for key in ("steps", "iou_pixel", "f1")]
             line += "".join(f" {format_cell(cell)} |" for cell in cells)
         lines.append(line)
@@ -199,7 +204,7 @@ def format_table(rows: list[dict[str, Any]], minutes: float) -> str:
 
 
 def format_cell(value: float | None) -> str:
-    """A count, or a rate by three digits."""
+    """Format a count, or a score with three decimals."""
     if value is None:
         return "–"
     return str(value) if isinstance(value, int) else f"{value:.3f}"

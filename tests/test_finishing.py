@@ -12,6 +12,7 @@ from conftest import write_scene
 import geoseg.training.finishing
 import geoseg.training.history
 import geoseg.training.loading.loaders
+from geoseg.boxes.box_learner import BOX_RECIPE
 from geoseg.data.tiles import plan_tiles, tile_scenes
 from geoseg.networks.model_file import load_model
 from geoseg.options import ClassOptions, ModelOptions, TileOptions, TrainOptions
@@ -72,7 +73,8 @@ def test_a_run_on_several_scenes_reaches_its_end(
     make_tiles, tmp_path, request, model, options, pictures
 ):
     folder = make_tiles(request.node.callspec.id, **options)
-    result = train(folder, tmp_path / "run", model=model, options=OPTIONS)
+    recipe = BOX_RECIPE if model is BOXES else None
+    result = train(folder, tmp_path / "run", model=model, options=OPTIONS, recipe=recipe)
     spec, weights = load_model(result.model)
     assert weights
     assert sorted(spec.provenance["scenes"]) == ["a.tif", "b.tif", "c.tif"]
