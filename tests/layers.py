@@ -1,4 +1,4 @@
-"""Layers that `geoseg.vectorize` makes, as frames."""
+"""Helpers for tests of vectorization."""
 
 import geopandas as gpd
 import numpy as np
@@ -42,14 +42,14 @@ def vectorize(
 
 
 def make_layer(prob, folder, **options):
-    """The layer of a probability raster, by way of a file in a folder."""
+    """Vectorize a probability raster into a file and read it."""
     path = folder / "layer.parquet"
     vectorize(prob, path, overwrite=True, **options)
     return gpd.read_parquet(path).drop(columns="bbox", errors="ignore")
 
 
 def write_floats(path, grid, body, border, valid):
-    """A probability raster that holds the very numbers."""
+    """Write a float probability raster."""
     bands = [body] if border is None else [body, border]
     names = ("building", "border")[: len(bands)]
     write_array(path, grid, np.stack(bands), valid=valid, descriptions=names)
@@ -57,7 +57,7 @@ def write_floats(path, grid, body, border, valid):
 
 
 def find_components(values, rows):
-    """Components of an array, from blocks of so many rows."""
+    """Find the components of an array, in blocks of some rows."""
     tops = range(0, len(values), rows)
     parts = [label_block(values[top : top + rows], top) for top in tops]
     return merge_blocks(parts, values.shape[1])

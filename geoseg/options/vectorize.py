@@ -1,4 +1,4 @@
-"""How probabilities become footprints."""
+"""Options of vectorization."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from geoseg.options.crf import CRFOptions
 
 
 class Thresholds(Options):
-    """How probabilities become footprints.
+    """Thresholds for vectorizing probabilities.
 
-    The seeds of buildings are the connected pixels whose seed score
-    `p_body * (1 - border * p_border) * (1 - contact * p_contact)` reaches `seed`. Of a model of
-    boxes `body` is the least score of a box, `min_area_m2` holds, and the others say nothing.
+    The seeds of buildings are connected pixels whose seed score
+    `p_body * (1 - border * p_border) * (1 - contact * p_contact)` reaches `seed`. Box models use
+    `body` as the least score of a box, and `min_area_m2`; the other fields have no effect.
     """
 
     body: float = Field(0.5, gt=0, lt=1, description="Least building probability, 0-1")
@@ -22,29 +22,31 @@ class Thresholds(Options):
     border: float = Field(1.0, ge=0, le=4, description="Weight of the border probability")
     contact: float = Field(1.0, ge=0, le=4, description="Weight of the contact probability")
     split_m: float = Field(
-        0.0, ge=0, description="Part buildings at necks narrower than both by twice this, m; 0: no"
+        0.0,
+        ge=0,
+        description="Split buildings at necks narrower than both parts by twice this, m; 0: off",
     )
     min_area_m2: float = Field(5.0, ge=0, description="Smaller footprints are dropped, m²")
-    simplify_m: float = Field(0.3, ge=0, description="Outlines may move by about this, metres")
+    simplify_m: float = Field(0.3, ge=0, description="Simplification tolerance of outlines, metres")
     subpixel: bool = Field(
-        True, description="Outlines run where the probability crosses `body`, not along pixels"
+        True, description="Trace outlines where the probability crosses `body`, not along pixels"
     )
     regularize: bool = Field(
         True,
-        description="Make outlines right-angled where buildings are; corners move by a metre or "
-        "two pixels at the most, whichever is more",
+        description="Make outlines right-angled where walls are nearly so; corners move by at most "
+        "a metre or two pixels, whichever is more",
     )
     min_hole_m2: float | None = Field(
         None, ge=0, description="Smaller holes are filled, m²; `min_area_m2` when null"
     )
     min_confidence: float = Field(
-        0.0, ge=0, le=1, description="Footprints of less mean probability are dropped, 0-1"
+        0.0, ge=0, le=1, description="Footprints with a lower mean probability are dropped, 0-1"
     )
     temperature: float = Field(
         1.0,
         ge=0.05,
         le=20,
-        description="Of confidences: logits are divided by it first",
+        description="Calibration of confidences: logits are divided by it",
     )
 
 
@@ -70,9 +72,9 @@ class VectorizeOptions(Options):
     )
 
     def over(self, thresholds: Thresholds) -> Thresholds:
-        """These where they are set, else those."""
-        given = self.model_dump(exclude={"block_px", "crf"}, exclude_none=True)
-        return thresholds.model_copy(update=given)
+        """Return the thresholds with the options that are set replaced."""
+        changes = self.model_dump(exclude={"block_px", "crf"}, exclude_none=True)
+        return thresholds.model_copy(update=changes)
 
 
 # Thresholds that have no meaning for exclusive classes.

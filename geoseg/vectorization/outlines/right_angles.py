@@ -1,9 +1,9 @@
-"""Right angles where buildings have them: outlines along the main directions of their walls.
+"""Right-angled outlines: walls are aligned with the main direction of their building.
 
-A group of touching outlines is one graph of corners and walls. A wall that runs about along the
-direction of its building, or across it, is made to run so exactly: its two corners get one
-coordinate, and so do all that hang together by such walls. Corners are shared by neighbours, so
-walls stay shared.
+A group of touching outlines is one graph of corners and walls. A wall that is nearly parallel or
+perpendicular to the direction of its building is aligned with it: its two corners get the same
+coordinate, as do all corners that are connected by such walls. Corners are shared by neighbours,
+so walls stay shared.
 """
 
 from __future__ import annotations
@@ -19,45 +19,46 @@ from geoseg.vectorization.outlines.wall_graph import OutlineGraph, build_graph
 from geoseg.vectorization.outlines.zones import stay_within
 
 RECTANGLE, RECTILINEAR, PARTLY, KEPT = "rectangle", "rectilinear", "partly", "simplified"
-RAW = "raw"  # neither regular nor simplified
+RAW = "raw"  # neither right-angled nor simplified
 
-# What becomes regular must agree with what was found: the least IoU, the largest change of area.
-_LEAST_IOU = 0.8
-_AREA_CHANGE = 0.15
+# Limits for a right-angled outline compared with the traced one: least IoU and largest relative
+# change of the area.
+_MIN_IOU = 0.8
+_MAX_AREA_CHANGE = 0.15
 
-# What was found may stick out by so many reaches, as spurs do that are no wall.
+# The traced outline may stick out by this many maximum shifts, as small spurs do.
 _SPUR = 2.0
 
-# Cosine of an angle that is a right one.
+# Largest absolute cosine of a right angle.
 _RIGHT = 1e-4
 
-# Corners and walls of an outline keep apart by this share of its reach.
-_LEAST_CLEARANCE = 0.02
+# Least distance between corners and walls of an outline, as a share of its maximum shift.
+_MIN_CLEARANCE = 0.02
 
-# Buildings of a group whose directions differ by less share one.
+# Touching buildings whose directions differ by less get a common direction.
 _SAME_DIRECTION = math.radians(10)
 
-# A long wall that is turned by more from both directions stays as it is.
+# A long wall that deviates by more from both directions is not aligned.
 _OBLIQUE = math.radians(28)
 
-# A building has directions if so much of its walls, on balance, run along or across one.
-_LEAST_STRENGTH = 0.4
+# Least strength of the main direction of a building, see `_directions`.
+_MIN_STRENGTH = 0.4
 
-# Of its reach, what is tried for an outline until it fits; then it is left as it was.
-_SHARES = (1.0, 0.5, 0.2)
+# Shares of the maximum shift that are tried in turn; after the last one the outline is kept.
+_SHIFT_SHARES = (1.0, 0.5, 0.2)
 
-# Attempts at a group, of which large ones need more than a dozen.
+# Attempts per group; large groups need more than a dozen.
 _ATTEMPTS = 60
 
 
 @dataclass(frozen=True)
 class RegularOutlines:
-    """Outlines that are regular where they may be.
+    """Outlines, right-angled where possible.
 
     Attributes:
         polygons: Polygons (n,).
-        status: str (n,): `RECTANGLE`; `RECTILINEAR`, of which every corner is a right angle;
-            `PARTLY`, of which not all are; `KEPT`, as it was simplified; or `RAW`, as it was found.
+        status: str (n,): `RECTANGLE`; `RECTILINEAR` if all corners are right angles; `PARTLY` if
+            some are; `KEPT` if the outline is only simplified; `RAW` if it is as traced.
     """
 
     polygons: np.ndarray
@@ -65,44 +66,47 @@ class RegularOutlines:
 
 
 def regularize(
-    outlines: np.ndarray, found: np.ndarray, ground: BaseGeometry, reach: float
+    outlines: np.ndarray, traced: np.ndarray, zone: BaseGeometry, max_shift: float
 ) -> RegularOutlines:
-    """Makes the outlines of one group regular.
+    """Make the outlines of one group right-angled.
+
+    Outlines that do not pass the checks of `_is_acceptable` are tried again with a smaller shift.
 
     Args:
-        outlines: Simplified polygons (n,), in units that are the same along and across; those
-            that touch share the vertices of their walls.
-        found: The same before they were simplified, (n,).
-        ground: Where outlines may go; empty if anywhere.
-        reach: An outline may move by as much.
+        outlines: Simplified polygons (n,), in metres; touching ones share the vertices of walls.
+        traced: The same polygons before simplification, (n,).
+        zone: Zone in which the outlines must stay; empty if it is not limited.
+        max_shift: Maximum shift of an outline.
     """
     if len(outlines) == 1:
         rectangle = np.array([_rectangle(outlines[0])], dtype=object)
-        if _fits(rectangle, found, ground, reach)[0]:
+        if _is_acceptable(rectangle, traced, zone, max_shift)[0]:
             return RegularOutlines(rectangle, np.array([RECTANGLE], dtype=object))
     graph = build_graph(outlines)
     directions, strengths = _directions(graph, len(outlines))
-    reaches = np.where(strengths < _LEAST_STRENGTH, 0.0, reach)
-    polygons, fits = outlines.copy(), np.zeros(len(outlines), dtype=bool)
+    max_shifts = np.where(strengths < _MIN_STRENGTH, 0.0, max_shift)
+    polygons, accepted = outlines.copy(), np.zeros(len(outlines), dtype=bool)
     for attempt in range(_ATTEMPTS):
-        moving = reaches > 0
+        moving = max_shifts > 0
         pinned = _pinned(graph, directions, ~moving)
         drawn = outlines.copy()
-        drawn[moving] = graph.draw(_straighten(graph, directions, pinned, reaches), pinned, moving)
-        # What is as it was in the last attempt need not be looked at again.
+        drawn[moving] = graph.draw(
+            _straighten(graph, directions, pinned, max_shifts), pinned, moving
+        )
+        # Outlines that did not change since the last attempt need not be checked again.
         new = moving & (~shapely.equals_exact(drawn, polygons) | (attempt == 0))
-        fits[new] = _fits(drawn[new], found[new], ground, reach)
+        accepted[new] = _is_acceptable(drawn[new], traced[new], zone, max_shift)
         polygons = drawn
-        misfits = moving & ~fits
-        if not misfits.any() and len(outlines) > 1:
+        rejected = moving & ~accepted
+        if not rejected.any() and len(outlines) > 1:
             torn = ~shapely.is_empty(shapely.coverage_invalid_edges(polygons))
-            misfits = moving & (torn if (torn & moving).any() else torn.any())
-        if not misfits.any():
+            rejected = moving & (torn if (torn & moving).any() else torn.any())
+        if not rejected.any():
             break
-        reaches[misfits] = _less(reaches[misfits], reach)
+        max_shifts[rejected] = _reduce_shifts(max_shifts[rejected], max_shift)
     else:
-        reaches[:] = 0
-    kept = reaches == 0
+        max_shifts[:] = 0
+    kept = max_shifts == 0
     if kept.all():
         polygons = outlines
     status = np.where(_is_rectilinear(polygons), RECTILINEAR, PARTLY).astype(object)
@@ -111,7 +115,7 @@ def regularize(
 
 
 def _is_rectilinear(polygons: np.ndarray) -> np.ndarray:
-    """Which polygons have right angles alone, but for what the last digits make of them."""
+    """Return which polygons have right angles only, up to rounding errors."""
     rings, owners = shapely.get_rings(polygons, return_index=True)
     points, ring = shapely.get_coordinates(rings, return_index=True)
     begins = np.flatnonzero(np.diff(ring, prepend=-1))
@@ -127,50 +131,51 @@ def _is_rectilinear(polygons: np.ndarray) -> np.ndarray:
     return rectilinear
 
 
-def _less(reaches: np.ndarray, reach: float) -> np.ndarray:
-    """The next lower reaches of some outlines; 0 after the last."""
-    shares = np.array([*_SHARES, 0.0])
+def _reduce_shifts(max_shifts: np.ndarray, max_shift: float) -> np.ndarray:
+    """Return the next smaller shift of each outline; 0 after the last one."""
+    shares = np.array([*_SHIFT_SHARES, 0.0])
     lower: np.ndarray = (
-        reach * shares[1:][np.argmin(np.abs(reaches[:, None] - reach * shares[:-1]), axis=1)]
+        max_shift
+        * shares[1:][np.argmin(np.abs(max_shifts[:, None] - max_shift * shares[:-1]), axis=1)]
     )
     return lower
 
 
-def _fits(
-    polygons: np.ndarray, found: np.ndarray, ground: BaseGeometry, reach: float
+def _is_acceptable(
+    polygons: np.ndarray, traced: np.ndarray, zone: BaseGeometry, max_shift: float
 ) -> np.ndarray:
-    """Which polygons are valid, close enough to what was found, and nobody else's ground."""
-    fits: np.ndarray = (
+    """Return which polygons are valid, close enough to the traced ones, and within the zone."""
+    accepted: np.ndarray = (
         shapely.get_type_id(polygons) == shapely.GeometryType.POLYGON
     ) & shapely.is_valid(polygons)
-    # What is valid by a hair is not so any more once its digits are rounded.
-    fits &= shapely.minimum_clearance(polygons) > _LEAST_CLEARANCE * reach
-    # Of outlines with many corners each test takes longer than those before it.
-    for test in (_agrees, _stays_near):
-        fits[fits] = test(polygons[fits], found[fits], reach)
-    fits[fits] = stay_within(polygons[fits], ground)
-    return fits
+    # Polygons that are barely valid could become invalid when coordinates are rounded.
+    accepted &= shapely.minimum_clearance(polygons) > _MIN_CLEARANCE * max_shift
+    # Each test takes longer than the one before it, so it runs only where that one passed.
+    for test in (_has_similar_area, _is_near):
+        accepted[accepted] = test(polygons[accepted], traced[accepted], max_shift)
+    accepted[accepted] = stay_within(polygons[accepted], zone)
+    return accepted
 
 
-def _agrees(polygons: np.ndarray, found: np.ndarray, _: float) -> np.ndarray:
-    """Which polygons cover about the ground that was found."""
-    own, true = shapely.area(polygons), shapely.area(found)
-    agree: np.ndarray = np.abs(own - true) <= _AREA_CHANGE * true
+def _has_similar_area(polygons: np.ndarray, traced: np.ndarray, _: float) -> np.ndarray:
+    """Return which polygons cover about the same area as the traced ones."""
+    own, true = shapely.area(polygons), shapely.area(traced)
+    agree: np.ndarray = np.abs(own - true) <= _MAX_AREA_CHANGE * true
     own, true = own[agree], true[agree]
-    shared = shapely.area(shapely.intersection(polygons[agree], found[agree]))
-    agree[agree] = shared >= _LEAST_IOU * (own + true - shared)
+    shared = shapely.area(shapely.intersection(polygons[agree], traced[agree]))
+    agree[agree] = shared >= _MIN_IOU * (own + true - shared)
     return agree
 
 
-def _stays_near(polygons: np.ndarray, found: np.ndarray, reach: float) -> np.ndarray:
-    """Which polygons have every corner near the outline that was found, and pass by its own."""
-    near: np.ndarray = _within(polygons, found, reach)
-    near[near] = _within(found[near], polygons[near], _SPUR * reach)
+def _is_near(polygons: np.ndarray, traced: np.ndarray, max_shift: float) -> np.ndarray:
+    """Return which polygons are near the traced outline, and the traced outline near them."""
+    near: np.ndarray = _within(polygons, traced, max_shift)
+    near[near] = _within(traced[near], polygons[near], _SPUR * max_shift)
     return near
 
 
 def _within(polygons: np.ndarray, others: np.ndarray, distance: float) -> np.ndarray:
-    """Which polygons have no corner further than that from the outline of the other one."""
+    """Return which polygons have all corners within a distance of the other outline."""
     points, owners = shapely.get_coordinates(polygons, return_index=True)
     lines = shapely.boundary(others)
     shapely.prepare(lines)
@@ -180,7 +185,7 @@ def _within(polygons: np.ndarray, others: np.ndarray, distance: float) -> np.nda
 
 
 def _rectangle(outline: shapely.Polygon) -> shapely.Polygon:
-    """The rectangle whose sides lie where an outline's walls lie on average; empty if none."""
+    """Return the rectangle whose sides are the mean positions of the walls; empty if none."""
     points = shapely.get_coordinates(outline.exterior)
     angle = np.angle(_fourfold(np.diff(points, axis=0)).sum()) / 4
     turned = _turn(points, -angle)
@@ -200,9 +205,9 @@ def _rectangle(outline: shapely.Polygon) -> shapely.Polygon:
 
 
 def _fourfold(vectors: np.ndarray) -> np.ndarray:
-    """Vectors as complex numbers of their length squared, of four times the vectors' own angle.
+    """Return complex numbers with the squared length and four times the angle of each vector.
 
-    So directions that are apart by right angles are one, and long walls say more than steps.
+    Directions that differ by right angles coincide, and long walls weigh more than short ones.
     """
     squares = vectors[:, 0] ** 2 + vectors[:, 1] ** 2
     fourfold: np.ndarray = squares * np.exp(4j * np.arctan2(vectors[:, 1], vectors[:, 0]))
@@ -216,10 +221,10 @@ def _turn(points: np.ndarray, angle: float) -> np.ndarray:
 
 
 def _directions(graph: OutlineGraph, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The direction of each polygon in radians; neighbours of about one direction share it.
+    """Return the main direction of each polygon in radians; similar neighbours share it.
 
     Returns:
-        Directions, and how strongly each polygon's walls run along its own, 0..1.
+        Directions, and their strengths 0..1: the length of the mean vector of `_fourfold`.
     """
     walls = _fourfold(graph.vectors)
     sums, lengths = np.zeros(count, dtype=complex), np.zeros(count)
@@ -245,7 +250,7 @@ def _directions(graph: OutlineGraph, count: int) -> tuple[np.ndarray, np.ndarray
 
 
 def _pinned(graph: OutlineGraph, directions: np.ndarray, fixed: np.ndarray) -> np.ndarray:
-    """Corners that stay: those of fixed polygons, and those where two directions meet."""
+    """Return the corners that must not move: of fixed polygons, and where directions differ."""
     pinned = np.zeros(len(graph.points), dtype=bool)
     pinned[graph.walls[fixed[graph.sides].any(axis=1)].ravel()] = True
     low, high = np.full(len(graph.points), np.inf), np.full(len(graph.points), -np.inf)
@@ -258,11 +263,11 @@ def _pinned(graph: OutlineGraph, directions: np.ndarray, fixed: np.ndarray) -> n
 
 
 def _straighten(
-    graph: OutlineGraph, directions: np.ndarray, pinned: np.ndarray, reaches: np.ndarray
+    graph: OutlineGraph, directions: np.ndarray, pinned: np.ndarray, max_shifts: np.ndarray
 ) -> np.ndarray:
-    """Corners (n, 2) moved so that walls run along the directions, as far as polygons reach."""
+    """Align walls with the directions, within the maximum shifts; return the corners (n, 2)."""
     points = graph.points.copy()
-    reach = reaches[graph.sides].min(axis=1)
+    max_shift = max_shifts[graph.sides].min(axis=1)
     free = np.flatnonzero(~pinned[graph.walls].any(axis=1))
     free = free[np.argsort(directions[graph.sides[free, 0]], kind="stable")]
     own_directions, begins = np.unique(directions[graph.sides[free, 0]], return_index=True)
@@ -271,29 +276,29 @@ def _straighten(
         ends, turned = ends.reshape(-1, 2), _turn(graph.points[corners], -direction)
         steps = np.abs(turned[ends[:, 1]] - turned[ends[:, 0]])
         across, along = steps.min(axis=1), steps.max(axis=1)
-        oblique = across > 2 * reach[own]  # each of its ends would move by half of that
-        oblique |= (across > along * math.tan(_OBLIQUE)) & (along > 2 * reach[own])
-        ends, steps, near = ends[~oblique], steps[~oblique], reach[own][~oblique]
-        across = steps[:, 0] > steps[:, 1]  # these share their second coordinate
+        oblique = across > 2 * max_shift[own]  # each end would move by half of it
+        oblique |= (across > along * math.tan(_OBLIQUE)) & (along > 2 * max_shift[own])
+        ends, steps, near = ends[~oblique], steps[~oblique], max_shift[own][~oblique]
+        across = steps[:, 0] > steps[:, 1]  # the ends of these walls share their second coordinate
         moving, ends = np.unique(ends, return_inverse=True)
         ends, moved = ends.reshape(-1, 2), turned[moving]
         for axis, same in ((0, ~across), (1, across)):
-            levels = _Levels(moved[:, axis])
-            levels.join(ends[same], steps[same, 1 - axis])
-            levels.join_near(ends[~same], steps[~same, axis], near[~same])
-            moved[:, axis] = levels.values()
+            shared = _SharedCoordinate(moved[:, axis])
+            shared.join(ends[same], steps[same, 1 - axis])
+            shared.join_near(ends[~same], steps[~same, axis], near[~same])
+            moved[:, axis] = shared.values()
         points[corners[moving]] = _turn(moved, direction)
     return points
 
 
-class _Levels:
-    """One coordinate of corners, which is the same for those that are joined.
+class _SharedCoordinate:
+    """One coordinate of corners, equal for all corners that are joined (union-find).
 
     Args:
-        values: float64 (corners,).
+        values: float64 (corners,), initial coordinates.
     """
 
-    _ALONE = 1e-9  # the weight of a corner itself, beside that of walls
+    _ALONE = 1e-9  # weight of a corner itself, negligible compared with walls
 
     def __init__(self, values: np.ndarray) -> None:
         self._values = values.tolist()
@@ -302,22 +307,24 @@ class _Levels:
         self._sums = (values * self._ALONE).tolist()
 
     def join(self, walls: np.ndarray, lengths: np.ndarray) -> None:
-        """Gives the corners of each wall one value, their mean; longer walls weigh more."""
+        """Give the two corners of each wall their weighted mean; longer walls weigh more."""
         for (one, other), length in zip(walls.tolist(), lengths.tolist(), strict=True):
             leader = self._unite(self._leader(one), self._leader(other))
             self._weights[leader] += length
             self._sums[leader] += length * (self._values[one] + self._values[other]) / 2
 
-    def join_near(self, walls: np.ndarray, lengths: np.ndarray, reaches: np.ndarray) -> None:
-        """Joins what walls lie between that are shorter than their reach, the shortest first."""
+    def join_near(self, walls: np.ndarray, lengths: np.ndarray, max_shifts: np.ndarray) -> None:
+        """Join the corners of walls that are shorter than their maximum shift, shortest first."""
         order = np.argsort(lengths, kind="stable")
-        for (one, other), reach in zip(walls[order].tolist(), reaches[order].tolist(), strict=True):
+        for (one, other), max_shift in zip(
+            walls[order].tolist(), max_shifts[order].tolist(), strict=True
+        ):
             a, b = self._leader(one), self._leader(other)
-            if a != b and abs(self._mean(a) - self._mean(b)) < reach:
+            if a != b and abs(self._mean(a) - self._mean(b)) < max_shift:
                 self._unite(a, b)
 
     def values(self) -> np.ndarray:
-        """The value of each corner."""
+        """Return the coordinate of each corner."""
         return np.array([self._mean(self._leader(corner)) for corner in range(len(self._values))])
 
     def _mean(self, leader: int) -> float:

@@ -1,4 +1,4 @@
-"""From outlines as they are found to outlines as a surveyor draws them."""
+"""Simplified and right-angled outlines of the components of a window."""
 
 from __future__ import annotations
 
@@ -13,114 +13,120 @@ from geoseg.vectorization.outlines.right_angles import KEPT, RAW, RegularOutline
 from geoseg.vectorization.outlines.tracing import simplify
 from geoseg.vectorization.outlines.zones import all_stay_within, extend_zone
 
-# Outlines may move by so much to become regular, and by so many pixels in any case.
-_REACH_M, _REACH_PX = 1.0, 2.0
+# Maximum shift of right-angled outlines: metres or pixels, whichever is larger.
+_MAX_SHIFT_M, _MAX_SHIFT_PX = 1.0, 2.0
 
-# Tolerances are multiples of this part of a pixel, so that many outlines have the same.
+# Tolerances are multiples of 1/64 pixel, so that many outlines have the same one and are simplified
+# in one call.
 _TOLERANCE_GRAIN = 64
 
-# Walls are looked for in outlines that are simplified by this share of their reach.
+# Simplification tolerance before walls are aligned, as a share of the maximum shift.
 _WALL_SHARE = 0.75
 
-# Of the tolerance, until a component's outlines stay on its own ground.
-_SHARES = (1.0, 0.5, 0.25, 0.0)
+# Shares of the tolerance that are tried until the outlines of a component stay in its zone.
+_TOLERANCE_SHARES = (1.0, 0.5, 0.25, 0.0)
 
-# A component of more corners than so many for each outline, and some for the whole, is no
-# buildings but texture, as models say that have learnt little.
+# A component with more corners than this per outline, plus a constant, is texture rather than
+# buildings; models that are hardly trained predict it.
 _CORNERS_EACH, _CORNERS_MORE = 32, 30_000
 
 
 def max_regular_shifts_m(steps_m: np.ndarray) -> np.ndarray:
-    """How far outlines may move, in metres (n,), by the steps of pixels (n, 2, 2)."""
+    """Return the maximum shift of right-angled outlines in metres (n,).
+
+    Args:
+        steps_m: float64 (n, 2, 2), steps to the next column and row, see `Grid.steps_m`.
+    """
     sides = np.hypot(steps_m[..., 0], steps_m[..., 1])
-    reaches: np.ndarray = np.maximum(_REACH_M, _REACH_PX * sides.max(axis=1))
-    return reaches
+    max_shifts: np.ndarray = np.maximum(_MAX_SHIFT_M, _MAX_SHIFT_PX * sides.max(axis=1))
+    return max_shifts
 
 
 def max_shifts_m(steps_m: np.ndarray, thresholds: Thresholds) -> np.ndarray:
-    """How far from what was found outlines may end, in metres (n,); otherwise as above."""
-    reaches = max_regular_shifts_m(steps_m) if thresholds.regularize else np.zeros(len(steps_m))
-    return np.maximum(reaches, thresholds.simplify_m)
+    """Return the maximum distance of final outlines from the traced ones in metres (n,)."""
+    max_shifts = max_regular_shifts_m(steps_m) if thresholds.regularize else np.zeros(len(steps_m))
+    return np.maximum(max_shifts, thresholds.simplify_m)
 
 
 def shape_outlines(
-    found: np.ndarray,
+    traced: np.ndarray,
     groups: np.ndarray,
     zones: Mapping[int, BaseGeometry],
     steps_m: np.ndarray,
     thresholds: Thresholds,
 ) -> RegularOutlines:
-    """Simplifies outlines and makes them regular, each component by itself.
+    """Simplify outlines and make them right-angled, each component separately.
 
     Args:
-        found: Polygons (n,) in pixels of a grid; those of a component share the vertices of
-            shared walls.
-        groups: int64 (n,), sorted, the component of each.
-        zones: Where the outlines of each component may go, see `find_zones`.
+        traced: Traced polygons (n,) in pixels of a grid; those of a component share the vertices
+            of shared walls.
+        groups: int64 (n,), component of each polygon, sorted.
+        zones: Zone of each component, see `find_zones`.
         steps_m: float64 (n, 2, 2), steps to the next column and row, see `Grid.steps_m`.
         thresholds: `simplify_m` and `regularize` are used.
     """
     sides = np.sqrt(np.linalg.det(steps_m))
-    grounds = {
-        int(groups[own.start]): extend_zone(zones[int(groups[own.start])], found[own])
-        for own in _slices(groups)
+    extended = {
+        int(groups[own.start]): extend_zone(zones[int(groups[own.start])], traced[own])
+        for own in _group_slices(groups)
     }
     tolerances = _round(thresholds.simplify_m / sides)
-    outlines, texture = _simplify_within(found, groups, grounds, tolerances)
+    outlines, texture = _simplify_within(traced, groups, extended, tolerances)
     status = np.where((tolerances > 0) & ~texture, KEPT, RAW).astype(object)
     if not thresholds.regularize:
         return RegularOutlines(outlines, status)
-    reaches = max_regular_shifts_m(steps_m)
-    tolerances = _round(_WALL_SHARE * reaches / sides)
+    max_shifts = max_regular_shifts_m(steps_m)
+    tolerances = _round(_WALL_SHARE * max_shifts / sides)
     rest = np.flatnonzero(~texture)
     walls = outlines.copy()
     walls[rest], texture[rest] = _simplify_within(
-        found[rest], groups[rest], grounds, tolerances[rest]
+        traced[rest], groups[rest], extended, tolerances[rest]
     )
-    for own in _slices(groups):
+    for own in _group_slices(groups):
         if texture[own.start]:
             continue
         first = own.start
-        ground, steps = grounds[int(groups[first])], steps_m[first]
-        regular = _regularize_on_ground(walls[own], found[own], ground, steps, reaches[first])
-        if (regular.status != KEPT).any():  # neighbours share walls, so all of them or none
+        zone, steps = extended[int(groups[first])], steps_m[first]
+        regular = _regularize_in_metres(walls[own], traced[own], zone, steps, max_shifts[first])
+        if (regular.status != KEPT).any():  # neighbours share walls: all or none
             outlines[own], status[own] = regular.polygons, regular.status
     return RegularOutlines(outlines, status)
 
 
 def _round(tolerances: np.ndarray) -> np.ndarray:
+    """Round tolerances to the grain."""
     rounded: np.ndarray = np.rint(tolerances * _TOLERANCE_GRAIN) / _TOLERANCE_GRAIN
     return rounded
 
 
 def _simplify_within(
-    found: np.ndarray,
+    traced: np.ndarray,
     groups: np.ndarray,
-    grounds: Mapping[int, BaseGeometry],
+    zones: Mapping[int, BaseGeometry],
     tolerances: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Simplifies as far as components stay on their ground.
+    """Simplify outlines, with smaller tolerances where components leave their zone.
 
-    Texture that leaves it at once is not tried any further, for it would not stay there.
+    Texture that leaves its zone at the first attempt is not tried again: it would not fit either.
 
     Returns:
-        Outlines, and bool (n,), which of them are texture and as they were found.
+        Outlines, and bool (n,), which of them are texture and stay as traced.
     """
-    outlines, left = found.copy(), np.ones(len(found), dtype=bool)
-    texture = np.zeros(len(found), dtype=bool)
-    for share in _SHARES:
-        outlines[left] = simplify(found[left], groups[left], share * tolerances[left])
-        astray = np.zeros(len(found), dtype=bool)
-        for own in _slices(groups):
+    outlines, left = traced.copy(), np.ones(len(traced), dtype=bool)
+    texture = np.zeros(len(traced), dtype=bool)
+    for share in _TOLERANCE_SHARES:
+        outlines[left] = simplify(traced[left], groups[left], share * tolerances[left])
+        outside = np.zeros(len(traced), dtype=bool)
+        for own in _group_slices(groups):
             if left[own.start] and not all_stay_within(
-                outlines[own], grounds[int(groups[own.start])]
+                outlines[own], zones[int(groups[own.start])]
             ):
                 texture[own] = _is_texture(outlines[own])
-                astray[own] = not texture[own.start]
-        left = astray
+                outside[own] = not texture[own.start]
+        left = outside
         if not left.any():
             break
-    outlines[texture] = found[texture]
+    outlines[texture] = traced[texture]
     return outlines, texture
 
 
@@ -129,39 +135,41 @@ def _is_texture(outlines: np.ndarray) -> bool:
     return corners > _CORNERS_EACH * len(outlines) + _CORNERS_MORE
 
 
-def _regularize_on_ground(
+def _regularize_in_metres(
     outlines: np.ndarray,
-    found: np.ndarray,
-    ground: BaseGeometry,
+    traced: np.ndarray,
+    zone: BaseGeometry,
     steps_m: np.ndarray,
-    reach_m: float,
+    max_shift_m: float,
 ) -> RegularOutlines:
-    """Makes a component regular in metres, and gives it back in pixels."""
-    # From a pixel of its own, and back in one step: the last digits do not depend on more.
+    """Make a component right-angled in metres; return its outlines in pixels."""
+    # The origin is a pixel of the component, so that rounding does not depend on the window.
     origin = np.floor(shapely.total_bounds(outlines)[:2])
 
     def to_metres(geometries: np.ndarray) -> np.ndarray:
-        placed: np.ndarray = shapely.transform(geometries, lambda xy: _along(xy - origin, steps_m))
+        placed: np.ndarray = shapely.transform(
+            geometries, lambda xy: _combine_steps(xy - origin, steps_m)
+        )
         return placed
 
-    there = to_metres(np.array([ground], dtype=object))[0]
-    regular = regularize(to_metres(outlines), to_metres(found), there, reach_m)
+    zone_m = to_metres(np.array([zone], dtype=object))[0]
+    regular = regularize(to_metres(outlines), to_metres(traced), zone_m, max_shift_m)
     changed, back = regular.status != KEPT, np.linalg.inv(steps_m)
     polygons = outlines.copy()
     polygons[changed] = shapely.transform(
-        regular.polygons[changed], lambda xy: _along(xy, back) + origin
+        regular.polygons[changed], lambda xy: _combine_steps(xy, back) + origin
     )
     return RegularOutlines(polygons, regular.status)
 
 
-def _along(points: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Points (n, 2) as sums of two steps; no library decides on the order of the sums."""
+def _combine_steps(points: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Return points (n, 2) as sums of two steps, added in a fixed order for stable rounding."""
     summed: np.ndarray = points[:, :1] * steps[0] + points[:, 1:] * steps[1]
     return summed
 
 
-def _slices(groups: np.ndarray) -> list[slice]:
-    """Where each of some sorted groups lies."""
+def _group_slices(groups: np.ndarray) -> list[slice]:
+    """Return the slice of each group in sorted groups."""
     begins = np.flatnonzero(np.diff(groups, prepend=-1))
     ends = np.append(begins, len(groups))[1:]
     return [slice(*pair) for pair in zip(begins.tolist(), ends.tolist(), strict=True)]

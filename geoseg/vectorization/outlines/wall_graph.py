@@ -1,4 +1,4 @@
-"""Outlines that touch as one graph: corners that they share, and walls between these."""
+"""Graph of touching outlines: shared corners, and walls between them."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from dataclasses import dataclass
 import numpy as np
 import shapely
 
-# Of the product of two walls' lengths; by less of a turn their corner is none.
+# Corners that turn by a smaller sine are removed as straight.
 _STRAIGHT = 1e-6
 
 
 @dataclass(frozen=True)
 class OutlineGraph:
-    """Polygons by the corners that their rings pass.
+    """Polygons as rings of shared corners.
 
     Attributes:
-        points: float64 (corners, 2).
-        rings: Corners of each ring in turn, the first one not again at the end.
-        owners: int64 (rings,), the polygon of each ring; its outer ring is the first of its own.
-        walls: int64 (walls, 2), two corners each; a wall that two polygons share is there once.
-        sides: int64 (walls, 2), the polygons at a wall, twice the same if there is only one.
+        points: float64 (corners, 2), coordinates.
+        rings: Corners of each ring in order; the first one is not repeated at the end.
+        owners: int64 (rings,), polygon of each ring; the outer ring of a polygon comes first.
+        walls: int64 (walls, 2), two corners each; a wall of two polygons is stored once.
+        sides: int64 (walls, 2), polygons on both sides of a wall; twice the same if only one.
     """
 
     points: np.ndarray
@@ -31,19 +31,19 @@ class OutlineGraph:
 
     @property
     def vectors(self) -> np.ndarray:
-        """(walls, 2), from the first corner of each to its second one."""
+        """Vector from the first to the second corner of each wall, (walls, 2)."""
         vectors: np.ndarray = self.points[self.walls[:, 1]] - self.points[self.walls[:, 0]]
         return vectors
 
     def draw(self, points: np.ndarray, kept: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-        """Some polygons (n,) of the same rings through other points.
+        """Return polygons (n,) of the same rings with other coordinates.
 
-        Corners at which nothing turns are left out, unless they are kept or others turn there.
+        Straight corners are removed, unless they are to be kept or other walls end there.
 
         Args:
-            points: float64 (corners, 2).
-            kept: bool (corners,).
-            chosen: bool (polygons,), which are drawn.
+            points: float64 (corners, 2), coordinates.
+            kept: bool (corners,), corners that are never removed.
+            chosen: bool (polygons,), polygons to return.
         """
         ends = np.bincount(self.walls.ravel(), minlength=len(points))
         kept = kept | (ends > 2)
@@ -62,7 +62,7 @@ class OutlineGraph:
 
 
 def build_graph(polygons: np.ndarray) -> OutlineGraph:
-    """The graph of polygons (n,) that share the vertices of their common walls."""
+    """Build the graph of polygons (n,) that share the vertices of their common walls."""
     parts = shapely.get_parts(shapely.get_rings(polygons))
     owners = np.repeat(np.arange(len(polygons)), 1 + shapely.get_num_interior_rings(polygons))
     coordinates = shapely.get_coordinates(parts)
@@ -80,7 +80,7 @@ def build_graph(polygons: np.ndarray) -> OutlineGraph:
 
 
 def _without_straight(path: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """A closed path without points where it does not turn, or turns back on itself."""
+    """Remove the points of a closed path where it is straight or turns back on itself."""
     while len(path) > 2:
         arriving, leaving = path - np.roll(path, 1, axis=0), np.roll(path, -1, axis=0) - path
         turn = np.abs(arriving[:, 0] * leaving[:, 1] - arriving[:, 1] * leaving[:, 0])
@@ -88,7 +88,7 @@ def _without_straight(path: np.ndarray, kept: np.ndarray) -> np.ndarray:
         needed = kept & (np.hypot(*arriving.T) > 0) | (turn > _STRAIGHT * lengths)
         if needed.all():
             break
-        # Of neighbours only one at a time: without it the other one may turn.
+        # Of two neighbours only one at a time: without it the other one may become a corner.
         drop = ~needed
         drop[1:] &= ~drop[:-1]
         path, kept = path[~drop], kept[~drop]
@@ -96,7 +96,7 @@ def _without_straight(path: np.ndarray, kept: np.ndarray) -> np.ndarray:
 
 
 def _polygon(shell: np.ndarray, holes: list[np.ndarray]) -> shapely.Polygon:
-    """A polygon, empty if nothing is left of its shell; holes of which nothing is left go."""
+    """Return a polygon without degenerate holes; empty if its shell is degenerate."""
     if len(shell) < 3:
         return shapely.Polygon()
     return shapely.Polygon(shell, [hole for hole in holes if len(hole) > 2])
