@@ -222,6 +222,12 @@ def test_a_limit_below_one_thread_is_refused_with_what_is_needed():
     assert plan_memory(NEEDS, 0.90, threads=16, read_ahead=8).threads == 1
 
 
+def test_a_limit_below_one_thread_can_be_warned_of(caplog):
+    plan = plan_memory(NEEDS, 0.5, threads=1, read_ahead=8, refuse=False)
+    assert plan.threads == 1
+    assert "needs 0.90 GB even with one thread" in caplog.text
+
+
 @needs_proc
 def test_a_limit_below_the_process_is_refused_before_a_tile_is_predicted(scenes, tmp_path):
     from geoseg.options import PredictOptions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,8 @@ import psutil
 from geoseg.errors import MemoryLimitError
 from geoseg.geo.tiling import TileGrid
 from geoseg.prediction.encoding import OutputEncoding
+
+logger = logging.getLogger(__name__)
 
 # Share of the limit for the strips of a panel; the rest is for libraries, network and batches.
 _PANEL_SHARE = 0.25
@@ -77,7 +80,12 @@ class MemoryPlan:
 
 
 def plan_memory(
-    needs: MemoryNeeds, max_memory_gb: float | None, *, threads: int, read_ahead: int
+    needs: MemoryNeeds,
+    max_memory_gb: float | None,
+    *,
+    threads: int,
+    read_ahead: int,
+    refuse: bool = True,
 ) -> MemoryPlan:
     """Choose the most threads, then the deepest read-ahead, that stay within a limit.
 
@@ -86,9 +94,10 @@ def plan_memory(
         max_memory_gb: Limit of the process; no limit when None.
         threads: Maximum number of threads.
         read_ahead: Maximum number of batches to read in advance, at least 1.
+        refuse: Whether to raise an error, rather than warn, if one thread does not fit.
 
     Raises:
-        MemoryLimitError: If one thread does not fit.
+        MemoryLimitError: If one thread does not fit and `refuse` is set.
     """
     if max_memory_gb is None:
         return MemoryPlan(threads, read_ahead, needs.total(threads, read_ahead))
@@ -99,11 +108,14 @@ def plan_memory(
     while depth > 1 and needs.total(threads, depth) > limit:
         depth -= 1
     if (total := needs.total(threads, depth)) > limit:
-        raise MemoryLimitError(
+        message = (
             f"--max-memory: predicting needs {_gigabytes(total)} even with one thread "
             f"({_gigabytes(needs.process)} for the process with its network), but only "
-            f"{max_memory_gb:g} GB are allowed; raise --max-memory, or use smaller --batch-size"
+            f"{max_memory_gb:g} GB are allowed; raise --max-memory"
         )
+        if refuse:
+            raise MemoryLimitError(message)
+        logger.warning("%s", message)
     while depth < read_ahead and needs.total(threads, depth + 1) <= limit:
         depth += 1
     return MemoryPlan(threads, depth, needs.total(threads, depth))
