@@ -16,9 +16,11 @@ from small_models import DEEPGLOBE, PIXELWISE, make_model
 
 from geoseg.errors import MemoryLimitError
 from geoseg.geo.tiling import TileGrid
+from geoseg.options import CRFOptions
 from geoseg.prediction.encoding import OutputEncoding
 from geoseg.prediction.memory import (
     MemoryNeeds,
+    check_crf_memory,
     count_panels,
     measure_batch,
     plan_memory,
@@ -250,6 +252,15 @@ def test_measured_memory_of_a_batch_is_what_it_allocates():
     before = resident_bytes()
     kept = np.ones(64 * MB, np.uint8)
     assert 0.9 < (resident_bytes() - before) / kept.nbytes < 1.1
+
+
+def test_a_crf_that_needs_more_than_the_limit_is_refused():
+    whole, own = (10_000, 10_000), resident_bytes() / 1e9
+    check_crf_memory(CRFOptions(), whole, bands=3, max_memory_gb=own + 1.8)
+    check_crf_memory(CRFOptions(bilateral_sigma=200), (300, 400), bands=3, max_memory_gb=own + 0.3)
+    for crf, bands in ((CRFOptions(bilateral_sigma=200), 3), (CRFOptions(), 8)):
+        with pytest.raises(MemoryLimitError, match=r"refining by the CRF needs \d\.\d+ GB, but"):
+            check_crf_memory(crf, whole, bands=bands, max_memory_gb=own + 1.8)
 
 
 def test_panels_are_chosen_by_the_limit():
