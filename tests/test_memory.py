@@ -14,9 +14,11 @@ from rasterio.windows import Window
 from shapely.geometry import box
 from small_models import DEEPGLOBE, PIXELWISE, make_model
 
+from geoseg.api.predict import predict
 from geoseg.errors import MemoryLimitError
 from geoseg.geo.tiling import TileGrid
-from geoseg.options import CRFOptions
+from geoseg.jobs.workers import Workers
+from geoseg.options import CRFOptions, PredictOptions
 from geoseg.prediction.encoding import OutputEncoding
 from geoseg.prediction.memory import (
     MemoryNeeds,
@@ -232,16 +234,15 @@ def test_a_limit_below_one_thread_can_be_warned_of(caplog):
 
 @needs_proc
 def test_a_limit_below_the_process_is_refused_before_a_tile_is_predicted(scenes, tmp_path):
-    from geoseg.options import PredictOptions
-    from geoseg.prediction.scene_prediction import predict
-
-    model, told = make_model(tmp_path / "m.safetensors", FAST), []
-    options = PredictOptions(device="cpu", max_memory_gb=0.1)
+    model, reported = make_model(tmp_path / "m.safetensors", FAST), []
     with pytest.raises(MemoryLimitError, match="--max-memory: predicting needs"):
-        predict(scenes[SIDE], model, tmp_path / "p.tif", options=options,
-                progress=lambda *done: told.append(done))  # fmt: skip
+        predict(
+            scenes[SIDE], tmp_path / "p.tif", model=model, options=PredictOptions(device="cpu"),
+            workers=Workers(max_memory_gb=0.1),
+            progress=lambda *done: reported.append(done),
+        )  # fmt: skip
     assert not (tmp_path / "p.tif").exists()
-    assert told == []
+    assert reported == []
 
 
 def test_measured_memory_of_a_batch_is_what_it_allocates():

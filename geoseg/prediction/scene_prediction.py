@@ -108,7 +108,7 @@ class _Strips:
         if options.crf:
             # Refused here rather than after hours of prediction.
             check_crf_memory(
-                options.crf, self._plan.grid.shape, len(scene.bands), options.max_memory_gb
+                options.crf, self._plan.grid.shape, len(scene.bands), self._workers.max_memory_gb
             )
         task = self._first_task()
         choice = self._choose_batch(pool, task)
