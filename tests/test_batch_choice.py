@@ -4,11 +4,12 @@ import pytest
 import torch
 from small_models import PIXELWISE, make_model
 
+from geoseg.api.predict import predict
 from geoseg.errors import ConfigError
+from geoseg.jobs.workers import Workers
 from geoseg.options import PredictOptions
 from geoseg.prediction import blocks
 from geoseg.prediction.batch_choice import BatchMemoryError, cpu_batch_size, find_batch_size
-from geoseg.prediction.scene_prediction import Workers, predict
 from geoseg.town import build_town, write_town
 
 GB = 10**9
@@ -130,11 +131,11 @@ def small_device(monkeypatch):
 
 def predict_bytes(scene, model, path, batch_size, **arguments):
     options = PredictOptions(device="cpu", batch_size=batch_size, floats=True)
-    predict(scene, model, path, options=options, **arguments)
+    predict(scene, path, model=model, options=options, **arguments)
     return path.read_bytes()
 
 
-@pytest.mark.parametrize("workers", [None, Workers(map, 3)])
+@pytest.mark.parametrize("workers", [None, Workers(threads=1)])
 def test_a_batch_that_does_not_fit_is_halved_for_the_whole_job(
     scene, model, small_device, tmp_path, caplog, workers
 ):

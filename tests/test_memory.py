@@ -14,11 +14,15 @@ from rasterio.windows import Window
 from shapely.geometry import box
 from small_models import DEEPGLOBE, PIXELWISE, make_model
 
+from geoseg.api.predict import predict
 from geoseg.errors import MemoryLimitError
 from geoseg.geo.tiling import TileGrid
+from geoseg.jobs.workers import Workers
+from geoseg.options import CRFOptions, PredictOptions
 from geoseg.prediction.encoding import OutputEncoding
 from geoseg.prediction.memory import (
     MemoryNeeds,
+    check_crf_memory,
     count_panels,
     measure_batch,
     plan_memory,
@@ -222,18 +226,23 @@ def test_a_limit_below_one_thread_is_refused_with_what_is_needed():
     assert plan_memory(NEEDS, 0.90, threads=16, read_ahead=8).threads == 1
 
 
+def test_a_limit_below_one_thread_can_be_warned_of(caplog):
+    plan = plan_memory(NEEDS, 0.5, threads=1, read_ahead=8, refuse=False)
+    assert plan.threads == 1
+    assert "needs 0.90 GB even with one thread" in caplog.text
+
+
 @needs_proc
 def test_a_limit_below_the_process_is_refused_before_a_tile_is_predicted(scenes, tmp_path):
-    from geoseg.options import PredictOptions
-    from geoseg.prediction.scene_prediction import predict
-
-    model, told = make_model(tmp_path / "m.safetensors", FAST), []
-    options = PredictOptions(device="cpu", max_memory_gb=0.1)
+    model, reported = make_model(tmp_path / "m.safetensors", FAST), []
     with pytest.raises(MemoryLimitError, match="--max-memory: predicting needs"):
-        predict(scenes[SIDE], model, tmp_path / "p.tif", options=options,
-                progress=lambda *done: told.append(done))  # fmt: skip
+        predict(
+            scenes[SIDE], tmp_path / "p.tif", model=model, options=PredictOptions(device="cpu"),
+            workers=Workers(max_memory_gb=0.1),
+            progress=lambda *done: reported.append(done),
+        )  # fmt: skip
     assert not (tmp_path / "p.tif").exists()
-    assert told == []
+    assert reported == []
 
 
 def test_measured_memory_of_a_batch_is_what_it_allocates():
@@ -244,6 +253,15 @@ def test_measured_memory_of_a_batch_is_what_it_allocates():
     before = resident_bytes()
     kept = np.ones(64 * MB, np.uint8)
     assert 0.9 < (resident_bytes() - before) / kept.nbytes < 1.1
+
+
+def test_a_crf_that_needs_more_than_the_limit_is_refused():
+    whole, own = (10_000, 10_000), resident_bytes() / 1e9
+    check_crf_memory(CRFOptions(), whole, bands=3, max_memory_gb=own + 1.8)
+    check_crf_memory(CRFOptions(bilateral_sigma=200), (300, 400), bands=3, max_memory_gb=own + 0.3)
+    for crf, bands in ((CRFOptions(bilateral_sigma=200), 3), (CRFOptions(), 8)):
+        with pytest.raises(MemoryLimitError, match=r"refining by the CRF needs \d\.\d+ GB, but"):
+            check_crf_memory(crf, whole, bands=bands, max_memory_gb=own + 1.8)
 
 
 def test_panels_are_chosen_by_the_limit():

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from geoseg.jobs.environment import WORKER_VARIABLE
 from rasterio.windows import Window
 from rio_cogeo.cogeo import cog_validate
 from shapely.geometry import box
@@ -21,7 +20,7 @@ from geoseg.errors import DiskFullError, GeosegError, GridMismatchError
 from geoseg.geo.raster import Scene, read_info, write_array
 from geoseg.geo.tiling import TileGrid
 from geoseg.geo.vector import read_footprints
-from geoseg.jobs.workers import Workers
+from geoseg.jobs.workers import WORKER_VARIABLE, Workers
 from geoseg.networks.device import choose_device
 from geoseg.networks.model_file import ModelSpec, load_model, save_model
 from geoseg.networks.models import build_model
@@ -187,7 +186,7 @@ KILLED = """
 import os, signal, sys, time
 from pathlib import Path
 from geoseg.options import PredictOptions
-from geoseg.prediction.scene_prediction import predict
+from geoseg.api.predict import predict
 
 scene, model, output = sys.argv[1:]
 partial = Path(output).with_name("." + Path(output).name + ".partial")
@@ -195,7 +194,7 @@ partial = Path(output).with_name("." + Path(output).name + ".partial")
 def start():
     child = os.fork()
     if child == 0:
-        predict(scene, model, output, options=PredictOptions(device="cpu"))
+        predict(scene, output, model=model, options=PredictOptions(device="cpu"))
         os._exit(0)
     return child
 

@@ -167,6 +167,8 @@ def _plan_block(task: BlockTask) -> MemoryPlan:
     if on_cpu and task.max_memory_gb is not None:
         activations = _measure_activations(_predictor_key(task), task.batch_size, task.scene.dtype)
     tiles, strip = task.block.tiles, task.block.strip(task.block.rows[0])
+    # Memory that earlier blocks have freed does not count as used.
+    release_memory()
     side = tiles.size + 2 * predictor.margin
     columns = min(GROUP, len(task.block.tile_columns))
     group = (side, side + (columns - 1) * (tiles.size - tiles.overlap))
@@ -179,7 +181,8 @@ def _plan_block(task: BlockTask) -> MemoryPlan:
         reading=reading_bytes(group, data.shape[1], data.itemsize),
     )
     threads = min(task.threads, -(-len(task.block) // task.batch_size)) if on_cpu else 1
-    return plan_memory(needs, task.max_memory_gb, threads=threads, read_ahead=depth)
+    # The libraries of a GPU alone can take several GB, which no setting of geoseg changes.
+    return plan_memory(needs, task.max_memory_gb, threads=threads, read_ahead=depth, refuse=on_cpu)
 
 
 def _output_bytes(predictor: Predictor, batch_size: int) -> int:

@@ -23,7 +23,7 @@ from geoseg.prediction.batch_choice import (
 )
 from geoseg.prediction.blocks import BlockTask, choose_batch, predict_block
 from geoseg.prediction.encoding import OutputEncoding
-from geoseg.prediction.memory import count_panels
+from geoseg.prediction.memory import check_crf_memory, count_panels
 from geoseg.prediction.prediction_job import PredictionJob
 from geoseg.prediction.rasters import OutputRasters
 from geoseg.prediction.scheduling import list_strips, split_blocks, split_panels
@@ -104,6 +104,12 @@ class _Strips:
 
     def predict(self, pool: Pool) -> list[tuple[Path, Any]]:
         """Predict the strips that are missing; return the files of all, with their windows."""
+        options, scene = self._options, self._plan.scene
+        if options.crf:
+            # Refused here rather than after hours of prediction.
+            check_crf_memory(
+                options.crf, self._plan.grid.shape, len(scene.bands), self._workers.max_memory_gb
+            )
         task = self._first_task()
         choice = self._choose_batch(pool, task)
         panels = self._split_panels()

@@ -10,7 +10,7 @@ from rasterio.windows import Window
 from geoseg.options import CRFOptions
 from geoseg.prediction.crf.mean_field import refine
 
-# Side of a block. With the default halo of 90 pixels it takes about 1 GB.
+# Side of a block. With the default halo of 90 pixels and 3 bands it takes 1 to 1.7 GB.
 BLOCK = 1024
 
 # Window → prob (C, h, w), image (bands, h, w), valid (h, w): the arguments of `refine`.
