@@ -68,7 +68,7 @@ def no_room_for(tiles: int, device: torch.device) -> MemoryLimitError:
     where = "the GPU's memory" if device.type == "cuda" else "memory"
     return MemoryLimitError(
         f"train.batch_size: a step of {tiles} tiles does not fit into {where}; use fewer, with "
-        "train.accumulate=2 or more to keep the size of a step, or smaller tiles or a smaller network"
+        "train.accumulate=2 or more to keep the step size, or smaller tiles or a smaller network"
     )
 
 
