@@ -274,7 +274,7 @@ def dice_by_hand(logits, target):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weight_map": {}}, "weighs ground between buildings"),
+        ({"weight_map": {}}, "is for tiles of buildings"),
         ({"loss": {"bce": 1}}, "bce: is for independent channels; for exclusive classes use"),
         ({"loss": {"cross_entropy": {"class_weights": [1, 2]}}}, "has 2 values for 3 classes"),
     ],
@@ -286,7 +286,7 @@ def test_what_is_of_buildings_is_refused(options, message):
 
 def test_a_graded_target_is_learnt_as_a_share():
     info = INFO.model_copy(update={"targets": ("building", "distance"), "classes": ("building",)})
-    with pytest.raises(ConfigError, match="the target distance is a matter of degree"):
+    with pytest.raises(ConfigError, match="needs binary targets, but distance is graded"):
         Segmenter(Same(), info, TrainOptions.model_validate({"loss": {"lovasz_hinge": 1}}))
     module = Segmenter(Same(), info, TrainOptions.model_validate({"loss": {"bce": 1}}))
     target = torch.tensor([0, 60, 127, 247]).view(1, 1, 1, 4).repeat(1, 2, 1, 1)
@@ -358,7 +358,7 @@ def test_tiles_to_be_shown_are_few_and_known(job, monkeypatch):
         return np.stack([data[:, 0] < 90, data[:, 0] >= 90, data[:, 0] < 0], axis=1)
 
     monkeypatch.setattr(TileDataset, "__getitem__", hide)
-    monkeypatch.setattr(finishing, "_LOOKED_AT", 4)
+    monkeypatch.setattr(finishing, "_CANDIDATES", 4)
     monkeypatch.setattr(
         finishing, "separate_tiles", lambda _, among: [0, unknown, *list(among)[2:]]
     )

@@ -294,7 +294,7 @@ BAD = {
     ),
     "resume dry": (
         "train {tiles} -o {folder}/runs/a --dry-run --resume --set train.seed=7",
-        "began with",
+        "was started with",
     ),
     "run dry": ("train {tiles} -o {folder}/runs/a --dry-run", "is there already"),
     "rates resumed": ("train {tiles} -o {new} --find-lr --resume", "--find-lr and --resume"),

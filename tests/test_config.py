@@ -262,8 +262,7 @@ def test_the_weight_map_has_its_own_settings(write):
 def test_settings_without_an_effect_are_refused(write):
     path = write("train: {loss: {dice: 1, lovasz_hinge: 1, bce: 0}, weight_map: {}}")
     assert refusal(path).startswith(
-        f"{path}: train: weight_map weighs pixels, which no term of loss counts one by one; add "
-        "bce or focal to loss"
+        f"{path}: train: weight_map needs a pixelwise term in loss; add bce or focal"
     )
     path = write("train: {augment: {elastic_px: 10, free_share: 0}}")
     assert refusal(path).startswith(
@@ -300,8 +299,8 @@ def test_one_setting_of_augmentation_is_set_alone(write):
 @pytest.mark.parametrize(
     ("written", "problem"),
     [
-        ("much", "choose none, light, full, or name what differs from full (got 'much')"),
-        ("{preset: [1]}", "choose none, light, full, or name what differs from full"),
+        ("much", "choose none, light, full, or set fields that differ from full (got 'much')"),
+        ("{preset: [1]}", "choose none, light, full, or set fields that differ from full"),
         ("{preset: none, noise: 1}", "preset none leaves nothing to change; choose light or full"),
         ("5", "input should be a valid dictionary"),
     ],

@@ -132,7 +132,7 @@ def test_two_processes_end_together_and_go_on_together(start, alone, tmp_path):
     assert [int(row["epoch"]) for row in rows(tmp_path / "run")] == list(range(1, count + 2))
 
 
-def test_alone_a_process_settles_by_itself():
+def test_a_single_process_reduces_its_own_value():
     assert reduce_on_first(3, sum) == 3
 
 
@@ -151,8 +151,8 @@ def test_processes_that_srun_started_are_counted(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"devices": 99}, "99 processes cannot share [0-9]+ validation tiles; take fewer"),
-        ({"devices": 2, "batch_size": "auto"}, "auto is for one device"),
+        ({"devices": 99}, "99 processes cannot share [0-9]+ validation tiles; use fewer"),
+        ({"devices": 2, "batch_size": "auto"}, "auto works on one device only"),
     ],
 )
 def test_processes_that_cannot_train_together_are_refused(tiles, tmp_path, changes, message):

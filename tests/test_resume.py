@@ -166,14 +166,14 @@ def begun(tiles, tmp_path_factory):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"optimizer": "sgd"}, "train.optimizer=adamw, and cannot go on with sgd"),
-        ({"weight_decay": 0.5}, "train.weight_decay=0.01, and cannot go on with 0.5"),
-        ({"seed": 3}, "train.seed=0, and cannot go on with 3"),
-        ({"encoder_lr": 0.25}, "train.encoder_lr=0.5, and cannot go on with 0.25"),
-        ({"ema": 0.9}, "train.ema=0.0, and cannot go on with 0.9"),
-        ({"augment": {"noise": 0.5}}, "train.augment.noise=0.08, and cannot go on with 0.5"),
+        ({"optimizer": "sgd"}, "train.optimizer=adamw, and cannot continue with sgd"),
+        ({"weight_decay": 0.5}, "train.weight_decay=0.01, and cannot continue with 0.5"),
+        ({"seed": 3}, "train.seed=0, and cannot continue with 3"),
+        ({"encoder_lr": 0.25}, "train.encoder_lr=0.5, and cannot continue with 0.25"),
+        ({"ema": 0.9}, "train.ema=0.0, and cannot continue with 0.9"),
+        ({"augment": {"noise": 0.5}}, "train.augment.noise=0.08, and cannot continue with 0.5"),
         ({"augment": "none"}, "train.augment={"),
-        ({"loss": {"dice": 1}}, "train.loss=null, and cannot go on with {"),
+        ({"loss": {"dice": 1}}, "train.loss=null, and cannot continue with {"),
     ],
 )
 def test_a_run_goes_on_with_the_settings_it_began_with(begun, tiles, changes, message):
@@ -187,12 +187,12 @@ def test_a_run_goes_on_with_the_settings_it_began_with(begun, tiles, changes, me
 
 def test_a_run_goes_on_with_its_network_and_its_tiles(begun, tiles, tmp_path):
     wider = ModelOptions(arch="unet", options={"width": 8})
-    with pytest.raises(ConfigError, match=r"model\.options\.width=4, and cannot go on with 8"):
+    with pytest.raises(ConfigError, match=r"model\.options\.width=4, and cannot continue with 8"):
         train(tiles, begun, model=wider, options=OPTIONS, resume=True)
     others = shutil.copytree(tiles, tmp_path / "tiles")
     info = json.loads((others / "tiles.json").read_text())
     (others / "tiles.json").write_text(json.dumps(info | {"where": "kind = 'house'"}))
-    with pytest.raises(ConfigError, match="began with other tiles"):
+    with pytest.raises(ConfigError, match="started with other tiles"):
         train(others, begun, model=MODEL, options=OPTIONS, resume=True)
 
 
@@ -352,7 +352,7 @@ def test_a_state_that_does_not_know_its_settings_is_refused(begun, tiles, tmp_pa
     state = torch.load(older / "last.ckpt", weights_only=True)
     del state["callbacks"]["History"]["run"]
     torch.save(state, older / "last.ckpt")
-    with pytest.raises(ModelFileError, match=r"does not say which settings.*--overwrite"):
+    with pytest.raises(ModelFileError, match=r"does not contain the settings.*--overwrite"):
         train(tiles, older, model=MODEL, options=OPTIONS, resume=True)
 
 
@@ -381,7 +381,7 @@ def test_dropout_is_that_of_the_epoch(tiles, tmp_path, monkeypatch):
 
 def test_a_run_that_is_lost_from_the_first_leaves_no_state(tiles, tmp_path):
     lost = OPTIONS.model_copy(update={"lr": 1e30})
-    with pytest.raises(TrainingError, match=r"in epoch 1 .*start anew.*train\.lr .*clip_norm"):
+    with pytest.raises(TrainingError, match=r"in epoch 1; .*start again.*train\.lr .*clip_norm"):
         train(tiles, tmp_path / "a", model=MODEL, options=lost)
     assert not any((tmp_path / "a").glob("*.*"))
 
@@ -404,7 +404,9 @@ def test_a_run_that_is_lost_keeps_the_epoch_before(
         lambda done, _: 1.0 if done < from_step / 20 else 1e42,
     )
     options = TrainOptions.model_validate(OPTIONS.model_dump() | changes)
-    with pytest.raises(TrainingError, match=rf"in epoch {good + 1} .*goes on from epoch {good},"):
+    with pytest.raises(
+        TrainingError, match=rf"in epoch {good + 1}; .*continues from epoch {good},"
+    ):
         train(tiles, tmp_path / "a", model=MODEL, options=options)
     assert len(rows(tmp_path / "a")) == good
     assert state_of(tmp_path / "a", "last.ckpt")["epoch"] == good - 1

@@ -45,7 +45,7 @@ def build(building_share=0.25, **options):
 
 
 def step(module, sample):
-    image, target, _ = module._prepare(sample)
+    image, target, _ = module._normalise(sample)
     return module._loss(image, target)[0].item()
 
 
@@ -64,7 +64,7 @@ def test_the_loss_is_that_of_known_pixels():
 def test_the_weight_map_weighs_buildings_by_their_share_and_gaps_in_both_targets():
     sample = batch()
     module = build(loss={"bce": 1}, weight_map={"w0": 4})
-    image, target, _ = module._prepare(sample)
+    image, target, _ = module._normalise(sample)
     assert target.shape == (3, 3, 20, 28)
     weights = WeightMap(4, [0.25, None])(sample["target"], sample["separation"])
     alone = CompositeLoss(module.options.loss, channels=2)
@@ -138,7 +138,7 @@ def test_the_loss_of_deeplabv2_is_summed_over_scales_and_their_maximum():
     ).eval()
     sample = batch()
     module = Segmenter(network, INFO, TrainOptions())
-    image, target, _ = module._prepare(sample)
+    image, target, _ = module._normalise(sample)
     with torch.no_grad():
         loss, logits = module._loss(image, target)
         parts = [module.loss(s, target, target != 255) for s in network.training_logits(image)]

@@ -252,7 +252,7 @@ def test_the_steepest_fall_is_found_by_hand():
     rows = smooth_losses(rates, losses)
     assert len(rows) < 60
     assert 5e-3 < steepest_rate(rows) < 5e-2
-    with pytest.raises(ConfigError, match="no learning rate makes the loss fall"):
+    with pytest.raises(ConfigError, match="the loss falls at no learning rate"):
         steepest_rate(smooth_losses(rates, [1.0 + rate for rate in rates]))
 
 

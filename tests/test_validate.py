@@ -362,7 +362,7 @@ class Bright(nn.Module):
 def test_the_logged_f1_equals_that_of_vectorize_and_evaluate(tiles):
     info = tiles.info.model_copy(update={"mean": (60.0,) * 3, "std": (20.0,) * 3})
     areas = ValidationAreas(tiles)
-    module = Segmenter(Bright(), info, TrainOptions(), ground=areas)
+    module = Segmenter(Bright(), info, TrainOptions(), areas=areas)
     logged: dict[str, float] = {}
     module.log_dict = lambda scores, **_: logged.update(scores)
     for seed in (0, 1):  # two epochs in different order give the same

@@ -1,4 +1,4 @@
-"""Which network, and how it is trained."""
+"""Options of the network and of training."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from geoseg.options.loss import PIXELWISE, LossOptions, WeightMapOptions
 
 
 class ModelOptions(Options):
-    """Which network."""
+    """Options of the network."""
 
     arch: str = Field("deepglobe", description="Architecture; see geoseg models")
     encoder: str | None = Field(
-        None, description="Encoder of smp, or tu-NAME of timm; the architecture's own when null"
+        None, description="Encoder of smp, or tu-NAME of timm; the architecture's default when null"
     )
     encoder_weights: str | None = Field(
         "imagenet", description="imagenet, none, or a local .safetensors or .pth file"
@@ -30,109 +30,116 @@ class ModelOptions(Options):
 
 
 class TrainOptions(Options):
-    """How the network is trained."""
+    """Options of training."""
 
     epochs: int = Field(
         100,
         ge=1,
-        description="Passes over the tiles; of few tiles so many passes are one that it has 25 "
-        "steps at least",
+        description="Passes over the tiles. Small data sets repeat until an epoch has 25 steps",
     )
     max_minutes: float | None = Field(
         None,
         gt=0,
-        description="No step is made after that; a last validation and tuning follow. The rate "
-        "follows the clock, so no two such runs are the same",
+        description="Training stops after so many minutes; a last validation and tuning follow. "
+        "The learning rate follows the clock, so such runs are not reproducible",
     )
     patience: int | None = Field(
-        None, ge=1, description="Training ends after so many validations without a better one"
+        None, ge=1, description="Training ends after so many validations without improvement"
     )
     batch_size: Count | Literal["auto"] = Field(
-        8, description="Tiles per step of a device; auto: as many as its memory holds"
+        8, description="Tiles per step of a device; auto: as many as fit into its memory"
     )
-    accumulate: int = Field(1, ge=1, description="Batches whose gradients make one step")
-    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="SGD with Nesterov's momentum")
+    accumulate: int = Field(1, ge=1, description="Batches whose gradients are summed for one step")
+    optimizer: Literal["adamw", "sgd"] = Field(
+        "adamw", description="sgd is SGD with Nesterov momentum"
+    )
     lr: float = Field(1e-3, gt=0, description="Peak learning rate of the decoder")
-    encoder_lr: float = Field(0.5, ge=0, le=1, description="The encoder's, as a share of lr")
-    momentum: float = Field(
-        0.9, ge=0, lt=1, description="Of SGD, and the first beta of AdamW; not of one_cycle"
+    encoder_lr: float = Field(
+        0.5, ge=0, le=1, description="Learning rate of a pretrained encoder, as a share of lr"
     )
-    weight_decay: float = Field(1e-2, ge=0, description="Pulls weights towards 0")
+    momentum: float = Field(
+        0.9, ge=0, lt=1, description="Momentum of SGD, first beta of AdamW; one_cycle sets its own"
+    )
+    weight_decay: float = Field(1e-2, ge=0, description="Weight decay")
     clip_norm: float = Field(
-        1.0, ge=0, description="Longer gradients are scaled down to this norm; 0: never"
+        1.0, ge=0, description="Gradients are clipped to this norm; 0 disables"
     )
     schedule: Literal["cosine", "poly", "one_cycle", "constant"] = Field(
-        "cosine", description="How the rate falls after the warm-up; one_cycle moves momentum, too"
+        "cosine",
+        description="Learning-rate schedule after the warm-up; one_cycle changes momentum, too",
     )
-    poly_power: float = Field(0.9, gt=0, description="Of poly")
+    poly_power: float = Field(0.9, gt=0, description="Exponent of the poly schedule")
     warmup: float | None = Field(
         None,
         ge=0,
         lt=1,
-        description="Share of training with a rising rate; when null 0.05, of one_cycle 0.3",
+        description="Share of training with a rising rate; null: 0.05, or 0.3 with one_cycle",
     )
     ema: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="Validate and keep the weights' running average, of which each step keeps "
-        "this share; 0: the weights themselves",
+        description="EMA decay: validate and save the exponential moving average of the weights; 0 "
+        "disables",
     )
     swa: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="Validate and keep the plain average of the weights over this last share of "
-        "training; 0: the weights themselves",
+        description="SWA: validate and save the mean of the weights over this last share of "
+        "training, with recomputed batch statistics; 0 disables",
     )
     loss: LossOptions | None = Field(
         None,
-        description="Terms with their weights and parameters; when null BCE, of exclusive classes "
-        "cross-entropy, and dice",
+        description="Terms with their weights and parameters; null: dice plus BCE, or plus "
+        "cross-entropy for exclusive classes",
     )
     weight_map: WeightMapOptions | None = Field(
-        None, description="Weigh pixels between buildings, in terms that count pixels"
+        None,
+        description="Weight map of U-Net, for gaps between buildings; used by pixelwise loss terms",
     )
     augment: AugmentOptions | None = Field(
         AUGMENT_PRESETS["full"],
-        description="none; light: quarter turns, mirrors, colours; full: any turn, scale, gamma, "
-        "blur and shadows too; or fields that differ from full, or from the one named by preset",
+        description="none; light: quarter turns, flips, colours; full: also any rotation, scale, "
+        "gamma, blur and shadows; or fields that differ from full, or from the given preset",
     )
-    val_every: int = Field(1, ge=1, description="Validate every so many epochs, and after the last")
+    val_every: int = Field(
+        1, ge=1, description="Validate after every so many epochs, and after the last"
+    )
     loggers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = Field(
-        (), description="Besides metrics.csv, where its rows go; in the run's folder"
+        (), description="Experiment trackers that get the rows of metrics.csv, too"
     )
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
-        "auto", description="auto: bf16 where the device computes in it, else 32 bit"
+        "auto", description="auto: bf16 if the device supports it, else 32 bit"
     )
     compile: bool = Field(
-        False, description="Compile the network first: for long runs; deeplabv2 is not"
+        False, description="Compile the network with torch.compile; worthwhile for long runs"
     )
-    device: Literal["auto", "cpu", "gpu"] = Field(
-        "auto", description="auto: a GPU where there is one"
-    )
-    devices: int = Field(1, ge=1, description="GPUs of this machine, or processes on its CPU")
+    device: Literal["auto", "cpu", "gpu"] = Field("auto", description="auto: a GPU if available")
+    devices: int = Field(1, ge=1, description="GPUs per machine, or processes on a CPU")
     nodes: int = Field(1, ge=1, description="Machines that train together")
     workers: int | None = Field(
-        None, ge=0, description="Processes that load tiles; what suits the device when null"
+        None, ge=0, description="Processes that load training tiles; null: chosen for the device"
     )
     sampling: Literal["uniform", "balanced", "hard"] = Field(
         "uniform",
-        description="balanced: buildings, or each class, as often as the rest; hard: tiles of "
-        "great loss more often",
+        description="balanced: tiles with and without buildings, or of each class, equally often; "
+        "hard: tiles with a high loss more often",
     )
     mosaic: bool = Field(
         True,
-        description="Samples are windows that move and reach into neighbouring tiles; not of "
-        "networks of boxes",
+        description="Train on randomly shifted windows that reach into neighbouring tiles; not for "
+        "box networks",
     )
     max_memory_gb: float | None = Field(
         None,
         ge=0,
-        description="Training ground that needs more, in each process, lies in files in the run's "
-        "folder; when null a quarter of the machine's for all",
+        description="Memory for training tiles per process; more tiles are read from files in the "
+        "run's folder; null: a quarter of the machine's memory for all processes",
     )
-    seed: int = Field(0, ge=0, description="Of draws, of augmentation and of new weights")
+    seed: int = Field(
+        0, ge=0, description="Random seed of sampling, augmentation and initial weights"
+    )
 
     @property
     def warmup_share(self) -> float:
@@ -144,9 +151,7 @@ class TrainOptions(Options):
     @model_validator(mode="after")
     def _one_average(self) -> TrainOptions:
         if self.ema and self.swa:
-            raise ValueError(
-                "ema and swa are two averages of the same weights; set one of them to 0"
-            )
+            raise ValueError("ema and swa both average the weights; set one of them to 0")
         return self
 
     @field_validator("augment", mode="before")
@@ -158,7 +163,9 @@ class TrainOptions(Options):
             return value
         name = str(value.get("preset", "full"))
         if name not in AUGMENT_PRESETS:
-            raise ValueError(f"choose {', '.join(AUGMENT_PRESETS)}, or name what differs from full")
+            raise ValueError(
+                f"choose {', '.join(AUGMENT_PRESETS)}, or set fields that differ from full"
+            )
         preset = AUGMENT_PRESETS[name]
         changes = {key: changed for key, changed in value.items() if key != "preset"}
         if preset is None and changes:
@@ -168,8 +175,5 @@ class TrainOptions(Options):
     @model_validator(mode="after")
     def _has_effect(self) -> TrainOptions:
         if self.weight_map and self.loss and not set(PIXELWISE) & set(self.loss.terms):
-            raise ValueError(
-                "weight_map weighs pixels, which no term of loss counts one by one; add bce or "
-                "focal to loss"
-            )
+            raise ValueError("weight_map needs a pixelwise term in loss; add bce or focal")
         return self

@@ -1,4 +1,4 @@
-"""How many tiles a training step takes at once, where the device's memory decides."""
+"""Largest batch size that fits into the memory of a GPU."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from geoseg.options import TrainOptions
 from geoseg.training.learner import Learner
 from geoseg.training.loop import describe_hardware
 
-# A CPU is busy with few tiles, and its memory is the machine's.
+# Larger batches are not faster on a CPU, which shares its memory with other programs.
 _ON_CPU = 8
 
-# More tiles per step make fewer steps of as many tiles, so a step takes no more than this share
-# of them, and no more than these.
+# Larger batches mean fewer steps per epoch, so the batch size is limited by the steps of a pass
+# over the tiles, and by a maximum.
 _LEAST_STEPS_PER_PASS = 8
 _MOST = 128
 
-# Of the device's memory: what else lies there, and what the allocator cannot use, needs the rest.
+# Share of the device's memory that is used. Other programs and fragmentation need the rest.
 _SHARE = 0.8
 
 
 def find_batch_size(module: Learner, spec: ModelSpec, device: torch.device, *, most: int) -> int:
-    """The largest power of two whose training step fits into the device's memory.
+    """Return the largest power of two whose training step fits into the device's memory.
 
-    Memory is measured at two and four tiles, and grows with their number.
+    Memory is measured with two and four tiles, and extrapolated linearly.
 
     Args:
-        module: The network that is to be trained.
-        spec: Its header, which knows bands and tile size.
-        device: What computes.
-        most: Tiles to train on.
+        module: The network to train.
+        spec: Its header, for bands and tile size.
+        device: The device.
+        most: Number of training tiles.
 
     Raises:
         MemoryLimitError: If not even four tiles fit.
@@ -56,7 +56,7 @@ def find_batch_size(module: Learner, spec: ModelSpec, device: torch.device, *, m
 
 
 def kept_bytes(module: Learner) -> int:
-    """What lies in memory all the time besides weights and gradients: moments and an average."""
+    """Return the bytes of the optimizer's state and of averaged weights."""
     options = module.options
     copies = 2 if options.optimizer == "adamw" else int(options.momentum > 0)
     copies += bool(options.ema or options.swa)
@@ -64,34 +64,36 @@ def kept_bytes(module: Learner) -> int:
 
 
 def no_room_for(tiles: int, device: torch.device) -> MemoryLimitError:
-    """What to say where a step of so many tiles does not fit."""
+    """Return the error for a step of so many tiles that does not fit."""
     where = "the GPU's memory" if device.type == "cuda" else "memory"
     return MemoryLimitError(
-        f"train.batch_size: a step of {tiles} tiles does not fit into {where}; take fewer, and "
-        "train.accumulate=2 or more for steps of as many, or smaller tiles, or a smaller network"
+        f"train.batch_size: a step of {tiles} tiles does not fit into {where}; use fewer, with "
+        "train.accumulate=2 or more to keep the step size, or smaller tiles or a smaller network"
     )
 
 
 def _measure(module: Learner, spec: ModelSpec, device: torch.device, tiles: int) -> int:
-    """Bytes that a forward and backward pass of some tiles takes at the most."""
-    network = copy.deepcopy(module.network).to(device).train()  # whose statistics may change
+    """Return the peak memory of a forward and backward pass, in bytes."""
+    network = (
+        copy.deepcopy(module.network).to(device).train()
+    )  # a copy, as this changes batch statistics
     image = torch.zeros(tiles, len(spec.bands), spec.size, spec.size, device=device)
     torch.cuda.reset_peak_memory_stats(device)
     with _autocast(module.options, device):
-        said = network(image.contiguous(memory_format=torch.channels_last))
-    total = sum(part.float().sum() for part in (said if isinstance(said, tuple) else (said,)))
+        output = network(image.contiguous(memory_format=torch.channels_last))
+    total = sum(part.float().sum() for part in (output if isinstance(output, tuple) else (output,)))
     total.backward()
     peak: int = torch.cuda.max_memory_allocated(device)
     return peak
 
 
 def _autocast(options: TrainOptions, device: torch.device) -> torch.autocast:
-    """As the trainer will compute."""
+    """Return the autocast context that the trainer will use."""
     precision = describe_hardware(options, device)["precision"]
     half = torch.float16 if precision == "16-mixed" else torch.bfloat16
     return torch.autocast(device.type, half, enabled=precision != "32-true")
 
 
 def _power_of_two(number: int) -> int:
-    """The largest power of two that is not greater."""
+    """Return the largest power of two up to a number."""
     return 1 << (number.bit_length() - 1)

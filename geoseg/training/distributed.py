@@ -1,4 +1,4 @@
-"""Processes that train together: who started them, and what the first makes of what all have."""
+"""Distributed training: processes of a run, and values reduced over them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ from torch import Tensor
 from geoseg.errors import ConfigError
 from geoseg.options import TrainOptions
 
-Own = TypeVar("Own")
-Made = TypeVar("Made")
+Value = TypeVar("Value")
+Reduced = TypeVar("Reduced")
 
 
 def is_first() -> bool:
-    """Whether this process is the one that speaks, as far as its environment says."""
+    """Return whether this is the process that reports and writes."""
+    # Known from the environment, before processes are connected.
     return bool(cast("int", getattr(rank_zero_only, "rank", 0)) == 0)
 
 
 def count_started() -> tuple[int, int] | None:
-    """Processes per machine, and machines, if torchrun or srun started this process and others."""
+    """Return the processes per machine and the machines that torchrun or srun started.
+
+    None if this process was started alone.
+    """
     if dist.is_available() and dist.is_torchelastic_launched():
         each = int(os.environ["LOCAL_WORLD_SIZE"])
         return each, int(os.environ["WORLD_SIZE"]) // each
@@ -36,15 +40,15 @@ def count_started() -> tuple[int, int] | None:
 
 
 def started_by_srun() -> bool:
-    """Whether srun started the processes, and not torchrun."""
+    """Return whether srun, not torchrun, started the processes."""
     return count_started() is not None and not dist.is_torchelastic_launched()
 
 
 def adopt_started(options: TrainOptions) -> TrainOptions:
-    """Options that count the processes which torchrun or srun started, if one of them did.
+    """Return options with the number of processes that torchrun or srun started, if any.
 
     Raises:
-        ConfigError: If the options count others.
+        ConfigError: If the options name another number.
     """
     started = count_started()
     if started is None:
@@ -58,23 +62,28 @@ def adopt_started(options: TrainOptions) -> TrainOptions:
 
 
 def check_processes(options: TrainOptions, val_tiles: int, device: torch.device) -> None:
-    """Refuses more processes than there is something to do for."""
+    """Refuse a number of processes that cannot train together.
+
+    Raises:
+        ConfigError: If there are fewer GPUs or validation tiles than processes, or the batch size
+            is to be found automatically.
+    """
     processes = options.devices * options.nodes
     if processes == 1:
         return
     if device.type == "cuda" and options.devices > torch.cuda.device_count():
         raise ConfigError(
             f"train.devices: {options.devices}, but this machine has {torch.cuda.device_count()} "
-            "GPUs; take as many, or train.device=cpu"
+            "GPUs; use at most as many, or train.device=cpu"
         )
     if processes > val_tiles:
         raise ConfigError(
-            f"train.devices: {processes} processes cannot share {val_tiles} validation tiles; take "
+            f"train.devices: {processes} processes cannot share {val_tiles} validation tiles; use "
             "fewer"
         )
     if options.batch_size == "auto":
         raise ConfigError(
-            "train.batch_size: auto is for one device; name the tiles per step of each device"
+            "train.batch_size: auto works on one device only; set the tiles per step and device"
         )
 
 
@@ -83,31 +92,32 @@ def count_processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def reduce_on_first(own: Own, make: Callable[[list[Own]], Made]) -> Made:
-    """What the first process makes of what all of them have, told to all.
+def reduce_on_first(value: Value, reduce: Callable[[list[Value]], Reduced]) -> Reduced:
+    """Reduce the values of all processes on the first, and return the result on all.
 
     Args:
-        own: What this process has.
-        make: Is given that of every process, by rank; it is called in the first process alone.
+        value: The value of this process.
+        reduce: Takes the values of all processes, by rank; called only on the first process.
     """
     if not (dist.is_available() and dist.is_initialized()):
-        return make([own])
+        return reduce([value])
     first = dist.get_rank() == 0
-    parts: list[Own] | None = cast("list[Own]", [None] * dist.get_world_size()) if first else None
-    dist.gather_object(own, parts)
-    answer = [make(parts) if parts is not None else None]
-    dist.broadcast_object_list(answer)
-    return cast("Made", answer[0])
+    size = dist.get_world_size()
+    values: list[Value] | None = cast("list[Value]", [None] * size) if first else None
+    dist.gather_object(value, values)
+    result = [reduce(values) if values is not None else None]
+    dist.broadcast_object_list(result)
+    return cast("Reduced", result[0])
 
 
-def leave_group() -> None:
-    """Leave the group of processes that Lightning has started for a run."""
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
-
-
-def take_from_first(tensors: list[Tensor]) -> None:
-    """Fills tensors with those of the first process."""
+def broadcast_from_first(tensors: list[Tensor]) -> None:
+    """Overwrite tensors with those of the first process."""
     if dist.is_available() and dist.is_initialized():
         for tensor in tensors:
             dist.broadcast(tensor, 0)
+
+
+def leave_group() -> None:
+    """Disconnect from the processes of a finished run."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,7 +1,8 @@
-"""The end of a run whose network is lost, before it is scored and kept."""
+"""Stops training when loss or weights become non-finite."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from geoseg.errors import TrainingError
 from geoseg.training.checkpoints import LAST_NAME
@@ -16,9 +18,10 @@ from geoseg.training.distributed import reduce_on_first
 
 
 class Divergence(Callback):
-    """Refuses the epoch in which loss or weights cease to be finite numbers.
+    """Raise an error in an epoch in which loss or weights become non-finite.
 
-    The weights count, too: the last step of an epoch may ruin what had a loss until then.
+    The weights are checked, too, because the last step of an epoch may ruin them after its loss
+    was computed.
 
     Args:
         folder: The run's folder.
@@ -29,22 +32,22 @@ class Divergence(Callback):
         self._loss = torch.zeros(())
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Starts anew."""
+        """Reset the check."""
         self._loss = torch.zeros((), device=pl_module.device)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any
     ) -> None:
-        """Takes note of a loss, without waiting for the device."""
-        # Zero, or else not a number from here on.
+        """Remember whether the loss is finite, without waiting for the device."""
+        # A product with 0 is 0 for finite losses. NaN and infinity make the sum NaN for good.
         self._loss += outputs["loss"].detach() * 0
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuses before all that would stumble over such numbers."""
+        """Check before the validation, which cannot score such a network."""
         self._check(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuses epochs that are not validated."""
+        """Check epochs without a validation."""
         self._check(trainer, pl_module)
 
     def _check(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -52,21 +55,20 @@ class Divergence(Callback):
         if reduce_on_first(own, all):
             return
         epoch = trainer.current_epoch
-        advice = "start anew with --overwrite and a lower train.lr or train.clip_norm"
+        advice = "start again with --overwrite and a lower train.lr or train.clip_norm"
         if self.last.is_file():
             advice = (
-                f"--resume goes on from epoch {epoch}, the last good one: lower train.lr or "
-                f"train.clip_norm with it, or set train.epochs={epoch} for a model of what was "
-                "best until then"
+                f"--resume continues from epoch {epoch}, the last good one: lower train.lr or "
+                f"train.clip_norm with it, or set train.epochs={epoch} for a model of the best "
+                "epoch so far"
             )
         raise TrainingError(
-            f"{self.last.parent}: in epoch {epoch + 1} the loss is no longer a number; {advice}. "
-            "train.precision=32-true is slower and safer, from the start"
+            f"{self.last.parent}: the loss became non-finite in epoch {epoch + 1}; {advice}. "
+            "train.precision=32-true is slower but more stable"
         )
 
 
 def is_finite(tensors: list[Tensor]) -> bool:
-    """Whether all numbers of tensors on one device are finite, which is asked only once."""
+    """Return whether all values are finite, with a single transfer from the device."""
     floats = [tensor for tensor in tensors if tensor.is_floating_point() and tensor.numel()]
-    greatest = torch._foreach_norm(floats, float("inf"))
-    return bool(torch.stack([one.float() for one in greatest]).isfinite().all())
+    return bool(get_total_norm(floats, math.inf).isfinite())

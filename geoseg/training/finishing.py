@@ -1,4 +1,4 @@
-"""What a run ends with: thresholds and a temperature for its model, and pictures of both."""
+"""Tuning and calibration of a trained pixel network, and pictures of its validation tiles."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ from geoseg.training.validation.tuning import Drawing, Tuned, tune_thresholds
 
 VALIDATION_NAME, RELIABILITY_NAME = "validation.png", "reliability.png"
 
-# Tiles on a sheet: the worst, then a fair sample of the others.
+# Tiles in a picture: the worst, then an even sample of the others.
 _SHOWN, _WORST = 24, 8
 
-# Tiles that share more of their ground with others would show the same twice.
+# Overlapping tiles show the same buildings twice; those that share more of their area are skipped.
 _MOST_SHARED = 0.25
 
 _BATCH = 8
 
-# Tiles of classes of which the shown ones are chosen.
-_LOOKED_AT = 400
+# Tiles with classes from which the shown ones are chosen.
+_CANDIDATES = 400
 
 
-class _Judged(Protocol):
+class _Scored(Protocol):
     @property
     def iou(self) -> float:
-        """How well what a tile shows is found."""
+        """IoU of the tile's prediction."""
 
 
-AnyTile = TypeVar("AnyTile", bound=_Judged)
+AnyTile = TypeVar("AnyTile", bound=_Scored)
 
 
 def finish(spec: ModelSpec, weights: dict[str, Tensor], device: str, tiles: TileDataset) -> Tuned:
@@ -94,7 +94,7 @@ def _draw_buildings(
 
 
 def choose_tiles(tiles: Sequence[AnyTile]) -> list[AnyTile]:
-    """The tiles of the least IoU, then others evenly up to the best, 24 at the most."""
+    """Return the tiles with the lowest IoU, then others evenly up to the best, at most 24."""
     ordered = sorted(tiles, key=lambda tile: tile.iou)
     if len(ordered) <= _SHOWN:
         return ordered
@@ -103,7 +103,7 @@ def choose_tiles(tiles: Sequence[AnyTile]) -> list[AnyTile]:
 
 
 def separate_tiles(tiles: TileDataset, among: Iterable[int]) -> list[int]:
-    """Rows of tiles that hardly share ground, in the dataset's order.
+    """Return rows of tiles that hardly overlap, in the dataset's order.
 
     Args:
         tiles: The tiles.
@@ -123,48 +123,48 @@ def separate_tiles(tiles: TileDataset, among: Iterable[int]) -> list[int]:
 
 
 def iter_outlined(
-    tiles: TileDataset, found: Sequence[tuple[ValidationArea, Evaluation]]
+    tiles: TileDataset, evaluated: Sequence[tuple[ValidationArea, Evaluation]]
 ) -> Iterator[OutlinedTile]:
-    """Tiles with the outlines of what was found in them, and what not.
+    """Yield tiles with the outlines of found, false and missed buildings.
 
     Args:
         tiles: Validation tiles.
-        found: Their ground, and what was found on it.
+        evaluated: Their areas, with the evaluation of each.
     """
-    for ground, evaluation in found:
+    for area, evaluation in evaluated:
         layers = _layers_of(evaluation)
-        for index in separate_tiles(tiles, ground.windows):
-            window = ground.windows[index]
-            frame = ground.grid.window_polygon(window)
-            seen = {name: _clip(polygons, frame) for name, polygons in layers.items()}
-            to_tile = _to_pixels(ground, window.col_off, window.row_off)
+        for index in separate_tiles(tiles, area.windows):
+            window = area.windows[index]
+            frame = area.grid.window_polygon(window)
+            clipped = {name: _clip(polygons, frame) for name, polygons in layers.items()}
+            to_tile = _to_pixels(area, window.col_off, window.row_off)
             sample = tiles[index]
             yield OutlinedTile(
                 sample["image"].numpy(),
                 sample["valid"].numpy()[0],
                 _iou(
-                    np.concatenate([seen["found"], seen["false"]]),
-                    np.concatenate([seen["truth"], seen["missed"]]),
+                    np.concatenate([clipped["found"], clipped["false"]]),
+                    np.concatenate([clipped["truth"], clipped["missed"]]),
                 ),
-                {name: shapely.transform(polygons, to_tile) for name, polygons in seen.items()},
+                {name: shapely.transform(polygons, to_tile) for name, polygons in clipped.items()},
             )
 
 
 def _layers_of(evaluation: Evaluation) -> dict[str, np.ndarray]:
-    right = evaluation.matches.proposal_match >= 0
-    known = evaluation.matches.truth_match >= 0
+    correct = evaluation.matches.proposal_match >= 0
+    detected = evaluation.matches.truth_match >= 0
     pred = np.asarray(evaluation.pred.geometry.to_numpy(), dtype=object)
     truth = np.asarray(evaluation.truth.geometry.to_numpy(), dtype=object)
     return {
-        "truth": truth[known],
-        "found": pred[right],
-        "false": pred[~right],
-        "missed": truth[~known],
+        "truth": truth[detected],
+        "found": pred[correct],
+        "false": pred[~correct],
+        "missed": truth[~detected],
     }
 
 
 def _clip(polygons: np.ndarray, frame: shapely.Geometry) -> np.ndarray:
-    """The parts of polygons inside a frame, without lines and points."""
+    """Return the parts of polygons inside a frame, without lines and points."""
     near = polygons[shapely.intersects(polygons, frame)]
     parts = shapely.get_parts(shapely.intersection(near, frame))
     parts = shapely.get_parts(parts)
@@ -173,35 +173,35 @@ def _clip(polygons: np.ndarray, frame: shapely.Geometry) -> np.ndarray:
 
 
 def _iou(found: np.ndarray, truth: np.ndarray) -> float:
-    """IoU of the ground covered; 1 where there is nothing and nothing was found."""
+    """Return the IoU of the covered areas; 1 if both are empty."""
     return compare_areas(found, truth).iou if len(found) or len(truth) else 1.0
 
 
-def _to_pixels(ground: ValidationArea, left: int, top: int) -> Callable[[np.ndarray], np.ndarray]:
+def _to_pixels(area: ValidationArea, left: int, top: int) -> Callable[[np.ndarray], np.ndarray]:
     def to_pixels(points: np.ndarray) -> np.ndarray:
-        columns, rows = ground.grid.to_pixels(points[:, 0], points[:, 1])
+        columns, rows = area.grid.to_pixels(points[:, 0], points[:, 1])
         return np.column_stack([columns - left, rows - top])
 
     return to_pixels
 
 
 @dataclass(frozen=True)
-class _Scored:
-    """A tile by its row in the dataset, and how well its classes are found."""
+class _ScoredRow:
+    """Row of a tile in the dataset, and the mean IoU of its classes."""
 
     index: int
     iou: float
 
 
 def _choose_masked(predict: Predict, tiles: TileDataset) -> list[MaskedTile]:
-    """Tiles to be shown, of some hundred from all over the ground; only those stay in memory."""
-    apart = separate_tiles(tiles, range(len(tiles)))
-    if len(apart) > _LOOKED_AT:
-        apart = [apart[place] for place in np.linspace(0, len(apart) - 1, _LOOKED_AT).astype(int)]
+    """Return the tiles to show, chosen from some hundred; only the chosen ones stay in memory."""
+    rows = separate_tiles(tiles, range(len(tiles)))
+    if len(rows) > _CANDIDATES:
+        rows = [rows[place] for place in np.linspace(0, len(rows) - 1, _CANDIDATES).astype(int)]
     scored = []
-    for index, tile in zip(apart, _iter_masked(predict, tiles, apart), strict=True):
+    for index, tile in zip(rows, _iter_masked(predict, tiles, rows), strict=True):
         if (tile.truth != tiles.info.ignore).any():
-            scored.append(_Scored(index, tile.iou))
+            scored.append(_ScoredRow(index, tile.iou))
     shown = [tile.index for tile in choose_tiles(scored)]
     return list(_iter_masked(predict, tiles, shown))
 

@@ -13,7 +13,6 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from geoseg.jobs.files import replace_file
 from geoseg.jobs.progress import Report
@@ -179,7 +178,7 @@ class History(Callback):
     ) -> None:
         """Kill the processes that this one started; they would wait for it forever."""
         launcher = trainer.strategy.launcher
-        if isinstance(launcher, _SubprocessScriptLauncher):
+        if launcher is not None:
             launcher.kill(signal.SIGKILL)
 
     def draw(self) -> None:

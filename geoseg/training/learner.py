@@ -1,4 +1,4 @@
-"""What training has in common, whatever the network finds, and what each kind brings itself."""
+"""Base class of the modules that Lightning trains, and recipes for what a network predicts."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from geoseg.networks.models import encoder_of
 from geoseg.options import TrainOptions
 from geoseg.training.augmentation import Randomness
 from geoseg.training.dataset import TileDataset
-from geoseg.training.distributed import count_processes, reduce_on_first, take_from_first
+from geoseg.training.distributed import broadcast_from_first, count_processes, reduce_on_first
 from geoseg.training.validation.tuning import Tuned
 
 
 class Learner(L.LightningModule):
-    """A network and its optimiser, as Lightning runs them.
+    """Base class of a network with its loss and optimizer, trained by Lightning.
 
     Args:
         network: Takes normalised images (N, C, H, W).
-        info: What the tiles are.
-        options: How to train.
-        pretrained: The encoder has learnt before, and learns at its own gentler rate.
+        info: Description of the tiles.
+        options: Training options.
+        pretrained: The encoder is pretrained, and learns at a lower rate.
     """
 
     mean: Tensor
@@ -54,7 +54,7 @@ class Learner(L.LightningModule):
         self._val_loss, self._val_samples = torch.zeros(()), 0
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW or SGD; a gentler rate for an encoder that has learnt before."""
+        """Return AdamW or SGD, with a lower rate for a pretrained encoder."""
         encoder = list(encoder_of(self.network).parameters())
         known = {id(p) for p in encoder}
         rest = [p for p in self.network.parameters() if id(p) not in known]
@@ -75,7 +75,7 @@ class Learner(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Scales long gradients down; Lightning itself refuses that for fused optimisers."""
+        """Clip gradients by their norm; Lightning itself refuses that for fused optimizers."""
         if not self._is_fused:
             super().configure_gradient_clipping(
                 optimizer, gradient_clip_val, gradient_clip_algorithm
@@ -84,7 +84,7 @@ class Learner(L.LightningModule):
             nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Makes what a network draws in training, such as dropout, a matter of the epoch alone."""
+        """Seed dropout and other draws of the network, once per epoch."""
         if batch_idx:
             return
         # Not earlier, because a loader draws a number before its first batch.
@@ -97,48 +97,48 @@ class Learner(L.LightningModule):
         return seed * count_processes() + self.global_rank
 
     def on_validation_epoch_start(self) -> None:
-        """Starts counting anew, in all processes with the same network."""
-        # Statistics of batches are each process's own, unless it trains on a GPU.
-        take_from_first(list(self.network.buffers()))
+        """Reset the counts; all processes validate the network of the first."""
+        # On CPUs each process has its own statistics of batch normalization.
+        broadcast_from_first(list(self.network.buffers()))
         self._val_loss = torch.zeros((), dtype=torch.float64, device=self.device)
         self._val_samples = 0
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the mean loss of all samples, and the scores of what was found on them."""
+        """Log the mean loss of all samples and the scores of their predictions."""
         own = self._val_loss.item(), self._val_samples, self._findings()
-        self.log_dict(reduce_on_first(own, self._judge), sync_dist=True)
+        self.log_dict(reduce_on_first(own, self._reduce), sync_dist=True)
 
     def _log_loss(self, loss: Tensor, count: int) -> None:
-        """Takes note of a training batch's mean loss."""
+        """Log the mean loss of a training batch."""
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=count, sync_dist=True)
 
     def _add_loss(self, loss: Tensor, count: int) -> None:
-        """Takes note of a validation batch's mean loss, without waiting for the device."""
+        """Add the mean loss of a validation batch, without waiting for the device."""
         self._val_loss += loss.detach() * count
         self._val_samples += count
 
-    def _judge(self, parts: list[tuple[float, int, Any]]) -> dict[str, float]:
+    def _reduce(self, parts: list[tuple[float, int, Any]]) -> dict[str, float]:
         losses, counts, findings = zip(*parts, strict=True)
         return {"val_loss": sum(losses) / sum(counts), **self._score(list(findings))}
 
     @property
     def _is_fused(self) -> bool:
-        # Gradients are scaled in 16 bits, and a fused optimiser takes that back only as it steps,
+        # With float16, gradients are scaled, and a fused optimizer unscales them only in its step,
         # after they were clipped.
         return self.options.precision != "16-mixed"
 
     @property
     def scored_share(self) -> float:
-        """Share of the validation ground whose buildings are counted while training."""
+        """Share of the validation area whose buildings are scored during training."""
         return 1.0
 
     @abstractmethod
     def _findings(self) -> Any:
-        """What this process has found on its validation tiles."""
+        """Return the predictions of this process on its validation tiles, or counts of them."""
 
     @abstractmethod
     def _score(self, findings: list[Any]) -> dict[str, float]:
-        """The scores of what every process has found, by name."""
+        """Return the scores of the findings of all processes, by name."""
 
     @abstractmethod
     def training_images(self, batch: Any, number: int) -> Tensor:
@@ -161,19 +161,19 @@ class Learner(L.LightningModule):
 
 @dataclass(frozen=True)
 class Recipe:
-    """What of training depends on what a network finds.
+    """Parts of training that depend on what a network predicts.
 
     Attributes:
         task: What the networks predict: `pixels` or `boxes`, see `geoseg.networks.models.task_of`.
         datasets: Reads the training and the validation split of a folder of tiles.
-        outputs: What the channels of the network's logits mean, for these tiles.
-        learner: Puts a network together with its loss, for tiles to train on and tiles to
-            validate; the last argument says whether the encoder has learnt before. It logs
-            `train_loss`, `val_loss`, `val_iou`, `val_score`, and `val_f1_pixel`, `val_f1` or
-            both of buildings. The greatest `val_score` is that of the best epoch.
-        finish: Header, weights, device and validation tiles → the best thresholds, and the
-            pictures to draw once the model is saved.
-        windows: Whether it learns from windows of ground, or else from tiles.
+        outputs: Returns the names of the network's output bands for these tiles.
+        learner: Builds the module from network, training tiles, validation tiles, options and
+            whether the encoder is pretrained. The module logs `train_loss`, `val_loss`, `val_iou`,
+            `val_score` and, for buildings, `val_f1_pixel`, `val_f1` or both. The epoch with the
+            highest `val_score` is the best.
+        finish: Returns the best thresholds, and the pictures to draw after the model is saved,
+            for header, weights, device and validation tiles.
+        windows: Whether training samples are windows of the mosaic; tiles otherwise.
     """
 
     task: Task

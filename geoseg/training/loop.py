@@ -1,4 +1,4 @@
-"""Lightning's loop, as the options want it, on the hardware that is there."""
+"""Lightning trainer for the options and the available hardware."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from geoseg.errors import ConfigError
 from geoseg.networks.device import computes_bf16
 from geoseg.options import TrainOptions
-from geoseg.training.checkpoints import Patience, RunCheckpoints, WholeFiles
+from geoseg.training.checkpoints import AtomicCheckpointIO, Patience, RunCheckpoints
 from geoseg.training.distributed import count_started, started_by_srun
 from geoseg.training.divergence import Divergence
 from geoseg.training.history import History
@@ -46,12 +46,12 @@ def build_trainer(
         max_epochs=max(options.epochs, finished),
         check_val_every_n_epoch=options.val_every,
         callbacks=[
-            Divergence(folder),  # first, so that nothing of a lost epoch is written
+            Divergence(folder),  # first, so that a diverged epoch is not saved
             history,
             RunCheckpoints(folder),
             *_further_callbacks(options, history),
         ],
-        plugins=[WholeFiles(), *choose_environment()],
+        plugins=[AtomicCheckpointIO(), *choose_environment()],
         logger=False,
         enable_progress_bar=progress_bar,
         enable_model_summary=False,
@@ -63,27 +63,27 @@ def build_trainer(
 
 
 def choose_environment() -> list[ClusterEnvironment]:
-    """How processes find each other, where Lightning is not to choose itself.
+    """Return the environment that connects the processes; empty to let Lightning choose.
 
     Raises:
-        ConfigError: If srun was not told how many tasks each machine has.
+        ConfigError: If the number of tasks per machine is missing from the call of srun.
     """
     if not count_started():
-        # In a job of SLURM without srun, too, Lightning starts the other processes itself.
+        # Even in a SLURM job: without srun Lightning must start the other processes itself.
         return [LightningEnvironment()]
-    # States of its own, which Lightning would write before a job's end, are not ours.
     if not started_by_srun():
         return []
     try:
+        # Without requeueing, for which Lightning would write states that geoseg does not resume.
         return [SLURMEnvironment(auto_requeue=False)]
     except RuntimeError as error:
         raise ConfigError(
-            "srun: say how many tasks each machine has, with --ntasks-per-node in place of --ntasks"
+            "srun: the number of tasks per machine is unknown; use --ntasks-per-node, not --ntasks"
         ) from error
 
 
 def describe_hardware(options: TrainOptions, device: torch.device) -> dict[str, Any]:
-    """Arguments of Lightning's trainer that say what computes, and in how many bits."""
+    """Return the arguments of Lightning's trainer for device and precision."""
     precision = options.precision
     if precision == "auto":
         precision = "bf16-mixed" if computes_bf16(device) else "32-true"
@@ -94,7 +94,7 @@ def describe_hardware(options: TrainOptions, device: torch.device) -> dict[str, 
         "num_nodes": options.nodes,
         "strategy": "auto" if alone else "ddp",
         "sync_batchnorm": on_gpu and not alone,
-        "use_distributed_sampler": False,  # the samplers know of the others
+        "use_distributed_sampler": False,  # our samplers split batches among processes
         "precision": precision,
     }
 

@@ -1,4 +1,4 @@
-"""The learning rate at which a network learns fastest, by trying them all (arXiv 1506.01186)."""
+"""Learning-rate finder: one short training with a rising rate (arXiv 1506.01186)."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ from geoseg.training.setup import Setup, build_loaders, prepare
 
 LOWEST, HIGHEST = 1e-6, 1.0
 
-# Share of the smoothed loss, which is drawn, that a step keeps.
+# Decay of the smoothed loss, which is drawn.
 _SMOOTH = 0.9
 
-# Beyond this many times the least loss training has come apart; the first steps' losses alone
-# are too few to say so.
-_APART = 4.0
+# Training has diverged when the loss exceeds this many times the lowest; the losses of the first
+# steps are too few to tell.
+_DIVERGED = 4.0
 _LEAST_STEPS = 20
 
-# The first steps' losses fall by chance, at rates that change nothing. Lines are fitted over a
-# quarter of a hundred steps, a factor of thirty in the rate: one batch's loss says little.
+# The rates of the first steps are too low to change anything. Lines are fitted over 25 steps, a
+# factor of 30 in the rate, because the loss of a single batch is noisy.
 _SKIPPED = 10
 _FITTED = 25
 
 
 @dataclass(frozen=True)
 class FoundRate:
-    """What the search found.
+    """Result of the search.
 
     Attributes:
         lr: A good peak learning rate.
-        picture: Loss by rate.
+        picture: Path of the plot of loss by rate.
     """
 
     lr: float
@@ -70,33 +70,33 @@ def find_lr(
     steps: int = 100,
     report: Report = lambda _: None,
 ) -> FoundRate:
-    """Trains for some steps with rates that rise from 1e-6 to 1, and keeps none of it.
+    """Train for some steps with rates from 1e-6 to 1, and discard the network.
 
     Args:
         tiles: A folder made by `geoseg tile`.
-        output: The folder of a run, which is left alone; beside it come to lie
-            `OUTPUT_learning_rates.csv` and `OUTPUT_learning_rates.png`, in place of earlier ones.
-        model: Which network.
-        options: How to train it.
-        recipe: The recipe for what the network predicts; that for pixels when None.
-        steps: How many rates are tried.
-        report: Told how far it is, ten times.
+        output: Folder of a run, which is not changed. `OUTPUT_learning_rates.csv` and
+            `OUTPUT_learning_rates.png` are written next to it, and replace earlier ones.
+        model: Options of the network.
+        options: Options of training.
+        recipe: Recipe for what the network predicts; the pixel recipe when None.
+        steps: Number of rates.
+        report: Called with the progress, ten times.
 
     Returns:
-        The rate at which the loss fell fastest.
+        The rate at which the loss falls fastest.
 
     Raises:
-        GeosegError: If tiles, network and options do not work together, the output cannot be
-            written, or no rate makes the loss fall.
+        GeosegError: If tiles, network and options do not fit together, the output cannot be
+            written, or the loss falls at no rate.
     """
     if count_started():
-        raise ConfigError("learning rates are tried by one process; leave torchrun or srun out")
+        raise ConfigError("--find-lr runs in one process; leave torchrun or srun out")
     table, picture = (Path(f"{Path(output)}_learning_rates.{kind}") for kind in ("csv", "png"))
     for path in (table, picture):
         check_output(path, overwrite=True, is_file=True)
     options = (options or TrainOptions()).model_copy(update={"devices": 1, "nodes": 1})
     setup = prepare(tiles, model or ModelOptions(), options, recipe=recipe)
-    # Opened first: what cannot be written is refused before the work.
+    # Opened first, so that an unwritable output is refused before the work.
     with replace_file(table) as partial, partial.open("w", newline="") as file:
         rows = _try_rates(setup, steps, report)
         writer = csv.DictWriter(file, ("lr", "loss", "smoothed"))
@@ -108,24 +108,24 @@ def find_lr(
 
 
 def smooth_losses(rates: Sequence[float], losses: Sequence[float]) -> list[dict[str, float]]:
-    """Rows of rate, loss and smoothed loss, up to where training comes apart."""
+    """Return rows of rate, loss and smoothed loss, up to where training diverges."""
     rows: list[dict[str, float]] = []
     running, least = 0.0, math.inf
     for step, (rate, loss) in enumerate(zip(rates, losses, strict=True), start=1):
         running = _SMOOTH * running + (1 - _SMOOTH) * loss
         smoothed = running / (1 - _SMOOTH**step)
         least = min(least, smoothed)
-        if not math.isfinite(loss) or (step > _LEAST_STEPS and smoothed > _APART * least):
+        if not math.isfinite(loss) or (step > _LEAST_STEPS and smoothed > _DIVERGED * least):
             break
         rows.append({"lr": rate, "loss": loss, "smoothed": smoothed})
     return rows
 
 
 def steepest_rate(rows: Sequence[Mapping[str, float]]) -> float:
-    """The rate around which the loss falls fastest per factor of the rate, by fitted lines.
+    """Return the rate around which the loss falls fastest per factor of the rate, by fitted lines.
 
     Raises:
-        ConfigError: If it falls nowhere.
+        ConfigError: If the loss falls at no rate.
     """
     rows = rows[_SKIPPED:]
     width = min(_FITTED, len(rows))
@@ -139,19 +139,19 @@ def steepest_rate(rows: Sequence[Mapping[str, float]]) -> float:
         if slopes.min() < 0:
             return float(rows[int(slopes.argmin()) + width // 2]["lr"])
     raise ConfigError(
-        "no learning rate makes the loss fall; look at the tiles' labels (tiles/labels.html), or "
-        "at train.loss"
+        "the loss falls at no learning rate; check the labels of the tiles (tiles/labels.html) and "
+        "train.loss"
     )
 
 
 def _try_rates(setup: Setup, steps: int, report: Report) -> list[dict[str, float]]:
-    """Rows of rate, loss and smoothed loss, of one short training."""
-    options, trying = setup.options, _RisingRate(steps, report)
+    """Train with rising rates; return rows of rate, loss and smoothed loss."""
+    options, rising = setup.options, _RisingRate(steps, report)
     trainer = L.Trainer(
         **describe_hardware(options, setup.device),
         max_steps=steps,
-        callbacks=[trying],
-        # In a job of SLURM, too, it is one process.
+        callbacks=[rising],
+        # One process, even in a SLURM job.
         plugins=[LightningEnvironment()],
         logger=False,
         enable_checkpointing=False,
@@ -163,13 +163,13 @@ def _try_rates(setup: Setup, steps: int, report: Report) -> list[dict[str, float
         gradient_clip_val=options.clip_norm or None,
     )
     sampler = build_sampler(setup.train_set, options, setup.batch_size)
-    with tempfile.TemporaryDirectory() as ground:
-        trainer.fit(setup.module, *build_loaders(setup, sampler, Path(ground)))
-    return smooth_losses(trying.rates, [fmean(losses) for losses in trying.losses])
+    with tempfile.TemporaryDirectory() as folder:
+        trainer.fit(setup.module, *build_loaders(setup, sampler, Path(folder)))
+    return smooth_losses(rising.rates, [fmean(losses) for losses in rising.losses])
 
 
 class _RisingRate(Callback):
-    """Sets a higher rate at each step and keeps the losses of its batches."""
+    """Set a higher rate at each step, and record the losses of its batches."""
 
     def __init__(self, steps: int, report: Report) -> None:
         self._all, self._report = np.geomspace(LOWEST, HIGHEST, steps).tolist(), report
@@ -178,7 +178,7 @@ class _RisingRate(Callback):
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
         if trainer.global_step < len(self.rates):
-            return  # a further batch of the same step
+            return  # another batch of the same step
         rate = self._all[trainer.global_step]
         if trainer.global_step % max(1, len(self._all) // 10) == 0:
             self._report(f"learning rate {rate:.0e}: {trainer.global_step} of {len(self._all)}")

@@ -1,4 +1,4 @@
-"""What is trained: a network with its loss and its optimiser, as Lightning runs them."""
+"""Training and validation steps of pixel networks."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from geoseg.training.dataset import Sample
 from geoseg.training.learner import Learner
 from geoseg.training.validation.areas import ValidationAreas
 
-# Right angles take time, and hardly a building is found or lost by them.
+# Regularizing takes time and hardly changes which buildings match.
 _WHILE_TRAINING = Thresholds(regularize=False)
 
 
 class Segmenter(Learner):
-    """A network, its loss and its optimiser, as Lightning runs them.
+    """A pixel network with its loss and optimizer, trained by Lightning.
 
     Args:
         network: (N, C, H, W) → logits (N, outputs, H, W).
-        info: What the tiles are.
-        options: How to train.
-        building_share: Share of building pixels in the training split; the weight map balances
-            buildings and ground by it.
-        pretrained: The encoder has learnt before, and learns at its own gentler rate.
-        ground: The validation tiles put together, where buildings are to be counted, too.
+        info: Description of the tiles.
+        options: Training options.
+        building_share: Share of building pixels in the training split, by which the weight map
+            balances buildings and background.
+        pretrained: The encoder is pretrained, and learns at a lower rate.
+        areas: Areas of the validation tiles, to score buildings there; None for exclusive classes.
 
     Attributes:
-        tile_losses: (N,) of the last training batch, where sampling asks for them.
+        tile_losses: (N,) of the last training batch, for hard sampling.
     """
 
     full: Tensor
@@ -52,14 +52,14 @@ class Segmenter(Learner):
         *,
         building_share: float | None = None,
         pretrained: bool = True,
-        ground: ValidationAreas | None = None,
+        areas: ValidationAreas | None = None,
     ) -> None:
         super().__init__(network, info, options, pretrained=pretrained)
-        self.info, self.ground = info, ground
+        self.info, self.areas = info, areas
         self.loss = _build_loss(info, options)
         self.weight_map = _build_weight_map(info, options, building_share)
         self.register_buffer("full", _full_values(info), persistent=False)
-        self.confusion = self._nothing_counted()
+        self.confusion = self._empty_confusion()
 
     def training_step(self, batch: Sample, batch_idx: int) -> Tensor:
         """Return the loss of one augmented batch."""
@@ -74,7 +74,7 @@ class Segmenter(Learner):
         return image.contiguous(memory_format=torch.channels_last)
 
     def _augment(self, batch: Sample, ahead: int) -> tuple[Tensor, Tensor]:
-        image, target, valid = self._prepare(batch)
+        image, target, valid = self._normalise(batch)
         image, target, _ = augment(
             image,
             target,
@@ -88,15 +88,15 @@ class Segmenter(Learner):
         return image, target
 
     def on_validation_epoch_start(self) -> None:
-        """Starts counting anew."""
+        """Reset the counts."""
         super().on_validation_epoch_start()
-        self.confusion = self._nothing_counted()
-        if self.ground:
-            self.ground.reset()
+        self.confusion = self._empty_confusion()
+        if self.areas:
+            self.areas.reset()
 
     def validation_step(self, batch: Sample, _: int) -> None:
-        """Loss, pixel counts and probabilities of one batch."""
-        image, target, _valid = self._prepare(batch)
+        """Add loss, pixel counts and probabilities of one batch."""
+        image, target, _valid = self._normalise(batch)
         loss, logits = self._loss(image, target)
         self._add_loss(loss, len(image))
         found = logits.argmax(dim=1) if self.info.exclusive else logits[:, 0] > 0
@@ -104,49 +104,49 @@ class Segmenter(Learner):
         self.confusion += count_classes(
             found.cpu().numpy(), truth, truth != self.info.ignore, len(self.confusion.counts)
         )
-        if self.ground:
+        if self.areas:
             prob = logits.float().sigmoid()
-            self.ground.add(batch["index"].tolist(), prob.cpu().numpy())
+            self.areas.add(batch["index"].tolist(), prob.cpu().numpy())
 
     @property
     def scored_share(self) -> float:
-        """Share of the validation ground whose buildings are counted; 1 where none are."""
-        return self.ground.covered_mpx / self.ground.total_mpx if self.ground else 1.0
+        """Share of the validation area whose buildings are scored; 1 for exclusive classes."""
+        return self.areas.covered_mpx / self.areas.total_mpx if self.areas else 1.0
 
     def _findings(self) -> tuple[Confusion, dict[int, np.ndarray]]:
-        return self.confusion, self.ground.predictions if self.ground else {}
+        return self.confusion, self.areas.predictions if self.areas else {}
 
     def _score(self, findings: list[Any]) -> dict[str, float]:
-        """Scores of all validation pixels together: of buildings, or the mean of the classes'.
+        """Return the scores of all validation pixels: of buildings, or the mean over classes.
 
-        `val_f1` is building F1@0.5 of the footprints that the usual thresholds give on the
-        validation ground. `val_score` is the mean of it and pixel IoU, which steadies it, as
-        some hundred buildings are few; of exclusive classes it is their mean IoU.
+        `val_f1` is building F1@0.5 of the footprints from the default thresholds. `val_score` is
+        the mean of it and pixel IoU, which is less noisy, as some hundred buildings are few; for
+        exclusive classes it is the mean IoU.
         """
-        confusion = sum((counted for counted, _ in findings), self._nothing_counted())
+        confusion = sum((counted for counted, _ in findings), self._empty_confusion())
         if self.info.exclusive:
             iou, f1 = confusion.mean_iou, confusion.mean_f1
         else:
             building = confusion.per_class[1]
             iou, f1 = building.iou, building.f1
         scores = {"val_iou": iou, "val_f1_pixel": f1, "val_score": iou}
-        if self.ground:
+        if self.areas:
             for _, found in findings:
-                self.ground.predictions |= found
-            buildings, _ = self.ground.score(_WHILE_TRAINING)
-            self.ground.reset()
+                self.areas.predictions |= found
+            buildings, _ = self.areas.score(_WHILE_TRAINING)
+            self.areas.reset()
             scores |= {"val_f1": buildings.f1, "val_score": (iou + buildings.f1) / 2}
         return scores
 
-    def _nothing_counted(self) -> Confusion:
+    def _empty_confusion(self) -> Confusion:
         classes = len(self.info.classes) if self.info.exclusive else 2
         return Confusion(np.zeros((classes, classes), dtype=np.int64))
 
-    def _prepare(self, batch: Sample) -> tuple[Tensor, Tensor, Tensor]:
+    def _normalise(self, batch: Sample) -> tuple[Tensor, Tensor, Tensor]:
         image = normalise(batch["image"], batch["valid"], self.mean, self.std)
         target = batch["target"]
         if self.weight_map:
-            # One more target channel, so that augmentation moves it with the others.
+            # As one more target band, so that augmentation moves it with the others.
             target = torch.cat([target, batch["separation"]], dim=1)
         return image, target, batch["valid"]
 
@@ -171,7 +171,7 @@ class Segmenter(Learner):
 
 
 def _all_logits(network: nn.Module, image: Tensor) -> list[Tensor]:
-    """What the loss is summed over, the logits that count last."""
+    """Return all logits with a loss; the last are the prediction."""
     if isinstance(network, DeepLabV2):
         return network.training_logits(image)
     return [network(image)]
@@ -185,14 +185,14 @@ def _build_loss(info: TilesInfo, options: TrainOptions) -> CompositeLoss:
     graded = next((name for name in info.targets if name in FULL_SCALE_VALUES), None)
     if graded and loss.lovasz_hinge:
         raise ConfigError(
-            f"train.loss.lovasz_hinge: tells yes from no, and the target {graded} is a matter of "
-            "degree; leave one of them out"
+            f"train.loss.lovasz_hinge: needs binary targets, but {graded} is graded; leave one of "
+            "them out"
         )
     return CompositeLoss(loss, channels=len(info.outputs))
 
 
 def _full_values(info: TilesInfo) -> Tensor:
-    """What is learnt as 1 in each target band, (bands, 1, 1)."""
+    """Return the value that stands for 1 in each target band, (bands, 1, 1)."""
     return torch.tensor([[[float(FULL_SCALE_VALUES.get(name, 1))]] for name in info.targets])
 
 
@@ -204,9 +204,9 @@ def _build_weight_map(
         return None
     if info.exclusive:
         raise ConfigError(
-            "train.weight_map: weighs ground between buildings, and these tiles hold exclusive "
-            "classes; leave it out"
+            "train.weight_map: is for tiles of buildings, and these hold exclusive classes; leave "
+            "it out"
         )
     balanced = building_share if weighing.balance else None
-    # How frequent the other targets are is not known without reading every tile.
+    # The frequency of other targets is unknown without reading every tile.
     return WeightMap(weighing.w0, [balanced, *[None] * (len(info.targets) - 1)])

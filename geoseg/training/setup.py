@@ -1,4 +1,4 @@
-"""What a training run begins with: tiles, network, loss and loaders put together."""
+"""Setup of a training run: datasets, network, loss and data loaders."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from geoseg.training.validation.areas import ValidationAreas
 
 @dataclass(frozen=True)
 class Setup:
-    """What a training run begins with.
+    """Everything that a training run needs before it starts.
 
     Attributes:
-        recipe: What depends on what the network finds.
-        train_set: Tiles to learn from.
-        val_set: Tiles to be judged on.
-        spec: The model's header as far as it is known.
-        module: The network with its loss and its optimiser.
-        options: How to train.
-        batch_size: Tiles per step of a device.
-        device: What computes.
+        recipe: Recipe for what the network predicts.
+        train_set: Training tiles.
+        val_set: Validation tiles.
+        spec: The model's header, without thresholds and provenance.
+        module: The network with its loss and its optimizer.
+        options: Training options.
+        batch_size: Tiles per step of one device.
+        device: Device to train on.
     """
 
     recipe: Recipe
@@ -62,17 +62,17 @@ def prepare(
     recipe: Recipe | None = None,
     pretrained: bool = True,
 ) -> Setup:
-    """Reads tiles and builds the network for them, writing nothing.
+    """Read the tiles and build the network for them, without writing anything.
 
     Args:
         tiles: A folder made by `geoseg tile`.
-        model: Which network.
-        options: How to train it.
-        recipe: The recipe for what the network predicts; `PIXEL_RECIPE` when None.
-        pretrained: Load the weights that the encoder has learnt before.
+        model: Options of the network.
+        options: Options of training.
+        recipe: Recipe for what the network predicts; `PIXEL_RECIPE` when None.
+        pretrained: Load pretrained weights of the encoder.
 
     Raises:
-        GeosegError: If tiles, network and options do not work together.
+        GeosegError: If tiles, network and options do not fit together.
     """
     recipe, options = _choose_recipe(model, recipe), adopt_started(options)
     train_set, val_set = recipe.datasets(tiles, options)
@@ -89,8 +89,8 @@ def prepare(
         options=spec.options,
     )
     check_tile_size(network, spec.size)
-    learnt = spec.encoder is not None and model.encoder_weights is not None
-    module = recipe.learner(network, train_set, val_set, options, learnt)
+    pretrained_encoder = spec.encoder is not None and model.encoder_weights is not None
+    module = recipe.learner(network, train_set, val_set, options, pretrained_encoder)
     batch_size = options.batch_size
     if batch_size == "auto":
         batch_size = find_batch_size(module, spec, device, most=len(train_set))
@@ -124,14 +124,20 @@ def prepare_once(
 def build_loaders(
     setup: Setup, sampler: DrawSampler, folder: Path
 ) -> tuple[DataLoader[Sample], DataLoader[Sample]]:
-    """Batches to learn from and to be judged on; ground may come to lie in files of a folder."""
+    """Return the training and the validation loader.
+
+    Args:
+        setup: The setup of the run.
+        sampler: Order of the training tiles.
+        folder: For the files of the mosaic, if it does not fit into memory.
+    """
     options, train_set, device = setup.options, setup.train_set, setup.device
-    ground = None
+    mosaic = None
     if setup.recipe.windows:
-        granted = None if options.max_memory_gb is None else options.max_memory_gb * 1e9
-        ground = build_mosaic(train_set, folder, memory_bytes=granted, processes=options.devices)
+        allowed = None if options.max_memory_gb is None else options.max_memory_gb * 1e9
+        mosaic = build_mosaic(train_set, folder, memory_bytes=allowed, processes=options.devices)
     return (
-        build_train_loader(train_set, ground, sampler, options, device),
+        build_train_loader(train_set, mosaic, sampler, options, device),
         build_val_loader(setup.val_set, sampler, setup.batch_size, device),
     )
 
@@ -150,10 +156,10 @@ def _segment(
     options: TrainOptions,
     pretrained: bool,
 ) -> Learner:
-    ground = None if val_set.info.exclusive else ValidationAreas(val_set)
+    areas = None if val_set.info.exclusive else ValidationAreas(val_set)
     share = train_set.building_share
     return Segmenter(
-        network, val_set.info, options, building_share=share, pretrained=pretrained, ground=ground
+        network, val_set.info, options, building_share=share, pretrained=pretrained, areas=areas
     )
 
 
@@ -179,7 +185,7 @@ def _choose_recipe(model: ModelOptions, recipe: Recipe | None) -> Recipe:
 
 
 def _describe(info: TilesInfo, model: ModelOptions, recipe: Recipe) -> ModelSpec:
-    """The model's header as far as it is known before training."""
+    """Return the model's header without what training adds."""
     arch = resolve_architecture(model.arch)
     return ModelSpec(
         arch=arch,

@@ -59,7 +59,8 @@ class RunningAverage(WeightAveraging):
     ) -> None:
         """Move tensors of one data type towards the weights, after `count` earlier steps."""
         if average[0].is_floating_point():
-            blend = get_ema_multi_avg_fn(1 - self.share(int(count) + 1))  # type: ignore[no-untyped-call]
+            decay = 1 - self.share(int(count) + 1)
+            blend = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
             blend(average, weights, count)
         else:
             for old, new in zip(average, weights, strict=True):
