@@ -57,6 +57,14 @@ def add_to_manifest(folder: Path, files: Iterable[Path]) -> None:
     _save(folder, {*read_manifest(folder), *added})
 
 
+def add_names_to_manifest(folder: Path, names: Iterable[str]) -> None:
+    """Record files that will be written into a folder, by their names relative to it.
+
+    Recorded in advance, they are known as geoseg's also after the process was killed.
+    """
+    _save(folder, {*read_manifest(folder), *names})
+
+
 def read_manifest(folder: Path) -> frozenset[str]:
     """Return the recorded files of a folder, relative to it; none where there is no manifest."""
     try:
@@ -76,13 +84,19 @@ def find_foreign_file(folder: Path) -> Path | None:
     return next((path for path in _walk(folder) if path not in ours), None)
 
 
-def remove_recorded_files(folder: Path) -> None:
+def remove_recorded_files(folder: Path, *, keep: Iterable[Path] = ()) -> None:
     """Remove the files that geoseg wrote, and the folders that are empty afterwards.
 
     All other files stay where they are.
+
+    Args:
+        folder: The output folder.
+        keep: Folders in it whose files stay.
     """
+    kept = set(keep)
     for path in _list_ours(folder):
-        path.unlink(missing_ok=True)
+        if kept.isdisjoint(path.parents):
+            path.unlink(missing_ok=True)
     for root, _, _ in os.walk(folder, topdown=False):
         try:
             os.rmdir(root)

@@ -22,13 +22,11 @@ from geoseg.errors import ConfigError, ModelFileError
 from geoseg.jobs.files import disk_full_error, is_disk_full, replace_file
 from geoseg.options import ModelOptions, TrainOptions
 from geoseg.training.history import MONITOR
-from geoseg.training.loading.mosaic import remove_mosaic
-from geoseg.training.loggers import LOGGED_NAMES
 
 LAST_NAME, BEST_NAME, MODEL_NAME = "last.ckpt", "best.ckpt", "model.safetensors"
 
 # What a run writes, except for loggers and the mosaic.
-_KEPT_NAMES = (
+RUN_NAMES = (
     *(LAST_NAME, BEST_NAME, MODEL_NAME),
     *("metrics.csv", "curves.png", "validation.png", "reliability.png"),
 )
@@ -145,26 +143,6 @@ class Patience(EarlyStopping):
         """Stop at once if training had already ended."""
         waited = checkpoint["callbacks"].get(self.state_key, {}).get("wait_count", 0)
         trainer.should_stop |= waited >= self.patience
-
-
-def clear_run(folder: Path, processes: int) -> None:
-    """Remove what an earlier run wrote.
-
-    Args:
-        folder: The run's folder.
-        processes: Number of processes that train now; each checks its own mosaic files.
-    """
-    # The state goes first: without it the remaining files cannot be resumed.
-    for name in _KEPT_NAMES:
-        (folder / name).unlink(missing_ok=True)
-    for name in LOGGED_NAMES:
-        if (folder / name).is_dir():
-            shutil.rmtree(folder / name)
-        else:
-            (folder / name).unlink(missing_ok=True)
-    own = {mosaic_folder(folder, rank) for rank in range(1, processes)}
-    for mosaic in {folder / MOSAIC_NAME, *folder.glob(f"{MOSAIC_NAME}_*/")} - own:
-        remove_mosaic(mosaic)
 
 
 def mosaic_folder(folder: Path, rank: int) -> Path:

@@ -23,7 +23,6 @@ from geoseg.training.checkpoints import (
     MODEL_NAME,
     best_weights,
     check_state,
-    clear_run,
     describe_run,
     mosaic_folder,
 )
@@ -36,6 +35,7 @@ from geoseg.training.loading.mosaic import remove_mosaic
 from geoseg.training.loading.sampling import HardSampler
 from geoseg.training.loggers import check_loggers
 from geoseg.training.loop import build_trainer
+from geoseg.training.run_folder import lock_run, start_run
 from geoseg.training.session import quiet_session
 from geoseg.training.setup import Setup, build_loaders, prepare_once
 from geoseg.training.validation.tuning import Tuned
@@ -101,15 +101,34 @@ def train(
         TrainingInterrupted: If ctrl-C or SIGTERM stopped training; `resume` continues it.
     """
     model, options, folder = model or ModelOptions(), options or TrainOptions(), Path(output)
-    setup, settings, epochs = _check_run(
-        tiles,
-        folder,
-        model=model,
-        options=options,
-        recipe=recipe,
-        resume=resume,
-        overwrite=overwrite,
-    )
+    with lock_run(folder):
+        setup, settings, epochs = _check_run(
+            tiles,
+            folder,
+            model=model,
+            options=options,
+            recipe=recipe,
+            resume=resume,
+            overwrite=overwrite,
+        )
+        return _train(
+            setup, settings, epochs, folder, model,
+            resume=resume, progress_bar=progress_bar, report=report,
+        )  # fmt: skip
+
+
+def _train(
+    setup: Setup,
+    settings: dict[str, Any],
+    epochs: int,
+    folder: Path,
+    model: ModelOptions,
+    *,
+    resume: bool,
+    progress_bar: bool,
+    report: Report,
+) -> TrainResult | None:
+    """Train a run that was checked; `epochs` epochs are already finished."""
     history = History(folder, setup.options, report, settings)
     trainer = build_trainer(
         folder, setup.options, setup.device, history, progress_bar=progress_bar, finished=epochs
@@ -120,7 +139,7 @@ def train(
     if first and not epochs:
         if resume:
             report(f"{folder}: has no run to resume; starting a new one")
-        clear_run(folder, trainer.world_size)
+        start_run(folder, trainer.world_size)
     _fit(setup, trainer, folder, report, epochs)
     leave_group()
     return _finish(setup, model, folder, history, report) if first else None
@@ -183,7 +202,8 @@ def _check_run(
     resuming = resume and (folder / LAST_NAME).is_file()
     if is_first():
         started = resume and not (folder / MODEL_NAME).exists()
-        check_output(output, overwrite=overwrite or resuming or started)
+        if not (resuming or started):
+            check_output(output, overwrite=overwrite)
     # A resumed run reads its weights from the state, so pretrained ones are not needed.
     setup = prepare_once(tiles, model, options, recipe=recipe, pretrained=not resuming)
     settings = describe_run(setup.train_set.info, model, options)

@@ -53,6 +53,9 @@ _INDEX_NAME = "ground.json"
 # Names of the stores; each is a file.
 _STORES = ("image", "target", "valid", "separation")
 
+# Files of a mosaic that is stored on disk.
+MOSAIC_FILES = (_INDEX_NAME, *(f"{name}.npy" for name in _STORES))
+
 # Largest side of a block; it is at most a tile's. Windows are copied faster from larger blocks, as
 # there are fewer rows to copy; smaller blocks waste less room on pixels that no tile covers. Tiles
 # of 256 pixels that overlap by half fill blocks of this size completely.
@@ -187,7 +190,7 @@ def build_mosaic(
 def remove_mosaic(folder: str | Path) -> None:
     """Remove the files of `build_mosaic`, and the folder if it is empty then."""
     folder = Path(folder)
-    for name in (_INDEX_NAME, *(f"{name}.npy" for name in _STORES)):
+    for name in MOSAIC_FILES:
         (folder / name).unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
