@@ -1,7 +1,4 @@
-"""Generator of docs/settings.md, the table of all settings.
-
-    python docs/settings.py
-"""
+"""Generator of docs/settings.md, the table of all settings. Run `python docs/settings.py`."""
 
 from __future__ import annotations
 

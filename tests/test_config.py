@@ -265,7 +265,8 @@ def test_settings_without_an_effect_are_refused(write):
     )
     path = write("train: {augment: {elastic_px: 10, free_share: 0}}")
     assert refusal(path).startswith(
-        f"{path}: train.augment: elastic_px has no effect, because free_share is 0; set free_share above 0"
+        f"{path}: train.augment: elastic_px has no effect, because free_share is 0; "
+        "set free_share above 0"
     )
 
 
