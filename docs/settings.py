@@ -1,7 +1,4 @@
-"""Writes docs/settings.md: every setting with its default and its meaning, as the code has them.
-
-python docs/settings.py
-"""
+"""Generator of docs/settings.md, the table of all settings. Run `python docs/settings.py`."""
 
 from __future__ import annotations
 
@@ -16,57 +13,59 @@ from geoseg.options import Thresholds
 
 HEAD = """# Settings
 
-Sections and keys of a configuration (`--config FILE`), each of which `--set SECTION.KEY=VALUE`
-sets, too. `docs/settings.py` makes this page of `geoseg/options`.
+Sections and keys of a configuration (`--config FILE`). `--set SECTION.KEY=VALUE` sets a single key
+on the command line. This page is generated from `geoseg/options` by `python docs/settings.py`.
 """
 
 
 def main() -> None:
-    """Writes the page beside this file."""
+    """Write the page next to this file."""
     Path(__file__).with_suffix(".md").write_text(describe_settings(), encoding="utf-8")
 
 
 def describe_settings() -> str:
-    """The page."""
+    """Return the page."""
     parts = [HEAD]
     for section, field in Config.model_fields.items():
         model = field.annotation
         assert isinstance(model, type)
-        about = (model.__doc__ or "").strip().split("\n")[0]
+        summary = (model.__doc__ or "").strip().split("\n")[0]
         lines = ["| key | default | meaning |", "|---|---|---|", *_rows(model, "")]
-        parts.append(f"## {section}\n\n{about}\n\n" + "\n".join(lines) + "\n")
+        parts.append(f"## {section}\n\n{summary}\n\n" + "\n".join(lines) + "\n")
     return "\n".join(parts)
 
 
 def _rows(model: Any, prefix: str) -> Iterator[str]:
     for name, field in model.model_fields.items():
-        nested = _model_in(field.annotation)
-        empty = field.is_required() or (nested is not None and field.default is not None)
-        default = "" if empty else f"`{_plain(field.default)}`"
-        meaning = _meaning(name, field.description, nested).replace("|", "\\|")
+        nested = _find_model(field.annotation)
+        has_no_default = field.is_required() or (nested is not None and field.default is not None)
+        default = "" if has_no_default else f"`{_format_yaml(field.default)}`"
+        meaning = _describe(name, field.description, nested).replace("|", "\\|")
         yield f"| `{prefix}{name}` | {default} | {meaning} |"
         if nested is not None:
             yield from _rows(nested, f"{prefix}{name}.")
 
 
-def _meaning(name: str, description: str | None, nested: Any) -> str:
+def _describe(name: str, description: str | None, nested: Any) -> str:
     if description or nested:
         return description or nested.__doc__.split("\n")[0]
-    # What stands in for a threshold means the same.
-    usual = Thresholds.model_fields.get(name)
-    return f"{usual.description}; without a model `{_plain(usual.default)}`" if usual else ""
+    # A setting of vectorize without a description replaces the threshold of the same name.
+    threshold = Thresholds.model_fields.get(name)
+    if threshold is None:
+        return ""
+    return f"{threshold.description}; without a model `{_format_yaml(threshold.default)}`"
 
 
-def _model_in(annotation: Any) -> Any:
-    """The settings that a key holds, if it holds some."""
+def _find_model(annotation: Any) -> Any:
+    """Return the options class that a field contains, or None."""
     kinds = [annotation, *get_args(annotation)]
     return next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
 
 
-def _plain(value: Any) -> str:
-    """A value as YAML has it."""
+def _format_yaml(value: Any) -> str:
+    """Return a value as it is written in YAML."""
     if isinstance(value, tuple):
-        return f"[{', '.join(map(_plain, value))}]"
+        return f"[{', '.join(map(_format_yaml, value))}]"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value)

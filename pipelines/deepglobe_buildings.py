@@ -1,10 +1,10 @@
-"""Buildings by the network of the DeepGlobe solution, from tiles to scores.
+"""Pipeline for buildings with the network of the DeepGlobe solution, from scenes to scores.
 
     python pipelines/deepglobe_buildings.py scenes/*.tif --labels footprints.gpkg \
         --also another.tif -o work/
 
-tile → train → predict and vectorize (the scenes with test areas and those of --also) →
-evaluate. Steps whose output exists are skipped, so an interrupted run is simply started again.
+tile → train → predict and vectorize (scenes with test areas, and those of --also) → evaluate.
+Steps whose output exists are skipped, so an interrupted run is continued by the same command.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def run(
     *,
     workers: geoseg.Workers | None = None,
 ) -> float:
-    """Run the whole recipe below the folder `output`.
+    """Run all steps; every output is below the folder `output`.
 
     Returns:
         Building F1@0.5 on the test areas.
@@ -64,7 +64,7 @@ def run(
 @click.command()
 @click.argument("scenes", nargs=-1, required=True)
 @click.option("--labels", required=True, help="Footprints; {} stands for the name of each scene.")
-@click.option("--also", multiple=True, help="A scene to predict, too. May be repeated.")
+@click.option("--also", multiple=True, help="Another scene to predict; may be repeated.")
 @click.option("-o", "--output", type=Path, required=True)
 @click.option("--config", default="configs/deepglobe.yaml", show_default=True)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE")
@@ -78,7 +78,7 @@ def main(
     scheduler: str | None,
     **given: Any,
 ) -> None:
-    """Learn the buildings of SCENES from their LABELS."""
+    """Train on SCENES with their LABELS, predict the test scenes, and evaluate."""
     workers = geoseg.Workers(processes, scheduler=scheduler)
     score = run(output=output, config=load_config(config, overrides), workers=workers, **given)
     click.echo(f"F1 {score:.3f} → {output}")

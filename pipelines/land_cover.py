@@ -1,10 +1,10 @@
-"""Land cover as in the DeepGlobe challenge, from tiles to scores.
+"""Pipeline for land cover as in the DeepGlobe challenge, from scenes to scores.
 
     python pipelines/land_cover.py train/*_sat.jpg --labels 'train/{}_mask.png' \
         --also another.tif -o work/
 
-tile → train → predict and vectorize (the scenes with test areas and those of --also) →
-evaluate. Steps whose output exists are skipped, so an interrupted run is simply started again.
+tile → train → predict and vectorize (scenes with test areas, and those of --also) → evaluate.
+Steps whose output exists are skipped, so an interrupted run is continued by the same command.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def run(
     *,
     workers: geoseg.Workers | None = None,
 ) -> float:
-    """Run the whole recipe below the folder `output`.
+    """Run all steps; every output is below the folder `output`.
 
     Returns:
         Mean IoU of the classes on the test areas.
@@ -66,7 +66,7 @@ def run(
 @click.option(
     "--labels", required=True, help="Masks or polygons; {} stands for the name of each scene."
 )
-@click.option("--also", multiple=True, help="A scene to predict, too. May be repeated.")
+@click.option("--also", multiple=True, help="Another scene to predict; may be repeated.")
 @click.option("-o", "--output", type=Path, required=True)
 @click.option("--config", default="configs/land_cover.yaml", show_default=True)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE")
@@ -80,7 +80,7 @@ def main(
     scheduler: str | None,
     **given: Any,
 ) -> None:
-    """Learn land cover from SCENES and their LABELS."""
+    """Train on SCENES with their LABELS, predict the test scenes, and evaluate."""
     workers = geoseg.Workers(processes, scheduler=scheduler)
     score = run(output=output, config=load_config(config, overrides), workers=workers, **given)
     click.echo(f"mean IoU {score:.3f} → {output}")

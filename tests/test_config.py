@@ -1,6 +1,5 @@
 """Configurations: checked before anything runs, and wrong keys named where they stand."""
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -266,7 +265,8 @@ def test_settings_without_an_effect_are_refused(write):
     )
     path = write("train: {augment: {elastic_px: 10, free_share: 0}}")
     assert refusal(path).startswith(
-        f"{path}: train.augment: elastic_px has no effect, because free_share is 0; set free_share above 0"
+        f"{path}: train.augment: elastic_px has no effect, because free_share is 0; "
+        "set free_share above 0"
     )
 
 
@@ -403,13 +403,3 @@ def test_weights_are_found_beside_the_configuration_that_names_them(tmp_path, mo
     assert (
         load_config(config, [f"model.encoder_weights={absolute}"]).model.encoder_weights == absolute
     )
-
-
-def test_the_page_of_settings_is_up_to_date():
-    """If not, `python docs/settings.py` makes it anew."""
-    path = Path(geoseg.__file__).parents[1] / "docs" / "settings.py"
-    spec = importlib.util.spec_from_file_location("settings_page", path)
-    page = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(page)
-    assert path.with_suffix(".md").read_text(encoding="utf-8") == page.describe_settings()
-    assert "| `fold` | `0` |" in page.describe_settings()

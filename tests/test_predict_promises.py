@@ -200,10 +200,10 @@ def start():
 
 for strips in range(10):
     child = start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while len(list(partial.glob("strips/*/*.tif"))) < strips:
         assert time.monotonic() < deadline
-        time.sleep(0.001)
+        time.sleep(0.005)
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
@@ -216,7 +216,7 @@ assert status == 0
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_killed_ten_times_it_ends_with_the_same_bytes(town, model, whole, tmp_path):
     words = [sys.executable, "-c", KILLED, town[1], model, tmp_path / "prob.tif"]
-    subprocess.run([str(word) for word in words], check=True, timeout=300)
+    subprocess.run([str(word) for word in words], check=True, timeout=900)
     assert (tmp_path / "prob.tif").read_bytes() == whole
     assert [path.name for path in tmp_path.iterdir()] == ["prob.tif"]
 

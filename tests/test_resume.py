@@ -271,8 +271,8 @@ def test_a_refusal_is_printed_by_the_first_process_alone(tiles, tmp_path, monkey
     tilted = ModelOptions(arch="unet", options={"tilt": 4})
     with pytest.raises(RepeatedError, match="tilt"):
         train(tiles, tmp_path / "a", model=tilted, options=OPTIONS)
-    words = ["train", str(tiles), "-o", str(tmp_path / "a"), "--set", "model.arch=nonet"]
-    result = CliRunner().invoke(cli, words)
+    words = ["train", str(tiles), "-o", str(tmp_path / "a"), "--set", "model.arch=unet"]
+    result = CliRunner().invoke(cli, [*words, "--set", "model.options={tilt: 4}"])
     assert (result.exit_code, result.output) == (2, "")
     assert not (tmp_path / "a").exists()
 

@@ -28,14 +28,14 @@ _PANEL_SHARE = 0.25
 # The allocator keeps some freed memory for each thread, more than a single batch shows.
 _ACTIVATION_FACTOR = 1.25
 
-# Buffers of GDAL and its block cache, of the decoder and of the writer; measured on a 32768² VRT.
+# Estimate for the block cache of GDAL (32 MB) and the buffers of decoder, warp and writer.
 _RASTER_BYTES = 96_000_000
 
 # Fewest batches to read ahead; with fewer, the network waits for every read.
 _MIN_READ_AHEAD = 2
 
-# Bytes of the dense CRF per pixel and axis of its lattice, measured on noisy images of 3 and 8
-# bands; smooth images need half.
+# Bytes of the dense CRF per pixel and axis of its lattice, measured on noisy images of 3 bands;
+# smooth images need less.
 _CRF_BYTES = 200
 
 # Seconds between two samples of the resident memory.
