@@ -48,7 +48,7 @@ from geoseg.networks.device import choose_device
 from geoseg.networks.model_file import ModelSpec, load_model, load_spec, save_model
 from geoseg.networks.models import build_model
 from geoseg.options import PredictOptions
-from geoseg.prediction.backends import NAMES, check_backend
+from geoseg.prediction.backend_names import NAMES, check_backend
 from geoseg.prediction.batches import iter_batches
 from geoseg.prediction.blocks import BlockTask, choose_batch, predict_block
 from geoseg.prediction.encoding import OutputEncoding
