@@ -27,9 +27,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,12 +43,12 @@ from rasterio.windows import Window
 from geoseg.api.predict import predict
 from geoseg.errors import ConfigError
 from geoseg.geo.tiling import TileGrid
-from geoseg.jobs.workers import Workers, open_workers
+from geoseg.jobs.workers import Pool, Workers
 from geoseg.networks.device import choose_device
 from geoseg.networks.model_file import ModelSpec, load_model, load_spec, save_model
 from geoseg.networks.models import build_model
 from geoseg.options import PredictOptions
-from geoseg.prediction.backends import NAMES, check_backend
+from geoseg.prediction.backend_names import NAMES, check_backend
 from geoseg.prediction.batches import iter_batches
 from geoseg.prediction.blocks import BlockTask, choose_batch, predict_block
 from geoseg.prediction.encoding import OutputEncoding
@@ -314,29 +315,63 @@ def normalize_batch(predictor: Predictor, batch: Any) -> torch.Tensor:
     return image.contiguous(memory_format=torch.channels_last)
 
 
+class CountingPool(Pool):
+    """Pool that collects the numbers that tasks return.
+
+    Args:
+        pool: The pool that runs the tasks.
+        counts: List to which the numbers are appended.
+    """
+
+    def __init__(self, pool: Pool, counts: list[int]) -> None:
+        super().__init__(None, pool.size)
+        self._pool, self._counts = pool, counts
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this process carries out the tasks itself."""
+        return self._pool.is_local
+
+    def map(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
+        """Run a function over tasks and yield their results in order."""
+        for result in self._pool.map(function, tasks):
+            if isinstance(result, int):
+                self._counts.append(result)
+            yield result
+
+
+@dataclass(frozen=True)
+class CountingWorkers(Workers):
+    """Workers that count the predicted tiles.
+
+    Attributes:
+        counts: Number of tiles of each task.
+    """
+
+    counts: list[int] = field(default_factory=list)
+
+    @contextmanager
+    def open(self) -> Iterator[Pool]:
+        """Start the workers, and stop them in the end."""
+        with super().open() as pool:
+            yield CountingPool(pool, self.counts)
+
+
 def workers(work: Path, *, repeat: int, device: str) -> dict[str, Any]:
     """Compare two workers with one."""
     del repeat
     scene, model = make_scene(work, SIDE), make_model(work, "pixelwise")
     options = PredictOptions(device=device)
     predict(scene, work / "one.tif", model=model, options=options)
-    counts: list[int] = []
-    with open_workers(2) as run:
-
-        def counted(function: Any, tasks: Any) -> Any:
-            for result in run(function, tasks):
-                counts.extend([result] if isinstance(result, int) else [])
-                yield result
-
-        two = Workers(counted, 2)
-        predict(scene, work / "two.tif", model=model, options=options, workers=two)
+    two = CountingWorkers(processes=2)
+    predict(scene, work / "two.tif", model=model, options=options, workers=two)
     with rasterio.open(scene) as source:
         tiles = len(TileGrid(source.height, source.width, SIZE, OVERLAP))
     return {
         "same_bytes": (work / "one.tif").read_bytes() == (work / "two.tif").read_bytes(),
         "tiles": tiles,
-        "tiles_of_two": sum(counts),
-        "more": round(sum(counts) / tiles - 1, 4),
+        "tiles_of_two": sum(two.counts),
+        "more": round(sum(two.counts) / tiles - 1, 4),
     }
 
 

@@ -30,15 +30,17 @@ import click
 import torch
 
 from geoseg.api.predict import predict
+from geoseg.api.vectorize import vectorize
 from geoseg.config import Config, load_config
 from geoseg.data.tiles import plan_tiles, tile_scenes
 from geoseg.evaluation import evaluate_footprints as evaluate
 from geoseg.networks.model_file import load_spec
-from geoseg.options import Thresholds
+from geoseg.options import Thresholds, VectorizeOptions
 from geoseg.training.run import train
-from geoseg.vectorization.layer import vectorize
 
 NO_SEPARATION = {"seed": 0.01, "border": 0.0, "contact": 0.0}
+# The temperature only scales confidences and cannot be set.
+DEFAULT_THRESHOLDS = Thresholds().model_dump(exclude={"temperature"})
 RAW_OUTLINES = {"subpixel": False, "regularize": False, "simplify_m": 0.0, "min_area_m2": 0.0}
 
 
@@ -83,7 +85,7 @@ ROWS = {
         ("model.options={aspp_channels: 128, fusion: add}",),
     ),
     "unet": Row("U-Net decoder", ("model.arch=smp-unet", "model.options={}")),
-    "untuned": Row("default thresholds", model_of="default", thresholds=Thresholds().model_dump()),
+    "untuned": Row("default thresholds", model_of="default", thresholds=DEFAULT_THRESHOLDS),
     "no_tta": Row("no test-time augmentation", ("predict.tta=none",), model_of="default"),
     "joined": Row(
         "touching buildings not separated", model_of="default", thresholds=NO_SEPARATION
@@ -232,12 +234,12 @@ def do_row(study: Study, site: str, name: str, seed: int) -> dict[str, Any]:
     model = run / "model.safetensors"
     start = time.perf_counter()
     prob = run / f"{name}.tif"
-    options = settings.predict.model_copy(update={"footprints": False})
-    predict(scene, prob, model=model, options=options, overwrite=True)
+    rasters_only = settings.predict.model_copy(update={"footprints": False})
+    predict(scene, prob, model=model, options=rasters_only, overwrite=True)
     spec = load_spec(model)
-    thresholds = spec.thresholds.model_copy(update=row.thresholds or {})
+    options = VectorizeOptions.model_validate(row.thresholds or {})
     layer = run / f"{name}.parquet"
-    vectorize(prob, layer, thresholds=thresholds, overwrite=True)
+    vectorize(prob, layer, options=options, overwrite=True)
     report = evaluate(layer, truth, aoi=tiles / "test.geojson")
     last = (run / "metrics.csv").read_text().splitlines()[-1].split(",")
     return {

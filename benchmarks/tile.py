@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from rasterio.windows import Window
 from geoseg.data.label_report import write_label_report
 from geoseg.data.tiles import TilingPlan, plan_tiles, tile_scenes
 from geoseg.geo.vector import write_footprints
-from geoseg.jobs.workers import open_workers, run_tasks
+from geoseg.jobs.workers import Pool, Success, Workers
 from geoseg.options import TileOptions
 from geoseg.town import build_town, write_town
 
@@ -122,7 +123,7 @@ def per_core(town: Path, *, repeat: int) -> dict[str, Any]:
         with adding_to(sums, "plan"):
             plan = plan_tiles([scene], labels, WHOLE)
         turns = Turns(scene, town / "bare", sums)
-        cut(plan, output, turns.run)
+        cut(plan, output, OpenWorkers(pool=turns))
         with adding_to(sums, "report"):
             write_label_report(output)
         check_same_files(output, town / "bare")
@@ -144,10 +145,10 @@ def adding_to(sums: dict[str, float], name: str) -> Iterator[None]:
     sums[name] += time.process_time() - start
 
 
-def cut(plan: TilingPlan, output: Path, run: Any) -> None:
+def cut(plan: TilingPlan, output: Path, workers: Workers) -> None:
     """Cut all tiles of a plan into a new folder."""
     shutil.rmtree(output, ignore_errors=True)
-    tile_scenes(plan, output, run=run)
+    tile_scenes(plan, output, workers=workers)
 
 
 def two_workers(town: Path, *, repeat: int) -> dict[str, Any]:
@@ -156,15 +157,17 @@ def two_workers(town: Path, *, repeat: int) -> dict[str, Any]:
     plan = plan_tiles([scene], labels, TileOptions())
     warming = plan_tiles([town / "scene.tif"], town / "footprints.gpkg", TileOptions())
     seconds: dict[str, list[float]] = {"serial": [], "two": [], "two_with_start": []}
-    with open_workers(2) as running:
+    two = Workers(processes=2)
+    with two.open() as pool:
+        running = OpenWorkers(pool=pool)
         cut(warming, town / "warm", running)
-        runs = {"serial": map, "two": running, "two_with_start": partial(run_tasks, workers=2)}
+        choices = {"serial": Workers(), "two": running, "two_with_start": two}
         for number in range(repeat):
-            for name, run in runs.items():
+            for name, workers in choices.items():
                 # Into a new folder: the file system is slow for seconds after a large deletion.
                 output = town / f"many_{name}_{number}"
                 start = time.perf_counter()
-                tile_scenes(plan, output, run=run)
+                tile_scenes(plan, output, workers=workers)
                 seconds[name].append(time.perf_counter() - start)
     best = {name: min(values) for name, values in seconds.items()}
     return {
@@ -175,8 +178,24 @@ def two_workers(town: Path, *, repeat: int) -> dict[str, Any]:
     }
 
 
-class Turns:
-    """Task runner that alternates between geoseg and the minimal loop.
+@dataclass(frozen=True)
+class OpenWorkers(Workers):
+    """Workers whose pool is open already.
+
+    Attributes:
+        pool: The pool.
+    """
+
+    pool: Pool = field(kw_only=True)
+
+    @contextmanager
+    def open(self) -> Iterator[Pool]:
+        """Return the pool."""
+        yield self.pool
+
+
+class Turns(Pool):
+    """Pool that alternates between geoseg and the minimal loop.
 
     Both then run under the same load of the machine. The minimal loop reads windows of a scene and
     writes them with the targets rasterized by geoseg, which are in memory.
@@ -188,13 +207,16 @@ class Turns:
     """
 
     def __init__(self, scene: Path, output: Path, sums: dict[str, float]) -> None:
+        super().__init__(None, 1)
         self._scene, self._output, self._sums = scene, output, sums
         shutil.rmtree(output, ignore_errors=True)
         for kind in ("images", "targets"):
             (output / kind).mkdir(parents=True)
 
-    def run(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
-        """Run tasks in order, like `map`."""
+    def outcomes(
+        self, function: Callable[[Any], Any], tasks: Iterable[Any]
+    ) -> Iterator[Success[Any]]:
+        """Run tasks in order, each followed by the minimal loop on the same tiles."""
         remaining = iter(tasks)
         while True:
             with adding_to(self._sums, "ours"):
@@ -206,7 +228,7 @@ class Turns:
             with adding_to(self._sums, "bare"):
                 self._cut(task.tiles, targets)
             with adding_to(self._sums, "ours"):
-                yield result  # geoseg writes the journal before it continues
+                yield Success(result)  # geoseg writes the journal before it continues
 
     def _cut(self, tiles: list[tuple[str, Window]], targets: list[Any]) -> None:
         with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(self._scene) as scene:

@@ -41,19 +41,20 @@ from rasterio.features import shapes
 from rasterio.windows import Window
 from shapely.geometry import shape
 
+from geoseg.api.vectorize import vectorize
 from geoseg.evaluation import evaluate_footprints as evaluate
 from geoseg.geo.grid import Grid
-from geoseg.geo.raster import Scene, open_for_writing, read_prob
+from geoseg.geo.raster import Scene, open_for_writing
+from geoseg.options import VectorizeOptions
 from geoseg.vectorization.components.labelling import Components, label_block, merge_blocks
 from geoseg.vectorization.components.runs import find_runs, label_runs
 from geoseg.vectorization.components.trace_windows import TraceWindow, plan_windows
-from geoseg.vectorization.layer import vectorize
 from geoseg.vectorization.outlines.rings import trace_rings
 from geoseg.vectorization.outlines.tracing import move_polygons
 
 SIDE, BUILDINGS, BLOCK = 10_000, 20_000, 2048
 RIGHT_DEGREES = 3.0
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
     "raw": {"simplify_m": 0, "subpixel": False, "regularize": False},
     "simplified": {"subpixel": False, "regularize": False},
     "subpixel": {"regularize": False},
@@ -194,9 +195,9 @@ def write_prob(path: Path, times: int) -> Path:
 MEASURED = """
 import json, re, sys, time
 from pathlib import Path
-from geoseg.vectorization.layer import vectorize
+from geoseg.api.vectorize import vectorize
 start, cpu = time.perf_counter(), time.process_time()
-count = vectorize(sys.argv[1], sys.argv[2])
+count = vectorize(sys.argv[1], sys.argv[2]).count
 seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
 peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 print(json.dumps([round(seconds, 1), round(cpu, 1), round(peak / 1024, 1), count]))
@@ -209,7 +210,7 @@ def quality(prob: str, truth: str, aoi: str | None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as work:
         for name, changes in KINDS.items():
             layer = Path(work) / f"{name}.gpkg"
-            vectorize(prob, layer, thresholds=read_prob(prob).thresholds.model_copy(update=changes))
+            vectorize(prob, layer, options=VectorizeOptions.model_validate(changes))
             report = evaluate(layer, truth, aoi=aoi)
             outlines = gpd.read_file(layer, layer="footprints").geometry.to_numpy()
             scores[name] = {
@@ -228,7 +229,6 @@ def picture(prob: str, scene: str, window: str, output: str) -> dict[str, Any]:
     with Scene(scene) as source:
         (red, green, blue, *_), _ = source.read(part)
         grid = source.grid
-    thresholds = read_prob(prob).thresholds
     # Without seeds and border, each connected component of the mask becomes one polygon.
     before = {**KINDS["raw"], "seed": 0.01, "border": 0.0}
     figure, axes = plt.subplots(1, 2, figsize=(12, 6.3), layout="constrained")
@@ -238,8 +238,8 @@ def picture(prob: str, scene: str, window: str, output: str) -> dict[str, Any]:
             axes, {"polygonized mask": before, "geoseg vectorize": {}}.items(), strict=True
         ):
             layer = Path(work) / "layer.gpkg"
-            chosen = thresholds.model_copy(update=changes)
-            vectorize(prob, layer, thresholds=chosen, overwrite=True)
+            options = VectorizeOptions.model_validate(changes)
+            vectorize(prob, layer, options=options, overwrite=True)
             frame = gpd.read_file(layer, layer="footprints", bbox=grid.window_polygon(part).bounds)
             axis.imshow(np.dstack([red, green, blue]), extent=(0, side, side, 0))
             for ring in shapely.get_rings(frame.geometry.to_numpy()):

@@ -136,6 +136,8 @@ def score(
         )
     except GeosegError as error:  # a network that cannot be trained is also listed
         return {**row, "error": str(error)}
+    if result is None:  # another process of a distributed run
+        return row
     rows = (run / "metrics.csv").read_text().splitlines()
     out = run / "footprints.gpkg"
     predict(scene, out, model=result.model, options=settings.predict, overwrite=True)

@@ -153,7 +153,7 @@ def write_scene(
     """
     gsd_x, gsd_y = gsd if isinstance(gsd, tuple) else (gsd, gsd)
     transform = (
-        Affine.translation(*origin) @ Affine.rotation(rotation) @ Affine.scale(gsd_x, -gsd_y)
+        Affine.translation(*origin) * Affine.rotation(rotation) * Affine.scale(gsd_x, -gsd_y)
     )
     boxes = tuple(b for b in buildings if b[2] <= width and b[3] <= height)
     data = np.random.default_rng(seed).integers(20, 60, (bands, height, width)).astype(dtype)
@@ -175,7 +175,7 @@ def write_scene(
             sink.set_band_description(index, description)
 
     polygons = [
-        Polygon([transform @ corner for corner in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))])
+        Polygon([transform * corner for corner in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))])
         for x0, y0, x1, y1 in boxes
     ]
     known = CRS.from_user_input(crs or "EPSG:32645")

@@ -129,7 +129,7 @@ def write_any(folder):
 def write_polygon(path, place, window, **attributes):
     (top, bottom), (left, right) = window.toranges()
     corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
-    polygon = Polygon([place.transform @ corner for corner in corners])
+    polygon = Polygon([place.transform * corner for corner in corners])
     frame = {name: [value] for name, value in attributes.items()}
     gpd.GeoDataFrame(frame, geometry=[polygon], crs=place.crs.to_wkt()).to_file(path)
 
@@ -170,7 +170,7 @@ def compare(path, place, folder, labels):
             data, valid = tile.read(), tile.dataset_mask() > 0
             assert target.transform.almost_equals(tile.transform)
             mask = target.read(1)
-            offset = ~place.transform @ tile.transform
+            offset = ~place.transform * tile.transform
             if place.points is None and is_shift(offset):
                 expected, known = cut_plainly(path, place, offset, tile.shape)
                 np.testing.assert_array_equal(valid, known)

@@ -52,7 +52,7 @@ def sampled(polygon, crs, samples=200_000):
 
 def pixel_centres(grid):
     rows, columns = np.mgrid[: grid.height, : grid.width] + 0.5
-    return grid.transform @ (columns, rows)
+    return grid.transform * (columns, rows)
 
 
 def expected_mask(grid):
@@ -169,7 +169,7 @@ def test_windows_that_an_area_meets(tmp_path):
 
 
 def test_an_area_elsewhere_has_no_polygons_on_a_grid(wide):
-    moved = replace(GRID, transform=Affine.translation(0, 2e5) @ GRID.transform)
+    moved = replace(GRID, transform=Affine.translation(0, 2e5) * GRID.transform)
     aoi = AOI.read_on(wide, moved)
     assert len(aoi) == 0
     assert not aoi.covers(moved, moved.window).any()

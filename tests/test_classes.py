@@ -454,7 +454,7 @@ def test_a_mask_of_other_classes_is_refused(job, tmp_path):
     with pytest.raises(SceneReadError, match="does not say which value is which class"):
         evaluate_mask(folder / "scene.tif", folder / "footprints.gpkg")
     beside = Grid(
-        town.grid.crs, town.grid.transform @ Affine.translation(9000, 0), *town.grid.shape
+        town.grid.crs, town.grid.transform * Affine.translation(9000, 0), *town.grid.shape
     )
     tags = {"CLASS_0": "background", "CLASS_1": "building"}
     nothing = np.full((1, *beside.shape), 255, np.uint8)

@@ -239,7 +239,7 @@ def bad(work, tmp_path):
         profile, data = source.profile, source.read()
     with rasterio.open(tmp_path / "nocrs.tif", "w", **(profile | {"crs": None})) as sink:
         sink.write(data)
-    away = rasterio.Affine.translation(50_000, 0) @ profile["transform"]
+    away = rasterio.Affine.translation(50_000, 0) * profile["transform"]
     with rasterio.open(tmp_path / "far.tif", "w", **(profile | {"transform": away})) as sink:
         sink.write(data)
     far = gpd.read_file(folder / "truth.gpkg").translate(50_000, 0)

@@ -41,8 +41,8 @@ def centred(crs, x, y, step, height=30, width=50):
 
 
 def rotated(degrees, gsd_x=0.5, gsd_y=0.5, height=30, width=50):
-    turn = Affine.translation(500_000, 3e6) @ Affine.rotation(degrees)
-    return Grid(UTM, turn @ Affine.scale(gsd_x, -gsd_y), height, width)
+    turn = Affine.translation(500_000, 3e6) * Affine.rotation(degrees)
+    return Grid(UTM, turn * Affine.scale(gsd_x, -gsd_y), height, width)
 
 
 # Ground sampling distance
@@ -117,8 +117,8 @@ def test_the_windows_of_a_grid_lie_where_its_pixels_lie(degrees):
     window = Window(7, 4, 20, 11)
     part = grid.window_grid(window)
     assert part.shape == (11, 20)
-    assert part.transform @ (0, 0) == pytest.approx(grid.transform @ (7, 4))
-    assert part.transform @ (20, 11) == pytest.approx(grid.transform @ (27, 15))
+    assert part.transform * (0, 0) == pytest.approx(grid.transform * (7, 4))
+    assert part.transform * (20, 11) == pytest.approx(grid.transform * (27, 15))
     assert part.polygon.equals_exact(grid.window_polygon(window), 1e-6)
     assert grid.window_polygon(window).area == pytest.approx(20 * 11 * 0.25, rel=1e-6)
     assert grid.polygon.buffer(1e-6).contains(part.polygon)
@@ -126,7 +126,7 @@ def test_the_windows_of_a_grid_lie_where_its_pixels_lie(degrees):
 
 
 def test_the_outline_is_exact_under_rotation():
-    grid = Grid(UTM, Affine.translation(100, 200) @ Affine.rotation(90) @ Affine.scale(2, -2), 3, 5)
+    grid = Grid(UTM, Affine.translation(100, 200) * Affine.rotation(90) * Affine.scale(2, -2), 3, 5)
     # Columns run north, rows run east.
     assert grid.bounds == pytest.approx((100, 200, 106, 210))
     assert (grid.shape, grid.window) == ((3, 5), Window(0, 0, 5, 3))
@@ -139,7 +139,7 @@ def test_the_outline_is_exact_under_rotation():
 )
 def test_pixels_to_ground_and_back(degrees, columns, row):
     grid = rotated(degrees, 0.5, 0.8)
-    points = np.array([grid.transform @ (column, row) for column in columns])
+    points = np.array([grid.transform * (column, row) for column in columns])
     found_columns, found_rows = grid.to_pixels(points[:, 0], points[:, 1])
     assert found_columns == pytest.approx(columns, abs=1e-5)
     assert found_rows == pytest.approx([row] * len(columns), abs=1e-5)
@@ -198,9 +198,9 @@ def test_pixels_that_are_not_square_become_so():
 def test_a_resampled_grid_covers_the_same_ground(gsd, degrees, height, width):
     grid = rotated(degrees, height=height, width=width)
     new = grid.resampled(gsd, tolerance=0)
-    assert new.transform @ (0, 0) == pytest.approx(grid.transform @ (0, 0), abs=1e-6)
+    assert new.transform * (0, 0) == pytest.approx(grid.transform * (0, 0), abs=1e-6)
     columns, rows = (float(v[0]) for v in new.to_pixels(*(np.array([c]) for c in (
-        grid.transform @ (width, height)
+        grid.transform * (width, height)
     ))))  # fmt: skip
     assert columns <= new.width + 1e-5
     assert rows <= new.height + 1e-5

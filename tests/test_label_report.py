@@ -90,8 +90,8 @@ def write_town_tiles(folder, town, *, moved=(0, 0), rotation=0, south_up=False, 
     turn = Affine.rotation(rotation)
     if south_up:
         image = image[:, ::-1]
-        turn = turn @ Affine(1, 0, 0, 0, -1, town.grid.height)
-    grid = Grid(town.grid.crs, town.grid.transform @ turn, *town.grid.shape)
+        turn = turn * Affine(1, 0, 0, 0, -1, town.grid.height)
+    grid = Grid(town.grid.crs, town.grid.transform * turn, *town.grid.shape)
     in_pixels = town.footprints.geometry.affine_transform(matrix_of(~town.grid.transform))
     stored = in_pixels.affine_transform([1, 0, 0, -1, 0, grid.height]) if south_up else in_pixels
     shapes = stored.translate(*moved).affine_transform(matrix_of(grid.transform))
@@ -123,7 +123,7 @@ def test_known_shift_is_recovered(tmp_path, town, moved, grid):
     assert (shift.dx, shift.dy) == pytest.approx((-moved[0], -moved[1]), abs=0.25)
     assert shift.clear
     assert shift.error < 0.2
-    east, north = np.array(placed.transform @ (0, 0)) - placed.transform @ moved
+    east, north = np.array(placed.transform * (0, 0)) - placed.transform * moved
     assert (shift.east_m, shift.north_m) == pytest.approx((east, north), abs=0.25)
 
 
@@ -149,7 +149,7 @@ def test_shift_is_estimated_per_scene(tmp_path, town):
     for name, moved in (("a", 0), ("b", 4)):
         image = np.roll(town.image, -moved, axis=2)
         # Scenes without overlap, with one layer of labels.
-        place = Affine.translation(0, -1000 * moved) @ town.grid.transform
+        place = Affine.translation(0, -1000 * moved) * town.grid.transform
         grid = Grid(town.grid.crs, place, *town.grid.shape)
         write_array(tmp_path / f"{name}.tif", grid, image)
         shapes = town.footprints.geometry.translate(0, -1000 * moved)

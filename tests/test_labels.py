@@ -38,7 +38,7 @@ LOCAL = CRS.from_wkt('LOCAL_CS["site",UNIT["metre",1]]')
 
 def pixel_box(grid, left, top, right, bottom):
     corners = ((left, top), (right, top), (right, bottom), (left, bottom))
-    return Polygon([grid.transform @ corner for corner in corners])
+    return Polygon([grid.transform * corner for corner in corners])
 
 
 def footprint_labels(*boxes, grid=GRID):
@@ -57,7 +57,7 @@ def rasterize(labels, window=None, valid=None):
 
 @pytest.mark.parametrize("rotation", [0, 40])
 def test_buildings_cover_their_pixels(rotation):
-    turned = Affine.translation(5e5, 3e6) @ Affine.rotation(rotation) @ Affine.scale(0.5, -0.5)
+    turned = Affine.translation(5e5, 3e6) * Affine.rotation(rotation) * Affine.scale(0.5, -0.5)
     grid = Grid(UTM, turned, 40, 60)
     targets = rasterize(footprint_labels((10, 5, 22, 14), (30, 20, 50, 21), grid=grid))
     expected = np.zeros((40, 60), dtype=np.uint8)
@@ -150,7 +150,7 @@ def test_only_footprints_on_the_scene_are_read(tmp_path):
     outside = GRID.polygon.buffer(50).exterior.interpolate(7).buffer(3)
     # The bounding box of a rotated scene has corners outside the scene.
     turned = Grid(
-        UTM, Affine.translation(5e5, 3e6) @ Affine.rotation(45) @ Affine.scale(0.5, -0.5), 40, 60
+        UTM, Affine.translation(5e5, 3e6) * Affine.rotation(45) * Affine.scale(0.5, -0.5), 40, 60
     )
     corner = box(*turned.bounds).exterior.interpolate(0).buffer(1)
     inside = turned.polygon.centroid.buffer(2)
@@ -422,7 +422,7 @@ def test_a_coarse_mask_in_another_crs_is_sampled_at_pixel_centres(tmp_path):
     )
     to_mask = Transformer.from_crs(4326, 32645, always_xy=True)
     for row, column in [(3, 4), (20, 11), (29, 49), (15, 30)]:
-        x, y = to_mask.transform(*(turned.transform @ (column + 0.5, row + 0.5)))
+        x, y = to_mask.transform(*(turned.transform * (column + 0.5, row + 0.5)))
         place = int((3e6 - y) // 2), int((x - 500_000) // 2)
         inside = 0 <= place[0] < 11 and 0 <= place[1] < 16
         assert mask[row, column] == (coarse[place] if inside else IGNORE)
@@ -435,14 +435,14 @@ def test_memory_of_an_estimate_does_not_grow_with_the_mask(tmp_path, magnify, ro
     path = magnify(mask_raster(tmp_path, small), side)
     centre = side / 2
     turn = Affine.rotation(rotation, pivot=(centre, centre))
-    grid = Grid(UTM, Affine(0.5, 0, 500_000, 0, -0.5, 3e6) @ turn, side, side)
+    grid = Grid(UTM, Affine(0.5, 0, 500_000, 0, -0.5, 3e6) * turn, side, side)
     labels = read_labels(path, grid)
     tracemalloc.start()
     pixels = labels.foreground_pixels(grid.window)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     points = (np.arange(64) + 0.5) * side / 64
-    columns, rows = turn @ (points[None, :] + np.zeros((64, 1)), points[:, None] + np.zeros(64))
+    columns, rows = turn * (points[None, :] + np.zeros((64, 1)), points[:, None] + np.zeros(64))
     columns, rows = (np.floor(each * 64 / side + 1e-9).astype(int) for each in (columns, rows))
     inside = (columns >= 0) & (columns < 64) & (rows >= 0) & (rows < 64)
     hits = np.count_nonzero(small[rows[inside], columns[inside]])

@@ -32,7 +32,7 @@ def town(tmp_path_factory):
     footprints = gpd.read_file(folder / "footprints.gpkg")[["geometry"]]
 
     def on_ground(*corners):
-        return Polygon([grid.transform @ corner for corner in corners])
+        return Polygon([grid.transform * corner for corner in corners])
 
     more = [
         on_ground((-30, 20), (25, 20), (25, 31), (-30, 31)),  # reaches past the scene
@@ -41,7 +41,7 @@ def town(tmp_path_factory):
         MultiPolygon([on_ground((x, 100), (x + 9, 100), (x + 9, 140)) for x in (50, 250)]),
         footprints.geometry.iloc[3],  # twice
         on_ground((900, 900), (950, 900), (950, 950)),  # elsewhere
-        Point(*(grid.transform @ (100, 100))),
+        Point(*(grid.transform * (100, 100))),
     ]
     shapes = gpd.GeoSeries([*footprints.geometry, *more], crs=footprints.crs)
     kinds = np.where(np.arange(len(shapes)) % 3 == 0, "other", "house")

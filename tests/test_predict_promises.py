@@ -353,7 +353,7 @@ def test_models_that_cannot_be_averaged(town, model, tmp_path, changes, message)
 def test_only_the_area_of_interest_is_predicted(town, model, whole, tmp_path):
     built, scene = town
     transform = built.grid.transform
-    (left, top), (right, bottom) = transform @ (40.2, 50.2), transform @ (90.7, 81.4)
+    (left, top), (right, bottom) = transform * (40.2, 50.2), transform * (90.7, 81.4)
     area = gpd.GeoDataFrame(geometry=[box(left, bottom, right, top)], crs=built.grid.crs.to_wkt())
     area.to_crs(4326).to_file(tmp_path / "aoi.geojson")
     told = []

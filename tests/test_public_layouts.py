@@ -68,7 +68,7 @@ def test_spacenet_has_a_file_of_footprints_for_each_scene(tmp_path):
         else:
             left, top, right, bottom = extent
             transform = scene_grid(index).transform
-            outline = box(*(transform @ (left, bottom)), *(transform @ (right, top)))
+            outline = box(*(transform * (left, bottom)), *(transform * (right, top)))
             layer = gpd.GeoDataFrame({"partialDec": [1.0]}, geometry=[outline], crs=UTM.to_wkt())
             layer.to_crs(4326).to_file(labels, driver="GeoJSON")
         scenes.append(scene)

@@ -32,7 +32,7 @@ def noise(bands, dtype="uint8", grid=GRID, seed=0):
 
 def shifted(grid, columns, rows):
     """A grid of the same pixel size, moved by a share of a pixel."""
-    moved = grid.transform @ Affine.translation(columns, rows)
+    moved = grid.transform * Affine.translation(columns, rows)
     return Grid(grid.crs, moved, grid.height - 1, grid.width - 1)
 
 
@@ -335,7 +335,7 @@ def test_a_warp_onto_the_same_pixels_changes_nothing(make_scene):
 
 def test_what_lies_beyond_the_scene_is_nodata(make_scene):
     made = make_scene(height=40, width=60)
-    wide = Grid(UTM, made.grid.transform @ Affine.translation(-10, -5), 50, 80)
+    wide = Grid(UTM, made.grid.transform * Affine.translation(-10, -5), 50, 80)
     data, valid = read(made.path, grid=wide)
     expected = np.zeros((50, 80), dtype=bool)
     expected[5:45, 10:70] = True
@@ -370,15 +370,15 @@ def test_a_warp_to_another_crs_finds_the_same_ground(make_scene):
     from pyproj import Transformer
 
     to_44 = Transformer.from_crs(32645, 32644, always_xy=True)
-    x, y = to_44.transform(*(made.grid.transform @ (80, 48)))
+    x, y = to_44.transform(*(made.grid.transform * (80, 48)))
     grid = Grid(CRS.from_epsg(32644), Affine(0.5, 0, x - 15, 0, -0.5, y + 10), 40, 60)
     found, valid = read(made.path, grid=grid)
     assert valid.all()
     rows, columns = np.mgrid[0:40, 0:60]
-    xs, ys = (grid.transform @ point for point in ((0, 0), (1, 0)))
+    xs, ys = (grid.transform * point for point in ((0, 0), (1, 0)))
     assert xs != ys
     ground = [
-        grid.transform @ (c + 0.5, r + 0.5) for r, c in zip(rows.flat, columns.flat, strict=True)
+        grid.transform * (c + 0.5, r + 0.5) for r, c in zip(rows.flat, columns.flat, strict=True)
     ]
     back = Transformer.from_crs(32644, 32645, always_xy=True).transform(*np.array(ground).T)
     at_columns, at_rows = made.grid.to_pixels(*(np.array(v) for v in back))
@@ -409,7 +409,7 @@ def test_a_warped_pixel_does_not_depend_on_its_window(resampled, top, left, heig
 def resampled(request, tmp_path_factory):
     """A scene of sentinels, gaps and noise, read on coarser or finer pixels."""
     gsd_m, rotation = request.param
-    transform = GRID.transform @ Affine.rotation(rotation)
+    transform = GRID.transform * Affine.rotation(rotation)
     own = Grid(UTM, transform, *((121, 170) if gsd_m < 0.5 else (331, 463)))
     data = noise(3, "uint16", own)
     data[:, 40:60, 70:90] = 65535

@@ -205,13 +205,13 @@ DEGREES = CRS.from_epsg(4326)
         (LOCAL, Affine(0.25, 0, 0, 0, -0.75, 100)),
         (LOCAL, Affine(0.4, 0.1, 0, 0, -0.5, 100)),
         (DEGREES, Affine(9e-6, 0, 10, 0, -4e-6, 60)),
-        (DEGREES, Affine.translation(10, 60) @ Affine.rotation(45) @ Affine.scale(6e-6, -6e-6)),
+        (DEGREES, Affine.translation(10, 60) * Affine.rotation(45) * Affine.scale(6e-6, -6e-6)),
     ],
 )
 def test_angles_are_right_on_the_ground(crs, transform):
     grid = Grid(crs, transform, 140, 190)
     metres = "EPSG:32632" if crs == DEGREES else crs.to_wkt()
-    middle = gpd.GeoSeries([Point(transform @ (95, 70))], crs=crs.to_wkt()).to_crs(metres)[0]
+    middle = gpd.GeoSeries([Point(transform * (95, 70))], crs=crs.to_wkt()).to_crs(metres)[0]
     house = affinity.rotate(box(0, 0, 22, 13), 30, origin="centroid")
     shift = middle.x - house.centroid.x, middle.y - house.centroid.y
     truth = gpd.GeoSeries([affinity.translate(house, *shift)], crs=metres)

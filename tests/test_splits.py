@@ -30,7 +30,7 @@ UTM = "EPSG:32645"
 
 def split_scene(height, width, *, name="scene.tif", left=500_000.0, built=lambda window: 0.0):
     """A scene with pixels of 0.5 m."""
-    transform = Affine.translation(left, 3_000_000.0) @ Affine.scale(0.5, -0.5)
+    transform = Affine.translation(left, 3_000_000.0) * Affine.scale(0.5, -0.5)
     return SplitScene(name, Grid(CRS.from_epsg(32645), transform, height, width), built)
 
 

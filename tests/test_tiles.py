@@ -188,7 +188,7 @@ def test_a_fraction_of_empty_training_tiles_is_kept(make_scene, tmp_path):
 
 def test_tiles_are_completely_inside_drawn_areas(make_scene, tmp_path):
     made = make_scene(height=160, width=300)
-    left, top = made.grid.transform @ (0, 0)
+    left, top = made.grid.transform * (0, 0)
     areas = {
         "train": Polygon([(0, 0), (100, 0), (60, -80), (0, -80)]),
         "test": Polygon([(110, 0), (150, 0), (150, -80), (110, -80)]),
@@ -582,7 +582,7 @@ def test_an_output_may_be_a_link(make_scene, tmp_path):
 
 def test_a_class_without_a_pixel(make_scene, tmp_path):
     made = make_scene(buildings=())
-    left, top = made.grid.transform @ (10.1, 10.1)
+    left, top = made.grid.transform * (10.1, 10.1)
     tiny = gpd.points_from_xy([left], [top]).buffer(0.02)
     gpd.GeoDataFrame(geometry=tiny, crs=32645).to_file(tmp_path / "tiny.gpkg")
     with pytest.raises(LabelError, match="class building has no pixel in any tile"):

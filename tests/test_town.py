@@ -158,7 +158,7 @@ def test_a_town_without_a_corner_is_valid_everywhere(options):
 def test_buildings_mostly_in_the_empty_corner_do_not_exist():
     whole = build_town(384, 512, seed=4, nodata_corner=False)
     town = build_town(384, 512, seed=4)
-    corner = shapely.Polygon([town.grid.transform @ p for p in ((384, 0), (512, 0), (512, 96))])
+    corner = shapely.Polygon([town.grid.transform * p for p in ((384, 0), (512, 0), (512, 96))])
     hidden = whole.footprints.intersection(corner).area / whole.footprints.area
     assert (hidden > 0.5).any()
     assert ((hidden > 0) & (hidden <= 0.5)).any()
@@ -204,7 +204,7 @@ def test_a_coarser_gsd_shrinks_buildings_in_pixels_alone():
 
 def test_rotation_turns_the_grid():
     town = build_town(64, 96, rotation_deg=30)
-    (x0, y0), (x1, y1) = (town.grid.transform @ p for p in ((0, 0), (96, 0)))
+    (x0, y0), (x1, y1) = (town.grid.transform * p for p in ((0, 0), (96, 0)))
     assert math.degrees(math.atan2(y1 - y0, x1 - x0)) == pytest.approx(30)
 
 
@@ -319,7 +319,7 @@ def test_roofs_cover_their_buildings_exactly(seed, count):
         *build_row(rng, count),
     ]
     for building in buildings:
-        moved = building.moved(Affine.translation(50, 60) @ Affine.rotation(20) @ Affine.scale(2))
+        moved = building.moved(Affine.translation(50, 60) * Affine.rotation(20) * Affine.scale(2))
         holes = [] if moved.hole is None else [moved.hole]
         outline = shapely.Polygon(moved.shell, holes)
         roof = shapely.union_all([shapely.Polygon(face.ring) for face in moved.faces])

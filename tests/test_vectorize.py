@@ -556,7 +556,7 @@ def test_nodata_never_yields_polygons(tmp_path):
         (UTM, Affine(0.5, 0, 300_000, 0, -0.5, 3_000_000)),
         (CRS.from_epsg(4326), Affine(5e-6, 0, 84.9, 0, -4e-6, 47.1)),
         (CRS.from_epsg(3857), Affine(0.6, 0, 9_451_000, 0, -0.6, 6_000_000)),
-        (SITE, Affine.translation(10, 20) @ Affine.rotation(30) @ Affine.scale(0.5, -0.5)),
+        (SITE, Affine.translation(10, 20) * Affine.rotation(30) * Affine.scale(0.5, -0.5)),
     ],
 )
 def test_areas_are_true_in_any_crs(crs, transform):

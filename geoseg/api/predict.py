@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from geoseg.api.results import PredictResult
 from geoseg.errors import ConfigError
 from geoseg.geo.raster.block_cache import limited_block_cache
-from geoseg.geo.vector import WRITABLE_SUFFIXES
 from geoseg.jobs.journal import describe_job
 from geoseg.jobs.output import Work, check_output, file_output, folder_output, layer_output
 from geoseg.jobs.progress import Progress
 from geoseg.jobs.workers import Pool, Workers
 from geoseg.options import PredictOptions, Thresholds, VectorizeOptions, check_thresholds
+from geoseg.prediction.backend_names import check_backend
 from geoseg.prediction.prediction_job import ModelNames, PredictionJob, plan_job
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class PredictPlan:
     @property
     def is_layer(self) -> bool:
         """Whether the only output is a layer of footprints."""
-        return self.suffix in WRITABLE_SUFFIXES
+        return self.suffix not in ("", *_RASTER_SUFFIXES)
 
 
 def predict(
@@ -107,8 +107,6 @@ def plan_predict(
     overwrite: bool = False,
 ) -> PredictPlan:
     """Check scene, model and output, reading headers only; arguments and errors as of `predict`."""
-    from geoseg.prediction.backends import check_backend
-
     options = options or PredictOptions()
     suffix = _check_suffix(Path(output))
     check_backend(options.backend, options.device)
@@ -136,7 +134,12 @@ def _choose_thresholds(job: PredictionJob, vectorize: VectorizeOptions | None) -
 def _check_suffix(output: Path) -> str:
     """Return the suffix of an output file in lower case, or an empty text for a folder."""
     suffix = "" if output.is_dir() else output.suffix.lower()
-    if suffix and suffix not in (*_RASTER_SUFFIXES, *WRITABLE_SUFFIXES):
+    if not suffix or suffix in _RASTER_SUFFIXES:
+        return suffix
+    # geopandas, which this imports, is slow to load.
+    from geoseg.geo.vector import WRITABLE_SUFFIXES
+
+    if suffix not in WRITABLE_SUFFIXES:
         choices = ", ".join((*_RASTER_SUFFIXES[:1], *WRITABLE_SUFFIXES))
         raise ConfigError(
             f"{output}: unknown suffix {suffix}; use a folder, or a file that ends in one of "

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
+from typing import TextIO
 
 import click
 
 from geoseg.errors import GeosegError
 from geoseg.version import __version__
+
+# click 8.2 and newer raise this for a command without arguments; click 8.1 prints the help itself.
+_NO_ARGUMENTS: tuple[type[click.UsageError], ...] = tuple(
+    filter(None, [getattr(click.exceptions, "NoArgsIsHelpError", None)])
+)
 
 # Exit code when the user stops a command, as shells have it.
 _INTERRUPTED = 130
@@ -58,8 +65,18 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Runs the command line; errors that a user can mend end with one line and code 2."""
+    """Run the command line; an error that a user can correct ends with one line and code 2."""
+    _allow_any_character(sys.stdout)
     sys.exit(_run())
+
+
+def _allow_any_character(stream: TextIO) -> None:
+    """Write `?` for characters that an encoding does not have, such as `→` in Windows' cp1252.
+
+    A finished job must not end with a UnicodeEncodeError because its output is redirected.
+    """
+    if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        stream.reconfigure(errors="replace")
 
 
 def _run() -> int:
@@ -69,7 +86,7 @@ def _run() -> int:
         return 2
     try:
         code = cli(prog_name="geoseg", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
+    except _NO_ARGUMENTS as error:
         click.echo(error.format_message(), err=True)
     except click.ClickException as error:
         _complain(_usage_line(error))

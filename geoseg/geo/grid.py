@@ -121,7 +121,7 @@ class Grid:
 
     def _measure_steps(self, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Return metres (N, 2, 2), not finite for points outside the domain of the CRS."""
-        points = [self.transform @ (columns + dx, rows + dy) for dx, dy in ((0, 0), (1, 0), (0, 1))]
+        points = [self.transform * (columns + dx, rows + dy) for dx, dy in ((0, 0), (1, 0), (0, 1))]
         xs, ys = np.array(points, dtype=np.float64).transpose(1, 0, 2)
         try:
             transformer = Transformer.from_crs(self.crs.to_wkt(), 4326, always_xy=True)
@@ -135,14 +135,14 @@ class Grid:
 
     def window_transform(self, window: Window) -> Affine:
         """Return the transform of a window's pixels."""
-        return self.transform @ Affine.translation(window.col_off, window.row_off)
+        return self.transform * Affine.translation(window.col_off, window.row_off)
 
     def window_polygon(self, window: Window) -> Polygon:
         """Return the outline of a window in the CRS."""
         left, top = window.col_off, window.row_off
         right, bottom = left + window.width, top + window.height
         corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
-        return Polygon([self.transform @ corner for corner in corners])
+        return Polygon([self.transform * corner for corner in corners])
 
     def window_grid(self, window: Window) -> Grid:
         """Return the grid of a window."""
@@ -186,7 +186,7 @@ class Grid:
         # Rounding errors must not add a row.
         height = max(1, math.ceil(self.height / scale_y - 1e-6))
         width = max(1, math.ceil(self.width / scale_x - 1e-6))
-        return Grid(self.crs, self.transform @ Affine.scale(scale_x, scale_y), height, width)
+        return Grid(self.crs, self.transform * Affine.scale(scale_x, scale_y), height, width)
 
     def to_pixels(self, xs: np.ndarray, ys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Convert CRS coordinates to fractional (columns, rows)."""

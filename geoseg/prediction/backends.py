@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import threading
 import warnings
 from collections.abc import Callable
@@ -10,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import TorchDynamoException
 
 from geoseg.errors import ConfigError
 from geoseg.networks.device import computes_bf16
@@ -18,36 +16,12 @@ from geoseg.networks.device import computes_bf16
 # Images (N, C, H, W) on the device → logits float32 (N, outputs, H', W').
 Backend = Callable[[Tensor], Tensor]
 
-NAMES = ("torch", "compile", "openvino")
-
-
-def check_backend(name: str, device: str) -> None:
-    """Check that a backend is installed and supports a device.
-
-    Args:
-        name: One of `NAMES`.
-        device: `auto`, `cpu` or `gpu`.
-
-    Raises:
-        ConfigError: If OpenVINO is not installed, or is combined with a GPU.
-    """
-    if name != "openvino":
-        return
-    if device == "gpu":
-        raise ConfigError(
-            "predict.backend: openvino computes on the CPU; leave out --device gpu, or the backend"
-        )
-    if importlib.util.find_spec("openvino") is None:
-        raise ConfigError(
-            "predict.backend: openvino is not installed; pip install 'geoseg[openvino]'"
-        )
-
 
 def open_backend(name: str, module: nn.Module, device: torch.device, threads: int = 1) -> Backend:
     """Return a function that computes the logits of a module.
 
     Args:
-        name: One of `NAMES`.
+        name: One of `geoseg.prediction.backend_names.NAMES`.
         module: Network in evaluation mode, on the device.
         device: Device of the module.
         threads: Number of threads that will call the function at the same time.
@@ -89,7 +63,12 @@ class _Compiled(_Torch):
     def _compile(self, image: Tensor) -> None:
         try:
             super().__call__(image)
-        except TorchDynamoException as error:
+        except RuntimeError as error:
+            # A private module that imports the whole compiler, which is loaded here in any case.
+            from torch._dynamo.exc import TorchDynamoException
+
+            if not isinstance(error, TorchDynamoException):
+                raise
             reason = str(error).strip().split("\n")[0]
             raise ConfigError(
                 f"predict.backend: torch cannot compile here ({reason}); install a C++ compiler "

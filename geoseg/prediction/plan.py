@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from geoseg.errors import GridMismatchError
-from geoseg.geo.aoi import AOI
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import SceneInfo, read_info
 from geoseg.geo.tiling import TileGrid
 from geoseg.networks.model_file import ModelSpec
 from geoseg.options import PredictOptions
+
+# Imported where a polygon is read: geopandas is slow to load, and most predictions need none.
+if TYPE_CHECKING:
+    from geoseg.geo.aoi import AOI
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +131,8 @@ def _read_aoi(path: str | Path, grid: Grid, scene: str | Path) -> AOI:
         VectorReadError: If it cannot be read.
         GridMismatchError: If no polygon intersects the grid.
     """
+    from geoseg.geo.aoi import AOI
+
     aoi = AOI.read_on(path, grid)
     if not len(aoi):
         raise GridMismatchError(

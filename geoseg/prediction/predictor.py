@@ -33,7 +33,7 @@ class Network:
         spec: Header of the model.
         weights: State dict.
         device: Device to compute on.
-        backend: Inference backend, one of `geoseg.prediction.backends.NAMES`.
+        backend: Inference backend, one of `geoseg.prediction.backend_names.NAMES`.
         threads: Number of threads that predict at the same time.
 
     Raises:
@@ -91,7 +91,7 @@ class Predictor:
         tta: `none`, `flips` or `d4`: the views of each tile to average.
         others: Header and weights of further models to average.
         squares: Whether to return the mean of the squared probabilities, too.
-        backend: Inference backend, one of `geoseg.prediction.backends.NAMES`.
+        backend: Inference backend, one of `geoseg.prediction.backend_names.NAMES`.
         threads: Number of threads that predict at the same time.
 
     Raises:

@@ -250,7 +250,7 @@ def _sampled(
             for i in found
         ),
         out_shape=((rows.stop - rows.start) * fine, width * fine),
-        transform=Affine.translation(0, rows.start) @ Affine.scale(1 / fine),
+        transform=Affine.translation(0, rows.start) * Affine.scale(1 / fine),
         dtype="int32",
     )
     total = np.zeros((rows.stop - rows.start, width, table.shape[1]), np.float32)

@@ -117,7 +117,7 @@ def build_l_shape(rng: np.random.Generator) -> Building:
     faces.append(Face(chimney, "chimney"))
     pose = Affine.translation(-width / 2, 0)
     if rng.random() < 0.5:
-        pose = Affine.scale(-1, 1) @ pose
+        pose = Affine.scale(-1, 1) * pose
     shell = np.array(corners, float)
     return Building("l_shape", shell, None, tuple(faces), rng.uniform(4, 6)).moved(pose)
 

@@ -35,14 +35,14 @@ def place_grid(
         raise ConfigError(f"crs: {crs!r} is unknown; give a code such as EPSG:32633") from error
     height, width = shape
     unit = 1e-5 if system.is_geographic else 1.0
-    trial = Affine.translation(x, y) @ Affine.scale(unit, -unit)
+    trial = Affine.translation(x, y) * Affine.scale(unit, -unit)
     metres_x, metres_y = Grid(system, trial, 1, 1).axis_gsd_m
     transform = (
         Affine.translation(x, y)
-        @ Affine.scale(unit / metres_x, unit / metres_y)
-        @ Affine.rotation(rotation_deg)
-        @ Affine.scale(gsd_m, -gsd_m)
-        @ Affine.translation(-width / 2, -height / 2)
+        * Affine.scale(unit / metres_x, unit / metres_y)
+        * Affine.rotation(rotation_deg)
+        * Affine.scale(gsd_m, -gsd_m)
+        * Affine.translation(-width / 2, -height / 2)
     )
     return Grid(system, transform, height, width)
 

@@ -54,8 +54,8 @@ class Frame:
         angle = math.degrees(math.atan2(ahead[1] - here[1], ahead[0] - here[0]))
         return (
             Affine.translation(here[0], here[1])
-            @ Affine.rotation(angle + turn_deg)
-            @ Affine.scale(1 / self.gsd_m)
+            * Affine.rotation(angle + turn_deg)
+            * Affine.scale(1 / self.gsd_m)
         )
 
 

@@ -130,6 +130,6 @@ def build_frame(batch: OutlineBatch, grid: Grid) -> gpd.GeoDataFrame:
 
 def _to_crs(polygons: np.ndarray, grid: Grid) -> np.ndarray:
     placed: np.ndarray = shapely.transform(
-        polygons, lambda pixels: np.column_stack(grid.transform @ (pixels[:, 0], pixels[:, 1]))
+        polygons, lambda pixels: np.column_stack(grid.transform * (pixels[:, 0], pixels[:, 1]))
     )
     return placed

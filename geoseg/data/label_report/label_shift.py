@@ -131,8 +131,8 @@ def shift_in_metres(grid: Grid, dx: float, dy: float) -> tuple[float, float]:
     """Convert a shift in pixels at the centre of a grid to metres (east, north)."""
     column, row = grid.width / 2, grid.height / 2
     (x, y), (shifted_x, shifted_y) = (
-        grid.transform @ (column, row),
-        grid.transform @ (column + dx, row + dy),
+        grid.transform * (column, row),
+        grid.transform * (column + dx, row + dy),
     )
     try:
         transformer = Transformer.from_crs(grid.crs.to_wkt(), 4326, always_xy=True)

@@ -138,7 +138,7 @@ class NearestRaster:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Column and row of this raster under the points of some rows, int64 (rows, columns)."""
         scale = Affine.scale(window.width / shape[1], window.height / shape[0])
-        points = grid.window_transform(window) @ scale
+        points = grid.window_transform(window) * scale
         column, row = np.meshgrid(np.arange(shape[1]) + 0.5, np.arange(part.start, part.stop) + 0.5)
         xs = points.a * column + points.b * row + points.c
         ys = points.d * column + points.e * row + points.f
