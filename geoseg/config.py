@@ -1,4 +1,4 @@
-"""One YAML file per experiment, one section per step; checked before anything runs."""
+"""Configuration: a YAML file with one section per step."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Config(Options):
 
 
 def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
-    """Loads and checks a configuration.
+    """Load and check a configuration.
 
     Args:
         path: A YAML file, or the name of one that geoseg ships (`configs/small.yaml` or
@@ -56,7 +56,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
 
 
 def find_config(path: str | Path) -> Path:
-    """The file that a name means: as it stands, else one that geoseg ships.
+    """Return the file of a configuration: a path, or the name of a shipped one.
 
     Raises:
         ConfigError: If there is neither; lists what geoseg ships.
@@ -73,7 +73,7 @@ def find_config(path: str | Path) -> Path:
 
 
 def shipped_configs() -> dict[str, Path]:
-    """The configurations that geoseg ships, by name."""
+    """Return the shipped configurations by name."""
     package = Path(__file__).parent
     folder = package / "configs"  # in an installed wheel
     if not folder.is_dir():
@@ -92,8 +92,8 @@ def _read(path: Path) -> dict[str, Any]:
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: must hold sections such as train:, got {tree!r:.60}")
-    # A section whose every line is commented out keeps its defaults.
+        raise ConfigError(f"{path}: must contain sections such as train:, got {tree!r:.60}")
+    # A section with all lines commented out is null in YAML, and keeps its defaults.
     return {key: {} if section is None else section for key, section in tree.items()}
 
 
@@ -116,8 +116,8 @@ def _assign(tree: dict[str, Any], key: str, value: Any) -> None:
             nested = tree[section] = {}
         if not isinstance(nested, dict):
             raise ConfigError(
-                f"--set {key}: {'.'.join(sections[:depth])} is {nested!r:.40} already and has no "
-                f"{last}; set it whole"
+                f"--set {key}: {'.'.join(sections[:depth])} is set to {nested!r:.40}, which has no "
+                f"{last}; set it as a whole"
             )
         tree = nested
     tree[last] = value
@@ -133,7 +133,7 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 def _explain(error: ValidationError, names: Mapping[str, str], path: str | Path | None) -> str:
     first = error.errors()[0]
-    # pydantic ends the place with the type it tried, where there are several.
+    # For unions, pydantic appends the type that it tried to the location.
     location = [str(part) for part in first["loc"] if not _is_type(str(part))]
     key = ".".join(location)
     known = {name for place, name in names.items() if _related(place, key)}
@@ -141,7 +141,7 @@ def _explain(error: ValidationError, names: Mapping[str, str], path: str | Path 
     if first["type"] == "extra_forbidden":
         return f"{source}: {key}: no such key{_did_you_mean(first['loc'])}"
     if first["type"] == "missing" and isinstance(first["input"], dict):
-        return f"{source}: {key}: is missing; given are {', '.join(first['input']) or 'none'}"
+        return f"{source}: {key}: is missing; the keys given are {', '.join(first['input']) or 'none'}"
     message = first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     return f"{source}: {key}: {message} (got {first['input']!r:.80})"
@@ -170,7 +170,7 @@ def _did_you_mean(location: tuple[int | str, ...]) -> str:
 
 
 def _anchored(config: Config, path: str | Path | None) -> Config:
-    """Takes a weights file named in a configuration relative to that configuration."""
+    """Resolve the path of a weights file relative to the configuration that names it."""
     weights = config.model.encoder_weights
     if path is None or weights in (None, "imagenet") or Path(str(weights)).is_file():
         return config

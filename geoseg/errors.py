@@ -1,25 +1,25 @@
-"""Every exception that geoseg raises for a user to read.
+"""Exceptions of geoseg.
 
     GeosegError
     ├── ConfigError            a configuration file or an option is wrong
-    │   └── MemoryLimitError   the memory that is granted does not suffice
+    │   └── MemoryLimitError   the memory limit does not suffice
     ├── DataError              something is wrong with the data
     │   ├── SceneReadError     a raster cannot be opened or read
-    │   ├── MissingCRSError    a scene or a layer does not say where it lies
-    │   ├── GridMismatchError  two things that must share ground do not
-    │   ├── LabelError         footprints that cannot serve as labels
+    │   ├── MissingCRSError    a scene or a layer has no georeferencing
+    │   ├── GridMismatchError  two inputs do not fit together
+    │   ├── LabelError         labels cannot be used
     │   ├── VectorReadError    a vector layer cannot be opened or read
-    │   ├── EmptyDatasetError  no tile is left to work with
-    │   ├── OutputExistsError  the output is there already and may not be overwritten
+    │   ├── EmptyDatasetError  no tiles are left
+    │   ├── OutputExistsError  the output exists and may not be replaced
     │   ├── OutputLockedError  another job is writing the same output
-    │   └── DiskFullError      there is no room for what is being written
+    │   └── DiskFullError      the output does not fit on the disk
     ├── WorkerLostError        workers died repeatedly with the same task
     ├── ModelError             something is wrong with a model
     │   ├── UnknownArchitectureError
     │   ├── ModelFileError     a model file cannot be read or used
     │   ├── TrainingError      training diverged: loss or weights are no longer finite
-    │   ├── WeightsError       initial weights cannot be found or do not fit
-    │   └── InputShapeError    a size or a band count that the network cannot take
+    │   ├── WeightsError       initial weights are missing or do not fit
+    │   └── InputShapeError    the network does not support a size or number of bands
     └── RepeatedError          the first process of a training run reports the same error
 
 A message says what is wrong, where, and what to do about it. The command line catches
@@ -32,7 +32,7 @@ import textwrap
 
 
 class GeosegError(Exception):
-    """Base of all errors that a user can mend."""
+    """Base of all errors that a user can correct."""
 
     def __str__(self) -> str:
         # KeyError would print the repr of its argument.
@@ -44,7 +44,7 @@ class ConfigError(GeosegError, ValueError):
 
 
 class MemoryLimitError(ConfigError):
-    """The memory that is granted does not suffice; what is done so far is kept."""
+    """The memory limit does not suffice; finished work is kept."""
 
 
 class DataError(GeosegError):
@@ -56,15 +56,15 @@ class SceneReadError(DataError, OSError):
 
 
 class MissingCRSError(DataError, ValueError):
-    """A scene or a layer does not say where on Earth it lies."""
+    """A scene or a layer has no georeferencing."""
 
 
 class GridMismatchError(DataError, ValueError):
-    """Two things that must share ground, bands or pixel size do not."""
+    """Two inputs differ in area, bands or pixel size where they must agree."""
 
 
 class LabelError(DataError, ValueError):
-    """Footprints that cannot serve as labels."""
+    """Labels cannot be used for training."""
 
 
 class VectorReadError(DataError, OSError):
@@ -72,11 +72,11 @@ class VectorReadError(DataError, OSError):
 
 
 class EmptyDatasetError(DataError, ValueError):
-    """No tile is left to work with."""
+    """No tiles are left to train on."""
 
 
 class OutputExistsError(DataError, OSError):
-    """The output is there already and may not be overwritten."""
+    """The output exists and may not be replaced."""
 
 
 class OutputLockedError(DataError, OSError):
@@ -84,7 +84,7 @@ class OutputLockedError(DataError, OSError):
 
 
 class DiskFullError(DataError, OSError):
-    """There is no room for what is being written; what is done so far is kept."""
+    """The output does not fit on the disk; finished work is kept."""
 
 
 class WorkerLostError(GeosegError, RuntimeError):
@@ -96,7 +96,7 @@ class ModelError(GeosegError):
 
 
 class UnknownArchitectureError(ModelError, KeyError):
-    """No network goes by this name."""
+    """There is no architecture of this name."""
 
 
 class ModelFileError(ModelError, OSError):
@@ -104,15 +104,15 @@ class ModelFileError(ModelError, OSError):
 
 
 class TrainingError(ModelError, ArithmeticError):
-    """Training has led to a network that says nothing; what was good before is kept."""
+    """Loss or weights are no longer finite; the best epoch so far is kept."""
 
 
 class WeightsError(ModelError, OSError):
-    """Initial weights cannot be found or do not fit."""
+    """Initial weights are missing or do not fit."""
 
 
 class InputShapeError(ModelError, ValueError):
-    """A size or a band count that the network cannot take."""
+    """The network does not support an image size or a number of bands."""
 
 
 class RepeatedError(GeosegError):
@@ -135,6 +135,6 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 def one_line(error: BaseException) -> str:
-    """What a library, or the one beneath it, says went wrong, to stand inside a message."""
-    said = " ".join(str(error.__cause__ or error).split()).rstrip(".")
-    return textwrap.shorten(said, 160, placeholder=" …")
+    """Return the message of an error, or of its cause, in one short line to quote in another."""
+    message = " ".join(str(error.__cause__ or error).split()).rstrip(".")
+    return textwrap.shorten(message, 160, placeholder=" …")

@@ -45,6 +45,13 @@ class TileResult:
 
         return load_label_report(self.folder)
 
+    @property
+    def findings(self) -> list[str]:
+        """What to check in the labels, in sentences, the most important first."""
+        from geoseg.data.label_report.findings import list_findings
+
+        return [finding.text for finding in list_findings(self.report)]
+
 
 @dataclass(frozen=True)
 class VectorizeResult:

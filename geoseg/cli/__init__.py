@@ -1,4 +1,4 @@
-"""The command line: arguments in, one summary line and the output path out."""
+"""Command line: options in, one summary line out."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _NO_ARGUMENTS: tuple[type[click.UsageError], ...] = tuple(
     filter(None, [getattr(click.exceptions, "NoArgsIsHelpError", None)])
 )
 
-# Exit code when the user stops a command, as shells have it.
+# Exit code after ctrl-C, as in shells.
 _INTERRUPTED = 130
 
-# Name → what `geoseg --help` says. Each command is imported only when it runs.
+# Help line of each command. A command is imported only when it runs.
 COMMANDS = {
     "tile": "Cut scenes and footprints into tiles to train on.",
     "train": "Train a network on tiles.",
     "predict": "Find the buildings of a scene: probabilities, mask, footprints.",
     "vectorize": "Turn a probability raster into footprints.",
     "evaluate": "Score footprints against the truth.",
-    "export": "Write a model as ONNX for QGIS, as torch.export, or as a STAC item.",
-    "demo": "Make a synthetic town, and run the whole job on it.",
-    "models": "List the networks.",
+    "export": "Export a model as ONNX for QGIS, as torch.export, or as a STAC item.",
+    "demo": "Run all steps on a synthetic town.",
+    "models": "List the architectures.",
     "info": "Describe a scene, a tiles folder, a model or a layer.",
     "doctor": "Check this machine.",
 }
@@ -80,7 +80,7 @@ def _allow_any_character(stream: TextIO) -> None:
 
 
 def _run() -> int:
-    """The exit code."""
+    """Run the command and return its exit code."""
     if "" in sys.argv[1:]:
         _complain("an argument is empty; is a variable of your shell not set?")
         return 2
@@ -91,7 +91,7 @@ def _run() -> int:
     except click.ClickException as error:
         _complain(_usage_line(error))
     except click.Abort:
-        _complain("interrupted; what was there before is as it was, run the same command again")
+        _complain("interrupted; existing outputs are unchanged, run the same command again to continue")
         return _INTERRUPTED
     except GeosegError as error:
         _complain(str(error))
@@ -109,7 +109,7 @@ def _complain(line: str) -> None:
 
 
 def _usage_line(error: click.ClickException) -> str:
-    """What is wrong with the words of a command, in one line."""
+    """Return a usage error in one line."""
     ctx = getattr(error, "ctx", None)
     what = " ".join(error.format_message().split()).rstrip(".")
     return f"{what}; see {ctx.command_path if ctx else 'geoseg'} --help"

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 @click.command()
 @output_option("Folder for everything.")
 @click.option("--size", nargs=2, type=int, default=(896, 1280), show_default=True, metavar="H W")
-@click.option("--seed", type=int, default=7, show_default=True, help="Another seed, another town.")
+@click.option("--seed", type=int, default=7, show_default=True, help="Random seed of the town.")
 @click.option("--crs", default="EPSG:32633", show_default=True)
 @click.option("--bands", type=click.IntRange(1, 16), default=3, show_default=True)
 @click.option("--dtype", default="uint8", show_default=True)
 @click.option("--gsd", type=float, default=0.5, show_default=True, help="Metres per pixel.")
-@click.option("--scene-only", is_flag=True, help="Make the town and its footprints, and stop.")
+@click.option("--scene-only", is_flag=True, help="Write the town and its footprints, and stop.")
 @click.option("--min-f1", type=float, default=0.0, help="Exit with 1 if building F1 is lower.")
 @overwrite_option
 @config_options
@@ -43,10 +43,10 @@ def command(
     config: str | None,
     overrides: tuple[str, ...],
 ) -> None:
-    """Make a synthetic town, and run the whole job on it.
+    """Run all steps on a synthetic town.
 
-    Trains on part of the town, finds the buildings of all of it, and scores those on the
-    quarter that training never saw. Ends with one picture.
+    Train on part of the town, predict all of it, and evaluate on the quarter that was kept from
+    training. The result is shown in demo.png.
     """
     settings = resolve(config or "configs/demo.yaml", overrides)
     folder = Path(output)

@@ -14,15 +14,15 @@ _LEAST_MEMORY_GB = 2.0
 
 @click.command()
 def command() -> None:
-    """Check this machine: versions, drivers, GPU, disk. Exits with 1 if something is amiss."""
-    amiss = 0
+    """Check this machine: versions, drivers, GPU, disk. The exit code is 1 if something is wrong."""
+    wrong = 0
     for name, check in _CHECKS.items():
         try:
             click.echo(f"ok    {name:<10} {check()}")
         except (ImportError, OSError, RuntimeError) as error:
-            amiss += 1
-            click.echo(f"amiss {name:<10} {' '.join(str(error).split())}")
-    sys.exit(1 if amiss else 0)
+            wrong += 1
+            click.echo(f"wrong {name:<10} {' '.join(str(error).split())}")
+    sys.exit(1 if wrong else 0)
 
 
 def _python() -> str:
@@ -103,7 +103,7 @@ def _codecs() -> str:
 def _memory() -> str:
     import psutil
 
-    free = psutil.virtual_memory().available / 1e9  # what caches hold is to be had, too
+    free = psutil.virtual_memory().available / 1e9  # caches count as free
     if free < _LEAST_MEMORY_GB:
         raise RuntimeError(
             f"only {free:.1f} GB of memory free; close other programs, and predict with "
@@ -116,7 +116,7 @@ def _hub() -> str:
     import torch
 
     folder = os.environ.get("HF_HOME") or torch.hub.get_dir()
-    return f"weights from hubs are kept in {folder}"
+    return f"downloaded weights are stored in {folder}"
 
 
 def _disk() -> str:

@@ -15,7 +15,7 @@ from geoseg.networks.model_file import shipped_models
 def command(path: str) -> None:
     """Describe a scene, a tiles folder, a model or a layer.
 
-    Models that come with geoseg go by their names, such as buildings.
+    Shipped models are given by their names, such as buildings.
     """
     if (Path(path) / "tiles.json").is_file():
         lines = _tiles(path)
@@ -23,8 +23,8 @@ def command(path: str) -> None:
         lines = _model(str(Path(path) / "model.safetensors"))
     elif Path(path).is_dir():
         raise SceneReadError(
-            f"{path}: is a folder of neither tiles nor a run; give a scene, a tiles folder, a "
-            "model or a layer"
+            f"{path}: is a folder without tiles or a model; give a scene, a tiles folder, a model "
+            "or a layer"
         )
     elif path.endswith(".safetensors"):
         lines = _model(path)
@@ -65,7 +65,8 @@ def _scene_or_layer(path: str) -> list[tuple[str, object]]:
         except DataError:
             if Path(path).exists():
                 raise SceneReadError(
-                    f"{path}: is no scene, tiles folder, model or layer that geoseg can read"
+                    f"{path}: is not a scene, tiles folder, model or layer that geoseg can read; give "
+                    "a GeoTIFF, a vector layer or a model.safetensors"
                 ) from error
             raise error from None
     grid = info.grid
@@ -73,7 +74,7 @@ def _scene_or_layer(path: str) -> list[tuple[str, object]]:
     return [
         ("scene", path),
         ("pixels", f"{grid.height} x {grid.width} (height x width)"),
-        ("ground", f"{gsd_x:.4g} x {gsd_y:.4g} m per pixel"),
+        ("gsd", f"{gsd_x:.4g} x {gsd_y:.4g} m per pixel"),
         ("crs", grid.crs.to_string()),
         ("bounds", ", ".join(f"{value:.10g}" for value in grid.bounds)),
         ("bands", ", ".join(info.bands)),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--encoder", help="Another encoder than the architecture's own.")
+@click.option("--encoder", help="Encoder.  [default: the architecture's own]")
 @click.option("--bands", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--classes", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -29,11 +29,11 @@ def command(
     config: str | None,
     overrides: tuple[str, ...],
 ) -> None:
-    """List the networks, or show the card of one.
+    """List the architectures, or show the card of one.
 
-    Any of them is trained by --set model.arch=NAME, with its own encoder or, by --set
-    model.encoder=NAME, with another one. Options of an architecture are given by --set
-    model.options.KEY=VALUE, here too.
+    Train any of them with --set model.arch=NAME, and choose another encoder with --set
+    model.encoder=NAME. Options of an architecture are set with --set model.options.KEY=VALUE,
+    also in this command.
     """
     from geoseg.networks.architectures import list_architectures
     from geoseg.networks.models.card import make_card
@@ -79,7 +79,7 @@ def _format_card(card: ModelCard) -> str:
 def _list_encoders() -> None:
     from geoseg.networks.models import list_encoders
 
-    click.echo("encoders (model.encoder), besides tu-NAME for any network of timm:")
+    click.echo("encoders (model.encoder); tu-NAME for any other network of timm:")
     encoders = list_encoders()
     width = max(map(len, encoders)) + 2
     for start in range(0, len(encoders), 4):

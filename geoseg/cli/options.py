@@ -1,4 +1,4 @@
-"""Options that several commands share, and how they override the configuration."""
+"""Options shared by several commands, and their precedence over the configuration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def config_options(function: Function) -> Function:
-    """Adds --config and --set."""
+    """Add --config and --set."""
     function = click.option(
         "--set",
         "overrides",
@@ -26,27 +26,27 @@ def config_options(function: Function) -> Function:
         help="Override a setting, e.g. train.lr=1e-4. May be repeated.",
     )(function)
     return click.option(
-        "--config", metavar="FILE", help="A YAML file, or one that geoseg ships: configs/small.yaml"
+        "--config", metavar="FILE", help="A YAML file, or a shipped one such as configs/small.yaml."
     )(function)
 
 
 def overwrite_option(function: Function) -> Function:
-    """Adds --overwrite."""
-    return click.option("--overwrite", is_flag=True, help="Replace the output if it is there.")(
+    """Add --overwrite."""
+    return click.option("--overwrite", is_flag=True, help="Replace an existing output.")(
         function
     )
 
 
 def output_option(help_text: str) -> Callable[[Function], Function]:
-    """Adds -o/--output."""
+    """Add -o/--output."""
     return click.option("-o", "--output", required=True, metavar="PATH", help=help_text)
 
 
 def refuse_missing(*inputs: str) -> None:
-    """Refuses files that are not there before what opens them is imported, which takes seconds.
+    """Refuse missing files before the libraries that read them are imported.
 
     Raises:
-        DataError: If one is missing. Names with a colon may mean something to GDAL alone.
+        DataError: If a file is missing. Names with a colon may be GDAL's and are not checked.
     """
     for name in inputs:
         if ":" not in name and is_missing(name):
@@ -54,12 +54,12 @@ def refuse_missing(*inputs: str) -> None:
 
 
 def resolve(config: str | None, overrides: tuple[str, ...], **given: Any) -> Config:
-    """Loads the configuration, the options given on the command line over it.
+    """Load the configuration and apply the options of the command line to it.
 
     Args:
         config: A YAML file.
         overrides: `section.key=value`.
-        **given: Options by `section__key`; None means not given.
+        **given: Options by `section__key`; those that are None are ignored.
     """
     settings = load_config(config, overrides)
     sections: dict[str, dict[str, Any]] = {}
@@ -88,7 +88,7 @@ def _replace(settings: Config, section: str, values: dict[str, Any]) -> Config:
 
 
 def parse_bands(text: str | None) -> tuple[int | str, ...] | None:
-    """`3,2,1` or `red,nir` → bands by number or name."""
+    """Return bands by number or name from a text such as `3,2,1` or `red,nir`."""
     if text is None:
         return None
     parts = [part.strip() for part in text.split(",")]
@@ -96,7 +96,7 @@ def parse_bands(text: str | None) -> tuple[int | str, ...] | None:
 
 
 def parse_batch_size(text: str | None) -> int | None:
-    """`auto` or a number → the number, or None."""
+    """Return the number of tiles; None for `auto`."""
     if text is None or text == "auto":
         return None
     if not text.isdecimal():
@@ -151,7 +151,7 @@ _LEAST_MEMORY_GB = 0.1
 
 
 def parse_memory(text: str | None) -> float | None:
-    """`2GB` or `800MB` → gigabytes."""
+    """Return gigabytes from a text such as `2GB` or `800MB`."""
     if text is None:
         return None
     found = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*([a-z]*)", text.strip().lower(), re.ASCII)

@@ -1,4 +1,4 @@
-"""How the commands show that they are at work."""
+"""Progress bars of the commands."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import click
 
 from geoseg.jobs.progress import Progress
 
-# Where no terminal shows a bar, a line is written this often.
+# Seconds between two lines of progress where there is no terminal.
 _SECONDS_PER_LINE = 10.0
 
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """Shows progress with rate and remaining time: a bar on a terminal, else plain lines."""
+    """Show progress with rate and remaining time: a bar on a terminal, plain lines elsewhere."""
     if sys.stderr.isatty():
         yield from _rich_bars()
     else:
@@ -57,17 +57,17 @@ def _rich_bars() -> Iterator[Progress]:
 
 def _plain_lines() -> Progress:
     started: dict[str, tuple[float, int]] = {}
-    said: dict[str, float] = {}
+    printed: dict[str, float] = {}
 
     def show(done: int, total: int, what: str) -> None:
         now = time.monotonic()
-        # Work that goes on where it stopped has not done all of that now.
+        # A resumed job starts with finished items, which must not count for its rate.
         start, before = started.setdefault(what, (now, done))
         short = now - start < _SECONDS_PER_LINE
-        recent = now - said.get(what, start) < _SECONDS_PER_LINE
+        recent = now - printed.get(what, start) < _SECONDS_PER_LINE
         if short or (recent and done < total):
             return
-        said[what] = now
+        printed[what] = now
         rate = (done - before) / (now - start)
         left = (total - done) / max(rate, 1e-9)
         click.echo(f"{what}: {done}/{total}, {rate:.1f}/s, {left:.0f} s left", err=True)

@@ -21,7 +21,7 @@ from geoseg.cli.options import (
 from geoseg.cli.progress import progress_bar
 from geoseg.errors import ConfigError
 
-# Exit code when some of the work could not be done and the rest was.
+# Exit code when some tiles could not be read.
 INCOMPLETE = 3
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     "--labels",
     required=True,
     metavar="FOOTPRINTS",
-    help="Footprints, any format and CRS, or a mask; {} in it stands for each scene's name.",
+    help="Footprints in any format and CRS, or a mask; {} stands for the name of each scene.",
 )
 @output_option("Folder for the tiles.")
 @click.option("--where", help='Attribute filter of the footprints, e.g. "label == 1".')
@@ -45,21 +45,21 @@ if TYPE_CHECKING:
     "--gsd", type=float, metavar="METRES", help="Pixel size on the ground.  [default: the scene's]"
 )
 @click.option(
-    "--assume-gsd", type=float, metavar="METRES", help="Of scenes that do not say where they lie."
+    "--assume-gsd", type=float, metavar="METRES", help="Pixel size of scenes without georeferencing."
 )
 @click.option("--size", type=int, help="Tile side in pixels.  [default: 256]")
 @click.option("--overlap", type=int, help="Pixels shared with the neighbour.  [default: half]")
 @click.option(
     "--split",
     type=click.Choice(["stripes", "blocks", "kfold", "scenes", "areas"]),
-    help="How ground is separated.  [default: stripes]",
+    help="How the splits are separated.  [default: stripes]",
 )
-@click.option("--fractions", metavar="T,V,T", help="Train, val, test.  [default: 0.7,0.15,0.15]")
+@click.option("--fractions", metavar="T,V,T", help="Shares of train, val and test.  [default: 0.7,0.15,0.15]")
 @click.option("--gap", type=int, help="Pixels between splits.  [default: a tile]")
-@click.option("--fold", type=int, help="Which of tile.folds is test ground.  [default: 0]")
-@click.option("--areas", metavar="FILE", help="Polygons with an attribute split.")
-@click.option("--keep-empty", type=float, help="Share of empty training tiles.  [default: 1]")
-@click.option("--seed", type=int, help="Of what is dealt at random.  [default: 0]")
+@click.option("--fold", type=int, help="Fold that is used for testing.  [default: 0]")
+@click.option("--areas", metavar="FILE", help="Polygons with an attribute `split`: train, val or test.")
+@click.option("--keep-empty", type=float, help="Share of empty training tiles to keep.  [default: 1]")
+@click.option("--seed", type=int, help="Random seed.  [default: 0]")
 @workers_options()
 @click.option("--dry-run", is_flag=True, help="Print tiles, disk, time and memory, and stop.")
 @overwrite_option

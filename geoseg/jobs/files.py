@@ -15,8 +15,8 @@ from geoseg.errors import DiskFullError
 # space than this counts as full. Bytes.
 LEAST_FREE = 1_000_000
 
-# Files that would be taken for parts of the new file although they describe the old one: indexes of
-# a Shapefile, its CRS as old versions of QGIS stored it, and pending changes of a SQLite database.
+# Files that would be read with the new file although they describe the old one: indexes of a
+# Shapefile, its CRS as old versions of QGIS stored it, and pending changes of a SQLite database.
 _STALE_SHAPEFILE = (".qix", ".sbn", ".sbx", ".idm", ".ind", ".qpj")
 _STALE_GEOPACKAGE = ("-wal", "-shm", "-journal")
 
@@ -44,7 +44,7 @@ def move_files(folder: Path, path: Path) -> None:
 
     One file replaces another atomically. Several files (a Shapefile) cannot be replaced in one
     step: the main file of the old layer is removed first, and the main file of the new layer comes
-    last. Whoever is interrupted in between has no layer, but never a mixture of two.
+    last. After an interruption there may be no layer, but never a mixture of two.
 
     Args:
         folder: Holds only the files of the layer, among them one named like `path`.

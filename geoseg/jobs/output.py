@@ -199,7 +199,7 @@ def _check_written(given: Path) -> None:
 def _open_journal(
     path: Path, folder: Path, job: str | None, overwrite: bool
 ) -> tuple[Journal, bool]:
-    """Open the journal of an interrupted job or a new one; tell whether the result is complete."""
+    """Return the journal of an interrupted job or a new one, and whether its result is complete."""
     if job is not None and Journal.continues(folder, job):
         is_complete = Journal.has(folder, _COMPLETE)
         was_removed = is_complete and not _has_files(folder / _RESULT) and not path.exists()

@@ -13,7 +13,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-# Maps of an encoder, besides the image.
+# Feature maps of an encoder, without the image itself.
 _DEPTH = 5
 
 
