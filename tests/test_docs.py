@@ -121,7 +121,7 @@ def list_settings():
 
 @pytest.mark.parametrize("page", PAGES, ids=name_page)
 def test_settings_in_the_examples_exist(page):
-    text = page.read_text(encoding="utf-8")
+    text = re.sub(r"^```python.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
     codes = [*re.findall(r"`([^`]+)`", text), *re.findall(r"--set \"?(\S+)", text)]
     pattern = r"\b(?:tile|model|train|predict|vectorize)\.[a-z_]+(?:\.[a-z_]+)*\b"
     keys = {key for code in codes for key in re.findall(pattern, code)}
