@@ -141,7 +141,9 @@ def _explain(error: ValidationError, names: Mapping[str, str], path: str | Path 
     if first["type"] == "extra_forbidden":
         return f"{source}: {key}: no such key{_did_you_mean(first['loc'])}"
     if first["type"] == "missing" and isinstance(first["input"], dict):
-        return f"{source}: {key}: is missing; the keys given are {', '.join(first['input']) or 'none'}"
+        return (
+            f"{source}: {key}: is missing; the keys given are {', '.join(first['input']) or 'none'}"
+        )
     message = first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     return f"{source}: {key}: {message} (got {first['input']!r:.80})"

@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from distributed import LocalCluster
+from distributed import Client, LocalCluster
 from distributed.security import Security
 
 from geoseg.errors import ConfigError, SceneReadError, WorkerLostError
@@ -178,6 +178,12 @@ def test_a_scheduler_file_stands_for_its_address(cluster, tmp_path):
     path = tmp_path / "scheduler.json"
     path.write_text(json.dumps({"address": cluster.scheduler_address}))
     assert list(run_tasks(work_any, TASKS, scheduler_file=str(path))) == TASKS
+
+
+def test_a_connected_client_is_used_and_left_open(cluster):
+    with Client(cluster) as client:
+        assert list(run_tasks(work_any, TASKS, client=client)) == TASKS
+        assert client.status == "running"
 
 
 @pytest.mark.parametrize("cores", [1, 2, 5, 16, 64])

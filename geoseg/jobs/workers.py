@@ -11,7 +11,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
@@ -67,6 +67,8 @@ class Workers:
         tls_ca: Certificate of the authority, a PEM file, for `tls://` addresses.
         tls_cert: Own certificate, a PEM file.
         tls_key: Key of that certificate, a PEM file; None if it is in `tls_cert`.
+        client: A connected `distributed.Client`, for clusters that are reached in another way, such
+            as those of Dask Gateway. It is left open.
 
     Raises:
         ConfigError: If a number is out of range, or settings contradict each other.
@@ -80,6 +82,7 @@ class Workers:
     tls_ca: str | None = None
     tls_cert: str | None = None
     tls_key: str | None = None
+    client: Any = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("processes", "threads"):
@@ -90,8 +93,10 @@ class Workers:
             raise ConfigError(
                 f"--max-memory: {self.max_memory_gb:g} GB is too little; give some gigabytes"
             )
-        if self.scheduler and self.scheduler_file:
-            raise ConfigError("--scheduler and --scheduler-file: give one of them")
+        if sum(map(bool, (self.scheduler, self.scheduler_file, self.client))) > 1:
+            raise ConfigError(
+                "--scheduler and --scheduler-file: give one of them, or a client from Python"
+            )
         if (self.tls_ca or self.tls_cert or self.tls_key) and not self.is_remote:
             raise ConfigError(
                 "--tls-ca, --tls-cert and --tls-key: apply only to a Dask cluster; give --scheduler"
@@ -100,7 +105,7 @@ class Workers:
     @property
     def is_remote(self) -> bool:
         """Whether a Dask cluster computes."""
-        return bool(self.scheduler or self.scheduler_file)
+        return bool(self.scheduler or self.scheduler_file or self.client)
 
     @property
     def local_processes(self) -> int:
@@ -154,12 +159,14 @@ class Workers:
 
     @contextmanager
     def _connect(self) -> Iterator[Any]:
-        if not self.is_remote:
+        if self.client:
+            yield self.client
+        elif self.is_remote:
+            with self._reach_scheduler() as client:
+                yield client
+        else:
             with _start_cluster(self.local_processes) as client:
                 yield client
-            return
-        with self._reach_scheduler() as client:
-            yield client
 
     def _reach_scheduler(self) -> Any:
         from distributed import Client

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import psutil
-
 from geoseg.errors import MemoryLimitError
 from geoseg.geo.tiling import TileGrid
+from geoseg.jobs.memory import release_memory, resident_bytes
 from geoseg.options import CRFOptions
 from geoseg.prediction.crf.blockwise import BLOCK
 from geoseg.prediction.encoding import OutputEncoding
@@ -213,24 +210,6 @@ def measure_batch(predict: Callable[[], object]) -> int:
 def _run_in_thread(function: Callable[[], object]) -> None:
     with ThreadPoolExecutor(1) as pool:
         pool.submit(function).result()
-
-
-def resident_bytes() -> int:
-    """Return the resident memory of this process."""
-    try:
-        # More precise than the counters that psutil reads, which lag behind on many cores.
-        status = Path("/proc/self/status").read_text()
-        return 1024 * int(status.split("VmRSS:")[1].split()[0])
-    except (OSError, IndexError, ValueError):  # not Linux
-        return int(psutil.Process().memory_info().rss)
-
-
-def release_memory() -> None:
-    """Return freed memory to the system where the C library can (glibc)."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError, TypeError):  # not glibc
-        return
 
 
 class _PeakSampler:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,12 +31,19 @@ from geoseg.data.tiles.tile_index import (
     tile_window,
 )
 from geoseg.data.tiles.tiling_plan import TilingPlan
-from geoseg.errors import EmptyDatasetError, LabelError, SceneReadError, one_line
+from geoseg.errors import (
+    EmptyDatasetError,
+    LabelError,
+    MemoryLimitError,
+    SceneReadError,
+    one_line,
+)
 from geoseg.geo.grid import Grid
 from geoseg.geo.paths import absolute_path
 from geoseg.geo.raster import Scene, SceneInfo, limited_block_cache, write_array
 from geoseg.geo.vector import wrap_lonlat, write_parts
 from geoseg.jobs.journal import Journal, describe_job
+from geoseg.jobs.memory import resident_bytes
 from geoseg.jobs.output import Work, folder_output
 from geoseg.jobs.progress import Progress
 from geoseg.jobs.workers import Failure, Pool, Workers
@@ -47,6 +55,12 @@ _INTERNAL_COLUMNS = ("pixels", "sums", "squares", "of_value", "scene_index")
 # and memory does not grow with the width of the scene. Large tiles form shorter strips.
 _TILES_PER_STRIP = 8
 _PIXELS_PER_STRIP = 2**22
+
+# Bytes per pixel of a strip besides its bands: validity, targets and the distances they come from.
+_TARGET_BYTES = 64
+
+# Bytes of GDAL's buffers and of the index, while tiles are cut.
+_BUFFER_BYTES = 128_000_000
 
 
 @dataclass(frozen=True)
@@ -61,6 +75,7 @@ class RowTask:
     labels: Labels
     targets: tuple[str, ...]
     tiles: list[tuple[str, Window]] = field(repr=False)
+    strip_tiles: int = _TILES_PER_STRIP
 
 
 def tile_scenes(
@@ -99,19 +114,49 @@ def tile_scenes(
     job = describe_job(plan.options.model_dump(), list(plan.tiles.id), files=inputs)
     with folder_output(output, overwrite=overwrite, inputs=inputs, job=job) as work:
         if not work.is_complete:
-            with (workers or Workers()).open() as pool:
-                _fill(plan, work, pool, progress)
+            workers = workers or Workers()
+            strip_tiles = choose_strip(plan, workers.max_memory_gb)
+            with workers.open() as pool:
+                _fill(plan, work, pool, strip_tiles, progress)
             if finish:
                 finish(work.result)
     return load_tiles_info(output)
 
 
-def _fill(plan: TilingPlan, work: Work, pool: Pool, progress: Progress | None) -> None:
+def choose_strip(plan: TilingPlan, max_memory_gb: float) -> int:
+    """Return how many adjacent tiles to read together within a memory limit; the files are the same.
+
+    Args:
+        plan: The tiles.
+        max_memory_gb: Limit of each process, gigabytes.
+
+    Raises:
+        MemoryLimitError: If a single tile does not fit.
+    """
+    itemsize = np.dtype(plan.dtype).itemsize
+    # Pixels as GDAL returns them, converted, and cut into tiles.
+    pixel_bytes = 3 * itemsize * len(plan.scenes[0].bands) + _TARGET_BYTES
+    tile_bytes = pixel_bytes * plan.options.size**2
+    fixed_bytes = resident_bytes() + _BUFFER_BYTES
+    fitting = int((max_memory_gb * 1e9 - fixed_bytes) // tile_bytes)
+    if fitting < 1:
+        needed_gb = math.ceil((fixed_bytes + tile_bytes) / 1e7) / 100
+        raise MemoryLimitError(
+            f"--max-memory: cutting tiles of {plan.options.size} pixels needs {needed_gb:.2f} GB, "
+            f"but only {max_memory_gb:g} GB are allowed; raise --max-memory, or use smaller tiles"
+        )
+    most = max(1, min(_TILES_PER_STRIP, _PIXELS_PER_STRIP // plan.options.size**2))
+    return min(fitting, most)
+
+
+def _fill(
+    plan: TilingPlan, work: Work, pool: Pool, strip_tiles: int, progress: Progress | None
+) -> None:
     """Cut all tiles and write the index of the folder."""
     folder = work.result
     for kind in ("images", "targets"):
         (folder / kind).mkdir(exist_ok=True)
-    rows = _cut_rows(plan, folder, work.journal, pool, progress)
+    rows = _cut_rows(plan, folder, work.journal, pool, strip_tiles, progress)
     failed = [row for row in rows if "error" in row]
     if len(failed) == len(rows):
         raise SceneReadError(failed[0]["error"])
@@ -136,7 +181,7 @@ def cut_tile_row(task: RowTask) -> list[dict[str, Any]]:
     """
     try:
         with _open(task) as scene:
-            strips = _strips(task.tiles, task.size)
+            strips = _strips(task.tiles, task.strip_tiles)
             return [row for strip in strips for row in _cut_strip(task, scene, strip)]
     except SceneReadError:
         return [_cut_single_tile(task, *tile) for tile in task.tiles]
@@ -154,9 +199,8 @@ def _open(task: RowTask) -> Scene:
     return task.scene.open(task.grid)
 
 
-def _strips(tiles: Sequence[tuple[str, Window]], size: int) -> Iterator[list[tuple[str, Window]]]:
+def _strips(tiles: Sequence[tuple[str, Window]], limit: int) -> Iterator[list[tuple[str, Window]]]:
     """Yield groups of adjacent tiles in a row that together cover a rectangle."""
-    limit = max(1, min(_TILES_PER_STRIP, _PIXELS_PER_STRIP // size**2))
     strip: list[tuple[str, Window]] = []
     for tile in tiles:
         if strip and (len(strip) == limit or not _adjoins(strip[-1][1], tile[1])):
@@ -208,6 +252,7 @@ def _cut_rows(
     folder: Path,
     journal: Journal,
     pool: Pool,
+    strip_tiles: int,
     progress: Progress | None,
 ) -> list[dict[str, Any]]:
     """Cut all rows that are not in the journal; return the statistics of every tile."""
@@ -216,7 +261,7 @@ def _cut_rows(
         for (index, row), part in plan.tiles.groupby(["scene_index", "row_off"], sort=True)
     }
     missing = [key for key in parts if key not in journal.done]
-    tasks = (build_row_task(plan, folder, parts[key]) for key in missing)
+    tasks = (build_row_task(plan, folder, parts[key], strip_tiles) for key in missing)
     done = sum(len(rows) for rows in journal.done.values())
     for key, outcome in zip(missing, pool.outcomes(cut_tile_row, tasks), strict=True):
         if isinstance(outcome, Failure):
@@ -235,7 +280,9 @@ def _failed_rows(part: gpd.GeoDataFrame, error: Exception) -> list[dict[str, Any
     return [{"id": id_, "error": one_line(error)} for id_ in part.id]
 
 
-def build_row_task(plan: TilingPlan, folder: Path, part: gpd.GeoDataFrame) -> RowTask:
+def build_row_task(
+    plan: TilingPlan, folder: Path, part: gpd.GeoDataFrame, strip_tiles: int = _TILES_PER_STRIP
+) -> RowTask:
     """Build the task of one row of tiles, with the labels near it."""
     index = int(part.scene_index.iloc[0])
     grid, labels = plan.grids[index], plan.labels[index]
@@ -250,6 +297,7 @@ def build_row_task(plan: TilingPlan, folder: Path, part: gpd.GeoDataFrame) -> Ro
         labels=labels.subset(_bounding_window(windows, margin)),
         targets=plan.options.target_names,
         tiles=list(zip(part.id, windows, strict=True)),
+        strip_tiles=strip_tiles,
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from geoseg.errors import ConfigError, InputShapeError, ModelFileError
@@ -63,13 +64,15 @@ def load_network(spec: ModelSpec, weights: dict[str, Tensor]) -> nn.Module:
     Raises:
         ModelFileError: If the weights do not belong to the architecture.
     """
-    network = build_model(
-        spec.arch,
-        spec.encoder,
-        bands=spec.bands,
-        outputs=len(spec.outputs),
-        options=spec.options,
-    )
+    # The initial weights are replaced, so drawing them must not advance the caller's generator.
+    with torch.random.fork_rng(devices=[]):
+        network = build_model(
+            spec.arch,
+            spec.encoder,
+            bands=spec.bands,
+            outputs=len(spec.outputs),
+            options=spec.options,
+        )
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
