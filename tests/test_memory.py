@@ -17,6 +17,7 @@ from small_models import DEEPGLOBE, PIXELWISE, make_model
 from geoseg.api.predict import predict
 from geoseg.errors import MemoryLimitError
 from geoseg.geo.tiling import TileGrid
+from geoseg.jobs.memory import resident_bytes
 from geoseg.jobs.workers import Workers
 from geoseg.options import CRFOptions, PredictOptions
 from geoseg.prediction.encoding import OutputEncoding
@@ -26,7 +27,6 @@ from geoseg.prediction.memory import (
     count_panels,
     measure_batch,
     plan_memory,
-    resident_bytes,
 )
 
 SIDE, LARGE = 4096, 32768

@@ -14,7 +14,7 @@ _LEAST_MEMORY_GB = 2.0
 
 @click.command()
 def command() -> None:
-    """Check this machine: versions, drivers, GPU, disk. The exit code is 1 if something is wrong."""
+    """Check this machine: versions, drivers, GPU, disk. Exit code 1 if something is wrong."""
     wrong = 0
     for name, check in _CHECKS.items():
         try:

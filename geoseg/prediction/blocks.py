@@ -19,6 +19,7 @@ from torch import Tensor
 from geoseg.geo.aoi import AOI
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import SceneInfo, limited_block_cache
+from geoseg.jobs.memory import release_memory, resident_bytes
 from geoseg.networks.device import choose_device, lacks_memory
 from geoseg.networks.model_file import load_model
 from geoseg.prediction.batch_choice import (
@@ -36,8 +37,6 @@ from geoseg.prediction.memory import (
     measure_batch,
     plan_memory,
     reading_bytes,
-    release_memory,
-    resident_bytes,
     strip_bytes,
 )
 from geoseg.prediction.predictor import Predictor

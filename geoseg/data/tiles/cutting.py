@@ -124,7 +124,9 @@ def tile_scenes(
 
 
 def choose_strip(plan: TilingPlan, max_memory_gb: float) -> int:
-    """Return how many adjacent tiles to read together within a memory limit; the files are the same.
+    """Return how many adjacent tiles are read together within a memory limit.
+
+    The files do not depend on it.
 
     Args:
         plan: The tiles.
