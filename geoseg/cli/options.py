@@ -32,9 +32,7 @@ def config_options(function: Function) -> Function:
 
 def overwrite_option(function: Function) -> Function:
     """Add --overwrite."""
-    return click.option("--overwrite", is_flag=True, help="Replace an existing output.")(
-        function
-    )
+    return click.option("--overwrite", is_flag=True, help="Replace an existing output.")(function)
 
 
 def output_option(help_text: str) -> Callable[[Function], Function]:

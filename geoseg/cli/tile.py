@@ -45,7 +45,10 @@ if TYPE_CHECKING:
     "--gsd", type=float, metavar="METRES", help="Pixel size on the ground.  [default: the scene's]"
 )
 @click.option(
-    "--assume-gsd", type=float, metavar="METRES", help="Pixel size of scenes without georeferencing."
+    "--assume-gsd",
+    type=float,
+    metavar="METRES",
+    help="Pixel size of scenes without georeferencing.",
 )
 @click.option("--size", type=int, help="Tile side in pixels.  [default: 256]")
 @click.option("--overlap", type=int, help="Pixels shared with the neighbour.  [default: half]")
@@ -54,11 +57,17 @@ if TYPE_CHECKING:
     type=click.Choice(["stripes", "blocks", "kfold", "scenes", "areas"]),
     help="How the splits are separated.  [default: stripes]",
 )
-@click.option("--fractions", metavar="T,V,T", help="Shares of train, val and test.  [default: 0.7,0.15,0.15]")
+@click.option(
+    "--fractions", metavar="T,V,T", help="Shares of train, val and test.  [default: 0.7,0.15,0.15]"
+)
 @click.option("--gap", type=int, help="Pixels between splits.  [default: a tile]")
 @click.option("--fold", type=int, help="Fold that is used for testing.  [default: 0]")
-@click.option("--areas", metavar="FILE", help="Polygons with an attribute `split`: train, val or test.")
-@click.option("--keep-empty", type=float, help="Share of empty training tiles to keep.  [default: 1]")
+@click.option(
+    "--areas", metavar="FILE", help="Polygons with an attribute `split`: train, val or test."
+)
+@click.option(
+    "--keep-empty", type=float, help="Share of empty training tiles to keep.  [default: 1]"
+)
 @click.option("--seed", type=int, help="Random seed.  [default: 0]")
 @workers_options()
 @click.option("--dry-run", is_flag=True, help="Print tiles, disk, time and memory, and stop.")
