@@ -12,11 +12,6 @@ import click
 from geoseg.errors import GeosegError
 from geoseg.version import __version__
 
-# click 8.2 and newer raise this for a command without arguments; click 8.1 prints the help itself.
-_NO_ARGUMENTS: tuple[type[click.UsageError], ...] = tuple(
-    filter(None, [getattr(click.exceptions, "NoArgsIsHelpError", None)])
-)
-
 # Exit code after ctrl-C, as in shells.
 _INTERRUPTED = 130
 
@@ -84,10 +79,11 @@ def _run() -> int:
     if "" in sys.argv[1:]:
         _complain("an argument is empty; is a variable of your shell not set?")
         return 2
+    if not sys.argv[1:]:  # versions of click differ in what they do then
+        click.echo(click.Context(cli, info_name="geoseg").get_help(), err=True)
+        return 2
     try:
         code = cli(prog_name="geoseg", standalone_mode=False)
-    except _NO_ARGUMENTS as error:
-        click.echo(error.format_message(), err=True)
     except click.ClickException as error:
         _complain(_usage_line(error))
     except click.Abort:
