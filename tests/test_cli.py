@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from inspect import signature
 
 import geopandas as gpd
 import numpy as np
@@ -24,10 +25,14 @@ QUICK = [
     *("--set", "model.options.aspp_channels=16"),
 ]
 
+# click 8.1 mixes stdout and stderr unless this is False; click 8.2 and newer do not have it.
+_SEPARATE = {"mix_stderr": False} if "mix_stderr" in signature(CliRunner).parameters else {}
+_RUNNER = CliRunner(**_SEPARATE)
+
 
 def geoseg(*words):
     """Runs the command line in this process; (exit code, stdout, stderr)."""
-    result = CliRunner().invoke(_guarded, [str(word) for word in words])
+    result = _RUNNER.invoke(_guarded, [str(word) for word in words])
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.exit_code, result.stdout, result.stderr
@@ -157,6 +162,60 @@ def test_help_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ("missing.tif", "no such file"),
+        ("notes.txt", "GDAL cannot read this as a raster"),
+        ("scene.tif -m missing.safetensors", "no such model file"),
+        ("scene.tif -m notes.safetensors", "is not a safetensors file or is damaged"),
+        ("pan.tif", "the model needs 3"),
+        ("scene.tif -o notes.txt", "unknown suffix .txt"),
+        ("scene.tif -o taken", "already exists"),
+        ("scene.tif --backend openvino --device gpu", "openvino computes on the CPU"),
+        ("scene.tif --tta all", "is not one of"),
+        ("scene.tif --set predict.speed=3", "speed"),
+    ],
+)
+def test_a_refusal_needs_neither_torch_nor_geopandas(tmp_path, make_scene, arguments, problem):
+    make_scene(descriptions=("red", "green", "blue"))
+    make_scene("pan", bands=1)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "photo.jpg").touch()
+    for name in ("notes.txt", "notes.safetensors"):
+        (tmp_path / name).write_text("notes")
+    words = ["predict", *arguments.split()]
+    if "-o" not in words:
+        words += ["-o", "out"]
+    heavy = ["torch", "lightning", "timm", "distributed", "matplotlib"]
+    if ".txt" not in words[-1]:
+        heavy.append("geopandas")
+    code = (
+        f"import sys; from geoseg.cli import main; sys.argv = {['geoseg', *words]}\n"
+        "try: main()\nexcept SystemExit as end: print(end.code)\n"
+        f"print([m for m in {heavy} if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert problem in done.stderr
+    assert done.stdout.splitlines() == ["2", "[]"]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1"])
+def test_output_in_a_small_character_set_is_no_error(work, tmp_path, encoding):
+    folder, _ = work
+    command = [sys.executable, "-m", "geoseg", "vectorize", str(folder / "out" / "prob.tif")]
+    done = subprocess.run(
+        [*command, "-o", "→.gpkg"],
+        cwd=tmp_path, env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert b"Traceback" not in done.stderr
+    assert b"?.gpkg" in done.stdout
+    assert count_features(tmp_path / "→.gpkg") > 0
 
 
 def test_a_dry_run_writes_nothing(work, tmp_path):

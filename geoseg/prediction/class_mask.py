@@ -36,7 +36,7 @@ def write_mask(prob: Path, path: Path, spec: ModelSpec, threshold: float) -> Non
     ) as sink:  # fmt: skip
         for window in source.grid.windows(*_WINDOW):
             data, valid = source.read(window)
-            full = 255 if data.dtype == np.uint8 else 1
+            full = np.float32(255 if data.dtype == np.uint8 else 1)
             least = np.float32(threshold) * full
             mask = likeliest_class(data) if spec.exclusive else data[0] >= least
             sink.write(np.where(valid, mask, MASK_NODATA).astype(np.uint8), 1, window=window)
