@@ -35,7 +35,7 @@ def vectorize(
         workers: Instead of `run`.
         **given: Further arguments of `geoseg.vectorize`.
     """
-    changes = thresholds.model_dump(exclude_unset=True) if thresholds else {}
+    changes = thresholds.model_dump(exclude={"temperature"}) if thresholds else {}
     options = VectorizeOptions(**changes, block_px=block_px, crf=crf)
     workers = workers or WorkersOf(run=run, max_memory_gb=max_memory_gb)
     return api.vectorize(prob, output, options=options, workers=workers, **given).count

@@ -15,7 +15,8 @@ from shapely.geometry import MultiPolygon, Polygon, box
 from small_models import PIXELWISE
 
 from geoseg.errors import MissingCRSError, VectorReadError
-from geoseg.evaluation import evaluate, evaluate_mask
+from geoseg.evaluation import evaluate_footprints as evaluate
+from geoseg.evaluation import evaluate_mask
 from geoseg.geo.aoi import AOI
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import write_array

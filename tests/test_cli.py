@@ -113,15 +113,19 @@ def test_one_verb_and_two_give_the_same_footprints(work):
 
 def test_crf_refines_at_either_verb(work, tmp_path):
     folder, _ = work
-    few = ("--set", "predict.crf.bilateral_sigma=20", "--set", "predict.crf.iterations=3")
+    few = {
+        verb: ("--set", f"{verb}.crf.bilateral_sigma=20", "--set", f"{verb}.crf.iterations=3")
+        for verb in ("predict", "vectorize")
+    }
     model = folder / "runs" / "a" / "model.safetensors"
     code, _, err = geoseg(
-        "predict", folder / "scene.tif", "-m", model, "-o", tmp_path / "out", "--crf", *few
+        "predict", folder / "scene.tif", "-m", model, "-o", tmp_path / "out", "--crf",
+        *few["predict"],
     )
     assert code == 0, err
     code, _, err = geoseg(
         "vectorize", folder / "out" / "prob.tif", "-o", tmp_path / "again.gpkg",
-        "--crf", folder / "scene.tif", *few,
+        "--crf", folder / "scene.tif", *few["vectorize"],
     )  # fmt: skip
     assert code == 0, err
     one = read_footprints(tmp_path / "out" / "footprints.gpkg")
@@ -248,7 +252,7 @@ def test_a_dry_run_writes_nothing(work, tmp_path):
     [(["--max-memory", "."], "--max-memory .: give a size"),
      (["--max-memory", "²GB"], "give a size"),
      (["--max-memory", "1e-9GB"], "give a size"),
-     (["--max-memory", "0.01GB"], "predict.max_memory_gb: "),
+     (["--max-memory", "0.01GB"], "is too little; give 0.1GB or more"),
      (["--batch-size", "1000000000"], "predict.batch_size: "),
      (["--bands", "²,1,2"], "no band"),
      (["--aoi", ""], "an argument is empty")],
@@ -339,13 +343,13 @@ BAD = {
         "train {tiles} -o {new} --dry-run --set model.arch=nonet",
         "choose from deepglobe, deeplabv2",
     ),
-    "both": ("train {tiles} -o {new} --resume --overwrite", "two things"),
+    "both": ("train {tiles} -o {new} --resume --overwrite", "exclude each other"),
     "batch": ("train {tiles} -o {new} --set train.batch_size=0", "train.batch_size: input should"),
     "file of tiles": ("train {scene} -o {new}", "is a file; give the folder"),
     "state": ("predict {scene} -m {folder}/runs/a/best.ckpt -o {new}", "is a training checkpoint"),
     "file for tiles": (
         "tile {scene} --labels {truth} -o {model} --overwrite",
-        "is a file, where a folder is to be",
+        "is a file, but a folder is written",
     ),
     "weights dry": (
         "train {tiles} -o {new} --dry-run --set model.encoder_weights={tmp}/absent.pth",
@@ -355,7 +359,7 @@ BAD = {
         "train {tiles} -o {folder}/runs/a --dry-run --resume --set train.seed=7",
         "was started with",
     ),
-    "run dry": ("train {tiles} -o {folder}/runs/a --dry-run", "is there already"),
+    "run dry": ("train {tiles} -o {folder}/runs/a --dry-run", "already exists"),
     "rates resumed": ("train {tiles} -o {new} --find-lr --resume", "--find-lr and --resume"),
     "rates dry": ("train {tiles} -o {new} --find-lr --dry-run", "--find-lr and --dry-run"),
     "typo": ("train {tiles} -o {new} --config {tmp}/typo.yaml", "train.learning_rate: no such key"),
@@ -438,7 +442,7 @@ def test_an_interruption_is_said_in_one_line(monkeypatch, tmp_path):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("geoseg.data.tiles.plan_tiles", stop)
+    monkeypatch.setattr("geoseg.api.tile.plan_tiles", stop)
     (tmp_path / "a.tif").touch()
     code, out, err = geoseg("tile", tmp_path / "a.tif", "--labels", "b.gpkg", "-o", "nowhere")
     assert code == 130

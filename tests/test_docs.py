@@ -123,7 +123,7 @@ def list_settings():
 def test_settings_in_the_examples_exist(page):
     text = re.sub(r"^```python.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
     codes = [*re.findall(r"`([^`]+)`", text), *re.findall(r"--set \"?(\S+)", text)]
-    pattern = r"\b(?:tile|model|train|predict|vectorize)\.[a-z_]+(?:\.[a-z_]+)*\b"
+    pattern = r"(?<!geoseg\.)\b(?:tile|model|train|predict|vectorize)\.[a-z_]+(?:\.[a-z_]+)*\b"
     keys = {key for code in codes for key in re.findall(pattern, code)}
     files = r"\.(json|geojson|parquet|onnx|safetensors|pt2|md|py|png|tif)$"
     free = "model.options."  # options of a network have no fixed names

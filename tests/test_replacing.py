@@ -13,7 +13,8 @@ from shapely.geometry import box
 
 from geoseg.errors import DiskFullError, VectorReadError
 from geoseg.geo.vector import LAYER_SUFFIXES, read_footprints, write_footprints
-from geoseg.jobs.journal import Journal, claim_output, describe_job
+from geoseg.jobs.journal import Journal, describe_job
+from geoseg.jobs.output import layer_output
 
 UTM = "EPSG:32645"
 
@@ -146,12 +147,12 @@ def test_a_full_disk_does_not_end_a_job(tmp_path):
 
     with (
         pytest.raises(DiskFullError, match=r"out\.gpkg: the disk is full; .* where it stopped"),
-        claim_output(tmp_path / "out.gpkg", job=job, file=None) as folder,
-        Journal(folder, job),
+        layer_output(tmp_path / "out.gpkg", job=job) as work,
     ):
-        write_footprints(tmp_path / "out.gpkg", batches(), crs=UTM)
+        write_footprints(work.result, batches(), crs=UTM)
     assert names(tmp_path) == [".out.gpkg.partial"]
-    assert names(tmp_path / ".out.gpkg.partial") == [Journal.NAME]
+    assert names(tmp_path / ".out.gpkg.partial") == [Journal.NAME, "result"]
+    assert names(tmp_path / ".out.gpkg.partial" / "result") == []
 
 
 @pytest.mark.parametrize("size", [1, 4, 40])

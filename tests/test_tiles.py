@@ -42,6 +42,7 @@ from geoseg.errors import (
     WorkerLostError,
 )
 from geoseg.geo.raster import Scene, read_info
+from geoseg.jobs.manifest import MANIFEST_NAME
 from geoseg.jobs.workers import Failure, Workers
 from geoseg.options import TileOptions
 
@@ -74,7 +75,7 @@ def test_contents_of_the_folder(make_scene, tmp_path):
     folder, tiles = tmp_path / "tiles", read_tiles(tmp_path / "tiles")
     assert listing(folder) == sorted(
         [f"{kind}/{id_}.tif" for id_ in tiles.id for kind in ("images", "targets")]
-        + ["tiles.parquet", "footprints.parquet", "tiles.json"]
+        + ["tiles.parquet", "footprints.parquet", "tiles.json", MANIFEST_NAME]
         + ["train.geojson", "val.geojson", "test.geojson"]
     )
     assert info == load_tiles_info(folder)
@@ -524,7 +525,7 @@ def test_a_damaged_scene_leaves_nothing(make_scene, tmp_path):
     made.path.write_bytes(made.path.read_bytes()[:9000])
     with pytest.raises(OSError, match=r"scene\.tif: cannot read rows"):
         cut(made.path, made.labels, tmp_path / "out" / "tiles")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_existing_folder_is_kept_without_overwrite(make_scene, tmp_path):
@@ -543,7 +544,7 @@ def test_an_existing_folder_is_kept_without_overwrite(make_scene, tmp_path):
 
 def test_an_input_is_not_overwritten(make_scene, tmp_path):
     made = make_scene()
-    with pytest.raises(OutputExistsError, match=r"the input .*scene\.tif would be lost"):
+    with pytest.raises(OutputExistsError, match=r"it contains the input .*scene\.tif"):
         cut(made.path, made.labels, tmp_path, overwrite=True)
     assert made.path.is_file()
     assert made.labels.is_file()
@@ -557,7 +558,7 @@ def test_the_current_folder_is_not_replaced(make_scene, tmp_path, monkeypatch, o
     (tmp_path / "link").symlink_to(here.parent)
     (here.parent / "tiles.json").write_text("earlier")
     monkeypatch.chdir(here)
-    with pytest.raises(OutputExistsError, match="is the current folder or holds it"):
+    with pytest.raises(OutputExistsError, match="contains the current folder"):
         cut(made.path, made.labels, output, overwrite=True)
     assert (here.parent / "tiles.json").read_text() == "earlier"
 
@@ -566,7 +567,7 @@ def test_a_folder_of_other_files_is_not_replaced(make_scene, tmp_path):
     made = make_scene()
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("mine")
-    with pytest.raises(OutputExistsError, match=r"holds thesis\.txt, which geoseg did not write"):
+    with pytest.raises(OutputExistsError, match=r"contains thesis\.txt, which geoseg did not write"):
         cut(made.path, made.labels, tmp_path / "home", overwrite=True)
     assert (tmp_path / "home" / "thesis.txt").read_text() == "mine"
 
@@ -587,7 +588,7 @@ def test_a_class_without_a_pixel(make_scene, tmp_path):
     gpd.GeoDataFrame(geometry=tiny, crs=32645).to_file(tmp_path / "tiny.gpkg")
     with pytest.raises(LabelError, match="class building has no pixel in any tile"):
         cut(made.path, tmp_path / "tiny.gpkg", tmp_path / "out" / "tiles")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_absent_class_can_be_dropped(make_scene, tmp_path):
@@ -661,7 +662,7 @@ def test_a_scene_too_small_for_its_blocks(make_scene, tmp_path):
 
 
 def test_a_folder_that_is_not_a_tiles_folder(make_scene, tmp_path):
-    with pytest.raises(EmptyDatasetError, match=r"holds no tiles\.json; make the folder with"):
+    with pytest.raises(EmptyDatasetError, match=r"has no tiles\.json; make the folder with"):
         load_tiles_info(tmp_path)
     made = make_scene()
     cut(made.path, made.labels, tmp_path / "tiles")

@@ -65,8 +65,8 @@ def _scene_or_layer(path: str) -> list[tuple[str, object]]:
         except DataError:
             if Path(path).exists():
                 raise SceneReadError(
-                    f"{path}: is not a scene, tiles folder, model or layer that geoseg reads; give a "
-                    "GeoTIFF, a vector layer or a model.safetensors"
+                    f"{path}: is not a scene, tiles folder, model or layer that geoseg reads; give "
+                    "a GeoTIFF, a vector layer or a model.safetensors"
                 ) from error
             raise error from None
     grid = info.grid
