@@ -88,7 +88,7 @@ def test_predict_and_evaluate_agree_on_an_area_with_long_edges(wide, tmp_path):
 
     with plan.scene.open(plan.grid) as source:
         batches = iter_batches(source, TileBlock.whole(plan.tiles), batch_size=2, aoi=aoi)
-        known = [strip for batch in batches for strip in batch.known.values()]
+        known = [strip for batch in batches for strip in batch.strip_valid.values()]
     np.testing.assert_array_equal(np.concatenate(known), truth)
 
     # A building of one square metre in the middle of each pixel: those inside count.
