@@ -121,7 +121,8 @@ def test_crf_refines_at_either_verb(work, tmp_path):
     assert code == 0, err
     code, _, err = geoseg(
         "vectorize", folder / "out" / "prob.tif", "-o", tmp_path / "again.gpkg",
-        "--crf", folder / "scene.tif", *few,
+        "--crf", folder / "scene.tif",
+        *(word.replace("predict.", "vectorize.") for word in few),
     )  # fmt: skip
     assert code == 0, err
     one = read_footprints(tmp_path / "out" / "footprints.gpkg")
@@ -248,7 +249,7 @@ def test_a_dry_run_writes_nothing(work, tmp_path):
     [(["--max-memory", "."], "--max-memory .: give a size"),
      (["--max-memory", "²GB"], "give a size"),
      (["--max-memory", "1e-9GB"], "give a size"),
-     (["--max-memory", "0.01GB"], "predict.max_memory_gb: "),
+     (["--max-memory", "0.01GB"], "--max-memory 0.01GB: is too little"),
      (["--batch-size", "1000000000"], "predict.batch_size: "),
      (["--bands", "²,1,2"], "no band"),
      (["--aoi", ""], "an argument is empty")],
@@ -282,7 +283,11 @@ def test_doctor_and_models_answer():
     code, out, _ = geoseg("doctor")
     assert code == 0, out
     assert "tu-tf_efficientnet_lite0" in out
-    for line in ("compresses by deflate and zstd", "of memory free", "weights from hubs"):
+    for line in (
+        "compresses by deflate and zstd",
+        "of memory free",
+        "downloaded weights are stored in",
+    ):
         assert line in out
     code, out, _ = geoseg("models")
     assert code == 0
@@ -330,7 +335,7 @@ BAD = {
         " ".join(["train {tiles} -o {folder}/runs/a --resume --config configs/small.yaml", *QUICK]),
         "is finished",
     ),
-    "folder": ("info {folder}/out", "is a folder of neither tiles nor a run"),
+    "folder": ("info {folder}/out", "is a folder without tiles or a model"),
     "overlap": ("tile {scene} --labels {truth} --overlap 200 -o {new}", "at most half"),
     "band": ("tile {scene} --labels {truth} --bands 7 -o {new}", "has no band 7"),
     "no tiles": ("train {tmp}/rgbn -o {new}", "has no tiles.json"),
@@ -339,13 +344,13 @@ BAD = {
         "train {tiles} -o {new} --dry-run --set model.arch=nonet",
         "choose from deepglobe, deeplabv2",
     ),
-    "both": ("train {tiles} -o {new} --resume --overwrite", "two things"),
+    "both": ("train {tiles} -o {new} --resume --overwrite", "exclude each other"),
     "batch": ("train {tiles} -o {new} --set train.batch_size=0", "train.batch_size: input should"),
     "file of tiles": ("train {scene} -o {new}", "is a file; give the folder"),
     "state": ("predict {scene} -m {folder}/runs/a/best.ckpt -o {new}", "is a training checkpoint"),
     "file for tiles": (
         "tile {scene} --labels {truth} -o {model} --overwrite",
-        "is a file, where a folder is to be",
+        "is a file, but a folder is written",
     ),
     "weights dry": (
         "train {tiles} -o {new} --dry-run --set model.encoder_weights={tmp}/absent.pth",
@@ -355,7 +360,7 @@ BAD = {
         "train {tiles} -o {folder}/runs/a --dry-run --resume --set train.seed=7",
         "was started with",
     ),
-    "run dry": ("train {tiles} -o {folder}/runs/a --dry-run", "is there already"),
+    "run dry": ("train {tiles} -o {folder}/runs/a --dry-run", "already exists"),
     "rates resumed": ("train {tiles} -o {new} --find-lr --resume", "--find-lr and --resume"),
     "rates dry": ("train {tiles} -o {new} --find-lr --dry-run", "--find-lr and --dry-run"),
     "typo": ("train {tiles} -o {new} --config {tmp}/typo.yaml", "train.learning_rate: no such key"),
@@ -438,7 +443,7 @@ def test_an_interruption_is_said_in_one_line(monkeypatch, tmp_path):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("geoseg.data.tiles.plan_tiles", stop)
+    monkeypatch.setattr("geoseg.api.tile.plan_tiles", stop)
     (tmp_path / "a.tif").touch()
     code, out, err = geoseg("tile", tmp_path / "a.tif", "--labels", "b.gpkg", "-o", "nowhere")
     assert code == 130
