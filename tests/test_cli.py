@@ -286,7 +286,7 @@ def test_doctor_and_models_answer():
     for line in (
         "compresses by deflate and zstd",
         "of memory free",
-        "downloaded weights are stored in",
+        "weights are stored in",
     ):
         assert line in out
     code, out, _ = geoseg("models")
