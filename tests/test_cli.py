@@ -119,13 +119,20 @@ def test_crf_refines_at_either_verb(work, tmp_path):
     }
     model = folder / "runs" / "a" / "model.safetensors"
     code, _, err = geoseg(
-        "predict", folder / "scene.tif", "-m", model, "-o", tmp_path / "out", "--crf",
+        "predict",
+        folder / "scene.tif",
+        "-m",
+        model,
+        "-o",
+        tmp_path / "out",
+        "--crf",
         *few["predict"],
     )
     assert code == 0, err
     code, _, err = geoseg(
         "vectorize", folder / "out" / "prob.tif", "-o", tmp_path / "again.gpkg",
-        "--crf", folder / "scene.tif", *few["vectorize"],
+        "--crf", folder / "scene.tif",
+        *(word.replace("predict.", "vectorize.") for word in few),
     )  # fmt: skip
     assert code == 0, err
     one = read_footprints(tmp_path / "out" / "footprints.gpkg")
@@ -252,7 +259,7 @@ def test_a_dry_run_writes_nothing(work, tmp_path):
     [(["--max-memory", "."], "--max-memory .: give a size"),
      (["--max-memory", "²GB"], "give a size"),
      (["--max-memory", "1e-9GB"], "give a size"),
-     (["--max-memory", "0.01GB"], "is too little; give 0.1GB or more"),
+     (["--max-memory", "0.01GB"], "--max-memory 0.01GB: is too little"),
      (["--batch-size", "1000000000"], "predict.batch_size: "),
      (["--bands", "²,1,2"], "no band"),
      (["--aoi", ""], "an argument is empty")],
@@ -286,7 +293,11 @@ def test_doctor_and_models_answer():
     code, out, _ = geoseg("doctor")
     assert code == 0, out
     assert "tu-tf_efficientnet_lite0" in out
-    for line in ("compresses by deflate and zstd", "of memory free", "weights from hubs"):
+    for line in (
+        "compresses by deflate and zstd",
+        "of memory free",
+        "weights are stored in",
+    ):
         assert line in out
     code, out, _ = geoseg("models")
     assert code == 0
@@ -334,7 +345,7 @@ BAD = {
         " ".join(["train {tiles} -o {folder}/runs/a --resume --config configs/small.yaml", *QUICK]),
         "is finished",
     ),
-    "folder": ("info {folder}/out", "is a folder of neither tiles nor a run"),
+    "folder": ("info {folder}/out", "is a folder without tiles or a model"),
     "overlap": ("tile {scene} --labels {truth} --overlap 200 -o {new}", "at most half"),
     "band": ("tile {scene} --labels {truth} --bands 7 -o {new}", "has no band 7"),
     "no tiles": ("train {tmp}/rgbn -o {new}", "has no tiles.json"),

@@ -567,7 +567,7 @@ def test_a_folder_of_other_files_is_not_replaced(make_scene, tmp_path):
     made = make_scene()
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("mine")
-    with pytest.raises(OutputExistsError, match=r"contains thesis\.txt, which geoseg did not write"):
+    with pytest.raises(OutputExistsError, match=r"contains thesis\.txt, which geoseg"):
         cut(made.path, made.labels, tmp_path / "home", overwrite=True)
     assert (tmp_path / "home" / "thesis.txt").read_text() == "mine"
 
