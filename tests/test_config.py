@@ -345,7 +345,7 @@ def test_overrides_that_say_nothing(override, problem):
 
 @pytest.mark.parametrize(
     ("text", "problem"),
-    [("a: [", "line 1 is not valid YAML"), ("- 1\n- 2", "must hold sections such as train:"),
+    [("a: [", "line 1 is not valid YAML"), ("- 1\n- 2", "must contain sections such as train:"),
      ("train: 5", "train: input should be"), ("1: 2", "1: keys should be strings"),
      ("train: {lr: 1}\n---\ntrain: {lr: 2}", "is not valid YAML")],
 )  # fmt: skip

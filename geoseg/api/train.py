@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geoseg.jobs.progress import Report
-from geoseg.networks.architectures import task_of
+from geoseg.networks.architectures import resolve_architecture, task_of
 from geoseg.options import ModelOptions, TrainOptions
 
 if TYPE_CHECKING:
@@ -47,9 +47,10 @@ def train(
         GeosegError: If tiles, network and options do not fit together; nothing is written then.
         TrainingInterrupted: If ctrl-C or SIGTERM stopped training; `resume` continues it.
     """
+    model = model or ModelOptions()
+    _check_inputs(tiles, model)
     from geoseg.training.run import train as run
 
-    model = model or ModelOptions()
     return run(
         tiles,
         output,
@@ -72,9 +73,10 @@ def find_lr(
     report: Report | None = None,
 ) -> FoundRate:
     """Find a good learning rate by a short run with rising rates; arguments as of `train`."""
+    model = model or ModelOptions()
+    _check_inputs(tiles, model)
     from geoseg.training.lr_finder import find_lr as search
 
-    model = model or ModelOptions()
     return search(
         tiles,
         output,
@@ -95,9 +97,10 @@ def plan_train(
     overwrite: bool = False,
 ) -> Setup:
     """Check tiles, network and options, writing nothing; arguments and errors as of `train`."""
+    model = model or ModelOptions()
+    _check_inputs(tiles, model)
     from geoseg.training.run import check_run
 
-    model = model or ModelOptions()
     setup, *_ = check_run(
         tiles,
         output,
@@ -108,6 +111,14 @@ def plan_train(
         overwrite=overwrite,
     )
     return setup
+
+
+def _check_inputs(tiles: str | Path, model: ModelOptions) -> None:
+    """Refuse what can be refused before torch is imported, which takes seconds."""
+    from geoseg.data.tiles import load_tiles_info
+
+    resolve_architecture(model.arch)
+    load_tiles_info(tiles)
 
 
 def _choose_recipe(model: ModelOptions) -> Recipe | None:
