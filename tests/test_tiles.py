@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import tracemalloc
 import warnings
 import zipfile
@@ -754,23 +753,38 @@ def test_a_job_killed_ten_times_writes_the_same_bytes(make_scene, tmp_path):
     made = make_scene(height=260, width=300)
     cut(made.path, made.labels, tmp_path / "whole")
     rng, killed = np.random.default_rng(0), 0
-
-    def slowly(function, tasks):
-        for task in tasks:
-            yield function(task)
-            time.sleep(0.02)
-
-    for _ in range(10):
-        child = os.fork()
-        if child == 0:
-            cut(made.path, made.labels, tmp_path / "tiles", run=slowly, overwrite=True)
-            os._exit(0)
-        time.sleep(rng.uniform(0.02, 0.4))
-        os.kill(child, signal.SIGKILL)
-        killed += os.waitpid(child, 0)[1] == signal.SIGKILL
-    assert killed > 2
+    while killed < 10:
+        # Each child cuts a few rows; the last kill may hit while it starts anew.
+        killed += kill_after(int(rng.integers(0, 3)), made, tmp_path / "tiles")
     cut(made.path, made.labels, tmp_path / "tiles", overwrite=True)
     assert bytes_of(tmp_path / "tiles") == bytes_of(tmp_path / "whole")
+    assert not list(tmp_path.glob(".tiles.*"))
+
+
+def kill_after(rows, made, output):
+    """Cut tiles in a child process, and kill it when it has cut some rows and works on the next.
+
+    Returns:
+        Whether it was killed, rather than finished before.
+    """
+    listen, report = os.pipe()
+    child = os.fork()
+    if child == 0:
+
+        def reporting(function, tasks):
+            for task in tasks:
+                os.write(report, b".")
+                yield function(task)
+
+        cut(made.path, made.labels, output, run=reporting, overwrite=True)
+        os._exit(0)
+    os.close(report)
+    started = 0
+    while started <= rows and os.read(listen, 1):
+        started += 1
+    os.close(listen)
+    os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
 
 def damage(path, column, row):
