@@ -122,7 +122,7 @@ class RepeatedError(GeosegError):
 class TrainingInterrupted(KeyboardInterrupt):
     """Training was stopped by ctrl-C or SIGTERM; finished epochs are kept.
 
-    Like any `KeyboardInterrupt` it is no `Exception`, so that a loop over several runs that
+    Like any `KeyboardInterrupt` it is not an `Exception`, so that a loop over several runs that
     continues after errors ends, too.
 
     Attributes:

@@ -1,17 +1,26 @@
 """Outputs get their name when they are complete, one job at a time, and nothing foreign is lost."""
 
 import errno
+import json
 import os
 import re
 import shutil
 import signal
 
+import geopandas as gpd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from shapely.geometry import box
 
 import geoseg.jobs.output
-from geoseg.errors import LabelError, OutputExistsError, OutputLockedError
+from geoseg.errors import (
+    LabelError,
+    OutputExistsError,
+    OutputLockedError,
+    SceneReadError,
+    WorkerLostError,
+)
 from geoseg.jobs.files import replace_file
 from geoseg.jobs.journal import Journal, describe_job
 from geoseg.jobs.manifest import (
@@ -170,8 +179,8 @@ def test_a_link_to_a_folder_is_a_foreign_file(tmp_path):
     assert (tmp_path / "photos" / "a.jpg").read_text() == "photo"
 
 
-def test_outputs_without_a_manifest_are_recognised_by_every_name_in_them(tmp_path):
-    write(tmp_path / "tiles", "of version 0.1.0")
+def test_outputs_without_a_manifest_are_recognised_file_by_file(tmp_path):
+    write(tmp_path / "tiles", json.dumps({"bands": [], "targets": [], "tiles": {}, "mean": []}))
     for kind in ("images", "targets"):
         (tmp_path / "tiles" / kind).mkdir()
         (tmp_path / "tiles" / kind / "000_000128_001024.tif").write_text("tile")
@@ -179,6 +188,73 @@ def test_outputs_without_a_manifest_are_recognised_by_every_name_in_them(tmp_pat
     stranger = tmp_path / "tiles" / "images" / "drone.tif"
     stranger.write_text("photo")
     assert find_foreign_file(tmp_path / "tiles") == stranger
+
+
+def test_names_alone_do_not_make_an_output(tmp_path):
+    """A Lightning run, a downloaded model or drawn labels may have such names."""
+    for name in ("train.geojson", "labels.json", "model.safetensors", "last.ckpt", "metrics.csv"):
+        (tmp_path / name).write_text("{}")
+    assert find_foreign_file(tmp_path) == tmp_path / "labels.json"
+
+
+def test_leftovers_of_a_killed_process_are_known(tmp_path):
+    make(tmp_path / "demo")
+    make(tmp_path / "demo" / "run")
+    (tmp_path / "demo" / ".run.lock").touch()
+    (tmp_path / "demo" / "run" / ".tiles.json.0123abcd.partial").touch()
+    (tmp_path / "demo" / f".{MANIFEST_NAME}.partial").touch()
+    (tmp_path / "demo" / ".out.partial" / "strips").mkdir(parents=True)
+    (tmp_path / "demo" / ".out.partial" / Journal.NAME).touch()
+    (tmp_path / "demo" / ".out.partial" / "strips" / "0.tif").touch()
+    assert find_foreign_file(tmp_path / "demo") is None
+    (tmp_path / "demo" / ".profile.lock").touch()
+    assert find_foreign_file(tmp_path / "demo") == tmp_path / "demo" / ".profile.lock"
+
+
+def test_a_layer_does_not_replace_companions_of_other_files(tmp_path):
+    (tmp_path / "roads.prj").write_text("of roads.jpg")
+    with pytest.raises(OutputExistsError, match=r"roads\.prj: already exists"):
+        check_output(tmp_path / "roads.shp", overwrite=False, is_file=True)
+    check_output(tmp_path / "roads.shp", overwrite=True, is_file=True)
+
+
+def test_a_geopackage_with_other_layers_is_not_replaced(tmp_path):
+    frame = gpd.GeoDataFrame({"id": [1]}, geometry=[box(0, 0, 1, 1)], crs=32633)
+    frame.to_file(tmp_path / "project.gpkg", layer="footprints")
+    check_output(tmp_path / "project.gpkg", overwrite=True, is_file=True)
+    frame.to_file(tmp_path / "project.gpkg", layer="roads")
+    with pytest.raises(OutputExistsError, match="contains the layer roads, which geoseg did not"):
+        check_output(tmp_path / "project.gpkg", overwrite=True, is_file=True)
+
+
+def test_a_file_that_appears_during_the_job_is_not_replaced(tmp_path):
+    def run():
+        with file_output(tmp_path / "a.tif", job=JOB) as work:
+            if not work.is_complete:
+                work.result.write_text("result")
+                (tmp_path / "a.tif").write_text("mine")
+
+    with pytest.raises(OutputExistsError, match=r"a\.tif: was created while the job ran"):
+        run()
+    assert (tmp_path / "a.tif").read_text() == "mine"
+    (tmp_path / "a.tif").unlink()
+    run()  # the finished result is moved, and the file not written again
+    assert (tmp_path / "a.tif").read_text() == "result"
+
+
+def test_the_current_folder_is_refused_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(OutputExistsError, match="contains the current folder"):
+        check_output(".", overwrite=False)
+
+
+@pytest.mark.parametrize("error", [WorkerLostError, SceneReadError])
+def test_finished_tasks_are_kept_after_errors_that_may_pass(tmp_path, error):
+    interrupt(tmp_path / "tiles", JOB, ["a"], error)
+    with folder_output(tmp_path / "tiles", job=JOB) as work:
+        assert list(work.journal.done) == ["a"]
+        write(work.result, "whole")
 
 
 def test_nested_outputs_have_manifests_of_their_own(tmp_path):

@@ -522,7 +522,7 @@ def test_an_interrupted_run_leaves_no_folder_and_can_run_again(make_scene, tmp_p
 def test_a_damaged_scene_leaves_nothing(make_scene, tmp_path):
     made = make_scene(tiled=False)
     made.path.write_bytes(made.path.read_bytes()[:9000])
-    with pytest.raises(OSError, match=r"scene\.tif: cannot read rows"):
+    with pytest.raises(EmptyDatasetError, match=r"scene\.tif: cannot read rows"):
         cut(made.path, made.labels, tmp_path / "out" / "tiles")
     assert not (tmp_path / "out").exists()
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geoseg.errors import GridMismatchError, InputShapeError
+from geoseg.errors import ConfigError, GridMismatchError, InputShapeError
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster.block_cache import limited_block_cache
+from geoseg.jobs.output import check_output
 from geoseg.networks.model_file import ModelSpec, find_model, load_spec
 from geoseg.options import PredictOptions, Thresholds, VectorizeOptions
 
@@ -72,7 +73,12 @@ class Probabilities:
         from geoseg.api.vectorize import vectorize
         from geoseg.vectorization.layer import vectorize_arrays
 
-        thresholds = (options or VectorizeOptions()).over(self.thresholds or Thresholds())
+        options = options or VectorizeOptions()
+        if options.crf is not None:
+            raise ConfigError(
+                "vectorize.crf: needs the colours of a scene; use geoseg.vectorize with scene="
+            )
+        thresholds = options.over(self.thresholds or Thresholds())
         if not self.exclusive:
             valid = np.ones(self.grid.shape, bool) if self.valid is None else self.valid
             separators = {
@@ -88,8 +94,16 @@ class Probabilities:
             self.save(prob)
             return read_layer(vectorize(prob, layer, options=options).path)
 
-    def save(self, path: str | Path) -> None:
-        """Write the probabilities as a GeoTIFF that `geoseg.vectorize` reads."""
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the probabilities as a GeoTIFF that `geoseg.vectorize` reads.
+
+        Args:
+            path: The file.
+            overwrite: Replace an existing file.
+
+        Raises:
+            OutputExistsError: If it exists and may not be replaced.
+        """
         from geoseg.geo.raster import write_array
         from geoseg.geo.raster.prob import make_prob_tags
 
@@ -98,6 +112,7 @@ class Probabilities:
         data = self.data
         if data.dtype not in (np.dtype(np.uint8), np.dtype(np.float32)):
             data = data.astype(np.float32)
+        check_output(path, overwrite=overwrite, is_file=True)
         write_array(path, self.grid, data, valid=self.valid, descriptions=self.bands, tags=tags)
 
 
@@ -120,7 +135,7 @@ class Model:
         from geoseg.errors import ModelFileError
         from geoseg.networks.architectures import task_of
 
-        self.path = find_model(path)
+        self.path = find_model(path).absolute()
         self.spec: ModelSpec = load_spec(self.path)
         if task_of(self.spec.arch) == "boxes":
             raise ModelFileError(

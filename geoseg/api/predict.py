@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from geoseg.api.results import PredictResult
 from geoseg.errors import ConfigError
+from geoseg.geo.paths import absolute_path
 from geoseg.geo.raster.block_cache import limited_block_cache
 from geoseg.jobs.journal import describe_job
 from geoseg.jobs.output import Work, check_output, file_output, folder_output, layer_output
@@ -108,10 +110,10 @@ def plan_predict(
 ) -> PredictPlan:
     """Check scene, model and output, reading headers only; arguments and errors as of `predict`."""
     options = options or PredictOptions()
-    suffix = _check_suffix(Path(output))
+    suffix = _check_suffix(output)
     check_backend(options.backend, options.device)
     job = plan_job(scene, model, options)
-    check_output(output, overwrite=overwrite, inputs=job.inputs, is_file=bool(suffix))
+    check_output(output, overwrite=overwrite, inputs=job.list_input_files(), is_file=bool(suffix))
     thresholds = _choose_thresholds(job, vectorize)
     settings = options.model_dump(exclude={"block_rows"})
     key = describe_job(
@@ -131,9 +133,10 @@ def _choose_thresholds(job: PredictionJob, vectorize: VectorizeOptions | None) -
     return vectorize.over(job.specs[0].thresholds)
 
 
-def _check_suffix(output: Path) -> str:
+def _check_suffix(output: str | Path) -> str:
     """Return the suffix of an output file in lower case, or an empty text for a folder."""
-    suffix = "" if output.is_dir() else output.suffix.lower()
+    is_folder = str(output).endswith(("/", os.sep)) or Path(output).is_dir()
+    suffix = "" if is_folder else Path(output).suffix.lower()
     if not suffix or suffix in _RASTER_SUFFIXES:
         return suffix
     # geopandas, which this imports, is slow to load.
@@ -162,7 +165,7 @@ def _count_gpus(job: PredictionJob) -> int:
 
 def _open_output(plan: PredictPlan, overwrite: bool) -> AbstractContextManager[Work]:
     kind = layer_output if plan.is_layer else file_output if plan.suffix else folder_output
-    return kind(plan.output, job=plan.key, overwrite=overwrite, inputs=plan.job.inputs)
+    return kind(plan.output, job=plan.key, overwrite=overwrite, inputs=plan.job.list_input_files())
 
 
 def _write_outputs(
@@ -170,7 +173,7 @@ def _write_outputs(
 ) -> None:
     """Write rasters and footprints into the result of a working folder."""
     from geoseg.geo.raster import read_prob
-    from geoseg.prediction.scene_prediction import clear_rasters, predict_rasters
+    from geoseg.prediction.scene_prediction import predict_rasters
     from geoseg.vectorization.layer import write_layer
 
     targets, layer = _name_targets(plan, work)
@@ -182,7 +185,6 @@ def _write_outputs(
             read_prob(prob), layer, work, plan.thresholds,
             max_memory_gb=workers.max_memory_gb, pool=pool, progress=progress,
         )  # fmt: skip
-    clear_rasters(work)
 
 
 def _name_targets(plan: PredictPlan, work: Work) -> tuple[dict[str, Path], Path | None]:
@@ -216,7 +218,7 @@ def _predict_boxes(
         logger.warning("%s finds boxes, which is done by this process alone", plan.job.models[0])
     path = plan.output if plan.is_layer else plan.output / _FOOTPRINTS
     kind = layer_output if plan.is_layer else folder_output
-    with kind(plan.output, overwrite=overwrite, inputs=plan.job.inputs) as work:
+    with kind(plan.output, overwrite=overwrite, inputs=plan.job.list_input_files()) as work:
         layer = work.result if plan.is_layer else work.result / _FOOTPRINTS
         predict_boxes(plan.job, layer, plan.thresholds, progress=progress)
     return PredictResult(plan.job.plan.scene.path, footprints_path=path)
@@ -226,8 +228,8 @@ def _predict_boxes(
 class PredictTask:
     """One of several scenes to predict, sent to a worker."""
 
-    scene: str | Path
-    output: Path
+    scene: str
+    output: str
     model: ModelNames
     options: PredictOptions | None
     vectorize: VectorizeOptions | None
@@ -268,7 +270,14 @@ def predict_scenes(
             "rename one"
         )
     tasks = [
-        PredictTask(scene, folder, model, options, vectorize, workers.single())
+        PredictTask(
+            absolute_path(scene),
+            f"{folder.absolute()}/",
+            model,
+            options,
+            vectorize,
+            workers.single(),
+        )
         for scene, folder in zip(scenes, folders, strict=True)
         if not folder.exists()
     ]

@@ -50,6 +50,8 @@ def command(
     """
     settings = resolve(config or "configs/demo.yaml", overrides)
     folder = Path(output)
+    from geoseg.jobs.lock import lock_output
+    from geoseg.jobs.manifest import add_names_to_manifest
     from geoseg.jobs.output import folder_output
     from geoseg.town import build_town, write_town
 
@@ -62,7 +64,9 @@ def command(
     if scene_only:
         click.echo(f"{scene} {truth}")
         return
-    report = _run(settings, folder, scene, truth, start)
+    add_names_to_manifest(folder, ["demo.png"])
+    with lock_output(folder):
+        report = _run(settings, folder, scene, truth, start)
     if report is None:
         return
     click.echo(
@@ -82,7 +86,6 @@ def command(
 def _run(settings: Config, folder: Path, scene: Path, truth: Path, start: float) -> Report | None:
     from geoseg import evaluate, predict, tile, train
     from geoseg.geo.vector import read_footprints
-    from geoseg.jobs.manifest import add_to_manifest
     from geoseg.training.figures import draw_comparison
 
     _say(start, f"tile: {scene} → {folder / 'tiles'}")
@@ -123,7 +126,6 @@ def _run(settings: Config, folder: Path, scene: Path, truth: Path, start: float)
         folder / "demo.png",
         title=f"F1 {report.f1:.2f} on the right-hand quarter, which was kept from training",
     )
-    add_to_manifest(folder, [folder / "demo.png"])
     return report
 
 

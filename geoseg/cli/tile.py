@@ -102,7 +102,7 @@ def command(
     Areas for training, validation and test are separated before anything is cut; the proof is
     printed.
     """
-    if split is None and (areas or fold):
+    if split is None and (areas or fold is not None):
         split = "areas" if areas else "kfold"
     refuse_missing(*scenes)
     settings = resolve(

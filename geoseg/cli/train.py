@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from geoseg.cli.options import config_options, output_option, overwrite_option, resolve
 from geoseg.config import Config
 from geoseg.errors import ConfigError, RepeatedError, TrainingInterrupted
-
-if TYPE_CHECKING:
-    pass
 
 # Shells report a command that a signal ended by this plus its number: 130 for ctrl-C.
 _SIGNAL_CODES = 128

@@ -66,7 +66,8 @@ def evaluate_footprints(
         VectorReadError: If a file cannot be read.
     """
     _check_options(threshold, min_area_m2)
-    check_report_folder(output, overwrite)
+    inputs = [file for file in (footprints, truth, aoi) if file is not None]
+    check_report_folder(output, overwrite, inputs)
     layers: dict[str, gpd.GeoDataFrame] = {}
     if _are_spacenet_files(footprints, truth, aoi, where):
         min_area_px2 = SPACENET_MIN_AREA_PX2 if min_area_m2 is None else min_area_m2
@@ -81,7 +82,7 @@ def evaluate_footprints(
         layers = build_report_layers(evaluation, crs)
     report = Report(**fields, footprints=str(footprints), truth=str(truth), threshold=threshold)
     if output is not None:
-        write_report(Path(output), report.to_dict(), layers, overwrite=overwrite)
+        write_report(Path(output), report.to_dict(), layers, inputs=inputs, overwrite=overwrite)
     return report
 
 

@@ -84,7 +84,8 @@ def evaluate_mask(
         SceneReadError: If the file is not a class mask.
         DataError: If the truth cannot be read.
     """
-    check_report_folder(output, overwrite)
+    inputs = [file for file in (mask, truth, aoi) if file is not None]
+    check_report_folder(output, overwrite, inputs)
     names = read_mask_classes(mask)
     scheme = resolve_scheme(classes)
     _check_names(mask, names, scheme)
@@ -101,7 +102,7 @@ def evaluate_mask(
         )
     report = _build_report(confusion, names, str(mask), str(truth), str(aoi) if aoi else None)
     if output is not None:
-        write_report(Path(output), asdict(report), {}, overwrite=overwrite)
+        write_report(Path(output), asdict(report), {}, inputs=inputs, overwrite=overwrite)
     return report
 
 

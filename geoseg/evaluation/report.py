@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -143,6 +143,7 @@ def write_report(
     report: dict[str, Any],
     layers: Mapping[str, gpd.GeoDataFrame],
     *,
+    inputs: Iterable[str | Path],
     overwrite: bool = False,
 ) -> None:
     """Write the folder of a report, which appears only when complete.
@@ -151,16 +152,19 @@ def write_report(
         folder: The folder.
         report: Contents of `report.json`.
         layers: Layers of `report.gpkg`; no such file without any.
+        inputs: Files that were compared, which the folder must not contain.
         overwrite: Replace an earlier report.
     """
-    with folder_output(folder, overwrite=overwrite) as work:
+    with folder_output(folder, overwrite=overwrite, inputs=inputs) as work:
         if layers:
             write_layers(work.result / LAYERS_NAME, layers)
         text = json.dumps(report, indent=2) + "\n"
         (work.result / REPORT_NAME).write_text(text, encoding="utf-8")
 
 
-def check_report_folder(output: str | Path | None, overwrite: bool) -> None:
+def check_report_folder(
+    output: str | Path | None, overwrite: bool, inputs: Iterable[str | Path]
+) -> None:
     """Check that a report may be written into a folder, before anything is computed.
 
     Raises:
@@ -171,4 +175,4 @@ def check_report_folder(output: str | Path | None, overwrite: bool) -> None:
         return
     if Path(output).suffix.lower() in (".json", ".gpkg", ".csv"):
         raise ConfigError(f"{output}: looks like a file; give a folder for the report")
-    check_output(output, overwrite=overwrite)
+    check_output(output, overwrite=overwrite, inputs=inputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +32,8 @@ def replace_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; its file replaces `path` when the block succeeds."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = working_path(path)
+    # A name of its own: Dask may repeat a task while the lost worker is still writing.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         yield partial
         os.replace(partial, path)
@@ -58,6 +60,13 @@ def move_files(folder: Path, path: Path) -> None:
         file.unlink()
     for file in files:
         os.replace(file, path.with_name(file.name))
+
+
+def list_companions(path: Path) -> list[Path]:
+    """Return the existing files that would be replaced or removed together with a layer."""
+    parts = (".shx", ".dbf", ".prj", ".cpg") if path.suffix.lower() == ".shp" else ()
+    files = [*(path.with_suffix(part) for part in parts), *_stale_files(path)]
+    return [file for file in files if file.exists()]
 
 
 def _stale_files(path: Path) -> list[Path]:

@@ -22,9 +22,14 @@ def describe_job(*parts: Any, files: Iterable[str | Path] = ()) -> str:
         *parts: Settings and plans, as JSON takes them; anything else counts by its text.
         files: Inputs; local files count by size and modification time, too.
     """
-    stats = [(str(file), *_size_and_time(Path(file))) for file in files]
+    stats = [(_absolute(file), *_size_and_time(Path(file))) for file in files]
     text = json.dumps([__version__, parts, stats], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _absolute(file: str | Path) -> str:
+    """Return one name for all spellings of a local file; other names as they are."""
+    return str(Path(file).resolve()) if Path(file).exists() else str(file)
 
 
 def _size_and_time(file: Path) -> tuple[int, int]:
@@ -61,12 +66,20 @@ class Journal:
             self.done[key] = result
         # The last line may have been cut short; it is dropped, and its task done again.
         text = "".join(lines) or json.dumps(job) + "\n"
-        self._path.write_text(text)
+        if not self._path.is_file() or self._path.stat().st_size != len(text.encode()):
+            with replace_file(self._path) as partial:
+                partial.write_text(text)
         self._file = self._path.open("a")
 
     def close(self) -> None:
         """Close the file; it stays on disk."""
         self._file.close()
+
+    @staticmethod
+    def discard(folder: Path) -> None:
+        """Make the journal in a working folder worthless, before its files are removed."""
+        with replace_file(folder / Journal.NAME) as partial:
+            partial.write_text(json.dumps("discarded") + "\n")
 
     @classmethod
     def continues(cls, folder: Path, job: str) -> bool:

@@ -15,21 +15,25 @@ MANIFEST_NAME = ".geoseg-manifest.json"
 # Files that GDAL, QGIS and SQLite put beside a file that they open. They belong to that file.
 _SIDECAR_SUFFIXES = (".aux.xml", ".ovr", ".msk", "-wal", "-shm", "-journal")
 
-# Version 0.1.0 wrote no manifest. A folder without one is recognised by these names alone, file by
-# file; every other file in it counts as somebody else's.
+# Version 0.1.0 wrote no manifest. A folder without one is recognised by a file that only geoseg
+# writes, and then by the names of all its files; every other file counts as somebody else's.
 _TILE_ID = r"\d{3}_\d{6}_\d{6}"
-_UNRECORDED = re.compile(
-    rf"(images|targets)/{_TILE_ID}\.tif"
-    r"|tiles\.json|tiles\.parquet|footprints\.parquet|(train|val|test)\.geojson"
-    r"|labels\.(json|html)"
-    r"|prob\.tif|mask\.tif|footprints\.gpkg"
-    r"|report\.(json|gpkg)"
-    r"|model\.safetensors|(last|best)\.ckpt|metrics\.csv|(curves|validation|reliability)\.png"
+_TILES = re.compile(
+    rf"(images|targets)/{_TILE_ID}\.tif|tiles\.(json|parquet)|footprints\.parquet"
+    r"|(train|val|test)\.geojson|labels\.(json|html)"
 )
-# Folders that version 0.1.0 made inside another output, each of which is judged by itself.
-_UNRECORDED_FOLDERS = ("tiles", "run", "out", "report")
-# What only the demo wrote, so that these names count only beside such folders.
-_UNRECORDED_DEMO = ("scene.tif", "footprints.gpkg", "demo.png")
+_PREDICTION = re.compile(r"prob\.tif|mask\.tif|footprints\.gpkg")
+_REPORT = re.compile(r"report\.(json|gpkg)")
+_RUN = re.compile(
+    r"model\.safetensors|(last|best)\.ckpt|metrics\.csv|(curves|validation|reliability)\.png"
+)
+# What the demo wrote beside the folders of the other verbs.
+_DEMO = re.compile(r"scene\.tif|footprints\.gpkg|demo\.png")
+_DEMO_FOLDERS = ("tiles", "run", "out", "report")
+
+# Temporary files and locks beside an output, which a killed process may have left.
+_LEFTOVER = re.compile(r"\.(?P<name>.+?)(\.[0-9a-f]{8})?\.(partial|lock)")
+_JOURNAL_NAME = "journal.jsonl"
 
 
 def write_manifest(folder: Path) -> None:
@@ -108,22 +112,80 @@ def _list_ours(folder: Path) -> set[Path]:
     """Return the files below a folder that are known to be geoseg's."""
     paths = set(_walk(folder))
     manifests = {path.parent for path in paths if path.name == MANIFEST_NAME}
-    ours = {parent / MANIFEST_NAME for parent in manifests}
+    named = {parent / MANIFEST_NAME for parent in manifests}
     for parent in manifests:
-        ours |= {parent / name for name in read_manifest(parent)} & paths
+        named |= {parent / name for name in read_manifest(parent)}
     if folder not in manifests:
-        ours |= {path for path in paths if _is_known(folder, path)}
-    return ours | {path for path in paths if _is_sidecar(path, ours)}
+        named |= _list_unrecorded(folder, paths)
+    outputs = named | manifests
+    leftovers = {path for path in paths if _is_leftover(path, outputs)}
+    return (named & paths) | leftovers | {path for path in paths if _is_sidecar(path, named)}
 
 
-def _is_known(folder: Path, path: Path) -> bool:
-    """Whether a file of a folder without manifest has the name of an output of version 0.1.0."""
-    name = path.relative_to(folder).as_posix()
-    first, _, rest = name.partition("/")
-    if first in _UNRECORDED_FOLDERS and rest:
-        return bool(_UNRECORDED.fullmatch(rest))
-    is_demo = name in _UNRECORDED_DEMO and (folder / "tiles" / "tiles.json").is_file()
-    return is_demo or bool(_UNRECORDED.fullmatch(name))
+def _list_unrecorded(folder: Path, paths: set[Path]) -> set[Path]:
+    """Return the files of a folder without manifest, if it is an output of version 0.1.0."""
+    names = {path: path.relative_to(folder).as_posix() for path in paths}
+    for is_output, pattern in (
+        (_is_tiles, _TILES),
+        (_is_prediction, _PREDICTION),
+        (_is_report, _REPORT),
+        (_is_run, _RUN),
+    ):
+        if is_output(folder):
+            return {path for path, name in names.items() if pattern.fullmatch(name)}
+    if not _is_tiles(folder / "tiles"):
+        return set()
+    ours = {path for path, name in names.items() if _DEMO.fullmatch(name)}
+    for name in _DEMO_FOLDERS:
+        inner = folder / name
+        ours |= _list_unrecorded(inner, {path for path in paths if inner in path.parents})
+    return ours
+
+
+def _is_tiles(folder: Path) -> bool:
+    return {"bands", "targets", "tiles", "mean"} <= _read_keys(folder / "tiles.json")
+
+
+def _is_report(folder: Path) -> bool:
+    keys = _read_keys(folder / "report.json")
+    return {"tp", "fp", "fn", "iou_pixel"} <= keys or {"confusion", "mean_iou", "mask"} <= keys
+
+
+def _is_prediction(folder: Path) -> bool:
+    # A Cloud Optimized GeoTIFF has its tags at the beginning.
+    return b"GEOSEG_THRESHOLDS" in _read_start(folder / "prob.tif", 1 << 20)
+
+
+def _is_run(folder: Path) -> bool:
+    # The header of a safetensors file is JSON at the beginning.
+    return b'"geoseg"' in _read_start(folder / "model.safetensors", 1 << 20)
+
+
+def _read_keys(file: Path) -> set[str]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return set()
+    return set(content) if isinstance(content, dict) else set()
+
+
+def _read_start(file: Path, size: int) -> bytes:
+    try:
+        with file.open("rb") as source:
+            return source.read(size)
+    except OSError:
+        return b""
+
+
+def _is_leftover(path: Path, outputs: set[Path]) -> bool:
+    """Whether a file is a lock, a temporary file, or in the working folder of a killed job."""
+    for part in (path, *path.parents):
+        found = _LEFTOVER.fullmatch(part.name)
+        if found and part == path and path.with_name(found["name"]) in outputs:
+            return True
+        if found and part != path and (part / _JOURNAL_NAME).is_file():
+            return True
+    return False
 
 
 def _is_sidecar(path: Path, ours: set[Path]) -> bool:

@@ -18,18 +18,46 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from geoseg.errors import DiskFullError, GeosegError, MemoryLimitError, OutputExistsError
-from geoseg.jobs.files import disk_full_error, is_disk_full, move_files, working_path
+from geoseg.errors import (
+    DiskFullError,
+    GeosegError,
+    MemoryLimitError,
+    OutputExistsError,
+    SceneReadError,
+    VectorReadError,
+    WorkerLostError,
+)
+from geoseg.jobs.files import (
+    disk_full_error,
+    is_disk_full,
+    list_companions,
+    move_files,
+    working_path,
+)
 from geoseg.jobs.journal import Journal, describe_job
 from geoseg.jobs.lock import lock_output
 from geoseg.jobs.manifest import find_foreign_file, remove_recorded_files, write_manifest
 
 logger = logging.getLogger(__name__)
+
+# Errors that leave finished tasks of use when the same command is run again.
+_CONTINUABLE = (
+    DiskFullError,
+    MemoryLimitError,
+    SceneReadError,
+    VectorReadError,
+    WorkerLostError,
+    OutputExistsError,
+)
+
+# Layers that geoseg writes into GeoPackages.
+_OWN_LAYERS = {"footprints", "review", "layer_styles", "TP", "FP", "FN"}
 
 _RESULT = "result"
 _COMPLETE = "complete"
@@ -71,11 +99,15 @@ def check_output(
     """
     path = Path(path)
     _check_kind(path, is_file)
-    if not (path.is_file() or _has_files(path)):
+    if path.is_dir():
+        _check_movable(path.resolve())
+    companions = list_companions(path) if is_file else []
+    if not (path.is_file() or _has_files(path) or companions):
         return path
     if not overwrite and not Journal.has(working_path(path.resolve()), _COMPLETE):
+        existing = path if path.exists() else companions[0]
         raise OutputExistsError(
-            f"{path}: already exists; choose another output or pass --overwrite"
+            f"{existing}: already exists; choose another output or pass --overwrite"
         )
     for source in inputs:
         if Path(source).resolve().is_relative_to(path.resolve()):
@@ -85,6 +117,8 @@ def check_output(
             )
     if path.is_dir():
         _check_replaceable(path.resolve())
+    elif path.suffix.lower() == ".gpkg":
+        _check_layers(path)
     return path
 
 
@@ -176,6 +210,11 @@ def _open_work(
                     write_manifest(result)
                 journal.add(_COMPLETE, True)
             if _has_files(result):
+                if not overwrite and path.is_file():
+                    raise OutputExistsError(
+                        f"{given}: was created while the job ran; move it away, and run the same "
+                        "command again"
+                    )
                 move(result, path)
             _check_written(given)
         except BaseException as error:
@@ -185,7 +224,7 @@ def _open_work(
             raise
         finally:
             journal.close()
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove_work(folder)
 
 
 def _check_written(given: Path) -> None:
@@ -230,15 +269,30 @@ def _discard(path: Path, folder: Path, job: str | None) -> None:
         )
     if job is not None:
         logger.warning("%s: an interrupted job had other settings or inputs; starting anew", path)
-    shutil.rmtree(folder, ignore_errors=True)
+    Journal.discard(folder)
+    _remove_work(folder)
 
 
 def _clean_up(folder: Path, job: str | None, error: BaseException) -> None:
     """Remove the working folder of a failed job, unless the job can be continued."""
-    lacks_room = isinstance(error, DiskFullError | MemoryLimitError)
-    refused = isinstance(error, GeosegError) and not lacks_room
-    if job is None or (refused and not Journal.has(folder, _COMPLETE)):
-        shutil.rmtree(folder, ignore_errors=True)
+    can_continue = not isinstance(error, GeosegError) or isinstance(error, _CONTINUABLE)
+    if job is not None and (can_continue or Journal.has(folder, _COMPLETE)):
+        return
+    Journal.discard(folder)
+    _remove_work(folder)
+
+
+def _remove_work(folder: Path) -> None:
+    """Remove a working folder, its journal last, so that a kill leaves a folder that is known."""
+    for path in folder.iterdir():
+        if path.name == Journal.NAME:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    (folder / Journal.NAME).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_full(error: OSError, folder: Path) -> bool:
@@ -257,14 +311,33 @@ def _check_kind(path: Path, is_file: bool) -> None:
             raise OutputExistsError(f"{path}: cannot be written, {parent} is a file")
 
 
-def _check_replaceable(path: Path) -> None:
-    """Check that replacing a folder removes nothing but geoseg's own files."""
+def _check_layers(path: Path) -> None:
+    """Check that replacing a GeoPackage removes nothing but geoseg's own layers."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            rows = database.execute("SELECT table_name FROM gpkg_contents").fetchall()
+    except sqlite3.Error:  # not a GeoPackage, or a damaged one
+        return
+    foreign = sorted({str(name) for (name,) in rows} - _OWN_LAYERS)
+    if foreign:
+        raise OutputExistsError(
+            f"{path}: contains the layer {foreign[0]}, which geoseg did not write; choose another "
+            "output"
+        )
+
+
+def _check_movable(path: Path) -> None:
+    """Check that a folder can be replaced by another one of the same name."""
     if path.is_mount():
         raise OutputExistsError(f"{path}: is a mount point; name a folder inside it")
     if Path.cwd().is_relative_to(path):
         raise OutputExistsError(
             f"{path}: contains the current folder; change to another folder, or name one inside it"
         )
+
+
+def _check_replaceable(path: Path) -> None:
+    """Check that replacing a folder removes nothing but geoseg's own files."""
     foreign = find_foreign_file(path)
     if foreign:
         raise OutputExistsError(
@@ -282,10 +355,15 @@ def _restore_old(path: Path) -> None:
     old = _old_path(path)
     if not old.is_dir():
         return
-    if path.exists():
-        remove_recorded_files(old)
-    else:
+    if not path.exists():
         os.replace(old, path)
+        return
+    remove_recorded_files(old)
+    if old.exists():
+        raise OutputExistsError(
+            f"{old}: contains files that geoseg did not write; move them away, and run the same "
+            "command again"
+        )
 
 
 def _replace_file(result: Path, path: Path) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from geoseg.errors import ConfigError, WorkerLostError
@@ -172,11 +173,16 @@ class Workers:
         from distributed import Client
 
         name = f"--scheduler {self.scheduler or self.scheduler_file}"
+        for option in ("scheduler_file", "tls_ca", "tls_cert", "tls_key"):
+            file = getattr(self, option)
+            if file and not Path(file).is_file():
+                raise ConfigError(f"--{option.replace('_', '-')} {file}: no such file")
+        security = self._security()
         try:
             # A bare address of a computer is its TCP port 8786, as for Dask's own commands.
             address = {"scheduler_file": self.scheduler_file} if self.scheduler_file else {}
             target = () if self.scheduler_file else (self.scheduler,)
-            return Client(*target, timeout=10, security=self._security(), **address)
+            return Client(*target, timeout=10, security=security, **address)
         except (OSError, ValueError, TypeError, TimeoutError, MemoryError) as error:
             raise ConfigError(
                 f"{name}: no Dask scheduler answers there; start one with dask scheduler, or use "
@@ -257,10 +263,18 @@ def count_cores() -> int:
 
 
 def _wait_for(future: Any) -> Success[Any] | Failure:
+    from concurrent.futures import CancelledError
+
     from distributed import KilledWorker
+    from distributed.comm import CommClosedError
 
     try:
         return Success(future.result())
+    except (CancelledError, CommClosedError) as error:
+        raise WorkerLostError(
+            "the connection to the Dask scheduler was lost; check that it runs, and run the same "
+            "command again"
+        ) from error
     except KilledWorker as error:
         return Failure(
             WorkerLostError(

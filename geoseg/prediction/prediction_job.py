@@ -41,15 +41,12 @@ class PredictionJob:
         """Whether the model finds boxes instead of probabilities per pixel."""
         return task_of(self.specs[0].arch) == "boxes"
 
-    @property
-    def inputs(self) -> tuple[str | Path, ...]:
-        """Files that the user named, which an output must not replace."""
-        aoi = [self.options.aoi] if self.options.aoi else []
-        return (self.plan.scene.path, *self.models, *aoi)
-
     def list_input_files(self) -> list[str | Path]:
         """Return all files that the result depends on, sources of a VRT included."""
-        scene: list[str | Path] = [*list_files(self.plan.scene.path)]
+        # QGIS writes statistics beside a scene that it opens; the result does not depend on them.
+        scene: list[str | Path] = [
+            file for file in list_files(self.plan.scene.path) if not file.endswith(".aux.xml")
+        ]
         return [*scene, *self.models, *_list_layer_files(self.options.aoi)]
 
 

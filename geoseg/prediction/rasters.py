@@ -62,10 +62,11 @@ class OutputRasters:
         write_mosaic(prob, self._plan.grid, strips, tags=self._tags, **stored)  # type: ignore[arg-type]
         if options.crf:
             refined = self._folder / "refined.tif"
-            refine_raster(
-                prob, scene.path, refined, options=options.crf, bands=scene.indexes,
-                assume_gsd_m=scene.assume_gsd_m, progress=progress,
-            )  # fmt: skip
+            if not refined.exists():  # complete, from an interrupted run
+                refine_raster(
+                    prob, scene.path, refined, options=options.crf, bands=scene.indexes,
+                    assume_gsd_m=scene.assume_gsd_m, progress=progress,
+                )  # fmt: skip
             prob = refined
         same_grid = self._plan.out_grid == self._plan.grid
         return prob if same_grid else self._warp_to_output_grid(prob)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,9 +28,8 @@ from geoseg.prediction.rasters import OutputRasters
 from geoseg.prediction.scheduling import list_strips, split_blocks, split_panels
 from geoseg.prediction.stitching import TileBlock
 
-# Folder of the strips, and beginnings of the names of intermediate rasters, in the working folder.
+# Folder of the strips in the working folder.
 _STRIPS = "strips"
-_INTERMEDIATE = ("stitched.", "refined.", "placed.")
 
 
 def predict_rasters(
@@ -56,7 +54,7 @@ def predict_rasters(
         progress: Called with the finished and the total number of tiles, then of CRF blocks.
 
     Returns:
-        A raster of all probabilities in the working folder, which `clear_rasters` removes.
+        A raster of all probabilities in the working folder.
     """
     encoding = OutputEncoding(job.plan.spec.outputs, job.options.uncertainty, job.options.floats)
     strips = _Strips(job, encoding, work, workers, progress).predict(pool)
@@ -77,14 +75,6 @@ def _make_tags(
     if not encoding.floats:
         tags["GEOSEG_SCALE"] = str(1 / 255)
     return tags
-
-
-def clear_rasters(work: Work) -> None:
-    """Remove strips and intermediate rasters from a working folder."""
-    for path in work.folder.iterdir():
-        if path.name.startswith(_INTERMEDIATE):
-            path.unlink()
-    shutil.rmtree(work.folder / _STRIPS, ignore_errors=True)
 
 
 class _Strips:

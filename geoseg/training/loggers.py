@@ -13,8 +13,12 @@ from geoseg.errors import ConfigError
 
 TENSORBOARD_NAME = "tensorboard"
 
-# Files and folders that loggers write into a run's folder.
-LOGGED_NAMES = (TENSORBOARD_NAME, "mlflow.db", "mlflow", "wandb")
+# Files and folders that each logger writes into a run's folder.
+LOGGED_NAMES = {
+    "tensorboard": (TENSORBOARD_NAME,),
+    "mlflow": ("mlflow.db", "mlflow"),
+    "wandb": ("wandb",),
+}
 
 _PROJECT = "geoseg"
 

@@ -35,7 +35,7 @@ from geoseg.training.loading.mosaic import remove_mosaic
 from geoseg.training.loading.sampling import HardSampler
 from geoseg.training.loggers import check_loggers
 from geoseg.training.loop import build_trainer
-from geoseg.training.run_folder import lock_run, start_run
+from geoseg.training.run_folder import RunFolder, lock_run
 from geoseg.training.session import quiet_session
 from geoseg.training.setup import Setup, build_loaders, prepare_once
 from geoseg.training.validation.tuning import Tuned
@@ -101,7 +101,7 @@ def train(
         TrainingInterrupted: If ctrl-C or SIGTERM stopped training; `resume` continues it.
     """
     model, options, folder = model or ModelOptions(), options or TrainOptions(), Path(output)
-    with lock_run(folder):
+    with lock_run(folder, options.loggers) as run:
         setup, settings, epochs = _check_run(
             tiles,
             folder,
@@ -112,8 +112,8 @@ def train(
             overwrite=overwrite,
         )
         return _train(
-            setup, settings, epochs, folder, model,
-            resume=resume, progress_bar=progress_bar, report=report,
+            setup, settings, epochs, folder, run, model,
+            resume=resume, overwrite=overwrite, progress_bar=progress_bar, report=report,
         )  # fmt: skip
 
 
@@ -122,9 +122,11 @@ def _train(
     settings: dict[str, Any],
     epochs: int,
     folder: Path,
+    run: RunFolder,
     model: ModelOptions,
     *,
     resume: bool,
+    overwrite: bool,
     progress_bar: bool,
     report: Report,
 ) -> TrainResult | None:
@@ -139,7 +141,9 @@ def _train(
     if first and not epochs:
         if resume:
             report(f"{folder}: has no run to resume; starting a new one")
-        start_run(folder, trainer.world_size)
+        run.start(trainer.world_size, overwrite=overwrite)
+    elif first:
+        run.watch_logs()
     _fit(setup, trainer, folder, report, epochs)
     leave_group()
     return _finish(setup, model, folder, history, report) if first else None
@@ -198,12 +202,13 @@ def _check_run(
     check_loggers(options.loggers)
     folder = Path(output)
     if folder.resolve() == Path(tiles).resolve():
-        raise ConfigError(f"{folder}: holds the tiles; choose another folder for the run")
+        raise ConfigError(f"{folder}: contains the tiles; choose another folder for the run")
     resuming = resume and (folder / LAST_NAME).is_file()
     if is_first():
-        started = resume and not (folder / MODEL_NAME).exists()
+        # A run that was killed before its first epoch has a record, but nothing to resume.
+        started = resume and RunFolder(folder, ()).holds_run
         if not (resuming or started):
-            check_output(output, overwrite=overwrite)
+            check_output(output, overwrite=overwrite, inputs=[tiles])
     # A resumed run reads its weights from the state, so pretrained ones are not needed.
     setup = prepare_once(tiles, model, options, recipe=recipe, pretrained=not resuming)
     settings = describe_run(setup.train_set.info, model, options)

@@ -51,16 +51,22 @@ def choose_layout(grid: Grid, max_memory_gb: float) -> BlockLayout:
     return BlockLayout(max(1, min(rows, _ROWS)), max(_SQUARE, min(side, _SIDE)))
 
 
-def check_window(window: Window, max_memory_gb: float) -> None:
+def check_window(window: Window, max_memory_gb: float, process_gb: float = 0.0) -> None:
     """Refuse a window that cannot be traced in the memory of a process.
+
+    Args:
+        window: The window.
+        max_memory_gb: Memory limit of the process.
+        process_gb: Memory that the process has already, for its libraries.
 
     Raises:
         MemoryLimitError: If it is too large.
     """
-    needed_gb = window.width * window.height * _TRACE_BYTES / 1e9
-    if needed_gb > _MAX_SHARE * max_memory_gb:
+    trace_gb = window.width * window.height * _TRACE_BYTES / 1e9
+    needed_gb = max(trace_gb / _MAX_SHARE, trace_gb + process_gb)
+    if needed_gb > max_memory_gb:
         raise MemoryLimitError(
             f"--max-memory: one connected region spans {window.height} x {window.width} pixels "
-            f"and needs {needed_gb / _MAX_SHARE:.1f} GB to trace, the limit is "
+            f"and needs {needed_gb:.1f} GB to trace, the limit is "
             f"{max_memory_gb:g} GB; raise --threshold, or raise --max-memory to resume"
         )

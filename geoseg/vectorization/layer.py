@@ -18,6 +18,7 @@ from geoseg.geo.grid import Grid
 from geoseg.geo.paths import absolute_path
 from geoseg.geo.raster import ProbInfo
 from geoseg.geo.vector import ParquetParts, write_footprints
+from geoseg.jobs.memory import resident_bytes
 from geoseg.jobs.output import Work
 from geoseg.jobs.progress import Progress
 from geoseg.jobs.workers import Pool
@@ -95,7 +96,6 @@ def write_layer(
         output, frames, crs=prob.grid.crs, columns=tracer.columns, grid=prob.grid
     )
     work.journal.add("count", count)
-    shutil.rmtree(folder)
     return count
 
 
@@ -144,7 +144,7 @@ class _Tracer:
         windows = list(plan_windows(selection.components, grid, layout.side, selection.margins))
         if self._kind.holds_pixels:
             for window in windows:
-                check_window(window.window, max_memory_gb)
+                check_window(window.window, max_memory_gb, resident_bytes() / 1e9)
         self._trace_windows(selection, windows)
         minimum = self._thresholds.min_area_m2, self._thresholds.min_confidence
         for frame in number_footprints(self._read_strips(windows), *minimum):

@@ -40,7 +40,7 @@ from geoseg.errors import (
 )
 from geoseg.geo.grid import Grid
 from geoseg.geo.paths import absolute_path
-from geoseg.geo.raster import Scene, SceneInfo, limited_block_cache, write_array
+from geoseg.geo.raster import Scene, SceneInfo, limited_block_cache, list_files, write_array
 from geoseg.geo.vector import wrap_lonlat, write_parts
 from geoseg.jobs.journal import Journal, describe_job
 from geoseg.jobs.memory import resident_bytes
@@ -110,7 +110,9 @@ def tile_scenes(
         LabelError: If no pixel of any tile is a building.
         EmptyDatasetError: If no training tile has a valid pixel.
     """
-    inputs = (*(scene.path for scene in plan.scenes), *plan.label_files)
+    scenes = [file for scene in plan.scenes for file in list_files(scene.path)]
+    inputs = [file for file in scenes if not file.endswith(".aux.xml")]
+    inputs += [*plan.label_files, *([plan.options.areas] if plan.options.areas else [])]
     job = describe_job(plan.options.model_dump(), list(plan.tiles.id), files=inputs)
     with folder_output(output, overwrite=overwrite, inputs=inputs, job=job) as work:
         if not work.is_complete:
@@ -161,7 +163,7 @@ def _fill(
     rows = _cut_rows(plan, folder, work.journal, pool, strip_tiles, progress)
     failed = [row for row in rows if "error" in row]
     if len(failed) == len(rows):
-        raise SceneReadError(failed[0]["error"])
+        raise EmptyDatasetError(failed[0]["error"])
     cut = pd.DataFrame([row for row in rows if "error" not in row])
     tiles = plan.tiles.merge(cut, on="id", sort=False)
     kept = _choose_kept(tiles, plan)
