@@ -24,6 +24,7 @@ from geoseg.evaluation import evaluate_footprints as evaluate
 from geoseg.evaluation import evaluate_layers, format_table
 from geoseg.evaluation.metrics import Score
 from geoseg.geo.aoi import AOI
+from geoseg.jobs.manifest import MANIFEST_NAME
 
 SPACENET = Path(__file__).parents[2] / "shared" / "fixtures" / "spacenet"
 
@@ -245,12 +246,23 @@ def test_existing_report_is_kept_without_overwrite(files, tmp_path):
     assert (tmp_path / "report" / "report.json").read_bytes() == before
     evaluate(*files, tmp_path / "report", threshold=0.3, overwrite=True)
     assert json.loads((tmp_path / "report" / "report.json").read_text())["tp"] == 3
-    assert sorted(p.name for p in (tmp_path / "report").iterdir()) == ["report.gpkg", "report.json"]
+    written = {p.name for p in (tmp_path / "report").iterdir()}
+    assert written == {"report.gpkg", "report.json", MANIFEST_NAME}
 
 
 def test_a_file_in_place_of_the_folder_is_an_error(files):
-    with pytest.raises(OutputExistsError, match="give a folder"):
+    with pytest.raises(ConfigError, match="give a folder for the report"):
         evaluate(*files, files[0], overwrite=True)
+    blocker = files[0].with_name("report")
+    blocker.write_text("a file")
+    with pytest.raises(OutputExistsError, match="is a file, but a folder is written"):
+        evaluate(*files, blocker, overwrite=True)
+
+
+def test_a_folder_with_the_inputs_is_not_replaced(files):
+    with pytest.raises(OutputExistsError, match="contains the input"):
+        evaluate(*files, files[0].parent, overwrite=True)
+    assert files[0].is_file()
 
 
 @pytest.mark.parametrize("options", [{"threshold": 1.0}, {"threshold": -0.1}, {"min_area_m2": -1}])
@@ -337,7 +349,7 @@ def test_minimum_area_of_spacenet_can_be_changed(spacenet_files):
 def test_spacenet_report_removes_the_layers_of_an_earlier_report(files, spacenet_files, tmp_path):
     evaluate(*files, tmp_path / "report")
     evaluate(*spacenet_files, tmp_path / "report", overwrite=True)
-    assert [path.name for path in (tmp_path / "report").iterdir()] == ["report.json"]
+    assert {p.name for p in (tmp_path / "report").iterdir()} == {"report.json", MANIFEST_NAME}
 
 
 def test_options_that_do_not_apply_to_spacenet_files_are_refused(files, spacenet_files):

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from geoseg.errors import ConfigError, ModelFileError
-from geoseg.jobs.files import replace_file
-from geoseg.jobs.output import check_output
+from geoseg.jobs.output import check_output, file_output
 from geoseg.networks.architectures import task_of
 from geoseg.networks.model_file import ModelSpec, load_model
 from geoseg.networks.models import load_network
@@ -84,7 +83,8 @@ def export(model: str | Path, output: str | Path, *, overwrite: bool = False) ->
             format differ from the original.
         OutputExistsError: If the output exists.
     """
-    output = check_output(output, overwrite=overwrite, inputs=[model], is_file=True)
+    output = Path(output)
+    check_output(output, overwrite=overwrite, inputs=[model], is_file=True)
     writers: dict[str, Callable[[Path, ModelSpec, dict[str, Tensor], Path], None]] = {
         ".onnx": _write_onnx, ".pt2": _write_program, ".json": _write_item,
     }  # fmt: skip
@@ -98,8 +98,8 @@ def export(model: str | Path, output: str | Path, *, overwrite: bool = False) ->
         raise ModelFileError(
             f"{model}: detects boxes, which cannot be exported; export a segmentation model"
         )
-    with replace_file(output) as partial:
-        writers[output.suffix.lower()](Path(model), spec, weights, partial)
+    with file_output(output, overwrite=overwrite, inputs=[model]) as work:
+        writers[output.suffix.lower()](Path(model), spec, weights, work.result)
     return output
 
 

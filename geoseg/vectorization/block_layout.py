@@ -64,7 +64,8 @@ def check_window(window: Window, max_memory_gb: float, process_gb: float = 0.0) 
     """
     trace_gb = window.width * window.height * _TRACE_BYTES / 1e9
     needed_gb = max(trace_gb / _MAX_SHARE, trace_gb + process_gb)
-    if needed_gb > max_memory_gb:
+    # Windows of the usual size have their share of any limit.
+    if needed_gb > max_memory_gb and trace_gb > _SHARE * max_memory_gb:
         raise MemoryLimitError(
             f"--max-memory: one connected region spans {window.height} x {window.width} pixels "
             f"and needs {needed_gb:.1f} GB to trace, the limit is "
