@@ -451,7 +451,7 @@ def test_a_mask_of_other_classes_is_refused(job, tmp_path):
     folder, town, _ = job
     with pytest.raises(ConfigError, match="has the classes background, house, row, but"):
         evaluate_mask(folder / "out" / "mask.tif", folder / "footprints.gpkg")
-    with pytest.raises(SceneReadError, match="does not say which value is which class"):
+    with pytest.raises(SceneReadError, match="has no class names for its values"):
         evaluate_mask(folder / "scene.tif", folder / "footprints.gpkg")
     beside = Grid(
         town.grid.crs, town.grid.transform * Affine.translation(9000, 0), *town.grid.shape

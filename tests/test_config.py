@@ -211,8 +211,8 @@ def test_a_parameter_joins_those_of_the_file(write):
     # The weight of 10 must not get lost without a word.
     message = refusal(write("train: {loss: {focal: 10}}"), "train.loss.focal.gamma=3")
     assert message == (
-        "--set train.loss.focal.gamma: train.loss.focal is 10 already and has no gamma; set it "
-        "whole"
+        "--set train.loss.focal.gamma: train.loss.focal is set to 10, which has no gamma; set it "
+        "as a whole"
     )
 
 

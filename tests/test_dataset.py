@@ -111,7 +111,7 @@ def test_separation_of_two_scenes_uses_the_footprints_of_each(make_scene, tmp_pa
 def test_separation_needs_the_footprints(tiles):
     (tiles[1] / "footprints.parquet").unlink()
     TileDataset(tiles[1], "train")
-    with pytest.raises(EmptyDatasetError, match=r"footprints\.parquet: is missing; tile the scen"):
+    with pytest.raises(EmptyDatasetError, match=r"footprints\.parquet: is missing, but polygons"):
         TileDataset(tiles[1], "train", sigma_px=5)
 
 

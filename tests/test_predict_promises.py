@@ -336,7 +336,7 @@ def test_models_are_averaged(town, model, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"gsd_m": 0.8}, "wants pixels of 0.8 m, .* of 0.5 m"),
+        ({"gsd_m": 0.8}, "needs pixels of 0.8 m, .* of 0.5 m"),
         ({"size": 64}, "has size 64, .* has 32"),
         ({"outputs": ("building",)}, "has outputs building, .* has building, border"),
     ],

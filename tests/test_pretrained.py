@@ -54,7 +54,7 @@ def test_a_first_prediction_needs_no_training(tmp_path):
     out = tmp_path / "footprints.geojson"
     done = CliRunner().invoke(cli, ["predict", str(scene), "-o", str(out)])
     assert done.exit_code == 0, done.output
-    assert "model: buildings" in done.stderr
+    assert "using the default model" in done.stderr
     assert not gpd.read_file(out).empty
     said = CliRunner().invoke(cli, ["info", DEFAULT_MODEL])
     assert "building, border, contact" in said.output

@@ -190,7 +190,7 @@ def test_a_series_shares_no_ground(number, step):
 
 def test_what_says_nothing_is_refused_without_an_assumption(land):
     folder, _ = land
-    with pytest.raises(MissingCRSError, match="--assume-gsd METRES does without"):
+    with pytest.raises(MissingCRSError, match="or use --assume-gsd METRES"):
         plan_tiles([folder / "6_sat.jpg"], folder / "{}_mask.png", OPTIONS)
     with pytest.raises(ConfigError, match="check --assume-gsd"):
         placeholder_grid("a.jpg", 10, 60_000, 10.0)

@@ -16,7 +16,7 @@ import torch
 from click.testing import CliRunner
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-import geoseg.jobs.journal
+import geoseg.jobs.files
 import geoseg.training.checkpoints
 import geoseg.training.history
 import geoseg.training.learner
@@ -36,6 +36,7 @@ from geoseg.errors import (
     TrainingError,
     TrainingInterrupted,
 )
+from geoseg.jobs.manifest import MANIFEST_NAME
 from geoseg.networks.model_file import load_model
 from geoseg.options import ModelOptions, Thresholds, TileOptions, TrainOptions
 from geoseg.town import build_town, write_town
@@ -102,7 +103,8 @@ def assert_same_runs(found, expected):
     model = "model.safetensors"
     weights = [load_model(folder / model)[1] for folder in (found, expected)]
     assert_same(*weights)
-    assert not [path for path in found.iterdir() if path.name.startswith(".")]
+    hidden = [path.name for path in found.iterdir() if path.name.startswith(".")]
+    assert hidden == [MANIFEST_NAME]
 
 
 def pull_the_plug(epoch):
@@ -383,7 +385,7 @@ def test_a_run_that_is_lost_from_the_first_leaves_no_state(tiles, tmp_path):
     lost = OPTIONS.model_copy(update={"lr": 1e30})
     with pytest.raises(TrainingError, match=r"in epoch 1; .*start again.*train\.lr .*clip_norm"):
         train(tiles, tmp_path / "a", model=MODEL, options=lost)
-    assert not any((tmp_path / "a").glob("*.*"))
+    assert not any((tmp_path / "a").glob("[!.]*.*"))
 
 
 @pytest.mark.parametrize(
@@ -440,7 +442,7 @@ def in_step(number):
 def before(name):
     """Just before a file takes its place."""
     move = os.replace
-    geoseg.jobs.journal.os.replace = lambda source, target: (
+    geoseg.jobs.files.os.replace = lambda source, target: (
         die() if os.path.basename(target) == name else move(source, target)
     )
 

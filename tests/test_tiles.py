@@ -669,7 +669,7 @@ def test_a_folder_that_is_not_a_tiles_folder(make_scene, tmp_path):
     whole = json.loads(path.read_text())
     for text in (path.read_text()[:50], json.dumps(whole | {"format": 2}), json.dumps({})):
         path.write_text(text)
-        with pytest.raises(EmptyDatasetError, match="damaged or of another version"):
+        with pytest.raises(EmptyDatasetError, match="damaged or from another version"):
             load_tiles_info(tmp_path / "tiles")
 
 

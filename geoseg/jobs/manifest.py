@@ -108,6 +108,14 @@ def remove_recorded_files(folder: Path, *, keep: Iterable[Path] = ()) -> None:
             continue
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files of recorded files that a killed process has left in a folder."""
+    recorded = {folder / name for name in read_manifest(folder)}
+    for path in folder.glob(".*.partial"):
+        if path.is_file() and _is_leftover(path, recorded):
+            path.unlink(missing_ok=True)
+
+
 def _list_ours(folder: Path) -> set[Path]:
     """Return the files below a folder that are known to be geoseg's."""
     paths = set(_walk(folder))

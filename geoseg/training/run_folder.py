@@ -12,6 +12,7 @@ from geoseg.jobs.manifest import (
     add_names_to_manifest,
     add_to_manifest,
     read_manifest,
+    remove_leftovers,
     remove_recorded_files,
 )
 from geoseg.training.checkpoints import LAST_NAME, RUN_NAMES, mosaic_folder
@@ -61,7 +62,11 @@ class RunFolder:
         self.watch_logs()
 
     def watch_logs(self) -> None:
-        """Remember the log files that exist, so that only new ones are recorded."""
+        """Remember the log files that exist, so that only new ones are recorded.
+
+        Temporary files of a killed process are removed.
+        """
+        remove_leftovers(self._path)
         ours = {self._path / name for name in read_manifest(self._path)}
         self._foreign = set(self._list_logs()) - ours
 
