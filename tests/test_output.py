@@ -251,7 +251,7 @@ def test_the_current_folder_is_refused_before_the_work(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("error", [WorkerLostError, SceneReadError])
 def test_finished_tasks_are_kept_after_errors_that_may_pass(tmp_path, error):
-    interrupt(tmp_path / "tiles", JOB, ["a"], error)
+    interrupt(tmp_path / "tiles", JOB, ["a"], error)  # leaves a file, too
     with folder_output(tmp_path / "tiles", job=JOB) as work:
         assert list(work.journal.done) == ["a"]
         write(work.result, "whole")

@@ -280,7 +280,7 @@ def test_a_refusal_is_printed_by_the_first_process_alone(tiles, tmp_path, monkey
 
 
 def test_a_run_is_not_written_among_the_tiles(tiles):
-    with pytest.raises(ConfigError, match="holds the tiles"):
+    with pytest.raises(ConfigError, match="contains the tiles"):
         train(tiles, tiles, model=MODEL, options=OPTIONS, overwrite=True)
 
 

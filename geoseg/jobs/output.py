@@ -50,11 +50,11 @@ logger = logging.getLogger(__name__)
 _CONTINUABLE = (
     DiskFullError,
     MemoryLimitError,
-    SceneReadError,
-    VectorReadError,
     WorkerLostError,
     OutputExistsError,
 )
+# The same, if there is finished work at all.
+_READ_ERRORS = (SceneReadError, VectorReadError)
 
 # Layers that geoseg writes into GeoPackages.
 _OWN_LAYERS = {"footprints", "review", "layer_styles", "TP", "FP", "FN"}
@@ -276,6 +276,10 @@ def _discard(path: Path, folder: Path, job: str | None) -> None:
 def _clean_up(folder: Path, job: str | None, error: BaseException) -> None:
     """Remove the working folder of a failed job, unless the job can be continued."""
     can_continue = not isinstance(error, GeosegError) or isinstance(error, _CONTINUABLE)
+    if isinstance(error, _READ_ERRORS):  # a file share that is gone, or the first file is bad
+        can_continue = any(
+            path.is_file() and path.name != Journal.NAME for path in folder.rglob("*")
+        )
     if job is not None and (can_continue or Journal.has(folder, _COMPLETE)):
         return
     Journal.discard(folder)

@@ -206,7 +206,8 @@ def _check_run(
     resuming = resume and (folder / LAST_NAME).is_file()
     if is_first():
         # A run that was killed before its first epoch has a record, but nothing to resume.
-        started = resume and RunFolder(folder, ()).holds_run
+        has_model = (folder / MODEL_NAME).exists()
+        started = resume and RunFolder(folder, ()).holds_run and not has_model
         if not (resuming or started):
             check_output(output, overwrite=overwrite, inputs=[tiles])
     # A resumed run reads its weights from the state, so pretrained ones are not needed.
