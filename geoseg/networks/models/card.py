@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -73,6 +74,8 @@ def make_card(
     """
     arch = resolve_architecture(arch)
     names = [f"band{index}" for index in range(1, bands + 1)]
+    # Imported first: torch 2.6 cannot import its compiler, which timm does, while tensors are meta.
+    importlib.import_module("timm")
     with torch.device("meta"):
         model = build_model(arch, encoder, bands=names, outputs=classes, options=options).eval()
         image = torch.empty(1, bands, CARD_SIZE, CARD_SIZE)
