@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from geoseg.errors import ConfigError
 from geoseg.networks.architectures import ARCHITECTURES, resolve_architecture
 from geoseg.networks.models.building import build_model, choose_encoder
 
@@ -74,11 +75,8 @@ def make_card(
     """
     arch = resolve_architecture(arch)
     names = [f"band{index}" for index in range(1, bands + 1)]
-    # Imported first: torch 2.6 cannot import its compiler, which timm does, while tensors are meta.
-    importlib.import_module("timm")
-    with torch.device("meta"):
-        model = build_model(arch, encoder, bands=names, outputs=classes, options=options).eval()
-        image = torch.empty(1, bands, CARD_SIZE, CARD_SIZE)
+    model, device = _build_cheaply(arch, encoder, names, classes, options)
+    image = torch.empty(1, bands, CARD_SIZE, CARD_SIZE, device=device)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(image)
     return ModelCard(
@@ -93,6 +91,27 @@ def make_card(
         multiply_adds=counter.get_total_flops() // 2,
         output_stride=int(cast(int, model.output_stride)),
     )
+
+
+def _build_cheaply(
+    arch: str,
+    encoder: str | None,
+    names: list[str],
+    classes: int,
+    options: dict[str, Any] | None,
+) -> tuple[nn.Module, str]:
+    """Build a network without memory for its weights if it allows that; return its device, too."""
+    # Imported first: torch 2.6 cannot import its compiler, which timm does, while tensors are meta.
+    importlib.import_module("timm")
+    try:
+        with torch.device("meta"):
+            return build_model(
+                arch, encoder, bands=names, outputs=classes, options=options
+            ).eval(), "meta"
+    except ConfigError:
+        # Some networks of older versions of timm read values of tensors while they are built.
+        model = build_model(arch, encoder, bands=names, outputs=classes, options=options)
+        return model.eval(), "cpu"
 
 
 def _count(module: nn.Module) -> int:
