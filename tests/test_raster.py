@@ -533,7 +533,9 @@ def test_a_writer_that_fails_leaves_what_was_there(tmp_path, there):
     def write():
         with open_for_writing(path, GRID, count=1, dtype="uint8") as sink:
             sink.write(noise(1))
-            assert [p.name for p in tmp_path.glob(".*")] == [".a.tif.partial"]
+            assert (
+                len(list(tmp_path.glob(".a.tif.*.partial"))) == len(list(tmp_path.glob(".*"))) == 1
+            )
             assert path.exists() == there
             raise RuntimeError("power")
 
