@@ -1,3 +1,3 @@
-"""Version of geoseg."""
+"""The version number of geoseg."""
 
 __version__ = "0.1.0"

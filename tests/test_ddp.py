@@ -18,7 +18,7 @@ from geoseg.training.loop import choose_environment
 from geoseg.training.run import train
 
 PIXELWISE = ModelOptions(arch="pixelwise")
-# What befalls a sample is the same however many share a batch, but for its grain.
+# Each sample is augmented alike in any batch, except for noise, which is switched off.
 OPTIONS = TrainOptions.model_validate(
     {"epochs": 2, "batch_size": 4, "device": "cpu", "precision": "32-true", "lr": 0.02}
     | {"loss": {"bce": 1}, "sampling": "hard", "augment": {"preset": "light", "noise": 0}}

@@ -29,7 +29,7 @@ from geoseg.jobs.manifest import (
     find_foreign_file,
     read_manifest,
 )
-from geoseg.jobs.output import check_output, file_output, folder_output, layer_output
+from geoseg.jobs.output import check_output, file_output, folder_output
 
 
 def write(folder, text):
@@ -291,13 +291,12 @@ def test_a_folder_below_a_file_cannot_be_made(tmp_path):
         check_output(tmp_path / "a" / "b" / "c", overwrite=False)
 
 
-@pytest.mark.parametrize("output", [file_output, layer_output])
-def test_a_file_does_not_replace_a_folder(tmp_path, output):
+def test_a_file_does_not_replace_a_folder(tmp_path):
     (tmp_path / "out.gpkg").mkdir()
     assert check_output(tmp_path / "out.gpkg", overwrite=False) == tmp_path / "out.gpkg"
     with (
         pytest.raises(OutputExistsError, match=r"out\.gpkg: is a folder; name a file"),
-        output(tmp_path / "out.gpkg", overwrite=True),
+        file_output(tmp_path / "out.gpkg", overwrite=True),
     ):
         pass
     assert names(tmp_path) == ["out.gpkg"]
@@ -307,7 +306,7 @@ def test_a_file_and_a_layer_of_several_files_get_their_names(tmp_path):
     with file_output(tmp_path / "new" / "a.tif") as work:
         work.result.write_text("raster")
         assert not (tmp_path / "new" / "a.tif").exists()
-    with layer_output(tmp_path / "new" / "b.shp") as work:
+    with file_output(tmp_path / "new" / "b.shp") as work:
         for suffix in (".shp", ".dbf", ".shx"):
             work.result.with_suffix(suffix).write_text(suffix)
     assert names(tmp_path / "new") == ["a.tif", "b.dbf", "b.shp", "b.shx"]
@@ -319,7 +318,7 @@ def test_a_file_and_a_layer_of_several_files_get_their_names(tmp_path):
 
 
 def test_an_output_that_is_not_found_under_its_name_is_no_success(tmp_path, monkeypatch):
-    monkeypatch.setattr("geoseg.jobs.output._replace_file", lambda *_: None)
+    monkeypatch.setattr("geoseg.jobs.output.move_files", lambda *_: None)
     with (
         pytest.raises(OutputExistsError, match=r"a\.tif: was written but is not there"),
         file_output(tmp_path / "a.tif") as work,
@@ -396,7 +395,7 @@ def test_a_refused_job_leaves_nothing(tmp_path):
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("kind", [folder_output, file_output, layer_output])
+@pytest.mark.parametrize("kind", [folder_output, file_output])
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_kill_around_the_move_does_not_redo_the_job(tmp_path, kind, moment):
     path = tmp_path / "out.shp"
@@ -417,7 +416,7 @@ def test_a_kill_around_the_move_does_not_redo_the_job(tmp_path, kind, moment):
 def die_around_the_move(path, kind, moment):
     """Make an output, and die just before or just after it gets its name."""
     name = {
-        folder_output: "_swap_folder", file_output: "_replace_file", layer_output: "move_files"
+        folder_output: "_swap_folder", file_output: "move_files"
     }[kind]  # fmt: skip
     move = getattr(geoseg.jobs.output, name)
 

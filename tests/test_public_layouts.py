@@ -106,7 +106,7 @@ COLOURS = {
 
 
 def write_plain(path, array):
-    """A picture that says nothing of where it lies."""
+    """An image without georeferencing."""
     Image.fromarray(array.transpose(1, 2, 0)).save(path)
 
 

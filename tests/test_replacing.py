@@ -14,7 +14,7 @@ from shapely.geometry import box
 from geoseg.errors import DiskFullError, VectorReadError
 from geoseg.geo.vector import LAYER_SUFFIXES, read_footprints, write_footprints
 from geoseg.jobs.journal import Journal, describe_job
-from geoseg.jobs.output import layer_output
+from geoseg.jobs.output import file_output
 
 UTM = "EPSG:32645"
 
@@ -147,7 +147,7 @@ def test_a_full_disk_does_not_end_a_job(tmp_path):
 
     with (
         pytest.raises(DiskFullError, match=r"out\.gpkg: the disk is full; .* where it stopped"),
-        layer_output(tmp_path / "out.gpkg", job=job) as work,
+        file_output(tmp_path / "out.gpkg", job=job) as work,
     ):
         write_footprints(work.result, batches(), crs=UTM)
     assert names(tmp_path) == [".out.gpkg.partial"]

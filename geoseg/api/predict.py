@@ -14,7 +14,7 @@ from geoseg.errors import ConfigError
 from geoseg.geo.paths import absolute_path
 from geoseg.geo.raster.block_cache import limited_block_cache
 from geoseg.jobs.journal import describe_job
-from geoseg.jobs.output import Work, check_output, file_output, folder_output, layer_output
+from geoseg.jobs.output import Work, check_output, file_output, folder_output
 from geoseg.jobs.progress import Progress
 from geoseg.jobs.workers import Pool, Workers
 from geoseg.options import PredictOptions, Thresholds, VectorizeOptions, check_thresholds
@@ -164,7 +164,7 @@ def _count_gpus(job: PredictionJob) -> int:
 
 
 def _open_output(plan: PredictPlan, overwrite: bool) -> AbstractContextManager[Work]:
-    kind = layer_output if plan.is_layer else file_output if plan.suffix else folder_output
+    kind = file_output if plan.suffix else folder_output
     return kind(plan.output, job=plan.key, overwrite=overwrite, inputs=plan.job.list_input_files())
 
 
@@ -217,7 +217,7 @@ def _predict_boxes(
     if workers.is_remote or workers.local_processes > 1:
         logger.warning("%s finds boxes, which is done by this process alone", plan.job.models[0])
     path = plan.output if plan.is_layer else plan.output / _FOOTPRINTS
-    kind = layer_output if plan.is_layer else folder_output
+    kind = file_output if plan.is_layer else folder_output
     with kind(plan.output, overwrite=overwrite, inputs=plan.job.list_input_files()) as work:
         layer = work.result if plan.is_layer else work.result / _FOOTPRINTS
         predict_boxes(plan.job, layer, plan.thresholds, progress=progress)

@@ -11,7 +11,7 @@ from geoseg.geo.raster import ProbInfo, list_files, read_prob
 from geoseg.geo.raster.block_cache import limited_block_cache
 from geoseg.geo.vector import check_suffix
 from geoseg.jobs.journal import describe_job
-from geoseg.jobs.output import Work, check_output, layer_output
+from geoseg.jobs.output import Work, check_output, file_output
 from geoseg.jobs.progress import Progress
 from geoseg.jobs.workers import Workers
 from geoseg.options import CRFOptions, Thresholds, VectorizeOptions, check_thresholds
@@ -93,7 +93,7 @@ def vectorize(
         job = describe_job(
             "vectorize", *settings, plan.output.suffix.lower(), files=plan.list_input_files()
         )
-        with layer_output(output, overwrite=overwrite, inputs=plan.inputs, job=job) as work:
+        with file_output(output, overwrite=overwrite, inputs=plan.inputs, job=job) as work:
             if not work.is_complete:
                 _write(plan, work, workers, progress)
             count = int(work.journal.done["count"])

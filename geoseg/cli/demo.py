@@ -1,4 +1,4 @@
-"""`geoseg demo`."""
+"""The command `geoseg demo`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`geoseg doctor`."""
+"""The command `geoseg doctor`."""
 
 from __future__ import annotations
 

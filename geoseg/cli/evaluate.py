@@ -1,4 +1,4 @@
-"""`geoseg evaluate`."""
+"""The command `geoseg evaluate`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`geoseg export`."""
+"""The command `geoseg export`."""
 
 from __future__ import annotations
 

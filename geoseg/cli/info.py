@@ -1,4 +1,4 @@
-"""`geoseg info`."""
+"""The command `geoseg info`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`geoseg models`."""
+"""The command `geoseg models`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`geoseg predict`."""
+"""The command `geoseg predict`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`geoseg tile`."""
+"""The command `geoseg tile`."""
 
 from __future__ import annotations
 

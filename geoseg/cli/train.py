@@ -1,4 +1,4 @@
-"""`geoseg train`."""
+"""The command `geoseg train`."""
 
 from __future__ import annotations
 

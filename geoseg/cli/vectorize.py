@@ -1,4 +1,4 @@
-"""`geoseg vectorize`."""
+"""The command `geoseg vectorize`."""
 
 from __future__ import annotations
 

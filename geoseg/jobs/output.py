@@ -1,9 +1,8 @@
 """Outputs that get their final name only when they are complete.
 
-Every verb writes through one of three context managers: `folder_output`, `file_output` and
-`layer_output` (one or several files, as of a Shapefile). Each holds the lock of the output, gives
-the job a working folder beside it, `.NAME.partial`, and moves the result to its final name when the
-block succeeds:
+Every verb writes through one of two context managers: `folder_output` and `file_output` (one file,
+or the several of a Shapefile). Each holds the lock of the output, gives the job a working folder
+beside it, `.NAME.partial`, and moves the result to its final name when the block succeeds:
 
     .NAME.partial/
         journal.jsonl    finished tasks; removed last
@@ -156,22 +155,7 @@ def file_output(
     overwrite: bool = False,
     inputs: Iterable[str | Path] = (),
 ) -> Iterator[Work]:
-    """Write a single file; arguments and errors as of `folder_output`."""
-    check_output(path, overwrite=overwrite, inputs=inputs, is_file=True)
-    name = Path(path).name
-    with _open_work(Path(path), job, overwrite, name, _replace_file) as work:
-        yield work
-
-
-@contextmanager
-def layer_output(
-    path: str | Path,
-    *,
-    job: str | None = None,
-    overwrite: bool = False,
-    inputs: Iterable[str | Path] = (),
-) -> Iterator[Work]:
-    """Write a vector layer, one file or several of one stem; arguments as of `folder_output`."""
+    """Write a file, or the several files of a Shapefile; arguments as of `folder_output`."""
     check_output(path, overwrite=overwrite, inputs=inputs, is_file=True)
     name = Path(path).name
     with _open_work(Path(path), job, overwrite, name, move_files) as work:
@@ -368,10 +352,6 @@ def _restore_old(path: Path) -> None:
             f"{old}: contains files that geoseg did not write; move them away, and run the same "
             "command again"
         )
-
-
-def _replace_file(result: Path, path: Path) -> None:
-    os.replace(result / path.name, path)
 
 
 def _swap_folder(result: Path, path: Path) -> None:

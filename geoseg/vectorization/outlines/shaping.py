@@ -94,7 +94,7 @@ def shape_outlines(
 
 
 def _round(tolerances: np.ndarray) -> np.ndarray:
-    """Round tolerances to the grain."""
+    """Round tolerances to multiples of the same step, so that equal ones compare as equal."""
     rounded: np.ndarray = np.rint(tolerances * _TOLERANCE_GRAIN) / _TOLERANCE_GRAIN
     return rounded
 
