@@ -165,6 +165,21 @@ def test_a_task_that_kills_its_workers_is_a_failure():
         list(run_tasks(die, range(4), processes=2))
 
 
+def die_beside(task):
+    """Kills its process after the task of the other worker has begun."""
+    if task == 0:
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.4)
+    return task
+
+
+def test_tasks_beside_one_that_kills_its_workers_succeed():
+    with Workers(processes=2).open() as pool:
+        outcomes = list(pool.outcomes(die_beside, range(8)))
+    assert [type(outcome) for outcome in outcomes] == [Failure] + [Success] * 7
+
+
 def test_the_size_of_a_pool_is_that_of_the_cluster(cluster):
     workers = cluster.scheduler_info["workers"].values()
     with Workers(scheduler=cluster.scheduler_address).open() as pool:

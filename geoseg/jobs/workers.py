@@ -233,14 +233,24 @@ class Pool:
                 yield Success(function(task))
             return
         limit = _TASKS_PER_WORKER * self.size
-        pending: deque[Any] = deque()
+        pending: deque[tuple[Task, Any]] = deque()
         remaining = iter(tasks)
         for task in islice(remaining, limit):
-            pending.append(self._client.submit(function, task, pure=False))
+            pending.append((task, self._submit(function, task)))
         while pending:
-            yield _wait_for(pending.popleft())
+            task, future = pending.popleft()
+            outcome = _wait_for(future)
+            if isinstance(outcome, Failure):
+                # Dask also blames the tasks that only waited on the workers that died. A task that
+                # runs alone shows whether it was the cause.
+                _settle([future for _, future in pending])
+                outcome = _wait_for(self._submit(function, task))
+            yield outcome
             for task in islice(remaining, 1):
-                pending.append(self._client.submit(function, task, pure=False))
+                pending.append((task, self._submit(function, task)))
+
+    def _submit(self, function: Callable[[Task], Value], task: Task) -> Any:
+        return self._client.submit(function, task, pure=False)
 
     def map(self, function: Callable[[Task], Value], tasks: Iterable[Task]) -> Iterator[Value]:
         """Run a function over tasks and yield their results in the order of the tasks.
@@ -260,6 +270,14 @@ def count_cores() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on Linux
         return os.cpu_count() or 1
+
+
+def _settle(futures: list[Any]) -> None:
+    """Wait until each of the futures has a result or an error."""
+    from distributed import wait
+
+    if futures:
+        wait(futures)
 
 
 def _wait_for(future: Any) -> Success[Any] | Failure:
