@@ -297,10 +297,10 @@ def test_files_are_reused_only_if_complete_and_of_the_same_tiles(town, tmp_path,
     count = len(reads)
     gather(dataset)
     assert len(reads) == count
-    (folder / "ground.json").unlink()
+    (folder / "mosaic.json").unlink()
     gather(dataset)
     assert len(reads) == 2 * count
-    (folder / "ground.json").write_text(json.dumps({"job": "another"}))
+    (folder / "mosaic.json").write_text(json.dumps({"job": "another"}))
     gather(dataset)
     assert len(reads) == 3 * count
     gather(TileDataset(dataset.folder, "val"))

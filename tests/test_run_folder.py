@@ -13,7 +13,7 @@ RUN = [
     *("validation.png", "reliability.png"),
 ]
 LOGS = ["mlflow.db", "tensorboard/events", "mlflow/1/a/log", "wandb/offline/log"]
-MOSAICS = [f"ground{rank}/image.npy" for rank in ("", "_1")]
+MOSAICS = [f"mosaic{rank}/image.npy" for rank in ("", "_1")]
 
 
 def write(folder, names):
@@ -42,10 +42,10 @@ def test_a_new_run_removes_the_files_of_the_earlier_one(tmp_path):
         assert run.holds_run
         run.start(2, overwrite=True)
     # The second process itself checks whether its mosaic can be used again.
-    assert files(folder) == {"ground_1/image.npy"}
+    assert files(folder) == {"mosaic_1/image.npy"}
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "tensorboard/mine.txt", "ground/truth.tif"])
+@pytest.mark.parametrize("name", ["notes.txt", "tensorboard/mine.txt", "mosaic/truth.tif"])
 def test_files_of_others_in_a_run_are_kept(tmp_path, name):
     folder = tmp_path / "run"
     run_once(folder, [*RUN, *LOGS])
@@ -72,7 +72,7 @@ def test_log_files_that_were_there_before_are_not_recorded(tmp_path):
 def test_a_killed_run_leaves_only_files_that_are_known(tmp_path):
     folder = tmp_path / "run"
     RunFolder(folder, ()).start(1, overwrite=False)
-    write(folder, ["last.ckpt", ".last.ckpt.0a1b2c3d.partial", "ground/image.npy"])
+    write(folder, ["last.ckpt", ".last.ckpt.0a1b2c3d.partial", "mosaic/image.npy"])
     assert find_foreign_file(folder) is None
 
 

@@ -297,7 +297,7 @@ def test_training_ends_early_when_nothing_gets_better(tiles, tmp_path):
 def test_however_tiles_are_read_a_run_ends_without_leftovers(tiles, tmp_path, changes):
     options = OPTIONS.model_copy(update={"epochs": 1} | changes)
     train(tiles, tmp_path / "run", model=MODEL, options=options)
-    assert not (tmp_path / "run" / "ground").exists()
+    assert not (tmp_path / "run" / "mosaic").exists()
     assert len(rows(tmp_path / "run")) == 1
 
 

@@ -87,9 +87,7 @@ def _run() -> int:
     except click.ClickException as error:
         _complain(_usage_line(error))
     except click.Abort:
-        _complain(
-            "interrupted; existing outputs are unchanged, run the same command again to continue"
-        )
+        _complain("interrupted; existing outputs are unchanged, run the same command again")
         return _INTERRUPTED
     except GeosegError as error:
         _complain(str(error))

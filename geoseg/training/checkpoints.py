@@ -39,7 +39,7 @@ _FREE = {
 }
 
 # Folder of the mosaic's files during a run, if it does not fit into memory.
-MOSAIC_NAME = "ground"
+MOSAIC_NAME = "mosaic"
 
 
 class RunCheckpoints(Checkpoint):

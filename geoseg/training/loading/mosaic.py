@@ -48,7 +48,7 @@ _DECODED = 8 * _THREADS
 # Data types that torch supports fully; others are converted to float32.
 _TORCH_TYPES = ("uint8", "int8", "int16", "float32")
 
-_INDEX_NAME = "ground.json"
+_INDEX_NAME = "mosaic.json"
 
 # Names of the stores; each is a file.
 _STORES = ("image", "target", "valid", "separation")
