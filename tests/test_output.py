@@ -211,6 +211,20 @@ def test_leftovers_of_a_killed_process_are_known(tmp_path):
     assert find_foreign_file(tmp_path / "demo") == tmp_path / "demo" / ".profile.lock"
 
 
+def test_temporary_files_of_killed_tasks_do_not_reach_the_output(tmp_path):
+    names = (".a.tif.0a1b2c3d.partial", ".a.tif.0a1b2c3d.partial.msk.ovr.tmp")
+    with folder_output(tmp_path / "out") as work:
+        (work.result / "images").mkdir()
+        for name in (*names, "a.tif"):
+            (work.result / "images" / name).write_text(name)
+    assert sorted(file.name for file in (tmp_path / "out" / "images").iterdir()) == ["a.tif"]
+    assert read_manifest(tmp_path / "out") == {"images/a.tif"}
+    with file_output(tmp_path / "a.geojson") as work:
+        for name in (*names, "a.geojson"):
+            work.result.with_name(name).write_text(name)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.geojson", "out"]
+
+
 def test_a_layer_does_not_replace_companions_of_other_files(tmp_path):
     (tmp_path / "roads.prj").write_text("of roads.jpg")
     with pytest.raises(OutputExistsError, match=r"roads\.prj: already exists"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ LEAST_FREE = 1_000_000
 # Shapefile, its CRS as old versions of QGIS stored it, and pending changes of a SQLite database.
 _STALE_SHAPEFILE = (".qix", ".sbn", ".sbx", ".idm", ".ind", ".qpj")
 _STALE_GEOPACKAGE = ("-wal", "-shm", "-journal")
+
+# Names of `replace_file`, and of the files that GDAL makes beside one while it writes a COG.
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.partial(\..+)?")
 
 
 def working_path(path: Path) -> Path:
@@ -39,6 +43,13 @@ def replace_file(path: str | Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_temporary_files(folder: Path) -> None:
+    """Remove what killed processes left of `replace_file` in a folder that only geoseg fills."""
+    for path in list(folder.rglob(".*.partial*")):
+        if _TEMPORARY.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def move_files(folder: Path, path: Path) -> None:

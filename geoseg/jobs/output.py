@@ -37,6 +37,7 @@ from geoseg.jobs.files import (
     is_disk_full,
     list_companions,
     move_files,
+    remove_temporary_files,
     working_path,
 )
 from geoseg.jobs.journal import Journal, describe_job
@@ -190,6 +191,7 @@ def _open_work(
                 result.mkdir(exist_ok=True)
             yield Work(folder, result / name if name else result, journal, is_complete)
             if not is_complete:
+                remove_temporary_files(result)
                 if not name:
                     write_manifest(result)
                 journal.add(_COMPLETE, True)
