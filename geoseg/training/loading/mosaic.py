@@ -192,6 +192,7 @@ def remove_mosaic(folder: str | Path) -> None:
     folder = Path(folder)
     for name in MOSAIC_FILES:
         (folder / name).unlink(missing_ok=True)
+    remove_temporary_files(folder)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 
