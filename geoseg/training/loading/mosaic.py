@@ -27,7 +27,7 @@ from torch.utils.data import Dataset
 
 from geoseg.data.tiles import FOOTPRINTS_NAME, TilesInfo
 from geoseg.errors import DiskFullError
-from geoseg.jobs.files import LEAST_FREE, replace_file
+from geoseg.jobs.files import LEAST_FREE, remove_temporary_files, replace_file
 from geoseg.jobs.journal import describe_job
 from geoseg.training.dataset import Sample, TileDataset, tile_boxes
 from geoseg.training.loading.block_store import Group, Rect, Stores, read_window, write_rect
