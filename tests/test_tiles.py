@@ -493,7 +493,7 @@ def test_two_workers_cut_the_same_bytes(make_scene, tmp_path):
 def test_tiles_do_not_depend_on_strips(make_scene, tmp_path, monkeypatch, split, gsd_m):
     made = make_scene(nodata=0, holes=[(90, 0, 160, 30)])
     for count in (1, 2, 8):
-        monkeypatch.setattr("geoseg.data.tiles.cutting._TILES_PER_STRIP", count)
+        monkeypatch.setattr("geoseg.data.tiles.cutting.TILES_PER_STRIP", count)
         cut(made.path, made.labels, tmp_path / f"{count}", split=split, gsd_m=gsd_m, block=48)
     alone = bytes_of(tmp_path / "1")
     assert len(alone) > 20

@@ -11,7 +11,7 @@ tiles.json          metadata for training: bands, classes, statistics, `TilesInf
 labels.json, labels.html   label report, if the folder was made by `geoseg tile`
 """
 
-from geoseg.data.tiles.cutting import build_row_task, cut_tile_row, tile_scenes
+from geoseg.data.tiles.cutting import tile_scenes
 from geoseg.data.tiles.tile_index import (
     FOOTPRINTS_NAME,
     TilesInfo,
@@ -23,6 +23,7 @@ from geoseg.data.tiles.tile_index import (
     read_tiles,
     tile_window,
 )
+from geoseg.data.tiles.tile_row import build_row_task, cut_tile_row
 from geoseg.data.tiles.tiling_plan import TilingPlan, plan_tiles
 
 __all__ = [

@@ -1,0 +1,187 @@
+"""Writes the index of a tiles folder: its tables, the areas of its splits, and `tiles.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+
+from geoseg.data.labels import LayerLabels, RasterLabels
+from geoseg.data.splits import SPLITS
+from geoseg.data.tiles.tile_index import FOOTPRINTS_NAME, FailedTile, TilesInfo
+from geoseg.data.tiles.tiling_plan import TilingPlan
+from geoseg.errors import EmptyDatasetError, LabelError
+from geoseg.geo.vector import wrap_lonlat, write_parts
+
+# Columns of tiles that are only needed to compute statistics; not written to tiles.parquet.
+_INTERNAL_COLUMNS = ("pixels", "sums", "squares", "of_value", "scene_index")
+
+
+def write_index(plan: TilingPlan, rows: Sequence[dict[str, Any]], folder: Path) -> None:
+    """Choose the tiles that stay in a folder, and write its tables, areas and `tiles.json`.
+
+    Args:
+        plan: Plan of the folder.
+        rows: Results of `cut_tile_row` for all tiles.
+        folder: The folder with the cut tiles; files of tiles that do not stay are removed.
+
+    Raises:
+        EmptyDatasetError: If no tile could be cut, or no training tile has a valid pixel.
+        LabelError: If a class has no pixel.
+    """
+    failed = [row for row in rows if "error" in row]
+    if len(failed) == len(rows):
+        raise EmptyDatasetError(failed[0]["error"])
+    cut = pd.DataFrame([row for row in rows if "error" not in row])
+    tiles = plan.tiles.merge(cut, on="id", sort=False)
+    kept = _choose_kept(tiles, plan)
+    _remove_files(tiles.id[~kept], folder)
+    tiles = tiles[kept].reset_index(drop=True)
+    _write_tables(plan, tiles, _summarise(plan, tiles, failed), folder)
+
+
+def _choose_kept(tiles: gpd.GeoDataFrame, plan: TilingPlan) -> pd.Series:
+    """Return which tiles are kept: those with data, but only some empty training tiles.
+
+    Validation and test splits keep their empty tiles, so that false positives there count. If
+    every class is a class to learn, no tile is empty.
+    """
+    options = plan.options
+    if not plan.scheme.has_background:
+        return pd.Series(tiles.valid_fraction > 0)
+    kept = tiles.valid_fraction > 0
+    empty = tiles.index[kept & (tiles.split == "train") & (tiles.building_fraction == 0)]
+    order = np.random.default_rng(options.seed).permutation(len(empty))
+    kept[empty[order[round(len(empty) * options.keep_empty) :]]] = False
+    chosen: pd.Series = kept
+    return chosen
+
+
+def _remove_files(ids: pd.Series, folder: Path) -> None:
+    for id_ in ids:
+        # The files may be removed already, if the job was interrupted after this step.
+        (folder / "images" / f"{id_}.tif").unlink(missing_ok=True)
+        (folder / "targets" / f"{id_}.tif").unlink(missing_ok=True)
+
+
+def _summarise(
+    plan: TilingPlan, tiles: gpd.GeoDataFrame, failed: Sequence[dict[str, Any]]
+) -> TilesInfo:
+    train = tiles[tiles.split == "train"]
+    if train.empty:
+        raise _no_training_data_error(plan, bool(len(tiles)))
+    _check_classes(plan, np.sum(tiles.of_value.tolist(), axis=0))
+    pixels = train.pixels.sum()
+    mean = np.sum(train.sums.tolist(), axis=0) / pixels
+    squares = np.sum(train.squares.tolist(), axis=0) / pixels
+    std = np.sqrt(np.maximum(squares - mean**2, 0))
+    first, options = plan.scenes[0], plan.options
+    return TilesInfo(
+        bands=first.bands,
+        dtype=plan.dtype,
+        scene_dtypes=tuple(sorted({scene.dtype for scene in plan.scenes})),
+        gsd_m=round(float(options.gsd_m or plan.grids[0].gsd_m), 6),
+        nodata=first.nodata if first.nodata is None or np.isfinite(first.nodata) else None,
+        size=options.size,
+        overlap=options.overlap_px,
+        classes=plan.scheme.names,
+        colours=plan.scheme.colours,
+        background=plan.scheme.background_name,
+        targets=options.target_names,
+        mean=tuple(round(float(m), 6) for m in mean),
+        # A band without contrast must not divide by zero.
+        std=tuple(round(float(s), 6) or 1.0 for s in std),
+        scenes=tuple(info.path for info in plan.scenes),
+        labels=plan.labels_path,
+        where=options.where,
+        split=_describe_split(plan),
+        tiles={split: int((tiles.split == split).sum()) for split in SPLITS},
+        shared_pixels=plan.shared_pixels,
+        failed=_describe_failed(plan, failed),
+    )
+
+
+def _no_training_data_error(plan: TilingPlan, elsewhere: bool) -> EmptyDatasetError:
+    first = plan.scenes[0]
+    what = f"{first.path}: no training tile has a valid pixel"
+    if elsewhere:
+        return EmptyDatasetError(f"{what}, but other splits have some; choose another --split")
+    if first.nodata is None:
+        return EmptyDatasetError(
+            f"{what}, all pixels are masked; check the scene's mask with gdalinfo, or use another "
+            "scene"
+        )
+    return EmptyDatasetError(
+        f"{what}, all pixels have the nodata value {first.nodata:g}; if that is data, remove the "
+        "value with gdal_edit.py -unsetnodata file.tif, else use another scene"
+    )
+
+
+def _check_classes(plan: TilingPlan, of_value: np.ndarray) -> None:
+    """Check that each class has pixels, as a class without examples cannot be learnt."""
+    scheme = plan.scheme
+    named = enumerate(scheme.names) if scheme.exclusive else [(1, scheme.names[0])]
+    # The background may have no pixel: labels may cover everything.
+    absent = [
+        name for value, name in named if not of_value[value] and value != scheme.background_value
+    ]
+    if absent:
+        check = "that they are larger than a pixel"
+        if scheme.exclusive:
+            check = f"tile.classes.values (--set tile.classes.values.{absent[0]}=null drops it)"
+        raise LabelError(
+            f"{plan.labels_path}: class {absent[0]} has no pixel in any tile; check that the "
+            f"labels are located where the scene has data, and {check}"
+        )
+
+
+def _describe_failed(plan: TilingPlan, failed: Sequence[dict[str, Any]]) -> tuple[FailedTile, ...]:
+    tiles = plan.tiles.set_index("id")
+    rows = ((row, tiles.loc[row["id"]]) for row in failed)
+    return tuple(
+        FailedTile(
+            id=row["id"],
+            scene=tile.scene,
+            window=(tile.col_off, tile.row_off, tile.width, tile.height),
+            error=row["error"],
+        )
+        for row, tile in rows
+    )
+
+
+def _describe_split(plan: TilingPlan) -> dict[str, Any]:
+    options = plan.options
+    description: dict[str, Any] = {"by": options.split, "gap": plan.gap, "seed": options.seed}
+    if options.split == "kfold":
+        return description | {"folds": options.folds, "fold": options.fold}
+    return description | {"fractions": list(options.fractions)}
+
+
+def _write_tables(plan: TilingPlan, tiles: gpd.GeoDataFrame, info: TilesInfo, folder: Path) -> None:
+    columns = [c for c in tiles.columns if c not in _INTERNAL_COLUMNS]
+    tiles[columns].assign(class_pixels=tiles.of_value).to_parquet(folder / "tiles.parquet")
+    _write_footprints(plan, info, folder / FOOTPRINTS_NAME)
+    for split, part in plan.regions.groupby("split"):
+        part = part.set_geometry([wrap_lonlat(shape) for shape in part.geometry], crs=part.crs)
+        part.to_file(folder / f"{split}.geojson", driver="GeoJSON", RFC7946="YES")
+    (folder / "tiles.json").write_text(info.model_dump_json(indent=2) + "\n")
+
+
+def _write_footprints(plan: TilingPlan, info: TilesInfo, path: Path) -> None:
+    """Write the polygons that were rasterized, in parts if there are many; none for masks."""
+    kept = ["value", "scene", "geometry"] if info.exclusive else ["scene", "geometry"]
+
+    def parts() -> Iterator[gpd.GeoDataFrame]:
+        for scene, labels in zip(plan.scenes, plan.labels, strict=True):
+            if not isinstance(labels, RasterLabels):
+                for part in labels.iter_footprints():
+                    yield part.assign(scene=scene.path)[kept].to_crs(4326)
+
+    if any(isinstance(labels, LayerLabels) for labels in plan.labels):
+        write_parts(path, parts())
+    elif polygons := list(parts()):
+        gpd.GeoDataFrame(pd.concat(polygons, ignore_index=True)).to_parquet(path)
