@@ -25,6 +25,9 @@ _PANEL_SHARE = 0.25
 # The allocator keeps some freed memory for each thread, more than a single batch shows.
 _ACTIVATION_FACTOR = 1.25
 
+# What the peaks of whole predictions were above the sum of their parts, at most 5 %.
+_ESTIMATE_FACTOR = 1.1
+
 # Estimate for the block cache of GDAL (32 MB) and the buffers of decoder, warp and writer.
 _RASTER_BYTES = 96_000_000
 
@@ -64,7 +67,8 @@ class MemoryNeeds:
         # Besides the running batches, one waits for a thread and one is being built.
         running = threads * int(_ACTIVATION_FACTOR * self.activations)
         waiting = (threads + 1) * (self.inputs + self.outputs) + (read_ahead + 1) * self.inputs
-        return self.process + running + waiting + self.strips + self.reading
+        estimated = running + waiting + self.strips + self.reading
+        return self.process + int(_ESTIMATE_FACTOR * estimated)
 
 
 @dataclass(frozen=True)
