@@ -22,10 +22,10 @@ import numpy as np
 import torch
 
 from geoseg.api.predict import predict
-from geoseg.boxes.box_learner import BOX_RECIPE
-from geoseg.boxes.detector import BoxPredictor
 from geoseg.config import Config, load_config
 from geoseg.data.tiles import plan_tiles, tile_scenes
+from geoseg.detection.box_learner import BOX_RECIPE
+from geoseg.detection.detector import BoxPredictor
 from geoseg.errors import GeosegError
 from geoseg.evaluation import evaluate_footprints as evaluate
 from geoseg.networks.architectures import ARCHITECTURES, list_architectures, task_of

@@ -22,16 +22,16 @@ from scipy import ndimage
 
 import geoseg.training.loading.loaders
 from geoseg.api.predict import predict
-from geoseg.boxes import box_learner, box_prediction, detector
-from geoseg.boxes.box_arrays import LEAST_VISIBLE, Boxes, concatenate_boxes, valid_shares
-from geoseg.boxes.box_augmentation import augment_boxes, turn_boxes, turn_image
-from geoseg.boxes.box_dataset import BoxDataset
-from geoseg.boxes.box_learner import BOX_RECIPE
-from geoseg.boxes.detector import BoxPredictor
-from geoseg.boxes.merging import BoxMerger, merge_boxes
-from geoseg.boxes.scoring import BoxScore, build_areas, score_boxes, tune_boxes
 from geoseg.cli import cli
 from geoseg.data.tiles import plan_tiles, tile_scenes, tile_window
+from geoseg.detection import box_learner, box_prediction, detector
+from geoseg.detection.box_arrays import LEAST_VISIBLE, Boxes, concatenate_boxes, valid_shares
+from geoseg.detection.box_augmentation import augment_boxes, turn_boxes, turn_image
+from geoseg.detection.box_dataset import BoxDataset
+from geoseg.detection.box_learner import BOX_RECIPE
+from geoseg.detection.detector import BoxPredictor
+from geoseg.detection.merging import BoxMerger, merge_boxes
+from geoseg.detection.scoring import BoxScore, build_areas, score_boxes, tune_boxes
 from geoseg.errors import ConfigError, ModelFileError
 from geoseg.evaluation import evaluate_layers
 from geoseg.geo.raster import write_array

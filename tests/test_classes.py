@@ -22,9 +22,9 @@ from scipy import ndimage
 from torch import nn
 
 from geoseg.api.predict import predict
-from geoseg.boxes.box_learner import BOX_RECIPE
 from geoseg.cli import cli
 from geoseg.data.tiles import TilesInfo
+from geoseg.detection.box_learner import BOX_RECIPE
 from geoseg.errors import ConfigError, GridMismatchError, SceneReadError
 from geoseg.evaluation import evaluate_mask
 from geoseg.evaluation.metrics import count_classes

@@ -12,8 +12,8 @@ from conftest import write_scene
 import geoseg.training.finishing
 import geoseg.training.history
 import geoseg.training.loading.loaders
-from geoseg.boxes.box_learner import BOX_RECIPE
 from geoseg.data.tiles import plan_tiles, tile_scenes
+from geoseg.detection.box_learner import BOX_RECIPE
 from geoseg.networks.model_file import load_model
 from geoseg.options import ClassOptions, ModelOptions, TileOptions, TrainOptions
 from geoseg.training.dataset import TileDataset, tile_corners

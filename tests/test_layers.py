@@ -14,7 +14,7 @@ ROOT = Path(geoseg.__file__).parent
 # From the lowest room to the highest: each imports only from rooms before it, and from itself.
 ROOMS = (
     "version", "errors", "options", "config", "jobs", "geo", "town", "data", "networks",
-    "prediction", "vectorization", "evaluation", "training", "boxes", "api", "__init__", "cli",
+    "prediction", "vectorization", "evaluation", "training", "detection", "api", "__init__", "cli",
     "__main__",
 )  # fmt: skip
 
@@ -78,8 +78,8 @@ def test_imports_only_go_down(module):
 
 def test_rooms_below_the_api_do_not_know_networks_of_boxes():
     using = {room_of(m) for m, tree in MODULES.items() for name in own(imports_of(tree))
-             if room_of(name) == "boxes"}  # fmt: skip
-    assert using == {"boxes", "api"}
+             if room_of(name) == "detection"}  # fmt: skip
+    assert using == {"detection", "api"}
 
 
 def test_one_class_name_means_one_thing():

@@ -25,7 +25,7 @@ _PATIENCE_S = 120
 # Reason → words of the refusal. A file that is not listed below is tiled.
 REASONS = {
     "no georeferencing": "has no georeferencing",
-    "no crs": "has no coordinate reference system",
+    "no crs": "has a transform but no coordinate reference system",
     "complex": "geoseg reads integers and real numbers",
     "too small": "the scene is smaller than a tile",
     "damaged": "the file looks damaged",

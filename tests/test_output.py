@@ -131,7 +131,9 @@ def test_foreign_files_at_any_depth_survive(tmp_path, name):
     foreign = tmp_path / "tiles" / name
     foreign.parent.mkdir(parents=True, exist_ok=True)
     foreign.write_text("years of work")
-    expected = re.escape(f"{tmp_path / 'tiles'}: contains {name}, which geoseg did not write; ")
+    expected = re.escape(
+        f"{tmp_path / 'tiles'}: contains {name}, which is not part of this output; "
+    )
     with (
         pytest.raises(OutputExistsError, match=expected),
         folder_output(tmp_path / "tiles", overwrite=True),
@@ -150,7 +152,7 @@ def test_a_foreign_file_that_appears_during_the_job_survives(tmp_path):
             write(work.result, "new")
             photo.write_text("holiday")
 
-    with pytest.raises(OutputExistsError, match=r"photo\.jpg, which geoseg did not write"):
+    with pytest.raises(OutputExistsError, match=r"photo\.jpg, which is not part of this output"):
         run()
     assert photo.read_text() == "holiday"
     assert (tmp_path / "tiles" / "tiles.json").read_text() == "old"

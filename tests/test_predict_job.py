@@ -15,7 +15,7 @@ from pools import WorkersOf
 from small_models import PIXELWISE
 
 from geoseg.api.predict import plan_predict, predict
-from geoseg.errors import GridMismatchError
+from geoseg.errors import ConfigError, GridMismatchError
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import Scene, list_files, write_array
 from geoseg.networks.model_file import save_model
@@ -63,6 +63,25 @@ def test_models_of_other_data_types_or_classes_are_not_averaged(tmp_path, change
     other = make_model(tmp_path / "other.safetensors", **changes)
     with pytest.raises(GridMismatchError, match=rf"other.safetensors: has {what} .*must agree"):
         plan_job(scene, [one, other])
+
+
+def test_a_layer_without_footprints_is_refused(tmp_path):
+    scene = make_scene(tmp_path / "scene.tif", 60, 90)
+    model = make_model(tmp_path / "model.safetensors")
+    options = PredictOptions(device="cpu", footprints=False)
+    with pytest.raises(ConfigError, match=r"a\.gpkg: --rasters-only writes no footprints; use a f"):
+        plan_predict(scene, tmp_path / "a.gpkg", model=model, options=options)
+    for name in ("out", "prob.tif"):
+        plan_predict(scene, tmp_path / name, model=model, options=options)
+
+
+def test_an_assumed_pixel_size_without_effect_is_named(tmp_path, caplog):
+    scene = make_scene(tmp_path / "scene.tif", 60, 90)
+    model = make_model(tmp_path / "model.safetensors")
+    options = PredictOptions(device="cpu", assume_gsd_m=0.2)
+    job = plan_job(scene, [model], options)
+    assert job.plan.grid.gsd_m == pytest.approx(0.5, rel=1e-3)
+    assert "--assume-gsd has no effect, because the file has georeferencing" in caplog.text
 
 
 def test_a_job_depends_on_the_sources_of_a_vrt(tmp_path):

@@ -52,7 +52,7 @@ def test_files_of_others_in_a_run_are_kept(tmp_path, name):
     write(folder, [name])
     for _ in range(2):  # a refused run makes nothing its own
         with lock_run(folder, LOGGERS):
-            message = f"contains {name}, which geoseg did not write"
+            message = f"contains {name}, which is not part of this output"
             with pytest.raises(OutputExistsError, match=message):
                 check_output(folder, overwrite=True)
     run_once(folder, [])

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import geoseg.training.segmenter
-from geoseg.boxes.box_dataset import BoxDataset
-from geoseg.boxes.scoring import build_areas
 from geoseg.data.labels.polygon_labels import IGNORED_LAYER
 from geoseg.data.tiles import plan_tiles, tile_scenes
+from geoseg.detection.box_dataset import BoxDataset
+from geoseg.detection.scoring import build_areas
 from geoseg.errors import EmptyDatasetError
 from geoseg.evaluation import evaluate_layers
 from geoseg.evaluation.metrics import AreaCounts, Score

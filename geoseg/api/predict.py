@@ -111,6 +111,11 @@ def plan_predict(
     """Check scene, model and output, reading headers only; arguments and errors as of `predict`."""
     options = options or PredictOptions()
     suffix = _check_suffix(output)
+    if suffix not in ("", *_RASTER_SUFFIXES) and not options.footprints:
+        raise ConfigError(
+            f"{output}: --rasters-only writes no footprints; use a folder or a file that ends in "
+            ".tif"
+        )
     check_backend(options.backend, options.device)
     job = plan_job(scene, model, options)
     check_output(output, overwrite=overwrite, inputs=job.list_input_files(), is_file=bool(suffix))
@@ -211,7 +216,7 @@ def _predict_boxes(
     plan: PredictPlan, overwrite: bool, workers: Workers, progress: Progress | None
 ) -> PredictResult:
     """Predict with a model of boxes, which writes footprints only."""
-    from geoseg.boxes.box_prediction import check_boxes, predict_boxes
+    from geoseg.detection.box_prediction import check_boxes, predict_boxes
 
     check_boxes(plan.job, plan.output, plan.suffix)
     if workers.is_remote or workers.local_processes > 1:

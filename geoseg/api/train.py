@@ -125,7 +125,7 @@ def _choose_recipe(model: ModelOptions) -> Recipe | None:
     """Return the recipe of networks of boxes; None stands for that of pixels."""
     if task_of(model.arch) != "boxes":
         return None
-    from geoseg.boxes.box_learner import BOX_RECIPE
+    from geoseg.detection.box_learner import BOX_RECIPE
 
     return BOX_RECIPE
 

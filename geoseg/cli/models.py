@@ -29,7 +29,7 @@ def command(
     config: str | None,
     overrides: tuple[str, ...],
 ) -> None:
-    """List the architectures, or show the card of one.
+    """List the architectures, or show size, encoder and paper of one.
 
     Train any of them with --set model.arch=NAME, and choose another encoder with --set
     model.encoder=NAME. Options of an architecture are set with --set model.options.KEY=VALUE,

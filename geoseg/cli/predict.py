@@ -140,8 +140,8 @@ def _describe(scene: str, planned: PredictPlan) -> str:
     size = pixels * bands * (4 if options.floats else 1)
     aoi = f", inside {options.aoi}" if options.aoi else ""
     return (
-        f"{scene}: {plan.grid.height} x {plan.grid.width} pixels of {plan.grid.gsd_m:.3g} m, "
+        f"{scene}: {plan.grid.height} rows x {plan.grid.width} columns at {plan.grid.gsd_m:.3g} m, "
         f"{len(plan.tiles)} tiles of {plan.tiles.size} pixels, overlap {plan.tiles.overlap}{aoi}; "
-        f"outputs of {plan.out_grid.height} x {plan.out_grid.width} pixels, {size / 1e6:.0f} MB "
+        f"outputs {plan.out_grid.height} rows x {plan.out_grid.width} columns, {size / 1e6:.0f} MB "
         "before compression"
     )

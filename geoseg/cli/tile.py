@@ -60,7 +60,9 @@ if TYPE_CHECKING:
 @click.option(
     "--fractions", metavar="T,V,T", help="Shares of train, val and test.  [default: 0.7,0.15,0.15]"
 )
-@click.option("--gap", type=int, help="Pixels between splits.  [default: a tile]")
+@click.option(
+    "--gap", type=int, help="Pixels between splits.  [default: a tile, less in small scenes]"
+)
 @click.option("--fold", type=int, help="Fold that is used for testing.  [default: 0]")
 @click.option(
     "--areas", metavar="FILE", help="Polygons with an attribute `split`: train, val or test."
@@ -99,8 +101,8 @@ def command(
 ) -> None:
     """Cut scenes and footprints into tiles to train on.
 
-    Areas for training, validation and test are separated before anything is cut; the proof is
-    printed.
+    Areas for training, validation and test are separated first. The number of pixels that they
+    share is printed; it is 0 unless you drew overlapping areas.
     """
     if split is None and (areas or fold is not None):
         split = "areas" if areas else "kfold"

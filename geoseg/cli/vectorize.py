@@ -29,7 +29,7 @@ _SPLIT_M = 1.0
 @output_option("Footprints: .geojson .geojsonl .shp .gpkg .fgb .parquet .csv, by suffix.")
 @click.option(
     "--threshold", type=float,
-    help="Least building probability, 0-1; the core of a building must also reach vectorize.seed.  "
+    help="Lowest probability of a building pixel, 0-1; see also vectorize.seed.  "
     "[default: the model's]",
 )  # fmt: skip
 @click.option(
@@ -52,7 +52,9 @@ _SPLIT_M = 1.0
     "--regularize/--no-regularize", default=None, help="Make outlines right-angled where they fit."
 )
 @click.option(
-    "--subpixel/--no-subpixel", default=None, help="Trace outlines between pixels, or along them."
+    "--subpixel/--no-subpixel",
+    default=None,
+    help="Draw outlines where the probability crosses the threshold, or along pixel edges.",
 )
 @click.option(
     "--crf", "scene", metavar="SCENE",

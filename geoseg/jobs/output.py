@@ -107,7 +107,7 @@ def check_output(
     if not overwrite and not Journal.has(working_path(path.resolve()), _COMPLETE):
         existing = path if path.exists() else companions[0]
         raise OutputExistsError(
-            f"{existing}: already exists; choose another output or pass --overwrite"
+            f"{existing}: already exists; choose another output, or replace it with --overwrite"
         )
     for source in inputs:
         if Path(source).resolve().is_relative_to(path.resolve()):
@@ -234,7 +234,7 @@ def _open_journal(
             return Journal(folder, job), is_complete
     if not overwrite and (path.is_file() or _has_files(path)):
         raise OutputExistsError(
-            f"{path}: already exists; choose another output or pass --overwrite"
+            f"{path}: already exists; choose another output, or replace it with --overwrite"
         )
     _discard(path, folder, job)
     return Journal(folder, job or describe_job("not resumable")), False
@@ -331,8 +331,8 @@ def _check_replaceable(path: Path) -> None:
     foreign = find_foreign_file(path)
     if foreign:
         raise OutputExistsError(
-            f"{path}: contains {foreign.relative_to(path)}, which geoseg did not write; move it "
-            "away, or choose another output"
+            f"{path}: contains {foreign.relative_to(path)}, which is not part of this output; move "
+            "it away, or choose another output"
         )
 
 

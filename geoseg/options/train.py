@@ -110,7 +110,7 @@ class TrainOptions(Options):
         (), description="Experiment trackers that get the rows of metrics.csv, too"
     )
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
-        "auto", description="auto: bf16 if the device supports it, else 32 bit"
+        "auto", description="auto: bf16-mixed if the device supports it, else 32-true; or 16-mixed"
     )
     compile: bool = Field(
         False, description="Compile the network with torch.compile; worthwhile for long runs"

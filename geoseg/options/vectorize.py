@@ -18,13 +18,15 @@ class Thresholds(Options):
     """
 
     body: float = Field(0.5, gt=0, lt=1, description="Least building probability, 0-1")
-    seed: float = Field(0.6, gt=0, lt=1, description="Least seed score of a building's core, 0-1")
+    seed: float = Field(
+        0.6, gt=0, lt=1, description="Lowest score of a seed, from which one building grows, 0-1"
+    )
     border: float = Field(1.0, ge=0, le=4, description="Weight of the border probability")
     contact: float = Field(1.0, ge=0, le=4, description="Weight of the contact probability")
     split_m: float = Field(
         0.0,
         ge=0,
-        description="Split buildings at necks narrower than both parts by twice this, m; 0: off",
+        description="Cut a neck if both parts are wider than it by twice this, m; 0: off",
     )
     min_area_m2: float = Field(5.0, ge=0, description="Smaller footprints are dropped, m²")
     simplify_m: float = Field(0.3, ge=0, description="Simplification tolerance of outlines, metres")

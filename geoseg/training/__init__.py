@@ -1,5 +1,6 @@
 """Tiles → a model: `train`, and `find_lr` before it.
 
-`setup` puts tiles, network and loss together, `loop` is Lightning's, `segmenter` is what a step
-does; `run` is the way from one to the next, and `finish` what a run ends with.
+`run` calls the modules in this order: `setup` reads tiles and builds network and loss, `loop`
+builds Lightning's trainer, `segmenter` defines a training step, `finishing` tunes and saves the
+model.
 """

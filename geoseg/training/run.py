@@ -11,7 +11,8 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from geoseg.errors import ConfigError, GeosegError, TrainingInterrupted
+from geoseg.errors import ConfigError, GeosegError, OutputExistsError, TrainingInterrupted
+from geoseg.jobs.manifest import read_manifest
 from geoseg.jobs.output import check_output
 from geoseg.jobs.progress import Report
 from geoseg.networks.device import lacks_memory
@@ -204,12 +205,8 @@ def _check_run(
     if folder.resolve() == Path(tiles).resolve():
         raise ConfigError(f"{folder}: contains the tiles; choose another folder for the run")
     resuming = resume and (folder / LAST_NAME).is_file()
-    if is_first():
-        # A run that was killed before its first epoch has a record, but nothing to resume.
-        has_model = (folder / MODEL_NAME).exists()
-        started = resume and RunFolder(folder, ()).holds_run and not has_model
-        if not (resuming or started):
-            check_output(output, overwrite=overwrite, inputs=[tiles])
+    if is_first() and not resuming:
+        _check_folder(folder, tiles, resume=resume, overwrite=overwrite)
     # A resumed run reads its weights from the state, so pretrained ones are not needed.
     setup = prepare_once(tiles, model, options, recipe=recipe, pretrained=not resuming)
     settings = describe_run(setup.train_set.info, model, options)
@@ -217,6 +214,19 @@ def _check_run(
         return setup, settings, 0
     epochs = check_state(folder / LAST_NAME, setup.module, setup.options, settings)
     return setup, settings, epochs
+
+
+def _check_folder(folder: Path, tiles: str | Path, *, resume: bool, overwrite: bool) -> None:
+    """Check that a run may start in a folder."""
+    if LAST_NAME in read_manifest(folder) and not (resume or overwrite):
+        raise OutputExistsError(
+            f"{folder}: already exists; continue its run with --resume, choose another output, or "
+            "replace it with --overwrite"
+        )
+    # A run that was killed before its first epoch has a record, but nothing to resume.
+    started = RunFolder(folder, ()).holds_run and not (folder / MODEL_NAME).exists()
+    if not (resume and started):
+        check_output(folder, overwrite=overwrite, inputs=[tiles])
 
 
 def _fit(setup: Setup, trainer: L.Trainer, folder: Path, report: Report, epochs: int) -> None:

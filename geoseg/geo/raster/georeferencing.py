@@ -90,14 +90,29 @@ def read_georeferencing(
     raise _missing_georeferencing(source, path, bool(points))
 
 
-def warn_if_approximate(georeferencing: Georeferencing, path: str) -> None:
-    """Warn if the georeferencing is approximate or a placeholder."""
+def warn_if_approximate(
+    georeferencing: Georeferencing, path: str, assume_gsd_m: float | None = None
+) -> None:
+    """Warn if the georeferencing is approximate or a placeholder, or if none had to be assumed.
+
+    Args:
+        georeferencing: Result of `read_georeferencing`.
+        path: As given by the user.
+        assume_gsd_m: The pixel size that was to be assumed.
+    """
     if georeferencing.by == "assumed":
         logger.warning(
-            "%s: has no georeferencing; a placeholder location on the equator is used, with pixels "
-            "of %g m",
+            "%s: has no georeferencing; a placeholder location near the equator is used, with "
+            "pixels of %g m",
             path,
             georeferencing.grid.transform.a,
+        )
+    elif assume_gsd_m is not None:
+        logger.warning(
+            "%s: --assume-gsd has no effect, because the file has georeferencing (pixels of %.3g "
+            "m)",
+            path,
+            georeferencing.grid.gsd_m,
         )
     if georeferencing.by == "rpcs":
         logger.warning(
@@ -228,8 +243,8 @@ def _missing_georeferencing(source: Any, path: str, has_points: bool) -> Missing
             "ULX ULY LRX LRY in.tif out.tif, or use --assume-gsd METRES"
         )
     return MissingCRSError(
-        f"{path}: has no coordinate reference system; gdal_edit.py -a_srs EPSG:CODE file.tif "
-        "writes one"
+        f"{path}: has a transform but no coordinate reference system; gdal_edit.py -a_srs "
+        "EPSG:CODE file.tif or rio edit-info --crs EPSG:CODE file.tif writes one"
     )
 
 

@@ -22,7 +22,7 @@ _LEAST_Y, _MOST_Y = -250_000, 250_000
 
 
 def placeholder_grid(path: str, height: int, width: int, gsd_m: float) -> Grid:
-    """Return a north-up grid on the equator, at a location that depends on the file name only.
+    """Return a north-up grid near the equator, at a location that depends on the file name only.
 
     A strip along the equator is divided into cells that are large enough for the scene. The
     letters of the name choose a first cell, and the number in the name is added to it: scenes of

@@ -218,7 +218,7 @@ def describe_source(
 ) -> SceneInfo:
     """Return the description of an open rasterio dataset, see `read_info`."""
     info, georeferencing, _ = _inspect(source, str(path), bands, assume_gsd_m)
-    warn_if_approximate(georeferencing, info.path)
+    warn_if_approximate(georeferencing, info.path, assume_gsd_m)
     return info
 
 

@@ -12,8 +12,8 @@ import pandas as pd
 import shapely
 import torch
 
-from geoseg.boxes.box_arrays import LEAST_VISIBLE, valid_shares
 from geoseg.data.tiles import read_tile_footprints
+from geoseg.detection.box_arrays import LEAST_VISIBLE, valid_shares
 from geoseg.geo.grid import Grid
 from geoseg.training.dataset import Sample, TileDataset, bounding_grid, tile_corners
 

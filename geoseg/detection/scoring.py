@@ -13,10 +13,10 @@ from rasterio.windows import Window
 from shapely.geometry.base import BaseGeometry
 from torch import Tensor
 
-from geoseg.boxes.box_arrays import Boxes, box_outlines
-from geoseg.boxes.box_dataset import iter_scenes
-from geoseg.boxes.detector import BoxPredictor
-from geoseg.boxes.merging import BoxMerger
+from geoseg.detection.box_arrays import Boxes, box_outlines
+from geoseg.detection.box_dataset import iter_scenes
+from geoseg.detection.detector import BoxPredictor
+from geoseg.detection.merging import BoxMerger
 from geoseg.evaluation import Evaluation, evaluate_layers
 from geoseg.evaluation.metrics import AreaCounts, Score
 from geoseg.geo.aoi import AOI

@@ -9,12 +9,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from geoseg.boxes.box_arrays import Boxes
-from geoseg.boxes.box_augmentation import augment_boxes
-from geoseg.boxes.box_dataset import BoxDataset
-from geoseg.boxes.detector import MIN_SCORE, detect_boxes
-from geoseg.boxes.scoring import build_areas, score_boxes, tune_boxes
 from geoseg.data.tiles import load_tiles_info
+from geoseg.detection.box_arrays import Boxes
+from geoseg.detection.box_augmentation import augment_boxes
+from geoseg.detection.box_dataset import BoxDataset
+from geoseg.detection.detector import MIN_SCORE, detect_boxes
+from geoseg.detection.scoring import build_areas, score_boxes, tune_boxes
 from geoseg.errors import ConfigError
 from geoseg.networks.models.retinanet import RetinaNet
 from geoseg.networks.normalization import normalise

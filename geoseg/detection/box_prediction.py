@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from geoseg.boxes.box_arrays import Boxes, box_outlines
-from geoseg.boxes.detector import MIN_SCORE, BoxPredictor
-from geoseg.boxes.merging import merge_boxes
+from geoseg.detection.box_arrays import Boxes, box_outlines
+from geoseg.detection.detector import MIN_SCORE, BoxPredictor
+from geoseg.detection.merging import merge_boxes
 from geoseg.errors import ConfigError
 from geoseg.geo.raster import Scene
 from geoseg.geo.tiling import Tile, TileGrid

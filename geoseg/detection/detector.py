@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geoseg.boxes.box_arrays import LEAST_VISIBLE, Boxes, valid_shares
+from geoseg.detection.box_arrays import LEAST_VISIBLE, Boxes, valid_shares
 from geoseg.networks.device import choose_device, computes_bf16
 from geoseg.networks.model_file import ModelSpec
 from geoseg.networks.models import load_network

@@ -17,7 +17,7 @@ from rasterio.windows import Window
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from geoseg.boxes.box_arrays import Boxes, concatenate_boxes
+from geoseg.detection.box_arrays import Boxes, concatenate_boxes
 from geoseg.geo.tiling import Tile, TileGrid
 
 # A side of a box that is this near to the tile's edge, in pixels, may be cut off there.

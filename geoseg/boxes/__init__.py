@@ -1,1 +1,0 @@
-"""Networks of boxes (RetinaNet): datasets, training recipe, prediction and scoring."""

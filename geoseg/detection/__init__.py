@@ -1,0 +1,1 @@
+"""Object detection with boxes (RetinaNet): datasets, training recipe, prediction and scoring."""
