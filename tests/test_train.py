@@ -211,7 +211,7 @@ def test_a_tile_size_that_the_encoder_cannot_take_names_one_that_it_can(tmp_path
 
 def test_a_run_is_not_replaced_unasked(run, tiles):
     folder, _, _ = run
-    with pytest.raises(OutputExistsError, match="continue its run with --resume, .* --overwrite"):
+    with pytest.raises(OutputExistsError, match=r"continue its run with --resume, .* --overwrite"):
         train(tiles, folder, model=MODEL, options=OPTIONS)
 
 
