@@ -577,18 +577,9 @@ def test_report_is_loaded_as_it_was_saved(tiles, report):
     assert load_label_report(tiles.folder) == report.model_copy(update={"shift": bare})
     stored = json.loads((tiles.folder / JSON_NAME).read_text())
     assert "surface" not in stored["shift"]
-    assert stored["total"]["tiles"] == report.total.tiles
+    assert stored["ground"]["tiles"] == report.total.tiles
     save_label_report(load_label_report(tiles.folder), tiles.folder)
     assert len(Page((tiles.folder / PAGE_NAME).read_text()).links) == len(report.sheet) + 1 + 3
-
-
-def test_reports_of_version_0_1_0_are_read(tiles, report):
-    save_label_report(report, tiles.folder)
-    file = tiles.folder / JSON_NAME
-    stored = json.loads(file.read_text())
-    stored["ground"] = stored.pop("total")
-    file.write_text(json.dumps(stored))
-    assert load_label_report(tiles.folder).total == report.total
 
 
 def test_names_are_escaped_on_the_page(tiles, report):

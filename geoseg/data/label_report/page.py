@@ -74,7 +74,7 @@ def save_label_report(report: LabelReport, folder: str | Path) -> None:
     with replace_file(folder / PAGE_NAME) as partial:
         partial.write_text(build_page(report, pictures), encoding="utf-8")
     with replace_file(folder / JSON_NAME) as partial:
-        partial.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        partial.write_text(report.model_dump_json(indent=2, by_alias=True) + "\n", encoding="utf-8")
 
 
 def build_page(report: LabelReport, pictures: Sequence[TilePicture]) -> str:

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from geoseg.errors import EmptyDatasetError
 
@@ -24,7 +24,7 @@ CLEAR_TILES = 6
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
 class SplitCounts(_Frozen):
@@ -175,8 +175,8 @@ class LabelReport(_Frozen):
     size: int
     gsd_m: float
     failed: int
-    # Reports of version 0.1.0 call it `ground`.
-    total: SplitCounts = Field(validation_alias=AliasChoices("total", "ground"))
+    # Programs read `labels.json`: its key is older than the name of the attribute, and stays.
+    total: SplitCounts = Field(validation_alias="ground", serialization_alias="ground")
     splits: dict[str, SplitCounts]
     footprints: FootprintStatistics | None
     shift: LabelShift | None
