@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from geoseg.api.predict import predict
     from geoseg.api.results import PredictResult, TileResult, VectorizeResult
     from geoseg.api.tile import tile
-    from geoseg.api.train import train
+    from geoseg.api.train import find_lr, train
     from geoseg.api.vectorize import vectorize
     from geoseg.config import Config, load_config
+    from geoseg.evaluation import ClassReport, Report
     from geoseg.geo.grid import Grid
     from geoseg.jobs.workers import Workers
     from geoseg.options import (
@@ -34,30 +35,39 @@ if TYPE_CHECKING:
         CRFOptions,
         ModelOptions,
         PredictOptions,
+        Thresholds,
         TileOptions,
         TrainOptions,
         VectorizeOptions,
     )
+    from geoseg.training.lr_finder import FoundRate
+    from geoseg.training.run import TrainResult
 
 # Public name → the module that defines it.
 _MODULES = {
     "CRFOptions": "geoseg.options",
     "ClassOptions": "geoseg.options",
+    "ClassReport": "geoseg.evaluation",
     "Config": "geoseg.config",
+    "FoundRate": "geoseg.training.lr_finder",
     "Grid": "geoseg.geo.grid",
     "Model": "geoseg.api.model",
     "ModelOptions": "geoseg.options",
     "PredictOptions": "geoseg.options",
     "PredictResult": "geoseg.api.results",
     "Probabilities": "geoseg.api.model",
+    "Report": "geoseg.evaluation",
+    "Thresholds": "geoseg.options",
     "TileOptions": "geoseg.options",
     "TileResult": "geoseg.api.results",
     "TrainOptions": "geoseg.options",
+    "TrainResult": "geoseg.training.run",
     "VectorizeOptions": "geoseg.options",
     "VectorizeResult": "geoseg.api.results",
     "Workers": "geoseg.jobs.workers",
     "evaluate": "geoseg.api.evaluate",
     "export": "geoseg.api.export",
+    "find_lr": "geoseg.api.train",
     "load_config": "geoseg.config",
     "load_model": "geoseg.api.model",
     "predict": "geoseg.api.predict",
@@ -69,16 +79,21 @@ _MODULES = {
 __all__ = [
     "CRFOptions",
     "ClassOptions",
+    "ClassReport",
     "Config",
+    "FoundRate",
     "Grid",
     "Model",
     "ModelOptions",
     "PredictOptions",
     "PredictResult",
     "Probabilities",
+    "Report",
+    "Thresholds",
     "TileOptions",
     "TileResult",
     "TrainOptions",
+    "TrainResult",
     "VectorizeOptions",
     "VectorizeResult",
     "Workers",
@@ -86,6 +101,7 @@ __all__ = [
     "errors",
     "evaluate",
     "export",
+    "find_lr",
     "load_config",
     "load_model",
     "predict",

@@ -12,6 +12,7 @@
     │   ├── EmptyDatasetError  no tiles are left
     │   ├── OutputExistsError  the output exists and may not be replaced
     │   ├── OutputLockedError  another job is writing the same output
+    │   ├── OutputWriteError   the output cannot be written there
     │   └── DiskFullError      the output does not fit on the disk
     ├── WorkerLostError        workers died repeatedly with the same task
     ├── ModelError             something is wrong with a model
@@ -81,6 +82,10 @@ class OutputExistsError(DataError, OSError):
 
 class OutputLockedError(DataError, OSError):
     """Another job is writing the same output."""
+
+
+class OutputWriteError(DataError, OSError):
+    """The output cannot be written there."""
 
 
 class DiskFullError(DataError, OSError):

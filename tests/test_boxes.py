@@ -21,7 +21,7 @@ from rasterio.windows import Window
 from scipy import ndimage
 
 import geoseg.training.loading.loaders
-from geoseg.api.predict import predict
+from geoseg.api.predict import plan_predict, predict
 from geoseg.cli import cli
 from geoseg.data.tiles import plan_tiles, tile_scenes, tile_window
 from geoseg.detection import box_learner, box_prediction, detector
@@ -473,8 +473,9 @@ def test_options_that_need_pixel_probabilities_are_refused(
 ):
     made = make_scene()
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ConfigError, match=message):
-        predict(made.path, tmp_path / name, model=model, options=PredictOptions(**options))
+    for verb in (plan_predict, predict):  # a dry run refuses the same
+        with pytest.raises(ConfigError, match=message):
+            verb(made.path, tmp_path / name, model=model, options=PredictOptions(**options))
     assert sorted(tmp_path.rglob("*")) == before
 
 

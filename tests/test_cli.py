@@ -370,6 +370,7 @@ BAD = {
         "train {tiles} -o {folder}/runs/a --dry-run --resume --set train.seed=7",
         "was started with",
     ),
+    "tiles dry": ("tile {scene} --labels {truth} -o {tiles} --dry-run", "already exists"),
     "run dry": ("train {tiles} -o {folder}/runs/a --dry-run", "already exists"),
     "rates resumed": ("train {tiles} -o {new} --find-lr --resume", "--find-lr and --resume"),
     "rates dry": ("train {tiles} -o {new} --find-lr --dry-run", "--find-lr and --dry-run"),

@@ -22,7 +22,7 @@ FLOOR_OF = {room: floor for floor, room in enumerate(ROOMS)}
 
 
 def name_of(path):
-    """`geoseg/vector/reading.py` → `geoseg.geo.vector.polygons`."""
+    """`geoseg/geo/vector/polygons.py` → `geoseg.geo.vector.polygons`."""
     parts = path.relative_to(ROOT.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -31,7 +31,7 @@ MODULES = {name_of(path): ast.parse(path.read_text()) for path in sorted(ROOT.rg
 
 
 def room_of(module):
-    """`geoseg.geo.vector.polygons` → `vector`."""
+    """`geoseg.geo.vector.polygons` → `geo`."""
     return [*module.split("."), "__init__"][1]
 
 
@@ -129,9 +129,16 @@ def test_only_raster_opens_rasters():
     assert opening == ["geoseg.geo.raster.geotiff", "geoseg.geo.raster.opening"]
 
 
-def test_the_lower_floors_need_no_torch():
-    low = [m for m in users("torch", "lightning") if FLOOR_OF[room_of(m)] < 2]
-    assert low == []
+def test_torch_is_used_only_where_there_are_networks():
+    rooms = {room_of(module) for module in users("torch", "torchvision", "timm", "lightning")}
+    assert rooms <= {"networks", "prediction", "training", "detection", "api", "cli"}
+    assert {"networks", "training"} <= rooms
+
+
+def test_options_import_only_pydantic():
+    modules = [tree for module, tree in MODULES.items() if room_of(module) == "options"]
+    packages = {name.split(".")[0] for tree in modules for name in imports_of(tree)}
+    assert packages - sys.stdlib_module_names == {"geoseg", "pydantic"}
 
 
 def test_the_library_does_not_print_or_exit():
@@ -151,13 +158,19 @@ def test_nothing_executes_from_a_file():
             for alias in node.names
         ]
         assert names == ["UnpicklingError"], module
-        assert calls(MODULES[module], "pickle") == [], module
+        assert "pickle" not in imports_of(MODULES[module]) or names, module
     for module, tree in MODULES.items():
         assert calls(tree, "yaml", "load") == [], module
         assert calls(tree, "eval") + calls(tree, "exec") == [], module
         for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
-                given = {k.arg: ast.unparse(k.value) for k in node.keywords}
+            if not isinstance(node, ast.Call):
+                continue
+            name = ast.unparse(node.func)
+            given = {k.arg: ast.unparse(k.value) for k in node.keywords}
+            assert not name.startswith("pickle."), module
+            assert not name.endswith("read_pickle"), module
+            assert given.get("allow_pickle", "False") == "False", module
+            if name == "torch.load":
                 assert given.get("weights_only") == "True", module
 
 

@@ -1,11 +1,13 @@
 """Outputs get their name when they are complete, one job at a time, and nothing foreign is lost."""
 
+import contextlib
 import errno
-import json
 import os
 import re
 import shutil
 import signal
+import sqlite3
+from pathlib import Path
 
 import geopandas as gpd
 import pytest
@@ -18,16 +20,19 @@ from geoseg.errors import (
     LabelError,
     OutputExistsError,
     OutputLockedError,
+    OutputWriteError,
     SceneReadError,
     WorkerLostError,
 )
 from geoseg.jobs.files import replace_file
 from geoseg.jobs.journal import Journal, describe_job
+from geoseg.jobs.lock import lock_output
 from geoseg.jobs.manifest import (
     MANIFEST_NAME,
-    add_to_manifest,
+    add_names_to_manifest,
     find_foreign_file,
     read_manifest,
+    remove_recorded_files,
 )
 from geoseg.jobs.output import check_output, file_output, folder_output
 
@@ -37,9 +42,9 @@ def write(folder, text):
     (folder / "tiles.json").write_text(text)
 
 
-def make(path, text="old"):
+def make(path, text="old", **options):
     """A folder that geoseg wrote."""
-    with folder_output(path) as work:
+    with folder_output(path, **options) as work:
         write(work.result, text)
 
 
@@ -181,22 +186,13 @@ def test_a_link_to_a_folder_is_a_foreign_file(tmp_path):
     assert (tmp_path / "photos" / "a.jpg").read_text() == "photo"
 
 
-def test_outputs_without_a_manifest_are_recognised_file_by_file(tmp_path):
-    write(tmp_path / "tiles", json.dumps({"bands": [], "targets": [], "tiles": {}, "mean": []}))
-    for kind in ("images", "targets"):
-        (tmp_path / "tiles" / kind).mkdir()
-        (tmp_path / "tiles" / kind / "000_000128_001024.tif").write_text("tile")
-    assert find_foreign_file(tmp_path / "tiles") is None
-    stranger = tmp_path / "tiles" / "images" / "drone.tif"
-    stranger.write_text("photo")
-    assert find_foreign_file(tmp_path / "tiles") == stranger
-
-
-def test_names_alone_do_not_make_an_output(tmp_path):
-    """A Lightning run, a downloaded model or drawn labels may have such names."""
-    for name in ("train.geojson", "labels.json", "model.safetensors", "last.ckpt", "metrics.csv"):
-        (tmp_path / name).write_text("{}")
-    assert find_foreign_file(tmp_path) == tmp_path / "labels.json"
+def test_a_folder_without_a_manifest_is_not_replaced(tmp_path):
+    """A Lightning run, a downloaded model or drawn labels may have names of geoseg's files."""
+    for name in ("train.geojson", "labels.json", "model.safetensors", "last.ckpt", "tiles.json"):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        (tmp_path / "a" / name).write_text("{}")
+    with pytest.raises(OutputExistsError, match=r"contains labels\.json, which is not part"):
+        check_output(tmp_path / "a", overwrite=True)
 
 
 def test_leftovers_of_a_killed_process_are_known(tmp_path):
@@ -204,7 +200,8 @@ def test_leftovers_of_a_killed_process_are_known(tmp_path):
     make(tmp_path / "demo" / "run")
     (tmp_path / "demo" / ".run.lock").touch()
     (tmp_path / "demo" / "run" / ".tiles.json.0123abcd.partial").touch()
-    (tmp_path / "demo" / f".{MANIFEST_NAME}.partial").touch()
+    (tmp_path / "demo" / f".{MANIFEST_NAME}.0123abcd.partial").touch()
+    add_names_to_manifest(tmp_path / "demo", ["run/", "out/"])
     (tmp_path / "demo" / ".out.partial" / "strips").mkdir(parents=True)
     (tmp_path / "demo" / ".out.partial" / Journal.NAME).touch()
     (tmp_path / "demo" / ".out.partial" / "strips" / "0.tif").touch()
@@ -273,13 +270,129 @@ def test_finished_tasks_are_kept_after_errors_that_may_pass(tmp_path, error):
         write(work.result, "whole")
 
 
-def test_nested_outputs_have_manifests_of_their_own(tmp_path):
+def test_an_output_inside_an_output_is_not_part_of_it(tmp_path):
+    make(tmp_path / "results")
+    make(tmp_path / "results" / "scene_a")
+    make(tmp_path / "parent" / "scene_b")  # in a folder that is no output
+    for folder, inner in (("results", "scene_a"), ("parent", "scene_b")):
+        with pytest.raises(OutputExistsError, match=f"contains {inner}/"):
+            check_output(tmp_path / folder, overwrite=True)
+        assert names(tmp_path / folder / inner) == ["tiles.json"]
+
+
+def test_recorded_outputs_inside_an_output_are_part_of_it(tmp_path):
     make(tmp_path / "demo")
     make(tmp_path / "demo" / "out")
+    add_names_to_manifest(tmp_path / "demo", ["out/"])
     assert find_foreign_file(tmp_path / "demo") is None
-    add_to_manifest(tmp_path / "demo", [])
     (tmp_path / "demo" / "out" / "notes.txt").write_text("mine")
     assert find_foreign_file(tmp_path / "demo") == tmp_path / "demo" / "out" / "notes.txt"
+    (tmp_path / "demo" / "out" / "notes.txt").unlink()
+    with (
+        lock_output(tmp_path / "demo" / "out"),
+        pytest.raises(OutputLockedError, match=r"demo: another job is writing into it \(\.out\.l"),
+    ):
+        check_output(tmp_path / "demo", overwrite=True)
+    make(tmp_path / "demo", overwrite=True)
+    assert names(tmp_path / "demo") == ["tiles.json"]
+
+
+def test_a_kill_while_files_are_removed_does_not_block(tmp_path, monkeypatch):
+    folder = tmp_path / "out"
+    with folder_output(folder) as work:
+        for number in range(6):
+            (work.result / f"{number}.tif").write_text("old")
+    for count in range(7):
+        left = iter(range(count))
+
+        def dying(path, missing_ok=False, left=left):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            os.unlink(path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", dying)
+            with contextlib.suppress(KeyboardInterrupt):
+                remove_recorded_files(folder)
+        assert find_foreign_file(folder) is None
+        for number in range(6):  # as they were
+            (folder / f"{number}.tif").write_text("old")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "lock", "old", "shp"])
+def test_what_is_no_output_is_left_alone(tmp_path, kind):
+    output = tmp_path / ("roads.SHP" if kind == "shp" else "a.gpkg")
+    if kind == "pipe":
+        os.mkfifo(output)
+    elif kind == "lock":
+        (tmp_path / ".a.gpkg.lock").write_text("mine")
+    elif kind == "old":
+        output = tmp_path / "out"
+        (tmp_path / ".out.old").mkdir()
+        (tmp_path / ".out.old" / "a.txt").write_text("mine")
+    before = names(tmp_path)
+    opened = folder_output if kind == "old" else file_output
+    with pytest.raises(OutputExistsError), opened(output, overwrite=True):
+        raise AssertionError("started")
+    assert names(tmp_path) == before
+
+
+def test_companions_that_appear_during_the_job_survive(tmp_path):
+    def run():
+        with file_output(tmp_path / "roads.shp") as work:
+            for suffix in (".shp", ".dbf"):
+                work.result.with_suffix(suffix).write_text("new")
+            (tmp_path / "roads.dbf").write_text("mine")
+
+    with pytest.raises(OutputExistsError, match=r"roads\.dbf: was created while the job ran"):
+        run()
+    assert (tmp_path / "roads.dbf").read_text() == "mine"
+    assert not (tmp_path / "roads.shp").exists()
+
+
+def test_a_file_at_the_name_of_a_folder_survives(tmp_path):
+    def run():
+        with folder_output(tmp_path / "out", overwrite=True) as work:
+            write(work.result, "new")
+            (tmp_path / "out").write_text("mine")
+
+    with pytest.raises(OutputExistsError, match="out: is a file, but a folder is written"):
+        run()
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_layers_of_others_survive_in_folders_and_during_jobs(tmp_path):
+    frame = gpd.GeoDataFrame({"id": [1]}, geometry=[box(0, 0, 1, 1)], crs=32633)
+    with folder_output(tmp_path / "out") as work:
+        frame.to_file(work.result / "footprints.gpkg", layer="footprints")
+    frame.to_file(tmp_path / "out" / "footprints.gpkg", layer="corrections")
+    with pytest.raises(OutputExistsError, match="contains the layer corrections"):
+        check_output(tmp_path / "out", overwrite=True)
+
+    def run():
+        with file_output(tmp_path / "a.gpkg", overwrite=True) as work:
+            frame.to_file(work.result, layer="footprints")
+            frame.to_file(tmp_path / "a.gpkg", layer="roads")
+
+    with pytest.raises(OutputExistsError, match="contains the layer roads"):
+        run()
+    assert gpd.list_layers(tmp_path / "a.gpkg").name.tolist() == ["roads"]
+
+
+def test_a_geopackage_that_another_program_edits_is_not_replaced(tmp_path):
+    frame = gpd.GeoDataFrame({"id": [1]}, geometry=[box(0, 0, 1, 1)], crs=32633)
+    frame.to_file(tmp_path / "a.gpkg", layer="footprints")
+    with contextlib.closing(sqlite3.connect(tmp_path / "a.gpkg", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(OutputExistsError, match="is open for writing in another program"):
+            check_output(tmp_path / "a.gpkg", overwrite=True, is_file=True)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for output in (tmp_path / "loop" / "a.tif", Path("/proc/nope/a.tif")):
+        with pytest.raises(OutputWriteError, match=r"a\.tif: "), file_output(output):
+            raise AssertionError("started")
 
 
 def test_the_current_folder_is_not_replaced(tmp_path, monkeypatch):

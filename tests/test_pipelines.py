@@ -12,6 +12,7 @@ from geoseg.config import load_config
 from geoseg.errors import ConfigError
 from geoseg.jobs.workers import Workers
 from geoseg.networks.model_file import load_spec
+from geoseg.options import PredictOptions
 from geoseg.town import build_town, write_town
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
@@ -71,6 +72,20 @@ def test_a_recipe_runs_on_workers_and_restarts(recipe, tmp_path):
     assert (work / "reports" / "scene" / "report.json").is_file()
     assert (work / "run" / "model.safetensors").read_bytes() == model
     assert {path: path.stat().st_mtime_ns for path in made} == made
+
+
+def test_only_predicted_scenes_are_left_as_they_are(tmp_path):
+    scene, _ = write_town(build_town(70, 90, seed=5), tmp_path / "town")
+    (tmp_path / "out" / "scene").mkdir(parents=True)  # empty, so nothing was predicted
+    options = PredictOptions(device="cpu", footprints=False)
+    for _ in range(2):
+        (result,) = predict_scenes([scene], tmp_path / "out", options=options)
+        assert [path.name for path in result.files] == ["prob.tif", "mask.tif"]
+        assert all(path.is_file() for path in result.files)
+        assert result.footprints_path is None
+    (tmp_path / "out" / "scene" / "notes.txt").write_text("mine")
+    predict_scenes([scene], tmp_path / "out", options=options)
+    assert (tmp_path / "out" / "scene" / "notes.txt").read_text() == "mine"
 
 
 def test_two_scenes_of_one_name_are_refused(tmp_path):

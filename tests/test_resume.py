@@ -268,6 +268,18 @@ def test_an_interrupted_run_raises_its_signal_and_the_command_exits_with_it(
     assert result.stderr.splitlines()[-1] == "interrupted; no epoch was finished"
 
 
+def test_an_interruption_after_the_last_step_can_be_resumed(tiles, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("geoseg.training.run._finish", stop)
+        with pytest.raises(TrainingInterrupted, match=r"^interrupted; --resume continues$"):
+            train(tiles, tmp_path / "a", model=MODEL, options=OPTIONS)
+    result = train(tiles, tmp_path / "a", model=MODEL, options=OPTIONS, resume=True)
+    assert result.model.is_file()
+
+
 def test_a_refusal_is_printed_by_the_first_process_alone(tiles, tmp_path, monkeypatch):
     monkeypatch.setattr(geoseg.training.setup, "is_first", lambda: False)
     tilted = ModelOptions(arch="unet", options={"tilt": 4})

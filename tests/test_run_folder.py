@@ -29,7 +29,7 @@ def files(folder):
 
 def run_once(folder, names, processes=1):
     with lock_run(folder, LOGGERS) as run:
-        run.start(processes, overwrite=False)
+        run.start(processes)
         write(folder, names)
 
 
@@ -40,7 +40,7 @@ def test_a_new_run_removes_the_files_of_the_earlier_one(tmp_path):
     check_output(folder, overwrite=True)
     with lock_run(folder, LOGGERS) as run:
         assert run.holds_run
-        run.start(2, overwrite=True)
+        run.start(2)
     # The second process itself checks whether its mosaic can be used again.
     assert files(folder) == {"mosaic_1/image.npy"}
 
@@ -71,7 +71,7 @@ def test_log_files_that_were_there_before_are_not_recorded(tmp_path):
 
 def test_a_killed_run_leaves_only_files_that_are_known(tmp_path):
     folder = tmp_path / "run"
-    RunFolder(folder, ()).start(1, overwrite=False)
+    RunFolder(folder, ()).start(1)
     write(folder, ["last.ckpt", ".last.ckpt.0a1b2c3d.partial", "mosaic/image.npy"])
     assert find_foreign_file(folder) is None
 
@@ -82,7 +82,7 @@ def test_a_folder_without_a_record_loses_nothing(tmp_path):
     assert not RunFolder(tmp_path, ()).holds_run
     with pytest.raises(OutputExistsError):
         check_output(tmp_path, overwrite=True)
-    RunFolder(tmp_path, ()).start(1, overwrite=False)
+    RunFolder(tmp_path, ()).start(1)
     assert files(tmp_path) == names
 
 

@@ -530,7 +530,7 @@ def test_a_damaged_scene_leaves_nothing(make_scene, tmp_path):
 def test_an_existing_folder_is_kept_without_overwrite(make_scene, tmp_path):
     made = make_scene()
     cut(made.path, made.labels, tmp_path / "tiles")
-    with pytest.raises(OutputExistsError, match="pass --overwrite"):
+    with pytest.raises(OutputExistsError, match="replace it with --overwrite"):
         cut(made.path, made.labels, tmp_path / "tiles", size=64)
     assert load_tiles_info(tmp_path / "tiles").size == 32
     with pytest.raises(KeyboardInterrupt):
@@ -566,7 +566,7 @@ def test_a_folder_of_other_files_is_not_replaced(make_scene, tmp_path):
     made = make_scene()
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("mine")
-    with pytest.raises(OutputExistsError, match=r"contains thesis\.txt, which geoseg"):
+    with pytest.raises(OutputExistsError, match=r"contains thesis\.txt, which is not part"):
         cut(made.path, made.labels, tmp_path / "home", overwrite=True)
     assert (tmp_path / "home" / "thesis.txt").read_text() == "mine"
 

@@ -231,6 +231,8 @@ def test_a_good_rate_is_found_and_the_run_is_not_in_its_way(tiles, tmp_path, acc
     assert rates[1] / rates[0] == pytest.approx((HIGHEST / LOWEST) ** (1 / 29))
     assert found.lr in [pytest.approx(rate) for rate in rates]
     assert 0.3 < float(table[0]["loss"]) < 3
+    with pytest.raises(OutputExistsError, match=r"a_learning_rates\.csv: already exists"):
+        find_lr(tiles, tmp_path / "a", model=MODEL, options=options, steps=30)
 
 
 def test_what_cannot_be_written_is_refused_before_rates_are_tried(tiles, tmp_path, monkeypatch):

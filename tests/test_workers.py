@@ -4,6 +4,8 @@ import json
 import operator
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -164,6 +166,29 @@ def test_a_task_that_kills_its_workers_is_a_failure():
     assert "lack of memory; use fewer --workers" in str(outcomes[2].error)
     with pytest.raises(WorkerLostError, match="died several times"):
         list(run_tasks(die, range(4), processes=2))
+
+
+def test_a_local_cluster_leaves_the_process_as_it_was():
+    code = """
+import logging, os, threading
+from geoseg.jobs.workers import Workers
+
+def state():
+    names = [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]
+    loggers = map(logging.getLogger, names)
+    changed = [one.name for one in loggers if one.handlers or one.level or not one.propagate]
+    threads = sorted(one.name for one in threading.enumerate() if not one.daemon)
+    return dict(os.environ), changed, threads
+
+if __name__ == "__main__":
+    before = state()
+    with Workers(processes=2).open() as pool:
+        assert list(pool.map(abs, [-1, -2])) == [1, 2]
+    for one, other in zip(before, state(), strict=True):
+        assert one == other, (one, other)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def die_beside(task):

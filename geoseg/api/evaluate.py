@@ -18,7 +18,7 @@ def evaluate(
     *,
     aoi: str | Path | None = None,
     where: str | None = None,
-    threshold: float = 0.5,
+    iou: float = 0.5,
     min_area_m2: float | None = None,
     classes: ClassOptions | None = None,
     overwrite: bool = False,
@@ -32,7 +32,7 @@ def evaluate(
             FN; None writes nothing.
         aoi: Polygons; only what is inside counts.
         where: Filter on the attributes of the truth, such as `label = 1`.
-        threshold: IoU that a match must exceed; layers and CSV only.
+        iou: IoU that a match must exceed; layers and CSV only.
         min_area_m2: Smaller buildings do not count; layers and CSV only.
         classes: How the truth names the classes of a mask; None for buildings.
         overwrite: Replace an existing report.
@@ -46,7 +46,7 @@ def evaluate(
     with limited_block_cache():
         if not is_mask(footprints):
             return evaluate_footprints(
-                footprints, truth, output, aoi=aoi, where=where, threshold=threshold,
+                footprints, truth, output, aoi=aoi, where=where, threshold=iou,
                 min_area_m2=min_area_m2, overwrite=overwrite,
             )  # fmt: skip
         if min_area_m2 is not None:

@@ -14,6 +14,7 @@ from geoseg.errors import ConfigError
 from geoseg.geo.paths import absolute_path
 from geoseg.geo.raster.block_cache import limited_block_cache
 from geoseg.jobs.journal import describe_job
+from geoseg.jobs.manifest import read_manifest
 from geoseg.jobs.output import Work, check_output, file_output, folder_output
 from geoseg.jobs.progress import Progress
 from geoseg.jobs.workers import Pool, Workers
@@ -118,6 +119,8 @@ def plan_predict(
         )
     check_backend(options.backend, options.device)
     job = plan_job(scene, model, options)
+    if job.finds_boxes:
+        _check_boxes(job, Path(output), suffix)
     check_output(output, overwrite=overwrite, inputs=job.list_input_files(), is_file=bool(suffix))
     thresholds = _choose_thresholds(job, vectorize)
     settings = options.model_dump(exclude={"block_rows"})
@@ -154,6 +157,41 @@ def _check_suffix(output: str | Path) -> str:
             f"{choices}"
         )
     return suffix
+
+
+def _check_boxes(job: PredictionJob, output: Path, suffix: str) -> None:
+    """Check that neither output nor options need probabilities per pixel.
+
+    Args:
+        job: Scene, model and settings.
+        output: The output as it was given.
+        suffix: Its suffix; empty for a folder.
+
+    Raises:
+        ConfigError: If one of them does.
+    """
+    # geopandas, which this imports, is slow to load.
+    from geoseg.geo.vector import WRITABLE_SUFFIXES
+
+    arch, options = job.specs[0].arch, job.options
+    if suffix and suffix not in WRITABLE_SUFFIXES:
+        raise ConfigError(
+            f"{output}: cannot be written, since {arch} predicts boxes, not probabilities per "
+            f"pixel; use a folder or one of {', '.join(WRITABLE_SUFFIXES)}"
+        )
+    is_set = {
+        "tta": options.tta != "none",
+        "crf": options.crf is not None,
+        "uncertainty": options.uncertainty,
+        "floats": options.floats,
+        "aoi": options.aoi is not None,
+    }
+    for name, value in is_set.items():
+        if value:
+            raise ConfigError(
+                f"predict.{name}: needs probabilities per pixel, but {arch} predicts boxes; "
+                "remove it"
+            )
 
 
 def _warn_of_drift(job: PredictionJob) -> None:
@@ -216,9 +254,8 @@ def _predict_boxes(
     plan: PredictPlan, overwrite: bool, workers: Workers, progress: Progress | None
 ) -> PredictResult:
     """Predict with a model of boxes, which writes footprints only."""
-    from geoseg.detection.box_prediction import check_boxes, predict_boxes
+    from geoseg.detection.box_prediction import predict_boxes
 
-    check_boxes(plan.job, plan.output, plan.suffix)
     if workers.is_remote or workers.local_processes > 1:
         logger.warning("%s finds boxes, which is done by this process alone", plan.job.models[0])
     path = plan.output if plan.is_layer else plan.output / _FOOTPRINTS
@@ -252,7 +289,8 @@ def predict_scenes(
 ) -> list[PredictResult]:
     """Predict several scenes, one per worker at a time, each into a folder of its name.
 
-    Scenes whose folder exists are left as they are, so that an interrupted call can be repeated.
+    Scenes that were predicted already are left as they are, so that an interrupted call can be
+    repeated.
 
     Args:
         scenes: The scenes.
@@ -284,18 +322,18 @@ def predict_scenes(
             workers.single(),
         )
         for scene, folder in zip(scenes, folders, strict=True)
-        if not folder.exists()
+        if not read_manifest(folder)
     ]
     with workers.open() as pool:
         for _ in pool.map(predict_task, tasks):
             pass
-    footprints = (options or PredictOptions()).footprints
-    return [
-        PredictResult(
-            str(scene), folder / _PROB, folder / _MASK, folder / _FOOTPRINTS if footprints else None
-        )
-        for scene, folder in zip(scenes, folders, strict=True)
-    ]
+    return [_find_written(scene, folder) for scene, folder in zip(scenes, folders, strict=True)]
+
+
+def _find_written(scene: str | Path, folder: Path) -> PredictResult:
+    names = read_manifest(folder)
+    paths = [folder / name if name in names else None for name in (_PROB, _MASK, _FOOTPRINTS)]
+    return PredictResult(str(scene), *paths)
 
 
 def predict_task(task: PredictTask) -> None:

@@ -49,9 +49,8 @@ def tile(
     Raises:
         GeosegError: If scenes, labels and options do not fit together; nothing is written then.
     """
-    check_output(output, overwrite=overwrite)
     with limited_block_cache():
-        plan = plan_tile(scenes, labels, options=options)
+        plan = plan_tile(scenes, labels, output, options=options, overwrite=overwrite)
         for line in plan.describe() if report else ():
             report(line)  # type: ignore[misc]
         repaired, dropped = _count_repaired(plan)
@@ -69,10 +68,13 @@ def tile(
 def plan_tile(
     scenes: str | Path | Sequence[str | Path],
     labels: str | Path,
+    output: str | Path,
     *,
     options: TileOptions | None = None,
+    overwrite: bool = False,
 ) -> TilingPlan:
-    """Plan the tiles of scenes, reading no pixels; arguments and errors as of `tile`."""
+    """Check scenes, labels and output, reading no pixels; arguments and errors as of `tile`."""
+    check_output(output, overwrite=overwrite)
     names = [scenes] if isinstance(scenes, str | Path) else list(scenes)
     return plan_tiles(names, labels, options or TileOptions())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from geoseg.errors import ConfigError
 from geoseg.jobs.progress import Report
 from geoseg.networks.architectures import resolve_architecture, task_of
 from geoseg.options import ModelOptions, TrainOptions
@@ -48,6 +49,7 @@ def train(
         TrainingInterrupted: If ctrl-C or SIGTERM stopped training; `resume` continues it.
     """
     model = model or ModelOptions()
+    _check_start(resume, overwrite)
     _check_inputs(tiles, model)
     from geoseg.training.run import train as run
 
@@ -70,9 +72,14 @@ def find_lr(
     *,
     model: ModelOptions | None = None,
     options: TrainOptions | None = None,
+    overwrite: bool = False,
     report: Report | None = None,
 ) -> FoundRate:
-    """Find a good learning rate by a short run with rising rates; arguments as of `train`."""
+    """Find a good learning rate by a short run with rising rates.
+
+    The rates and losses are written to `OUTPUT_learning_rates.csv` and drawn in
+    `OUTPUT_learning_rates.png`. Arguments and errors are those of `train`.
+    """
     model = model or ModelOptions()
     _check_inputs(tiles, model)
     from geoseg.training.lr_finder import find_lr as search
@@ -83,6 +90,7 @@ def find_lr(
         model=model,
         options=options or TrainOptions(),
         recipe=_choose_recipe(model),
+        overwrite=overwrite,
         report=report or _ignore,
     )
 
@@ -98,6 +106,7 @@ def plan_train(
 ) -> Setup:
     """Check tiles, network and options, writing nothing; arguments and errors as of `train`."""
     model = model or ModelOptions()
+    _check_start(resume, overwrite)
     _check_inputs(tiles, model)
     from geoseg.training.run import check_run
 
@@ -111,6 +120,13 @@ def plan_train(
         overwrite=overwrite,
     )
     return setup
+
+
+def _check_start(resume: bool, overwrite: bool) -> None:
+    if resume and overwrite:
+        raise ConfigError(
+            "--resume and --overwrite exclude each other: continue the run, or start anew"
+        )
 
 
 def _check_inputs(tiles: str | Path, model: ModelOptions) -> None:

@@ -100,7 +100,9 @@ def _run() -> int:
     return 2
 
 
-def _complain(line: str) -> None:
+def _complain(message: str) -> None:
+    """Print an error on one line; names of files may contain line breaks."""
+    line = " ".join(message.splitlines())
     click.echo(f"geoseg: {line}", err=True)
 
 

@@ -5,16 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 import click
 
 from geoseg.cli.options import config_options, output_option, overwrite_option, resolve
 from geoseg.cli.progress import progress_bar
-
-if TYPE_CHECKING:
-    from geoseg.config import Config
-    from geoseg.evaluation import Report
 
 
 @click.command()
@@ -50,23 +45,23 @@ def command(
     """
     settings = resolve(config or "configs/demo.yaml", overrides)
     folder = Path(output)
-    from geoseg.jobs.lock import lock_output
-    from geoseg.jobs.manifest import add_names_to_manifest
-    from geoseg.jobs.output import folder_output
-    from geoseg.town import build_town, write_town
+    from geoseg.api.demo import SCENE_NAME, TRUTH_NAME, run_demo, write_demo_town
+    from geoseg.town import build_town
 
     start = time.monotonic()
-    with folder_output(folder, overwrite=overwrite) as work:
-        town = build_town(*size, seed=seed, gsd_m=gsd, crs=crs, bands=bands, dtype=dtype)
-        write_town(town, work.result)
-    scene, truth = folder / "scene.tif", folder / "footprints.gpkg"
-    _say(start, f"town: {size[0]} x {size[1]} pixels, {len(town.footprints)} buildings → {scene}")
+
+    def say(line: str) -> None:
+        click.echo(f"[{time.monotonic() - start:5.0f} s] {line}", err=True)
+
+    town = build_town(*size, seed=seed, gsd_m=gsd, crs=crs, bands=bands, dtype=dtype)
+    write_demo_town(town, folder, overwrite=overwrite)
+    scene, truth = folder / SCENE_NAME, folder / TRUTH_NAME
+    say(f"town: {size[0]} rows x {size[1]} columns, {len(town.footprints)} buildings → {scene}")
     if scene_only:
         click.echo(f"{scene} {truth}")
         return
-    add_names_to_manifest(folder, ["demo.png"])
-    with lock_output(folder):
-        report = _run(settings, folder, scene, truth, start)
+    with progress_bar() as progress:
+        report = run_demo(folder, settings, report=say, progress=progress)
     if report is None:
         return
     click.echo(
@@ -81,53 +76,3 @@ def command(
             err=True,
         )
         sys.exit(1)
-
-
-def _run(settings: Config, folder: Path, scene: Path, truth: Path, start: float) -> Report | None:
-    from geoseg import evaluate, predict, tile, train
-    from geoseg.geo.vector import read_footprints
-    from geoseg.training.figures import draw_comparison
-
-    _say(start, f"tile: {scene} → {folder / 'tiles'}")
-    tiles = tile(scene, truth, folder / "tiles", options=settings.tile)
-    counts = ", ".join(f"{count} {split}" for split, count in tiles.counts.items())
-    _say(start, f"tile: {counts} tiles, pixels shared between splits: {tiles.shared_pixels}")
-
-    minutes = settings.train.max_minutes
-    _say(start, "train" + (f": {minutes:g} minutes" if minutes else ""))
-    run = train(
-        tiles.folder,
-        folder / "run",
-        model=settings.model,
-        options=settings.train,
-        report=lambda line: _say(start, f"train: {line}"),
-    )
-    if run is None:
-        return None  # one of several processes that trained; the first continues
-    _say(start, f"predict: {scene} → {folder / 'out'}")
-    with progress_bar() as progress:
-        predicted = predict(
-            scene,
-            folder / "out",
-            model=run.model,
-            options=settings.predict,
-            vectorize=settings.vectorize,
-            progress=progress,
-        )
-
-    _say(start, "evaluate: on the area that was kept from training")
-    layer = folder / "out" / "footprints.gpkg"
-    aoi = folder / "tiles" / "test.geojson"
-    report = cast("Report", evaluate(layer, truth, folder / "report", aoi=aoi))
-    draw_comparison(
-        scene,
-        read_footprints(truth),
-        predicted.footprints,
-        folder / "demo.png",
-        title=f"F1 {report.f1:.2f} on the right-hand quarter, which was kept from training",
-    )
-    return report
-
-
-def _say(start: float, line: str) -> None:
-    click.echo(f"[{time.monotonic() - start:5.0f} s] {line}", err=True)

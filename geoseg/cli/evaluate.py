@@ -53,7 +53,7 @@ def command(
         output,
         aoi=aoi,
         where=where,
-        threshold=threshold,
+        iou=threshold,
         min_area_m2=min_area_m2,
         classes=settings.tile.classes,
         overwrite=overwrite,

@@ -129,7 +129,7 @@ def command(
     from geoseg.api.tile import forecast_tile, plan_tile, tile
 
     if dry_run:
-        plan = plan_tile(scenes, labels, options=settings.tile)
+        plan = plan_tile(scenes, labels, output, options=settings.tile, overwrite=overwrite)
         click.echo("\n".join(plan.describe()))
         click.echo(_describe_forecast(forecast_tile(plan, workers=workers)))
         return

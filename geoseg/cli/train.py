@@ -45,10 +45,6 @@ def command(
     if find_lr and (resume or dry_run):
         other = "--resume" if resume else "--dry-run"
         raise ConfigError(f"--find-lr and {other} exclude each other; give one of them")
-    if resume and overwrite:
-        raise ConfigError(
-            "--resume and --overwrite exclude each other: continue the run, or start anew"
-        )
     settings = resolve(config, overrides)
     if dry_run:
         _check(tiles, output, settings, overwrite=overwrite, resume=resume)
@@ -57,7 +53,7 @@ def command(
     from geoseg.api import train as api
 
     if find_lr:
-        rate = api.find_lr(tiles, output, report=_print, **what)
+        rate = api.find_lr(tiles, output, overwrite=overwrite, report=_print, **what)
         click.echo(f"--set train.lr={rate.lr:.1e} → {rate.picture}")
         return
     try:

@@ -11,10 +11,9 @@ import numpy as np
 from geoseg.detection.box_arrays import Boxes, box_outlines
 from geoseg.detection.detector import MIN_SCORE, BoxPredictor
 from geoseg.detection.merging import merge_boxes
-from geoseg.errors import ConfigError
 from geoseg.geo.raster import Scene
 from geoseg.geo.tiling import Tile, TileGrid
-from geoseg.geo.vector import WRITABLE_SUFFIXES, write_footprints
+from geoseg.geo.vector import write_footprints
 from geoseg.jobs.progress import Progress
 from geoseg.networks.model_file import load_model
 from geoseg.options import PredictOptions, Thresholds
@@ -63,38 +62,6 @@ def predict_boxes(
         iou=options.nms_iou,
     )
     _write(plan, predictor, layer, options, thresholds, progress)
-
-
-def check_boxes(job: PredictionJob, output: Path, suffix: str) -> None:
-    """Check that neither output nor options need probabilities per pixel.
-
-    Args:
-        job: Scene, model and settings.
-        output: The output as it was given.
-        suffix: Its suffix; empty for a folder.
-
-    Raises:
-        ConfigError: If one of them does.
-    """
-    arch, options = job.specs[0].arch, job.options
-    if suffix and suffix not in WRITABLE_SUFFIXES:
-        raise ConfigError(
-            f"{output}: cannot be written, since {arch} predicts boxes, not probabilities per "
-            f"pixel; use a folder or one of {', '.join(WRITABLE_SUFFIXES)}"
-        )
-    is_set = {
-        "tta": options.tta != "none",
-        "crf": options.crf is not None,
-        "uncertainty": options.uncertainty,
-        "floats": options.floats,
-        "aoi": options.aoi is not None,
-    }
-    for name, value in is_set.items():
-        if value:
-            raise ConfigError(
-                f"predict.{name}: needs probabilities per pixel, but {arch} predicts boxes; "
-                "remove it"
-            )
 
 
 def iter_boxes(

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from geoseg.errors import DiskFullError
+from geoseg.errors import DiskFullError, OutputWriteError
 
 # GDAL does not always report that its last bytes did not fit on the disk, so a disk with less free
 # space than this counts as full. Bytes.
@@ -24,6 +24,20 @@ _STALE_GEOPACKAGE = ("-wal", "-shm", "-journal")
 
 # Names of `replace_file`, and of the files that GDAL makes beside one while it writes a COG.
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.partial(\..+)?")
+
+
+def resolve_output(path: str | Path) -> Path:
+    """Return the absolute path of an output, without symbolic links.
+
+    Raises:
+        OutputWriteError: If its symbolic links form a loop.
+    """
+    try:
+        return Path(path).resolve()
+    except (OSError, RuntimeError) as error:  # Python 3.13 raises OSError
+        raise OutputWriteError(
+            f"{path}: its symbolic links form a loop; choose another output"
+        ) from error
 
 
 def working_path(path: Path) -> Path:

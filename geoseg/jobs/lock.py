@@ -11,7 +11,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from geoseg.errors import OutputLockedError
+from geoseg.errors import (
+    GeosegError,
+    OutputExistsError,
+    OutputLockedError,
+    OutputWriteError,
+)
+from geoseg.jobs.files import disk_full_error, resolve_output
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +39,20 @@ def lock_output(path: str | Path) -> Iterator[None]:
 
     Raises:
         OutputLockedError: If another job writes the output now.
+        OutputExistsError: If a file of somebody else has the name of the lock.
+        OutputWriteError: If nothing can be written there.
     """
-    output = Path(path).resolve()
+    output = resolve_output(path)
     file = output.with_name(f".{output.name}.lock")
-    made = _make_folder(file.parent)
+    if file.exists() and (not file.is_file() or file.stat().st_size):
+        raise OutputExistsError(
+            f"{file}: is in the way and is not a lock of geoseg; move it away, or choose another "
+            "output"
+        )
+    try:
+        made = _make_folder(file.parent)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
     lock = FileLock(file, timeout=0, fallback_to_soft=False)
     try:
         held = _acquire(lock, file, path)
@@ -65,13 +81,35 @@ def _acquire(lock: FileLock, file: Path, path: str | Path) -> bool:
             ) from error
         except (NotImplementedError, OSError) as error:
             if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
-                raise
+                raise _cannot_write(path, error) from error
             logger.warning("%s: its file system has no locks; run one job on it at a time", path)
             return False
         # Another job may have removed the file between our opening and locking it.
         if file.exists():
             return True
         lock.release()
+
+
+def is_locked(file: Path) -> bool:
+    """Whether a job holds a lock file."""
+    lock = FileLock(file, timeout=0, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    except (NotImplementedError, OSError):
+        return False
+    lock.release()
+    return False
+
+
+def _cannot_write(path: str | Path, error: OSError) -> GeosegError:
+    if error.errno == errno.ENOSPC:
+        return disk_full_error(Path(path))
+    reason = (error.strerror or str(error)).lower()
+    return OutputWriteError(
+        f"{path}: cannot be written ({reason}); check the path, its permissions and the disk"
+    )
 
 
 def _make_folder(folder: Path) -> list[Path]:

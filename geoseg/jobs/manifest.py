@@ -8,28 +8,13 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from geoseg.jobs.files import replace_file
 from geoseg.version import __version__
 
 MANIFEST_NAME = ".geoseg-manifest.json"
 
 # Files that GDAL, QGIS and SQLite put beside a file that they open. They belong to that file.
 _SIDECAR_SUFFIXES = (".aux.xml", ".ovr", ".msk", "-wal", "-shm", "-journal")
-
-# Version 0.1.0 wrote no manifest. A folder without one is recognised by a file that only geoseg
-# writes, and then by the names of all its files; every other file counts as somebody else's.
-_TILE_ID = r"\d{3}_\d{6}_\d{6}"
-_TILES = re.compile(
-    rf"(images|targets)/{_TILE_ID}\.tif|tiles\.(json|parquet)|footprints\.parquet"
-    r"|(train|val|test)\.geojson|labels\.(json|html)"
-)
-_PREDICTION = re.compile(r"prob\.tif|mask\.tif|footprints\.gpkg")
-_REPORT = re.compile(r"report\.(json|gpkg)")
-_RUN = re.compile(
-    r"model\.safetensors|(last|best)\.ckpt|metrics\.csv|(curves|validation|reliability)\.png"
-)
-# What the demo wrote beside the folders of the other verbs.
-_DEMO = re.compile(r"scene\.tif|footprints\.gpkg|demo\.png")
-_DEMO_FOLDERS = ("tiles", "run", "out", "report")
 
 # Temporary files and locks beside an output, which a killed process may have left.
 _LEFTOVER = re.compile(r"\.(?P<name>.+?)(\.[0-9a-f]{8})?\.(partial|lock)")
@@ -64,7 +49,8 @@ def add_to_manifest(folder: Path, files: Iterable[Path]) -> None:
 def add_names_to_manifest(folder: Path, names: Iterable[str]) -> None:
     """Record files that will be written into a folder, by their names relative to it.
 
-    Recorded in advance, they are known as geoseg's also after the process was killed.
+    Recorded in advance, they are known as geoseg's also after the process was killed. A name that
+    ends in `/` is a folder with a manifest of its own, whose files belong to this output, too.
     """
     _save(folder, {*read_manifest(folder), *names})
 
@@ -79,10 +65,11 @@ def read_manifest(folder: Path) -> frozenset[str]:
 
 
 def find_foreign_file(folder: Path) -> Path | None:
-    """Return a file, at any depth, that geoseg did not write; None if there is none.
+    """Return a file, at any depth, that is not part of the output; None if there is none.
 
-    A folder inside the output may have a manifest of its own, which then counts for it. Empty
-    folders are nobody's. A symbolic link is a file: what it points to is never touched.
+    Files of another output inside the folder are foreign, unless the manifest of the folder records
+    that output. Without a manifest, all files are foreign. Empty folders are ignored. A symbolic
+    link is a file: what it points to is never touched.
     """
     ours = _list_ours(folder)
     return next((path for path in _walk(folder) if path not in ours), None)
@@ -91,14 +78,16 @@ def find_foreign_file(folder: Path) -> Path | None:
 def remove_recorded_files(folder: Path, *, keep: Iterable[Path] = ()) -> None:
     """Remove the files that geoseg wrote, and the folders that are empty afterwards.
 
-    All other files stay where they are.
+    All other files stay where they are. Manifests are removed last, the outermost at the end, so
+    that the rest of a folder is still known after a kill.
 
     Args:
         folder: The output folder.
         keep: Folders in it whose files stay.
     """
     kept = set(keep)
-    for path in _list_ours(folder):
+    ours = _list_ours(folder)
+    for path in sorted(ours, key=lambda path: (path.name == MANIFEST_NAME, -len(path.parts), path)):
         if kept.isdisjoint(path.parents):
             path.unlink(missing_ok=True)
     for root, _, _ in os.walk(folder, topdown=False):
@@ -116,73 +105,30 @@ def remove_leftovers(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def list_lock_files(folder: Path) -> list[Path]:
+    """List the lock files of the outputs inside a folder that its manifest records."""
+    return sorted(path for path in _list_ours(folder) if path.name.endswith(".lock"))
+
+
 def _list_ours(folder: Path) -> set[Path]:
     """Return the files below a folder that are known to be geoseg's."""
     paths = set(_walk(folder))
-    manifests = {path.parent for path in paths if path.name == MANIFEST_NAME}
-    named = {parent / MANIFEST_NAME for parent in manifests}
-    for parent in manifests:
-        named |= {parent / name for name in read_manifest(parent)}
-    if folder not in manifests:
-        named |= _list_unrecorded(folder, paths)
-    outputs = named | manifests
-    leftovers = {path for path in paths if _is_leftover(path, outputs)}
+    named, folders = _list_recorded(folder)
+    leftovers = {path for path in paths if _is_leftover(path, named | folders)}
     return (named & paths) | leftovers | {path for path in paths if _is_sidecar(path, named)}
 
 
-def _list_unrecorded(folder: Path, paths: set[Path]) -> set[Path]:
-    """Return the files of a folder without manifest, if it is an output of version 0.1.0."""
-    names = {path: path.relative_to(folder).as_posix() for path in paths}
-    for is_output, pattern in (
-        (_is_tiles, _TILES),
-        (_is_prediction, _PREDICTION),
-        (_is_report, _REPORT),
-        (_is_run, _RUN),
-    ):
-        if is_output(folder):
-            return {path for path, name in names.items() if pattern.fullmatch(name)}
-    if not _is_tiles(folder / "tiles"):
-        return set()
-    ours = {path for path, name in names.items() if _DEMO.fullmatch(name)}
-    for name in _DEMO_FOLDERS:
-        inner = folder / name
-        ours |= _list_unrecorded(inner, {path for path in paths if inner in path.parents})
-    return ours
-
-
-def _is_tiles(folder: Path) -> bool:
-    return {"bands", "targets", "tiles", "mean"} <= _read_keys(folder / "tiles.json")
-
-
-def _is_report(folder: Path) -> bool:
-    keys = _read_keys(folder / "report.json")
-    return {"tp", "fp", "fn", "iou_pixel"} <= keys or {"confusion", "mean_iou", "mask"} <= keys
-
-
-def _is_prediction(folder: Path) -> bool:
-    # A Cloud Optimized GeoTIFF has its tags at the beginning.
-    return b"GEOSEG_THRESHOLDS" in _read_start(folder / "prob.tif", 1 << 20)
-
-
-def _is_run(folder: Path) -> bool:
-    # The header of a safetensors file is JSON at the beginning.
-    return b'"geoseg"' in _read_start(folder / "model.safetensors", 1 << 20)
-
-
-def _read_keys(file: Path) -> set[str]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return set()
-    return set(content) if isinstance(content, dict) else set()
-
-
-def _read_start(file: Path, size: int) -> bytes:
-    try:
-        with file.open("rb") as source:
-            return source.read(size)
-    except OSError:
-        return b""
+def _list_recorded(folder: Path) -> tuple[set[Path], set[Path]]:
+    """Return the recorded files of an output and of those inside it, and the folders of these."""
+    files, folders = {folder / MANIFEST_NAME}, set()
+    for name in read_manifest(folder):
+        if name.endswith("/"):
+            inner_files, inner_folders = _list_recorded(folder / name)
+            files |= inner_files
+            folders |= inner_folders | {folder / name}
+        else:
+            files.add(folder / name)
+    return files, folders
 
 
 def _is_leftover(path: Path, outputs: set[Path]) -> bool:
@@ -191,8 +137,8 @@ def _is_leftover(path: Path, outputs: set[Path]) -> bool:
         found = _LEFTOVER.fullmatch(part.name)
         if found and part == path and path.with_name(found["name"]) in outputs:
             return True
-        if found and part != path and (part / _JOURNAL_NAME).is_file():
-            return True
+        if found and part != path and part.with_name(found["name"]) in outputs:
+            return (part / _JOURNAL_NAME).is_file()
     return False
 
 
@@ -213,6 +159,5 @@ def _walk(folder: Path) -> Iterator[Path]:
 def _save(folder: Path, names: Iterable[str]) -> None:
     files = sorted(set(names) - {MANIFEST_NAME})
     text = json.dumps({"geoseg": __version__, "files": files}, indent=0) + "\n"
-    partial = folder / f"{MANIFEST_NAME}.partial"
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, folder / MANIFEST_NAME)
+    with replace_file(folder / MANIFEST_NAME) as partial:
+        partial.write_text(text, encoding="utf-8")

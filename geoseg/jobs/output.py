@@ -28,6 +28,7 @@ from geoseg.errors import (
     GeosegError,
     MemoryLimitError,
     OutputExistsError,
+    OutputLockedError,
     SceneReadError,
     VectorReadError,
     WorkerLostError,
@@ -38,11 +39,18 @@ from geoseg.jobs.files import (
     list_companions,
     move_files,
     remove_temporary_files,
+    resolve_output,
     working_path,
 )
 from geoseg.jobs.journal import Journal, describe_job
-from geoseg.jobs.lock import lock_output
-from geoseg.jobs.manifest import find_foreign_file, remove_recorded_files, write_manifest
+from geoseg.jobs.lock import is_locked, lock_output
+from geoseg.jobs.manifest import (
+    MANIFEST_NAME,
+    find_foreign_file,
+    list_lock_files,
+    remove_recorded_files,
+    write_manifest,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -100,23 +108,23 @@ def check_output(
     path = Path(path)
     _check_kind(path, is_file)
     if path.is_dir():
-        _check_movable(path.resolve())
+        _check_movable(resolve_output(path))
     companions = list_companions(path) if is_file else []
     if not (path.is_file() or _has_files(path) or companions):
         return path
-    if not overwrite and not Journal.has(working_path(path.resolve()), _COMPLETE):
+    if not overwrite and not Journal.has(working_path(resolve_output(path)), _COMPLETE):
         existing = path if path.exists() else companions[0]
         raise OutputExistsError(
             f"{existing}: already exists; choose another output, or replace it with --overwrite"
         )
     for source in inputs:
-        if Path(source).resolve().is_relative_to(path.resolve()):
+        if Path(source).resolve().is_relative_to(resolve_output(path)):
             raise OutputExistsError(
                 f"{path}: cannot be overwritten, it contains the input {source}; choose another "
                 "output"
             )
     if path.is_dir():
-        _check_replaceable(path.resolve())
+        _check_replaceable(resolve_output(path))
     elif path.suffix.lower() == ".gpkg":
         _check_layers(path)
     return path
@@ -180,7 +188,7 @@ def _open_work(
         name: Name of the file inside the result folder; empty where that folder is the output.
         move: Moves the result folder, or its files, to the output.
     """
-    path, given = given.resolve(), given.absolute()
+    path, given = resolve_output(given), given.absolute()
     with lock_output(path):
         folder = working_path(path)
         _restore_old(path)
@@ -196,11 +204,7 @@ def _open_work(
                     write_manifest(result)
                 journal.add(_COMPLETE, True)
             if _has_files(result):
-                if not overwrite and path.is_file():
-                    raise OutputExistsError(
-                        f"{given}: was created while the job ran; move it away, and run the same "
-                        "command again"
-                    )
+                _check_again(given, path, overwrite=overwrite, is_file=bool(name))
                 move(result, path)
             _check_written(given)
         except BaseException as error:
@@ -211,6 +215,21 @@ def _open_work(
         finally:
             journal.close()
         _remove_work(folder)
+
+
+def _check_again(given: Path, path: Path, *, overwrite: bool, is_file: bool) -> None:
+    """Check what may have changed while the job ran."""
+    _check_kind(path, is_file)
+    if not is_file:
+        return  # `_swap_folder` checks the files of a folder
+    if not overwrite and (path.exists() or list_companions(path)):
+        existing = given if path.exists() else list_companions(path)[0]
+        raise OutputExistsError(
+            f"{existing}: was created while the job ran; move it away, and run the same command "
+            "again"
+        )
+    if path.suffix.lower() == ".gpkg":
+        _check_layers(path)
 
 
 def _check_written(given: Path) -> None:
@@ -296,6 +315,10 @@ def _check_kind(path: Path, is_file: bool) -> None:
         raise OutputExistsError(f"{path}: is a folder; name a file in it, or another file")
     if path.is_file() and not is_file:
         raise OutputExistsError(f"{path}: is a file, but a folder is written; choose another name")
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OutputExistsError(f"{path}: is neither a file nor a folder; choose another name")
+    if is_file and path.suffix.lower() == ".shp" != path.suffix:
+        raise OutputExistsError(f"{path}: write the suffix in lower case, as .shp")
     for parent in path.parents:
         if parent.exists() and not parent.is_dir():
             raise OutputExistsError(f"{path}: cannot be written, {parent} is a file")
@@ -303,11 +326,19 @@ def _check_kind(path: Path, is_file: bool) -> None:
 
 def _check_layers(path: Path) -> None:
     """Check that replacing a GeoPackage removes nothing but geoseg's own layers."""
-    try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
-            rows = database.execute("SELECT table_name FROM gpkg_contents").fetchall()
-    except sqlite3.Error:  # not a GeoPackage, or a damaged one
+    if not path.is_file():
         return
+    name = f"{path.absolute().as_uri()}?mode=ro"
+    try:
+        with closing(sqlite3.connect(name, uri=True, timeout=1)) as database:
+            rows = database.execute("SELECT table_name FROM gpkg_contents").fetchall()
+    except sqlite3.Error as error:
+        if "locked" in str(error) or "busy" in str(error):
+            raise OutputExistsError(
+                f"{path}: is open for writing in another program; close it there, and run the same "
+                "command again"
+            ) from error
+        return  # not a GeoPackage, or a damaged one
     foreign = sorted({str(name) for (name,) in rows} - _OWN_LAYERS)
     if foreign:
         raise OutputExistsError(
@@ -334,6 +365,14 @@ def _check_replaceable(path: Path) -> None:
             f"{path}: contains {foreign.relative_to(path)}, which is not part of this output; move "
             "it away, or choose another output"
         )
+    for file in path.rglob("*.gpkg"):
+        _check_layers(file)
+    for file in list_lock_files(path):
+        if is_locked(file):
+            raise OutputLockedError(
+                f"{path}: another job is writing into it ({file.relative_to(path)}); wait until it "
+                "has finished, or choose another output"
+            )
 
 
 def _old_path(path: Path) -> Path:
@@ -345,6 +384,11 @@ def _restore_old(path: Path) -> None:
     old = _old_path(path)
     if not old.is_dir():
         return
+    if _has_files(old) and not (old / MANIFEST_NAME).is_file():
+        raise OutputExistsError(
+            f"{old}: is in the way and is not an output of geoseg; move it away, and run the same "
+            "command again"
+        )
     if not path.exists():
         os.replace(old, path)
         return

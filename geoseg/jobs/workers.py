@@ -36,6 +36,8 @@ _TASKS_PER_WORKER = 4
 
 DEFAULT_MEMORY_GB = 4.0
 
+_DASK_LOGGERS = ("dask", "distributed", "bokeh", "tornado")
+
 
 @dataclass(frozen=True)
 class Success(Generic[Value]):
@@ -306,17 +308,47 @@ def _wait_for(future: Any) -> Success[Any] | Failure:
 @contextmanager
 def _start_cluster(processes: int) -> Iterator[Any]:
     """Start local worker processes, each numbered by `WORKER_VARIABLE`, and connect to them."""
-    import dask
-    from distributed import Client, LocalCluster
+    with _restored_process():
+        import dask
+        from distributed import Client, LocalCluster
 
-    inherited = dask.config.get("distributed.nanny.pre-spawn-environ", {})
-    with dask.config.set({"distributed.nanny.pre-spawn-environ": {**inherited, **_MALLOC}}):
-        cluster = LocalCluster(
-            n_workers=processes, threads_per_worker=1, dashboard_address=":0", silence_logs=40
-        )
-    with cluster, Client(cluster) as client:
-        _number_workers(client)
-        yield client
+        inherited = dask.config.get("distributed.nanny.pre-spawn-environ", {})
+        with dask.config.set({"distributed.nanny.pre-spawn-environ": {**inherited, **_MALLOC}}):
+            cluster = LocalCluster(
+                n_workers=processes, threads_per_worker=1, dashboard_address=":0", silence_logs=40
+            )
+        with cluster, Client(cluster) as client:
+            _number_workers(client)
+            yield client
+
+
+@contextmanager
+def _restored_process() -> Iterator[None]:
+    """Restore environment variables and loggers, which a local Dask cluster changes for good.
+
+    Otherwise a network that is trained after it would have a single thread.
+    """
+    environment, loggers = dict(os.environ), _read_loggers()
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
+        for name in _read_loggers():
+            logger = logging.getLogger(name)
+            level, logger.propagate, handlers = loggers.get(name, (logging.NOTSET, True, ()))
+            logger.setLevel(level)
+            logger.handlers[:] = handlers
+
+
+def _read_loggers() -> dict[str, tuple[int, bool, tuple[logging.Handler, ...]]]:
+    """Read level, propagation and handlers of the loggers of Dask's packages."""
+    return {
+        name: (logger.level, logger.propagate, tuple(logger.handlers))
+        for name, logger in logging.root.manager.loggerDict.items()
+        if isinstance(logger, logging.Logger) and name.split(".")[0] in _DASK_LOGGERS
+    }
 
 
 def _number_workers(client: Any) -> None:

@@ -26,7 +26,7 @@ class Thresholds(Options):
     split_m: float = Field(
         0.0,
         ge=0,
-        description="Cut a neck if both parts are wider than it by twice this, m; 0: off",
+        description="Separate parts whose passage is narrower than each by twice this, m; 0: off",
     )
     min_area_m2: float = Field(5.0, ge=0, description="Smaller footprints are dropped, m²")
     simplify_m: float = Field(0.3, ge=0, description="Simplification tolerance of outlines, metres")

@@ -68,6 +68,7 @@ def find_lr(
     options: TrainOptions | None = None,
     recipe: Recipe | None = None,
     steps: int = 100,
+    overwrite: bool = False,
     report: Report = lambda _: None,
 ) -> FoundRate:
     """Train for some steps with rates from 1e-6 to 1, and discard the network.
@@ -75,11 +76,12 @@ def find_lr(
     Args:
         tiles: A folder made by `geoseg tile`.
         output: Folder of a run, which is not changed. `OUTPUT_learning_rates.csv` and
-            `OUTPUT_learning_rates.png` are written next to it, and replace earlier ones.
+            `OUTPUT_learning_rates.png` are written next to it.
         model: Options of the network.
         options: Options of training.
         recipe: Recipe for what the network predicts; the pixel recipe when None.
         steps: Number of rates.
+        overwrite: Replace these two files if they exist.
         report: Called with the progress, ten times.
 
     Returns:
@@ -93,7 +95,7 @@ def find_lr(
         raise ConfigError("--find-lr runs in one process; leave torchrun or srun out")
     table, picture = (Path(f"{Path(output)}_learning_rates.{kind}") for kind in ("csv", "png"))
     for path in (table, picture):
-        check_output(path, overwrite=True, is_file=True)
+        check_output(path, overwrite=overwrite, is_file=True)
     options = (options or TrainOptions()).model_copy(update={"devices": 1, "nodes": 1})
     setup = prepare(tiles, model or ModelOptions(), options, recipe=recipe)
     # Opened first, so that an unwritable output is refused before the work.

@@ -112,10 +112,16 @@ def train(
             resume=resume,
             overwrite=overwrite,
         )
-        return _train(
-            setup, settings, epochs, folder, run, model,
-            resume=resume, overwrite=overwrite, progress_bar=progress_bar, report=report,
-        )  # fmt: skip
+        try:
+            return _train(
+                setup, settings, epochs, folder, run, model,
+                resume=resume, progress_bar=progress_bar, report=report,
+            )  # fmt: skip
+        except TrainingInterrupted:
+            raise
+        except KeyboardInterrupt:  # before the first step, or after the last
+            message = _describe_interruption(folder / LAST_NAME, None)
+            raise TrainingInterrupted(message, signal.SIGINT) from None
 
 
 def _train(
@@ -127,7 +133,6 @@ def _train(
     model: ModelOptions,
     *,
     resume: bool,
-    overwrite: bool,
     progress_bar: bool,
     report: Report,
 ) -> TrainResult | None:
@@ -142,7 +147,7 @@ def _train(
     if first and not epochs:
         if resume:
             report(f"{folder}: has no run to resume; starting a new one")
-        run.start(trainer.world_size, overwrite=overwrite)
+        run.start(trainer.world_size)
     elif first:
         run.watch_logs()
     _fit(setup, trainer, folder, report, epochs)
@@ -308,9 +313,11 @@ def _describe_start(setup: Setup) -> str:
     )
 
 
-def _describe_interruption(last: Path, epochs: int) -> str:
+def _describe_interruption(last: Path, epochs: int | None) -> str:
     if not last.is_file():
         return "interrupted; no epoch was finished"
+    if epochs is None:
+        return "interrupted; --resume continues"
     return (
         f"interrupted; --resume continues from epoch {epochs}, and with "
         f"--set train.epochs={epochs} makes a model of the best epoch so far"

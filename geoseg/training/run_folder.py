@@ -40,18 +40,14 @@ class RunFolder:
         empty = not self._path.exists() or not any(self._path.iterdir())
         return empty or LAST_NAME in read_manifest(self._path)
 
-    def start(self, processes: int, *, overwrite: bool) -> None:
+    def start(self, processes: int) -> None:
         """Remove the files of an earlier run, and record those that this one will write.
 
         Args:
             processes: Number of processes that train together; each has its own mosaic files.
-            overwrite: Whether a run of version 0.1.0, which has no record, may be replaced.
         """
         if (self._path / MANIFEST_NAME).is_file():
             self._remove_earlier(processes)
-        elif overwrite:
-            for name in RUN_NAMES:
-                (self._path / name).unlink(missing_ok=True)
         self._path.mkdir(parents=True, exist_ok=True)
         mosaics = [
             f"{mosaic_folder(self._path, rank).name}/{name}"
@@ -72,7 +68,7 @@ class RunFolder:
 
     def record_logs(self) -> None:
         """Record log files of this run; their names are chosen by the loggers."""
-        if self._foreign is not None:
+        if self._foreign is not None and self._path.is_dir():
             new = [file for file in self._list_logs() if file not in self._foreign]
             add_to_manifest(self._path, new)
 
