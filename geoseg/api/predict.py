@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_ABOUT_DEFAULT = (
+    "using the default model, a demonstration that was trained on one town in Nepal; elsewhere "
+    "most of its footprints are wrong, so train a model on your own area"
+)
+
 _RASTER_SUFFIXES = (".tif", ".tiff")
 _PROB, _MASK, _FOOTPRINTS = "prob.tif", "mask.tif", "footprints.gpkg"
 
@@ -89,6 +94,8 @@ def predict(
         plan = plan_predict(
             scene, output, model=model, options=options, vectorize=vectorize, overwrite=overwrite
         )
+        if model is None:
+            logger.warning("%s", _ABOUT_DEFAULT)
         _warn_of_drift(plan.job)
         workers = (workers or Workers()).with_default_processes(_count_gpus(plan.job))
         if plan.job.finds_boxes:

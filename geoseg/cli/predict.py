@@ -24,11 +24,6 @@ if TYPE_CHECKING:
     from geoseg.api.predict import PredictPlan
     from geoseg.api.results import PredictResult
 
-_ABOUT_DEFAULT = (
-    "using the default model, which was trained on one town in Nepal; a model trained on areas "
-    "like yours finds more (geoseg info buildings shows its scores)"
-)
-
 
 @click.command()
 @click.argument("scene")
@@ -104,8 +99,6 @@ def command(
     options = settings.predict
     if crf and options.crf is None:
         options = options.model_copy(update={"crf": CRFOptions()})
-    if not models:
-        click.echo(_ABOUT_DEFAULT, err=True)
     what: dict[str, Any] = {
         "model": list(models) or None,
         "options": options,
