@@ -20,6 +20,14 @@ from geoseg.options import (
     VectorizeOptions,
 )
 
+# Where label values are found in a configuration.
+_LABEL_VALUES = ("tile", "classes", "values")
+
+# Limits of a configuration: a short file of nested aliases could expand to gigabytes.
+_MAX_DEPTH, _MAX_NODES = 30, 100_000
+
+_YAML_TEXT, _YAML_NULL = "tag:yaml.org,2002:str", "tag:yaml.org,2002:null"
+
 
 class Config(Options):
     """All settings of an experiment."""
@@ -83,7 +91,7 @@ def shipped_configs() -> dict[str, Path]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = _load_yaml(path.read_text(encoding="utf-8"), _LABEL_VALUES)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = getattr(error, "problem_mark", None)
         line = f" line {where.line + 1}" if where else ""
@@ -101,11 +109,86 @@ def _parse_override(override: str) -> tuple[str, Any]:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {override}: must read section.key=value, e.g. train.lr=1e-4")
+    key = key.strip()
+    names = tuple(key.split("."))
+    depth = len(names)
+    is_value = depth == len(_LABEL_VALUES) + 1 and names[:-1] == _LABEL_VALUES
+    if is_value:  # the label values of one class
+        text = f"{{class: {text}}}"
+    rest = () if is_value else _LABEL_VALUES[depth:] if names == _LABEL_VALUES[:depth] else None
     try:
-        value = yaml.safe_load(text)
+        value = _load_yaml(text, rest)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: {text!r} is not a YAML value") from error
-    return key.strip(), value
+    return key, value["class"] if is_value else value
+
+
+def _load_yaml(text: str, label_values: tuple[str, ...] | None) -> Any:
+    """Load YAML of limited depth and size.
+
+    Label values are text, as they are written: YAML would read `yes` as a boolean and `01` as 1,
+    which no attribute has.
+
+    Args:
+        text: The document.
+        label_values: Keys that lead to the mapping from classes to label values; None if the
+            document does not contain it.
+
+    Raises:
+        yaml.YAMLError: If it is not valid, or too deep or large.
+    """
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise yaml.MarkedYAMLError(problem="it is nested too deeply")
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _count_nodes(node, {})
+        if label_values is not None:
+            _keep_text(node, label_values)
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _count_nodes(node: yaml.Node, counts: dict[int, int]) -> int:
+    """Count the nodes of a document with its aliases expanded; refuse too many."""
+    if id(node) in counts:
+        return counts[id(node)]
+    counts[id(node)] = _MAX_NODES + 1  # of a node that contains itself
+    count = 1
+    for child in _list_children(node):
+        count += _count_nodes(child, counts)
+        if count > _MAX_NODES:
+            raise yaml.MarkedYAMLError(problem="it is too large with its aliases expanded")
+    counts[id(node)] = count
+    return count
+
+
+def _list_children(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [child for pair in node.value for child in pair]
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
+
+
+def _keep_text(node: yaml.Node, keys: tuple[str, ...]) -> None:
+    """Make text of the scalars that are label values; a class whose value is null stays null."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        if keys:
+            if key.value == keys[0]:
+                _keep_text(value, keys[1:])
+            continue
+        for scalar in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+            is_null = scalar is value and scalar.tag == _YAML_NULL
+            if isinstance(scalar, yaml.ScalarNode) and not is_null:
+                scalar.tag = _YAML_TEXT
 
 
 def _assign(tree: dict[str, Any], key: str, value: Any) -> None:

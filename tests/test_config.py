@@ -108,6 +108,44 @@ def test_numbers_are_read_by_yamls_rules(write):
     assert load_config(write("tile: {bands: [4, red]}")).tile.bands == (4, "red")
 
 
+def test_label_values_are_read_as_they_are_written(write):
+    values = "{house: [yes, residential, 01], field: no, water: '#0000ff', none: null, d: 1.0}"
+    expected = {
+        "house": ("yes", "residential", "01"), "field": ("no",), "water": ("#0000ff",),
+        "d": ("1.0",),
+    }  # fmt: skip
+    path = write(f"tile:\n  classes:\n    attribute: kind\n    values: {values}\n")
+    assert load_config(path).tile.classes.values == expected
+    for override in (
+        f"tile.classes.values={values}", f"tile.classes={{attribute: a, values: {values}}}",
+        f"tile={{classes: {{attribute: a, values: {values}}}}}",
+    ):  # fmt: skip
+        base = write("tile: {classes: {attribute: a, values: {x: [1]}}}")
+        assert load_config(base, [override]).tile.classes.values == expected
+    found = load_config(path, ["tile.classes.values.house=[off, 1e3]", "tile.classes.values.d=007"])
+    assert found.tile.classes.values["house"] == ("off", "1e3")
+    assert found.tile.classes.values["d"] == ("007",)
+    without = load_config(path, ["tile.classes.values.field=null", "tile.size=0x40"])
+    assert "field" not in without.tile.classes.values
+    assert without.tile.size == 64
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a: " + "[" * 20_000, "nested too deeply"),
+        ("a: &a [*a]", "too large"),
+        (
+            "x0: &x0 [a, a, a, a]\n"
+            + "".join(f"x{n + 1}: &x{n + 1} [{f'*x{n}, ' * 9}]\n" for n in range(9)),
+            "too large",
+        ),
+    ],
+)
+def test_a_short_file_cannot_keep_the_program_busy(write, text, problem):
+    assert problem in refusal(write(text))
+
+
 def test_the_command_line_comes_last(write):
     path = write("train:\n  lr: 0.5\n  loss: {dice: 1}\n")
     config = load_config(

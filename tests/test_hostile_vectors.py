@@ -84,6 +84,36 @@ def layer(town, shapes, path, crs=None, **attributes):
     return path
 
 
+# Geometry columns, suffixes and encodings
+
+
+@case
+def a_geoparquet_with_another_geometry_column(town, tmp_path):
+    frame = gpd.GeoDataFrame(geometry=town.houses, crs=town.crs).rename_geometry("geom")
+    frame.to_parquet(tmp_path / "a.geoparquet")
+    return Given(tmp_path / "a.geoparquet", town.houses)
+
+
+@case
+def a_geoparquet_with_two_geometry_columns(town, tmp_path):
+    frame = gpd.GeoDataFrame({"kind": ["house", "barn"] * 2 + ["house"]}, geometry=town.houses)
+    frame = frame.set_crs(town.crs)
+    frame["centre"] = frame.geometry.centroid
+    frame = frame.rename_geometry("outline")
+    frame["geometry"] = "no geometry"
+    frame.to_parquet(tmp_path / "a.parquet")
+    return Given(tmp_path / "a.parquet", town.houses[::2], {"where": "kind = 'house'"})
+
+
+@case
+def a_shapefile_in_cp1252_without_a_code_page(town, tmp_path):
+    kinds = ["Gebäude", "Schuppen"] * 2 + ["Gebäude"]
+    frame = gpd.GeoDataFrame({"art": kinds}, geometry=town.houses, crs=town.crs)
+    frame.to_file(tmp_path / "a.shp", encoding="cp1252")
+    (tmp_path / "a.cpg").unlink()
+    return Given(tmp_path / "a.shp", town.houses[::2], {"where": "art = 'Gebäude'"})
+
+
 # Layers of nothing
 
 

@@ -129,11 +129,12 @@ def read_layer(path: Path) -> gpd.GeoDataFrame:
     import geopandas as gpd
 
     from geoseg.errors import ConfigError
+    from geoseg.geo.plain_names import readable_name
 
-    suffix = path.suffix.lower()
+    suffix, name = path.suffix.lower(), readable_name(path)
     if suffix == ".csv":
         raise ConfigError(f"{path}: a SpaceNet CSV has no coordinates; choose another format")
     if suffix == ".parquet":
-        return gpd.read_parquet(path).drop(columns="bbox", errors="ignore")
+        return gpd.read_parquet(name).drop(columns="bbox", errors="ignore")
     layer = {"layer": "footprints"} if suffix == ".gpkg" else {}
-    return gpd.read_file(path, **layer)
+    return gpd.read_file(name, **layer)

@@ -13,7 +13,7 @@ class ClassOptions(Options):
     """Exclusive classes of land cover and the label values of each."""
 
     attribute: str | None = Field(None, description="Attribute that names the class of a polygon")
-    values: dict[str, tuple[int | float | str, ...]] = Field(
+    values: dict[str, tuple[bool | int | float | str, ...]] = Field(
         min_length=1,
         description="Label values of each class: attribute values, mask values, or colours #rrggbb",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,7 @@ _PALETTE = (
 IGNORE = 255
 
 _COLOUR = re.compile("#[0-9a-f]{6}")
+_WHOLE_NUMBER = re.compile(r"^(-?\d+)\.0+$")
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,11 @@ def _choose_colours(names: tuple[str, ...], options: ClassOptions) -> tuple[str,
 
 
 def normalize_value(value: Any) -> str:
-    """Return a label value as text that is equal for 1, 1.0 and "1"."""
+    """Return a label value as text that is equal for 1, 1.0, "1" and "1.0".
+
+    Text is compared without regard to case, in one Unicode normal form (NFC).
+    """
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return str(int(value))
-    return str(value).strip().lower()
+    text = unicodedata.normalize("NFC", str(value).strip().lower())
+    return _WHOLE_NUMBER.sub(r"\1", text)

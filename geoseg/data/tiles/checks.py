@@ -28,6 +28,13 @@ _MAX_UPSAMPLING = 2.0
 _MAX_IMBALANCE = 0.1
 
 
+def check_names(paths: Sequence[str]) -> None:
+    """Check that names of scenes are text, which the index of tiles stores."""
+    for path in paths:
+        if path.encode("utf-8", "ignore").decode() != path:
+            raise ConfigError(f"{path}: its name is not UTF-8; rename the file or its folder")
+
+
 def check_placeholder_overlap(infos: Sequence[SceneInfo]) -> None:
     """Check that scenes without georeferencing were not given the same placeholder location.
 

@@ -15,6 +15,7 @@ from geoseg.data.splits import SPLITS
 from geoseg.data.tiles.tile_index import FOOTPRINTS_NAME, FailedTile, TilesInfo
 from geoseg.data.tiles.tiling_plan import TilingPlan
 from geoseg.errors import EmptyDatasetError, LabelError
+from geoseg.geo.plain_names import writable_name
 from geoseg.geo.vector import wrap_lonlat, write_parts
 
 # Columns of tiles that are only needed to compute statistics; not written to tiles.parquet.
@@ -163,11 +164,13 @@ def _describe_split(plan: TilingPlan) -> dict[str, Any]:
 
 def _write_tables(plan: TilingPlan, tiles: gpd.GeoDataFrame, info: TilesInfo, folder: Path) -> None:
     columns = [c for c in tiles.columns if c not in _INTERNAL_COLUMNS]
-    tiles[columns].assign(class_pixels=tiles.of_value).to_parquet(folder / "tiles.parquet")
+    with writable_name(folder / "tiles.parquet") as name:
+        tiles[columns].assign(class_pixels=tiles.of_value).to_parquet(name)
     _write_footprints(plan, info, folder / FOOTPRINTS_NAME)
     for split, part in plan.regions.groupby("split"):
         part = part.set_geometry([wrap_lonlat(shape) for shape in part.geometry], crs=part.crs)
-        part.to_file(folder / f"{split}.geojson", driver="GeoJSON", RFC7946="YES")
+        with writable_name(folder / f"{split}.geojson") as name:
+            part.to_file(name, driver="GeoJSON", RFC7946="YES")
     (folder / "tiles.json").write_text(info.model_dump_json(indent=2) + "\n")
 
 
@@ -184,4 +187,5 @@ def _write_footprints(plan: TilingPlan, info: TilesInfo, path: Path) -> None:
     if any(isinstance(labels, LayerLabels) for labels in plan.labels):
         write_parts(path, parts())
     elif polygons := list(parts()):
-        gpd.GeoDataFrame(pd.concat(polygons, ignore_index=True)).to_parquet(path)
+        with writable_name(path) as name:
+            gpd.GeoDataFrame(pd.concat(polygons, ignore_index=True)).to_parquet(name)

@@ -12,6 +12,7 @@ from rasterio.windows import Window
 
 from geoseg.data.labels import IGNORE
 from geoseg.errors import EmptyDatasetError
+from geoseg.geo.plain_names import readable_name
 from geoseg.geo.vector import ParquetParts
 
 FOOTPRINTS_NAME = "footprints.parquet"
@@ -125,7 +126,7 @@ def read_tiles(folder: str | Path) -> gpd.GeoDataFrame:
 
     `class_pixels` holds the number of pixels of each value 0, 1 ... of the first target band.
     """
-    return gpd.read_parquet(Path(folder) / "tiles.parquet")
+    return gpd.read_parquet(readable_name(Path(folder) / "tiles.parquet"))
 
 
 def list_scenes(folder: str | Path, split: str) -> list[str]:
@@ -156,7 +157,7 @@ def read_tile_footprints(folder: str | Path) -> gpd.GeoDataFrame:
     Raises:
         EmptyDatasetError: If the file is missing.
     """
-    return gpd.read_parquet(_footprints_path(folder))
+    return gpd.read_parquet(readable_name(_footprints_path(folder)))
 
 
 def open_tile_footprints(folder: str | Path) -> ParquetParts:

@@ -35,6 +35,7 @@ from geoseg.data.splits import (
 from geoseg.data.tiles.checks import (
     check_geographic_crs,
     check_mask_georeferencing,
+    check_names,
     check_placeholder_overlap,
     check_same_bands,
     check_splits,
@@ -132,6 +133,7 @@ def plan_tiles(
     repeated = next((path for path in paths if paths.count(path) > 1), None)
     if repeated:
         raise ConfigError(f"{repeated}: is given twice; give each scene once")
+    check_names(paths)
     infos = [
         read_info(scene, bands=options.bands, assume_gsd_m=options.assume_gsd_m) for scene in scenes
     ]

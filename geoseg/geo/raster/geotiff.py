@@ -15,6 +15,7 @@ import rasterio
 from rasterio.shutil import copy as gdal_copy
 
 from geoseg.geo.grid import Grid
+from geoseg.geo.plain_names import readable_name, writable_name
 from geoseg.jobs.files import LEAST_FREE, replace_file
 
 # Compression of results and of temporary files.
@@ -76,8 +77,9 @@ def open_for_writing(
     stored = georeferencing | shape | {"nodata": nodata} | options
     with replace_file(path) as partial:
         with (
+            writable_name(partial) as name,
             rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True) if masked else nullcontext(),
-            rasterio.open(partial, "w", **stored) as sink,
+            rasterio.open(name, "w", **stored) as sink,
         ):
             if tags:
                 sink.update_tags(**tags)
@@ -132,16 +134,17 @@ def write_cog(source: str | Path, path: str | Path, *, resampling: str) -> None:
             for classes.
     """
     with replace_file(path) as partial:
-        gdal_copy(
-            str(source),
-            str(partial),
-            driver="COG",
-            compress="DEFLATE",
-            level=1,  # higher ones take three times as long to save a tenth
-            predictor="YES",
-            bigtiff="IF_SAFER",
-            overview_resampling=resampling.upper(),
-            blocksize="256",
-            num_threads="ALL_CPUS",
-        )
+        with writable_name(partial) as name:
+            gdal_copy(
+                readable_name(source),
+                str(name),
+                driver="COG",
+                compress="DEFLATE",
+                level=1,  # higher ones take three times as long to save a tenth
+                predictor="YES",
+                bigtiff="IF_SAFER",
+                overview_resampling=resampling.upper(),
+                blocksize="256",
+                num_threads="ALL_CPUS",
+            )
         _check_written(partial)

@@ -14,6 +14,7 @@ from rasterio.shutil import copy as gdal_copy
 
 from geoseg.errors import SceneReadError, one_line
 from geoseg.geo.paths import is_missing, no_such_file
+from geoseg.geo.plain_names import readable_name
 
 
 def open_raster(path: str | Path) -> Any:
@@ -67,7 +68,7 @@ def _open(name: str) -> Any:
     with warnings.catch_warnings():
         # A raster without georeferencing is refused with a clearer message.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return rasterio.open(name)
+        return rasterio.open(readable_name(name))
 
 
 def is_raster(path: str | Path) -> bool:

@@ -8,6 +8,7 @@ import os
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,6 +25,7 @@ from shapely.geometry.base import BaseGeometry
 
 from geoseg.errors import MissingCRSError, VectorReadError, one_line
 from geoseg.geo.paths import is_missing, no_such_file
+from geoseg.geo.plain_names import readable_name
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,8 @@ FOOTPRINT_LAYER = "footprints"
 
 # Formats with a spatial index, whose features are numbered in file order.
 _INDEXED = (".gpkg", ".fgb")
+
+_GEOPARQUET = (".parquet", ".geoparquet", ".pq")
 
 # Features per batch where a layer is read in parts.
 _BATCH = 8192
@@ -95,7 +99,7 @@ def read_footprints(
         return _polygons_only(gpd.GeoDataFrame(geometry=[], crs=4326))
     layer = _select_layer(path, layer)
     where = _ogr_where(where) if where else None
-    if Path(path).suffix.lower() == ".parquet":
+    if is_geoparquet(path):
         features = _read_parquet(path, where, bounds, bounds_crs)
     else:
         features = _read_ogr(path, layer, where, bounds, bounds_crs)
@@ -142,7 +146,7 @@ class ParquetParts(Sequence[gpd.GeoDataFrame]):
     """
 
     def __init__(self, path: str | Path) -> None:
-        self._file = parquet.ParquetFile(path)
+        self._file = parquet.ParquetFile(readable_name(path))
         geo = json.loads(self._file.schema_arrow.metadata[b"geo"])
         self._crs = CRS.from_json_dict(geo["columns"]["geometry"]["crs"])
 
@@ -165,8 +169,8 @@ def count_features(path: str | Path) -> int:
     Raises:
         VectorReadError: If it cannot be read.
     """
-    if Path(path).suffix.lower() == ".parquet":
-        return int(parquet.read_metadata(path).num_rows)
+    if is_geoparquet(path):
+        return int(parquet.read_metadata(readable_name(path)).num_rows)
     layers = [name for name, _ in _layers(path)]
     layer = FOOTPRINT_LAYER if FOOTPRINT_LAYER in layers else layers[0]
     info = pyogrio.read_info(_gdal_name(path), layer=layer, force_feature_count=True)
@@ -222,6 +226,11 @@ def keep_polygons(shapes: np.ndarray) -> np.ndarray:
     return shapes
 
 
+def is_geoparquet(path: str | Path) -> bool:
+    """Whether a file is GeoParquet, by its suffix."""
+    return Path(path).suffix.lower() in _GEOPARQUET
+
+
 def _is_empty_sequence(path: Path) -> bool:
     """Return whether a file is an empty GeoJSON sequence, which GDAL cannot open."""
     return path.suffix.lower() == ".geojsonl" and path.is_file() and path.stat().st_size == 0
@@ -231,7 +240,7 @@ def _layers(path: str | Path) -> list[tuple[str, str | None]]:
     name = str(path)
     if is_missing(name):
         raise VectorReadError(no_such_file(name))
-    if Path(name).suffix.lower() == ".parquet":
+    if is_geoparquet(name):
         return [(Path(name).stem, "Unknown")]
     try:
         layers = [(str(layer), kind) for layer, kind in pyogrio.list_layers(_gdal_name(path))]
@@ -245,7 +254,7 @@ def _layers(path: str | Path) -> list[tuple[str, str | None]]:
 def _gdal_name(path: str | Path) -> str:
     """Return the name by which GDAL opens a file; for a zip archive, that of its content."""
     if Path(path).suffix.lower() != ".zip" or not zipfile.is_zipfile(path):
-        return str(path)
+        return readable_name(path)
     with zipfile.ZipFile(path) as archive:
         members = [PurePosixPath(name) for name in archive.namelist()]
     found = [
@@ -263,7 +272,7 @@ def _gdal_name(path: str | Path) -> str:
             f"{path}: has several vector files ({_join(map(str, found))}); unpack it and give one"
         )
     inside = found[0] if len(found) == 1 else found[0].parent
-    return f"/vsizip/{Path(path).absolute()}/{inside}"
+    return f"/vsizip/{Path(readable_name(path)).absolute()}/{inside}"
 
 
 def _select_layer(path: str | Path, layer: str | None) -> str:
@@ -296,16 +305,20 @@ def _read_ogr(
     crs = as_crs(info["crs"], path)
     if info["features"] == 0:
         where = None  # an empty GeoJSON has no attributes to filter by
+    # GDAL would compare the filter, in UTF-8, with the bytes of another encoding.
+    later = where if where and info["encoding"] not in (None, "UTF-8") else None
     # With bounds, a GeoPackage returns features in the order of its spatial index.
     in_order = Path(path).suffix.lower() in _INDEXED
     try:
         features = pyogrio.read_dataframe(
             _gdal_name(path),
             layer=layer,
-            where=where,
+            where=None if later else where,
             bbox=transform_bounds(bounds, bounds_crs, crs),
             fid_as_index=in_order,
         )
+        if later:
+            return features.iloc[_matching_rows(features, later, path)]
         return features.sort_index().reset_index(drop=True) if in_order else features
     except (DataSourceError, DataLayerError) as error:
         if where:
@@ -334,7 +347,7 @@ def _read_parquet(
     bounds_crs: Any,
 ) -> gpd.GeoDataFrame:
     try:
-        features = gpd.read_parquet(path)
+        features = gpd.read_parquet(readable_name(path))
     except (ValueError, OSError) as error:  # pyarrow raises both for a file of another kind
         raise _not_vector(path, error) from error
     crs = as_crs(features.crs, path)
@@ -343,7 +356,12 @@ def _read_parquet(
         features = features.iloc[features.sindex.intersection(box)].sort_index()
     if where:
         features = features.iloc[_matching_rows(features, where, path)]
-    return features
+    name = features.geometry.name
+    others = [str(column) for column in features.select_dtypes("geometry") if column != name]
+    features = features.drop(columns=others)
+    if name == "geometry":
+        return features
+    return features.drop(columns="geometry", errors="ignore").rename_geometry("geometry")
 
 
 def _matching_rows(features: gpd.GeoDataFrame, where: str, path: str | Path) -> np.ndarray:
@@ -351,7 +369,8 @@ def _matching_rows(features: gpd.GeoDataFrame, where: str, path: str | Path) -> 
 
     So all formats have the same filter language, and no expression is evaluated as Python.
     """
-    table = pd.DataFrame(features.drop(columns=features.geometry.name)).reset_index(drop=True)
+    geometries = list(features.select_dtypes("geometry"))
+    table = pd.DataFrame(features.drop(columns=geometries)).reset_index(drop=True)
     scalar = [str(c) for c in table if not table[c].map(lambda v: isinstance(v, dict | list)).any()]
     name = f"/vsimem/geoseg_where_{os.getpid()}_{id(table)}.gpkg"
     try:
@@ -360,7 +379,8 @@ def _matching_rows(features: gpd.GeoDataFrame, where: str, path: str | Path) -> 
     except (DataSourceError, DataLayerError, ValueError) as error:
         raise _bad_filter(path, where, scalar) from error
     finally:
-        pyogrio.vsi_unlink(name)
+        with suppress(OSError):  # the table may not have been written
+            pyogrio.vsi_unlink(name)
     rows: np.ndarray = found.index.to_numpy()
     return rows - 1  # GeoPackage counts rows from 1
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 
 from geoseg.errors import GeosegError, VectorReadError, one_line
+from geoseg.geo.plain_names import writable_name
 from geoseg.jobs.files import disk_full_error, is_disk_full, move_files, working_path
 
 # Subfolder of the working folder, which may contain files of a job.
@@ -19,7 +20,7 @@ _FOLDER = "layer"
 
 @contextmanager
 def replace_layer(path: Path) -> Iterator[Path]:
-    """Yield a temporary path of the same name; on success its files replace the layer.
+    """Yield a temporary path; on success its files replace the layer.
 
     Files that an interrupted run left in the temporary folder are removed.
 
@@ -40,7 +41,8 @@ def replace_layer(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise VectorReadError(f"{path}: cannot be written ({one_line(error)})") from error
     try:
-        yield folder / path.name
+        with writable_name(folder / path.name) as name:
+            yield name
         move_files(folder, path)
     except (DataSourceError, DataLayerError, FeatureError, pa.ArrowInvalid, OSError) as error:
         if not isinstance(error, GeosegError) and is_disk_full(error, folder):

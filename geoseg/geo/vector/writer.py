@@ -104,7 +104,7 @@ def write_footprints(
         if suffix == ".parquet":
             write_geoparquet(partial, stream.schema, stream.crs, stream)
         elif suffix == _SPACENET_SUFFIX:
-            _write_spacenet(partial, stream, grid)
+            _write_spacenet(partial, stream, grid, path.stem)
         else:
             _write_ogr(partial, stream, suffix)
         if suffix == ".gpkg" and set(stream.schema.names) >= _REVIEW_COLUMNS:
@@ -257,7 +257,7 @@ def _write_ogr(path: Path, stream: _RecordStream, suffix: str) -> None:
         raise stream.error or error from None
 
 
-def _write_spacenet(path: Path, stream: _RecordStream, grid: Grid | None) -> None:
+def _write_spacenet(path: Path, stream: _RecordStream, grid: Grid | None, image: str) -> None:
     if grid is None:
         raise ConfigError(
             f"{path.name}: a SpaceNet CSV has coordinates in pixels of a raster, and there is "
@@ -269,7 +269,7 @@ def _write_spacenet(path: Path, stream: _RecordStream, grid: Grid | None) -> Non
         (shapes, np.ones(len(shapes)) if confidence is None else columns[confidence].to_numpy())
         for columns, shapes in stream
     )
-    write_spacenet_csv(path, batches, grid, path.stem)
+    write_spacenet_csv(path, batches, grid, image)
 
 
 def _geometry_type(frame: gpd.GeoDataFrame) -> dict[str, Any]:
