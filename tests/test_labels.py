@@ -448,3 +448,15 @@ def test_memory_of_an_estimate_does_not_grow_with_the_mask(tmp_path, magnify, ro
     hits = np.count_nonzero(small[rows[inside], columns[inside]])
     assert pixels == hits * (side / 64) ** 2
     assert peak < 16e6  # the mask has 1.07e9 pixels
+
+
+def test_label_values_are_compared_as_text():
+    options = ClassOptions(
+        attribute="a", values={"roof": [True, "caf\u00e9", 1.0], "other": [False, "01", "11.0"]}
+    )
+    scheme = resolve_scheme(options)
+    roof, other = scheme.names.index("roof"), scheme.names.index("other")
+    values = [np.True_, "TRUE", "cafe\u0301", 1, "1", np.float64(1), " 1.00 "]
+    assert scheme.to_mask_values(values).tolist() == [roof] * 7
+    assert scheme.to_mask_values([np.False_, "01", 11, 11.0]).tolist() == [other] * 4
+    assert scheme.to_mask_values(["1.5", "001", None]).tolist() == [IGNORE] * 3

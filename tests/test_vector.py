@@ -15,7 +15,7 @@ import pytest
 import rasterio.crs
 import shapely
 from affine import Affine
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 from pyproj import CRS, Geod, Transformer
@@ -167,6 +167,37 @@ def test_a_footprint_across_the_antimeridian_is_one_feature(tmp_path, suffix):
         assert all(part.exterior.is_ccw for part in shape.geoms)
     areas = found.to_crs(3832).area.to_numpy()
     assert areas == pytest.approx(frame.area.to_numpy(), rel=1e-3)
+
+
+@given(st.floats(0, 0.05), st.floats(-85, 85))
+@example(0.004, -17.0)
+def test_a_part_across_180_that_is_too_thin_is_dropped(tmp_path_factory, beyond_m, latitude):
+    crs, path = CRS(3857), tmp_path_factory.mktemp("thin") / "a.geojson"
+    x, y = Transformer.from_crs(4326, crs, always_xy=True).transform(180, latitude)
+    house = box(x - 12, y, x + beyond_m, y + 9)
+    other = box(x - 40, y, x - 30, y + 9)
+    assert write_footprints(path, [gpd.GeoDataFrame({"id": [1, 2]}, geometry=[house, other])],
+                            crs=crs) == 2  # fmt: skip
+    found = gpd.read_file(path)
+    assert found.is_valid.all()
+    left, _, right, _ = found.total_bounds
+    assert -180 <= left <= right <= 180
+    areas = shapely.area(found.geometry.to_numpy())
+    assert areas[0] == pytest.approx(1.2 * areas[1], rel=0.02)
+
+
+@pytest.mark.parametrize("suffix", [".geojson", ".geojsonl"])
+def test_a_local_crs_is_refused_where_degrees_are_needed(tmp_path, suffix):
+    wkt = 'LOCAL_CS["Site grid",UNIT["metre",1],AXIS["Easting",EAST],AXIS["Northing",NORTH]]'
+    frame = gpd.GeoDataFrame({"id": [1]}, geometry=[box(0, 0, 9, 9)], crs=CRS(wkt))
+    with pytest.raises(MissingCRSError, match=r"has a local CRS .*\(Site grid\); .* suffix \.gpkg"):
+        write_footprints(tmp_path / f"a{suffix}", [frame], crs=frame.crs)
+    assert list(tmp_path.iterdir()) == []
+    write_footprints(tmp_path / "a.gpkg", [frame], crs=frame.crs)
+    near = read_footprints(tmp_path / "a.gpkg", bounds=(0, 0, 5, 5), bounds_crs=frame.crs)
+    assert len(near) == 1
+    with pytest.raises(MissingCRSError, match="cannot be aligned with other data"):
+        read_footprints(tmp_path / "a.gpkg", bounds=(0, 0, 5, 5), bounds_crs=CRS(32633))
 
 
 def test_footprints_across_the_antimeridian_count_once(tmp_path):

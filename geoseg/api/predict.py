@@ -126,6 +126,11 @@ def plan_predict(
         )
     check_backend(options.backend, options.device)
     job = plan_job(scene, model, options)
+    if suffix not in ("", *_RASTER_SUFFIXES):
+        # geopandas, which this imports, is slow to load.
+        from geoseg.geo.vector import check_layer
+
+        check_layer(output, job.plan.scene.grid.crs)
     if job.finds_boxes:
         _check_boxes(job, Path(output), suffix)
     check_output(output, overwrite=overwrite, inputs=job.list_input_files(), is_file=bool(suffix))

@@ -9,7 +9,7 @@ from geoseg.api.results import VectorizeResult
 from geoseg.errors import ConfigError
 from geoseg.geo.raster import ProbInfo, list_files, read_prob
 from geoseg.geo.raster.block_cache import limited_block_cache
-from geoseg.geo.vector import check_suffix
+from geoseg.geo.vector import check_layer, check_suffix
 from geoseg.jobs.journal import describe_job
 from geoseg.jobs.output import Work, check_output, file_output
 from geoseg.jobs.progress import Progress
@@ -114,6 +114,7 @@ def plan_vectorize(
     if options.crf is not None and scene is None:
         raise ConfigError("vectorize.crf: needs the colours of a scene; pass --crf SCENE")
     info = read_prob(prob)
+    check_layer(output, info.grid.crs)
     check_bands(info)
     if info.classes:
         check_thresholds(options, info.thresholds)

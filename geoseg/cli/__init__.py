@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 import sys
 from typing import TextIO
 
 import click
 
+from geoseg.cli.environment import drop_unsuitable_data
 from geoseg.errors import GeosegError
 from geoseg.version import __version__
 
@@ -62,6 +64,8 @@ def cli() -> None:
 def main() -> None:
     """Run the command line; an error that a user can correct ends with one line and code 2."""
     _allow_any_character(sys.stdout)
+    for line in drop_unsuitable_data(os.environ):
+        _complain(line)
     sys.exit(_run())
 
 

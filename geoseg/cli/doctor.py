@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import click
 
+from geoseg.cli.environment import removed
+
 _LEAST_MEMORY_GB = 2.0
 
 
@@ -47,6 +49,12 @@ def _vector() -> str:
     if missing:
         raise RuntimeError(f"cannot write {', '.join(missing)}; pip install --force pyogrio")
     return f"pyogrio {pyogrio.__version__}"
+
+
+def _environment() -> str:
+    if removed:
+        raise RuntimeError("; ".join(removed))
+    return "no PROJ_LIB, PROJ_DATA or GDAL_DATA of another installation"
 
 
 def _projections() -> str:
@@ -131,6 +139,7 @@ _CHECKS: dict[str, Callable[[], str]] = {
     "rasters": _raster,
     "codecs": _codecs,
     "vectors": _vector,
+    "variables": _environment,
     "proj": _projections,
     "torch": _torch,
     "device": _device,

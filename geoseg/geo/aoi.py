@@ -17,8 +17,9 @@ from shapely import STRtree
 from shapely.geometry.base import BaseGeometry
 
 from geoseg.errors import VectorReadError
+from geoseg.geo.crs import as_crs
 from geoseg.geo.grid import Grid
-from geoseg.geo.vector.polygons import as_crs, keep_polygons, read_footprints
+from geoseg.geo.vector.polygons import keep_polygons, read_footprints
 from geoseg.geo.vector.reprojection import to_crs_densified
 
 # A polygon that only touches the area leaves a sliver of rounding size inside.

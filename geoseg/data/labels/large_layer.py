@@ -9,14 +9,12 @@ from pathlib import Path
 import geopandas as gpd
 import numpy as np
 import shapely
-from pyproj.exceptions import ProjError
 from rasterio.windows import Window
 
 from geoseg.data.labels.class_scheme import ClassScheme
 from geoseg.data.labels.polygon_labels import (
     FootprintLabels,
     add_mask_values,
-    local_crs_error,
     read_ignored,
     reproject_to_grid,
 )
@@ -139,13 +137,10 @@ def read_layer_labels(
     """
     number, repaired, dropped = 0, 0, 0
     bounds = {"bounds": grid.bounds, "bounds_crs": grid.crs}
-    try:
-        for part in iter_polygons(path, where=where, layer=layer, **bounds):
-            number += len(reproject_to_grid(part, grid, path))
-            repaired += part.attrs["repaired"]
-            dropped += part.attrs["dropped"]
-    except ProjError as error:
-        raise local_crs_error(path) from error
+    for part in iter_polygons(path, where=where, layer=layer, **bounds):
+        number += len(reproject_to_grid(part, grid, path))
+        repaired += part.attrs["repaired"]
+        dropped += part.attrs["dropped"]
     ignored = read_ignored(path, grid, layer)
     labels = LayerLabels(
         grid, str(path), number, scheme, where, layer, ignored, repaired, dropped

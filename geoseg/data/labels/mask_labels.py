@@ -41,6 +41,7 @@ class RasterLabels:
     def __post_init__(self) -> None:
         by_colour = any(value.startswith("#") for value in self.scheme.values)
         with NearestRaster(self.path, self.scene_grid) as source:
+            source.check_alignment(self.grid)
             supported = source.bands == 1 or (source.bands >= 3 and by_colour)
             if not supported or (by_colour and source.bands < 3):
                 raise LabelError(

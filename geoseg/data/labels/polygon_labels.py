@@ -18,7 +18,8 @@ from rasterio.features import rasterize
 from rasterio.windows import Window
 
 from geoseg.data.labels.class_scheme import IGNORE, ClassScheme
-from geoseg.errors import GridMismatchError, LabelError, MissingCRSError
+from geoseg.errors import GridMismatchError, LabelError
+from geoseg.geo.crs import local_crs_error
 from geoseg.geo.grid import Grid
 from geoseg.geo.vector import list_layers, read_footprints
 
@@ -212,12 +213,9 @@ def _read_on(
     path: str | Path, grid: Grid, *, where: str | None = None, layer: str | None = None
 ) -> gpd.GeoDataFrame:
     """Read the polygons of a layer that intersect a grid, in the grid's CRS."""
-    try:
-        part = read_footprints(
-            path, where=where, layer=layer, bounds=_read_bounds(grid), bounds_crs=grid.crs
-        )
-    except ProjError as error:
-        raise local_crs_error(path) from error
+    part = read_footprints(
+        path, where=where, layer=layer, bounds=_read_bounds(grid), bounds_crs=grid.crs
+    )
     return reproject_to_grid(part, grid, path)
 
 
@@ -272,14 +270,6 @@ def _wrap_longitudes(footprints: gpd.GeoDataFrame, longitude: float) -> gpd.GeoD
     # Polygons on the opposite side of the Earth get vertices on both ends; drop them.
     left, _, right, _ = shapely.bounds(wrapped).reshape(-1, 4).T
     return result[right - left < 180]
-
-
-def local_crs_error(path: str | Path) -> MissingCRSError:
-    """Return the error for labels and a scene of which one has a local CRS."""
-    return MissingCRSError(
-        f"{path}: cannot be aligned with the scene, because one of them has a local CRS without a "
-        "location on Earth; assign a CRS with gdal_edit.py -a_srs or ogr2ogr -a_srs EPSG:CODE"
-    )
 
 
 def add_mask_values(

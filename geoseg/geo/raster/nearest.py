@@ -9,12 +9,12 @@ from typing import Self
 
 import numpy as np
 from affine import Affine
-from pyproj import Transformer
 from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from geoseg.errors import MissingCRSError, SceneReadError, one_line
+from geoseg.geo.crs import build_transformer
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster.opening import open_raster
 
@@ -60,6 +60,15 @@ class NearestRaster:
         trace: TracebackType | None,
     ) -> None:
         self._source.close()
+
+    def check_alignment(self, grid: Grid) -> None:
+        """Check that positions on a grid are known in this raster.
+
+        Raises:
+            MissingCRSError: If only one of the two has a location on Earth.
+        """
+        if grid.crs != self._crs:
+            build_transformer(grid.crs, self._crs, self._path)
 
     def read(
         self, grid: Grid, window: Window, shape: tuple[int, int]
@@ -143,9 +152,7 @@ class NearestRaster:
         xs = points.a * column + points.b * row + points.c
         ys = points.d * column + points.e * row + points.f
         if grid.crs != self._crs:
-            transformer = Transformer.from_crs(
-                grid.crs.to_wkt(), self._crs.to_wkt(), always_xy=True
-            )  # fmt: skip
+            transformer = build_transformer(grid.crs, self._crs, self._path)
             xs, ys = transformer.transform(xs, ys)
         inverse = ~self._transform
         positions = (

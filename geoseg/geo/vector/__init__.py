@@ -1,10 +1,10 @@
 """Vector files: readers of valid polygons from any format, writers of layers."""
 
+from geoseg.geo.crs import as_crs
 from geoseg.geo.vector.antimeridian import wrap_lonlat
 from geoseg.geo.vector.polygons import (
     FOOTPRINT_LAYER,
     ParquetParts,
-    as_crs,
     count_features,
     count_indexed,
     iter_polygons,
@@ -17,6 +17,7 @@ from geoseg.geo.vector.writer import (
     FOOTPRINT_COLUMNS,
     LAYER_SUFFIXES,
     WRITABLE_SUFFIXES,
+    check_layer,
     check_suffix,
     write_footprints,
     write_layers,
@@ -30,6 +31,7 @@ __all__ = [
     "WRITABLE_SUFFIXES",
     "ParquetParts",
     "as_crs",
+    "check_layer",
     "check_suffix",
     "count_features",
     "count_indexed",

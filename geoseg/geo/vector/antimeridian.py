@@ -6,12 +6,15 @@ import geopandas as gpd
 import numpy as np
 import shapely
 from shapely.affinity import translate
+from shapely.errors import GEOSException
 from shapely.geometry import Polygon
 from shapely.geometry.base import BaseGeometry
 
 from geoseg.geo.vector.polygons import polygonal_part
 
 DECIMALS = 7  # about 1 cm on the ground; RFC 7946 advises against more
+
+_SIZE = 10.0**-DECIMALS
 
 # Segments of a densified ring around a pole: short enough that edges follow their true course.
 _POLAR_STEPS = 256
@@ -96,10 +99,16 @@ def _polygon_of(ring: np.ndarray) -> BaseGeometry:
 
 
 def _round(shapes: np.ndarray) -> np.ndarray:
-    size = 10.0**-DECIMALS
-    rounded: np.ndarray = shapely.set_precision(shapes, size, mode="pointwise")
-    rounded = shapely.remove_repeated_points(rounded)
+    rounded: np.ndarray = shapely.set_precision(shapes, _SIZE, mode="pointwise")
+    try:
+        rounded = shapely.remove_repeated_points(rounded)
+    except GEOSException:  # a part is so thin that it collapses, such as one cut off at 180 degrees
+        return np.array([_round_valid(shape) for shape in shapes], dtype=object)
     for index in np.flatnonzero(~shapely.is_valid(rounded)):
-        repaired = shapely.set_precision(shapely.make_valid(shapes[index]), size)
-        rounded[index] = polygonal_part(repaired)
+        rounded[index] = _round_valid(shapes[index])
     return rounded
+
+
+def _round_valid(shape: BaseGeometry) -> BaseGeometry:
+    """Round a polygon; parts that collapse are dropped."""
+    return polygonal_part(shapely.set_precision(shapely.make_valid(shape), _SIZE))

@@ -19,11 +19,11 @@ import pyogrio
 import shapely
 from pyarrow import parquet
 from pyogrio.errors import DataLayerError, DataSourceError
-from pyproj import CRS, Transformer
-from pyproj.exceptions import CRSError
+from pyproj import CRS
 from shapely.geometry.base import BaseGeometry
 
 from geoseg.errors import MissingCRSError, VectorReadError, one_line
+from geoseg.geo.crs import as_crs, transform_bounds
 from geoseg.geo.paths import is_missing, no_such_file
 from geoseg.geo.plain_names import readable_name
 
@@ -123,7 +123,7 @@ def iter_polygons(
     where = _ogr_where(where) if where else None
     info = _read_info(path, layer)
     crs = as_crs(info["crs"], path)
-    chosen = {"where": where, "bbox": transform_bounds(bounds, bounds_crs, crs)}
+    chosen = {"where": where, "bbox": transform_bounds(bounds, bounds_crs, crs, path)}
     try:
         with pyogrio.open_arrow(
             _gdal_name(path), layer=layer, columns=[], batch_size=_BATCH, use_pyarrow=True, **chosen
@@ -182,33 +182,6 @@ def count_indexed(path: str | Path, layer: str | None = None) -> int:
     if Path(path).suffix.lower() not in _INDEXED:
         return 0
     return max(0, int(_read_info(path, _select_layer(path, layer))["features"]))
-
-
-def as_crs(crs: Any, where: str | Path = "layer") -> CRS:
-    """Convert a CRS of any library, an EPSG code or WKT to a pyproj CRS.
-
-    Args:
-        crs: The CRS.
-        where: File name for the error message.
-
-    Returns:
-        The CRS.
-
-    Raises:
-        MissingCRSError: If `crs` is None or unknown to pyproj.
-    """
-    if crs is None:
-        raise MissingCRSError(
-            f"{where}: has no coordinate reference system; add it with ogr2ogr -a_srs EPSG:CODE "
-            "out.gpkg in.shp"
-        )
-    try:
-        return CRS.from_user_input(crs.to_wkt() if hasattr(crs, "to_wkt") else crs)
-    except CRSError as error:
-        raise MissingCRSError(
-            f"{where}: {str(crs)[:80]!r} is not a coordinate reference system; give "
-            "EPSG:CODE or WKT"
-        ) from error
 
 
 def polygonal_part(shape: BaseGeometry) -> BaseGeometry:
@@ -314,7 +287,7 @@ def _read_ogr(
             _gdal_name(path),
             layer=layer,
             where=None if later else where,
-            bbox=transform_bounds(bounds, bounds_crs, crs),
+            bbox=transform_bounds(bounds, bounds_crs, crs, path),
             fid_as_index=in_order,
         )
         if later:
@@ -351,7 +324,7 @@ def _read_parquet(
     except (ValueError, OSError) as error:  # pyarrow raises both for a file of another kind
         raise _not_vector(path, error) from error
     crs = as_crs(features.crs, path)
-    box = transform_bounds(bounds, bounds_crs, crs)
+    box = transform_bounds(bounds, bounds_crs, crs, path)
     if box is not None:
         features = features.iloc[features.sindex.intersection(box)].sort_index()
     if where:
@@ -388,19 +361,6 @@ def _matching_rows(features: gpd.GeoDataFrame, where: str, path: str | Path) -> 
 def _ogr_where(where: str) -> str:
     """Replace `==` by OGR's `=`, except inside quotes."""
     return re.sub(r"""('[^']*'|"[^"]*")|==""", lambda match: match.group(1) or "=", where)
-
-
-def transform_bounds(
-    bounds: tuple[float, float, float, float] | None, bounds_crs: Any, crs: CRS
-) -> tuple[float, float, float, float] | None:
-    """Transform (left, bottom, right, top) to another CRS; None where that is not possible."""
-    if bounds is None or bounds_crs is None:
-        return bounds
-    transformer = Transformer.from_crs(as_crs(bounds_crs, "bounds"), crs, always_xy=True)
-    left, bottom, right, top = transformer.transform_bounds(*bounds, densify_pts=21)
-    if not np.isfinite([left, bottom, right, top]).all() or left > right:
-        return None  # outside the CRS's domain or across the antimeridian: read everything
-    return left, bottom, right, top
 
 
 def _polygons_only(features: gpd.GeoDataFrame) -> gpd.GeoDataFrame:

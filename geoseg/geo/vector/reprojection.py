@@ -7,12 +7,13 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import shapely
-from pyproj import CRS, Transformer
+from pyproj import CRS
 from shapely.geometry import MultiPolygon, Polygon
 from shapely.geometry.base import BaseGeometry
 
+from geoseg.geo.crs import as_crs, build_transformer, transform_bounds
 from geoseg.geo.grid import unit_m
-from geoseg.geo.vector.polygons import as_crs, keep_polygons, polygonal_part, transform_bounds
+from geoseg.geo.vector.polygons import keep_polygons, polygonal_part
 
 # Largest distance between an edge and its reprojected points, in metres.
 _TOLERANCE_M = 0.001
@@ -76,7 +77,7 @@ class _RingEdges:
     """Edges of polygons in one CRS, and their course in another."""
 
     def __init__(self, source: CRS, target: CRS) -> None:
-        self._transformer = Transformer.from_crs(source, target, always_xy=True)
+        self._transformer = build_transformer(source, target, "polygons")
         self._tolerance = _TOLERANCE_M / unit_m(target)
 
     def reproject(self, shape: BaseGeometry) -> BaseGeometry:

@@ -16,6 +16,7 @@ import shapely
 from pyproj import CRS
 
 from geoseg.errors import ConfigError
+from geoseg.geo.crs import as_crs, check_location
 from geoseg.geo.grid import Grid
 from geoseg.geo.vector.antimeridian import DECIMALS, to_degrees
 from geoseg.geo.vector.geopackage import (
@@ -25,7 +26,7 @@ from geoseg.geo.vector.geopackage import (
     finish_geopackage,
 )
 from geoseg.geo.vector.geoparquet import write_frames, write_geoparquet
-from geoseg.geo.vector.polygons import FOOTPRINT_LAYER, as_crs
+from geoseg.geo.vector.polygons import FOOTPRINT_LAYER
 from geoseg.geo.vector.replacing import replace_layer
 from geoseg.geo.vector.shapefile import ShapefileSize, shapefile_fields
 from geoseg.geo.vector.spacenet_csv import write_spacenet_csv
@@ -91,6 +92,7 @@ def write_footprints(
     """
     path = Path(path)
     suffix = check_suffix(path)
+    check_layer(path, crs)
     source_crs = as_crs(crs, path)
     target_crs = CRS.from_epsg(4326) if suffix in _IN_DEGREES else source_crs
     frames = _single_polygons(batches, suffix, source_crs)
@@ -155,6 +157,18 @@ def write_parts(path: str | Path, parts: Iterable[gpd.GeoDataFrame]) -> None:
     """
     with replace_layer(Path(path)) as partial:
         write_frames(partial, parts)
+
+
+def check_layer(path: str | Path, crs: Any) -> None:
+    """Check that polygons in a CRS can be written as a layer.
+
+    Raises:
+        ConfigError: If the suffix is not supported.
+        MissingCRSError: If there is no CRS, or a local one, which GeoJSON does not allow.
+    """
+    suffix = check_suffix(path)
+    if as_crs(crs, path) and suffix in _IN_DEGREES:
+        check_location(crs, path)
 
 
 def check_suffix(path: str | Path) -> str:
