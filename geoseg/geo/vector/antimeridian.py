@@ -16,6 +16,10 @@ DECIMALS = 7  # about 1 cm on the ground; RFC 7946 advises against more
 
 _SIZE = 10.0**-DECIMALS
 
+# Degrees, about 10 cm: GDAL moves coordinates that are nearer to 180 degrees onto it, where
+# narrower parts would collapse.
+_LEAST_WIDTH = 1e-6
+
 # Segments of a densified ring around a pole: short enough that edges follow their true course.
 _POLAR_STEPS = 256
 
@@ -61,7 +65,10 @@ def wrap_lonlat(shape: BaseGeometry) -> BaseGeometry:
         translate(shape.intersection(shapely.box(turn - 180, -90, turn + 180, 90)), -turn)
         for turn in (-360, 0, 360)
     ]
-    return shapely.union_all([part for part in parts if part.area > 0])
+    cut = np.array([part for part in parts if part.area > 0], dtype=object)
+    left, _, right, _ = shapely.bounds(cut).reshape(-1, 4).T
+    wide = right - left > _LEAST_WIDTH
+    return shapely.union_all(cut[wide] if wide.any() else cut)
 
 
 def _reproject_torn(polygon: gpd.GeoSeries) -> BaseGeometry:
