@@ -169,7 +169,7 @@ def test_a_footprint_across_the_antimeridian_is_one_feature(tmp_path, suffix):
     assert areas == pytest.approx(frame.area.to_numpy(), rel=1e-3)
 
 
-@given(st.floats(0, 0.3), st.integers(-85_000, 85_000).map(lambda part: part / 1000))
+@given(st.floats(0, 0.6), st.integers(-85_000, 85_000).map(lambda part: part / 1000))
 @example(0.004, -17.0)
 def test_a_part_across_180_that_is_too_thin_is_dropped(tmp_path_factory, beyond_m, latitude):
     crs, path = CRS(3857), tmp_path_factory.mktemp("thin") / "a.geojson"
@@ -183,7 +183,7 @@ def test_a_part_across_180_that_is_too_thin_is_dropped(tmp_path_factory, beyond_
     left, _, right, _ = found.total_bounds
     assert -180 <= left <= right <= 180
     areas = shapely.area(found.geometry.to_numpy())
-    assert areas[0] == pytest.approx(1.2 * areas[1], rel=0.05)
+    assert areas[0] == pytest.approx(1.2 * areas[1], rel=0.08)
 
 
 @pytest.mark.parametrize("suffix", [".geojson", ".geojsonl"])

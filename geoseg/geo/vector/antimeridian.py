@@ -16,9 +16,9 @@ DECIMALS = 7  # about 1 cm on the ground; RFC 7946 advises against more
 
 _SIZE = 10.0**-DECIMALS
 
-# Degrees, about 10 cm: GDAL moves coordinates that are nearer to 180 degrees onto it, where
+# Degrees, about 20 cm: GDAL moves coordinates that are nearer to 180 degrees onto it, where
 # narrower parts would collapse.
-_LEAST_WIDTH = 1e-6
+_LEAST_WIDTH = 2e-6
 
 # Segments of a densified ring around a pole: short enough that edges follow their true course.
 _POLAR_STEPS = 256
