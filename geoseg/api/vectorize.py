@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,11 @@ from geoseg.prediction.crf.refinement import check_colours, refine_raster
 from geoseg.vectorization.block_layout import BlockLayout, choose_layout
 from geoseg.vectorization.layer import write_layer
 from geoseg.vectorization.prob_sources import prob_bands as check_bands
+
+logger = logging.getLogger(__name__)
+
+# Rows that are read at a time to find the largest value.
+_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ def vectorize(
     output: str | Path,
     *,
     options: VectorizeOptions | None = None,
+    mask: bool = False,
     scene: str | Path | None = None,
     overwrite: bool = False,
     workers: Workers | None = None,
@@ -73,6 +80,7 @@ def vectorize(
         prob: Raster of probabilities, such as the `prob.tif` of `geoseg.predict`.
         output: Layer in a format of `geoseg.geo.vector`, chosen by its suffix.
         options: Settings that replace those in the tags of the raster.
+        mask: Whether `prob` is a mask instead: every value but 0 is building.
         scene: If given, the probabilities are first refined by its colours with a dense CRF.
         overwrite: Replace an existing output.
         workers: Who computes; the layer does not depend on it.
@@ -88,15 +96,19 @@ def vectorize(
     """
     workers = workers or Workers()
     with limited_block_cache():
-        plan = plan_vectorize(prob, output, options=options, scene=scene, overwrite=overwrite)
+        plan = plan_vectorize(
+            prob, output, options=options, mask=mask, scene=scene, overwrite=overwrite
+        )
         settings = (plan.thresholds.model_dump(), bool(scene) and plan.crf.model_dump())
         job = describe_job(
-            "vectorize", *settings, plan.output.suffix.lower(), files=plan.list_input_files()
+            "vectorize", mask, *settings, plan.output.suffix.lower(), files=plan.list_input_files()
         )
         with file_output(output, overwrite=overwrite, inputs=plan.inputs, job=job) as work:
             if not work.is_complete:
                 _write(plan, work, workers, progress)
             count = int(work.journal.done["count"])
+        if not count:
+            _warn_if_unlikely(plan.prob)
     return VectorizeResult(Path(output), count)
 
 
@@ -105,6 +117,7 @@ def plan_vectorize(
     output: str | Path,
     *,
     options: VectorizeOptions | None = None,
+    mask: bool = False,
     scene: str | Path | None = None,
     overwrite: bool = False,
 ) -> VectorizePlan:
@@ -113,7 +126,9 @@ def plan_vectorize(
     check_suffix(output)
     if options.crf is not None and scene is None:
         raise ConfigError("vectorize.crf: needs the colours of a scene; pass --crf SCENE")
-    info = read_prob(prob)
+    if mask and scene is not None:
+        raise ConfigError("--crf: refines probabilities, which a mask does not have; remove it")
+    info = read_prob(prob, mask=mask)
     check_layer(output, info.grid.crs)
     check_bands(info)
     if info.classes:
@@ -139,6 +154,29 @@ def _write(plan: VectorizePlan, work: Work, workers: Workers, progress: Progress
             max_memory_gb=workers.max_memory_gb, block_px=plan.block_px, pool=pool,
             progress=progress,
         )  # fmt: skip
+
+
+def _warn_if_unlikely(prob: ProbInfo) -> None:
+    """Warn if a raster without a footprint does not seem to contain probabilities."""
+    if prob.dtype != "uint8" or prob.is_mask:
+        return
+    most = 0
+    with prob.open() as source:
+        for window in source.grid.row_windows(_ROWS):
+            data, valid = source.read(window)
+            most = max(most, int(data.max(where=valid, initial=0)))
+    if most == 1:
+        logger.warning(
+            "%s: its values are 0 and 1 of 255, so it looks like a mask; vectorize it with --mask",
+            prob.path,
+        )
+    elif 1 < most <= 100:
+        logger.warning(
+            "%s: its values are 0 to %d of 255; if they are percent, convert them with "
+            "gdal_translate -scale 0 100 0 255 in.tif out.tif",
+            prob.path,
+            most,
+        )
 
 
 def _refine(plan: VectorizePlan, scene: str, work: Work, progress: Progress | None) -> Path:

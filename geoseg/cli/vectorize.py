@@ -56,6 +56,7 @@ _SPLIT_M = 1.0
     default=None,
     help="Draw outlines where the probability crosses the threshold, or along pixel edges.",
 )
+@click.option("--mask", is_flag=True, help="The raster is a mask: all values but 0 are building.")
 @click.option(
     "--crf", "scene", metavar="SCENE",
     help="First refine the probabilities by the colours of this scene with a dense CRF.",
@@ -69,6 +70,7 @@ def command(
     output: str,
     threshold: float | None,
     split: bool,
+    mask: bool,
     scene: str | None,
     dry_run: bool,
     overwrite: bool,
@@ -94,7 +96,8 @@ def command(
     options = settings.vectorize
     if scene is None:  # a configuration may serve commands with and without --crf
         options = options.model_copy(update={"crf": None})
-    what: dict[str, Any] = {"options": options, "scene": scene, "overwrite": overwrite}
+    what: dict[str, Any] = {"options": options, "mask": mask, "scene": scene}
+    what["overwrite"] = overwrite
     from geoseg.api.vectorize import plan_vectorize, vectorize
 
     if dry_run:

@@ -97,6 +97,7 @@ class _OpenProb:
 
     def __init__(self, info: ProbInfo, bands: Mapping[str, int]) -> None:
         self._scene = Scene(info.path, bands=list(bands.values()))
+        self._is_mask = info.is_mask
         self.grid = self._scene.grid
 
     def __enter__(self) -> Self:
@@ -117,6 +118,8 @@ class _OpenProb:
     def _read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Read float32 (bands, H, W) in 0..1, and valid (H, W)."""
         data, valid = self._scene.read(window)
+        if self._is_mask:
+            return (data != 0).astype(np.float32), valid
         if data.dtype.kind == "f" and data.size:
             low, high = float(data.min()), float(data.max())
             if low < -_TOLERANCE or high > 1 + _TOLERANCE:

@@ -50,16 +50,22 @@ class ProbInfo(SceneInfo):
         thresholds: From the tags; defaults where they have none.
         classes: Exclusive classes from the tags; None for probabilities of buildings.
         files: Files that the raster consists of.
+        is_mask: Whether the raster is a mask: every value but 0 is building, with certainty.
     """
 
     tags: Mapping[str, str]
     thresholds: Thresholds
     classes: ExclusiveClasses | None
     files: tuple[str, ...]
+    is_mask: bool = False
 
 
-def read_prob(path: str | Path) -> ProbInfo:
+def read_prob(path: str | Path, *, mask: bool = False) -> ProbInfo:
     """Read the description of a probability raster, without its pixels.
+
+    Args:
+        path: The raster.
+        mask: Whether it is a mask, of one band and any data type.
 
     Raises:
         SceneReadError: If the file cannot be read or is not a probability raster.
@@ -69,6 +75,8 @@ def read_prob(path: str | Path) -> ProbInfo:
     with open_raster(path) as source:
         info = describe_source(source, path)
         tags, files = dict(source.tags()), files_of(source, path)
+    if mask:
+        return _describe_mask(info, tags, tuple(files))
     if info.dtype != "uint8" and not info.dtype.startswith("float"):
         raise SceneReadError(
             f"{path}: has {info.dtype} pixels; a probability raster is uint8 (255 = probability "
@@ -77,12 +85,22 @@ def read_prob(path: str | Path) -> ProbInfo:
     if _class_names(tags):
         raise SceneReadError(
             f"{path}: is a class mask, not a probability raster; pass the prob.tif that predict "
-            "wrote with it"
+            "wrote with it, or --mask"
         )
     return ProbInfo(
         **vars(info), tags=tags, thresholds=_parse_thresholds(path, tags),
         classes=_parse_classes(path, tags), files=tuple(files),
     )  # fmt: skip
+
+
+def _describe_mask(info: SceneInfo, tags: Mapping[str, str], files: tuple[str, ...]) -> ProbInfo:
+    if len(info.bands) != 1:
+        raise SceneReadError(
+            f"{info.path}: has {len(info.bands)} bands, but a mask has one; leave --mask out"
+        )
+    return ProbInfo(
+        **vars(info), tags=tags, thresholds=Thresholds(), classes=None, files=files, is_mask=True
+    )
 
 
 def describe_classes(names: tuple[str, ...], background: str | None) -> str:

@@ -66,8 +66,8 @@ def wrap_lonlat(shape: BaseGeometry) -> BaseGeometry:
         for turn in (-360, 0, 360)
     ]
     cut = np.array([part for part in parts if part.area > 0], dtype=object)
-    left, _, right, _ = shapely.bounds(cut).reshape(-1, 4).T
-    wide = right - left > _LEAST_WIDTH
+    bounds = shapely.bounds(cut).reshape(-1, 4)
+    wide = bounds[:, 2] - bounds[:, 0] > _LEAST_WIDTH
     return shapely.union_all(cut[wide] if wide.any() else cut)
 
 

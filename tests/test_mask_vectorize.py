@@ -1,0 +1,48 @@
+"""Masks are vectorized as certain, and what is no probability is named."""
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+
+import geoseg
+from geoseg.errors import ConfigError, SceneReadError
+from geoseg.geo.grid import Grid
+from geoseg.geo.raster import write_array
+
+
+def write_bytes(path, values):
+    grid = Grid(rasterio.CRS.from_epsg(32633), Affine(0.5, 0, 5e5, 0, -0.5, 5e6), 60, 90)
+    data = np.zeros((1, 60, 90), values.dtype)
+    data[0, 10:40, 20:60] = values.max()
+    write_array(path, grid, data)
+    return path
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "float32"])
+@pytest.mark.parametrize("value", [1, 255])
+def test_a_mask_is_vectorized_as_certain(tmp_path, dtype, value):
+    path = write_bytes(tmp_path / "mask.tif", np.array([value], dtype))
+    layer = geoseg.vectorize(path, tmp_path / "a.gpkg", mask=True).footprints
+    assert layer.area.tolist() == pytest.approx([30 * 40 * 0.25], rel=0.02)
+    assert layer.confidence.tolist() == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [(1, "looks like a mask; vectorize it with --mask"), (40, "are percent")]
+)
+def test_values_that_are_no_probabilities_are_named(tmp_path, caplog, value, message):
+    path = write_bytes(tmp_path / "mask.tif", np.uint8([value]))
+    assert geoseg.vectorize(path, tmp_path / "a.gpkg").count == 0
+    assert message in caplog.text
+
+
+def test_a_mask_has_one_band_and_no_crf(tmp_path):
+    path = write_bytes(tmp_path / "mask.tif", np.uint8([1]))
+    with pytest.raises(ConfigError, match="--crf: refines probabilities, which a mask does not"):
+        geoseg.vectorize(path, tmp_path / "a.gpkg", mask=True, scene=path)
+    with rasterio.open(path) as source:
+        write_array(tmp_path / "two.tif", Grid(source.crs, source.transform, 60, 90),
+                    np.concatenate([source.read()] * 2))  # fmt: skip
+    with pytest.raises(SceneReadError, match="has 2 bands, but a mask has one"):
+        geoseg.vectorize(tmp_path / "two.tif", tmp_path / "a.gpkg", mask=True)
