@@ -345,7 +345,7 @@ BAD = {
         " ".join(["train {tiles} -o {folder}/runs/a --resume --config configs/small.yaml", *QUICK]),
         "is finished",
     ),
-    "folder": ("info {folder}/out", "is a folder without tiles or a model"),
+    "folder": ("info {folder}/out", "is a folder without tiles, a model or a layer"),
     "overlap": ("tile {scene} --labels {truth} --overlap 200 -o {new}", "at most half"),
     "band": ("tile {scene} --labels {truth} --bands 7 -o {new}", "has no band 7"),
     "no tiles": ("train {tmp}/rgbn -o {new}", "has no tiles.json"),

@@ -208,7 +208,7 @@ NEEDS = MemoryNeeds(
 
 @pytest.mark.parametrize(
     ("limit_gb", "threads", "read_ahead"),
-    [(None, 16, 8), (4.0, 16, 8), (2.0, 8, 8), (1.0, 1, 8), (0.94, 1, 4), (0.93, 1, 2)],
+    [(None, 16, 8), (4.0, 16, 8), (2.0, 7, 8), (1.0, 1, 7), (0.98, 1, 3), (0.97, 1, 1)],
 )
 def test_threads_and_read_ahead_are_chosen_by_the_limit(limit_gb, threads, read_ahead):
     plan = plan_memory(NEEDS, limit_gb, threads=16, read_ahead=8)
@@ -218,16 +218,16 @@ def test_threads_and_read_ahead_are_chosen_by_the_limit(limit_gb, threads, read_
 
 
 def test_a_limit_below_one_thread_is_refused_with_what_is_needed():
-    with pytest.raises(MemoryLimitError, match=r"needs 0\.93 GB even with one .* 0\.5 GB are") as e:
+    with pytest.raises(MemoryLimitError, match=r"needs 0\.97 GB even with one .* 0\.5 GB are") as e:
         plan_memory(NEEDS, 0.5, threads=16, read_ahead=8)
     assert "\n" not in str(e.value)
-    assert plan_memory(NEEDS, 0.93, threads=16, read_ahead=8).threads == 1
+    assert plan_memory(NEEDS, 0.97, threads=16, read_ahead=8).threads == 1
 
 
 def test_a_limit_below_one_thread_can_be_warned_of(caplog):
     plan = plan_memory(NEEDS, 0.5, threads=1, read_ahead=8, refuse=False)
     assert plan.threads == 1
-    assert "needs 0.93 GB even with one thread" in caplog.text
+    assert "needs 0.97 GB even with one thread" in caplog.text
 
 
 @needs_proc

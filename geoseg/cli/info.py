@@ -2,108 +2,83 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import json
+from collections.abc import Iterator
+from typing import Any
 
 import click
-
-from geoseg.errors import DataError, SceneReadError
-from geoseg.networks.model_file import shipped_models
 
 
 @click.command()
 @click.argument("path")
-def command(path: str) -> None:
-    """Describe a scene, a tiles folder, a model or a layer.
+@click.option("--json", "as_json", is_flag=True, help="Print the description as JSON.")
+def command(path: str, as_json: bool) -> None:
+    """Describe a raster, a layer, a tiles folder or a model.
 
-    Shipped models are given by their names, such as buildings.
+    If geoseg cannot use a raster or a layer, the reason and the remedy are printed, too. Shipped
+    models are given by their names, such as buildings.
     """
-    if (Path(path) / "tiles.json").is_file():
-        lines = _tiles(path)
-    elif (Path(path) / "model.safetensors").is_file():
-        lines = _model(str(Path(path) / "model.safetensors"))
-    elif Path(path).is_dir():
-        raise SceneReadError(
-            f"{path}: is a folder without tiles or a model; give a scene, a tiles folder, a model "
-            "or a layer"
-        )
-    elif path.endswith(".safetensors"):
-        lines = _model(path)
-    elif not Path(path).exists() and path in shipped_models():
-        lines = _model(str(shipped_models()[path]))
-    else:
-        lines = _scene_or_layer(path)
+    from geoseg.api.info import describe_file
+
+    described = describe_file(path)
+    if as_json:
+        click.echo(json.dumps(described, indent=2))
+        return
+    problem = described.pop("problem", None)
+    format_lines = _FORMATS.get(described["kind"], _format_values)
+    lines = list(format_lines(described))
     width = max(len(name) for name, _ in lines) + 2
     for name, value in lines:
         click.echo(f"{name:<{width}}{value}")
+    if problem:
+        click.echo(f"geoseg: {' '.join(problem.splitlines())}", err=True)
 
 
-def _tiles(path: str) -> list[tuple[str, object]]:
-    from geoseg.data.label_report import JSON_NAME, PAGE_NAME, format_headline, load_label_report
-    from geoseg.data.tiles import load_tiles_info
-
-    lines = _flat(load_tiles_info(path).model_dump())
-    if (Path(path) / JSON_NAME).is_file():
-        lines.append(("label report", format_headline(load_label_report(path))))
-        lines.append(("page", Path(path) / PAGE_NAME))
-    return lines
-
-
-def _model(path: str) -> list[tuple[str, object]]:
-    from geoseg.networks.model_file import load_spec
-
-    return _flat(load_spec(path).model_dump())
-
-
-def _scene_or_layer(path: str) -> list[tuple[str, object]]:
-    from geoseg.geo.raster import read_info
-
-    try:
-        info = read_info(path)
-    except DataError as error:
-        try:
-            return _layer(path)
-        except DataError:
-            if Path(path).exists():
-                raise SceneReadError(
-                    f"{path}: is not a scene, tiles folder, model or layer that geoseg reads; give "
-                    "a GeoTIFF, a vector layer or a model.safetensors"
-                ) from error
-            raise error from None
-    grid = info.grid
-    gsd_x, gsd_y = grid.axis_gsd_m
-    return [
-        ("scene", path),
-        ("pixels", f"{grid.height} x {grid.width} (height x width)"),
-        ("gsd", f"{gsd_x:.4g} x {gsd_y:.4g} m per pixel"),
-        ("crs", grid.crs.to_string()),
-        ("bounds", ", ".join(f"{value:.10g}" for value in grid.bounds)),
-        ("bands", ", ".join(info.bands)),
-        ("dtype", info.dtype),
-        ("nodata", info.nodata),
-    ]
+def _format_raster(described: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "raster", f"{described['path']} ({described['driver']})"
+    yield "pixels", f"{described['height']} x {described['width']} (height x width)"
+    for number, band in enumerate(described["bands"], start=1):
+        yield f"band {number}", _format_band(band)
+    yield "validity", described["validity"]
+    yield "crs", described["crs"] or "none"
+    if "gsd_m" in described:
+        yield "gsd", "{:.4g} x {:.4g} m per pixel".format(*described["gsd_m"])
+        yield "bounds", _join(f"{value:.10g}" for value in described["bounds"])
+    if described.get("degrees"):
+        west, south, east, north = described["degrees"]
+        yield "degrees", f"longitude {west:g} to {east:g}, latitude {south:g} to {north:g}"
+    for name in described["subdatasets"]:
+        yield "subdataset", name
+    if described["thresholds"]:
+        yield "thresholds", described["thresholds"]
+    yield "default model", described["default_model"]
 
 
-def _layer(path: str) -> list[tuple[str, object]]:
-    from geoseg.geo.vector import read_footprints
-
-    layer = read_footprints(path)
-    return [
-        ("layer", path),
-        ("polygons", len(layer)),
-        ("dropped", layer.attrs.get("dropped", 0)),
-        ("repaired", layer.attrs.get("repaired", 0)),
-        ("crs", layer.crs.to_string()),
-        ("bounds", ", ".join(f"{value:.10g}" for value in layer.total_bounds)),
-        ("columns", ", ".join(column for column in layer.columns if column != "geometry")),
-    ]
+def _format_band(band: dict[str, Any]) -> str:
+    text = f"{band['name']}, {band['dtype']}"
+    if band["nodata"] is not None:
+        text += f", nodata {band['nodata']}"
+    if found := band["statistics"]:
+        text += f", {found['minimum']} to {found['maximum']}, mean {found['mean']:.4g}"
+    return text
 
 
-def _flat(values: dict[str, object], prefix: str = "") -> list[tuple[str, object]]:
-    lines: list[tuple[str, object]] = []
+def _format_values(described: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield described["kind"], described["path"]
+    values = {key: value for key, value in described.items() if key not in ("kind", "path")}
+    yield from _flatten(values)
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     for name, value in values.items():
         if isinstance(value, dict) and value:
-            lines += _flat(value, f"{prefix}{name}.")
+            yield from _flatten(value, f"{prefix}{name}.")
         else:
-            shown = ", ".join(map(str, value)) if isinstance(value, tuple | list) else value
-            lines.append((f"{prefix}{name}", shown))
-    return lines
+            yield f"{prefix}{name}", _join(value) if isinstance(value, list) else str(value)
+
+
+def _join(values: Any) -> str:
+    return ", ".join(f"{v:.10g}" if isinstance(v, float) else str(v) for v in values)
+
+
+_FORMATS = {"raster": _format_raster}

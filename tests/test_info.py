@@ -1,0 +1,118 @@
+"""`geoseg info` describes what GDAL opens, and names why geoseg cannot use it."""
+
+import json
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from click.testing import CliRunner
+
+from geoseg.api.info import describe_file
+from geoseg.cli import cli
+from geoseg.errors import GeosegError, SceneReadError
+from geoseg.geo.raster import read_info
+
+
+def run(*words):
+    found = CliRunner().invoke(cli, ["info", *map(str, words)])
+    return found.exit_code, found.stdout, found.stderr
+
+
+def write(path, data, **profile):
+    profile = {"crs": "EPSG:32645", "transform": Affine(0.5, 0, 5e5, 0, -0.5, 3e6), **profile}
+    count, height, width = data.shape
+    with rasterio.open(
+        path, "w", driver="GTiff", count=count, height=height, width=width, dtype=data.dtype,
+        **profile,
+    ) as sink:  # fmt: skip
+        sink.write(data)
+    return path
+
+
+def test_a_scene_is_described_with_its_values(tmp_path):
+    data = np.arange(3 * 40 * 60, dtype=np.uint16).reshape(3, 40, 60) + 7
+    data[:, :5] = 0
+    path = write(tmp_path / "a.tif", data, nodata=0)
+    found = describe_file(path)
+    assert json.loads(json.dumps(found)) == found
+    assert (found["kind"], found["height"], found["width"]) == ("raster", 40, 60)
+    assert [band["dtype"] for band in found["bands"]] == ["uint16"] * 3
+    first = found["bands"][0]
+    assert first["nodata"] == 0
+    assert first["statistics"]["minimum"] == data[0, 5:].min()
+    assert first["statistics"]["maximum"] == data[0].max()
+    assert first["statistics"]["mean"] == pytest.approx(data[0, 5:].mean())
+    assert found["validity"] == "nodata value"
+    assert found["gsd_m"] == pytest.approx([0.5, 0.5], rel=1e-3)
+    west, south, east, north = found["degrees"]
+    assert 86.9 < west < east < 87.1
+    assert 27.0 < south < north < 27.2
+    assert found["problem"] is None
+    assert "uint16" in found["default_model"]
+    code, out, err = run(path)
+    assert (code, err) == (0, "")
+    assert "40 x 60 (height x width)" in out
+    code, out, _ = run(path, "--json")
+    assert json.loads(out) == found
+
+
+@pytest.mark.parametrize(
+    ("profile", "problem"),
+    [
+        ({"crs": None}, "coordinate reference system"),
+        ({"crs": None, "transform": Affine.identity()}, "has no georeferencing"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_what_other_commands_refuse_is_described_with_the_reason(tmp_path, profile, problem):
+    path = write(tmp_path / "a.tif", np.ones((3, 20, 30), np.uint8), **profile)
+    code, out, err = run(path)
+    assert code == 0
+    assert "20 x 30" in out
+    assert err.count("\n") == 1
+    assert problem in err
+    with pytest.raises(GeosegError, match=problem):
+        read_info(path)
+
+
+def test_pixels_of_any_type_are_described(tmp_path):
+    path = write(tmp_path / "a.tif", np.full((1, 20, 30), 2 + 3j, np.complex64))
+    found = describe_file(path)
+    assert found["bands"][0]["dtype"] == "complex64"
+    assert "complex64 pixels" in found["problem"]
+
+
+def test_what_is_neither_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("hello")
+    for path, message in (
+        (tmp_path / "notes.txt", "neither a raster nor a vector layer"),
+        (tmp_path / "absent.tif", "no such file"),
+        (tmp_path, "is a folder without tiles"),
+    ):
+        with pytest.raises(SceneReadError, match=message):
+            describe_file(path)
+
+
+@pytest.mark.realdata
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.filterwarnings("ignore:CRS EPSG.* is deprecated")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_every_odd_raster_that_gdal_opens_is_described(realdata):
+    described = 0
+    for path in sorted((realdata / "odd_rasters").rglob("*")):
+        if path.is_dir():
+            continue
+        try:
+            with rasterio.open(path) as source:
+                shape, dtypes = source.shape, list(source.dtypes)
+        except rasterio.errors.RasterioError:
+            continue
+        code, out, err = run(path, "--json")
+        assert code == 0, err
+        found = json.loads(out)
+        assert found["kind"] == "raster", path
+        assert (found["height"], found["width"]) == shape
+        assert [band["dtype"] for band in found["bands"]] == dtypes
+        described += 1
+    assert described > 100
