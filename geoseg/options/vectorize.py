@@ -29,6 +29,12 @@ class Thresholds(Options):
         description="Separate parts whose passage is narrower than each by twice this, m; 0: off",
     )
     min_area_m2: float = Field(5.0, ge=0, description="Smaller footprints are dropped, m²")
+    min_part_m2: float | None = Field(
+        None,
+        ge=0,
+        description="A smaller part of touching buildings is merged into its neighbour, m²; "
+        "null: the model's `min_area_m2`",
+    )
     simplify_m: float = Field(0.3, ge=0, description="Simplification tolerance of outlines, metres")
     subpixel: bool = Field(
         True, description="Trace outlines where the probability crosses `body`, not along pixels"
@@ -39,7 +45,7 @@ class Thresholds(Options):
         "a metre or two pixels, whichever is more",
     )
     min_hole_m2: float | None = Field(
-        None, ge=0, description="Smaller holes are filled, m²; `min_area_m2` when null"
+        None, ge=0, description="Smaller holes are filled, m²; null: the model's `min_area_m2`"
     )
     min_confidence: float = Field(
         0.0, ge=0, le=1, description="Footprints with a lower mean probability are dropped, 0-1"
@@ -61,6 +67,7 @@ class VectorizeOptions(Options):
     contact: float | None = Field(None, ge=0, le=4)
     split_m: float | None = Field(None, ge=0)
     min_area_m2: float | None = Field(None, ge=0)
+    min_part_m2: float | None = Field(None, ge=0)
     simplify_m: float | None = Field(None, ge=0)
     subpixel: bool | None = None
     regularize: bool | None = None
@@ -74,14 +81,23 @@ class VectorizeOptions(Options):
     )
 
     def over(self, thresholds: Thresholds) -> Thresholds:
-        """Return the thresholds with the options that are set replaced."""
+        """Return the thresholds with the options that are set replaced.
+
+        Another minimum area only drops footprints: the sizes of parts and holes that follow the
+        model's minimum area stay as they were.
+        """
         changes = self.model_dump(exclude={"block_px", "crf"}, exclude_none=True)
+        sizes = {name: getattr(thresholds, name) for name in ("min_part_m2", "min_hole_m2")}
+        if "min_area_m2" in changes:
+            followed = {name for name, size in sizes.items() if size is None}
+            changes = {**dict.fromkeys(followed, thresholds.min_area_m2), **changes}
         return thresholds.model_copy(update=changes)
 
 
 # Thresholds that have no meaning for exclusive classes.
 _ONLY_BUILDINGS = (
     *("body", "seed", "border", "contact", "split_m", "subpixel", "regularize", "min_hole_m2"),
+    "min_part_m2",
     "temperature",
 )
 

@@ -28,6 +28,7 @@ class ComponentSelection:
         steps_m: float64 (n, 2, 2), steps to the next column and row at each, see `Grid.steps_m`.
         margins: int64 (n,), pixels around each component that its outlines depend on.
         min_object_px: float64 (n,), smallest area of an object, in pixels.
+        min_part_px: float64 (n,), smallest area of an object that touches others, in pixels.
         min_hole_px: float64 (n,), smallest area of a hole that is not filled, in pixels.
     """
 
@@ -35,6 +36,7 @@ class ComponentSelection:
     steps_m: np.ndarray
     margins: np.ndarray
     min_object_px: np.ndarray
+    min_part_px: np.ndarray
     min_hole_px: np.ndarray
 
     def __len__(self) -> int:
@@ -42,7 +44,9 @@ class ComponentSelection:
 
     def pick(self, chosen: np.ndarray | slice) -> ComponentSelection:
         """Return the components at a mask, indices or a slice."""
-        arrays = (self.steps_m, self.margins, self.min_object_px, self.min_hole_px)
+        arrays = (
+            self.steps_m, self.margins, self.min_object_px, self.min_part_px, self.min_hole_px,
+        )  # fmt: skip
         return ComponentSelection(
             self.components.pick(chosen), *(array[chosen] for array in arrays)
         )
@@ -60,14 +64,21 @@ class ComponentSelection:
 def select_components(
     components: Components, grid: Grid, thresholds: Thresholds, margins: MarginFunction
 ) -> ComponentSelection:
-    """Select the components above the minimum area."""
+    """Select the components above the minimum area.
+
+    Footprints that are larger than a part, but not than the minimum area, are dropped later, so
+    that they have no influence on the outlines of their neighbours.
+    """
+    area_m2, part_m2, hole_m2 = (
+        thresholds.min_area_m2 if size is None else size
+        for size in (thresholds.min_area_m2, thresholds.min_part_m2, thresholds.min_hole_m2)
+    )
+    object_m2 = min(area_m2, part_m2)
     steps_m = grid.steps_m(*components.centres.T)
-    large = components.areas * np.linalg.det(steps_m) >= thresholds.min_area_m2
+    large = components.areas * np.linalg.det(steps_m) >= object_m2
     components, steps_m = components.pick(large), steps_m[large]
     pixel_m2 = np.linalg.det(steps_m)
-    hole_m2 = thresholds.min_hole_m2
-    hole_m2 = thresholds.min_area_m2 if hole_m2 is None else hole_m2
     return ComponentSelection(
         components, steps_m, margins(steps_m, grid, thresholds),
-        thresholds.min_area_m2 / pixel_m2, hole_m2 / pixel_m2,
+        object_m2 / pixel_m2, part_m2 / pixel_m2, hole_m2 / pixel_m2,
     )  # fmt: skip

@@ -89,7 +89,7 @@ def find_objects(
     )
     if thresholds.split_m:
         runs, groups = _split_at_necks(runs, groups, selection, thresholds)
-    runs, groups = _number_objects(runs, groups, selection.min_object_px)
+    runs, groups = _number_objects(runs, groups, selection)
     return Objects(runs, groups, mask_runs)
 
 
@@ -101,7 +101,7 @@ def _split_by_seeds(
     thresholds: Thresholds,
 ) -> tuple[Runs, np.ndarray]:
     """Split the pieces that contain several seeds, see `_split_pieces`."""
-    min_areas = selection.min_object_px[groups]
+    min_areas = selection.min_part_px[groups]
 
     def split(piece: int, place: tuple[slice, slice], mask: np.ndarray) -> np.ndarray:
         min_area = float(min_areas[piece])
@@ -118,7 +118,7 @@ def _split_at_necks(
     pieces: Runs, groups: np.ndarray, selection: ComponentSelection, thresholds: Thresholds
 ) -> tuple[Runs, np.ndarray]:
     """Split pieces at their necks, see `_split_pieces`."""
-    min_areas, sizes_m = selection.min_object_px[groups], np.hypot(*selection.steps_m[groups].T).T
+    min_areas, sizes_m = selection.min_part_px[groups], np.hypot(*selection.steps_m[groups].T).T
 
     def split(piece: int, _: tuple[slice, slice], mask: np.ndarray) -> np.ndarray:
         return split_necks(mask, thresholds.split_m, sizes_m[piece], float(min_areas[piece]))
@@ -173,14 +173,17 @@ def _split_pieces(
 
 
 def _number_objects(
-    runs: Runs, groups: np.ndarray, min_object_px: np.ndarray
+    runs: Runs, groups: np.ndarray, selection: ComponentSelection
 ) -> tuple[Runs, np.ndarray]:
     """Drop small objects, and number the rest by component and then by first pixel.
+
+    Outlines of objects in one component depend on each other, so the minimum area of footprints
+    decides only about objects that are alone in their component.
 
     Args:
         runs: Values are numbers from 1, some of which may be missing.
         groups: Component of each number.
-        min_object_px: Smallest area of an object, by component.
+        selection: The components.
 
     Returns:
         Runs with numbers from 1, and the component of each number.
@@ -188,7 +191,9 @@ def _number_objects(
     runs = runs.pick(np.lexsort((runs.starts, runs.rows)))
     runs = runs.with_values(runs.values - 1)
     areas = np.bincount(runs.values, runs.lengths, len(groups))
-    kept = (areas > 0) & (areas >= min_object_px[groups])
+    alone = np.bincount(groups[areas > 0], minlength=len(selection))[groups] == 1
+    least = np.where(alone, selection.min_object_px[groups], selection.min_part_px[groups])
+    kept = (areas > 0) & (areas >= least)
     first = np.zeros(len(groups), dtype=np.int64)
     first[runs.values[::-1]] = np.arange(len(runs))[::-1]
     order = np.lexsort((first, groups))
