@@ -5,7 +5,7 @@ import numpy as np
 from pools import WorkersOf
 
 from geoseg.api import vectorize as api
-from geoseg.geo.raster import write_array
+from geoseg.geo.raster import read_prob, write_array
 from geoseg.options import VectorizeOptions
 from geoseg.vectorization.components.labelling import label_block, merge_blocks
 
@@ -36,6 +36,10 @@ def vectorize(
         **given: Further arguments of `geoseg.vectorize`.
     """
     changes = thresholds.model_dump(exclude={"temperature"}) if thresholds else {}
+    if thresholds and "min_area_m2" in thresholds.model_fields_set and not read_prob(prob).classes:
+        # These thresholds are the whole model's: parts and holes follow its minimum area.
+        for name in {"min_part_m2", "min_hole_m2"} - thresholds.model_fields_set:
+            changes[name] = thresholds.min_area_m2
     options = VectorizeOptions(**changes, block_px=block_px, crf=crf)
     workers = workers or WorkersOf(run=run, max_memory_gb=max_memory_gb)
     return api.vectorize(prob, output, options=options, workers=workers, **given).count
