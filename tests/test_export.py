@@ -3,6 +3,8 @@
 import json
 import logging
 import warnings
+from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import onnx
@@ -16,6 +18,8 @@ from geoseg.networks.export import export
 from geoseg.networks.model_file import ModelSpec, load_model, save_model
 from geoseg.options import Thresholds
 from geoseg.prediction.predictor import Predictor
+
+SCHEMAS = Path(__file__).parents[2] / "shared" / "fixtures" / "stac"
 
 SPEC = DEEPGLOBE.model_copy(
     update={
@@ -72,6 +76,13 @@ def test_onnx_says_what_the_model_says_of_pixels_as_deepness_gives_them(
     assert session.get_inputs()[0].shape[1:] == [3, 64, 64]
 
 
+def test_onnx_can_be_read_by_the_runtime_of_deepness(documents):
+    for path in documents.values():
+        document = onnx.load(str(path))
+        assert document.ir_version <= 9
+        assert max(one.version for one in document.opset_import if one.domain == "") <= 20
+
+
 def test_onnx_carries_what_deepness_reads(documents):
     metadata = {
         name: {p.key: json.loads(p.value) for p in onnx.load(path).metadata_props}
@@ -108,7 +119,33 @@ def test_a_stac_item_describes_the_model(models, tmp_path):
     assert told["mlm:output"][0]["result"]["shape"] == [-1, 2, 64, 64]
     weights = load_model(models["buildings"])[1]
     assert told["mlm:total_parameters"] == sum(tensor.numel() for tensor in weights.values())
-    assert item["assets"]["weights"]["href"].endswith("buildings.safetensors")
+    href = item["assets"]["weights"]["href"]
+    assert not href.startswith(("/", "file:"))
+    assert (tmp_path / unquote(href)).resolve() == Path(models["buildings"]).resolve()
+
+
+@pytest.mark.skipif(not SCHEMAS.is_dir(), reason="the schemas of STAC extensions are not there")
+@pytest.mark.parametrize("name", ["buildings", "land"])
+def test_a_stac_item_is_valid(models, tmp_path, name):
+    referencing = pytest.importorskip("referencing")
+    jsonschema = pytest.importorskip("jsonschema")
+    contents = [json.loads(file.read_text()) for file in SCHEMAS.glob("*.json")]
+    found = {one["$id"].rstrip("#"): one for one in contents if "$id" in one}
+    processing = "https://stac-extensions.github.io/processing"
+    found[f"{processing}/v1.1.0/schema.json"] = found[f"{processing}/v1.0.0/schema.json"]
+    draft = pytest.importorskip("referencing.jsonschema").DRAFT7
+    registry = referencing.Registry().with_resources(
+        (address, referencing.Resource.from_contents(one, default_specification=draft))
+        for address, one in found.items()
+    )
+    schema = found["https://stac-extensions.github.io/mlm/v1.5.0/schema.json"]
+    validator = jsonschema.validators.validator_for(schema)(schema, registry=registry)
+    example = json.loads((SCHEMAS / "ex_unet.json").read_text())
+    assert [error.message for error in validator.iter_errors(example)] == []
+    item = json.loads(export(models[name], tmp_path / "model.json").read_text())
+    assert [error.message for error in validator.iter_errors(item)] == []
+    item["properties"]["mlm:input"][0]["input"]["dim_order"][1] = "channel"
+    assert list(validator.iter_errors(item)) != []
 
 
 def global_state():

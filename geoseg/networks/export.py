@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -27,6 +30,10 @@ TOLERANCE = 1e-3
 
 # The QGIS plugin Deepness divides pixel values by this number, for every data type.
 _DEEPNESS_SCALE = 255.0
+
+# Version of the file format that onnxruntime 1.17 reads, the latest one of Deepness; and the latest
+# opset of that version.
+_IR_VERSION, _OPSET = 9, 20
 
 _STAC_EXTENSION = "https://stac-extensions.github.io/mlm/v1.5.0/schema.json"
 
@@ -85,8 +92,10 @@ def export(model: str | Path, output: str | Path, *, overwrite: bool = False) ->
     """
     output = Path(output)
     check_output(output, overwrite=overwrite, inputs=[model], is_file=True)
+    # The item is written elsewhere first, but names the model relative to its final place.
+    folder = output.absolute().parent
     writers: dict[str, Callable[[Path, ModelSpec, dict[str, Tensor], Path], None]] = {
-        ".onnx": _write_onnx, ".pt2": _write_program, ".json": _write_item,
+        ".onnx": _write_onnx, ".pt2": _write_program, ".json": partial(_write_item, folder),
     }  # fmt: skip
     if output.suffix.lower() not in writers:
         raise ConfigError(
@@ -113,10 +122,12 @@ def _write_onnx(_: Path, spec: ModelSpec, weights: dict[str, Tensor], path: Path
         program = torch.onnx.export(
             deployable, (example,), input_names=["image"], output_names=["prob"],
             dynamic_shapes={"image": {0: torch.export.Dim("batch", min=1, max=64)}}, dynamo=True,
-            optimize=True, verbose=False,
+            opset_version=_OPSET, optimize=True, verbose=False,
         )  # fmt: skip
         assert program is not None
         document = program.model_proto
+    # The nodes are of an opset that this version has, too, and Deepness reads no later one.
+    document.ir_version = min(document.ir_version, _IR_VERSION)
     for key, value in deepness_metadata(spec).items():
         document.metadata_props.add(key=key, value=json.dumps(value))
     onnx.save(document, str(path))
@@ -152,19 +163,25 @@ def _write_program(_: Path, spec: ModelSpec, weights: dict[str, Tensor], path: P
         _compare(deployable, example, loaded(example).numpy())
 
 
-def _write_item(model: Path, spec: ModelSpec, weights: dict[str, Tensor], path: Path) -> None:
-    item = stac_item(model, spec, parameters=sum(tensor.numel() for tensor in weights.values()))
+def _write_item(
+    folder: Path, model: Path, spec: ModelSpec, weights: dict[str, Tensor], path: Path
+) -> None:
+    parameters = sum(tensor.numel() for tensor in weights.values())
+    item = stac_item(model, spec, parameters=parameters, folder=folder)
     path.write_text(json.dumps(item, indent=2) + "\n")
 
 
-def stac_item(model: Path, spec: ModelSpec, *, parameters: int) -> dict[str, Any]:
+def stac_item(model: Path, spec: ModelSpec, *, parameters: int, folder: Path) -> dict[str, Any]:
     """Return a STAC item with the MLM extension, version 1.5.
 
     Args:
         model: The model file.
         spec: The header of the model.
         parameters: Number of parameters of the network.
+        folder: Folder of the item, to which the path of the model is relative.
     """
+    bands = [{"name": name} for name in spec.bands]
+    href = Path(os.path.relpath(model.absolute(), folder)).as_posix()
     return {
         "type": "Feature",
         "stac_version": "1.1.0",
@@ -176,6 +193,7 @@ def stac_item(model: Path, spec: ModelSpec, *, parameters: int) -> dict[str, Any
             "datetime": None,
             "start_datetime": "1900-01-01T00:00:00Z",
             "end_datetime": "9999-12-31T23:59:59Z",
+            "bands": bands,
             "mlm:name": f"geoseg {spec.arch}",
             "mlm:architecture": spec.arch,
             "mlm:tasks": ["semantic-segmentation"],
@@ -192,11 +210,12 @@ def stac_item(model: Path, spec: ModelSpec, *, parameters: int) -> dict[str, Any
         "links": [],
         "assets": {
             "weights": {
-                "href": model.absolute().as_uri(),
+                "href": quote(href),
                 "type": "application/octet-stream; framework=pytorch; profile=safetensors",
                 "title": "Weights and header of geoseg",
                 "roles": ["mlm:model", "mlm:weights", "data"],
                 "mlm:artifact_type": "safetensors",
+                "bands": bands,
             }
         },
     }
@@ -213,7 +232,7 @@ def _stac_input(spec: ModelSpec) -> dict[str, Any]:
         "bands": list(spec.bands),
         "input": {
             "shape": shape,
-            "dim_order": ["batch", "channel", "height", "width"],
+            "dim_order": ["batch", "bands", "height", "width"],
             "data_type": "float32",
         },
         "value_scaling": scaling,
@@ -231,7 +250,8 @@ def _stac_output(spec: ModelSpec) -> dict[str, Any]:
             "data_type": "float32",
         },
         "classification:classes": [
-            {"value": value, "name": name} for value, name in enumerate(spec.outputs)
+            {"value": value, "name": name, "description": f"logit of {name}"}
+            for value, name in enumerate(spec.outputs)
         ],
         "post_processing_function": {
             "format": "python",
