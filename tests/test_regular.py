@@ -20,6 +20,7 @@ from geoseg.options import Thresholds
 from geoseg.vectorization.layer import vectorize_arrays
 from geoseg.vectorization.outlines import shaping
 from geoseg.vectorization.outlines.right_angles import _is_rectilinear
+from geoseg.vectorization.outlines.zones import extend_zone
 
 GSD_M, HEIGHT, WIDTH = 0.5, 120, 170
 GRID = Grid(CRS.from_epsg(32645), Affine(GSD_M, 0, 3e5, 0, -GSD_M, 3e6), HEIGHT, WIDTH)
@@ -111,7 +112,7 @@ def test_texture_stays_as_it_was_found(monkeypatch, limit):
     as_found = footprints(
         body, thresholds=Thresholds(min_area_m2=2, simplify_m=0, regularize=False)
     )
-    assert (len(texture) > 5) == (limit == 0)
+    assert len(texture) > 5  # components that are texture, or single outlines
     assert (found["reg_status"] == "simplified").any()
     same = as_found.set_index("id").geometry[texture["id"]]
     assert shapely.equals(texture.geometry.values, same.values).all()
@@ -257,3 +258,27 @@ def test_neighbours_that_both_move_do_not_meet(gsd_m, gap, cut, radius, shift):
     truth = diamond(first) | diamond(first + 2 * half + gap)
     one, other = footprints(soft(truth, grid, sigma=0), grid=grid).geometry
     assert one.intersection(other).area <= 1e-6 * min(one.area, other.area)
+
+
+def test_an_outline_that_leaves_its_zone_does_not_spoil_its_neighbours():
+    def wavy(left, right):
+        """A house whose upper wall is a wave; its walls to the sides are straight."""
+        xs = np.linspace(left, right, 40)
+        top = 20 + 1.5 * np.sin(xs * 2.1)
+        return Polygon([(left, 0), *zip(xs, top, strict=True), (right, 0)])
+
+    walls = [wavy(0, 20), wavy(20, 40), wavy(40, 60)]
+    traced = np.array(shapely.coverage_simplify(np.array(walls, dtype=object), 1e-9), dtype=object)
+    # Nothing beside the traced outline of the first house may be covered.
+    wide = shapely.box(-9, -9, 70, 40)
+    zone = wide.difference(shapely.box(-9, -9, 20, 40)).union(traced[0])
+    outlines, kept, texture = shaping._simplify_within(
+        traced, np.zeros(3, np.int64), {0: extend_zone(zone, traced)}, np.full(3, 3.0)
+    )
+    assert kept.tolist() == [True, False, False]
+    assert not texture.any()
+    counts = shapely.get_num_coordinates(outlines)
+    assert counts[0] == shapely.get_num_coordinates(traced[0])
+    assert (counts[1:] < 20).all()
+    assert shapely.coverage_is_valid(outlines)
+    assert shapely.equals_exact(outlines[0].normalize(), traced[0].normalize(), 1e-9)

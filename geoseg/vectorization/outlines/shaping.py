@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import shapely
@@ -10,8 +10,8 @@ from shapely.geometry.base import BaseGeometry
 
 from geoseg.options import Thresholds
 from geoseg.vectorization.outlines.right_angles import KEPT, RAW, RegularOutlines, regularize
-from geoseg.vectorization.outlines.tracing import simplify
-from geoseg.vectorization.outlines.zones import all_stay_within, extend_zone
+from geoseg.vectorization.outlines.tracing import simplify, simplify_around
+from geoseg.vectorization.outlines.zones import all_stay_within, extend_zone, stay_within
 
 # Maximum shift of right-angled outlines: metres or pixels, whichever is larger.
 _MAX_SHIFT_M, _MAX_SHIFT_PX = 1.0, 2.0
@@ -23,8 +23,13 @@ _TOLERANCE_GRAIN = 64
 # Simplification tolerance before walls are aligned, as a share of the maximum shift.
 _WALL_SHARE = 0.75
 
-# Shares of the tolerance that are tried until the outlines of a component stay in its zone.
-_TOLERANCE_SHARES = (1.0, 0.5, 0.25, 0.0)
+# Shares of it that are tried where walls would leave the zone of their component: right angles need
+# few corners, and may still be found with some more.
+_WALL_SHARES = (0.5, 0.25)
+
+# Outlines that leave the zone of their component are found this often; a neighbour of one that is
+# kept may be the next one to leave it.
+_MOST_ATTEMPTS = 5
 
 # A component with more corners than this per outline, plus a constant, is texture rather than
 # buildings; models that are hardly trained predict it.
@@ -71,16 +76,16 @@ def shape_outlines(
         for own in _group_slices(groups)
     }
     tolerances = _round(thresholds.simplify_m / sides)
-    outlines, texture = _simplify_within(traced, groups, extended, tolerances)
-    status = np.where((tolerances > 0) & ~texture, KEPT, RAW).astype(object)
+    outlines, kept, texture = _simplify_within(traced, groups, extended, tolerances)
+    status = np.where((tolerances > 0) & ~kept, KEPT, RAW).astype(object)
     if not thresholds.regularize:
         return RegularOutlines(outlines, status)
     max_shifts = max_regular_shifts_m(steps_m)
     tolerances = _round(_WALL_SHARE * max_shifts / sides)
     rest = np.flatnonzero(~texture)
     walls = outlines.copy()
-    walls[rest], texture[rest] = _simplify_within(
-        traced[rest], groups[rest], extended, tolerances[rest]
+    walls[rest], kept[rest], texture[rest] = _simplify_within(
+        traced[rest], groups[rest], extended, tolerances[rest], _WALL_SHARES
     )
     for own in _group_slices(groups):
         if texture[own.start]:
@@ -89,7 +94,8 @@ def shape_outlines(
         zone, steps = extended[int(groups[first])], steps_m[first]
         regular = _regularize_in_metres(walls[own], traced[own], zone, steps, max_shifts[first])
         if (regular.status != KEPT).any():  # neighbours share walls: all or none
-            outlines[own], status[own] = regular.polygons, regular.status
+            outlines[own] = regular.polygons
+            status[own] = np.where((regular.status == KEPT) & kept[own], RAW, regular.status)
     return RegularOutlines(outlines, status)
 
 
@@ -104,30 +110,62 @@ def _simplify_within(
     groups: np.ndarray,
     zones: Mapping[int, BaseGeometry],
     tolerances: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Simplify outlines, with smaller tolerances where components leave their zone.
+    shares: Sequence[float] = (),
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Simplify outlines; those that would leave the zone of their component stay as traced.
 
-    Texture that leaves its zone at the first attempt is not tried again: it would not fit either.
+    Their neighbours are simplified except for the walls that they share with them. Texture that
+    leaves its zone stays as a whole as it was traced.
+
+    Args:
+        traced: See `shape_outlines`.
+        groups: See `shape_outlines`.
+        zones: Zone of each component, with its traced outlines.
+        tolerances: float64 (n,), in pixels, equal within a component.
+        shares: Shares of the tolerance that are tried for a whole component first.
 
     Returns:
-        Outlines, and bool (n,), which of them are texture and stay as traced.
+        Outlines; bool (n,), which of them stay as traced; and bool (n,), which are texture.
     """
-    outlines, left = traced.copy(), np.ones(len(traced), dtype=bool)
-    texture = np.zeros(len(traced), dtype=bool)
-    for share in _TOLERANCE_SHARES:
-        outlines[left] = simplify(traced[left], groups[left], share * tolerances[left])
-        outside = np.zeros(len(traced), dtype=bool)
-        for own in _group_slices(groups):
-            if left[own.start] and not all_stay_within(
-                outlines[own], zones[int(groups[own.start])]
-            ):
-                texture[own] = _is_texture(outlines[own])
-                outside[own] = not texture[own.start]
-        left = outside
-        if not left.any():
-            break
-    outlines[texture] = traced[texture]
-    return outlines, texture
+    outlines = simplify(traced, groups, tolerances)
+    kept, texture = np.zeros(len(traced), dtype=bool), np.zeros(len(traced), dtype=bool)
+    for own in _group_slices(groups):
+        zone = zones[int(groups[own.start])]
+        if all_stay_within(outlines[own], zone):
+            continue
+        texture[own] = _is_texture(outlines[own])
+        if texture[own.start]:
+            outlines[own], kept[own] = traced[own], True
+        else:
+            outlines[own], kept[own] = _keep_leaving(
+                traced[own], outlines[own], zone, float(tolerances[own.start]), shares
+            )
+    return outlines, kept, texture
+
+
+def _keep_leaving(
+    traced: np.ndarray,
+    outlines: np.ndarray,
+    zone: BaseGeometry,
+    tolerance: float,
+    shares: Sequence[float],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Keep the outlines of one component that leave its zone, and simplify the others around them.
+
+    Returns:
+        Outlines (n,), and bool (n,), which of them are as traced.
+    """
+    kept = np.zeros(len(traced), dtype=bool)
+    for share in shares:
+        finer = simplify_around(traced, kept, share * tolerance)
+        if all_stay_within(finer, zone):
+            return finer, kept
+    for _ in range(_MOST_ATTEMPTS):
+        kept |= ~stay_within(outlines, zone)
+        outlines = simplify_around(traced, kept, tolerance)
+        if all_stay_within(outlines, zone):
+            return outlines, kept
+    return traced.copy(), np.ones(len(traced), dtype=bool)
 
 
 def _is_texture(outlines: np.ndarray) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import shapely
+from shapely.geometry.base import BaseGeometry
 
 from geoseg.vectorization.components.runs import expand_ranges
 from geoseg.vectorization.outlines.rings import Rings
@@ -166,6 +167,40 @@ def simplify(polygons: np.ndarray, groups: np.ndarray, tolerances: np.ndarray) -
     broken = np.isin(groups, np.unique(groups[~_is_valid_polygon(simple)]))
     simple[broken] = polygons[broken]
     return simple
+
+
+def simplify_around(polygons: np.ndarray, kept: np.ndarray, tolerance: float) -> np.ndarray:
+    """Simplify the outlines of one group, except for some, and for the walls shared with these.
+
+    A vertex at which three polygons meet is never removed. So each polygon that is kept is replaced
+    by triangles around the centres of its triangulation: all of its vertices are such vertices.
+
+    Args:
+        polygons: Polygons (n,) in pixels, which share the vertices of shared walls.
+        kept: bool (n,), which of them stay as they are.
+        tolerance: See `simplify`.
+
+    Returns:
+        Valid polygons (n,); all are returned unchanged if one would become invalid.
+    """
+    simple, free = polygons.copy(), np.flatnonzero(~kept)
+    if not len(free):
+        return simple
+    coverage = [polygons[free], *map(_split_into_triangles, polygons[kept])]
+    simplified = shapely.coverage_simplify(np.concatenate(coverage), max(tolerance, _COLLINEAR))
+    simple[free] = simplified[: len(free)]
+    return simple if _is_valid_polygon(simple).all() else polygons.copy()
+
+
+def _split_into_triangles(polygon: BaseGeometry) -> np.ndarray:
+    """Return triangles that cover a polygon, with at least two at each of its vertices."""
+    corners = shapely.get_coordinates(
+        shapely.get_parts(shapely.constrained_delaunay_triangles(polygon))
+    ).reshape(-1, 4, 2)[:, :3]
+    centres = corners.mean(axis=1)
+    sides = np.stack([corners, np.roll(corners, -1, axis=1)], axis=2)  # (n, side, end, xy)
+    thirds = np.concatenate([sides, np.repeat(centres[:, None, None], 3, axis=1)], axis=2)
+    return np.asarray(shapely.polygons(thirds.reshape(-1, 3, 2)))
 
 
 def _simplify_together(
