@@ -211,6 +211,25 @@ def test_empty_prediction_is_scored(files, tmp_path):
     assert len(gpd.read_file(tmp_path / "report" / "report.gpkg", layer="FN")) == 4
 
 
+@pytest.mark.parametrize("shift", [110, 300, 900])
+def test_footprints_that_are_all_wrong_score_0(files, tmp_path, caplog, shift):
+    """Every footprint is a false alarm and every roof is missed, in one village."""
+    moved = layer([(a + shift, b, c + shift, d) for a, b, c, d in PRED])
+    moved.to_file(tmp_path / "moved.gpkg")
+    report = evaluate(tmp_path / "moved.gpkg", files[1])
+    assert counts(report) == (0, 4, 4)
+    assert (report.f1, report.iou_pixel) == (0, 0)
+    assert "4 of 4 buildings" in caplog.text
+
+
+@pytest.mark.parametrize("shift", [2_000, 200_000])
+def test_layers_that_are_far_apart_are_refused(files, tmp_path, shift):
+    moved = layer([(a + shift, b, c + shift, d) for a, b, c, d in PRED])
+    moved.to_file(tmp_path / "moved.gpkg")
+    with pytest.raises(GridMismatchError, match="do not overlap and are far apart"):
+        evaluate(tmp_path / "moved.gpkg", files[1])
+
+
 def test_where_filters_the_truth_only(files):
     assert counts(evaluate(*files, where="label = 1")) == (2, 2, 1)
 

@@ -12,6 +12,7 @@ import pandas as pd
 import shapely
 from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
+from shapely.geometry import Polygon
 
 from geoseg.errors import GridMismatchError
 from geoseg.evaluation.metrics import (
@@ -23,9 +24,13 @@ from geoseg.evaluation.metrics import (
     spacenet_filter,
 )
 from geoseg.geo.aoi import AOI
+from geoseg.geo.grid import unit_m
 from geoseg.geo.vector import keep_polygons, read_footprints
 
 logger = logging.getLogger(__name__)
+
+# Layers of a village in which nothing was found right are this near, metres.
+_NEAR_M = 1000.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,15 +89,19 @@ def read_layers(
 def _check_overlap(
     pred: gpd.GeoDataFrame, true: gpd.GeoDataFrame, footprints: str | Path, truth: str | Path
 ) -> None:
-    """Raise if the layers are disjoint; warn if most of the truth is outside the footprints."""
+    """Raise if the layers are far apart; warn if most of the truth is outside the footprints.
+
+    Footprints that are all wrong need not overlap the truth: a score of 0 is a score.
+    """
     if pred.empty or true.empty:
         return
-    extent = shapely.box(*pred.total_bounds)
-    outside = int((~shapely.intersects(extent, geometry_array(true))).sum())
-    if outside == len(true):
+    extents = [shapely.box(*layer.total_bounds) for layer in (pred, true)]
+    outside = int((~shapely.intersects(extents[0], geometry_array(true))).sum())
+    near = max(*(np.hypot(*_sides(extent)) for extent in extents), _NEAR_M / unit_m(pred.crs))
+    if extents[0].distance(extents[1]) > near:
         raise GridMismatchError(
-            f"{footprints} and {truth}: do not overlap; check that both cover the same area, and "
-            "their CRS"
+            f"{footprints} and {truth}: do not overlap and are far apart; check that both cover "
+            "the same area, and their CRS"
         )
     if outside > len(true) / 2:
         logger.warning(
@@ -102,6 +111,11 @@ def _check_overlap(
             len(true),
             truth,
         )
+
+
+def _sides(extent: Polygon) -> tuple[float, float]:
+    left, bottom, right, top = extent.bounds
+    return right - left, top - bottom
 
 
 def evaluate_layers(
