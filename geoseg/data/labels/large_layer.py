@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from geoseg.data.labels.class_scheme import ClassScheme
 from geoseg.data.labels.polygon_labels import (
     FootprintLabels,
     add_mask_values,
+    count_unclassed,
     read_ignored,
     reproject_to_grid,
 )
@@ -41,6 +43,7 @@ class LayerLabels:
         ignored: Areas that were not labelled, in the grid's CRS.
         repaired: Number of invalid polygons near the scene that were repaired.
         dropped: Number of features near the scene that are not polygons.
+        unclassed: Number of polygons per label value that belongs to no class.
     """
 
     grid: Grid
@@ -52,6 +55,7 @@ class LayerLabels:
     ignored: gpd.GeoSeries | None = None
     repaired: int = 0
     dropped: int = 0
+    unclassed: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.number
@@ -136,14 +140,19 @@ def read_layer_labels(
     Arguments and errors are those of `read_footprint_labels`.
     """
     number, repaired, dropped = 0, 0, 0
+    unclassed: Counter[str] = Counter()
     bounds = {"bounds": grid.bounds, "bounds_crs": grid.crs}
-    for part in iter_polygons(path, where=where, layer=layer, **bounds):
-        number += len(reproject_to_grid(part, grid, path))
+    columns = [scheme.attribute] if scheme.attribute else []
+    for part in iter_polygons(path, where=where, layer=layer, columns=columns, **bounds):
+        footprints = reproject_to_grid(part, grid, path)
+        number += len(footprints)
         repaired += part.attrs["repaired"]
         dropped += part.attrs["dropped"]
+        if scheme.attribute in footprints:
+            unclassed += count_unclassed(add_mask_values(path, footprints, scheme), scheme)
     ignored = read_ignored(path, grid, layer)
     labels = LayerLabels(
-        grid, str(path), number, scheme, where, layer, ignored, repaired, dropped
+        grid, str(path), number, scheme, where, layer, ignored, repaired, dropped, unclassed
     )  # fmt: skip
     if scheme.exclusive:
         labels.subset(Window(0, 0, 1, 1))  # raises if the class attribute is missing

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -39,6 +40,7 @@ class FootprintLabels:
         ignored: Areas that were not labelled, in the grid's CRS.
         repaired: Number of invalid polygons near the scene that were repaired.
         dropped: Number of features near the scene that are not polygons.
+        unclassed: Number of polygons per label value that belongs to no class.
     """
 
     grid: Grid
@@ -47,6 +49,7 @@ class FootprintLabels:
     ignored: gpd.GeoSeries | None = None
     repaired: int = 0
     dropped: int = 0
+    unclassed: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.footprints)
@@ -196,10 +199,13 @@ def read_footprint_labels(
         MissingCRSError: If the layer or the scene has no CRS, or if one of them has a local CRS.
     """
     footprints = _read_on(path, grid, where=where, layer=layer)
+    unclassed: Mapping[str, int] = {}
     if scheme.exclusive:
         footprints = add_mask_values(path, footprints, scheme)
+        unclassed = count_unclassed(footprints, scheme)
     counts = {name: int(footprints.attrs.get(name, 0)) for name in ("repaired", "dropped")}
-    return FootprintLabels(grid, footprints, scheme, read_ignored(path, grid, layer), **counts)
+    ignored = read_ignored(path, grid, layer)
+    return FootprintLabels(grid, footprints, scheme, ignored, **counts, unclassed=unclassed)
 
 
 def read_ignored(path: str | Path, grid: Grid, layer: str | None = None) -> gpd.GeoSeries | None:
@@ -281,6 +287,17 @@ def add_mask_values(
         LabelError: If the layer lacks the attribute that names the class.
     """
     return footprints.assign(value=_class_values(path, footprints, scheme))
+
+
+def count_unclassed(footprints: gpd.GeoDataFrame, scheme: ClassScheme) -> Counter[str]:
+    """Count the polygons whose label value belongs to no class, by value.
+
+    Args:
+        footprints: Polygons with the attribute of the scheme and the column `value`.
+        scheme: Class scheme.
+    """
+    values = footprints.loc[footprints["value"] == IGNORE, scheme.attribute]
+    return Counter("no value" if pd.isna(value) else str(value) for value in values)
 
 
 def _class_values(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,7 +14,7 @@ import shapely
 from pyproj import Transformer
 from pyproj.exceptions import ProjError
 
-from geoseg.data.labels import Labels, RasterLabels
+from geoseg.data.labels import FootprintLabels, Labels, LayerLabels, RasterLabels
 from geoseg.data.splits import SPLITS
 from geoseg.errors import ConfigError, EmptyDatasetError, GridMismatchError, MissingCRSError
 from geoseg.geo.grid import Grid
@@ -20,6 +22,9 @@ from geoseg.geo.raster import SceneInfo
 from geoseg.options import TileOptions
 
 logger = logging.getLogger(__name__)
+
+# Share of polygons that may belong to no class without a warning.
+_MOST_UNCLASSED = 0.03
 
 # Scenes upsampled by more than this factor show clearly less detail than the others.
 _MAX_UPSAMPLING = 2.0
@@ -65,6 +70,31 @@ def check_geographic_crs(infos: Sequence[SceneInfo]) -> None:
                 f"{info.path}: is not on Earth or has a local CRS ({name}); assign the right one "
                 "with gdal_edit.py -a_srs EPSG:CODE file.tif"
             ) from error
+
+
+def list_values(counts: Mapping[str, int], most: int = 5) -> str:
+    """Format the most frequent values with their counts."""
+    frequent = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    shown = [f"{value}: {count}" for value, count in frequent[:most]]
+    more = [f"and {len(frequent) - most} other values"] if len(frequent) > most else []
+    return ", ".join([*shown, *more])
+
+
+def warn_unclassed_labels(
+    labels: Sequence[FootprintLabels | LayerLabels], path: str | Path
+) -> None:
+    """Warn if more than a few polygons have a value that no class names."""
+    unclassed = sum((Counter(one.unclassed) for one in labels), Counter())
+    count, total = sum(unclassed.values()), sum(map(len, labels))
+    if count > _MOST_UNCLASSED * total:
+        logger.warning(
+            "%s: %d of %d polygons belong to no class and are ignored (%s); name their values in "
+            "tile.classes.values, or list them under a class",
+            path,
+            count,
+            total,
+            list_values(unclassed),
+        )
 
 
 def check_splits(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pandas as pd
 
 from geoseg.data.labels import LayerLabels, RasterLabels
 from geoseg.data.splits import SPLITS
+from geoseg.data.tiles.checks import list_values
 from geoseg.data.tiles.tile_index import FOOTPRINTS_NAME, FailedTile, TilesInfo
 from geoseg.data.tiles.tiling_plan import TilingPlan
 from geoseg.errors import EmptyDatasetError, LabelError
@@ -134,6 +136,12 @@ def _check_classes(plan: TilingPlan, of_value: np.ndarray) -> None:
         check = "that they are larger than a pixel"
         if scheme.exclusive:
             check = f"tile.classes.values (--set tile.classes.values.{absent[0]}=null drops it)"
+            unclassed: Counter[str] = Counter()
+            for labels in plan.labels:
+                if not isinstance(labels, RasterLabels):
+                    unclassed += Counter(labels.unclassed)
+            if unclassed:
+                check += f"; values of no class: {list_values(unclassed)}"
         raise LabelError(
             f"{plan.labels_path}: class {absent[0]} has no pixel in any tile; check that the "
             f"labels are located where the scene has data, and {check}"

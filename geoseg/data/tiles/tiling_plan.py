@@ -39,7 +39,9 @@ from geoseg.data.tiles.checks import (
     check_placeholder_overlap,
     check_same_bands,
     check_splits,
+    list_values,
     warn_unbalanced_splits,
+    warn_unclassed_labels,
     warn_unlabelled_scenes,
     warn_upsampled_scenes,
 )
@@ -116,8 +118,14 @@ class TilingPlan:
 def _describe_labels(labels: Labels) -> str:
     if isinstance(labels, RasterLabels):
         return f"mask {labels.path}"
-    repaired = f" ({labels.repaired} repaired)" if labels.repaired else ""
-    return f"{len(labels)} footprints{repaired}"
+    text = f"{len(labels)} footprints"
+    if labels.repaired:
+        text += f" ({labels.repaired} repaired)"
+    if labels.dropped:
+        text += f", {labels.dropped} features that are not polygons"
+    if labels.unclassed:
+        text += f", {sum(labels.unclassed.values())} in no class ({list_values(labels.unclassed)})"
+    return text
 
 
 def plan_tiles(
@@ -154,6 +162,7 @@ def plan_tiles(
     if polygons:
         check_footprints(polygons, labels, options.where, options.layer, files=files)
     check_mask_georeferencing(infos, scene_labels)
+    warn_unclassed_labels(polygons, labels)
     warn_unlabelled_scenes(infos, scene_labels, files)
     warn_upsampled_scenes(infos, gsd_m, chosen=options.gsd_m is not None)
 

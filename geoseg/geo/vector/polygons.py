@@ -111,13 +111,22 @@ def iter_polygons(
     *,
     where: str | None = None,
     layer: str | None = None,
+    columns: Sequence[str] = (),
     bounds: tuple[float, float, float, float] | None = None,
     bounds_crs: Any = None,
 ) -> Iterator[gpd.GeoDataFrame]:
-    """Yield the polygons of `read_footprints` in batches of some thousands, without attributes.
+    """Yield the polygons of `read_footprints` in batches of some thousands.
 
-    Arguments and errors are those of `read_footprints`. GeoParquet is not supported. Each batch
-    has its own `.attrs`.
+    Each batch has its own `.attrs`. GeoParquet is not supported. Arguments and errors are those of
+    `read_footprints`, and:
+
+    Args:
+        path: See `read_footprints`.
+        where: See `read_footprints`.
+        layer: See `read_footprints`.
+        columns: Attributes to read; those that the layer lacks are left out.
+        bounds: See `read_footprints`.
+        bounds_crs: See `read_footprints`.
     """
     layer = _select_layer(path, layer)
     where = _ogr_where(where) if where else None
@@ -126,12 +135,15 @@ def iter_polygons(
     chosen = {"where": where, "bbox": transform_bounds(bounds, bounds_crs, crs, path)}
     try:
         with pyogrio.open_arrow(
-            _gdal_name(path), layer=layer, columns=[], batch_size=_BATCH, use_pyarrow=True, **chosen
-        ) as (described, batches):
+            _gdal_name(path), layer=layer, columns=list(columns), batch_size=_BATCH,
+            use_pyarrow=True, **chosen,
+        ) as (described, batches):  # fmt: skip
             name = described["geometry_name"] or "wkb_geometry"
             for batch in batches:
                 shapes = shapely.from_wkb(batch.column(name).to_numpy(zero_copy_only=False))
-                yield _polygons_only(gpd.GeoDataFrame(geometry=shapes, crs=crs))
+                found = [column for column in columns if column in batch.schema.names]
+                attributes = {column: batch.column(column).to_pandas() for column in found}
+                yield _polygons_only(gpd.GeoDataFrame(attributes, geometry=shapes, crs=crs))
     except (DataSourceError, DataLayerError, ValueError) as error:
         if where:
             raise _bad_filter(path, where, info["fields"]) from error
