@@ -58,7 +58,5 @@ def test_labels_that_all_have_a_class_are_not_mentioned(labels, caplog):
 def test_a_class_without_a_pixel_names_the_values_that_were_found(labels, tmp_path):
     scene, path, _ = labels(["House", "roof "])
     plan = plan_tiles([scene], path, options({"building": ["house"], "roof": ["rooof"]}))
-    with pytest.raises(
-        LabelError, match=r"class roof has no pixel .*; values of no class: roof "
-    ):
+    with pytest.raises(LabelError, match=r"class roof has no pixel .*; values of no class: roof "):
         tile_scenes(plan, tmp_path / "tiles")
