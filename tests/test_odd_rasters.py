@@ -188,7 +188,7 @@ def test_tiled_right_or_refused_with_a_reason(realdata, tmp_path, give_to_tile, 
     place = read_georeferencing(path)
     options = write_labels(path, place, tmp_path) if place else {"labels": write_any(tmp_path)}
     finish = write_label_report if name in SURVEYED else None
-    outcome = give_to_tile([path], **options, about=about, finish=finish)
+    outcome = give_to_tile([path], **options, keep_blank=True, about=about, finish=finish)
     assert outcome.refused == bool(reason), outcome.message
     if reason:
         assert REASONS[reason] in outcome.message

@@ -32,6 +32,6 @@ def test_resampled_right(realdata, tmp_path, give_to_tile, name, factor):
     options = write_labels(path, place, tmp_path)
     gsd_m = factor * Grid(place.crs, place.transform, place.height, place.width).gsd_m
     about = {"file": f"odd_rasters/{name} at {factor} of its gsd", **describe(path)}
-    outcome = give_to_tile([path], **options, gsd_m=gsd_m, about=about)
+    outcome = give_to_tile([path], **options, gsd_m=gsd_m, keep_blank=True, about=about)
     assert not outcome.refused, outcome.message
     assert compare(path, place, outcome.folder, options["labels"]) > 0

@@ -476,7 +476,7 @@ def test_every_odd_raster_is_predicted_or_refused(realdata, tmp_path):
                 options={}, mean=(0.0,) * len(bands), std=(100.0,) * len(bands),
                 gsd_m=info.grid.gsd_m, size=256, overlap=64,
             )  # fmt: skip
-            options = cpu(bands=info.indexes)
+            options = cpu(bands=info.indexes, keep_blank=True)
             predict(path, tmp_path / "prob.tif", model=model, options=options, overwrite=True)
         except GeosegError as error:
             message = str(error)

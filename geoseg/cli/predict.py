@@ -57,6 +57,10 @@ if TYPE_CHECKING:
 @click.option(
     "--keep-model-grid", is_flag=True, default=None, help="Write rasters at the model's pixel size."
 )
+@click.option(
+    "--keep-blank", is_flag=True, default=None,
+    help="Use blank areas (large, of one value) as an image.  [default: as nodata]",
+)  # fmt: skip
 @click.option("--rasters-only", is_flag=True, help="Write no footprints.")
 @click.option("--batch-size", metavar="N", help="Tiles per batch.  [default: auto]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "gpu"]), help="[default: auto]")

@@ -70,6 +70,12 @@ if TYPE_CHECKING:
 @click.option(
     "--keep-empty", type=float, help="Share of empty training tiles to keep.  [default: 1]"
 )
+@click.option(
+    "--keep-blank",
+    is_flag=True,
+    default=None,
+    help="Use blank areas (large, of one value) as an image.  [default: as nodata]",
+)
 @click.option("--seed", type=int, help="Random seed.  [default: 0]")
 @workers_options()
 @click.option("--dry-run", is_flag=True, help="Print tiles, disk, time and memory, and stop.")
@@ -92,6 +98,7 @@ def command(
     fold: int | None,
     areas: str | None,
     keep_empty: float | None,
+    keep_blank: bool | None,
     seed: int | None,
     dry_run: bool,
     overwrite: bool,
@@ -123,6 +130,7 @@ def command(
         tile__fold=fold,
         tile__areas=areas,
         tile__keep_empty=keep_empty,
+        tile__keep_blank=keep_blank,
         tile__seed=seed,
     )
     workers = read_workers(given)

@@ -13,6 +13,10 @@ from geoseg.options.crf import CRFOptions
 class PredictOptions(Options):
     """Options of `geoseg predict`."""
 
+    keep_blank: bool = Field(
+        False,
+        description="Use large areas of one constant value, such as white margins, as an image",
+    )
     bands: tuple[int | str, ...] | None = Field(
         None,
         min_length=1,

@@ -58,6 +58,10 @@ class TileOptions(Options):
     assume_gsd_m: float | None = Field(
         None, gt=0, description="Metres per pixel of scenes without georeferencing"
     )
+    keep_blank: bool = Field(
+        False,
+        description="Use large areas of one constant value, such as white margins, as an image",
+    )
     bands: tuple[int | str, ...] | None = Field(
         None,
         min_length=1,

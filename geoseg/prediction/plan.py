@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from geoseg.errors import GridMismatchError
 from geoseg.geo.grid import Grid
-from geoseg.geo.raster import SceneInfo, read_info
+from geoseg.geo.raster import SceneInfo, mark_blank_areas, read_info
 from geoseg.geo.tiling import TileGrid
 from geoseg.networks.model_file import ModelSpec
 from geoseg.options import PredictOptions
@@ -66,6 +66,8 @@ def plan_prediction(
             "train a model on such scenes"
         )
     check_gsd(str(scene), info.grid, spec)
+    if not options.keep_blank:
+        info = mark_blank_areas(info)
     grid = info.grid.resampled(spec.gsd_m)
     overlap = spec.overlap if options.overlap is None else options.overlap
     tiles = TileGrid(grid.height, grid.width, spec.size, overlap, options.blend)

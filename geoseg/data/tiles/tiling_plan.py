@@ -48,7 +48,7 @@ from geoseg.data.tiles.checks import (
 from geoseg.errors import ConfigError
 from geoseg.geo.grid import Grid
 from geoseg.geo.paths import absolute_path
-from geoseg.geo.raster import SceneInfo, read_info
+from geoseg.geo.raster import SceneInfo, mark_blank_areas, read_info
 from geoseg.geo.tiling import TileGrid
 from geoseg.options import TileOptions
 
@@ -145,6 +145,8 @@ def plan_tiles(
     infos = [
         read_info(scene, bands=options.bands, assume_gsd_m=options.assume_gsd_m) for scene in scenes
     ]
+    if not options.keep_blank:
+        infos = [mark_blank_areas(info) for info in infos]
     check_placeholder_overlap([info for info in infos if info.georeferenced_by == "assumed"])
     check_geographic_crs(infos)
     check_same_bands(infos, chosen=options.bands is not None)

@@ -18,7 +18,7 @@ from geoseg.geo.raster.prob import (
     read_mask_classes,
     read_prob,
 )
-from geoseg.geo.raster.scene import Scene, SceneInfo, read_info, read_tags
+from geoseg.geo.raster.scene import Scene, SceneInfo, mark_blank_areas, read_info, read_tags
 from geoseg.geo.raster.virtual_mosaic import write_mosaic
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "limited_block_cache",
     "list_files",
     "make_prob_tags",
+    "mark_blank_areas",
     "open_for_writing",
     "read_info",
     "read_mask_classes",

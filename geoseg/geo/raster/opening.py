@@ -64,6 +64,26 @@ def lacks_file(error: RasterioError) -> bool:
     return "no such file" in one_line(error).lower()
 
 
+def missing_source(path: str | Path) -> str | None:
+    """Return a local source of a VRT file that does not exist, or None.
+
+    GDAL reports it only at the first attempt to read it in a process, and then reads zeros.
+    """
+    if Path(path).suffix.lower() != ".vrt":
+        return None
+    try:
+        document = ElementTree.parse(path)
+    except (OSError, ElementTree.ParseError, ValueError):
+        return None
+    for element in document.iter("SourceFilename"):
+        name = element.text or ""
+        if element.get("relativeToVRT") == "1":
+            name = str(Path(path).parent / name)
+        if is_missing(name):
+            return name
+    return None
+
+
 def _open(name: str) -> Any:
     with warnings.catch_warnings():
         # A raster without georeferencing is refused with a clearer message.

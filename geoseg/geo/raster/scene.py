@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import logging
+import os
+import shutil
+import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +21,7 @@ from rasterio.windows import Window
 
 from geoseg.errors import ConfigError, SceneReadError, one_line
 from geoseg.geo.grid import Grid
+from geoseg.geo.raster.blank import BlankAreas, find_blank_areas, write_blank_mask
 from geoseg.geo.raster.georeferencing import (
     GeoreferencedBy,
     Georeferencing,
@@ -22,8 +29,10 @@ from geoseg.geo.raster.georeferencing import (
     read_georeferencing,
     warn_if_approximate,
 )
-from geoseg.geo.raster.opening import lacks_file, open_raster
+from geoseg.geo.raster.opening import lacks_file, missing_source, open_raster
 from geoseg.geo.raster.scene_vrt import Band, list_bands, open_view, validity_band
+
+logger = logging.getLogger(__name__)
 
 # 64-bit integers are counts and keys, not measured light; means and warps would round them.
 _DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
@@ -43,6 +52,7 @@ class SceneInfo:
         georeferenced_by: `transform`; `gcps` or `rpcs` if pixels are warped even to the own
             grid; `assumed` if the scene has no georeferencing.
         assume_gsd_m: Assumed pixel size in metres of a scene without georeferencing.
+        blank: Blank areas that are treated as nodata, see `find_blank_areas`.
     """
 
     path: str
@@ -53,10 +63,18 @@ class SceneInfo:
     nodata: float | None
     georeferenced_by: GeoreferencedBy = "transform"
     assume_gsd_m: float | None = None
+    blank: BlankAreas | None = None
 
     def open(self, grid: Grid | None = None) -> Scene:
         """Open the scene with the same bands, on its own grid or another."""
-        return Scene(self.path, bands=self.indexes, grid=grid, assume_gsd_m=self.assume_gsd_m)
+        mask = _write_mask(self, _modified(self.path)) if self.blank else None
+        return Scene(
+            self.path, bands=self.indexes, grid=grid, assume_gsd_m=self.assume_gsd_m, mask=mask
+        )
+
+    def without_blank_areas(self) -> SceneInfo:
+        """Return the scene with all of its pixels."""
+        return replace(self, blank=None)
 
 
 class Scene:
@@ -71,6 +89,7 @@ class Scene:
         bands: Bands to read, by 1-based number or by name, in this order; all data bands
             when None. An alpha band is read as data if it is listed.
         grid: Grid to read on; pixels are warped to it bilinearly. None for the scene's own.
+        mask: Raster of the valid pixels, see `write_blank_mask`.
         assume_gsd_m: Metres per pixel of a scene without georeferencing, which gets a
             placeholder location then.
 
@@ -87,6 +106,7 @@ class Scene:
         bands: Sequence[int | str] | None = None,
         grid: Grid | None = None,
         assume_gsd_m: float | None = None,
+        mask: str | None = None,
     ) -> None:
         with ExitStack() as stack:
             source = stack.enter_context(open_raster(path))
@@ -97,9 +117,9 @@ class Scene:
             self._validity = validity_band(source, chosen)
             self._reader, self._indexes = source, list(self.info.indexes)
             warped = self.grid != self.info.grid or self.info.georeferenced_by in ("gcps", "rpcs")
-            if warped or not _are_plain(chosen):
+            if warped or mask or not _are_plain(chosen):
                 assumed = self.info.grid if self.info.georeferenced_by == "assumed" else None
-                view = open_view(source, chosen, self._validity, assumed)
+                view = open_view(source, chosen, self._validity, assumed, mask)
                 self._reader = stack.enter_context(view)
                 self._indexes = [*range(1, len(chosen) + 1)]
                 self._validity = self._find_alpha()
@@ -198,6 +218,48 @@ class Scene:
         )
 
 
+def mark_blank_areas(info: SceneInfo) -> SceneInfo:
+    """Return a scene whose blank areas, if it has any, are treated as nodata; warn of them."""
+    # Pixels of a scene that is georeferenced by points are warped, so its grid has not its values.
+    if info.georeferenced_by in ("gcps", "rpcs"):
+        return info
+    try:
+        with info.open() as scene:
+            blank = find_blank_areas(scene)
+    except SceneReadError:  # damaged somewhere: the rest may be read
+        return info
+    if blank is None:
+        return info
+    logger.warning(
+        "%s: %s and is treated as nodata; --keep-blank uses it as an image",
+        info.path,
+        blank.describe(),
+    )
+    return replace(info, blank=blank)
+
+
+@lru_cache(maxsize=64)
+def _write_mask(info: SceneInfo, _: int) -> str:
+    """Write the mask of a scene with blank areas, once per process."""
+    assert info.blank is not None
+    path = Path(_mask_folder()) / f"{len(os.listdir(_mask_folder()))}.tif"
+    with info.without_blank_areas().open() as scene:
+        write_blank_mask(scene, info.blank, path)
+    return str(path)
+
+
+@lru_cache(maxsize=1)
+def _mask_folder() -> str:
+    folder = tempfile.mkdtemp(prefix="geoseg_")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _modified(path: str) -> int:
+    """Return the time of modification of a file, 0 of a name that only GDAL opens."""
+    return Path(path).stat().st_mtime_ns if Path(path).exists() else 0
+
+
 def read_info(
     path: str | Path,
     *,
@@ -238,6 +300,11 @@ def _inspect(
         others = f" but {len(source.subdatasets)} subdatasets" if source.subdatasets else ""
         raise SceneReadError(
             f"{path}: has no bands{others}; give {next(iter(source.subdatasets), 'a GeoTIFF')}"
+        )
+    if missing := missing_source(path):
+        raise SceneReadError(
+            f"{path}: refers to a file that does not exist ({missing}); copy that file to its "
+            "place, or create the scene again"
         )
     georeferencing = read_georeferencing(source, path, assume_gsd_m)
     bands = list_bands(source)

@@ -90,7 +90,11 @@ def validity_band(source: Any, bands: Sequence[Band]) -> str | None:
 
 
 def open_view(
-    source: Any, bands: Sequence[Band], validity: str | None, assumed: Grid | None = None
+    source: Any,
+    bands: Sequence[Band],
+    validity: str | None,
+    assumed: Grid | None = None,
+    mask: str | None = None,
 ) -> Any:
     """Open bands of a dataset as a new dataset, with an alpha band if validity is known.
 
@@ -99,6 +103,7 @@ def open_view(
         bands: Its bands, in order.
         validity: From `validity_band`.
         assumed: Grid of a dataset without georeferencing.
+        mask: Raster of the valid pixels, to be used instead of `validity`.
 
     Returns:
         A dataset of `bands` in their common data type and, after them, alpha: 0 or 255.
@@ -118,7 +123,9 @@ def open_view(
     for band in bands:
         _add_band(view, dtype, _data_source(name, band))
     palette = next((band.number for band in bands if band.colour), None)
-    if palette is not None:
+    if mask is not None:
+        _add_band(view, "uint8", _opacity(mask, "1"), ColorInterp.alpha)
+    elif palette is not None:
         _add_band(view, "uint8", _palette_alpha(name, palette), ColorInterp.alpha)
     elif validity is not None:
         _add_band(view, "uint8", _opacity(name, validity), ColorInterp.alpha)
