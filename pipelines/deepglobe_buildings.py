@@ -63,7 +63,9 @@ def run(
 
 @click.command()
 @click.argument("scenes", nargs=-1, required=True)
-@click.option("--labels", required=True, help="Footprints; {} stands for the name of each scene.")
+@click.option(
+    "--labels", required=True, help="Footprints; {} is replaced by the name of each scene."
+)
 @click.option("--also", multiple=True, help="Another scene to predict; may be repeated.")
 @click.option("-o", "--output", type=Path, required=True)
 @click.option("--config", default="configs/deepglobe.yaml", show_default=True)

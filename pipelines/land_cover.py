@@ -64,7 +64,7 @@ def run(
 @click.command()
 @click.argument("scenes", nargs=-1, required=True)
 @click.option(
-    "--labels", required=True, help="Masks or polygons; {} stands for the name of each scene."
+    "--labels", required=True, help="Masks or polygons; {} is replaced by the name of each scene."
 )
 @click.option("--also", multiple=True, help="Another scene to predict; may be repeated.")
 @click.option("-o", "--output", type=Path, required=True)

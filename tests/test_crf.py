@@ -106,8 +106,8 @@ def test_sums_over_the_lattice_approximate_the_exact_sums(dimensions, seed):
     lattice = Lattice(points)
     kernel = lattice(np.eye(200, dtype=np.float32))
     true = np.exp(-0.5 * ((points[:, :, None] - points[:, None]) ** 2).sum(axis=0))
-    # Of 1,500 sets of points in 6 dimensions the worst was 0.056 off.
-    np.testing.assert_allclose(np.diag(kernel), 1, atol=0.07)
+    # Of 1,500 sets of points the worst was 0.049 off in 5 dimensions, and 0.056 in 6.
+    np.testing.assert_allclose(np.diag(kernel), 1, atol=0.05 if dimensions < 6 else 0.07)
     assert np.sqrt(((kernel - kernel.T) ** 2).mean()) < 0.005
     assert np.sqrt(((kernel - true) ** 2).mean()) < 0.03
     values = rng.random((2, 200)).astype(np.float32)

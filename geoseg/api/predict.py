@@ -57,7 +57,7 @@ class PredictPlan:
     @property
     def is_layer(self) -> bool:
         """Whether the only output is a layer of footprints."""
-        return self.suffix not in ("", *_RASTER_SUFFIXES)
+        return _is_layer(self.suffix)
 
 
 def predict(
@@ -83,7 +83,7 @@ def predict(
         options: Settings of the prediction; the defaults when None.
         vectorize: Settings that replace those of the model for mask and footprints.
         overwrite: Replace an existing output.
-        workers: Who computes; the bytes do not depend on it.
+        workers: Where tasks run; the bytes do not depend on it.
         progress: Called with the finished and the total number of tiles, of CRF blocks, of blocks
             searched and of windows traced.
 
@@ -119,14 +119,14 @@ def plan_predict(
     """Check scene, model and output, reading headers only; arguments and errors as of `predict`."""
     options = options or PredictOptions()
     suffix = _check_suffix(output)
-    if suffix not in ("", *_RASTER_SUFFIXES) and not options.footprints:
+    if _is_layer(suffix) and not options.footprints:
         raise ConfigError(
             f"{output}: --rasters-only writes no footprints; use a folder or a file that ends in "
             ".tif"
         )
     check_backend(options.backend, options.device)
     job = plan_job(scene, model, options)
-    if suffix not in ("", *_RASTER_SUFFIXES):
+    if _is_layer(suffix):
         # geopandas, which this imports, is slow to load.
         from geoseg.geo.vector import check_layer
 
@@ -140,6 +140,10 @@ def plan_predict(
         "predict", settings, thresholds.model_dump(), suffix, files=job.list_input_files()
     )
     return PredictPlan(job, thresholds, Path(output), suffix, key)
+
+
+def _is_layer(suffix: str) -> bool:
+    return suffix not in ("", *_RASTER_SUFFIXES)
 
 
 def _choose_thresholds(job: PredictionJob, vectorize: VectorizeOptions | None) -> Thresholds:
@@ -310,7 +314,7 @@ def predict_scenes(
         model: As of `predict`, like the other arguments.
         options: As of `predict`.
         vectorize: As of `predict`.
-        workers: Who computes; each process predicts one scene at a time.
+        workers: Where tasks run; each process predicts one scene at a time.
 
     Raises:
         ConfigError: If two scenes have the same name.

@@ -42,7 +42,7 @@ def tile(
         output: Folder of the tiles.
         options: Settings; the defaults when None.
         overwrite: Replace an existing folder of tiles.
-        workers: Who computes; the files do not depend on it.
+        workers: Where tasks run; the files do not depend on it.
         report: Called with lines that describe what is going to be cut.
         progress: Called with the finished and the total number of tiles.
 

@@ -138,7 +138,7 @@ def _check_inputs(tiles: str | Path, model: ModelOptions) -> None:
 
 
 def _choose_recipe(model: ModelOptions) -> Recipe | None:
-    """Return the recipe of networks of boxes; None stands for that of pixels."""
+    """Return the recipe of networks of boxes; None for that of pixels."""
     if task_of(model.arch) != "boxes":
         return None
     from geoseg.detection.box_learner import BOX_RECIPE

@@ -83,7 +83,7 @@ def vectorize(
         mask: Whether `prob` is a mask instead: every value but 0 is building.
         scene: If given, the probabilities are first refined by its colours with a dense CRF.
         overwrite: Replace an existing output.
-        workers: Who computes; the layer does not depend on it.
+        workers: Where tasks run; the layer does not depend on it.
         progress: Called with the finished and the total number of CRF blocks, of blocks searched
             and of windows traced.
 

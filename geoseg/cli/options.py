@@ -103,7 +103,7 @@ def parse_batch_size(text: str | None) -> int | None:
 
 
 def workers_options(*, memory: bool = True) -> Callable[[Function], Function]:
-    """Add the options that choose who computes; `read_workers` reads them."""
+    """Add the options for processes, memory and clusters; `read_workers` reads them."""
     options = [
         click.option("--workers", type=click.IntRange(1), help="Worker processes.  [default: 1]"),
         click.option(

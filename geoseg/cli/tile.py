@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     "--labels",
     required=True,
     metavar="FOOTPRINTS",
-    help="Footprints in any format and CRS, or a mask; {} stands for the name of each scene.",
+    help="Footprints in any format and CRS, or a mask; {} is replaced by the name of each scene.",
 )
 @output_option("Folder for the tiles.")
 @click.option("--where", help='Attribute filter of the footprints, e.g. "label == 1".')

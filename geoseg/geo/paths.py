@@ -7,9 +7,14 @@ from pathlib import Path
 _REMOTE = ("/vsi", "http://", "https://", "s3://", "gs://")
 
 
+def is_remote(path: str | Path) -> bool:
+    """Return whether a name is that of a file that only GDAL opens."""
+    return str(path).startswith(_REMOTE)
+
+
 def is_missing(path: str | Path) -> bool:
     """Return whether a path is local and the file does not exist."""
-    return not str(path).startswith(_REMOTE) and not Path(path).exists()
+    return not is_remote(path) and not Path(path).exists()
 
 
 def no_such_file(path: str | Path) -> str:

@@ -7,21 +7,19 @@ are read and written under another name, by symbolic links in a temporary folder
 
 from __future__ import annotations
 
-import atexit
 import os
 import re
 import secrets
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
-_UNSAFE = re.compile(r"[!;?#\x00-\x1f\x7f\ud800-\udfff]|^[A-Za-z][A-Za-z0-9+.-]*:")
+from geoseg.geo.paths import is_remote
+from geoseg.jobs.files import process_folder
 
-# Names that GDAL opens although no local file is called so.
-_GDAL_NAMES = ("/vsi", "http://", "https://", "s3://", "gs://")
+_UNSAFE = re.compile(r"[!;?#\x00-\x1f\x7f\ud800-\udfff]|^[A-Za-z][A-Za-z0-9+.-]+:")
 
 
 def readable_name(path: str | Path) -> str:
@@ -31,10 +29,15 @@ def readable_name(path: str | Path) -> str:
         path: A local file, or a name that only GDAL opens, which is returned unchanged.
     """
     name = str(path)
-    if not _UNSAFE.search(name) or name.startswith(_GDAL_NAMES) or not Path(name).exists():
+    if not _UNSAFE.search(name) or is_remote(name) or not Path(name).exists():
         return name
-    file = Path(name).absolute()
-    folder = Path(_links_folder()) / secrets.token_hex(8)
+    return _link(Path(name).absolute())
+
+
+@lru_cache(maxsize=1024)
+def _link(file: Path) -> str:
+    """Return a link to a file, in a folder that also has links to its sidecar files."""
+    folder = process_folder() / secrets.token_hex(8)
     folder.mkdir()
     if not _UNSAFE.search(file.name):
         (folder / "d").symlink_to(file.parent, target_is_directory=True)
@@ -72,10 +75,3 @@ def writable_name(path: Path) -> Iterator[Path]:
         finally:
             for file in path.parent.glob(f"{plain}*"):
                 file.unlink(missing_ok=True)
-
-
-@cache
-def _links_folder() -> str:
-    folder = tempfile.mkdtemp(prefix="geoseg_")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder

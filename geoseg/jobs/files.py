@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from geoseg.errors import DiskFullError, OutputWriteError
@@ -24,6 +27,14 @@ _STALE_GEOPACKAGE = ("-wal", "-shm", "-journal")
 
 # Names of `replace_file`, and of the files that GDAL makes beside one while it writes a COG.
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.partial(\..+)?")
+
+
+@cache
+def process_folder() -> Path:
+    """Return a folder for temporary files of this process, which is removed when it ends."""
+    folder = tempfile.mkdtemp(prefix="geoseg_")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def resolve_output(path: str | Path) -> Path:

@@ -55,7 +55,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Workers:
-    """Who computes: this process, local processes, or the workers of a Dask cluster.
+    """Where tasks run: in this process, in local processes, or on a Dask cluster.
 
     Attributes:
         processes: Local processes, or with a scheduler the number of its workers' threads. None

@@ -1,4 +1,4 @@
-"""What is predicted: a scene and its models, checked before anything is computed or written."""
+"""Prediction jobs: a scene and its models, checked before anything is computed or written."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def write_layer(
 
 @dataclass(frozen=True)
 class _Kind:
-    """What differs between layers of buildings and those of classes.
+    """Properties of layers of buildings, or of those of classes.
 
     Attributes:
         columns: Columns of the layer with their data types.

@@ -31,7 +31,7 @@ SCENE_NAME = "{}"
 def find_labels_path(scene: str | Path, labels: str | Path) -> str:
     """Find the labels of a scene.
 
-    `{}` in the path of labels stands for the scene's name without its suffix. If that file does
+    `{}` in the path of labels is replaced by the scene's name without its suffix. If that file does
     not exist, words separated by `_` are removed from the beginning or the end of the name, and
     the longest remaining part whose file exists is used: with `buildings_{}.geojson` the scene
     `RGB_img7.tif` has the labels `buildings_img7.geojson`; with `{}_mask.png` the scene

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
-import os
-import shutil
-import tempfile
+import secrets
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -31,6 +28,7 @@ from geoseg.geo.raster.georeferencing import (
 )
 from geoseg.geo.raster.opening import lacks_file, missing_source, open_raster
 from geoseg.geo.raster.scene_vrt import Band, list_bands, open_view, validity_band
+from geoseg.jobs.files import process_folder
 
 logger = logging.getLogger(__name__)
 
@@ -242,17 +240,10 @@ def mark_blank_areas(info: SceneInfo) -> SceneInfo:
 def _write_mask(info: SceneInfo, _: int) -> str:
     """Write the mask of a scene with blank areas, once per process."""
     assert info.blank is not None
-    path = Path(_mask_folder()) / f"{len(os.listdir(_mask_folder()))}.tif"
+    path = process_folder() / f"{secrets.token_hex(8)}.tif"
     with info.without_blank_areas().open() as scene:
         write_blank_mask(scene, info.blank, path)
     return str(path)
-
-
-@lru_cache(maxsize=1)
-def _mask_folder() -> str:
-    folder = tempfile.mkdtemp(prefix="geoseg_")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
 
 
 def _modified(path: str) -> int:
