@@ -117,7 +117,7 @@ def test_texture_stays_as_it_was_found(monkeypatch):
         same = as_found.set_index("id").geometry[texture["id"]]
         assert shapely.equals(texture.geometry.values, same.values).all()
         counts.append(len(texture))
-    assert counts[0] > counts[1] > 0, counts
+    assert counts[0] >= counts[1] > 5
 
 
 @pytest.mark.parametrize("turn", TURNS)
@@ -262,7 +262,7 @@ def test_neighbours_that_both_move_do_not_meet(gsd_m, gap, cut, radius, shift):
     assert one.intersection(other).area <= 1e-6 * min(one.area, other.area)
 
 
-def test_an_outline_that_leaves_its_zone_does_not_spoil_its_neighbours():
+def test_an_outline_that_leaves_its_zone_does_not_spoil_its_neighbours(monkeypatch):
     def wavy(left, right):
         """A house whose upper wall is a wave; its walls to the sides are straight."""
         xs = np.linspace(left, right, 40)
@@ -284,3 +284,10 @@ def test_an_outline_that_leaves_its_zone_does_not_spoil_its_neighbours():
     assert (counts[1:] < 20).all()
     assert shapely.coverage_is_valid(outlines)
     assert shapely.equals_exact(outlines[0].normalize(), traced[0].normalize(), 1e-9)
+    monkeypatch.setattr(shaping, "_CORNERS_MORE", -1000)  # now the component counts as texture
+    outlines, kept, texture = shaping._simplify_within(
+        traced, np.zeros(3, np.int64), {0: extend_zone(zone, traced)}, np.full(3, 3.0)
+    )
+    assert kept.all()
+    assert texture.all()
+    assert shapely.equals_exact(outlines, traced, 1e-9).all()
