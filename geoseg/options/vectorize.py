@@ -35,7 +35,9 @@ class Thresholds(Options):
         description="A smaller part of touching buildings is merged into its neighbour, m²; "
         "null: the model's `min_area_m2`",
     )
-    simplify_m: float = Field(0.3, ge=0, description="Simplification tolerance of outlines, metres")
+    simplify_m: float = Field(
+        0.25, ge=0, description="Simplification tolerance: distance of removed vertices, metres"
+    )
     subpixel: bool = Field(
         True, description="Trace outlines where the probability crosses `body`, not along pixels"
     )

@@ -17,13 +17,16 @@ from geoseg.vectorization.components.runs import Runs, concatenate_runs, find_ru
 from geoseg.vectorization.components.selection import ComponentSelection
 from geoseg.vectorization.footprint_frames import OutlineBatch
 from geoseg.vectorization.outlines.rings import trace_rings
-from geoseg.vectorization.outlines.tracing import move_polygons, simplify, step_rings
+from geoseg.vectorization.outlines.tracing import move_polygons, step_rings
 from geoseg.vectorization.prob_sources import ClassProb
 
 CLASS_COLUMNS: Mapping[str, str] = {"id": "int64", "class": "str", **FOOTPRINT_COLUMNS}
 
 # Pixels whose probabilities are read at a time.
 _STRIP_PX = 1 << 20
+
+# Tolerance in pixels that removes little more than vertices on straight lines.
+_COLLINEAR = 1e-3
 
 
 def read_class_values(source: ClassProb, window: Window) -> np.ndarray:
@@ -88,8 +91,7 @@ def trace_classes(
     own = np.flatnonzero((component >= 0) & np.append(chosen, False)[component])
     own = own[np.argsort(component[own], kind="stable")]
     outlines = shapely.normalize(step_rings(trace_rings(runs, pieces)).polygons())
-    tolerances = np.full(count, tolerance_px(source.grid, thresholds))
-    simple = simplify(outlines, np.zeros(count, dtype=np.int64), tolerances)[own]
+    simple = simplify_coverage(outlines, tolerance_px(source.grid, thresholds))[own]
     names = np.array(source.classes.names, dtype=object)
     confidence = np.bincount(pieces, sums, count) / np.bincount(pieces, runs.lengths, count)
     attributes = {
@@ -98,6 +100,25 @@ def trace_classes(
         "confidence": confidence[own],
     }
     return OutlineBatch(move_polygons(simple, window.col_off, window.row_off), attributes)
+
+
+def simplify_coverage(polygons: np.ndarray, tolerance: float) -> np.ndarray:
+    """Simplify polygons that touch; shared lines stay shared.
+
+    A corner is removed if the area of its triangle is below the squared tolerance, whatever its
+    line does farther away. So lines do not depend on how far the window reaches beyond them.
+
+    Args:
+        polygons: Polygons (n,) in pixels, which share the vertices of shared lines.
+        tolerance: In pixels.
+
+    Returns:
+        Valid polygons (n,); the given ones if one would become invalid.
+    """
+    simple: np.ndarray = shapely.coverage_simplify(polygons, max(tolerance, _COLLINEAR))
+    is_polygon = shapely.get_type_id(simple) == shapely.GeometryType.POLYGON
+    valid = is_polygon & shapely.is_valid(simple) & ~shapely.is_empty(simple)
+    return simple if valid.all() else polygons
 
 
 def tolerance_px(grid: Grid, thresholds: Thresholds) -> float:

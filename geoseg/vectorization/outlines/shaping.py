@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import shapely
@@ -10,29 +10,21 @@ from shapely.geometry.base import BaseGeometry
 
 from geoseg.options import Thresholds
 from geoseg.vectorization.outlines.right_angles import KEPT, RAW, RegularOutlines, regularize
-from geoseg.vectorization.outlines.tracing import simplify, simplify_around
-from geoseg.vectorization.outlines.zones import all_stay_within, extend_zone, stay_within
+from geoseg.vectorization.outlines.simplification import simplify_within
+from geoseg.vectorization.outlines.zones import extend_zone
 
 # Maximum shift of right-angled outlines: metres or pixels, whichever is larger.
 _MAX_SHIFT_M, _MAX_SHIFT_PX = 1.0, 2.0
 
-# Tolerances are multiples of 1/64 pixel, so that many outlines have the same one and are simplified
-# in one call.
+# Tolerances are multiples of 1/64 pixel; smaller ones would remove hardly anything and count as 0.
 _TOLERANCE_GRAIN = 64
 
-# Simplification tolerance before walls are aligned, as a share of the maximum shift.
-_WALL_SHARE = 0.75
-
-# Shares of it that are tried where walls would leave the zone of their component: right angles need
-# few corners, and may still be found with some more.
-_WALL_SHARES = (0.5, 0.25)
-
-# Outlines that leave the zone of their component are found this often; a neighbour of one that is
-# kept may be the next one to leave it.
-_MOST_ATTEMPTS = 5
+# Least simplification tolerance before walls are aligned: metres or pixels, whichever is larger. A
+# slanted wall between two buildings is a staircase of pixels.
+_WALL_TOLERANCE_M, _WALL_TOLERANCE_PX = 0.25, 0.8
 
 # A component with more corners than this per outline, plus a constant, is texture rather than
-# buildings; models that are hardly trained predict it.
+# buildings, and gets no right angles; models that are hardly trained predict it.
 _CORNERS_EACH, _CORNERS_MORE = 32, 30_000
 
 
@@ -76,96 +68,32 @@ def shape_outlines(
         for own in _group_slices(groups)
     }
     tolerances = _round(thresholds.simplify_m / sides)
-    outlines, kept, texture = _simplify_within(traced, groups, extended, tolerances)
-    status = np.where((tolerances > 0) & ~kept, KEPT, RAW).astype(object)
+    outlines = simplify_within(traced, groups, extended, tolerances)
+    status = np.where(tolerances > 0, KEPT, RAW).astype(object)
     if not thresholds.regularize:
         return RegularOutlines(outlines, status)
     max_shifts = max_regular_shifts_m(steps_m)
-    tolerances = _round(_WALL_SHARE * max_shifts / sides)
-    rest = np.flatnonzero(~texture)
+    of_walls = np.maximum(_round(_WALL_TOLERANCE_M / sides), _round(_WALL_TOLERANCE_PX))
+    of_walls = np.maximum(of_walls, tolerances)
     walls = outlines.copy()
-    walls[rest], kept[rest], texture[rest] = _simplify_within(
-        traced[rest], groups[rest], extended, tolerances[rest], _WALL_SHARES
-    )
+    if (of_walls > tolerances).any():
+        walls = simplify_within(traced, groups, extended, of_walls)
     for own in _group_slices(groups):
-        if texture[own.start]:
+        if _is_texture(walls[own]):
             continue
         first = own.start
         zone, steps = extended[int(groups[first])], steps_m[first]
         regular = _regularize_in_metres(walls[own], traced[own], zone, steps, max_shifts[first])
         if (regular.status != KEPT).any():  # neighbours share walls: all or none
             outlines[own] = regular.polygons
-            status[own] = np.where((regular.status == KEPT) & kept[own], RAW, regular.status)
+            status[own] = regular.status
     return RegularOutlines(outlines, status)
 
 
 def _round(tolerances: np.ndarray) -> np.ndarray:
-    """Round tolerances to multiples of the same step, so that equal ones compare as equal."""
+    """Round tolerances to multiples of `1 / _TOLERANCE_GRAIN`."""
     rounded: np.ndarray = np.rint(tolerances * _TOLERANCE_GRAIN) / _TOLERANCE_GRAIN
     return rounded
-
-
-def _simplify_within(
-    traced: np.ndarray,
-    groups: np.ndarray,
-    zones: Mapping[int, BaseGeometry],
-    tolerances: np.ndarray,
-    shares: Sequence[float] = (),
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Simplify outlines; those that would leave the zone of their component stay as traced.
-
-    Their neighbours are simplified except for the walls that they share with them. Texture that
-    leaves its zone stays as a whole as it was traced.
-
-    Args:
-        traced: See `shape_outlines`.
-        groups: See `shape_outlines`.
-        zones: Zone of each component, with its traced outlines.
-        tolerances: float64 (n,), in pixels, equal within a component.
-        shares: Shares of the tolerance that are tried for a whole component first.
-
-    Returns:
-        Outlines; bool (n,), which of them stay as traced; and bool (n,), which are texture.
-    """
-    outlines = simplify(traced, groups, tolerances)
-    kept, texture = np.zeros(len(traced), dtype=bool), np.zeros(len(traced), dtype=bool)
-    for own in _group_slices(groups):
-        zone = zones[int(groups[own.start])]
-        if all_stay_within(outlines[own], zone):
-            continue
-        texture[own] = _is_texture(outlines[own])
-        if texture[own.start]:
-            outlines[own], kept[own] = traced[own], True
-        else:
-            outlines[own], kept[own] = _keep_leaving(
-                traced[own], outlines[own], zone, float(tolerances[own.start]), shares
-            )
-    return outlines, kept, texture
-
-
-def _keep_leaving(
-    traced: np.ndarray,
-    outlines: np.ndarray,
-    zone: BaseGeometry,
-    tolerance: float,
-    shares: Sequence[float],
-) -> tuple[np.ndarray, np.ndarray]:
-    """Keep the outlines of one component that leave its zone, and simplify the others around them.
-
-    Returns:
-        Outlines (n,), and bool (n,), which of them are as traced.
-    """
-    kept = np.zeros(len(traced), dtype=bool)
-    for share in shares:
-        finer = simplify_around(traced, kept, share * tolerance)
-        if all_stay_within(finer, zone):
-            return finer, kept
-    for _ in range(_MOST_ATTEMPTS):
-        kept |= ~stay_within(outlines, zone)
-        outlines = simplify_around(traced, kept, tolerance)
-        if all_stay_within(outlines, zone):
-            return outlines, kept
-    return traced.copy(), np.ones(len(traced), dtype=bool)
 
 
 def _is_texture(outlines: np.ndarray) -> bool:

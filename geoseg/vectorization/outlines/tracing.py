@@ -1,10 +1,9 @@
-"""Outlines along pixel edges or at the crossing of the threshold, and their simplification."""
+"""Outlines along pixel edges or at the crossing of the threshold."""
 
 from __future__ import annotations
 
 import numpy as np
 import shapely
-from shapely.geometry.base import BaseGeometry
 
 from geoseg.vectorization.components.runs import expand_ranges
 from geoseg.vectorization.outlines.rings import Rings
@@ -15,12 +14,6 @@ _MAX_SHIFT = 0.45
 
 # Vertices are multiples of 1/256 pixel, so that sums of coordinates are exact in any window.
 _GRAIN = 256
-
-# Tolerance in pixels that removes little more than vertices on straight lines.
-_COLLINEAR = 1e-3
-
-# Groups that are simplified in one call; with more of them each one takes longer.
-_GROUPS_PER_CALL = 100
 
 
 def step_rings(rings: Rings) -> Rings:
@@ -144,102 +137,6 @@ def _is_edge(points: np.ndarray, steps: np.ndarray, padded: np.ndarray) -> np.nd
     return differ
 
 
-def simplify(polygons: np.ndarray, groups: np.ndarray, tolerances: np.ndarray) -> np.ndarray:
-    """Simplify outlines so that walls shared within a group stay shared.
-
-    Groups are simplified independently: they are moved to separate positions, by whole pixels, so
-    that the result does not depend on other groups in the same call.
-
-    Args:
-        polygons: Polygons (n,) in pixels; those of a group share the vertices of shared walls.
-        groups: int64 (n,), group of each polygon, sorted.
-        tolerances: (n,), in pixels, equal within a group. Corners are removed if the area of their
-            triangle is below the squared tolerance.
-
-    Returns:
-        Valid polygons (n,); a group in which one would become invalid is returned unchanged.
-    """
-    simple = polygons.copy()
-    numbers = np.cumsum(np.diff(groups, prepend=-1) > 0) - 1
-    for begin in range(0, int(numbers.max(initial=-1)) + 1, _GROUPS_PER_CALL):
-        own = slice(*np.searchsorted(numbers, [begin, begin + _GROUPS_PER_CALL]).tolist())
-        simple[own] = _simplify_together(polygons[own], groups[own], tolerances[own])
-    broken = np.isin(groups, np.unique(groups[~_is_valid_polygon(simple)]))
-    simple[broken] = polygons[broken]
-    return simple
-
-
-def simplify_around(polygons: np.ndarray, kept: np.ndarray, tolerance: float) -> np.ndarray:
-    """Simplify the outlines of one group, except for some, and for the walls shared with these.
-
-    A vertex at which three polygons meet is never removed. So each polygon that is kept is replaced
-    by triangles around the centres of its triangulation: all of its vertices are such vertices.
-
-    Args:
-        polygons: Polygons (n,) in pixels, which share the vertices of shared walls.
-        kept: bool (n,), which of them stay as they are.
-        tolerance: See `simplify`.
-
-    Returns:
-        Valid polygons (n,); all are returned unchanged if one would become invalid.
-    """
-    simple, free = polygons.copy(), np.flatnonzero(~kept)
-    if not len(free):
-        return simple
-    coverage = [polygons[free], *map(_split_into_triangles, polygons[kept])]
-    simplified = shapely.coverage_simplify(np.concatenate(coverage), max(tolerance, _COLLINEAR))
-    simple[free] = simplified[: len(free)]
-    return simple if _is_valid_polygon(simple).all() else polygons.copy()
-
-
-def _split_into_triangles(polygon: BaseGeometry) -> np.ndarray:
-    """Return triangles that cover a polygon, with at least two at each of its vertices."""
-    corners = shapely.get_coordinates(
-        shapely.get_parts(shapely.constrained_delaunay_triangles(polygon))
-    ).reshape(-1, 4, 2)[:, :3]
-    centres = corners.mean(axis=1)
-    sides = np.stack([corners, np.roll(corners, -1, axis=1)], axis=2)  # (n, side, end, xy)
-    thirds = np.concatenate([sides, np.repeat(centres[:, None, None], 3, axis=1)], axis=2)
-    return np.asarray(shapely.polygons(thirds.reshape(-1, 3, 2)))
-
-
-def _simplify_together(
-    polygons: np.ndarray, groups: np.ndarray, tolerances: np.ndarray
-) -> np.ndarray:
-    separated = _SeparatedGroups(polygons, groups)
-    simple = polygons.copy()
-    for tolerance in np.unique(tolerances):
-        some = np.flatnonzero(tolerances == tolerance)
-        simplified = shapely.coverage_simplify(
-            separated.polygons[some], max(float(tolerance), _COLLINEAR)
-        )
-        simple[some] = separated.move_back(simplified, some)
-    return simple
-
-
-class _SeparatedGroups:
-    """Polygons whose groups are moved to separate positions.
-
-    Attributes:
-        polygons: The moved polygons (n,).
-    """
-
-    def __init__(self, polygons: np.ndarray, groups: np.ndarray) -> None:
-        bounds = shapely.bounds(polygons)
-        first = np.concatenate([[True], groups[1:] != groups[:-1]])
-        begins = np.flatnonzero(first)
-        left = np.floor(np.minimum.reduceat(bounds[:, 0], begins))
-        right = np.ceil(np.maximum.reduceat(bounds[:, 2], begins))
-        widths = right - left + 2
-        shifts = np.concatenate([[0], np.cumsum(widths)[:-1]]) - left
-        self._shifts = shifts[np.cumsum(first) - 1]
-        self.polygons = move_polygons(polygons, self._shifts)
-
-    def move_back(self, polygons: np.ndarray, indices: np.ndarray) -> np.ndarray:
-        """Move changed polygons with the given indices to their original positions."""
-        return move_polygons(polygons, -self._shifts[indices])
-
-
 def move_polygons(
     polygons: np.ndarray, columns: np.ndarray | int, rows: np.ndarray | int = 0
 ) -> np.ndarray:
@@ -250,9 +147,3 @@ def move_polygons(
         points[:, axis] += np.repeat(np.broadcast_to(shifts, len(polygons)), counts)
     moved: np.ndarray = shapely.set_coordinates(polygons.copy(), points)
     return moved
-
-
-def _is_valid_polygon(polygons: np.ndarray) -> np.ndarray:
-    is_polygon = shapely.get_type_id(polygons) == shapely.GeometryType.POLYGON
-    valid: np.ndarray = is_polygon & shapely.is_valid(polygons) & ~shapely.is_empty(polygons)
-    return valid

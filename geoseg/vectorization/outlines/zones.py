@@ -134,15 +134,6 @@ def stay_within(polygons: np.ndarray, zone: BaseGeometry) -> np.ndarray:
     return kept
 
 
-def all_stay_within(polygons: np.ndarray, zone: BaseGeometry) -> bool:
-    """Whether all outlines stay within the zone; stops at the first one that does not."""
-    if zone.is_empty:
-        return True
-    shapely.prepare(zone)
-    kept = shapely.covers(zone, polygons)
-    return all(_is_within(polygon, zone) for polygon in polygons[~kept])
-
-
 def _is_within(polygon: BaseGeometry, zone: BaseGeometry) -> bool:
     """Whether a polygon leaves the zone by rounding errors only."""
     # The zone may be much larger than the polygon: clip it first.
