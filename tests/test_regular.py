@@ -106,12 +106,13 @@ def test_what_is_not_simplified_is_not_called_so(simplify_m, status):
 def test_texture_is_simplified_but_gets_no_right_angles(monkeypatch):
     noise = ndimage.gaussian_filter(np.random.default_rng(1).normal(size=GRID.shape), 1.5)
     body = np.clip(0.5 + 0.1 * noise / noise.std(), 0, 1).astype(np.float32)
-    assert (footprints(body)["reg_status"] == "partly").any()
-    monkeypatch.setattr(shaping, "_CORNERS_MORE", -1000)  # now everything counts as texture
-    found = footprints(body)
+    right, free = (Thresholds(min_area_m2=2, regularize=chosen) for chosen in (True, False))
+    assert (footprints(body, thresholds=right)["reg_status"] == "partly").any()
+    monkeypatch.setattr(shaping, "_CORNERS_MORE", -(10**9))  # now everything counts as texture
+    found = footprints(body, thresholds=right)
     assert set(found["reg_status"]) == {"simplified"}
-    only = footprints(body, thresholds=Thresholds(regularize=False))
-    assert shapely.equals(found.geometry.values, only.geometry.values).all()
+    expected = footprints(body, thresholds=free).geometry.values
+    assert shapely.equals(found.geometry.values, expected).all()
 
 
 @pytest.mark.parametrize("turn", TURNS)

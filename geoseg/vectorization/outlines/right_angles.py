@@ -78,11 +78,11 @@ def regularize(
         zone: Zone in which the outlines must stay; empty if it is not limited.
         max_shift: Maximum shift of an outline.
     """
+    graph = build_graph(outlines, traced)
     if len(outlines) == 1:
-        rectangle = np.array([_rectangle(outlines[0])], dtype=object)
+        rectangle = np.array([_rectangle(graph)], dtype=object)
         if _is_acceptable(rectangle, traced, zone, max_shift)[0]:
             return RegularOutlines(rectangle, np.array([RECTANGLE], dtype=object))
-    graph = build_graph(outlines)
     directions, strengths = _directions(graph, len(outlines))
     max_shifts = np.where(strengths < _MIN_STRENGTH, 0.0, max_shift)
     polygons, accepted = outlines.copy(), np.zeros(len(outlines), dtype=bool)
@@ -184,22 +184,24 @@ def _within(polygons: np.ndarray, others: np.ndarray, distance: float) -> np.nda
     return within
 
 
-def _rectangle(outline: shapely.Polygon) -> shapely.Polygon:
+def _rectangle(graph: OutlineGraph) -> shapely.Polygon:
     """Return the rectangle whose sides are the mean positions of the walls; empty if none."""
-    points = shapely.get_coordinates(outline.exterior)
-    angle = np.angle(_fourfold(np.diff(points, axis=0)).sum()) / 4
-    turned = _turn(points, -angle)
-    steps, middles = np.diff(turned, axis=0), (turned[1:] + turned[:-1]) / 2
+    if len(graph.rings) > 1:
+        return shapely.Polygon()
+    angle = float(np.angle(_fourfold(graph.vectors).sum()) / 4)
+    points, middles = _turn(graph.points, -angle), _turn(graph.middles, -angle)
+    steps = points[graph.walls[:, 1]] - points[graph.walls[:, 0]]
+    centre = (points.min(axis=0) + points.max(axis=0)) / 2
     sides = []
     for axis in (0, 1):
-        along, across = steps[:, 1 - axis], np.abs(steps[:, axis])
-        straight = across <= np.abs(along) * math.tan(_OBLIQUE)
-        for forward in (True, False):
-            chosen = straight & ((along > 0) == forward)
-            if not chosen.any() or outline.interiors:
+        along, across = np.abs(steps[:, 1 - axis]), np.abs(steps[:, axis])
+        straight = across <= along * math.tan(_OBLIQUE)
+        for lower in (True, False):
+            chosen = straight & ((middles[:, axis] < centre[axis]) == lower)
+            if not chosen.any():
                 return shapely.Polygon()
-            sides.append(np.average(middles[chosen, axis], weights=np.abs(along[chosen])))
-    (left, right), (low, high) = sorted(sides[:2]), sorted(sides[2:])
+            sides.append(np.average(middles[chosen, axis], weights=along[chosen]))
+    (left, right), (low, high) = sides[:2], sides[2:]
     corners = np.array([(left, low), (right, low), (right, high), (left, high)])
     return shapely.Polygon(_turn(corners, angle))
 
@@ -274,17 +276,19 @@ def _straighten(
     for direction, own in zip(own_directions, np.split(free, begins[1:]), strict=False):
         corners, ends = np.unique(graph.walls[own], return_inverse=True)
         ends, turned = ends.reshape(-1, 2), _turn(graph.points[corners], -direction)
+        middles = _turn(graph.middles[own], -direction)
         steps = np.abs(turned[ends[:, 1]] - turned[ends[:, 0]])
         across, along = steps.min(axis=1), steps.max(axis=1)
         oblique = across > 2 * max_shift[own]  # each end would move by half of it
         oblique |= (across > along * math.tan(_OBLIQUE)) & (along > 2 * max_shift[own])
         ends, steps, near = ends[~oblique], steps[~oblique], max_shift[own][~oblique]
+        middles = middles[~oblique]
         across = steps[:, 0] > steps[:, 1]  # the ends of these walls share their second coordinate
         moving, ends = np.unique(ends, return_inverse=True)
         ends, moved = ends.reshape(-1, 2), turned[moving]
         for axis, same in ((0, ~across), (1, across)):
             shared = _SharedCoordinate(moved[:, axis])
-            shared.join(ends[same], steps[same, 1 - axis])
+            shared.join(ends[same], steps[same, 1 - axis], middles[same, axis])
             shared.join_near(ends[~same], steps[~same, axis], near[~same])
             moved[:, axis] = shared.values()
         points[corners[moving]] = _turn(moved, direction)
@@ -306,12 +310,14 @@ class _SharedCoordinate:
         self._weights = [self._ALONE] * len(values)
         self._sums = (values * self._ALONE).tolist()
 
-    def join(self, walls: np.ndarray, lengths: np.ndarray) -> None:
-        """Give the two corners of each wall their weighted mean; longer walls weigh more."""
-        for (one, other), length in zip(walls.tolist(), lengths.tolist(), strict=True):
+    def join(self, walls: np.ndarray, lengths: np.ndarray, means: np.ndarray) -> None:
+        """Give the two corners of each wall its mean coordinate; longer walls weigh more."""
+        for (one, other), length, mean in zip(
+            walls.tolist(), lengths.tolist(), means.tolist(), strict=True
+        ):
             leader = self._unite(self._leader(one), self._leader(other))
             self._weights[leader] += length
-            self._sums[leader] += length * (self._values[one] + self._values[other]) / 2
+            self._sums[leader] += length * mean
 
     def join_near(self, walls: np.ndarray, lengths: np.ndarray, max_shifts: np.ndarray) -> None:
         """Join the corners of walls that are shorter than their maximum shift, shortest first."""

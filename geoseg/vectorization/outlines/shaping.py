@@ -21,7 +21,7 @@ _TOLERANCE_GRAIN = 64
 
 # Least simplification tolerance before walls are aligned: metres or pixels, whichever is larger. A
 # slanted wall between two buildings is a staircase of pixels.
-_WALL_TOLERANCE_M, _WALL_TOLERANCE_PX = 0.25, 0.8
+_WALL_TOLERANCE_M, _WALL_TOLERANCE_PX = 0.25, 1.2
 
 # A component with more corners than this per outline, plus a constant, is texture rather than
 # buildings, and gets no right angles; models that are hardly trained predict it.
@@ -73,8 +73,8 @@ def shape_outlines(
     if not thresholds.regularize:
         return RegularOutlines(outlines, status)
     max_shifts = max_regular_shifts_m(steps_m)
-    of_walls = np.maximum(_round(_WALL_TOLERANCE_M / sides), _round(_WALL_TOLERANCE_PX))
-    of_walls = np.maximum(of_walls, tolerances)
+    least = _round(np.maximum(_WALL_TOLERANCE_M / sides, _WALL_TOLERANCE_PX))
+    of_walls = np.maximum(tolerances, least)
     walls = outlines.copy()
     if (of_walls > tolerances).any():
         walls = simplify_within(traced, groups, extended, of_walls)

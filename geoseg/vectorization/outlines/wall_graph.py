@@ -21,6 +21,8 @@ class OutlineGraph:
         owners: int64 (rings,), polygon of each ring; the outer ring of a polygon comes first.
         walls: int64 (walls, 2), two corners each; a wall of two polygons is stored once.
         sides: int64 (walls, 2), polygons on both sides of a wall; twice the same if only one.
+        middles: float64 (walls, 2), mean position of the traced outline along each wall. Simplified
+            outlines keep the vertices that stick out most, so the corners alone are a poor guide.
     """
 
     points: np.ndarray
@@ -28,6 +30,7 @@ class OutlineGraph:
     owners: np.ndarray
     walls: np.ndarray
     sides: np.ndarray
+    middles: np.ndarray
 
     @property
     def vectors(self) -> np.ndarray:
@@ -61,8 +64,13 @@ class OutlineGraph:
         return np.array([_polygon(*one) for one in zip(shells, holes, strict=True)], dtype=object)
 
 
-def build_graph(polygons: np.ndarray) -> OutlineGraph:
-    """Build the graph of polygons (n,) that share the vertices of their common walls."""
+def build_graph(polygons: np.ndarray, traced: np.ndarray) -> OutlineGraph:
+    """Build the graph of simplified polygons.
+
+    Args:
+        polygons: Polygons (n,) that share the vertices of their common walls.
+        traced: The same polygons with all vertices, (n,).
+    """
     parts = shapely.get_parts(shapely.get_rings(polygons))
     owners = np.repeat(np.arange(len(polygons)), 1 + shapely.get_num_interior_rings(polygons))
     coordinates = shapely.get_coordinates(parts)
@@ -76,7 +84,55 @@ def build_graph(polygons: np.ndarray) -> OutlineGraph:
     sides = np.zeros((len(walls), 2), dtype=np.int64)
     sides[which.ravel(), 0] = owner
     sides[which.ravel()[::-1], 1] = owner[::-1]
-    return OutlineGraph(points, tuple(rings), owners, walls, sides)
+    middles = _mean_positions(points, walls, traced)
+    return OutlineGraph(points, tuple(rings), owners, walls, sides, middles)
+
+
+def _mean_positions(points: np.ndarray, walls: np.ndarray, traced: np.ndarray) -> np.ndarray:
+    """Return the mean position of the traced outlines along each wall, (walls, 2).
+
+    Args:
+        points: float64 (corners, 2), coordinates of the corners, sorted by x and y.
+        walls: int64 (walls, 2), the two corners of each wall, sorted.
+        traced: Polygons (n,), whose vertices include the corners.
+    """
+    vertices, ring = shapely.get_coordinates(shapely.get_rings(traced), return_index=True)
+    keys, found = _as_complex(points), _as_complex(vertices)
+    corners = np.searchsorted(keys, found) % len(points)
+    corners[keys[corners] != found] = -1
+    begins, ends = _surrounding(corners, ring)
+    inside = np.flatnonzero(ring[1:] == ring[:-1])
+    pairs = np.sort(np.column_stack([begins[inside], ends[inside + 1]]), axis=1)
+    wall = np.searchsorted(walls @ [len(points), 1], pairs @ [len(points), 1])
+    lengths = np.hypot(*(vertices[inside + 1] - vertices[inside]).T)
+    middles = (vertices[inside + 1] + vertices[inside]) / 2
+    sums = [np.bincount(wall, lengths * middles[:, axis], len(walls)) for axis in (0, 1)]
+    mean: np.ndarray = np.column_stack(sums) / np.bincount(wall, lengths, len(walls))[:, None]
+    return mean
+
+
+def _as_complex(points: np.ndarray) -> np.ndarray:
+    """Return points (n, 2) as complex numbers, which are compared by x first, then by y."""
+    numbers: np.ndarray = points[:, 0] + 1j * points[:, 1]
+    return numbers
+
+
+def _surrounding(corners: np.ndarray, ring: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the last corner at or before each vertex of closed rings, and the next at or after it.
+
+    Args:
+        corners: int64 (n,), corner at each vertex, or -1.
+        ring: int64 (n,), ring of each vertex; its last vertex repeats the first.
+    """
+    places = np.flatnonzero(corners >= 0)
+    vertices = np.arange(len(corners))
+    first = np.searchsorted(ring[places], ring, side="left")
+    beyond = np.searchsorted(ring[places], ring, side="right")
+    before = np.searchsorted(places, vertices, side="right") - 1
+    after = np.searchsorted(places, vertices, side="left")
+    before = np.where(before < first, beyond - 1, before)
+    after = np.where(after >= beyond, first, after)
+    return corners[places[before]], corners[places[after]]
 
 
 def _without_straight(path: np.ndarray, kept: np.ndarray) -> np.ndarray:
