@@ -541,6 +541,19 @@ def test_nothing_vanishes_however_large_the_tolerance(tolerance):
     assert shapely.get_num_interior_rings(simple).tolist() == [2, 0, 0]
 
 
+def test_a_wall_does_not_pass_over_a_courtyard_whatever_other_groups_do():
+    bulge = Polygon([(0, 0), (0, 20), (30, 20), (30, 0), (18, 0), (15, -2), (12, 0)])
+    courtyard = bulge.difference(box(14.5, -1.2, 15.5, -0.7))
+    steps = Polygon([(0, 0), (0, 9), (4, 9), (4, 1), (5, 1), (5, 9), (9, 9), (9, 0)])
+    both = np.array([courtyard, steps], dtype=object)
+    for polygons in (both[:1], both, both[::-1]):
+        simple = simplify_freely(polygons, np.arange(len(polygons)), 2.5)
+        assert shapely.is_valid(simple).all()
+        whole = simple[np.flatnonzero(polygons == courtyard)[0]]
+        assert len(whole.interiors) == 1
+        assert whole.equals(simplify_freely(both[:1], np.zeros(1, int), 2.5)[0])
+
+
 # Layers
 
 

@@ -37,7 +37,7 @@ _SPLIT_M = 1.0
 )
 @click.option(
     "--simplify-m", type=float,
-    help="Tolerance of simplified outlines, metres.  [default: the model's]",
+    help="Distance of removed vertices, metres.  [default: the model's]",
 )  # fmt: skip
 @click.option(
     "--min-hole-m2", type=float, help="Smaller holes are filled.  [default: --min-area-m2]"

@@ -50,21 +50,14 @@ def simplify_within(
     _split_far(arcs, kept, _find_chords(arcs, kept), tolerances)
     unchecked = np.unique(groups)
     while len(unchecked):
+        _split_wrong(arcs, kept, unchecked, zones, tolerances)
+        polygons = arcs.draw(kept)
         chords = _find_chords(arcs, kept)
-        chords = chords.pick(np.isin(arcs.groups[chords.arcs], unchecked))
-        leaving = _find_leaving(arcs, chords, zones)
-        wrong = leaving | _find_crossing(arcs, chords)
-        if not (wrong & chords.splittable).any():
-            broken = _find_broken(arcs.draw(kept), groups, unchecked)
-            wrong = arcs.belong_to(broken)[chords.arcs]
-        wrong &= chords.splittable
-        chords, leaving = chords.pick(wrong), leaving[wrong]
-        sides = np.where(leaving, arcs.inner_sides[chords.arcs], 0)
-        halves = chords.split(_farthest(arcs.points, chords, sides)[0])
-        kept[halves.begins] = True
-        _split_far(arcs, kept, halves, tolerances)
+        broken = arcs.belong_to(_find_broken(polygons, groups, unchecked))
+        chords = chords.pick(broken[chords.arcs] & chords.splittable)
+        _split_once(arcs, kept, chords, np.zeros(len(chords.arcs)), tolerances)
         unchecked = np.unique(arcs.groups[chords.arcs])
-    return arcs.draw(kept)
+    return polygons
 
 
 @dataclass(frozen=True)
@@ -116,6 +109,35 @@ def _split_far(arcs: Arcs, kept: np.ndarray, chords: _Chords, tolerances: np.nda
         far = distances > tolerances[chords.arcs]
         kept[farthest[far]] = True
         chords = chords.pick(far).split(farthest[far])
+
+
+def _split_wrong(
+    arcs: Arcs,
+    kept: np.ndarray,
+    groups: np.ndarray,
+    zones: Mapping[int, BaseGeometry],
+    tolerances: np.ndarray,
+) -> None:
+    """Split the chords of some groups until none crosses another one or leaves its zone."""
+    while len(groups):
+        chords = _find_chords(arcs, kept)
+        chords = chords.pick(np.isin(arcs.groups[chords.arcs], groups))
+        leaving = _find_leaving(arcs, chords, zones)
+        wrong = (leaving | _find_crossing(arcs, chords)) & chords.splittable
+        chords = chords.pick(wrong)
+        # A polygon may give way to its own side only.
+        sides = np.where(leaving[wrong], arcs.inner_sides[chords.arcs], 0)
+        _split_once(arcs, kept, chords, sides, tolerances)
+        groups = np.unique(arcs.groups[chords.arcs])
+
+
+def _split_once(
+    arcs: Arcs, kept: np.ndarray, chords: _Chords, sides: np.ndarray, tolerances: np.ndarray
+) -> None:
+    """Split chords, however near they are, and their halves as far as the tolerances demand."""
+    farthest, _ = _farthest(arcs.points, chords, sides)
+    kept[farthest] = True
+    _split_far(arcs, kept, chords.split(farthest), tolerances)
 
 
 def _farthest(
