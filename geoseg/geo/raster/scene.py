@@ -27,13 +27,25 @@ from geoseg.geo.raster.georeferencing import (
     warn_if_approximate,
 )
 from geoseg.geo.raster.opening import lacks_file, missing_source, open_raster
-from geoseg.geo.raster.scene_vrt import Band, list_bands, open_view, validity_band
+from geoseg.geo.raster.scene_vrt import (
+    Band,
+    differing_nodata,
+    list_bands,
+    may_be_colour,
+    open_view,
+    validity_band,
+)
 from geoseg.jobs.files import process_folder
 
 logger = logging.getLogger(__name__)
 
 # 64-bit integers are counts and keys, not measured light; means and warps would round them.
 _DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
+
+
+# Side of the reduced mask that tells whether it excludes anything, and the answers by file.
+_CHECKED_SIDE, _MOST_KNOWN = 256, 256
+_EXCLUDING: dict[tuple[str, str, int], bool] = {}
 
 
 @dataclass(frozen=True)
@@ -46,7 +58,8 @@ class SceneInfo:
         bands: Name of each data band: its description, else its colour, else `bandN`.
         indexes: 1-based numbers of the data bands; of the palette's colours if there is one.
         dtype: Common data type of the bands.
-        nodata: Sentinel value, or None if validity is given by a mask or alpha band.
+        nodata: Sentinel value, or None if validity is given by a mask or alpha band, or by
+            different sentinels of the bands.
         georeferenced_by: `transform`; `gcps` or `rpcs` if pixels are warped even to the own
             grid; `assumed` if the scene has no georeferencing.
         assume_gsd_m: Assumed pixel size in metres of a scene without georeferencing.
@@ -80,7 +93,8 @@ class Scene:
 
     A palette is read as red, green and blue. A scene without a transform is georeferenced by its
     GCPs or RPCs, on a north-up grid. Validity is given by the mask or the alpha band, otherwise
-    by the sentinel; infinite values and NaN are never valid.
+    by the sentinel, of each band its own; infinite values and NaN are never valid. Where there is
+    a sentinel, a mask or alpha band that excludes nothing is not used.
 
     Args:
         path: Any raster that GDAL opens, `/vsi...` and `https://` included.
@@ -112,7 +126,7 @@ class Scene:
                 source, str(path), bands, assume_gsd_m
             )
             self.grid = grid or self.info.grid
-            self._validity = validity_band(source, chosen)
+            self._validity = _find_validity(source, self.info, chosen)
             self._reader, self._indexes = source, list(self.info.indexes)
             warped = self.grid != self.info.grid or self.info.georeferenced_by in ("gcps", "rpcs")
             if warped or mask or not _are_plain(chosen):
@@ -193,9 +207,9 @@ class Scene:
             band = self._validity.removeprefix("mask,")
             read = self._reader.read if band == self._validity else self._reader.read_masks
             valid = read(int(band), window=window, out_shape=shape) > 0
-        elif _may_be_colour(nodata, data.dtype):
+        elif may_be_colour(nodata, self.info.dtype):
             valid = (data != nodata).any(axis=0)
-        if nodata is not None and not _may_be_colour(nodata, data.dtype):
+        if nodata is not None and not may_be_colour(nodata, self.info.dtype):
             valid &= (data != nodata).all(axis=0)
         return data, valid
 
@@ -212,7 +226,7 @@ class Scene:
             self.grid,
             alpha=self._has_opacity,
             nodata=nodata,
-            is_colour=_may_be_colour(nodata, np.dtype(self.info.dtype)),
+            is_colour=may_be_colour(nodata, self.info.dtype),
         )
 
 
@@ -234,6 +248,22 @@ def mark_blank_areas(info: SceneInfo) -> SceneInfo:
         blank.describe(),
     )
     return replace(info, blank=blank)
+
+
+def _find_validity(source: Any, info: SceneInfo, bands: Sequence[Band]) -> str | None:
+    """Return the band with the validity, see `validity_band`; None if a sentinel says more."""
+    validity = validity_band(source, bands)
+    if validity is None or not any(may_be_colour(band.nodata, band.dtype) for band in bands):
+        return validity
+    key = info.path, validity, _modified(info.path)
+    if key not in _EXCLUDING:
+        if len(_EXCLUDING) >= _MOST_KNOWN:
+            _EXCLUDING.clear()
+        number = int(validity.removeprefix("mask,"))
+        read = source.read if validity.isdigit() else source.read_masks
+        shape = tuple(min(side, _CHECKED_SIDE) for side in source.shape)
+        _EXCLUDING[key] = not (read(number, out_shape=shape) > 0).all()
+    return validity if _EXCLUDING[key] else None
 
 
 @lru_cache(maxsize=64)
@@ -308,7 +338,7 @@ def _inspect(
         bands=tuple(band.name for band in chosen),
         indexes=tuple(indexes),
         dtype=np.result_type(*(band.dtype for band in chosen)).name,
-        nodata=_common_nodata(chosen, path),
+        nodata=_common_nodata(chosen),
         georeferenced_by=georeferencing.by,
         assume_gsd_m=assume_gsd_m,
     )
@@ -349,29 +379,18 @@ def _check_dtypes(bands: Sequence[Band], path: str) -> None:
     )
 
 
-def _common_nodata(bands: Sequence[Band], path: str) -> float | None:
-    """Return the sentinel of the bands; bands without one are skipped."""
-    sentinels = {
-        "nan" if np.isnan(band.nodata) else band.nodata for band in bands if band.nodata is not None
-    }
-    if len(sentinels) > 1:
-        values = ", ".join(sorted(map(str, sentinels)))
-        raise SceneReadError(
-            f"{path}: its bands have different nodata values ({values}); set one with gdalwarp "
-            "-dstnodata VALUE in.tif out.tif"
-        )
+def _common_nodata(bands: Sequence[Band]) -> float | None:
+    """Return the only sentinel of the bands, None if they have different ones.
+
+    Bands without a sentinel are skipped.
+    """
+    if differing_nodata(bands):
+        return None
     return next((band.nodata for band in bands if band.nodata is not None), None)
 
 
 def _are_plain(bands: Sequence[Band]) -> bool:
-    """Return whether bands can be read directly: without a palette, and in one data type."""
-    return len({band.dtype for band in bands}) == 1 and not any(band.colour for band in bands)
-
-
-def _may_be_colour(nodata: float | None, dtype: np.dtype[Any]) -> bool:
-    """Return whether a valid pixel may have the sentinel in some of its bands.
-
-    Pure red has 0 in two bands, so a sentinel of 0, or of 255 in bytes, counts only where
-    all bands have it. Other sentinels, such as -9999, count in any band.
-    """
-    return nodata is not None and (nodata == 0 or (nodata == 255 and dtype == np.uint8))
+    """Return whether bands can be read directly: one data type, one sentinel, no palette."""
+    if differing_nodata(bands) or any(band.colour for band in bands):
+        return False
+    return len({band.dtype for band in bands}) == 1

@@ -89,6 +89,21 @@ def validity_band(source: Any, bands: Sequence[Band]) -> str | None:
     return None
 
 
+def differing_nodata(bands: Sequence[Band]) -> bool:
+    """Return whether bands have different sentinels; bands without one are skipped."""
+    found = {str(float(band.nodata)) for band in bands if band.nodata is not None}
+    return len(found) > 1
+
+
+def may_be_colour(nodata: float | None, dtype: str) -> bool:
+    """Return whether a valid pixel may have the sentinel in some of its bands.
+
+    Pure red has 0 in two bands, so a sentinel of 0, or of 255 in bytes, counts only where
+    all bands have it. Other sentinels, such as -9999, count in any band.
+    """
+    return nodata is not None and (nodata == 0 or (nodata == 255 and dtype == "uint8"))
+
+
 def open_view(
     source: Any,
     bands: Sequence[Band],
@@ -107,7 +122,7 @@ def open_view(
 
     Returns:
         A dataset of `bands` in their common data type and, after them, alpha: 0 or 255.
-        With a palette there is always an alpha band.
+        With a palette, or with different sentinels, there is always an alpha band.
     """
     described = ElementTree.fromstring(describe(source))
     name = _source_name(source, described)
@@ -127,6 +142,8 @@ def open_view(
         _add_band(view, "uint8", _opacity(mask, "1"), ColorInterp.alpha)
     elif palette is not None:
         _add_band(view, "uint8", _palette_alpha(name, palette), ColorInterp.alpha)
+    elif differing_nodata(bands):
+        _add_band(view, "uint8", _own_nodata(name, bands, validity, size), ColorInterp.alpha)
     elif validity is not None:
         _add_band(view, "uint8", _opacity(name, validity), ColorInterp.alpha)
     return open_description(ElementTree.tostring(view, encoding="unicode"))
@@ -174,13 +191,14 @@ def _is_georeferencing(part: ElementTree.Element) -> bool:
 def _add_band(
     view: ElementTree.Element,
     dtype: str,
-    source: ElementTree.Element,
+    sources: ElementTree.Element | Sequence[ElementTree.Element],
     colour: ColorInterp = ColorInterp.undefined,
 ) -> None:
     kind = {"dataType": typename_fwd[dtype_rev[dtype]]}
     band = ElementTree.SubElement(view, "VRTRasterBand", kind)
     ElementTree.SubElement(band, "ColorInterp").text = colour.name.capitalize()
-    band.append(source)
+    # A later source is written over an earlier one, except where it has its own nodata value.
+    band.extend([sources] if isinstance(sources, ElementTree.Element) else sources)
 
 
 def _vrt_source(kind: str, name: str, band: str, **parts: str) -> ElementTree.Element:
@@ -203,6 +221,37 @@ def _palette_alpha(name: str, number: int) -> ElementTree.Element:
     """Return a source of the palette's opacity, 0 on the file's nodata, mask or alpha."""
     parts = {"ColorTableComponent": str(_PALETTE_ALPHA), "UseMaskBand": "true"}
     return _vrt_source("ComplexSource", name, str(number), **parts)
+
+
+def _own_nodata(
+    name: str, bands: Sequence[Band], validity: str | None, size: dict[str, str]
+) -> list[ElementTree.Element]:
+    """Return sources of the opacity by each band's own sentinel, and by a mask or alpha band.
+
+    A sentinel that cannot be a colour counts in its band alone; those that may be a colour, only
+    where all bands that have a sentinel have theirs, and not beside a mask or alpha band.
+    """
+    marked = [band for band in bands if band.nodata is not None]
+    parts = ElementTree.Element("VRTDataset", size)
+    _add_band(parts, "uint8", [_differs_from_nodata(name, band) for band in marked])
+    exact = [band for band in marked if not may_be_colour(band.nodata, band.dtype)]
+    for band in exact:
+        _add_band(parts, "uint8", _differs_from_nodata(name, band))
+    nested = ElementTree.tostring(parts, encoding="unicode")
+    whole = _vrt_source("SimpleSource", nested, "1")
+    if validity is not None:
+        whole = _opacity(name, validity)
+    opaque = {"NODATA": "255"}
+    return [whole] + [
+        _vrt_source("ComplexSource", nested, str(number), **opaque)
+        for number, _ in enumerate(exact, start=2)
+    ]
+
+
+def _differs_from_nodata(name: str, band: Band) -> ElementTree.Element:
+    """Return a source of 255 where a band is not its sentinel."""
+    parts = {"ScaleOffset": "255", "ScaleRatio": "0", "NODATA": repr(band.nodata)}
+    return _vrt_source("ComplexSource", name, str(band.number), **parts)
 
 
 def _opacity(name: str, validity: str) -> ElementTree.Element:
