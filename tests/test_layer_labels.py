@@ -1,12 +1,25 @@
 """Labels that stay in their file are the labels that would be in memory."""
 
+import struct
+from collections import Counter
+
 import geopandas as gpd
 import numpy as np
+import pandas as pd
+import pyogrio
 import pytest
+import shapely
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rasterio.windows import Window
-from shapely.geometry import MultiPolygon, Point, Polygon
+from shapely.geometry import (
+    GeometryCollection,
+    LineString,
+    MultiPoint,
+    MultiPolygon,
+    Point,
+    Polygon,
+)
 
 from geoseg.data.label_report import measure_labels
 from geoseg.data.label_report.footprint_checks import measure_footprints
@@ -16,7 +29,7 @@ from geoseg.data.labels.polygon_labels import read_footprint_labels
 from geoseg.data.tiles import open_tile_footprints, plan_tiles, read_tile_footprints, tile_scenes
 from geoseg.errors import LabelError, MissingCRSError, VectorReadError
 from geoseg.geo.raster import read_info
-from geoseg.geo.vector import ParquetParts, write_parts
+from geoseg.geo.vector import ParquetParts, iter_polygons, read_footprints, write_parts
 from geoseg.options import ClassOptions, TileOptions
 from geoseg.town import build_town, write_town
 
@@ -159,3 +172,96 @@ def test_bad_layers_are_refused_as_small_ones_are(town, tmp_path):
         gpd.read_file(path).set_crs(None, allow_override=True).to_file(tmp_path / "nowhere.fgb")
     with pytest.raises(MissingCRSError):
         read_layer_labels(tmp_path / "nowhere.fgb", grid, ClassScheme())
+
+
+def arcs(*points):
+    """WKB of a line of arcs through points (x, y)."""
+    return struct.pack("<BII", 1, 8, len(points)) + np.array(points, float).tobytes()
+
+
+def collect(kind, *parts):
+    """WKB of a geometry that consists of others."""
+    return struct.pack("<BII", 1, kind, len(parts)) + b"".join(parts)
+
+
+def circle(x, y, radius):
+    west, east = (x - radius, y), (x + radius, y)
+    return collect(10, arcs(west, (x, y + radius), east, (x, y - radius), west))
+
+
+def every_kind(grid, suffix):
+    """WKB of each kind of geometry that a format has, by name, and what becomes of it."""
+
+    def square(left, top, *more):
+        return Polygon(
+            [(*(grid.transform * (left + x, top + y)), *more) for x, y in
+             ((0, 0), (20, 0), (20, 20), (0, 20))]
+        )  # fmt: skip
+
+    def place(column, row):
+        return grid.transform * (column, row)
+
+    flat = {
+        "polygon": (square(10, 10), "kept"),
+        "multipolygon": (MultiPolygon([square(40, 10), square(70, 10)]), "kept"),
+        "bow tie": (Polygon([place(*c) for c in ((100, 10), (120, 30), (120, 10), (100, 30))]),
+                    "repaired"),
+        "collection": (GeometryCollection([square(130, 10), Point(place(1, 1))]), "kept"),
+        "z": (square(160, 10, 7.5), "kept"),
+        "outside": (square(9000, 9000), "elsewhere"),
+        "point": (Point(place(10, 50)), "dropped"),
+        "line": (LineString([place(10, 60), place(40, 60)]), "dropped"),
+        "multipoint": (MultiPoint([place(10, 70), place(40, 70)]), "dropped"),
+        "collapsed": (Polygon([place(10, 90), place(30, 90), place(10, 90)]), "dropped"),
+    }  # fmt: skip
+    kinds = {name: (shapely.to_wkb(shape), end) for name, (shape, end) in flat.items()}
+    m = shapely.from_wkt("POLYGON M " + shapely.to_wkt(square(190, 10, 3)).split("Z ")[1])
+    chord = [place(40, 150), place(60, 150)]
+    closed = collect(
+        9, arcs(chord[0], place(50, 140), chord[1]), shapely.to_wkb(LineString(chord[::-1]))
+    )
+    kinds |= {
+        "m": (shapely.to_wkb(m, output_dimension=4, flavor="iso"), "kept"),
+        "curve polygon": (circle(*place(20, 120), 6), "kept"),
+        "surface": (collect(12, circle(*place(60, 120), 6), flat["polygon"][0].wkb), "kept"),
+        "polygon of a compound curve": (collect(10, closed), "kept"),
+        # GDAL does not approximate curves inside a collection.
+        "collection of curves": (collect(7, circle(*place(100, 120), 6)), "dropped"),
+        "arc": (arcs(place(10, 150), place(20, 140), place(30, 150)), "dropped"),
+        "compound curve": (closed, "dropped"),
+        "multicurve": (collect(11, arcs(place(90, 150), place(100, 140), place(110, 150))),
+                       "dropped"),
+    }  # fmt: skip
+    nothing = {"empty": (shapely.to_wkb(Polygon()), "unseen"), "null": (None, "unseen")}
+    return kinds | ({} if suffix == "fgb" else nothing)
+
+
+@pytest.mark.parametrize("suffix", ["gpkg", "fgb"])
+def test_every_kind_of_geometry_counts_the_same(town, tmp_path, suffix):
+    _, _, grid = town
+    kinds = every_kind(grid, suffix)
+    path = tmp_path / f"kinds.{suffix}"
+    shapes, names = np.array([wkb for wkb, _ in kinds.values()], object), np.array([*kinds], object)
+    drivers = {"gpkg": "GPKG", "fgb": "FlatGeobuf"}
+    pyogrio.raw.write(
+        path, shapes, field_data=[names], fields=["name"], geometry_type="Unknown",
+        crs=grid.crs.to_wkt(), driver=drivers[suffix],
+    )  # fmt: skip
+    chosen = (path, grid, ClassScheme())
+    layer, memory = read_layer_labels(*chosen), read_footprint_labels(*chosen)
+    ends = Counter(end for _, end in kinds.values())
+    for one in (layer, memory):
+        assert (len(one), one.repaired) == (ends["kept"] + ends["repaired"], ends["repaired"])
+        assert one.dropped == ends["dropped"]
+    found = pd.concat(layer.iter_footprints()).sort_values("name")
+    expected = memory.footprints.sort_values("name")
+    assert found.name.tolist() == expected.name.tolist()
+    assert found.geometry.to_wkb().tolist() == expected.geometry.to_wkb().tolist()
+    assert expected.geometry[expected.name == "curve polygon"].area.item() == pytest.approx(
+        np.pi * 36, rel=1e-3
+    )
+    batches = list(iter_polygons(path))
+    whole = read_footprints(path)
+    assert sum(map(len, batches)) == len(whole) == ends["kept"] + 2
+    for count in ("dropped", "repaired"):
+        assert sum(part.attrs[count] for part in batches) == whole.attrs[count]

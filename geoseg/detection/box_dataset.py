@@ -15,6 +15,7 @@ import torch
 from geoseg.data.tiles import read_tile_footprints
 from geoseg.detection.box_arrays import LEAST_VISIBLE, valid_shares
 from geoseg.geo.grid import Grid
+from geoseg.geo.vector import to_crs_near
 from geoseg.training.dataset import Sample, TileDataset, bounding_grid, tile_corners
 
 # Boxes with a shorter side, in pixels, are ignored: they are too thin to separate.
@@ -63,7 +64,7 @@ def iter_scenes(tiles: TileDataset) -> Iterator[tuple[pd.DataFrame, Grid, gpd.Ge
     footprints = read_tile_footprints(tiles.folder)
     for scene, rows in tiles.tiles.groupby("scene", sort=False):
         grid = bounding_grid(tiles, rows)
-        truth = footprints[footprints.scene == scene].to_crs(grid.crs.to_wkt())
+        truth = to_crs_near(footprints[footprints.scene == scene], grid.crs, grid)
         truth.geometry = shapely.make_valid(truth.geometry.to_numpy())
         yield rows, grid, truth
 

@@ -14,7 +14,7 @@ from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
 from shapely.geometry import Polygon
 
-from geoseg.errors import GridMismatchError
+from geoseg.errors import GridMismatchError, MissingCRSError
 from geoseg.evaluation.metrics import (
     AreaCounts,
     Matches,
@@ -24,6 +24,7 @@ from geoseg.evaluation.metrics import (
     spacenet_filter,
 )
 from geoseg.geo.aoi import AOI
+from geoseg.geo.crs import build_transformer, has_location, is_same_crs, x_period
 from geoseg.geo.grid import unit_m
 from geoseg.geo.vector import keep_polygons, read_footprints
 
@@ -71,7 +72,9 @@ def read_layers(
     """
     pred, true = read_footprints(footprints), read_footprints(truth, where=where)
     crs = true.crs
-    working_crs = _equal_area_crs(pred if true.empty else true) if crs.is_geographic else crs
+    working_crs = crs
+    if _needs_local_crs(crs, pred, true):
+        working_crs = _equal_area_crs(pred if true.empty else true)
     pred, true = _project(pred, working_crs, footprints), _project(true, working_crs, truth)
     if aoi is None:
         _check_overlap(pred, true, footprints, truth)
@@ -160,6 +163,27 @@ def evaluate_layers(
     return Evaluation(pred, truth, matches, compare_areas(proposals, truths))
 
 
+def _needs_local_crs(crs: CRS, *layers: gpd.GeoDataFrame) -> bool:
+    """Return whether layers cannot be compared in a CRS: it is in degrees, or ends among them."""
+    if not has_location(crs):
+        return False
+    return bool(crs.is_geographic) or any(_crosses_end_of_x(layer, crs) for layer in layers)
+
+
+def _crosses_end_of_x(layer: gpd.GeoDataFrame, crs: CRS) -> bool:
+    """Return whether a layer is at both ends of a periodic CRS or goes on beyond one of them."""
+    period = x_period(crs)
+    if period is None or layer.empty:
+        return False
+    try:
+        left, _, right, _ = _project(layer, crs, "layer").total_bounds
+    except (GridMismatchError, MissingCRSError):  # reported later
+        return False
+    rounding = 1e-9 * period.size
+    inside = left >= period.range[0] - rounding and right <= period.range[1] + rounding
+    return not inside or right - left > period.size / 2
+
+
 def _equal_area_crs(layer: gpd.GeoDataFrame) -> CRS:
     """Return a Lambert azimuthal equal-area CRS centred on a layer."""
     bounds = (0.0, 0.0, 0.0, 0.0) if layer.empty else tuple(layer.total_bounds)
@@ -168,6 +192,8 @@ def _equal_area_crs(layer: gpd.GeoDataFrame) -> CRS:
         west, south, east, north = to_degrees.transform_bounds(*bounds)
         # Across the antimeridian `east` is less than `west`.
         longitude, latitude = west + (east - west) % 360 / 2, (south + north) / 2
+        if (east - west) % 360 > 180:  # at both ends of the longitudes
+            longitude = _mean_longitude(layer, to_degrees)
         return CRS(f"+proj=laea +lat_0={latitude:.6f} +lon_0={longitude:.6f} +datum=WGS84")
     except ProjError as error:
         raise GridMismatchError(
@@ -176,9 +202,19 @@ def _equal_area_crs(layer: gpd.GeoDataFrame) -> CRS:
         ) from error
 
 
+def _mean_longitude(layer: gpd.GeoDataFrame, to_degrees: Transformer) -> float:
+    """Return the mean direction of a layer's vertices from the Earth's axis, in degrees."""
+    longitudes, _ = to_degrees.transform(*shapely.get_coordinates(layer.geometry.array).T)
+    angles = np.radians(longitudes[np.isfinite(longitudes)])
+    return float(np.degrees(np.arctan2(np.sin(angles).sum(), np.cos(angles).sum())))
+
+
 def _project(layer: gpd.GeoDataFrame, crs: CRS, path: str | Path) -> gpd.GeoDataFrame:
     if layer.crs == crs:
         return layer
+    if is_same_crs(layer.crs, crs):
+        return layer.set_crs(crs, allow_override=True)
+    build_transformer(layer.crs, crs, path)  # raises if one of the two is a local CRS
     try:
         layer = layer.to_crs(crs)
         finite = layer.empty or bool(np.isfinite(layer.total_bounds).all())
@@ -195,6 +231,8 @@ def _project(layer: gpd.GeoDataFrame, crs: CRS, path: str | Path) -> gpd.GeoData
 def _areas(layer: gpd.GeoDataFrame, min_area_m2: float) -> np.ndarray:
     """Return areas in square metres, or in CRS units if there is no minimum area."""
     if min_area_m2 > 0 and layer.crs is not None and not layer.empty:
+        if not has_location(layer.crs):
+            return np.asarray(shapely.area(geometry_array(layer)) * unit_m(layer.crs) ** 2)
         layer = layer.to_crs(_equal_area_crs(layer))
     areas: np.ndarray = shapely.area(geometry_array(layer))
     return areas

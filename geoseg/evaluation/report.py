@@ -15,7 +15,7 @@ from pyproj import CRS
 from geoseg.errors import ConfigError
 from geoseg.evaluation.matching import Evaluation, geometry_array, layer_confidence
 from geoseg.evaluation.metrics import AreaCounts, Score
-from geoseg.geo.vector import write_layers
+from geoseg.geo.vector import to_crs_whole, write_layers
 from geoseg.jobs.output import check_output, folder_output
 
 REPORT_NAME = "report.json"
@@ -124,12 +124,13 @@ def build_report_layers(evaluation: Evaluation, crs: CRS) -> dict[str, gpd.GeoDa
         },
         geometry=geometry_array(pred),
         crs=pred.crs,
-    ).to_crs(crs)
+    )
     truths = gpd.GeoDataFrame(
         {"truth_id": truth.index.to_numpy(dtype=np.int64), "iou": matches.truth_iou},
         geometry=geometry_array(truth),
         crs=truth.crs,
-    ).to_crs(crs)
+    )
+    proposals, truths = to_crs_whole(proposals, crs), to_crs_whole(truths, crs)
     matched = matches.proposal_match >= 0
     true_positives = proposals[matched]
     true_positives.insert(

@@ -21,6 +21,7 @@ from geoseg.data.tiles import TilesInfo, load_tiles_info, read_tile_footprints, 
 from geoseg.errors import EmptyDatasetError
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import Scene, read_info
+from geoseg.geo.vector import to_crs_near
 from geoseg.networks.losses import burn_separation, separation_reach
 
 # Decoded tiles are cached up to this many bytes; the others are read again each time.
@@ -125,13 +126,13 @@ class TileDataset(Dataset[Sample]):
     def _read_footprints(self) -> dict[str, gpd.GeoDataFrame]:
         """Read the footprints of each scene, in its CRS."""
         footprints = read_tile_footprints(self.folder)
-        crs = {
-            scene: read_info(self.folder / "images" / f"{rows.id.iloc[0]}.tif").grid.crs
+        grids = {
+            scene: read_info(self.folder / "images" / f"{rows.id.iloc[0]}.tif").grid
             for scene, rows in self.tiles.groupby("scene")
         }
         return {
-            scene: footprints[footprints.scene == scene].to_crs(scene_crs.to_wkt())
-            for scene, scene_crs in crs.items()
+            scene: to_crs_near(footprints[footprints.scene == scene], grid.crs, grid)
+            for scene, grid in grids.items()
         }
 
 

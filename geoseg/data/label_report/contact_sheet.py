@@ -22,6 +22,7 @@ from geoseg.data.label_report.summary import Histogram
 from geoseg.data.tiles import TilesInfo
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import Scene, read_info
+from geoseg.geo.vector import to_crs_near
 
 # Images of larger tiles are downsampled to this side.
 _PICTURE_PX = 256
@@ -155,7 +156,7 @@ def _outline(
     grid = read_info(folder / "images" / f"{id_}.tif").grid
     near = footprints.iloc[np.sort(footprints.sindex.query(tile.geometry))]
     # Scenes may overlap, with the same footprint stored for each.
-    near = near[near.scene == tile.scene].to_crs(grid.crs.to_wkt())
+    near = to_crs_near(near[near.scene == tile.scene], grid.crs, grid)
     area = Window(0, 0, tile.width, tile.height)
     names = classify_footprints(near, info)
     return {

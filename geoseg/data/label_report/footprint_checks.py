@@ -59,9 +59,9 @@ def measure_footprints(
 
 
 def geodesic_areas_m2(footprints: gpd.GeoDataFrame) -> np.ndarray:
-    """Return geodesic areas in square metres (N,) of footprints in longitude and latitude."""
+    """Return areas in square metres (N,) of footprints, geodesic unless their CRS is local."""
     parts, owners = shapely.get_parts(footprints.geometry.to_numpy(), return_index=True)
-    areas, _ = geodesic_measures(parts, CRS.from_epsg(4326))
+    areas, _ = geodesic_measures(parts, footprints.crs or CRS.from_epsg(4326))
     return np.bincount(owners, weights=areas, minlength=len(footprints))
 
 

@@ -14,15 +14,14 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import shapely
-from pyproj.exceptions import ProjError
 from rasterio.features import rasterize
 from rasterio.windows import Window
 
 from geoseg.data.labels.class_scheme import IGNORE, ClassScheme
 from geoseg.errors import GridMismatchError, LabelError
-from geoseg.geo.crs import local_crs_error
+from geoseg.geo.crs import has_location
 from geoseg.geo.grid import Grid
-from geoseg.geo.vector import list_layers, read_footprints
+from geoseg.geo.vector import list_layers, read_footprints, to_crs_near, to_crs_whole
 
 # Layer of the labels' file with polygons of areas that were not labelled.
 IGNORED_LAYER = "ignored areas"
@@ -219,21 +218,8 @@ def _read_on(
     path: str | Path, grid: Grid, *, where: str | None = None, layer: str | None = None
 ) -> gpd.GeoDataFrame:
     """Read the polygons of a layer that intersect a grid, in the grid's CRS."""
-    part = read_footprints(
-        path, where=where, layer=layer, bounds=_read_bounds(grid), bounds_crs=grid.crs
-    )
+    part = read_footprints(path, where=where, layer=layer, bounds=grid.bounds, bounds_crs=grid.crs)
     return reproject_to_grid(part, grid, path)
-
-
-def crosses_antimeridian(grid: Grid) -> bool:
-    """Return whether a grid in degrees continues beyond 180 or -180."""
-    left, _, right, _ = grid.bounds
-    return bool(grid.crs.is_geographic) and (left < -180 or right > 180)
-
-
-def _read_bounds(grid: Grid) -> tuple[float, float, float, float] | None:
-    """Return the bounds to read; None (everything) for a grid across the antimeridian."""
-    return None if crosses_antimeridian(grid) else grid.bounds
 
 
 def reproject_to_grid(part: gpd.GeoDataFrame, grid: Grid, path: str | Path) -> gpd.GeoDataFrame:
@@ -247,12 +233,7 @@ def reproject_to_grid(part: gpd.GeoDataFrame, grid: Grid, path: str | Path) -> g
     Raises:
         MissingCRSError: If one of the two has a local CRS.
     """
-    try:
-        footprints = part.to_crs(grid.crs.to_wkt())
-    except ProjError as error:
-        raise local_crs_error(path) from error
-    if crosses_antimeridian(grid):
-        footprints = _wrap_longitudes(footprints, (grid.bounds[0] + grid.bounds[2]) / 2)
+    footprints = to_crs_near(part, grid.crs, grid, where=path)
     # Some locations cannot be projected to the scene's CRS.
     footprints = footprints[np.isfinite(footprints.bounds.to_numpy()).all(axis=1)]
     # Reprojection may make a sliver invalid; keep only its polygonal parts.
@@ -262,20 +243,6 @@ def reproject_to_grid(part: gpd.GeoDataFrame, grid: Grid, path: str | Path) -> g
     on_scene = footprints[footprints.geometry.intersects(grid.polygon)].reset_index(drop=True)
     on_scene.attrs.update(part.attrs)
     return on_scene
-
-
-def _wrap_longitudes(footprints: gpd.GeoDataFrame, longitude: float) -> gpd.GeoDataFrame:
-    """Shift longitudes by multiples of 360 to be near one: -179 becomes 181 near 180."""
-    wrapped = shapely.transform(
-        footprints.geometry.to_numpy(),
-        lambda xy: (
-            xy - np.column_stack([360 * np.round((xy[:, 0] - longitude) / 360), 0 * xy[:, 0]])
-        ),
-    )
-    result = footprints.set_geometry(gpd.GeoSeries(wrapped, footprints.index, footprints.crs))
-    # Polygons on the opposite side of the Earth get vertices on both ends; drop them.
-    left, _, right, _ = shapely.bounds(wrapped).reshape(-1, 4).T
-    return result[right - left < 180]
 
 
 def add_mask_values(
@@ -361,7 +328,7 @@ def check_footprints(
                 "polygons with finite coordinates"
             )
         raise LabelError(f"{path}: has no footprint{filtered}; check the layer and the filter")
-    geometries = [footprints.geometry.to_crs(filled[0].crs) for footprints in filled]
+    geometries = [to_crs_whole(footprints, filled[0].crs).geometry for footprints in filled]
     raise _outside_error(gpd.GeoDataFrame(geometry=pd.concat(geometries)), labels, path)
 
 
@@ -369,6 +336,12 @@ def _outside_error(
     footprints: gpd.GeoDataFrame, labels: Sequence[CountedFootprints], path: str | Path
 ) -> GridMismatchError:
     """Return the error for footprints outside all scenes, with their extent and likely cause."""
+    if not has_location(footprints.crs):
+        extent = ", ".join(f"{value:.6g}" for value in footprints.total_bounds)
+        return GridMismatchError(
+            f"{path}: its {len(footprints)} footprints, within {extent}, are outside all scenes; "
+            "check that both have the same origin"
+        )
     west, south, east, north = footprints.to_crs(4326).total_bounds
     if not (abs(west) <= 540 and abs(east) <= 540 and abs(south) <= 90 and abs(north) <= 90):
         left, bottom, _, _ = footprints.total_bounds

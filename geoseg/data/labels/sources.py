@@ -7,11 +7,7 @@ from pathlib import Path
 from geoseg.data.labels.class_scheme import ClassScheme
 from geoseg.data.labels.large_layer import LayerLabels, read_layer_labels
 from geoseg.data.labels.mask_labels import RasterLabels
-from geoseg.data.labels.polygon_labels import (
-    FootprintLabels,
-    crosses_antimeridian,
-    read_footprint_labels,
-)
+from geoseg.data.labels.polygon_labels import FootprintLabels, read_footprint_labels
 from geoseg.errors import LabelError
 from geoseg.geo.grid import Grid
 from geoseg.geo.paths import is_missing
@@ -92,6 +88,6 @@ def read_labels(
     scheme = scheme or ClassScheme()
     if is_raster(path):
         return RasterLabels(grid, str(path), scheme, scene_grid)
-    if count_indexed(path, layer) > MAX_IN_MEMORY and not crosses_antimeridian(grid):
+    if count_indexed(path, layer) > MAX_IN_MEMORY:
         return read_layer_labels(path, grid, scheme, where=where, layer=layer)
     return read_footprint_labels(path, grid, scheme, where=where, layer=layer)

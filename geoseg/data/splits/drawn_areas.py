@@ -11,7 +11,7 @@ from rasterio.windows import Window
 
 from geoseg.data.splits.regions import SPLITS, Region, SplitRegions, SplitScene
 from geoseg.errors import ConfigError, GridMismatchError, VectorReadError
-from geoseg.geo.vector import read_footprints
+from geoseg.geo.vector import read_footprints, to_crs_near
 from geoseg.options import TileOptions
 
 
@@ -23,7 +23,7 @@ def split_areas(scenes: Sequence[SplitScene], options: TileOptions) -> SplitRegi
             "test); pass --areas FILE"
         )
     areas = _read_areas(options.areas)
-    regions = [_area_regions(scene, areas) for scene in scenes]
+    regions = [_area_regions(scene, areas, options.areas) for scene in scenes]
     if not any(regions):
         raise GridMismatchError(
             f"{options.areas}: none of its {len(areas)} areas intersects a scene; check its CRS"
@@ -47,9 +47,9 @@ def _read_areas(path: str) -> gpd.GeoDataFrame:
     return areas.assign(split=names)
 
 
-def _area_regions(scene: SplitScene, areas: gpd.GeoDataFrame) -> list[Region]:
+def _area_regions(scene: SplitScene, areas: gpd.GeoDataFrame, path: str) -> list[Region]:
     """Return the parts of the areas inside a scene."""
-    projected = areas.to_crs(scene.grid.crs.to_wkt())
+    projected = to_crs_near(areas, scene.grid.crs, scene.grid, where=path)
     regions = []
     for split, area in zip(projected.split, projected.geometry, strict=True):
         inside = area.intersection(scene.grid.polygon)

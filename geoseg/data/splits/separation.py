@@ -10,6 +10,7 @@ import pandas as pd
 import shapely
 
 from geoseg.geo.grid import Grid
+from geoseg.geo.vector import to_crs_near
 
 # (split whose tiles are kept, split whose tiles are dropped); evaluation data is kept first.
 _PRIORITY = (("test", "val"), ("test", "train"), ("val", "train"))
@@ -59,7 +60,7 @@ def _find_nearby(kept: gpd.GeoDataFrame, others: gpd.GeoDataFrame, gap: float) -
 
 def _in_pixels(tiles: gpd.GeoDataFrame, grid: Grid) -> np.ndarray:
     """Return the outlines of tiles in pixel coordinates of a grid (N,)."""
-    outlines = tiles.geometry.to_crs(grid.crs.to_wkt()).to_numpy()
+    outlines = to_crs_near(tiles, grid.crs, grid).geometry.to_numpy()
     pixels: np.ndarray = shapely.transform(
         outlines, lambda points: np.column_stack(grid.to_pixels(*points.T))
     )
@@ -92,6 +93,6 @@ def count_shared_pixels(tiles: gpd.GeoDataFrame, pixel_area: float) -> int:
 
 
 def merge_by_split(regions: Sequence[gpd.GeoDataFrame]) -> gpd.GeoDataFrame:
-    """Merge the regions of all scenes, one row per split, in longitude and latitude."""
-    merged = gpd.GeoDataFrame(pd.concat([r.to_crs(4326) for r in regions], ignore_index=True))
+    """Merge the regions of all scenes, in one CRS, to one row per split."""
+    merged = gpd.GeoDataFrame(pd.concat(regions, ignore_index=True))
     return merged.dissolve("split", as_index=False)

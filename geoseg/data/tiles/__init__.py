@@ -6,7 +6,7 @@ images/ID.tif       bands of the scene, (C, size, size)
 targets/ID.tif      targets, (T, size, size): building, border (0, 1) or class number; 255 = ignore
 tiles.parquet       one row per tile: id, scene, window, split, fractions, class_pixels, geometry
 footprints.parquet  polygons of the labels, as they were rasterized
-train.geojson, val.geojson, test.geojson   area of each split
+train.geojson, val.geojson, test.geojson   area of each split; .gpkg in a local CRS
 tiles.json          metadata for training: bands, classes, statistics, `TilesInfo`
 labels.json, labels.html   label report, if the folder was made by `geoseg tile`
 """

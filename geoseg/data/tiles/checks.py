@@ -9,14 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyproj
 import shapely
-from pyproj import Transformer
-from pyproj.exceptions import ProjError
+from pyproj import CRS
 
 from geoseg.data.labels import FootprintLabels, Labels, LayerLabels, RasterLabels
 from geoseg.data.splits import SPLITS
 from geoseg.errors import ConfigError, EmptyDatasetError, GridMismatchError, MissingCRSError
+from geoseg.geo.crs import as_crs, has_location, is_same_crs
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import SceneInfo
 from geoseg.options import TileOptions
@@ -59,17 +58,24 @@ def check_placeholder_overlap(infos: Sequence[SceneInfo]) -> None:
         )
 
 
-def check_geographic_crs(infos: Sequence[SceneInfo]) -> None:
-    """Check that scenes can be projected to longitude and latitude."""
-    for info in infos:
-        try:
-            Transformer.from_crs(info.grid.crs.to_wkt(), 4326)
-        except ProjError as error:
-            name = pyproj.CRS.from_wkt(info.grid.crs.to_wkt()).name
-            raise MissingCRSError(
-                f"{info.path}: is not on Earth or has a local CRS ({name}); assign the right one "
-                "with gdal_edit.py -a_srs EPSG:CODE file.tif"
-            ) from error
+def find_common_crs(infos: Sequence[SceneInfo]) -> CRS:
+    """Return the CRS of the index of tiles: longitude and latitude, or the scenes' local CRS.
+
+    Raises:
+        MissingCRSError: If a scene has a local CRS and another one has a different CRS.
+    """
+    crs = [as_crs(info.grid.crs, info.path) for info in infos]
+    local = [index for index, one in enumerate(crs) if not has_location(one)]
+    if not local:
+        return CRS.from_epsg(4326)
+    first = crs[local[0]]
+    if not all(is_same_crs(one, first) for one in crs):
+        raise MissingCRSError(
+            f"{infos[local[0]].path}: has a local CRS without a location on Earth ({first.name}), "
+            "and another scene has a different CRS; tile them apart, or assign the right one with "
+            "gdal_edit.py -a_srs EPSG:CODE file.tif"
+        )
+    return first
 
 
 def list_values(counts: Mapping[str, int], most: int = 5) -> str:

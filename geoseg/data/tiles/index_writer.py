@@ -17,8 +17,9 @@ from geoseg.data.tiles.checks import list_values
 from geoseg.data.tiles.tile_index import FOOTPRINTS_NAME, FailedTile, TilesInfo
 from geoseg.data.tiles.tiling_plan import TilingPlan
 from geoseg.errors import EmptyDatasetError, LabelError
+from geoseg.geo.crs import has_location
 from geoseg.geo.plain_names import writable_name
-from geoseg.geo.vector import wrap_lonlat, write_parts
+from geoseg.geo.vector import to_crs_near, wrap_lonlat, write_layers, write_parts
 
 # Columns of tiles that are only needed to compute statistics; not written to tiles.parquet.
 _INTERNAL_COLUMNS = ("pixels", "sums", "squares", "of_value", "scene_index")
@@ -176,6 +177,9 @@ def _write_tables(plan: TilingPlan, tiles: gpd.GeoDataFrame, info: TilesInfo, fo
         tiles[columns].assign(class_pixels=tiles.of_value).to_parquet(name)
     _write_footprints(plan, info, folder / FOOTPRINTS_NAME)
     for split, part in plan.regions.groupby("split"):
+        if not has_location(part.crs):  # GeoJSON has longitude and latitude only
+            write_layers(folder / f"{split}.gpkg", {str(split): part})
+            continue
         part = part.set_geometry([wrap_lonlat(shape) for shape in part.geometry], crs=part.crs)
         with writable_name(folder / f"{split}.geojson") as name:
             part.to_file(name, driver="GeoJSON", RFC7946="YES")
@@ -190,7 +194,8 @@ def _write_footprints(plan: TilingPlan, info: TilesInfo, path: Path) -> None:
         for scene, labels in zip(plan.scenes, plan.labels, strict=True):
             if not isinstance(labels, RasterLabels):
                 for part in labels.iter_footprints():
-                    yield part.assign(scene=scene.path)[kept].to_crs(4326)
+                    part = part.assign(scene=scene.path)[kept]
+                    yield to_crs_near(part, plan.tiles.crs, labels.grid)
 
     if any(isinstance(labels, LayerLabels) for labels in plan.labels):
         write_parts(path, parts())

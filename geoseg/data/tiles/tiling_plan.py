@@ -12,6 +12,7 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import pyproj
 from rasterio.windows import Window
 
 from geoseg.data.labels import (
@@ -33,12 +34,12 @@ from geoseg.data.splits import (
     merge_by_split,
 )
 from geoseg.data.tiles.checks import (
-    check_geographic_crs,
     check_mask_georeferencing,
     check_names,
     check_placeholder_overlap,
     check_same_bands,
     check_splits,
+    find_common_crs,
     list_values,
     warn_unbalanced_splits,
     warn_unclassed_labels,
@@ -50,6 +51,7 @@ from geoseg.geo.grid import Grid
 from geoseg.geo.paths import absolute_path
 from geoseg.geo.raster import SceneInfo, mark_blank_areas, read_info
 from geoseg.geo.tiling import TileGrid
+from geoseg.geo.vector import to_crs_near
 from geoseg.options import TileOptions
 
 logger = logging.getLogger(__name__)
@@ -63,8 +65,8 @@ class TilingPlan:
         scenes: Scenes.
         grids: Grid that each scene is tiled on.
         labels: Labels of each scene.
-        tiles: One row per tile, in longitude and latitude.
-        regions: Area of each split, one row per split, in longitude and latitude.
+        tiles: One row per tile, in longitude and latitude, or in the local CRS of all scenes.
+        regions: Area of each split, one row per split, in the same CRS.
         shared_pixels: Number of pixels that are in tiles of two splits.
         gap: Minimum distance in pixels between tiles of different splits.
         options: Tiling options.
@@ -148,7 +150,7 @@ def plan_tiles(
     if not options.keep_blank:
         infos = [mark_blank_areas(info) for info in infos]
     check_placeholder_overlap([info for info in infos if info.georeferenced_by == "assumed"])
-    check_geographic_crs(infos)
+    crs = find_common_crs(infos)
     check_same_bands(infos, chosen=options.bands is not None)
     gsd_m = options.gsd_m or infos[0].grid.gsd_m
     grids = [info.grid.resampled(gsd_m) for info in infos]
@@ -187,7 +189,7 @@ def plan_tiles(
     shared = count_shared_pixels(tiles, grids[0].pixel_area)
     regions = merge_by_split(
         [
-            _labelled_regions(grid, own_regions, own_labels)
+            _labelled_regions(grid, own_regions, own_labels, crs)
             for grid, own_regions, own_labels in zip(
                 grids, split.regions, scene_labels, strict=True
             )
@@ -197,7 +199,7 @@ def plan_tiles(
         infos,
         grids,
         scene_labels,
-        tiles.to_crs(4326),
+        _reproject_tiles(tiles, grids, crs),
         regions,
         shared,
         split.gap,
@@ -251,11 +253,26 @@ def _to_common_crs(records: list[dict[str, Any]], grids: list[Grid], crs: str) -
         gpd.GeoDataFrame(part, geometry="geometry", crs=grids[int(str(index))].crs.to_wkt())
         for index, part in frame.groupby("scene_index", sort=True)
     ]
-    return gpd.GeoDataFrame(pd.concat([part.to_crs(crs) for part in parts], ignore_index=True))
+    return gpd.GeoDataFrame(
+        pd.concat([to_crs_near(part, crs, grids[0]) for part in parts], ignore_index=True)
+    )
 
 
-def _labelled_regions(grid: Grid, regions: Sequence[Region], labels: Labels) -> gpd.GeoDataFrame:
-    """Return the area of regions without areas that were not labelled, which are not evaluated."""
+def _reproject_tiles(
+    tiles: gpd.GeoDataFrame, grids: list[Grid], crs: pyproj.CRS
+) -> gpd.GeoDataFrame:
+    """Return tiles in a CRS; longitudes go on beyond 180 degrees as scenes do."""
+    parts = [
+        to_crs_near(part, crs, grids[int(str(index))])
+        for index, part in tiles.groupby("scene_index", sort=False)
+    ]
+    return gpd.GeoDataFrame(pd.concat(parts)).loc[tiles.index]
+
+
+def _labelled_regions(
+    grid: Grid, regions: Sequence[Region], labels: Labels, crs: pyproj.CRS
+) -> gpd.GeoDataFrame:
+    """Return regions in a CRS, without areas that were not labelled."""
     areas = gpd.GeoDataFrame(
         {"split": [region.split for region in regions]},
         geometry=[region.polygon(grid) for region in regions],
@@ -264,4 +281,4 @@ def _labelled_regions(grid: Grid, regions: Sequence[Region], labels: Labels) -> 
     ignored = None if isinstance(labels, RasterLabels) else labels.ignored
     if ignored is not None and len(ignored):
         areas.geometry = areas.difference(ignored.union_all())
-    return areas
+    return to_crs_near(areas, crs, grid)

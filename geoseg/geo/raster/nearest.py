@@ -14,7 +14,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from geoseg.errors import MissingCRSError, SceneReadError, one_line
-from geoseg.geo.crs import build_transformer
+from geoseg.geo.crs import as_crs, build_transformer, is_same_crs, x_period
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster.opening import open_raster
 
@@ -49,6 +49,7 @@ class NearestRaster:
             except MissingCRSError:
                 self._source.close()
                 raise
+        self._period = x_period(as_crs(self._crs, path))
 
     def __enter__(self) -> Self:
         return self
@@ -67,7 +68,7 @@ class NearestRaster:
         Raises:
             MissingCRSError: If only one of the two has a location on Earth.
         """
-        if grid.crs != self._crs:
+        if not is_same_crs(as_crs(grid.crs), as_crs(self._crs)):
             build_transformer(grid.crs, self._crs, self._path)
 
     def read(
@@ -151,9 +152,10 @@ class NearestRaster:
         column, row = np.meshgrid(np.arange(shape[1]) + 0.5, np.arange(part.start, part.stop) + 0.5)
         xs = points.a * column + points.b * row + points.c
         ys = points.d * column + points.e * row + points.f
-        if grid.crs != self._crs:
+        if not is_same_crs(as_crs(grid.crs), as_crs(self._crs)):
             transformer = build_transformer(grid.crs, self._crs, self._path)
             xs, ys = transformer.transform(xs, ys)
+        xs = self._place(xs)
         inverse = ~self._transform
         positions = (
             inverse.a * xs + inverse.b * ys + inverse.c,
@@ -165,6 +167,14 @@ class NearestRaster:
             for position in positions
         )
         return columns, rows
+
+    def _place(self, xs: np.ndarray) -> np.ndarray:
+        """Move x by whole periods of this raster's CRS to be nearest to its centre."""
+        if self._period is None:
+            return xs
+        centre, _ = self._transform * (self._source.width / 2, self._source.height / 2)
+        placed: np.ndarray = xs + np.nan_to_num(self._period.turns(centre - xs))
+        return placed
 
 
 def _split_points(

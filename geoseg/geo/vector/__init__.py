@@ -2,6 +2,7 @@
 
 from geoseg.geo.crs import as_crs
 from geoseg.geo.vector.antimeridian import wrap_lonlat
+from geoseg.geo.vector.placement import to_crs_near, to_crs_whole
 from geoseg.geo.vector.polygons import (
     FOOTPRINT_LAYER,
     ParquetParts,
@@ -40,6 +41,8 @@ __all__ = [
     "list_layers",
     "read_footprints",
     "to_crs_densified",
+    "to_crs_near",
+    "to_crs_whole",
     "wrap_lonlat",
     "write_footprints",
     "write_layers",

@@ -23,7 +23,7 @@ from pyproj import CRS
 from shapely.geometry.base import BaseGeometry
 
 from geoseg.errors import MissingCRSError, VectorReadError, one_line
-from geoseg.geo.crs import as_crs, transform_bounds
+from geoseg.geo.crs import Box, as_crs, transform_bounds
 from geoseg.geo.paths import is_missing, no_such_file
 from geoseg.geo.plain_names import readable_name
 
@@ -35,6 +35,9 @@ FOOTPRINT_LAYER = "footprints"
 _INDEXED = (".gpkg", ".fgb")
 
 _GEOPARQUET = (".parquet", ".geoparquet", ".pq")
+
+# Column of the features' numbers, unless their format names it.
+_FID = "OGC_FID"
 
 # Features per batch where a layer is read in parts.
 _BATCH = 8192
@@ -132,22 +135,59 @@ def iter_polygons(
     where = _ogr_where(where) if where else None
     info = _read_info(path, layer)
     crs = as_crs(info["crs"], path)
-    chosen = {"where": where, "bbox": transform_bounds(bounds, bounds_crs, crs, path)}
+    boxes = transform_bounds(bounds, bounds_crs, crs, path, extent=_layer_extent(info))
     try:
-        with pyogrio.open_arrow(
-            _gdal_name(path), layer=layer, columns=list(columns), batch_size=_BATCH,
-            use_pyarrow=True, **chosen,
-        ) as (described, batches):  # fmt: skip
-            name = described["geometry_name"] or "wkb_geometry"
-            for batch in batches:
-                shapes = shapely.from_wkb(batch.column(name).to_numpy(zero_copy_only=False))
-                found = [column for column in columns if column in batch.schema.names]
-                attributes = {column: batch.column(column).to_pandas() for column in found}
-                yield _polygons_only(gpd.GeoDataFrame(attributes, geometry=shapes, crs=crs))
+        seen = np.zeros(0, dtype=np.int64)
+        for box in boxes or [None]:
+            for features in _iter_box(path, layer, where, columns, box):
+                new = ~features.index.isin(seen)
+                if boxes and len(boxes) > 1:  # a feature may be in several boxes
+                    seen = np.concatenate([seen, features.index.to_numpy()])
+                yield _polygons_only(features[new].set_crs(crs, allow_override=True))
     except (DataSourceError, DataLayerError, ValueError) as error:
         if where:
             raise _bad_filter(path, where, info["fields"]) from error
         raise _not_vector(path, error) from error
+
+
+def _iter_box(
+    path: str | Path, layer: str, where: str | None, columns: Sequence[str], box: Box | None
+) -> Iterator[gpd.GeoDataFrame]:
+    """Yield the features in a box with some of their attributes, indexed by their numbers."""
+    with pyogrio.open_arrow(
+        _gdal_name(path), layer=layer, where=where, bbox=box, columns=list(columns),
+        batch_size=_BATCH, use_pyarrow=True, return_fids=True,
+    ) as (described, batches):  # fmt: skip
+        name = described["geometry_name"] or "wkb_geometry"
+        for batch in batches:
+            numbers = batch.column(described["fid_column"] or _FID).to_numpy()
+            encoded = batch.column(name).to_numpy(zero_copy_only=False)
+            found = [column for column in columns if column in batch.schema.names]
+            attributes = {column: batch.column(column).to_pandas() for column in found}
+            shapes = _decode(encoded, numbers, path, layer)
+            yield gpd.GeoDataFrame(attributes, geometry=shapes).set_index(numbers)
+
+
+def _decode(encoded: np.ndarray, numbers: np.ndarray, path: str | Path, layer: str) -> np.ndarray:
+    """Return the geometries of WKB (N,); curves as the lines that GDAL approximates them by."""
+    try:
+        shapes: np.ndarray = shapely.from_wkb(encoded)
+    except NotImplementedError:
+        shapes = np.array([_decode_linear(code) for code in encoded], dtype=object)
+        unread = shapely.is_missing(shapes) & np.array([code is not None for code in encoded])
+        again = pyogrio.read_dataframe(
+            _gdal_name(path), layer=layer, columns=[], fids=numbers[unread], fid_as_index=True
+        )
+        shapes[unread] = again.geometry.reindex(numbers[unread]).array
+    return shapes
+
+
+def _decode_linear(code: bytes | None) -> BaseGeometry | None:
+    """Return the geometry of WKB; None for a curve, which shapely does not know."""
+    try:
+        return shapely.from_wkb(code)
+    except NotImplementedError:
+        return None
 
 
 class ParquetParts(Sequence[gpd.GeoDataFrame]):
@@ -292,16 +332,21 @@ def _read_ogr(
         where = None  # an empty GeoJSON has no attributes to filter by
     # GDAL would compare the filter, in UTF-8, with the bytes of another encoding.
     later = where if where and info["encoding"] not in (None, "UTF-8") else None
+    boxes = transform_bounds(bounds, bounds_crs, crs, path, extent=_layer_extent(info))
     # With bounds, a GeoPackage returns features in the order of its spatial index.
-    in_order = Path(path).suffix.lower() in _INDEXED
+    in_order = Path(path).suffix.lower() in _INDEXED or (boxes is not None and len(boxes) > 1)
     try:
-        features = pyogrio.read_dataframe(
-            _gdal_name(path),
-            layer=layer,
-            where=None if later else where,
-            bbox=transform_bounds(bounds, bounds_crs, crs, path),
-            fid_as_index=in_order,
-        )
+        parts = [
+            pyogrio.read_dataframe(
+                _gdal_name(path),
+                layer=layer,
+                where=None if later else where,
+                bbox=box,
+                fid_as_index=in_order,
+            )
+            for box in boxes or [None]
+        ]
+        features = parts[0] if len(parts) == 1 else _merge_parts(parts)
         if later:
             return features.iloc[_matching_rows(features, later, path)]
         return features.sort_index().reset_index(drop=True) if in_order else features
@@ -313,6 +358,28 @@ def _read_ogr(
         if where and not isinstance(error, MissingCRSError):
             raise _bad_filter(path, where, info["fields"]) from error
         raise
+
+
+def _merge_parts(parts: Sequence[gpd.GeoDataFrame]) -> gpd.GeoDataFrame:
+    """Return the features of several boxes, indexed by their numbers, each once."""
+    filled = [part for part in parts if len(part)] or parts[:1]
+    features = pd.concat(filled)
+    return features[~features.index.duplicated()]
+
+
+def _layer_extent(info: dict[str, Any]) -> tuple[float, float] | None:
+    """Return the smallest and largest x of a layer; None if its format does not know them."""
+    bounds = info["total_bounds"]
+    if bounds is None or not np.isfinite(bounds).all():
+        return None
+    return float(bounds[0]), float(bounds[2])
+
+
+def extent_x(shapes: np.ndarray) -> tuple[float, float] | None:
+    """Return the smallest and largest finite x of geometries (N,); None if there is none."""
+    xs = shapely.bounds(shapes).reshape(-1, 4)[:, [0, 2]]
+    xs = xs[np.isfinite(xs).all(axis=1)]
+    return (float(xs[:, 0].min()), float(xs[:, 1].max())) if len(xs) else None
 
 
 def _read_info(path: str | Path, layer: str) -> dict[str, Any]:
@@ -336,9 +403,11 @@ def _read_parquet(
     except (ValueError, OSError) as error:  # pyarrow raises both for a file of another kind
         raise _not_vector(path, error) from error
     crs = as_crs(features.crs, path)
-    box = transform_bounds(bounds, bounds_crs, crs, path)
-    if box is not None:
-        features = features.iloc[features.sindex.intersection(box)].sort_index()
+    extent = extent_x(np.array(features.geometry.array, dtype=object))
+    boxes = transform_bounds(bounds, bounds_crs, crs, path, extent=extent)
+    if boxes is not None:
+        rows = [np.asarray(features.sindex.intersection(box), dtype=int) for box in boxes]
+        features = features.iloc[np.unique(np.concatenate(rows))]
     if where:
         features = features.iloc[_matching_rows(features, where, path)]
     name = features.geometry.name

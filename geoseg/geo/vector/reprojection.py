@@ -11,9 +11,17 @@ from pyproj import CRS
 from shapely.geometry import MultiPolygon, Polygon
 from shapely.geometry.base import BaseGeometry
 
-from geoseg.geo.crs import as_crs, build_transformer, transform_bounds
+from geoseg.geo.crs import (
+    Box,
+    ContinuousTransformer,
+    as_crs,
+    is_same_crs,
+    transform_bounds,
+    x_period,
+)
 from geoseg.geo.grid import unit_m
-from geoseg.geo.vector.polygons import keep_polygons, polygonal_part
+from geoseg.geo.vector.placement import mend_torn, place_near
+from geoseg.geo.vector.polygons import extent_x, keep_polygons, polygonal_part
 
 # Largest distance between an edge and its reprojected points, in metres.
 _TOLERANCE_M = 0.001
@@ -34,7 +42,7 @@ def to_crs_densified(
     layer: gpd.GeoDataFrame,
     crs: Any,
     *,
-    bounds: tuple[float, float, float, float] | None = None,
+    bounds: Box | None = None,
 ) -> gpd.GeoDataFrame:
     """Reproject polygons, with additional vertices where a straight edge becomes a curve.
 
@@ -45,29 +53,38 @@ def to_crs_densified(
         layer: Valid polygons in any CRS.
         crs: CRS of the result.
         bounds: (left, bottom, right, top) in `crs`; polygons are cut to a somewhat larger area,
-            since a CRS has no coordinates for points that are far outside its domain.
+            since a CRS has no coordinates for points that are far outside its domain, and moved
+            next to it if they are beyond 180 degrees.
 
     Returns:
         Valid polygons; those that are outside the bounds or have no coordinates in `crs` are
         left out.
     """
     target = as_crs(crs)
-    if target == layer.crs:
+    same = is_same_crs(target, layer.crs)
+    if target == layer.crs and (bounds is None or x_period(target) is None):
         return layer
-    shapes = np.array(layer.geometry.array, dtype=object)
-    box = _widened(transform_bounds(bounds, target, layer.crs))
-    if box is not None:
-        cut = ~shapely.covered_by(shapes, box)
-        shapes[cut] = keep_polygons(shapely.intersection(shapes[cut], box))
-    edges = _RingEdges(layer.crs, target)
-    shapes = np.array([edges.reproject(shape) for shape in shapes], dtype=object)
+    shapes = mend_torn(np.array(layer.geometry.array, dtype=object), layer.crs)
+    if not same:
+        shapes = _densify(shapes, layer.crs, target, bounds)
+    if bounds is not None:
+        shapes = place_near(shapes, target, (bounds[0] + bounds[2]) / 2)
     layer = layer.set_geometry(gpd.GeoSeries(shapes, index=layer.index, crs=target), crs=target)
     return layer[~layer.geometry.is_empty]
 
 
-def _widened(bounds: tuple[float, float, float, float] | None) -> BaseGeometry | None:
-    if bounds is None:
-        return None
+def _densify(shapes: np.ndarray, source: CRS, target: CRS, bounds: Box | None) -> np.ndarray:
+    """Reproject valid polygons (N,), cut to somewhat more than the bounds."""
+    boxes = transform_bounds(bounds, target, source, extent=extent_x(shapes))
+    if boxes is not None:
+        box = shapely.union_all([_widen(box) for box in boxes])
+        cut = ~shapely.covered_by(shapes, box)
+        shapes[cut] = keep_polygons(shapely.intersection(shapes[cut], box))
+    edges = _RingEdges(source, target)
+    return np.array([edges.reproject(shape) for shape in shapes], dtype=object)
+
+
+def _widen(bounds: Box) -> BaseGeometry:
     left, bottom, right, top = bounds
     margin = _MARGIN * max(right - left, top - bottom)
     return shapely.box(left - margin, bottom - margin, right + margin, top + margin)
@@ -77,13 +94,15 @@ class _RingEdges:
     """Edges of polygons in one CRS, and their course in another."""
 
     def __init__(self, source: CRS, target: CRS) -> None:
-        self._transformer = build_transformer(source, target, "polygons")
+        self._transform = ContinuousTransformer(source, target, "polygons")
+        # Between two periodic CRSs, x is continuous already.
+        self._period = None if self._transform.source_period else self._transform.period
         self._tolerance = _TOLERANCE_M / unit_m(target)
 
     def reproject(self, shape: BaseGeometry) -> BaseGeometry:
         """Reproject a polygon; an empty one where it has no coordinates."""
         parts = [
-            Polygon(self._ring(part.exterior), [self._ring(ring) for ring in part.interiors])
+            self._align(self._ring(part.exterior), [self._ring(hole) for hole in part.interiors])
             for part in shapely.get_parts(shape)
         ]
         finite = [part for part in parts if np.isfinite(part.bounds).all()]
@@ -95,16 +114,31 @@ class _RingEdges:
         points = shapely.get_coordinates(ring)
         for _ in range(_MOST_SPLITS):
             between = points[:-1, None] + np.diff(points, axis=0)[:, None] * _QUARTERS
-            ends = self._transform(points)
+            ends = self._unroll(self._transform(points))
             straight = ends[:-1, None] + np.diff(ends, axis=0)[:, None] * _QUARTERS
             moved = self._transform(between.reshape(-1, 2)).reshape(between.shape)
-            bent = np.hypot(*(moved - straight).transpose(2, 0, 1)).max(axis=1) > self._tolerance
+            offsets = moved - straight
+            if self._period:
+                offsets[..., 0] -= np.nan_to_num(self._period.turns(offsets[..., 0]))
+            bent = np.hypot(*offsets.transpose(2, 0, 1)).max(axis=1) > self._tolerance
             if not bent.any():
                 break
             places = np.repeat(np.flatnonzero(bent) + 1, len(_QUARTERS))
             points = np.insert(points, places, between[bent].reshape(-1, 2), axis=0)
-        return self._transform(points)
+        return self._unroll(self._transform(points))
 
-    def _transform(self, points: np.ndarray) -> np.ndarray:
-        with np.errstate(invalid="ignore"):
-            return np.column_stack(self._transformer.transform(*points.T))
+    def _align(self, outside: np.ndarray, holes: list[np.ndarray]) -> Polygon:
+        """Build a polygon whose holes are in the same period of x as its outside."""
+        if self._period:
+            centre = outside[:, 0].mean()
+            for hole in holes:
+                hole[:, 0] += np.nan_to_num(self._period.turns(centre - hole[:, 0].mean()))
+        return Polygon(outside, holes)
+
+    def _unroll(self, ring: np.ndarray) -> np.ndarray:
+        """Let a ring go on where x jumps, unless it is around a pole."""
+        if not self._period or not np.isfinite(ring).all():
+            return ring
+        unrolled = self._period.unroll(ring)
+        closed = abs(unrolled[-1, 0] - unrolled[0, 0]) < self._period.size / 2
+        return unrolled if closed else ring

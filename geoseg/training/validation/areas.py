@@ -21,6 +21,7 @@ from geoseg.evaluation.metrics import AreaCounts, Score
 from geoseg.geo.aoi import AOI
 from geoseg.geo.grid import Grid
 from geoseg.geo.tiling import blend_weights
+from geoseg.geo.vector import to_crs_near
 from geoseg.options import Thresholds
 from geoseg.training.dataset import TileDataset, bounding_grid, tile_boxes
 from geoseg.vectorization.layer import vectorize_arrays
@@ -256,7 +257,7 @@ def read_area_labels(
     outline = shapely.union_all(_trace_mask(labelled, grid).geometry.to_numpy())
     if footprints is None:
         return AreaLabels(target, labelled, outline, _trace_mask(labelled & (target > 0), grid))
-    truth = footprints.to_crs(grid.crs.to_wkt())
+    truth = to_crs_near(footprints, grid.crs, grid)
     truth.geometry = shapely.make_valid(truth.geometry.to_numpy())
     return AreaLabels(target, labelled, outline, truth[truth.intersects(outline)])
 
