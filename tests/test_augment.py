@@ -28,6 +28,7 @@ OFF = {
     "quarter_turns": False, "mirrors": False, "free_share": 0, "turn_deg": 0, "scale": 1,
     "elastic_px": 0, "brightness": 0, "contrast": 0, "gamma": 0, "band_gain": 0, "band_shift": 0,
     "noise": 0, "blur_px": 0, "blur_share": 0, "band_dropout": 0, "shadows": 0,
+    "blank_share": 0,
 }  # fmt: skip
 
 SQUARE = OFF | {"quarter_turns": True, "mirrors": True}
@@ -67,8 +68,9 @@ def batch(count=24, height=48, width=60):
 def run(image, target, valid, options=AUGMENT_PRESETS["full"], size=40, seed=0, **place):
     black = BLACK if image.shape[1] == 3 else torch.full((image.shape[1],), -2.0)
     return augment(
-        image, target, valid, size=size, black=black, ignore=255, options=options,
-        random=random(len(image), seed, **place),
+        image, target, valid, size=size, black=black, white=-black, ignore=255,
+        background=torch.zeros(target.shape[1], dtype=torch.uint8),
+        options=options, random=random(len(image), seed, **place),
     )  # fmt: skip
 
 
@@ -497,3 +499,95 @@ def test_displacements_have_the_requested_deviation(monkeypatch):
     assert coarse.mean().abs() < 0.3
     # All knots of all samples differ.
     assert torch.corrcoef(coarse.flatten(1).T).fill_diagonal_(0).abs().max() < 0.25
+
+
+# Blank areas
+
+
+def blank_batch(count=400, size=40, height=48, width=60):
+    """Noise in which every pixel is a building, some of them unlabelled or invalid."""
+    image = noise(count, 3, height, width) + 5
+    target = torch.ones(count, 2, height, width, dtype=torch.uint8)
+    target[:, 1, 12:14] = 255
+    valid = torch.ones(count, 1, height, width, dtype=torch.bool)
+    valid[:, :, 30:34, 20:40] = False
+    return image, target, valid
+
+
+def test_blank_areas_have_one_value_and_no_building():
+    given = blank_batch()
+    options = only(blank_share=0.5)
+    image, target, valid = run(*given, options)
+    plain, plain_target, plain_valid = run(*given, only())
+    assert torch.equal(valid, plain_valid)
+    changed = ((image != plain).any(dim=1) & valid[:, 0]).numpy()
+    fills = torch.stack([BLACK, -BLACK, torch.zeros(3)])
+    used = set()
+    for index in changed.any(axis=(1, 2)).nonzero()[0]:
+        values = image[index][:, changed[index]]
+        (fill,) = [n for n, one in enumerate(fills) if (values == one[:, None]).all()]
+        used.add(fill)
+        assert (target[index][:, changed[index]] == 0).all()  # also where it was unlabelled
+        # The rest of the tile, and what was invalid before, are as they were.
+        assert torch.equal(image[index][:, ~changed[index]], plain[index][:, ~changed[index]])
+        assert torch.equal(
+            target[index][:, ~changed[index]], plain_target[index][:, ~changed[index]]
+        )
+        assert not changed[index, 19:21, 19:21].all()
+        # From an edge inwards, in one piece but for the invalid pixels.
+        parts, number = ndimage.label(changed[index] | ~valid[index, 0].numpy())
+        rim = {*parts[0], *parts[-1], *parts[:, 0], *parts[:, -1]} - {0}
+        assert {*parts[changed[index]]} <= rim
+        assert number <= 3
+    assert used == {0, 1, 2}
+    assert (image[:, :, ~valid[0, 0]] == 0).all()
+    assert (target[:, :, ~valid[0, 0]] == 255).all()
+    assert changed.any(axis=(1, 2)).mean() == pytest.approx(0.5, abs=0.06)
+    shares = changed.mean(axis=(1, 2))[changed.any(axis=(1, 2))]
+    assert 0.15 < shares.mean() < 0.55
+    assert shares.max() < 0.85
+    assert shares.min() < 0.08
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_share_of_samples_with_blank_areas(share):
+    given = blank_batch(60)
+    image, target, _ = run(*given, only(blank_share=share))
+    plain, *_ = run(*given, only())
+    changed = (image != plain).flatten(1).any(dim=1)
+    # A side at the edge of the tile may leave all of it.
+    assert changed.float().mean() >= 0.95 * share
+    assert not (changed.any() and share == 0)
+    assert (target == 0).any() == bool(share)
+
+
+def test_each_target_has_its_own_background():
+    image, target, valid = blank_batch(30)
+    valid[:] = True
+    found, classes, _ = augment(
+        image, target, valid, size=40, black=BLACK, white=-BLACK, ignore=255,
+        background=torch.tensor([255, 7], dtype=torch.uint8), options=only(blank_share=1),
+        random=random(30),
+    )  # fmt: skip
+    black = (found == BLACK.view(3, 1, 1)).all(dim=1)
+    assert black.any()
+    assert (classes.movedim(1, -1)[black] == torch.tensor([255, 7])).all()
+
+
+def test_blank_areas_follow_all_other_changes():
+    given = blank_batch(60)
+    image, *_ = run(*given, AugmentOptions(blank_share=1.0))
+    fills = torch.stack([BLACK, -BLACK, torch.zeros(3)]).view(3, 3, 1, 1)
+    exact = torch.stack([(image == fill).all(dim=1) for fill in fills])
+    assert (exact.flatten(2).float().mean(dim=2) > 0.02).any(dim=0).float().mean() > 0.85
+
+
+def test_blank_areas_do_not_depend_on_the_number_of_processes():
+    options = only(blank_share=0.5)
+    image, target, valid = blank_batch(16)
+    whole = run(image, target, valid, options, seed=4)
+    for rank in (0, 1):
+        own = slice(8 * rank, 8 * rank + 8)
+        part = run(image[own], target[own], valid[own], options, seed=4, rank=rank, world=2)
+        for one, other in zip(part, whole, strict=True):
+            assert torch.equal(one, other[own])

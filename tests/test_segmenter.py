@@ -101,11 +101,29 @@ def test_augmentation_is_told_what_to_do_and_moves_the_separation(monkeypatch):
     assert options["options"] == AugmentOptions(elastic_px=7)
     assert (options["size"], options["ignore"]) == (32, 255)
     assert torch.equal(options["black"], torch.tensor([-5.0, -10, -15]))
+    assert torch.equal(options["white"], torch.tensor([122.5, 117.5, 112.5]))
+    assert options["background"].tolist() == [0, 0, 0]
     random = options["random"]
     assert (random.count, random.rank, random.world) == (3, 0, 1)
     assert random.generator.initial_seed() == 3 * 1_000_003
     # Mirrored together, the pixels have the weights that they had.
     assert found == pytest.approx(step(module, sample), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "values"),
+    [
+        ({"targets": ("building", "border", "distance")}, [0, 0, 7]),
+        ({"targets": ("class",), "classes": ("other", "roof"), "background": "other"}, [0]),
+        ({"targets": ("class",), "classes": ("field", "roof")}, [255]),
+    ],
+)
+def test_blank_areas_are_background_in_every_target(change, values):
+    info = INFO.model_copy(update={"dtype": "uint16", **change})
+    module = Segmenter(Fixed(), info, TrainOptions(), building_share=0.25)
+    assert module.background.tolist() == values
+    # The white of data other than bytes is not known.
+    assert torch.equal(module._white(), torch.full((3,), 3.0))
 
 
 def test_without_augmentation_windows_lose_their_margins(monkeypatch):
@@ -164,7 +182,14 @@ def test_only_an_encoder_that_has_learnt_before_learns_gently(pretrained, share)
 def test_a_step_reads_nothing_back_from_the_device(loss, monkeypatch):
     # Tensors on `meta` have no numbers: whoever asks for one, and would make a GPU wait, fails.
     # Grain needs numbers, and blurring a device that knows autocast.
-    augment = {"noise": 0, "blur_px": 0, "elastic_px": 5, "band_dropout": 0.5, "shadows": 1}
+    augment = {
+        "noise": 0,
+        "blur_px": 0,
+        "elastic_px": 5,
+        "band_dropout": 0.5,
+        "shadows": 1,
+        "blank_share": 1,
+    }
     module = Segmenter(
         build_model("deepglobe", "resnet18", bands=INFO.bands, outputs=2, encoder_weights=None),
         INFO.model_copy(update={"size": 64}),

@@ -12,7 +12,8 @@ class AugmentOptions(Options):
 
     Brightness, shift and noise are in standard deviations of the training pixels, so that one
     setting is suitable for every sensor. An augmentation is off at 0, or at a scale of 1.
-    Networks that detect boxes ignore `free_share`: their tiles stay on the pixel grid.
+    Networks that detect boxes ignore `free_share`, since their tiles stay on the pixel grid, and
+    `blank_share`.
     """
 
     quarter_turns: bool = Field(
@@ -64,6 +65,11 @@ class AugmentOptions(Options):
     )
     shadows: Fraction = Field(
         0.5, description="Share of samples with a dark stripe with soft edges"
+    )
+    blank_share: Fraction = Field(
+        0.05,
+        description="Share of samples of which a part at the edge is black, white or the mean, "
+        "without buildings; ignored by networks that detect boxes",
     )
 
     @property

@@ -16,7 +16,7 @@ from geoseg.options import AugmentOptions
 _KNOTS = 3
 
 # Assumed white point, in standard deviations above the mean; the tone curve keeps black and white.
-_WHITE = 3.0
+WHITE = 3.0
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,13 @@ def augment(
     *,
     size: int,
     black: Tensor,
+    white: Tensor,
     ignore: int,
+    background: Tensor,
     options: AugmentOptions | None,
     random: Randomness,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Cut tiles out of windows, with random geometry, blur, tones, shadows and colours.
+    """Cut tiles out of windows, with random geometry, tones, shadows, colours and blank areas.
 
     Args:
         image: (N, C, H, W) float, normalised; H and W are at least `size`.
@@ -85,7 +87,9 @@ def augment(
         valid: (N, 1, H, W) bool.
         size: Side of the tiles in pixels; tiles are cut from the centre of the windows.
         black: (C,), the normalised value of black.
+        white: (C,), the normalised value of white.
         ignore: Target value of ignored pixels.
+        background: (K,) uint8, the target values of a pixel that is far from any building.
         options: Augmentation options; None only cuts out the centre.
         random: Random parameters of the samples.
 
@@ -110,6 +114,9 @@ def augment(
         image, masks = _transform(image, masks, size, options, random)
         image = augment_tones(image, black, options, random)
     target, valid = masks[:, :-1], masks[:, -1:] > 0
+    if options is not None and options.blank_share:
+        fills = torch.stack([black, white, torch.zeros_like(black)])
+        add_blank_areas(image, target, valid, fills, background, options, random)
     return image.mul_(valid), target.masked_fill(~valid, ignore), valid
 
 
@@ -164,7 +171,7 @@ def apply_gamma(
     """
     exponent = _send(random.uniform(-options.gamma, options.gamma, 1, 1, 1).exp(), image.device)
     floor = _black_point(black)
-    span = _WHITE - floor
+    span = WHITE - floor
     light = image.sub_(floor).div_(span)
     # Three times as fast as `pow` on a CPU; clamped, as infinite logarithms are slow.
     return light.clamp_(min=1e-12).log_().mul_(exponent).exp_().mul_(span).add_(floor)
@@ -192,6 +199,49 @@ def cast_shadows(
     across = (x * cos + (y * sin - centre)).abs_()
     inside = across.sub_(half).mul_(-1 / 0.02).clamp_(0, 1)
     return torch.lerp(_black_point(black), image, inside.mul_(-depth).add_(1))
+
+
+def add_blank_areas(
+    image: Tensor,
+    target: Tensor,
+    valid: Tensor,
+    fills: Tensor,
+    background: Tensor,
+    options: AugmentOptions,
+    random: Randomness,
+) -> None:
+    """Blank a part of some samples, from the edge inwards: it has one value and no building.
+
+    The part is what is outside the corner of a frame at any angle, as in a mosaic or a rotated
+    scene that is filled with one value outside the imagery. The centre of a tile is never blank.
+    This comes last, since changes of tones are those of a sensor, which has not seen such areas.
+
+    Args:
+        image: (N, C, H, W), normalised; overwritten.
+        target: (N, K, H, W) uint8; overwritten.
+        valid: (N, 1, H, W) bool; only valid pixels are blanked.
+        fills: (F, C), normalised values of blank areas, of which each sample gets one.
+        background: (K,) uint8, the target values of blank pixels.
+        options: `blank_share`.
+        random: Random parameters of the samples.
+    """
+    is_blank, fill = random.bernoulli(options.blank_share), random.integers(len(fills))
+    angle = random.uniform(0, 2 * math.pi)
+    # Distances of the frame's two sides from the centre; one of 0.71 may be outside the tile.
+    near, far = random.uniform(0, 0.5), random.uniform(0, 1)
+    which = is_blank.nonzero()[:, 0]
+    if not len(which):
+        return
+    parameters = torch.stack([angle.cos(), angle.sin(), near, far])[:, which]
+    cos, sin, near, far = _send(parameters, image.device).view(4, -1, 1, 1, 1).unbind()
+    height, width = image.shape[-2:]
+    y = torch.linspace(-0.5, 0.5, height, device=image.device).view(-1, 1)
+    x = torch.linspace(-0.5, 0.5, width, device=image.device)
+    fill, which = _send(fill[which], image.device), _send(which, image.device)
+    blank = (x * cos + y * sin > near) | (y * cos - x * sin > far)
+    blank &= valid[which]
+    image[which] = torch.where(blank, fills[fill][:, :, None, None].to(image.dtype), image[which])
+    target[which] = torch.where(blank, background.view(-1, 1, 1), target[which])
 
 
 def blur(image: Tensor, options: AugmentOptions, random: Randomness) -> Tensor:
@@ -249,7 +299,7 @@ def change_colours(image: Tensor, options: AugmentOptions, random: Randomness) -
 
 def _black_point(black: Tensor) -> Tensor:
     """Return (C, 1, 1), black; for bands whose zero is not dark, such as decibels, minus white."""
-    return torch.where(black < 0, black, -_WHITE).view(-1, 1, 1)
+    return torch.where(black < 0, black, -WHITE).view(-1, 1, 1)
 
 
 def _kept_bands(bands: int, options: AugmentOptions, random: Randomness) -> Tensor:

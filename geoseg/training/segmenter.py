@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from geoseg.data.labels import FULL_SCALE_VALUES
+from geoseg.data.labels import BACKGROUND_VALUES, FULL_SCALE_VALUES
 from geoseg.data.tiles import TilesInfo
 from geoseg.errors import ConfigError
 from geoseg.evaluation.metrics import Confusion, count_classes
@@ -16,7 +16,7 @@ from geoseg.networks.losses import CompositeLoss, WeightMap, build_batch, sample
 from geoseg.networks.models.deeplabv2 import DeepLabV2
 from geoseg.networks.normalization import normalise
 from geoseg.options import USUAL_LOSS, USUAL_LOSS_OF_CLASSES, Thresholds, TrainOptions
-from geoseg.training.augmentation import augment
+from geoseg.training.augmentation import WHITE, augment
 from geoseg.training.dataset import Sample
 from geoseg.training.learner import Learner
 from geoseg.training.validation.areas import ValidationAreas
@@ -42,6 +42,7 @@ class Segmenter(Learner):
     """
 
     full: Tensor
+    background: Tensor
     tile_losses: Tensor | None = None
 
     def __init__(
@@ -59,6 +60,9 @@ class Segmenter(Learner):
         self.loss = _build_loss(info, options)
         self.weight_map = _build_weight_map(info, options, building_share)
         self.register_buffer("full", _full_values(info), persistent=False)
+        separation = [0] if self.weight_map else []
+        background = torch.tensor([*_background_values(info), *separation], dtype=torch.uint8)
+        self.register_buffer("background", background, persistent=False)
         self.confusion = self._empty_confusion()
 
     def training_step(self, batch: Sample, batch_idx: int) -> Tensor:
@@ -81,11 +85,19 @@ class Segmenter(Learner):
             valid,
             size=self.info.size,
             black=-self.mean / self.std,
+            white=self._white(),
             ignore=self.info.ignore,
+            background=self.background,
             options=self.options.augment,
             random=self._randomness(len(image), ahead),
         )
         return image, target
+
+    def _white(self) -> Tensor:
+        """Return the normalised value of white; of data other than bytes it is not known."""
+        if self.info.dtype == "uint8":
+            return (255 - self.mean) / self.std
+        return torch.full_like(self.mean, WHITE)
 
     def on_validation_epoch_start(self) -> None:
         """Reset the counts."""
@@ -194,6 +206,13 @@ def _build_loss(info: TilesInfo, options: TrainOptions) -> CompositeLoss:
 def _full_values(info: TilesInfo) -> Tensor:
     """Return the value that stands for 1 in each target band, (bands, 1, 1)."""
     return torch.tensor([[[float(FULL_SCALE_VALUES.get(name, 1))]] for name in info.targets])
+
+
+def _background_values(info: TilesInfo) -> list[int]:
+    """Return the value of each target band far from any building; ignored if it has no class."""
+    if info.exclusive:
+        return [0 if info.background is not None else info.ignore]
+    return [BACKGROUND_VALUES.get(name, 0) for name in info.targets]
 
 
 def _build_weight_map(

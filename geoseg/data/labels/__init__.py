@@ -10,6 +10,7 @@ from geoseg.data.labels.polygon_labels import (
 )
 from geoseg.data.labels.sources import Labels, find_labels_path, read_labels
 from geoseg.data.labels.targets import (
+    BACKGROUND_VALUES,
     BORDER_M,
     DISTANCE_PX,
     FULL_SCALE_VALUES,
@@ -19,6 +20,7 @@ from geoseg.data.labels.targets import (
 )
 
 __all__ = [
+    "BACKGROUND_VALUES",
     "BORDER_M",
     "DISTANCE_PX",
     "FULL_SCALE_VALUES",

@@ -29,6 +29,9 @@ _ZERO_DISTANCE = 127
 # Stored value of a graded target that corresponds to 1.0 in the network's output.
 FULL_SCALE_VALUES = {"distance": _ZERO_DISTANCE + _STEPS_PER_PX * DISTANCE_PX}
 
+# Stored value of a pixel far from any building, where it is not 0.
+BACKGROUND_VALUES = {"distance": _ZERO_DISTANCE - _STEPS_PER_PX * DISTANCE_PX}
+
 # Default targets of buildings.
 TARGETS = ("building", "border")
 
