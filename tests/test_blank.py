@@ -4,9 +4,15 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from click.testing import CliRunner
+from rasterio.control import GroundControlPoint
+from rasterio.rpc import RPC
+from scipy import ndimage
 from small_models import PIXELWISE, make_model
 
 import geoseg
+from geoseg.api.info import describe_file
+from geoseg.cli import cli
 from geoseg.data.tiles import read_tiles
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import Scene, mark_blank_areas, read_info, write_array
@@ -120,6 +126,108 @@ def test_tiles_ignore_blank_areas(make_town_labels, tmp_path):
             assert there[~own].mean() > 0.98 if (~own).any() else True
             seen += own.sum()
         assert seen > 1000
+
+
+def test_tiles_record_the_share_that_is_blank(make_town_labels, tmp_path):
+    blank, _ = make_scene(tmp_path / "a.tif")
+    options = geoseg.TileOptions(size=64, overlap=0, gap=0)
+    result = geoseg.tile(tmp_path / "a.tif", make_town_labels, tmp_path / "tiles", options=options)
+    ((path, share),) = result.info.blank.items()
+    assert path == str(tmp_path / "a.tif")
+    assert share == pytest.approx(blank.mean(), rel=0.1)
+
+
+def place_by_points(path, kind):
+    """Replace the transform of a scene by GCPs or RPCs, turned by 20 degrees."""
+    with rasterio.open(path) as source:
+        data, descriptions = source.read(), source.descriptions
+    profile = {"driver": "GTiff", "height": GRID.height, "width": GRID.width, "count": 3,
+               "dtype": data.dtype}  # fmt: skip
+    turned = Affine(0.5, 0, 3e5, 0, -0.5, 3e6) * Affine.rotation(20)
+    corners = [(0, 0), (GRID.width, 0), (0, GRID.height), (GRID.width, GRID.height)]
+    points = [GroundControlPoint(row, column, *(turned * (column, row))) for column, row in corners]
+    with rasterio.open(path, "w", **profile) as sink:
+        sink.write(data)
+        sink.descriptions = descriptions
+        if kind == "gcps":
+            sink.gcps = (points, GRID.crs)
+        else:
+            sink.rpcs = make_rpcs()
+    return data
+
+
+def make_rpcs():
+    """RPCs of pixels of half a metre: column and row are linear in longitude and latitude."""
+    half = GRID.width / 2, GRID.height / 2
+    degrees = 0.5 / 111_000
+    one, x, y = ([float(i == place) for i in range(20)] for place in (0, 1, 2))
+    return RPC(
+        height_off=0, height_scale=100, lat_off=1, lat_scale=half[1] * degrees, line_den_coeff=one,
+        line_num_coeff=[-value for value in y], line_off=half[1], line_scale=half[1], long_off=30,
+        long_scale=half[0] * degrees, samp_den_coeff=one, samp_num_coeff=x, samp_off=half[0],
+        samp_scale=half[0], err_bias=0, err_rand=0,
+    )  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize("kind", ["gcps", "rpcs"])
+@pytest.mark.parametrize("hole", [False, True])
+def test_blank_areas_of_scenes_placed_by_points(tmp_path, kind, hole):
+    path = tmp_path / "a.tif"
+    blank, _ = make_scene(path, hole=hole)
+    place_by_points(path, kind)
+    plain = read_info(path)
+    assert plain.georeferenced_by == kind
+    info = mark_blank_areas(plain)
+    assert info.blank.values == ((255, 255, 255),)
+    assert info.blank.share == pytest.approx(blank.mean(), rel=0.1)
+    with info.open_pixels() as scene:
+        pixels, all_valid = scene.read()
+        assert scene.grid.shape == GRID.shape
+        assert all_valid.all()
+        assert (pixels[:, blank] == 255).all()
+    with plain.open() as scene:
+        data, valid_before = scene.read()
+    with info.open() as scene:
+        found, valid = scene.read()
+        assert (scene.read(rasterio.windows.Window(101, 60, 333, 217))[1]
+                == valid[60:277, 101:434]).all()  # fmt: skip
+    white = (data == 255).all(axis=0) & valid_before
+    white_core = ndimage.binary_erosion(white, iterations=5)
+    assert white_core.sum() > 0.7 * blank.sum()
+    assert not valid[white_core].any()
+    assert valid[valid_before].mean() == pytest.approx(1 - blank.mean(), abs=0.02)
+    # Single white pixels in the cells around the blank area are nodata, too.
+    away = valid & ~ndimage.binary_dilation(white_core, iterations=40)
+    assert away.mean() > 0.3
+    assert (found[:, away] == data[:, away]).all()
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.parametrize("kind", ["plain", "bands", "bare", "gcps", "mask"])
+def test_info_names_blank_areas_of_every_raster(tmp_path, kind):
+    path = tmp_path / "a.tif"
+    blank, data = make_scene(path)
+    if kind == "bands":  # not those of the default model
+        write_array(path, GRID, np.concatenate([data, data])[:5])
+    if kind == "bare":
+        with rasterio.open(path, "w", driver="GTiff", height=GRID.height, width=GRID.width, count=3,
+                           dtype="uint8") as sink:  # fmt: skip
+            sink.write(data)
+    if kind == "gcps":
+        place_by_points(path, kind)
+    if kind == "mask":  # of geoseg: its background is no blank area
+        classes = {"CLASS_0": "background", "CLASS_1": "building"}
+        write_array(path, GRID, blank[None].astype(np.uint8), tags=classes)
+    described = describe_file(path)
+    if kind == "mask":
+        assert described["blank"] is None
+        return
+    share = float(described["blank"].split(" %")[0]) / 100
+    assert share == pytest.approx(blank.mean(), rel=0.1)
+    assert described["blank"].endswith("(value 255 in all bands)")
+    shown = CliRunner().invoke(cli, ["info", str(path)]).output
+    assert f"{described['blank']}; nodata unless --keep-blank" in shown
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ def _try_default_model(name: str) -> str:
     if is_mask(name):
         return "cannot use it: it is a class mask"
     try:
-        plan_job(name, None, PredictOptions())
+        plan_job(name, None, PredictOptions(keep_blank=True))
     except GeosegError as error:
         return str(error)
     return "can read it"

@@ -40,6 +40,8 @@ def _format_raster(described: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for number, band in enumerate(described["bands"], start=1):
         yield f"band {number}", _format_band(band)
     yield "validity", described["validity"]
+    if described["blank"]:
+        yield "blank", f"{described['blank']}; nodata unless --keep-blank"
     yield "crs", described["crs"] or "none"
     if "gsd_m" in described:
         yield "gsd", "{:.4g} x {:.4g} m per pixel".format(*described["gsd_m"])

@@ -55,6 +55,7 @@ class TilesInfo(BaseModel):
         mean: Mean per band over the valid pixels of the training split.
         std: Standard deviation per band over the valid pixels of the training split.
         scenes: Paths of the scenes.
+        blank: Share of each scene with blank areas that is blank and treated as nodata.
         labels: Path of the footprints.
         where: Attribute filter of the footprints.
         split: How the scenes were split: strategy, gap, fractions, seed.
@@ -81,6 +82,7 @@ class TilesInfo(BaseModel):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     scenes: tuple[str, ...]
+    blank: dict[str, float] = {}
     labels: str
     where: str | None
     split: dict[str, Any]

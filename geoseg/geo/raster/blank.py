@@ -75,7 +75,7 @@ def find_blank_areas(scene: PixelSource) -> BlankAreas | None:
     """Find the blank areas of a scene in a reduced image.
 
     Args:
-        scene: The scene on its own grid.
+        scene: The scene with the pixels of its file.
 
     Returns:
         The areas; None if there are none, or if nearly all of the scene has one value.
@@ -120,7 +120,7 @@ def write_blank_mask(scene: PixelSource, blank: BlankAreas, path: Path) -> None:
     """Write a raster of the valid pixels of a scene, 255, without its blank areas, 0.
 
     Args:
-        scene: The scene on its own grid, with all of its pixels.
+        scene: The scene with the pixels of its file.
         blank: Its blank areas.
         path: Output file.
     """

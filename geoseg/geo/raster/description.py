@@ -16,8 +16,8 @@ from geoseg.errors import DataError, one_line
 from geoseg.geo.crs import build_transformer
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster.opening import open_raster
-from geoseg.geo.raster.prob import THRESHOLDS_TAG
-from geoseg.geo.raster.scene import describe_source
+from geoseg.geo.raster.prob import CLASS_TAG, CLASSES_TAG, THRESHOLDS_TAG
+from geoseg.geo.raster.scene import describe_blank_areas, describe_source
 
 # Longer side of the reduced image from which statistics are computed.
 _SIDE = 1024
@@ -53,7 +53,14 @@ def describe_raster(path: str | Path) -> dict[str, Any]:
         }
         bands, unreadable = _describe_bands(source)
         problem = problem or (unreadable and f"{path}: cannot be read ({unreadable})")
-        return {**described, "bands": bands, "problem": problem}
+        blank = None if unreadable or _is_result(source) else describe_blank_areas(source, path)
+        return {**described, "bands": bands, "blank": blank, "problem": problem}
+
+
+def _is_result(source: Any) -> bool:
+    """Return whether a raster is a probability raster or a mask of geoseg."""
+    first_class = CLASS_TAG.format(0)
+    return not {THRESHOLDS_TAG, CLASSES_TAG, first_class}.isdisjoint(source.tags())
 
 
 def _describe_bands(source: Any) -> tuple[list[dict[str, Any]], str | None]:

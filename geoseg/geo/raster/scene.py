@@ -13,10 +13,11 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+from affine import Affine
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from geoseg.errors import ConfigError, SceneReadError, one_line
+from geoseg.errors import ConfigError, DataError, SceneReadError, one_line
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster.blank import BlankAreas, find_blank_areas, write_blank_mask
 from geoseg.geo.raster.georeferencing import (
@@ -83,9 +84,9 @@ class SceneInfo:
             self.path, bands=self.indexes, grid=grid, assume_gsd_m=self.assume_gsd_m, mask=mask
         )
 
-    def without_blank_areas(self) -> SceneInfo:
-        """Return the scene with all of its pixels."""
-        return replace(self, blank=None)
+    def open_pixels(self) -> Scene:
+        """Open the pixels of the file itself, not warped if it is georeferenced by points."""
+        return Scene(self.path, bands=self.indexes, assume_gsd_m=self.assume_gsd_m, own_pixels=True)
 
 
 class Scene:
@@ -101,9 +102,11 @@ class Scene:
         bands: Bands to read, by 1-based number or by name, in this order; all data bands
             when None. An alpha band is read as data if it is listed.
         grid: Grid to read on; pixels are warped to it bilinearly. None for the scene's own.
-        mask: Raster of the valid pixels, see `write_blank_mask`.
+        mask: Raster of the valid pixels of the file, see `write_blank_mask`.
         assume_gsd_m: Metres per pixel of a scene without georeferencing, which gets a
             placeholder location then.
+        own_pixels: Read the pixels of a scene that is georeferenced by points without a warp, on
+            a grid that has only their shape.
 
     Raises:
         SceneReadError: If the file does not exist or GDAL cannot read it.
@@ -119,16 +122,20 @@ class Scene:
         grid: Grid | None = None,
         assume_gsd_m: float | None = None,
         mask: str | None = None,
+        own_pixels: bool = False,
     ) -> None:
         with ExitStack() as stack:
             source = stack.enter_context(open_raster(path))
             self.info, self._georeferencing, chosen = _inspect(
                 source, str(path), bands, assume_gsd_m
             )
+            by_points = self.info.georeferenced_by in ("gcps", "rpcs")
             self.grid = grid or self.info.grid
+            if by_points and own_pixels:
+                self.grid = Grid(self.info.grid.crs, Affine.scale(1, -1), *source.shape)
             self._validity = _find_validity(source, self.info, chosen)
             self._reader, self._indexes = source, list(self.info.indexes)
-            warped = self.grid != self.info.grid or self.info.georeferenced_by in ("gcps", "rpcs")
+            warped = (self.grid != self.info.grid or by_points) and not own_pixels
             if warped or mask or not _are_plain(chosen):
                 assumed = self.info.grid if self.info.georeferenced_by == "assumed" else None
                 view = open_view(source, chosen, self._validity, assumed, mask)
@@ -232,14 +239,7 @@ class Scene:
 
 def mark_blank_areas(info: SceneInfo) -> SceneInfo:
     """Return a scene whose blank areas, if it has any, are treated as nodata; warn of them."""
-    # Pixels of a scene that is georeferenced by points are warped, so its grid has not its values.
-    if info.georeferenced_by in ("gcps", "rpcs"):
-        return info
-    try:
-        with info.open() as scene:
-            blank = find_blank_areas(scene)
-    except SceneReadError:  # damaged somewhere: the rest may be read
-        return info
+    blank = _find_blank_areas(info)
     if blank is None:
         return info
     logger.warning(
@@ -266,12 +266,35 @@ def _find_validity(source: Any, info: SceneInfo, bands: Sequence[Band]) -> str |
     return validity if _EXCLUDING[key] else None
 
 
+def _find_blank_areas(info: SceneInfo) -> BlankAreas | None:
+    try:
+        with info.open_pixels() as scene:
+            return find_blank_areas(scene)
+    except SceneReadError:  # damaged somewhere: the rest may be read
+        return None
+
+
+def describe_blank_areas(source: Any, path: str | Path) -> str | None:
+    """Return the share and the values of a raster's blank areas; None if it has none.
+
+    Args:
+        source: The open rasterio dataset, with or without georeferencing.
+        path: Its path.
+    """
+    try:
+        info, _, _ = _inspect(source, str(path), None, 1.0)
+    except DataError:  # its bands are no image
+        return None
+    blank = _find_blank_areas(info)
+    return None if blank is None else blank.describe()
+
+
 @lru_cache(maxsize=64)
 def _write_mask(info: SceneInfo, _: int) -> str:
     """Write the mask of a scene with blank areas, once per process."""
     assert info.blank is not None
     path = process_folder() / f"{secrets.token_hex(8)}.tif"
-    with info.without_blank_areas().open() as scene:
+    with info.open_pixels() as scene:
         write_blank_mask(scene, info.blank, path)
     return str(path)
 
