@@ -26,7 +26,7 @@ from geoseg.evaluation.metrics import (
 from geoseg.geo.aoi import AOI
 from geoseg.geo.crs import build_transformer, has_location, is_same_crs, x_period
 from geoseg.geo.grid import unit_m
-from geoseg.geo.vector import keep_polygons, read_footprints
+from geoseg.geo.vector import check_range, keep_polygons, read_footprints
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +71,8 @@ def read_layers(
         truth.
     """
     pred, true = read_footprints(footprints), read_footprints(truth, where=where)
+    for layer, path in ((pred, footprints), (true, truth)):
+        check_range(layer, path)
     crs = true.crs
     working_crs = crs
     if _needs_local_crs(crs, pred, true):

@@ -19,6 +19,7 @@ from shapely.geometry.base import BaseGeometry
 from geoseg.errors import VectorReadError
 from geoseg.geo.crs import as_crs
 from geoseg.geo.grid import Grid
+from geoseg.geo.vector.placement import check_range
 from geoseg.geo.vector.polygons import keep_polygons, read_footprints
 from geoseg.geo.vector.reprojection import to_crs_densified
 
@@ -57,14 +58,20 @@ class AOI:
 
         Raises:
             VectorReadError: If the layer cannot be read or has no polygon.
+            GridMismatchError: If its coordinates are outside the range of its CRS.
             MissingCRSError: If the layer has no CRS.
         """
         target = as_crs(crs)
         if bounds is not None and not np.isfinite(bounds).all():
             bounds = None
         polygons = read_footprints(path, bounds=bounds, bounds_crs=target)
-        if polygons.empty and (bounds is None or read_footprints(path).empty):
-            raise VectorReadError(f"{path}: has no polygon; an area of interest needs at least one")
+        if polygons.empty:
+            everywhere = polygons if bounds is None else read_footprints(path)
+            if everywhere.empty:
+                raise VectorReadError(
+                    f"{path}: has no polygon; an area of interest needs at least one"
+                )
+            check_range(everywhere, path)
         return cls(tuple(to_crs_densified(polygons, target, bounds=bounds).geometry), target)
 
     @classmethod

@@ -21,7 +21,7 @@ from geoseg.data.labels.class_scheme import IGNORE, ClassScheme
 from geoseg.errors import GridMismatchError, LabelError
 from geoseg.geo.crs import has_location
 from geoseg.geo.grid import Grid
-from geoseg.geo.vector import list_layers, read_footprints, to_crs_near, to_crs_whole
+from geoseg.geo.vector import check_range, list_layers, read_footprints, to_crs_near, to_crs_whole
 
 # Layer of the labels' file with polygons of areas that were not labelled.
 IGNORED_LAYER = "ignored areas"
@@ -342,14 +342,8 @@ def _outside_error(
             f"{path}: its {len(footprints)} footprints, within {extent}, are outside all scenes; "
             "check that both have the same origin"
         )
+    check_range(footprints, path)
     west, south, east, north = footprints.to_crs(4326).total_bounds
-    if not (abs(west) <= 540 and abs(east) <= 540 and abs(south) <= 90 and abs(north) <= 90):
-        left, bottom, _, _ = footprints.total_bounds
-        return GridMismatchError(
-            f"{path}: its coordinates, about ({left:.6g}, {bottom:.6g}), are outside the range of "
-            f"its CRS, {footprints.crs.name}; assign the right CRS with ogr2ogr -a_srs EPSG:CODE "
-            "out.gpkg in.geojson"
-        )
     message = (
         f"{path}: its {len(footprints)} footprints are at longitude {west:.4f} to {east:.4f}, "
         f"latitude {south:.4f} to {north:.4f}, outside all scenes; "

@@ -11,7 +11,7 @@ from rasterio.windows import Window
 
 from geoseg.data.splits.regions import SPLITS, Region, SplitRegions, SplitScene
 from geoseg.errors import ConfigError, GridMismatchError, VectorReadError
-from geoseg.geo.vector import read_footprints, to_crs_near
+from geoseg.geo.vector import check_range, read_footprints, to_crs_near
 from geoseg.options import TileOptions
 
 
@@ -38,6 +38,7 @@ def _read_areas(path: str) -> gpd.GeoDataFrame:
             f"{path}: has no polygon with an attribute split; draw areas whose split is train, "
             "val or test"
         )
+    check_range(areas, path)
     names = areas.split.astype(str).str.strip().str.lower()
     unknown = sorted(set(names) - set(SPLITS))
     if unknown:

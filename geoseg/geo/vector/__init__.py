@@ -2,7 +2,7 @@
 
 from geoseg.geo.crs import as_crs
 from geoseg.geo.vector.antimeridian import wrap_lonlat
-from geoseg.geo.vector.placement import to_crs_near, to_crs_whole
+from geoseg.geo.vector.placement import check_range, to_crs_near, to_crs_whole
 from geoseg.geo.vector.polygons import (
     FOOTPRINT_LAYER,
     ParquetParts,
@@ -33,6 +33,7 @@ __all__ = [
     "ParquetParts",
     "as_crs",
     "check_layer",
+    "check_range",
     "check_suffix",
     "count_features",
     "count_indexed",

@@ -13,7 +13,8 @@ from shapely.errors import GEOSException
 from shapely.geometry import MultiPolygon, Polygon
 from shapely.geometry.base import BaseGeometry
 
-from geoseg.geo.crs import ContinuousTransformer, XPeriod, as_crs, x_period
+from geoseg.errors import GridMismatchError
+from geoseg.geo.crs import ContinuousTransformer, XPeriod, as_crs, has_location, x_period
 from geoseg.geo.grid import Grid
 from geoseg.geo.vector.polygons import polygonal_part
 
@@ -54,6 +55,27 @@ def to_crs_near(
     ((x, _),) = ContinuousTransformer(grid.crs, target, where)(centre)
     shapes = place_near(shapes, target, x)
     return layer.set_geometry(gpd.GeoSeries(shapes, index=layer.index, crs=target), crs=target)
+
+
+def check_range(layer: gpd.GeoDataFrame, path: str | Path) -> None:
+    """Check that a layer has polygons with possible positions on Earth.
+
+    A GeoJSON file without a CRS is in degrees, whatever its coordinates are.
+
+    Raises:
+        GridMismatchError: If the coordinates of all polygons are outside the range of the CRS.
+    """
+    if layer.empty or not has_location(layer.crs):
+        return
+    west, south, east, north = layer.geometry.to_crs(4326).bounds.to_numpy().T
+    if ((np.maximum(-west, east) <= 540) & (np.maximum(-south, north) <= 90)).any():
+        return
+    left, bottom, _, _ = layer.total_bounds
+    raise GridMismatchError(
+        f"{path}: its coordinates, about ({left:.6g}, {bottom:.6g}), are outside the range of "
+        f"its CRS, {layer.crs.name}; assign the right CRS with ogr2ogr -a_srs EPSG:CODE "
+        "out.gpkg in.geojson"
+    )
 
 
 def to_crs_whole(layer: gpd.GeoDataFrame, crs: Any) -> gpd.GeoDataFrame:
