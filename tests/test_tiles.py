@@ -348,6 +348,40 @@ def test_overlapping_scenes_share_no_pixel_between_splits(make_scene, tmp_path):
     assert all(info.tiles.values())
 
 
+def test_tiles_left_out_for_overlapping_scenes_are_counted(make_scene, caplog):
+    one = make_scene("one", height=64, width=96)
+    paths = [one.path] + [
+        make_scene(name, height=64, width=96, seed=seed).path
+        for seed, name in enumerate(("two", "three"), start=1)
+    ]
+    named = {"split": "scenes", "val_scenes": ("two*",), "test_scenes": ("three*",)}
+    whole = {"size": 32, "overlap": 0, "gap": 0}
+    with pytest.raises(EmptyDatasetError) as error:
+        plan_tiles(paths, one.labels, TileOptions(**whole, **named))
+    assert str(error.value).startswith("no tile is left for split train: ")
+    assert f"{paths[0]} and {paths[1]} overlap by 100%, as do 2 other pairs; " in str(error.value)
+    assert "6 of 6 train, 6 of 6 val tiles; if these scenes do not show the same" in str(
+        error.value
+    )
+    # Half of the second scene is beside the first.
+    beside = make_scene("four", height=64, width=96, origin=(500_000.0 + 24, 3_000_000.0)).path
+    plan = plan_tiles(
+        [one.path, beside], one.labels, TileOptions(**whole, split="scenes", val_scenes=("four*",))
+    )
+    assert plan.counts == {"train": 2, "val": 6, "test": 0}
+    assert f"{paths[0]} and {beside} overlap by 50%; left out" in caplog.text
+    assert ": 4 of 6 train tiles; if these scenes" in caplog.text
+
+
+def test_no_tile_is_left_out_where_scenes_do_not_overlap(make_scene, caplog):
+    one = make_scene("one")
+    two = make_scene("two", origin=(500_080.0, 3_000_000.0))
+    options = SMALL | {"gap": 20, "split": "scenes", "val_scenes": ("two*",)}
+    plan = plan_tiles([one.path, two.path], one.labels, TileOptions(**options))
+    assert plan.counts["train"] == 20  # of 24: those at the border are left out for the gap
+    assert "left out" not in caplog.text
+
+
 def test_scenes_with_several_crs_and_pixel_sizes(make_scene, tmp_path):
     one = make_scene("one")
     two = make_scene("two", gsd=0.25, origin=(500_200.0, 3_000_000.0), width=320)

@@ -2,7 +2,12 @@
 
 from geoseg.data.splits.balancing import assign_groups
 from geoseg.data.splits.regions import SPLITS, Region, SplitRegions, SplitScene
-from geoseg.data.splits.separation import count_shared_pixels, drop_close_tiles, merge_by_split
+from geoseg.data.splits.separation import (
+    count_shared_pixels,
+    drop_close_tiles,
+    find_close_tiles,
+    merge_by_split,
+)
 from geoseg.data.splits.strategies import STRATEGIES
 
 __all__ = [
@@ -14,5 +19,6 @@ __all__ = [
     "assign_groups",
     "count_shared_pixels",
     "drop_close_tiles",
+    "find_close_tiles",
     "merge_by_split",
 ]

@@ -25,7 +25,13 @@ _TOUCHING = 0.5
 def drop_close_tiles(
     tiles: gpd.GeoDataFrame, grids: Sequence[Grid], gap: float = 0.0
 ) -> gpd.GeoDataFrame:
-    """Drop tiles that overlap a tile of another split, or are closer to it than the gap.
+    """Drop the tiles of `find_close_tiles`; arguments as of it."""
+    close = find_close_tiles(tiles, grids, gap)
+    return tiles.drop(index=close.index).reset_index(drop=True)
+
+
+def find_close_tiles(tiles: gpd.GeoDataFrame, grids: Sequence[Grid], gap: float = 0.0) -> pd.Series:
+    """Find tiles that overlap a tile of another split, or are closer to it than the gap.
 
     Test tiles are kept before validation tiles, and those before training tiles. Distances are
     measured in pixels of the scene whose tile is kept: pixels differ between scenes and may not be
@@ -35,17 +41,22 @@ def drop_close_tiles(
         tiles: Tiles with `split`, `scene_index` and geometry, in one CRS.
         grids: Grid of each scene.
         gap: Minimum distance in pixels. If 0, tiles may share less than half a pixel.
+
+    Returns:
+        For each such tile, by its index, whether it is close to tiles of other scenes only.
     """
+    between_scenes: dict[int, bool] = {}
     for kept_split, dropped_split in _PRIORITY:
-        others = tiles[tiles.split == dropped_split]
-        dropped: list[int] = []
-        for index, kept in tiles[tiles.split == kept_split].groupby("scene_index"):
+        left = tiles.drop(index=list(between_scenes))
+        others = left[left.split == dropped_split]
+        for index, kept in left[left.split == kept_split].groupby("scene_index"):
             nearby = others.iloc[_find_nearby(kept, others, gap)]
             grid = grids[int(str(index))]
             close = _find_too_close(_in_pixels(kept, grid), _in_pixels(nearby, grid), gap)
-            dropped += nearby.index[close].tolist()
-        tiles = tiles.drop(index=sorted(set(dropped)))
-    return tiles.reset_index(drop=True)
+            for tile, scene in nearby.scene_index.iloc[close].items():
+                between_scenes[tile] = between_scenes.get(tile, True) and scene != index
+    found = pd.Series(between_scenes, dtype=bool, name="between_scenes")
+    return found.sort_index()
 
 
 def _find_nearby(kept: gpd.GeoDataFrame, others: gpd.GeoDataFrame, gap: float) -> np.ndarray:

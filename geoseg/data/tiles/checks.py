@@ -14,6 +14,7 @@ from pyproj import CRS
 
 from geoseg.data.labels import FootprintLabels, Labels, LayerLabels, RasterLabels
 from geoseg.data.splits import SPLITS
+from geoseg.data.tiles.scene_overlaps import LOCATION_REMEDY
 from geoseg.errors import ConfigError, EmptyDatasetError, GridMismatchError, MissingCRSError
 from geoseg.geo.crs import as_crs, has_location, is_same_crs
 from geoseg.geo.grid import Grid
@@ -104,14 +105,30 @@ def warn_unclassed_labels(
 
 
 def check_splits(
-    infos: Sequence[SceneInfo], splits: set[str], grids: list[Grid], options: TileOptions
+    infos: Sequence[SceneInfo],
+    splits: set[str],
+    grids: list[Grid],
+    options: TileOptions,
+    left_out: str = "",
 ) -> None:
-    """Check that the scenes are large enough for tiles, and that no requested split is empty."""
+    """Check that the scenes are large enough for tiles, and that no requested split is empty.
+
+    Args:
+        infos: The scenes.
+        splits: Splits that have tiles.
+        grids: Grid that each scene is tiled on.
+        options: Tiling options.
+        left_out: Tiles that were left out because scenes overlap, see `describe_left_out`.
+    """
     requested = [s for s, part in zip(SPLITS, options.fractions, strict=True) if part > 0]
     if options.is_drawn:
         requested = ["train"]
     missing = [split for split in requested if split not in splits]
     largest = max(side for grid in grids for side in grid.shape)
+    if missing and left_out:
+        raise EmptyDatasetError(
+            f"no tile is left for split {missing[0]}: {left_out}; {LOCATION_REMEDY}"
+        )
     if missing or largest < options.size / 2:
         scenes = infos[0].path if len(infos) == 1 else f"{infos[0].path} and {len(infos) - 1} more"
         sides = ", ".join(f"{grid.height} x {grid.width}" for grid in grids)

@@ -30,7 +30,7 @@ from geoseg.data.splits import (
     Region,
     SplitScene,
     count_shared_pixels,
-    drop_close_tiles,
+    find_close_tiles,
     merge_by_split,
 )
 from geoseg.data.tiles.checks import (
@@ -46,6 +46,7 @@ from geoseg.data.tiles.checks import (
     warn_unlabelled_scenes,
     warn_upsampled_scenes,
 )
+from geoseg.data.tiles.scene_overlaps import LOCATION_REMEDY, describe_left_out
 from geoseg.errors import ConfigError
 from geoseg.geo.grid import Grid
 from geoseg.geo.paths import absolute_path
@@ -183,8 +184,12 @@ def plan_tiles(
     ]
     # Scenes may have different CRSs; tiles are compared in that of the first.
     tiles = _to_common_crs(records, grids, grids[0].crs.to_wkt())
-    tiles = drop_close_tiles(tiles, grids, split.gap)
-    check_splits(infos, set(tiles.split), grids, options)
+    close = find_close_tiles(tiles, grids, split.gap)
+    left_out = describe_left_out(tiles, close, [info.path for info in infos], grids)
+    tiles = tiles.drop(index=close.index).reset_index(drop=True)
+    check_splits(infos, set(tiles.split), grids, options, left_out)
+    if left_out:
+        logger.warning("%s; %s", left_out, LOCATION_REMEDY)
     warn_unbalanced_splits(tiles.split, options)
     shared = count_shared_pixels(tiles, grids[0].pixel_area)
     regions = merge_by_split(
