@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -19,6 +20,9 @@ from geoseg.options import (
     TrainOptions,
     VectorizeOptions,
 )
+from geoseg.options.architecture_options import FIXED_ENCODERS, are_same, known_options
+
+logger = logging.getLogger(__name__)
 
 # Where label values are found in a configuration.
 _LABEL_VALUES = ("tile", "classes", "values")
@@ -42,6 +46,9 @@ class Config(Options):
 def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
     """Load and check a configuration.
 
+    If `model.arch` is overridden, options in the file that only its own architecture has are
+    dropped with a warning.
+
     Args:
         path: A YAML file, or the name of one that geoseg ships (`configs/small.yaml` or
             `small`); all defaults when None.
@@ -55,11 +62,15 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     for override in overrides:
         key, value = _parse_override(override)
         _assign(tree, key, value)
+        names = {place: name for place, name in names.items() if not place.startswith(f"{key}.")}
         names[key] = "--set"
+    if path is not None:
+        _drop_options_of_other_architecture(tree, names, path)
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(_explain(error, names, path)) from error
+    _check_architecture_options(config.model, names)
     return _anchored(config, path)
 
 
@@ -204,6 +215,65 @@ def _assign(tree: dict[str, Any], key: str, value: Any) -> None:
             )
         tree = nested
     tree[last] = value
+
+
+def _drop_options_of_other_architecture(
+    tree: dict[str, Any], names: Mapping[str, str], path: str | Path
+) -> None:
+    """Drop options that the file sets for its own architecture, if another one was chosen.
+
+    Args:
+        tree: The settings, overrides included; changed in place.
+        names: Where each setting was given: the file or `--set`.
+        path: The file.
+    """
+    filed = _read(find_config(path)).get("model") or {}
+    model = tree.get("model")
+    if not isinstance(filed, dict) or not isinstance(model, dict):
+        return  # refused later
+    own, arch = (str(part.get("arch", ModelOptions().arch)) for part in (filed, model))
+    if are_same(own, arch):
+        return
+    options = model.get("options")
+    from_file = {key for key, source in names.items() if source != "--set"}
+    dropped = []
+    for key in list(options) if isinstance(options, dict) else ():
+        leaves = _leaves({"model": {"options": {key: options[key]}}})
+        if from_file.issuperset(leaves) and key not in (known_options(arch) or ()):
+            del options[key]
+            dropped.append(f"model.options.{key}")
+    if arch.lower() in FIXED_ENCODERS and "model.encoder" in from_file:
+        model.pop("encoder", None)
+        dropped.append("model.encoder")
+    if dropped:
+        logger.warning(
+            "%s: set for %s and not used, since model.arch is %s: %s%s",
+            path,
+            own,
+            arch,
+            ", ".join(dropped),
+            _list_options(arch),
+        )
+
+
+def _check_architecture_options(model: ModelOptions, names: Mapping[str, str]) -> None:
+    """Check that the architecture has the options that are set, where they are known."""
+    known = known_options(model.arch)
+    for option in model.options:
+        if known is not None and option not in known:
+            key = f"model.options.{option}"
+            source = next((name for place, name in names.items() if _related(place, key)), "--set")
+            raise ConfigError(
+                f"{source}: {key}: no such option{_list_options(model.arch)}"
+            )
+
+
+def _list_options(arch: str) -> str:
+    """Return the options of an architecture as the last part of a message."""
+    known = known_options(arch)
+    if known is None:
+        return ""
+    return f"; the options of {arch} are {', '.join(known)}" if known else f"; {arch} has no options"
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from inspect import signature
 
 import pytest
 
@@ -12,6 +13,8 @@ from geoseg.networks.architectures import (
     resolve_architecture,
     task_of,
 )
+from geoseg.networks.models.registry import find_builder
+from geoseg.options.architecture_options import FIXED_ENCODERS, known_options
 
 HEAVY = ("torch", "torchvision", "timm", "segmentation_models_pytorch", "lightning")
 
@@ -77,3 +80,18 @@ def test_retinanet_is_the_only_network_for_boxes():
     assert task_of("RetinaNet") == "boxes"
     assert task_of("unet") == "pixels"
     assert set(list_architectures()) == {"retinanet", *list_architectures("pixels")}
+
+
+def test_the_listed_options_are_the_arguments_of_the_networks():
+    for arch in list_architectures():
+        builder = find_builder(arch)
+        arguments = signature(builder).parameters.values()
+        keywords = [p.name for p in arguments if p.kind is p.KEYWORD_ONLY]
+        fixed = getattr(builder, "keywords", {})
+        if arch.startswith("smp-"):
+            assert known_options(arch) is None
+        else:
+            assert known_options(arch) == tuple(name for name in keywords if name not in fixed)
+    assert {arch for arch, known in ARCHITECTURES.items() if known.encoder is None} == set(
+        FIXED_ENCODERS
+    )

@@ -441,3 +441,49 @@ def test_weights_are_found_beside_the_configuration_that_names_them(tmp_path, mo
     assert (
         load_config(config, [f"model.encoder_weights={absolute}"]).model.encoder_weights == absolute
     )
+
+
+# Options of an architecture
+
+
+def test_options_of_another_architecture_are_dropped_with_a_warning(caplog):
+    small = shipped_configs()["small"]
+    model = load_config(small, ["model.arch=fpn"]).model
+    assert model.options == {}
+    assert model.encoder == "tu-tf_efficientnet_lite0"
+    assert caplog.messages == [
+        f"{small}: set for deepglobe and not used, since model.arch is fpn: "
+        "model.options.aspp_channels, model.options.kernel, model.options.widths; the options of "
+        "fpn are channels, head_channels"
+    ]
+    caplog.clear()
+    model = load_config(small, ["model.arch=unet", "model.options.width=8"]).model
+    assert (model.options, model.encoder) == ({"width": 8}, None)
+    assert "model.options.widths, model.encoder; the options of unet are padding" in caplog.text
+
+
+def test_options_that_both_architectures_have_are_kept(write, caplog):
+    path = write("model: {arch: deeplabv3, options: {channels: 32, multi_grid: [1, 1, 1]}}")
+    assert load_config(path, ["model.arch=fpn"]).model.options == {"channels": 32}
+    assert "since model.arch is fpn: model.options.multi_grid; " in caplog.text
+    caplog.clear()
+    path = write("model: {arch: smp-unet, options: {decoder_use_norm: true}}")
+    for arch in ("UNET++", "smp-fpn", "pixelwise"):
+        assert load_config(path, [f"model.arch={arch}"]).model.options == {}
+    assert caplog.text.count("model.options.decoder_use_norm") == 3
+    caplog.clear()
+    for arch in ("smp-unet", "SMP-Unet"):
+        assert load_config(path, [f"model.arch={arch}"]).model.options == {"decoder_use_norm": True}
+    assert caplog.text == ""
+
+
+def test_unknown_options_of_an_architecture_are_refused(write):
+    small = shipped_configs()["small"]
+    for arch, option in (("fpn", "kernel"), ("unet", "kernel"), ("pixelwise", "width")):
+        message = refusal(small, f"model.arch={arch}", f"model.options.{option}=3")
+        assert message.startswith(f"--set: model.options.{option}: no such option; ")
+        assert f"the options of {arch} are" in message or message.endswith("has no options")
+    whole = refusal(small, "model.arch=fpn", "model.options={widths: [8, 8, 8, 8]}")
+    assert whole.startswith("--set: model.options.widths: no such option; the options of fpn are")
+    path = write("model: {options: {asp_channels: 3}}")
+    assert refusal(path).startswith(f"{path}: model.options.asp_channels: no such option; the ")

@@ -282,11 +282,11 @@ def test_an_interruption_after_the_last_step_can_be_resumed(tiles, tmp_path, mon
 
 def test_a_refusal_is_printed_by_the_first_process_alone(tiles, tmp_path, monkeypatch):
     monkeypatch.setattr(geoseg.training.setup, "is_first", lambda: False)
-    tilted = ModelOptions(arch="unet", options={"tilt": 4})
+    tilted = ModelOptions(arch="unet", options={"padding": "tilt"})
     with pytest.raises(RepeatedError, match="tilt"):
         train(tiles, tmp_path / "a", model=tilted, options=OPTIONS)
     words = ["train", str(tiles), "-o", str(tmp_path / "a"), "--set", "model.arch=unet"]
-    result = CliRunner().invoke(cli, [*words, "--set", "model.options={tilt: 4}"])
+    result = CliRunner().invoke(cli, [*words, "--set", "model.options={padding: tilt}"])
     assert (result.exit_code, result.output) == (2, "")
     assert not (tmp_path / "a").exists()
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from geoseg.errors import UnknownArchitectureError
+from geoseg.options.architecture_options import SMP_PREFIX
 
 Task = Literal["pixels", "boxes"]
 
@@ -46,8 +47,6 @@ _OWN = {
     "retinanet": Architecture("resnet50", "Lin et al. 2017, arXiv 1708.02002", task="boxes"),
     "unet": Architecture(None, "Ronneberger et al. 2015, arXiv 1505.04597"),
 }
-
-SMP_PREFIX = "smp-"
 
 # By the class name in smp.
 SMP_PAPERS = {
