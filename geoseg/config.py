@@ -263,9 +263,7 @@ def _check_architecture_options(model: ModelOptions, names: Mapping[str, str]) -
         if known is not None and option not in known:
             key = f"model.options.{option}"
             source = next((name for place, name in names.items() if _related(place, key)), "--set")
-            raise ConfigError(
-                f"{source}: {key}: no such option{_list_options(model.arch)}"
-            )
+            raise ConfigError(f"{source}: {key}: no such option{_list_options(model.arch)}")
 
 
 def _list_options(arch: str) -> str:
@@ -273,7 +271,8 @@ def _list_options(arch: str) -> str:
     known = known_options(arch)
     if known is None:
         return ""
-    return f"; the options of {arch} are {', '.join(known)}" if known else f"; {arch} has no options"
+    listed = f"the options of {arch} are {', '.join(known)}" if known else f"{arch} has no options"
+    return f"; {listed}"
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
