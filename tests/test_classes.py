@@ -1,6 +1,7 @@
 """Exclusive classes of the ground, from labels to polygons and scores."""
 
 import json
+import re
 
 import geopandas as gpd
 import matplotlib.image
@@ -416,7 +417,7 @@ def test_polygons_are_those_of_the_mask(job):
     assert np.array_equal(found, values)
 
 
-def test_a_mask_is_scored_by_class(job):
+def test_a_mask_is_scored_by_class(job, caplog):
     folder, town, _ = job
     config = yaml.safe_load((folder / "land.yaml").read_text())
     classes = ClassOptions.model_validate(config["tile"]["classes"])
@@ -445,6 +446,9 @@ def test_a_mask_is_scored_by_class(job):
         f"--config {folder}/land.yaml --aoi {folder}/tiles/test.geojson"
     )
     assert f"mean IoU {expected.mean_iou:.3f}" in said
+    assert "training and validation" not in caplog.text
+    evaluate_mask(folder / "out" / "mask.tif", folder / "footprints.gpkg", classes=classes)
+    assert re.search(r"mask\.tif: \d\d% of the area is inside the training and val", caplog.text)
 
 
 def test_a_mask_of_other_classes_is_refused(job, tmp_path):

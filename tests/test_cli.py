@@ -96,6 +96,17 @@ def test_the_words_write_what_they_say(work):
     assert layers == {"TP", "FP", "FN"}
 
 
+def test_scores_in_the_training_area_get_a_warning(work, tmp_path, caplog):
+    folder, _ = work
+    words = ("evaluate", folder / "out/footprints.gpkg", "--truth", folder / "truth.gpkg")
+    assert geoseg(*words, "-o", tmp_path / "a", "--aoi", folder / "tiles/test.geojson")[0] == 0
+    assert "training" not in caplog.text
+    code, out, _ = geoseg(*words, "-o", tmp_path / "b")
+    assert code == 0
+    assert " true buildings are inside the training and validation areas of its" in caplog.text
+    assert "mean IoU of matched footprints " in out
+
+
 def test_one_verb_and_two_give_the_same_footprints(work):
     folder, said = work
     direct = read_footprints(folder / "out" / "footprints.gpkg")

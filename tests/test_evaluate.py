@@ -2,14 +2,18 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import geopandas as gpd
+import numpy as np
 import pandas as pd
 import pyogrio
 import pytest
+from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rasterio.crs import CRS
 from shapely.affinity import translate
 from shapely.geometry import Polygon, box
 
@@ -24,7 +28,9 @@ from geoseg.evaluation import evaluate_footprints as evaluate
 from geoseg.evaluation import evaluate_layers, format_table
 from geoseg.evaluation.metrics import Score
 from geoseg.geo.aoi import AOI
-from geoseg.jobs.manifest import MANIFEST_NAME
+from geoseg.geo.grid import Grid
+from geoseg.geo.raster import TRAINING_AREA_TAG, write_array
+from geoseg.jobs.manifest import MANIFEST_NAME, write_manifest
 
 SPACENET = Path(__file__).parents[2] / "shared" / "fixtures" / "spacenet"
 
@@ -299,11 +305,77 @@ def test_a_layer_without_crs_is_an_error(files, tmp_path):
 
 def test_the_table_shows_counts_and_rates(files):
     lines = format_table(evaluate(*files)).splitlines()
-    assert lines[0].split() == ["TP", "FP", "FN", "precision", "recall", "F1", "IoU"]
-    assert lines[1].split() == ["buildings", *"222", "0.5000", "0.5000", "0.5000", "0.8167"]
-    assert lines[2].split() == ["area", "0.5750", "0.5750", "0.5750", "0.4035"]
-    assert len(lines) == 3
-    assert len({len(line) for line in lines}) == 1
+    assert lines[0].split() == ["TP", "FP", "FN", "precision", "recall", "F1"]
+    assert lines[1].split() == ["buildings", *"222", "0.5000", "0.5000", "0.5000"]
+    assert lines[2].split() == ["pixels", "0.5750", "0.5750", "0.5750"]
+    assert lines[3] == "mean IoU of matched footprints 0.8167, pixel IoU 0.4035"
+    assert len(lines) == 4
+    assert len({len(line) for line in lines[:3]}) == 1
+
+
+def test_footprints_cut_by_the_area_of_interest_are_counted(files, tmp_path):
+    # The edge at x = 25 leaves half of B; the footprint over it has only a line inside.
+    gpd.GeoDataFrame(geometry=[translate(box(-5, -5, 25, 15), X, Y)], crs=UTM).to_file(
+        tmp_path / "aoi.gpkg"
+    )
+    report = evaluate(*files, aoi=tmp_path / "aoi.gpkg")
+    assert (report.cut_footprints, report.cut_truth) == (0, 1)
+    assert format_table(report).splitlines()[-1] == (
+        "cut by the area of interest, and counted by their part inside: 1 of 2 true and 0 of 1 "
+        "predicted footprints"
+    )
+    assert evaluate(*files).cut_truth is None
+
+
+def write_aoi(folder, *corners):
+    path = folder / "aoi.gpkg"
+    gpd.GeoDataFrame(geometry=[translate(box(*corners), X, Y)], crs=UTM).to_file(path)
+    return path
+
+
+def test_an_area_in_which_one_layer_has_nothing_gets_a_warning(files, tmp_path, caplog):
+    report = evaluate(*files, aoi=write_aoi(tmp_path, 59, -5, 71, 15))
+    assert (counts(report), report.f1) == ((0, 0, 1), 0)
+    assert f"pred.gpkg: has no footprint inside {tmp_path / 'aoi.gpkg'}, so all 1 true ones " in (
+        caplog.text
+    )
+    report = evaluate(*files, aoi=write_aoi(tmp_path, 79, -5, 91, 15))
+    assert (counts(report), report.f1) == ((0, 1, 0), 0)
+    assert "truth.gpkg: has no footprint inside" in caplog.text
+
+
+def test_an_area_in_which_neither_layer_has_anything_is_refused(files, tmp_path):
+    for corners in ((100, -5, 120, 15), (-9, -9, 0, 99)):
+        with pytest.raises(GridMismatchError, match=r"aoi\.gpkg: .* the same area"):
+            evaluate(*files, tmp_path / "report", aoi=write_aoi(tmp_path, *corners))
+    whole = write_aoi(tmp_path, -5, -5, 99, 15)
+    with pytest.raises(GridMismatchError, match="smaller than the minimum area"):
+        evaluate(*files, tmp_path / "report", aoi=whole, min_area_m2=1000)
+    assert not (tmp_path / "report").exists()
+
+
+def with_training_area(folder, *corners):
+    """Write an output folder of predict whose model was trained in a box."""
+    area = gpd.GeoSeries([translate(box(*corners), X, Y)], crs=UTM).to_crs(4326)
+    folder.mkdir()
+    layer(PRED, confidence=[0.9, 0.8, 0.7, 0.6]).to_file(folder / "footprints.gpkg")
+    grid = Grid(CRS.from_epsg(32645), Affine(1, 0, X - 10, 0, -1, Y + 20), 30, 110)
+    tags = {TRAINING_AREA_TAG: area.to_wkt().iloc[0]}
+    write_array(folder / "prob.tif", grid, np.zeros((1, 30, 110), np.uint8), tags=tags)
+    write_manifest(folder)
+    return folder / "footprints.gpkg"
+
+
+def test_a_score_inside_the_training_area_gets_a_warning(files, tmp_path, caplog):
+    footprints = with_training_area(tmp_path / "out", -5, -5, 35, 15)
+    evaluate(footprints, files[1])
+    assert "footprints.gpkg: 2 of 4 true buildings are inside the training and" in caplog.text
+    caplog.clear()
+    evaluate(footprints, files[1], aoi=write_aoi(tmp_path, 35, -5, 99, 15))
+    assert caplog.text == ""
+    shutil.copy(footprints, tmp_path / "copy.gpkg")  # of unknown origin
+    evaluate(tmp_path / "copy.gpkg", files[1])
+    assert caplog.text == ""
 
 
 # SpaceNet CSV

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import geopandas as gpd
 
-from geoseg.errors import ConfigError
+from geoseg.errors import ConfigError, GridMismatchError
 from geoseg.evaluation.mask_scores import ClassReport, evaluate_mask, format_classes
 from geoseg.evaluation.matching import Evaluation, evaluate_layers, read_layers
 from geoseg.evaluation.report import (
@@ -20,8 +21,11 @@ from geoseg.evaluation.report import (
     write_report,
 )
 from geoseg.evaluation.spacenet import score_spacenet
+from geoseg.evaluation.training_area import warn_of_training_buildings
 
 SPACENET_MIN_AREA_PX2 = 20.0
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate_footprints(
@@ -78,12 +82,47 @@ def evaluate_footprints(
             pred, true, aoi=area, threshold=threshold, min_area_m2=min_area_m2 or 0.0
         )
         fields = score_fields(evaluation.score, evaluation.area, evaluation.matches.iou_sum)
+        _check_compared(evaluation, footprints, truth, aoi)
+        if area is not None:
+            fields |= {
+                "cut_footprints": int(area.cuts(pred.loc[evaluation.pred.index]).sum()),
+                "cut_truth": int(area.cuts(true.loc[evaluation.truth.index]).sum()),
+            }
+        warn_of_training_buildings(footprints, evaluation.truth)
         fields |= {"aoi": aoi and str(aoi), "where": where, "min_area_m2": float(min_area_m2 or 0)}
         layers = build_report_layers(evaluation, crs)
     report = Report(**fields, footprints=str(footprints), truth=str(truth), threshold=threshold)
     if output is not None:
         write_report(Path(output), report.to_dict(), layers, inputs=inputs, overwrite=overwrite)
     return report
+
+
+def _check_compared(
+    evaluation: Evaluation, footprints: str | Path, truth: str | Path, aoi: str | Path | None
+) -> None:
+    """Check that there is something to compare; warn if one of the layers has nothing.
+
+    Raises:
+        GridMismatchError: If no footprint of either layer is left inside an area of interest.
+    """
+    where = "" if aoi is None else f" inside {aoi}"
+    if aoi is not None and evaluation.pred.empty and evaluation.truth.empty:
+        raise GridMismatchError(
+            f"{aoi}: no footprint of {footprints} or {truth} is inside, or all are smaller than "
+            "the minimum area; check that it covers the same area"
+        )
+    if evaluation.pred.empty and len(evaluation.truth):
+        logger.warning(
+            "%s: has no footprint%s, so all %d true ones count as missed; check that it covers "
+            "the same area",
+            *(footprints, where, len(evaluation.truth)),
+        )
+    if evaluation.truth.empty and len(evaluation.pred):
+        logger.warning(
+            "%s: has no footprint%s, so all %d of %s count as false; check that the area was "
+            "labelled",
+            *(truth, where, len(evaluation.pred), footprints),
+        )
 
 
 def _check_options(threshold: float, min_area_m2: float | None) -> None:

@@ -12,6 +12,7 @@ from geoseg.data.labels import IGNORE, ClassScheme, Labels, read_labels, resolve
 from geoseg.errors import ConfigError, GridMismatchError
 from geoseg.evaluation.metrics import Confusion, count_classes
 from geoseg.evaluation.report import check_report_folder, write_report
+from geoseg.evaluation.training_area import warn_of_training_pixels
 from geoseg.geo.aoi import AOI
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import NearestRaster, read_info, read_mask_classes
@@ -100,6 +101,8 @@ def evaluate_mask(
             f"{mask} and {truth}: no pixel{inside} has a class in both; check that they cover the "
             "same area, and tile.classes"
         )
+    compared = grid.polygon if area is None else area.union.intersection(grid.polygon)
+    warn_of_training_pixels(mask, compared, grid.crs.to_wkt())
     report = _build_report(confusion, names, str(mask), str(truth), str(aoi) if aoi else None)
     if output is not None:
         write_report(Path(output), asdict(report), {}, inputs=inputs, overwrite=overwrite)

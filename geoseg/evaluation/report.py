@@ -45,6 +45,9 @@ class Report:
         footprints: Path of the footprints.
         truth: Path of the truth.
         aoi: Path of the area of interest.
+        cut_footprints: Number of footprints that the area of interest cuts, which are counted by
+            their part inside; None without an area of interest.
+        cut_truth: Number of such true footprints.
         where: Attribute filter of the truth.
         min_area_m2: Minimum area of buildings; None for SpaceNet CSV files.
         min_area_px2: Minimum area in square pixels for SpaceNet CSV files; None for layers.
@@ -68,6 +71,8 @@ class Report:
     footprints: str
     truth: str
     aoi: str | None = None
+    cut_footprints: int | None = None
+    cut_truth: int | None = None
     where: str | None = None
     min_area_m2: float | None = None
     min_area_px2: float | None = None
@@ -86,18 +91,26 @@ class Report:
 
 
 def format_table(report: Report) -> str:
-    """Format a report as a table of plain text."""
+    """Format a report as a table of plain text, with the IoUs below it."""
     rows = [("buildings", report.to_dict())]
     rows += [(str(row["city"]), {k.lower(): v for k, v in row.items()}) for row in report.cities]
     width = max(len(name) for name, _ in rows)
-    lines = [f"{'':{width}}  {'TP':>7} {'FP':>7} {'FN':>7}  precision  recall      F1     IoU"]
+    lines = [f"{'':{width}}  {'TP':>7} {'FP':>7} {'FN':>7}  precision  recall      F1"]
     for name, row in rows:
         counts = " ".join(f"{row[key]:>7}" for key in ("tp", "fp", "fn"))
         rates = f"{row['precision']:>9.4f} {row['recall']:>7.4f} {row['f1']:>7.4f}"
-        iou = f" {row['mean_iou']:>7.4f}" if "mean_iou" in row else ""
-        lines.append(f"{name:{width}}  {counts}  {rates}{iou}")
+        lines.append(f"{name:{width}}  {counts}  {rates}")
     rates = f"{report.precision_pixel:>9.4f} {report.recall_pixel:>7.4f} {report.f1_pixel:>7.4f}"
-    lines.append(f"{'area':{width}}  {'':23}  {rates} {report.iou_pixel:>7.4f}")
+    lines.append(f"{'pixels':{width}}  {'':23}  {rates}")
+    lines.append(
+        f"mean IoU of matched footprints {report.mean_iou:.4f}, pixel IoU {report.iou_pixel:.4f}"
+    )
+    if report.cut_truth or report.cut_footprints:
+        lines.append(
+            f"cut by the area of interest, and counted by their part inside: {report.cut_truth} of "
+            f"{report.tp + report.fn} true and {report.cut_footprints} of {report.tp + report.fp} "
+            "predicted footprints"
+        )
     if report.spacenet_score is not None:
         lines.append(f"SpaceNet score (mean F1 of the cities): {report.spacenet_score:.4f}")
     return "\n".join(lines)

@@ -121,6 +121,11 @@ class AOI:
         meeting: np.ndarray = shapely.intersects(self.union, _geometries(layer))
         return meeting
 
+    def cuts(self, layer: gpd.GeoDataFrame) -> np.ndarray:
+        """Return which polygons of a layer are partly inside and partly outside: bool (n,)."""
+        cut: np.ndarray = self.intersects(layer) & ~shapely.covers(self.union, _geometries(layer))
+        return cut
+
     def clip(self, layer: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
         """Clip the polygons of a layer to the area; slivers are dropped.
 

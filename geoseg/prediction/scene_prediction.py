@@ -9,8 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import shapely
+
 from geoseg.geo.paths import absolute_path
-from geoseg.geo.raster import make_prob_tags
+from geoseg.geo.raster import TRAINING_AREA_TAG, make_prob_tags
 from geoseg.jobs.output import Work
 from geoseg.jobs.progress import Progress
 from geoseg.jobs.workers import Pool, Workers
@@ -74,7 +76,17 @@ def _make_tags(
     tags = make_prob_tags(thresholds, classes)
     if not encoding.floats:
         tags["GEOSEG_SCALE"] = str(1 / 255)
+    if area := _join_training_areas(job):
+        tags[TRAINING_AREA_TAG] = area
     return tags
+
+
+def _join_training_areas(job: PredictionJob) -> str:
+    """Return the area in which the models were trained as WKT; empty if it is not known."""
+    known = [one for spec in job.specs if (one := spec.provenance.get("training_area"))]
+    areas = shapely.from_wkt(known, on_invalid="ignore")
+    text: str = shapely.to_wkt(shapely.union_all(areas), rounding_precision=7)
+    return text if known else ""
 
 
 class _Strips:

@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from geoseg.data.tiles import describe_training_area
 from geoseg.errors import ConfigError, GeosegError, OutputExistsError, TrainingInterrupted
 from geoseg.jobs.manifest import read_manifest
 from geoseg.jobs.output import check_output
@@ -334,6 +335,7 @@ def _provenance(
         "scenes": [Path(scene).name for scene in info.scenes],
         "split": info.split,
         "tiles": info.tiles,
+        "training_area": describe_training_area(setup.train_set.folder),
         "model": model.model_dump(),
         "train": setup.options.model_dump(),
         "batch_size": setup.batch_size,

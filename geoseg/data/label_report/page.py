@@ -167,7 +167,8 @@ def _split_table(report: LabelReport, colours: dict[str, str]) -> str:
     return (
         "<section><h2>Pixels and footprints per split</h2>\n<p>Class shares refer to the pixels "
         "with data. Pixels in overlapping tiles are counted once per tile. Each footprint is "
-        "assigned to the split that contains its centre.</p>\n<table>"
+        "counted in the split whose tiles contain its centre; geoseg evaluate counts every "
+        "footprint of which a part is inside the area, so its number is larger.</p>\n<table>"
         f"<tr><th></th><th>tiles</th><th>footprints</th>{heads}<th>no data</th><th></th></tr>\n"
         + "\n".join(rows)
         + "</table></section>"

@@ -15,6 +15,7 @@ from geoseg.data.tiles.cutting import tile_scenes
 from geoseg.data.tiles.tile_index import (
     FOOTPRINTS_NAME,
     TilesInfo,
+    describe_training_area,
     has_footprints,
     list_scenes,
     load_tiles_info,
@@ -32,6 +33,7 @@ __all__ = [
     "TilingPlan",
     "build_row_task",
     "cut_tile_row",
+    "describe_training_area",
     "has_footprints",
     "list_scenes",
     "load_tiles_info",

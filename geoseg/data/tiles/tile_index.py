@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import geopandas as gpd
+import shapely
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rasterio.windows import Window
 
 from geoseg.data.labels import IGNORE
 from geoseg.errors import EmptyDatasetError
 from geoseg.geo.plain_names import readable_name
-from geoseg.geo.vector import ParquetParts
+from geoseg.geo.vector import ParquetParts, read_footprints
 
 FOOTPRINTS_NAME = "footprints.parquet"
+
+# Characters; models and rasters with a longer text would grow noticeably.
+_LONGEST_AREA = 200_000
 
 
 class FailedTile(BaseModel):
@@ -99,6 +103,18 @@ class TilesInfo(BaseModel):
     def outputs(self) -> tuple[str, ...]:
         """Names of the output channels of a network trained on these targets."""
         return self.classes if self.exclusive else self.targets
+
+
+def describe_training_area(folder: str | Path) -> str | None:
+    """Return the area of the training and validation tiles, in longitude and latitude, as WKT.
+
+    Returns:
+        None if the folder has no such areas, or if they have too many corners for a tag of a file.
+    """
+    files = [Path(folder) / f"{split}.geojson" for split in ("train", "val")]
+    shapes = [shape for file in files if file.is_file() for shape in read_footprints(file).geometry]
+    text: str = shapely.to_wkt(shapely.union_all(shapes), rounding_precision=7)
+    return text if shapes and len(text) <= _LONGEST_AREA else None
 
 
 def load_tiles_info(folder: str | Path) -> TilesInfo:

@@ -25,6 +25,9 @@ CLASS_TAG = "CLASS_{}"
 THRESHOLDS_TAG = "GEOSEG_THRESHOLDS"
 CLASSES_TAG = "GEOSEG_CLASSES"
 
+# Tag with the area in which the models were trained, in longitude and latitude, as WKT.
+TRAINING_AREA_TAG = "GEOSEG_TRAINING_AREA"
+
 
 @dataclass(frozen=True)
 class ExclusiveClasses:
