@@ -275,7 +275,8 @@ def read_results(output: Path) -> list[dict[str, Any]]:
 def format_table(rows: list[dict[str, Any]]) -> str:
     """Format the results as Markdown, with means over seeds."""
     lines = [
-        "| scene | row | change | seeds | minutes | steps | IoU | F1@0.5 | per seed | machine |",
+        "| scene | row | change | seeds | minutes | steps "
+        "| pixel IoU | F1@0.5 | per seed | machine |",
         "|---|---|---|---|---:|---:|---:|---:|---|---|",
     ]
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}

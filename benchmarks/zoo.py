@@ -186,7 +186,7 @@ def format_table(rows: list[dict[str, Any]], minutes: float) -> str:
         f"Measured on {device}; {minutes:g} min of training per network and scene.",
         "",
         "| network | encoder | parameters | GMAC 512² | tiles/s |"
-        + "".join(f" {g} steps | {g} IoU | {g} F1 |" for g in sites),
+        + "".join(f" {g} steps | {g} pixel IoU | {g} F1 |" for g in sites),
         "|---|---|---:|---:|---:|" + "---:|---:|---:|" * len(sites),
     ]
     for arch in dict.fromkeys(row["arch"] for row in rows):

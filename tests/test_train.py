@@ -57,6 +57,13 @@ def rows(folder):
         return list(csv.DictReader(file))
 
 
+def test_a_short_run_says_so_at_its_end(run):
+    _, _, lines = run
+    assert lines[-1].startswith("this run was too short: ")
+    assert "; continue it with --resume --set train.epochs=" in lines[-1]
+    assert any("val pixel IoU 0." in line and "val building F1 0." in line for line in lines)
+
+
 def test_a_run_leaves_model_metrics_and_curves(run, tiles):
     folder, result, lines = run
     pictures = {"curves.png", "validation.png", "reliability.png"}

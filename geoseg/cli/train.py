@@ -72,7 +72,8 @@ def command(
         sys.exit(2)  # the first process prints the error
     if result is None:
         return  # one of several processes; the first writes the model
-    scores = {"val pixel IoU": result.val_iou, "val building F1": result.val_f1}
+    iou = "val mean IoU of classes" if result.val_f1 is None else "val pixel IoU"
+    scores = {iou: result.val_iou, "val building F1": result.val_f1}
     text = "".join(f", {name} {score:.3f}" for name, score in scores.items() if score is not None)
     click.echo(f"{result.minutes:.1f} min{text} → {result.model}")
 

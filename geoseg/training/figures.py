@@ -21,6 +21,7 @@ from rasterio.windows import Window
 from geoseg.errors import one_line
 from geoseg.geo.raster import Scene
 from geoseg.jobs.files import replace_file
+from geoseg.training.score_names import label_score
 from geoseg.training.validation.calibration import BINS, Calibration
 
 logger = logging.getLogger(__name__)
@@ -135,7 +136,14 @@ def _draw_column(axes: Any, rows: Sequence[Mapping[str, float]], name: str, colo
     known = [row for row in rows if name in row]
     if known:
         epochs, values = [row["epoch"] for row in known], [row[name] for row in known]
-        axes.plot(epochs, values, label=name, color=colour, marker="." if len(known) < 4 else "")
+        label = label_score(name, known[-1])
+        axes.plot(
+            epochs,
+            values,
+            label=label_score(name, known[-1]),
+            color=colour,
+            marker="." if len(known) < 4 else "",
+        )
 
 
 def draw_reliability(calibration: Calibration, path: Path) -> None:

@@ -20,6 +20,7 @@ from geoseg.options import TrainOptions
 from geoseg.training.figures import draw_curves, draw_or_warn
 from geoseg.training.loggers import close_loggers, open_loggers
 from geoseg.training.schedule import momentum, rate_share
+from geoseg.training.score_names import label_score
 
 COLUMNS = (
     "epoch",
@@ -200,7 +201,9 @@ class History(Callback):
             self.draw()
         self._report_line(
             f"epoch {row['epoch']}: {row['minutes']:.1f} min, "
-            + ", ".join(f"{name} {row[name]:.3f}" for name in COLUMNS[4:] if name in row)
+            + ", ".join(
+                f"{label_score(name, row)} {row[name]:.3f}" for name in COLUMNS[4:] if name in row
+            )
         )
 
     def _report_line(self, line: str) -> None:

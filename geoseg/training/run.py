@@ -38,6 +38,7 @@ from geoseg.training.loading.sampling import HardSampler
 from geoseg.training.loggers import check_loggers
 from geoseg.training.loop import build_trainer
 from geoseg.training.run_folder import RunFolder, lock_run
+from geoseg.training.run_length import describe_short_run
 from geoseg.training.session import quiet_session
 from geoseg.training.setup import Setup, build_loaders, prepare_once
 from geoseg.training.validation.tuning import Tuned
@@ -295,6 +296,8 @@ def _finish(
     history.draw()
     for name, draw in tuned.pictures.items():
         draw_or_warn(draw, folder / name)
+    if hint := describe_short_run(history.rows, setup.options, history.minutes):
+        report(hint)
     return TrainResult(
         folder / MODEL_NAME, history.best_iou, tuned.f1, tuned.thresholds, history.minutes
     )
