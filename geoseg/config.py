@@ -318,7 +318,12 @@ def _did_you_mean(location: tuple[int | str, ...]) -> str:
         if model is None:
             return ""
     choices = list(model.model_fields)
-    near = difflib.get_close_matches(str(location[-1]), choices, n=1)
+    key = str(location[-1])
+    near = difflib.get_close_matches(key, choices, n=1)
+    if len(location) == 1:  # a setting without its section, perhaps
+        sections = ((name, field.annotation) for name, field in Config.model_fields.items())
+        owners = [name for name, kind in sections if key in getattr(kind, "model_fields", ())]
+        near = [f"{owners[0]}.{key}"] if owners else near
     meant = f"; did you mean {near[0]}?" if near else ""
     return f"{meant or ';'} the keys are {', '.join(choices)}"
 

@@ -66,7 +66,7 @@ def work(tmp_path_factory):
     try:
         words = (
             "tile scene.tif --labels footprints.geojson -o tiles/ --gsd 0.5 --size 64 "
-            "--split stripes",
+            "--split stripes --config configs/small.yaml",
             " ".join(["train tiles/ -o runs/a --config configs/small.yaml", *QUICK]),
             "predict scene.tif -m runs/a/model.safetensors -o out/",
             "predict scene.tif -m runs/a/model.safetensors -o footprints.shp",
@@ -441,8 +441,26 @@ def test_bad_input_ends_with_one_line_and_code_2(bad, case):
             "predict a.tif --tta all",
             "'all' is not one of 'none', 'flips', 'd4'; see geoseg predict",
         ),
-        ("fly", "No such command 'fly'; see geoseg --help"),
-        ("train tiles --speed 3", "No such option"),
+        ("fly", "No such command 'fly'; the commands are tile, train, predict, vectorize"),
+        ("train tiles --velocity 3", "No such option '--velocity'; see geoseg train --help"),
+        ("predict a.tif --gsd 0.3", "resampled to the pixel size of the model; for a scene with"),
+        ("predict a.tif --threshold 0.4", "did you mean --set vectorize.body=0.4? see geoseg"),
+        ("predict a.tif --min-area-m2=9", "did you mean --set vectorize.min_area_m2=9? see"),
+        ("predict a.tif --where x", "'--where'; it is an option of geoseg tile and evaluate; see"),
+        ("vectorize p.tif --threshhold 0.4", "did you mean --threshold? see geoseg vectorize"),
+        ("train tiles --max-minutes 5", "did you mean --set train.max_minutes=5? see geoseg train"),
+        ("train tiles --max-minuts --dry-run", "did you mean --set train.max_minutes=VALUE? see"),
+        (
+            "train tiles -o b max_minutes=5",
+            "(max_minutes=5); did you mean --set train.max_minutes=5?",
+        ),
+        ("train tiles --gsd 1", "it is an option of geoseg tile; see geoseg train --help"),
+        (
+            "predict a.tif -o b tile.size=9",
+            "(tile.size=9); tile.size is a setting of geoseg tile; see",
+        ),
+        ("tile size=512 --labels a -o b", "size=512: no such file; did you mean --set tile.size="),
+        ("tarin tiles", "No such command 'tarin'; did you mean train? see geoseg --help"),
     ],
 )
 def test_words_that_are_wrong_end_with_one_line_and_code_2(words, wanted):
@@ -452,6 +470,56 @@ def test_words_that_are_wrong_end_with_one_line_and_code_2(words, wanted):
     assert err.startswith("geoseg: ")
     assert wanted in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("train {tiles} -o {new} --set tile.size=512", "is a setting of geoseg tile and has no "
+         "effect in geoseg train, since {tiles} was cut with tile.size=64; remove it"),
+        ("train {tiles} -o {new} --set predict.tta=d4", "is a setting of geoseg predict and has"),
+        ("train absent -o {new} --set tile.seed=1", "has no effect in geoseg train; remove it"),
+        ("tile {scene} --labels {truth} -o {new} --set model.arch=fpn", "setting of geoseg train"),
+        ("predict {scene} -o {new} --set train.lr=1", "is a setting of geoseg train and has no ef"),
+        ("predict {scene} -o {new} --set vectorize.crf.iterations=3", "use predict.crf, or --crf"),
+        ("predict {scene} -o {new} --set vectorize.block_px=3", "applies only to geoseg vectorize"),
+        ("vectorize {prob} -o {new}.gpkg --set predict.tta=d4", "is a setting of geoseg predict"),
+        ("vectorize {prob} -o {new}.gpkg --set vectorize.crf.iterations=3", "without --crf SCENE"),
+        ("evaluate {truth} --truth {truth} -o {new} --set tile.size=64", "is a setting of geoseg "),
+        ("models --set train.lr=1", "is a setting of geoseg train and has no effect in geoseg mod"),
+        ("train {tiles} -o {new} --set max_minutes=5", "no such key; did you mean train.max_minut"),
+    ],
+)  # fmt: skip
+def test_settings_of_other_commands_are_refused(work, tmp_path, words, wanted):
+    folder, _ = work
+    names = {
+        "new": tmp_path / "new", "scene": folder / "scene.tif", "truth": folder / "truth.gpkg",
+        "tiles": folder / "tiles", "prob": folder / "out/prob.tif",
+    }  # fmt: skip
+    code, out, err = geoseg(*words.format(**names).split())
+    assert (code, out) == (2, "")
+    assert wanted.format(**names) in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_contradicts_the_tiles_gets_a_warning(work, tmp_path):
+    folder, _ = work
+    file = tmp_path / "a.yaml"
+    file.write_text(
+        "tile: {size: 128, gsd_m: 0.3, split: blocks, targets: [building, border]}\n"
+        "predict: {tta: d4}\n"
+    )
+    words = ("train", folder / "tiles", "-o", tmp_path / "a", "--dry-run", "--config")
+    random = ("--set", "model.encoder_weights=none", "--set", "model.encoder=resnet18")
+    code, _, err = geoseg(*words, file, *random)
+    assert code == 0
+    assert f"{file}: tile.size is 128, but {folder / 'tiles'} was cut with 64, which is us" in err
+    assert "tile.gsd_m is 0.3, but" in err
+    assert "tile.targets is building, border, but" in err
+    assert "with building, border, contact, which" in err
+    assert "tile.split" not in err
+    file.write_text("tile: {size: 64, gsd_m: 0.5001, overlap: 32}\n")
+    assert geoseg(*words, file, *random)[2] == ""
 
 
 def test_no_words_get_the_help():

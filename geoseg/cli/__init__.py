@@ -111,7 +111,28 @@ def _complain(message: str) -> None:
 
 
 def _usage_line(error: click.ClickException) -> str:
-    """Return a usage error in one line."""
+    """Return a usage error in one line, with a suggestion where there is one."""
     ctx = getattr(error, "ctx", None)
     what = " ".join(error.format_message().split()).rstrip(".")
-    return f"{what}; see {ctx.command_path if ctx else 'geoseg'} --help"
+    if isinstance(error, click.NoSuchOption):
+        what = f"No such option '{error.option_name}'"
+    page = f"see {ctx.command_path if ctx else 'geoseg'} --help"
+    hint = _suggest(error, ctx) if ctx else ""
+    if hint:
+        page = f"{hint} {page}" if hint.endswith("?") else f"{hint}; {page}"
+    return f"{what}; {page}"
+
+
+def _suggest(error: click.ClickException, ctx: click.Context) -> str:
+    # pydantic, which this imports, is not needed for the help.
+    from geoseg.cli.hints import suggest_command, suggest_for_word, suggest_option
+
+    words = sys.argv[1:]
+    if ctx.command is cli:
+        name = next((word for word in words if not word.startswith("-")), "")
+        return "" if name in COMMANDS or not name else suggest_command(name, list(COMMANDS))
+    if isinstance(error, click.NoSuchOption):
+        return suggest_option(str(ctx.info_name), ctx.command, error.option_name, words)
+    verb = str(ctx.info_name)
+    hints = (suggest_for_word(verb, word) for word in words if word in error.format_message())
+    return next(filter(None, hints), "")

@@ -43,7 +43,7 @@ def command(
     Train on part of the town, predict all of it, and evaluate on the quarter that was kept from
     training. The result is shown in demo.png.
     """
-    settings = resolve(config or "configs/demo.yaml", overrides)
+    settings = resolve("demo", config or "configs/demo.yaml", overrides)
     folder = Path(output)
     from geoseg.api.demo import SCENE_NAME, TRUTH_NAME, run_demo, write_demo_town
     from geoseg.town import build_town

@@ -43,7 +43,7 @@ def command(
     class and pixel; pass the --config that its tiles were made with.
     """
     refuse_missing(footprints, truth)
-    settings = resolve(config, overrides)
+    settings = resolve("evaluate", config, overrides)
     from geoseg.api.evaluate import evaluate
     from geoseg.evaluation import ClassReport, format_classes, format_table
 

@@ -39,7 +39,7 @@ def command(
     from geoseg.networks.models.card import make_card
 
     chosen = () if name is None else (f"model.arch={name}",)
-    model = resolve(config, (*overrides, *chosen), model__encoder=encoder).model
+    model = resolve("models", config, (*overrides, *chosen), model__encoder=encoder).model
     if name is not None:
         card = make_card(name, model.encoder, bands=bands, classes=classes, options=model.options)
         click.echo(json.dumps(card.to_dict(), indent=2) if as_json else _format_card(card))

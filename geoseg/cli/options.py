@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from geoseg.cli.hints import suggest_for_word
+from geoseg.cli.sections import check_overrides
 from geoseg.config import Config, load_config
 from geoseg.errors import ConfigError, DataError
 from geoseg.geo.paths import is_missing, no_such_file
@@ -48,17 +50,24 @@ def refuse_missing(*inputs: str) -> None:
     """
     for name in inputs:
         if ":" not in name and is_missing(name):
-            raise DataError(no_such_file(name))
+            context = click.get_current_context(silent=True)
+            hint = suggest_for_word(str(context.info_name), name) if context else ""
+            raise DataError(no_such_file(name) if not hint else f"{name}: no such file; {hint}")
 
 
-def resolve(config: str | None, overrides: tuple[str, ...], **given: Any) -> Config:
+def resolve(
+    command: str, config: str | None, overrides: tuple[str, ...], *, note: str = "", **given: Any
+) -> Config:
     """Load the configuration and apply the options of the command line to it.
 
     Args:
+        command: Name of the command, which may use only its own settings from `--set`.
         config: A YAML file.
         overrides: `section.key=value`.
+        note: What to add to the refusal of a setting that the command does not use.
         **given: Options by `section__key`; those that are None are ignored.
     """
+    check_overrides(command, overrides, note)
     settings = load_config(config, overrides)
     sections: dict[str, dict[str, Any]] = {}
     for name, value in given.items():

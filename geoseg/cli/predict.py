@@ -92,6 +92,7 @@ def command(
     refuse_missing(scene)
     workers = read_workers(given)
     settings = resolve(
+        "predict",
         config,
         overrides,
         predict__bands=parse_bands(given.pop("bands")),

@@ -115,6 +115,7 @@ def command(
         split = "areas" if areas else "kfold"
     refuse_missing(*scenes)
     settings = resolve(
+        "tile",
         config,
         overrides,
         tile__where=where,

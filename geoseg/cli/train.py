@@ -9,7 +9,8 @@ import click
 
 from geoseg.cli.options import config_options, output_option, overwrite_option, resolve
 from geoseg.config import Config
-from geoseg.errors import ConfigError, RepeatedError, TrainingInterrupted
+from geoseg.errors import ConfigError, GeosegError, RepeatedError, TrainingInterrupted
+from geoseg.options import TileOptions
 
 # Shells report a command that a signal ended by this plus its number: 130 for ctrl-C.
 _SIGNAL_CODES = 128
@@ -45,7 +46,9 @@ def command(
     if find_lr and (resume or dry_run):
         other = "--resume" if resume else "--dry-run"
         raise ConfigError(f"--find-lr and {other} exclude each other; give one of them")
-    settings = resolve(config, overrides)
+    settings = resolve("train", config, overrides, note=_describe_tiles(tiles, overrides))
+    if config is not None:
+        _warn_of_other_tiles(tiles, config, settings.tile)
     if dry_run:
         _check(tiles, output, settings, overwrite=overwrite, resume=resume)
         return
@@ -85,6 +88,35 @@ def _exit_interrupted(error: TrainingInterrupted) -> NoReturn:
     if is_first():
         _print(str(error))
     sys.exit(_SIGNAL_CODES + error.signal)
+
+
+def _describe_tiles(tiles: str, overrides: tuple[str, ...]) -> str:
+    """Return how the tiles were cut, if settings of tiles are given; they cannot change any more.
+
+    A folder that is not one of tiles is refused later.
+    """
+    from geoseg.data.tiles import list_cut_settings, load_tiles_info
+
+    keys = [key.strip() for key, _, _ in (override.partition("=") for override in overrides)]
+    if not any(key.startswith("tile.") for key in keys):
+        return ""
+    try:
+        cut = list_cut_settings(load_tiles_info(tiles))
+    except GeosegError:
+        return ""
+    known = [f"{key}={cut[key]}" for key in keys if key in cut]
+    return f", since {tiles} was cut with {', '.join(known)}" if known else ""
+
+
+def _warn_of_other_tiles(tiles: str, config: str, options: TileOptions) -> None:
+    """Warn if a file sets something else for tiles than they were cut with."""
+    from geoseg.data.tiles import find_other_settings, load_tiles_info
+
+    for key, (given, cut) in find_other_settings(load_tiles_info(tiles), options).items():
+        _print(
+            f"{config}: {key} is {given}, but {tiles} was cut with {cut}, which is used; to change "
+            "it, run geoseg tile again"
+        )
 
 
 def _print(line: str) -> None:

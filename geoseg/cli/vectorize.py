@@ -16,6 +16,7 @@ from geoseg.cli.options import (
     workers_options,
 )
 from geoseg.cli.progress import progress_bar
+from geoseg.errors import ConfigError
 
 if TYPE_CHECKING:
     from geoseg.api.vectorize import VectorizePlan
@@ -87,6 +88,7 @@ def command(
     refuse_missing(prob, *([scene] if scene else []))
     workers = read_workers(given)
     settings = resolve(
+        "vectorize",
         config,
         overrides,
         vectorize__body=threshold,
@@ -94,6 +96,8 @@ def command(
         **{f"vectorize__{name}": value for name, value in given.items()},
     )
     options = settings.vectorize
+    if scene is None and any(name.strip().startswith("vectorize.crf") for name in overrides):
+        raise ConfigError("--set vectorize.crf: has no effect without --crf SCENE; give a scene")
     if scene is None:  # a configuration may serve commands with and without --crf
         options = options.model_copy(update={"crf": None})
     what: dict[str, Any] = {"options": options, "mask": mask, "scene": scene}

@@ -140,7 +140,7 @@ def _draw_column(axes: Any, rows: Sequence[Mapping[str, float]], name: str, colo
         axes.plot(
             epochs,
             values,
-            label=label_score(name, known[-1]),
+            label=label,
             color=colour,
             marker="." if len(known) < 4 else "",
         )

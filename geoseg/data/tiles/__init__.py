@@ -11,6 +11,7 @@ tiles.json          metadata for training: bands, classes, statistics, `TilesInf
 labels.json, labels.html   label report, if the folder was made by `geoseg tile`
 """
 
+from geoseg.data.tiles.cut_settings import find_other_settings, list_cut_settings
 from geoseg.data.tiles.cutting import tile_scenes
 from geoseg.data.tiles.tile_index import (
     FOOTPRINTS_NAME,
@@ -34,7 +35,9 @@ __all__ = [
     "build_row_task",
     "cut_tile_row",
     "describe_training_area",
+    "find_other_settings",
     "has_footprints",
+    "list_cut_settings",
     "list_scenes",
     "load_tiles_info",
     "open_tile_footprints",
