@@ -139,6 +139,11 @@ class TrainingInterrupted(KeyboardInterrupt):
         self.signal = received
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the singular or the plural: `1 band`, `3 bands`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def one_line(error: BaseException) -> str:
     """Return the message of an error, or of its cause, in one short line to quote in another."""
     message = " ".join(str(error.__cause__ or error).split()).rstrip(".")

@@ -388,7 +388,7 @@ BAD = {
     "typo": ("train {tiles} -o {new} --config {tmp}/typo.yaml", "train.learning_rate: no such key"),
     "set": ("train {tiles} -o {new} --set train.lr=-1", "--set: train.lr: "),
     "config": ("train {tiles} -o {new} --config absent.yaml", "geoseg ships"),
-    "other bands": ("predict {tmp}/pan/scene.tif -m {model} -o {new}", "has 1 bands"),
+    "other bands": ("predict {tmp}/pan/scene.tif -m {model} -o {new}", "has 1 band ("),
     "no model": ("predict {scene} -m {tmp}/absent.safetensors -o {new}", "no such model file"),
     "not a model": ("predict {scene} -m {scene} -o {new}", "is not a safetensors file"),
     "suffix": ("predict {scene} -m {model} -o {new}.xyz", ".xyz"),

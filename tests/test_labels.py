@@ -403,7 +403,7 @@ def test_colours_are_classes(tmp_path):
     with pytest.raises(LabelError, match="has 3 bands; a mask has one band"):
         read_labels(path, GRID)
     one = mask_raster(tmp_path, array[0])
-    with pytest.raises(LabelError, match="has 1 bands"):
+    with pytest.raises(LabelError, match="has 1 band;"):
         read_labels(one, GRID, resolve_scheme(options))
 
 

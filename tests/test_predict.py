@@ -329,7 +329,7 @@ def test_bands_are_matched_by_name_in_any_order(model, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"bands": 1}, r"has 1 bands \(pan\), the model needs 3"),
+        ({"bands": 1}, r"has 1 band \(pan\), the model needs 3 \(.*, so the model cannot"),
         ({"dtype": "uint16"}, "has uint16 pixels, the model was trained on uint8"),
         ({"gsd_m": 2.5}, "2.5 m on the ground, the model needs 0.5 m"),
     ],
@@ -338,6 +338,27 @@ def test_scenes_that_do_not_suit_the_model_are_refused(model, tmp_path, changes,
     scene, _ = write_town(build_town(80, 100, **changes), tmp_path)
     with pytest.raises(GridMismatchError, match=message):
         predict(scene, tmp_path / "out", model=model)
+    assert not (tmp_path / "out").exists()
+
+
+def test_bands_are_suggested_only_where_there_are_enough(model, tmp_path):
+    names = ("near", "mid", "far")
+    few, _ = write_town(build_town(80, 100, bands=1), tmp_path / "few")
+    with pytest.raises(GridMismatchError) as error:
+        predict(few, tmp_path / "out", model=model)
+    assert "--bands" not in str(error.value)
+    many, _ = write_town(build_town(80, 100, bands=4), tmp_path / "many")
+    with rasterio.open(many, "r+") as sink:
+        for band, name in enumerate((*names, "last"), start=1):
+            sink.set_band_description(band, name)
+    with pytest.raises(GridMismatchError, match=r"has 4 bands .*; list the bands in the order"):
+        predict(many, tmp_path / "out", model=model)
+    with pytest.raises(GridMismatchError, match=r"2 bands chosen .* list as many bands with --ba"):
+        predict(many, tmp_path / "out", model=model, options=PredictOptions(bands=(1, 2)))
+    for bands in ((1, 1, 1), ("near", 1, 2)):
+        with pytest.raises(ConfigError, match=r"band 1 \(.*\) is listed twice"):
+            predict(few if bands == (1, 1, 1) else many, tmp_path / "out", model=model,
+                    options=PredictOptions(bands=bands))  # fmt: skip
     assert not (tmp_path / "out").exists()
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geoseg.errors import ConfigError, GridMismatchError, InputShapeError
+from geoseg.errors import ConfigError, GridMismatchError, InputShapeError, counted
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster.block_cache import limited_block_cache
 from geoseg.jobs.output import check_output
@@ -184,8 +184,8 @@ class Model:
             )
         if len(image) != len(self.spec.bands):
             raise InputShapeError(
-                f"the image has {len(image)} bands, but the model needs {len(self.spec.bands)} "
-                f"({', '.join(self.spec.bands)})"
+                f"the image has {counted(len(image), 'band')}, but the model needs "
+                f"{len(self.spec.bands)} ({', '.join(self.spec.bands)})"
             )
         dtypes = self.spec.scene_dtypes or (self.spec.dtype,)
         if image.dtype.name not in dtypes:

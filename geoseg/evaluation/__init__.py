@@ -113,15 +113,15 @@ def _check_compared(
         )
     if evaluation.pred.empty and len(evaluation.truth):
         logger.warning(
-            "%s: has no footprint%s, so all %d true ones count as missed; check that it covers "
-            "the same area",
+            "%s: has no footprint%s, so every true one counts as missed (%d); check that it "
+            "covers the same area",
             *(footprints, where, len(evaluation.truth)),
         )
     if evaluation.truth.empty and len(evaluation.pred):
         logger.warning(
-            "%s: has no footprint%s, so all %d of %s count as false; check that the area was "
-            "labelled",
-            *(truth, where, len(evaluation.pred), footprints),
+            "%s: has no footprint%s, so every one of %s counts as false (%d); check that the area "
+            "was labelled",
+            *(truth, where, footprints, len(evaluation.pred)),
         )
 
 

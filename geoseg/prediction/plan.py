@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from geoseg.errors import GridMismatchError
+from geoseg.errors import GridMismatchError, counted
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import SceneInfo, mark_blank_areas, read_info
+from geoseg.geo.raster.description import describe_raster
 from geoseg.geo.tiling import TileGrid
 from geoseg.networks.model_file import ModelSpec
 from geoseg.options import PredictOptions
@@ -106,11 +107,7 @@ def _match_bands(scene: str | Path, spec: ModelSpec, options: PredictOptions) ->
     unlike = len(names) != len(wanted)
     named = bands is None and not (_are_numbered(names) or _are_numbered(wanted))
     if unlike or (named and names != wanted):
-        raise GridMismatchError(
-            f"{scene}: has {len(names)} bands ({', '.join(info.bands)}), the model needs "
-            f"{len(wanted)} ({', '.join(spec.bands)}); list the bands in the order of the model "
-            "with --bands"
-        )
+        raise _unlike_bands(scene, info.bands, spec.bands, chosen=bands is not None)
     if bands is None and names != wanted:
         logger.warning(
             "%s: the bands of the scene or of the model have no names, so they are used in order "
@@ -119,6 +116,33 @@ def _match_bands(scene: str | Path, spec: ModelSpec, options: PredictOptions) ->
             ", ".join(spec.bands),
         )
     return info
+
+
+def _unlike_bands(
+    scene: str | Path, bands: tuple[str, ...], wanted: tuple[str, ...], *, chosen: bool
+) -> GridMismatchError:
+    """Return the error for a scene whose bands are not those of the model.
+
+    Args:
+        scene: The scene.
+        bands: Its bands, or those that the user has chosen.
+        wanted: Bands of the model.
+        chosen: Whether the user has chosen bands.
+    """
+    needed = f"the model needs {len(wanted)} ({', '.join(wanted)})"
+    if chosen:
+        return GridMismatchError(
+            f"{scene}: {counted(len(bands), 'band')} chosen ({', '.join(bands)}), but {needed}; "
+            "list as many bands with --bands, in the order of the model"
+        )
+    has = f"{scene}: has {counted(len(bands), 'band')} ({', '.join(bands)}), {needed}"
+    # Alpha bands, which are data in some scenes, can be chosen, too.
+    if len(describe_raster(scene)["bands"]) < len(wanted):
+        return GridMismatchError(
+            f"{has}, so the model cannot be used for it; train a model on scenes with these bands, "
+            "or use a scene with those of the model"
+        )
+    return GridMismatchError(f"{has}; list the bands in the order of the model with --bands")
 
 
 def _are_numbered(names: list[str]) -> bool:

@@ -10,7 +10,7 @@ from typing import Protocol, Self
 import numpy as np
 from rasterio.windows import Window
 
-from geoseg.errors import SceneReadError
+from geoseg.errors import SceneReadError, counted
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import SPREAD, ExclusiveClasses, ProbInfo, Scene
 from geoseg.geo.raster.quantization import dequantise
@@ -212,8 +212,8 @@ def _class_bands(info: ProbInfo, classes: ExclusiveClasses) -> dict[str, int]:
     numbers = [index for index, name in numbered if name != SPREAD]
     if len(numbers) != len(set(classes.names)):
         raise SceneReadError(
-            f"{info.path}: has {len(info.bands)} bands for {len(classes.names)} classes; pass the "
-            "prob.tif that predict wrote, with all its bands"
+            f"{info.path}: has {counted(len(info.bands), 'band')} for {len(classes.names)} "
+            "classes; pass the prob.tif that predict wrote, with all its bands"
         )
     return dict(zip(classes.names, numbers, strict=True))
 

@@ -9,7 +9,7 @@ from rasterio.windows import Window
 from scipy.ndimage import label
 
 from geoseg.data.labels.class_scheme import IGNORE, ClassScheme
-from geoseg.errors import LabelError
+from geoseg.errors import LabelError, counted
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import NearestRaster
 
@@ -45,8 +45,8 @@ class RasterLabels:
             supported = source.bands == 1 or (source.bands >= 3 and by_colour)
             if not supported or (by_colour and source.bands < 3):
                 raise LabelError(
-                    f"{self.path}: has {source.bands} bands; a mask has one band of class numbers, "
-                    "or three of colours that tile.classes.values names as '#rrggbb'"
+                    f"{self.path}: has {counted(source.bands, 'band')}; a mask has one band of "
+                    "class numbers, or three of colours that tile.classes.values names as '#rrggbb'"
                 )
 
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:

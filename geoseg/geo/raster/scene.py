@@ -383,6 +383,11 @@ def _select_bands(
         if number is None or not 1 <= number <= len(bands):
             choices = ", ".join(f"{i} ({name})" for i, name in enumerate(names, start=1))
             raise ConfigError(f"{path}: has no band {band!r}; its bands are {choices}")
+        if number in indexes:
+            raise ConfigError(
+                f"{path}: band {number} ({names[number - 1]}) is listed twice; list each band once "
+                "(geoseg train takes scenes of any number of bands)"
+            )
         indexes.append(number)
     return indexes
 
