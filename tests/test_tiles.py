@@ -348,6 +348,26 @@ def test_overlapping_scenes_share_no_pixel_between_splits(make_scene, tmp_path):
     assert all(info.tiles.values())
 
 
+def test_an_unusual_pixel_size_gets_a_note(make_scene, caplog):
+    fine = make_scene("fine", gsd=0.1)
+    (note,) = [line for line in plan_lines(fine) if line.startswith("note: ")]
+    assert note == (
+        "note: tiles keep the 0.1 m pixels of the first scene, so a tile of 32 pixels covers 3 m, "
+        "and the model will resample every scene to 0.1 m; --gsd 0.3 is usual for buildings, shows "
+        "10 m and is faster"
+    )
+    coarse = make_scene("coarse", gsd=1.5)
+    (note,) = [line for line in plan_lines(coarse) if line.startswith("note: ")]
+    assert note.endswith("covers 48 m, and the model will resample every scene to 1.5 m")
+    for made, options in ((make_scene("usual", gsd=0.5), {}), (fine, {"gsd_m": 0.1})):
+        assert not [line for line in plan_lines(made, **options) if line.startswith("note: ")]
+    assert caplog.text == ""
+
+
+def plan_lines(made, **options):
+    return plan_tiles([made.path], made.labels, TileOptions(**SMALL, **options)).describe()
+
+
 def test_tiles_left_out_for_overlapping_scenes_are_counted(make_scene, caplog):
     one = make_scene("one", height=64, width=96)
     paths = [one.path] + [

@@ -57,6 +57,11 @@ from geoseg.options import TileOptions
 
 logger = logging.getLogger(__name__)
 
+# Pixel size of most models of buildings, the default one included, and the factor by which the
+# pixels of a scene may differ from it without a note.
+USUAL_GSD_M = 0.3
+_MAX_UNUSUAL = 2.0
+
 
 @dataclass(frozen=True)
 class TilingPlan:
@@ -99,7 +104,7 @@ class TilingPlan:
         return str(np.result_type(*(scene.dtype for scene in self.scenes)))
 
     def describe(self) -> list[str]:
-        """Return lines for the user: each scene with its labels, and the number of tiles."""
+        """Return lines for the user: scenes with their labels, notes, and the number of tiles."""
         lines = [
             f"{scene.path}: {grid.height} x {grid.width} pixels of {grid.gsd_m:.3g} m, bands "
             f"{', '.join(scene.bands)}, {_describe_labels(labels)}"
@@ -107,7 +112,26 @@ class TilingPlan:
         ]
         counts = ", ".join(f"{count} {split}" for split, count in self.counts.items())
         size = f"{self.bytes / 1e6:.0f} MB at most"
-        return [*lines, f"{len(self.tiles)} tiles planned ({counts}), {size}"]
+        planned = f"{len(self.tiles)} tiles planned ({counts}), {size}"
+        return [*lines, *self._note_pixel_size(), planned]
+
+    def _note_pixel_size(self) -> list[str]:
+        """Return what an unusual pixel size means for buildings, if none was chosen."""
+        gsd_m, size = self.grids[0].gsd_m, self.options.size
+        usual = max(gsd_m, USUAL_GSD_M) / min(gsd_m, USUAL_GSD_M) <= _MAX_UNUSUAL
+        if self.options.gsd_m is not None or self.scheme.exclusive or usual:
+            return []
+        note = (
+            f"note: tiles keep the {gsd_m:.2g} m pixels of the first scene, so a tile of {size} "
+            f"pixels covers {size * gsd_m:.0f} m, and the model will resample every scene to "
+            f"{gsd_m:.2g} m"
+        )
+        if gsd_m > USUAL_GSD_M:
+            return [note]
+        return [
+            f"{note}; --gsd {USUAL_GSD_M} is usual for buildings, shows {size * USUAL_GSD_M:.0f} m "
+            "and is faster"
+        ]
 
     @property
     def bytes(self) -> int:
