@@ -293,7 +293,7 @@ def test_info_describes_everything(work):
         "scene.tif": "192 x 320",
         "footprints.geojson": "polygons",
         "tiles": "gsd_m",
-        "runs/a/model.safetensors": "thresholds.body",
+        "runs/a/model.safetensors": "validation",
     }.items():
         code, out, _ = geoseg("info", folder / path)
         assert code == 0
@@ -357,6 +357,30 @@ BAD = {
         "is finished",
     ),
     "folder": ("info {folder}/out", "is a folder without tiles, a model or a layer"),
+    "folder of rasters": (
+        "predict {folder}/out -m {model} -o {new}",
+        "out: is a folder with 2 rasters; give a file, such as {folder}/out/prob.tif",
+    ),
+    "folder for prob": (
+        "vectorize {tmp}/pan -o {new}.gpkg",
+        "1 raster; give a file, such as {tmp}",
+    ),
+    "folder of nothing": (
+        "predict {tmp}/empty.onnx -o {new}",
+        "without a raster directly in it; gi",
+    ),
+    "folder of labels": (
+        "tile {scene} --labels {folder}/out -o {new}",
+        "out: is a folder with 1 layer; give a file, such as {folder}/out/footprints.gpkg",
+    ),
+    "folder of truth": (
+        "evaluate {truth} --truth {folder}/tiles/images -o {new}",
+        "images: is a folder without a layer directly in it, only ",
+    ),
+    "folder of areas": (
+        "evaluate {truth} --truth {truth} --aoi {tmp}/empty.onnx -o {new}",
+        "empty.onnx: is a folder without a layer directly in it; give a file",
+    ),
     "overlap": ("tile {scene} --labels {truth} --overlap 200 -o {new}", "at most half"),
     "band": ("tile {scene} --labels {truth} --bands 7 -o {new}", "has no band 7"),
     "no tiles": ("train {tmp}/rgbn -o {new}", "has no tiles.json"),
@@ -425,7 +449,7 @@ def test_bad_input_ends_with_one_line_and_code_2(bad, case):
     before = sorted(tmp.rglob("*"))
     code, out, err = geoseg(*line.format(**names).split())
     assert code == 2
-    assert wanted in err
+    assert wanted.format(**names) in err
     assert err.startswith("geoseg: ")
     assert len((out + err).splitlines()) == 1, out + err
     assert sorted(tmp.rglob("*")) == before

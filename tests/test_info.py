@@ -1,6 +1,7 @@
 """`geoseg info` describes what GDAL opens, and names why geoseg cannot use it."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ from geoseg.api.info import describe_file
 from geoseg.cli import cli
 from geoseg.errors import GeosegError, SceneReadError
 from geoseg.geo.raster import read_info
+from geoseg.networks.model_file import find_model
 
 
 def run(*words):
@@ -30,6 +32,31 @@ def write(path, data, **profile):
     ) as sink:  # fmt: skip
         sink.write(data)
     return path
+
+
+def test_a_model_is_described_in_a_few_lines_with_its_scores():
+    result = CliRunner().invoke(cli, ["info", "buildings"])
+    lines = result.output.splitlines()
+    assert result.exit_code == 0
+    assert len(lines) <= 14
+    assert "input         uint8, bands red, green, blue; pixels of 0.3 m, tiles of 256" in lines[3]
+    scores = [line for line in lines if line.startswith("score ")]
+    assert len(scores) == 4
+    assert scores[0].endswith("F1 0.66, pixel IoU 0.74: the eastern 15 % of the same scene, not "
+                              "used in training, 208 buildings (--tta d4)")  # fmt: skip
+    assert scores[1].endswith(": the same area")
+    described = json.loads(CliRunner().invoke(cli, ["info", "buildings", "--json"]).output)
+    assert described["thresholds"]["min_area_m2"] == 12
+    assert len(described["scores"]) == 4
+
+
+def test_a_model_without_a_card_has_no_scores(tmp_path):
+    path = tmp_path / "land.safetensors"
+    shutil.copy(find_model(), path)
+    assert describe_file(path)["scores"] == []
+    lines = CliRunner().invoke(cli, ["info", str(path)]).output.splitlines()
+    assert not [line for line in lines if line.startswith("score")]
+    assert any(line.startswith("validation") and "pixel IoU 0.77" in line for line in lines)
 
 
 def test_a_scene_is_described_with_its_values(tmp_path):

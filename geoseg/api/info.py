@@ -54,7 +54,29 @@ def _describe_tiles(folder: Path) -> dict[str, Any]:
 
 
 def _describe_model(file: Path) -> dict[str, Any]:
-    return {"kind": "model", "path": str(file), **load_spec(file).model_dump(mode="json")}
+    return {
+        "kind": "model",
+        "path": str(file),
+        **load_spec(file).model_dump(mode="json"),
+        "scores": _read_scores(file.with_suffix(".md")),
+    }
+
+
+def _read_scores(card: Path) -> list[str]:
+    """Return the rows of the table of scores in a model card, one line each; none without it."""
+    if not card.is_file():
+        return []
+    _, _, section = card.read_text(encoding="utf-8").partition("\n## Scores\n")
+    table = [line for line in section.partition("\n## ")[0].splitlines() if line.startswith("|")]
+    cells = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in table]
+    if not cells:
+        return []
+    (_, *names, _), _, *rows = cells
+    lines = []
+    for place, *scores, options in rows:
+        listed = ", ".join(f"{name} {score}" for name, score in zip(names, scores, strict=True))
+        lines.append(f"{listed}: {place}" + (f" ({options})" if options != "none" else ""))
+    return lines
 
 
 def _describe_data(name: str) -> dict[str, Any]:

@@ -65,6 +65,39 @@ def _format_band(band: dict[str, Any]) -> str:
     return text
 
 
+def _format_model(described: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what a user of a model needs to know; `--json` prints all of it."""
+    yield "model", described["path"]
+    yield "output", f"probabilities of {_join(described['outputs'])}"
+    encoder = described["encoder"]
+    yield "network", described["arch"] + (f" with {encoder}" if encoder else "")
+    dtypes = described["scene_dtypes"] or [described["dtype"]]
+    yield (
+        "input",
+        f"{' or '.join(dtypes)}, bands {_join(described['bands'])}; "
+        f"pixels of {described['gsd_m']:.3g} m, tiles of {described['size']} pixels",
+    )
+    origin = described["provenance"]
+    if scenes := origin.get("scenes"):
+        tiles = origin.get("tiles", {})
+        counts = f"; {tiles['train']} training tiles" if "train" in tiles else ""
+        yield "trained on", _shorten(scenes) + counts
+    iou = "mean IoU of classes" if described["exclusive"] else "pixel IoU"
+    scores = {"building F1": origin.get("val_f1"), iou: origin.get("val_iou")}
+    if known := [f"{name} {score:.2f}" for name, score in scores.items() if score is not None]:
+        yield "validation", f"{', '.join(known)}, on the tiles by which the model was chosen"
+    for line in described["scores"]:
+        yield "score", line
+    if "licence" in origin:
+        yield "licence", str(origin["licence"])
+    yield "all settings", "geoseg info --json"
+
+
+def _shorten(names: list[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"
+
+
 def _format_values(described: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield described["kind"], described["path"]
     values = {key: value for key, value in described.items() if key not in ("kind", "path")}
@@ -83,4 +116,4 @@ def _join(values: Any) -> str:
     return ", ".join(f"{v:.10g}" if isinstance(v, float) else str(v) for v in values)
 
 
-_FORMATS = {"raster": _format_raster}
+_FORMATS = {"raster": _format_raster, "model": _format_model}

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
+
+from geoseg.errors import counted
+
+# Suffixes by which files are counted in a folder that was given instead of a file.
+_SUFFIXES: dict[str, tuple[str, ...]] = {
+    "raster": (".tif", ".tiff", ".vrt", ".jp2", ".png", ".jpg", ".jpeg", ".img", ".ecw"),
+    "layer": (
+        *(".gpkg", ".geojson", ".geojsonl", ".shp", ".fgb", ".parquet", ".geoparquet"),
+        ".csv",
+    ),
+}
 
 _REMOTE = ("/vsi", "http://", "https://", "s3://", "gs://")
 
@@ -20,6 +33,29 @@ def is_missing(path: str | Path) -> bool:
 def no_such_file(path: str | Path) -> str:
     """Return the error message for a missing file."""
     return f"{path}: no such file; check the path (and quotes around spaces)"
+
+
+def is_a_folder(path: str | Path, kind: Literal["raster", "layer"]) -> str:
+    """Return the error message for a folder where a file is expected.
+
+    Args:
+        path: The folder.
+        kind: What is expected; files are recognised by their suffix.
+    """
+    found = {name: _list_files(Path(path), suffixes) for name, suffixes in _SUFFIXES.items()}
+    files = found.pop(kind)
+    if not files:
+        ((other, others),) = found.items()
+        beside = f", only {counted(len(others), other)}" if others else ""
+        return f"{path}: is a folder without a {kind} directly in it{beside}; give a file"
+    # The mask is what an output folder of predict is least likely given for.
+    first = next((file for file in files if file.name != "mask.tif"), files[0])
+    return f"{path}: is a folder with {counted(len(files), kind)}; give a file, such as {first}"
+
+
+def _list_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    files = (file for file in folder.iterdir() if not file.name.startswith("."))
+    return sorted(f for f in files if f.suffix.lower() in suffixes and f.is_file())
 
 
 def absolute_path(path: str | Path) -> str:

@@ -13,7 +13,7 @@ from rasterio.io import MemoryFile
 from rasterio.shutil import copy as gdal_copy
 
 from geoseg.errors import SceneReadError, one_line
-from geoseg.geo.paths import is_missing, no_such_file
+from geoseg.geo.paths import is_a_folder, is_missing, no_such_file
 from geoseg.geo.plain_names import readable_name
 
 
@@ -30,9 +30,7 @@ def open_raster(path: str | Path) -> Any:
         if is_missing(name):
             raise SceneReadError(no_such_file(name)) from error
         if Path(name).is_dir():
-            raise SceneReadError(
-                f"{name}: is a folder; give the raster in it, such as {Path(name) / 'prob.tif'}"
-            ) from error
+            raise SceneReadError(is_a_folder(name, "raster")) from error
         if lacks_file(error):
             raise SceneReadError(
                 f"{name}: refers to a file that does not exist ({one_line(error)}); "

@@ -24,7 +24,7 @@ from shapely.geometry.base import BaseGeometry
 
 from geoseg.errors import MissingCRSError, VectorReadError, one_line
 from geoseg.geo.crs import Box, as_crs, transform_bounds
-from geoseg.geo.paths import is_missing, no_such_file
+from geoseg.geo.paths import is_a_folder, is_missing, no_such_file
 from geoseg.geo.plain_names import readable_name
 
 logger = logging.getLogger(__name__)
@@ -474,7 +474,7 @@ def _have_valid_coordinates(shapes: np.ndarray) -> np.ndarray:
 def _not_vector(path: str | Path, error: Exception) -> VectorReadError:
     file = Path(path)
     if file.is_dir():
-        return VectorReadError(f"{path}: is a folder without shapefiles; give a file")
+        return VectorReadError(is_a_folder(path, "layer"))
     indexes = (file.with_suffix(suffix) for suffix in (".shx", ".SHX"))
     if file.suffix.lower() == ".shp" and file.is_file() and not any(i.exists() for i in indexes):
         return VectorReadError(
