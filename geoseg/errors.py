@@ -28,6 +28,7 @@ A message says what is wrong, where, and what to do about it. The command line c
 `KeyboardInterrupt`; the command line exits with code 130 or 143.
 """
 
+import os
 import signal
 import textwrap
 
@@ -142,6 +143,15 @@ class TrainingInterrupted(KeyboardInterrupt):
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, in the singular or the plural: `1 band`, `3 bands`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def describe_os_error(error: OSError) -> str:
+    """Return what the system says about a file: its name as it is, then the reason."""
+    reason = error.strerror.lower() if error.strerror else " ".join(str(error).split()).rstrip(".")
+    name = None if error.filename is None else os.fsdecode(error.filename)
+    if not reason:
+        reason = type(error).__name__
+    return reason if name is None or name in reason else f"{name}: {reason}"
 
 
 def one_line(error: BaseException) -> str:

@@ -311,9 +311,7 @@ def test_files_are_reused_only_if_complete_and_of_the_same_tiles(town, tmp_path,
 
 
 def test_a_full_disk_is_refused_before_anything_is_written(town, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        geoseg.training.loading.mosaic.shutil, "disk_usage", lambda _: type("U", (), {"free": 5})
-    )
+    monkeypatch.setattr(geoseg.training.loading.mosaic, "free_space", lambda _: 5)
     with pytest.raises(DiskFullError, match=r"train\.max_memory_gb"):
         build_mosaic(town[1], tmp_path / "mosaic", memory_bytes=0)
     assert not (tmp_path / "mosaic").exists()

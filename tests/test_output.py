@@ -23,8 +23,9 @@ from geoseg.errors import (
     OutputWriteError,
     SceneReadError,
     WorkerLostError,
+    describe_os_error,
 )
-from geoseg.jobs.files import replace_file
+from geoseg.jobs.files import free_space, is_disk_full, replace_file
 from geoseg.jobs.journal import Journal, describe_job
 from geoseg.jobs.lock import lock_output
 from geoseg.jobs.manifest import (
@@ -731,3 +732,43 @@ def test_what_a_killed_process_wrote_is_read_again(tmp_path):
     book = Journal(tmp_path / "job", JOB)
     assert book.done == {"a": [1, 2.5]}
     book.close()
+
+
+# Why something could not be written
+
+
+def test_the_cause_that_the_system_names_comes_before_a_full_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(geoseg.jobs.files, "free_space", lambda _: 0)
+    assert is_disk_full(OSError(errno.ENOSPC, "no space left"), tmp_path)
+    assert is_disk_full(RuntimeError("a file of GDAL's is too short"), tmp_path)
+    for number in (errno.EROFS, errno.EACCES, errno.EIO):
+        assert not is_disk_full(OSError(number, os.strerror(number)), tmp_path)
+
+
+def test_a_disk_that_does_not_report_its_size_is_not_full(tmp_path, monkeypatch):
+    assert free_space(tmp_path) > 0
+    assert free_space(tmp_path / "absent") == pytest.approx(free_space(tmp_path), rel=0.1)
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: type(usage)(0, 0, 0))
+        assert free_space(tmp_path) is None
+        assert not is_disk_full(RuntimeError("a file of GDAL's is too short"), tmp_path)
+    if hasattr(os, "statvfs"):
+        monkeypatch.setattr(geoseg.jobs.files, "_is_read_only", lambda _: True)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: type(usage)(100, 100, 0))
+        assert not is_disk_full(RuntimeError("a file of GDAL's is too short"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted"),
+    [
+        (OSError(errno.EACCES, "Permission denied", "/Data/Town A.tif"),
+         "/Data/Town A.tif: permission denied"),
+        (OSError("/Data/Town A.tif: cannot be read"), "/Data/Town A.tif: cannot be read"),
+        (OSError(errno.EIO, "Input/output error"), "input/output error"),
+        (FileNotFoundError(errno.ENOENT, "No such file", b"/Data/B"), "/Data/B: no such file"),
+        (OSError(), "OSError"),
+    ],
+)  # fmt: skip
+def test_an_error_of_the_system_names_the_path_as_it_is(error, wanted):
+    assert describe_os_error(error) == wanted

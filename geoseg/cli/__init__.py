@@ -11,7 +11,7 @@ from typing import TextIO
 import click
 
 from geoseg.cli.environment import drop_unsuitable_data
-from geoseg.errors import GeosegError
+from geoseg.errors import GeosegError, describe_os_error
 from geoseg.version import __version__
 
 # Exit code after ctrl-C, as in shells.
@@ -96,9 +96,7 @@ def _run() -> int:
     except GeosegError as error:
         _complain(str(error))
     except OSError as error:
-        what = error.filename or "a file"
-        reason = (error.strerror or str(error)).lower()
-        _complain(f"{what}: {reason}; check the path, its permissions and the disk")
+        _complain(f"{describe_os_error(error)}; check the path, its permissions and the disk")
     else:
         return code if isinstance(code, int) else 0
     return 2

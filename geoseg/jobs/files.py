@@ -114,10 +114,34 @@ def _stale_files(path: Path) -> list[Path]:
     return []
 
 
+def free_space(folder: Path) -> int | None:
+    """Return the free bytes of the disk of a folder, or of its parent if it does not exist.
+
+    Returns:
+        None where the file system does not report its size (as /proc and some network shares), or
+        cannot be written, so that a full disk is not the cause of an error.
+    """
+    existing = folder if folder.exists() else folder.parent
+    try:
+        usage = shutil.disk_usage(existing)
+    except OSError:
+        return None
+    return usage.free if usage.total and not _is_read_only(existing) else None
+
+
+def _is_read_only(folder: Path) -> bool:
+    if not hasattr(os, "statvfs"):  # Windows
+        return False
+    return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+
+
 def is_disk_full(error: Exception, folder: Path) -> bool:
     """Whether an error was caused by a full disk, which GDAL does not report reliably."""
-    free = shutil.disk_usage(folder if folder.exists() else folder.parent).free
-    return getattr(error, "errno", None) == errno.ENOSPC or free < LEAST_FREE
+    number = getattr(error, "errno", None)
+    if number is not None:  # the system names the cause
+        return number in (errno.ENOSPC, errno.EDQUOT)
+    free = free_space(folder)
+    return free is not None and free < LEAST_FREE
 
 
 def disk_full_error(path: Path, *, resumable: bool = False) -> DiskFullError:

@@ -106,7 +106,7 @@ def is_locked(file: Path) -> bool:
 def _cannot_write(path: str | Path, error: OSError) -> GeosegError:
     if error.errno == errno.ENOSPC:
         return disk_full_error(Path(path))
-    reason = (error.strerror or str(error)).lower()
+    reason = error.strerror.lower() if error.strerror else str(error)
     return OutputWriteError(
         f"{path}: cannot be written ({reason}); check the path, its permissions and the disk"
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -16,7 +15,7 @@ from rasterio.shutil import copy as gdal_copy
 
 from geoseg.geo.grid import Grid
 from geoseg.geo.plain_names import readable_name, writable_name
-from geoseg.jobs.files import LEAST_FREE, replace_file
+from geoseg.jobs.files import LEAST_FREE, free_space, replace_file
 
 # Compression of results and of temporary files.
 _SMALL = {"compress": "deflate", "zlevel": 6}
@@ -95,7 +94,8 @@ def open_for_writing(
 
 def _check_written(path: Path) -> None:
     """Raise if the disk is full: GDAL does not report that the end of a file is missing."""
-    if shutil.disk_usage(path.parent).free < LEAST_FREE:
+    free = free_space(path.parent)
+    if free is not None and free < LEAST_FREE:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 

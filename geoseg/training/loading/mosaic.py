@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from torch.utils.data import Dataset
 
 from geoseg.data.tiles import FOOTPRINTS_NAME, TilesInfo
 from geoseg.errors import DiskFullError
-from geoseg.jobs.files import LEAST_FREE, remove_temporary_files, replace_file
+from geoseg.jobs.files import LEAST_FREE, free_space, remove_temporary_files, replace_file
 from geoseg.jobs.journal import describe_job
 from geoseg.training.dataset import Sample, TileDataset, tile_boxes
 from geoseg.training.loading.block_store import Group, Rect, Stores, read_window, write_rect
@@ -285,8 +284,8 @@ def _is_complete(folder: Path, job: str) -> bool:
 def _check_room(folder: Path, needed: int) -> None:
     """Refuse a disk that is too full: writing to a mapped file would crash the process instead."""
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed + LEAST_FREE:
+    free = free_space(existing)
+    if free is not None and free < needed + LEAST_FREE:
         raise DiskFullError(
             f"{folder}: the training mosaic needs {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB "
             "are free; free some space, or keep it in memory with a higher train.max_memory_gb"
