@@ -26,7 +26,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 torch.set_num_threads(1)
 
-REALDATA = Path(__file__).parents[2] / "shared" / "data"
+# Folder of the public imagery; `GEOSEG_TEST_DATA=FOLDER pytest` names another one.
+REALDATA = Path(os.environ.get("GEOSEG_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
 
 # A place in the middle of UTM zone 45N, where the scale is 0.9996.
 X, Y = 500_000.0, 3_000_000.0
@@ -81,7 +82,7 @@ def make_scene(tmp_path):
 def realdata():
     """Folder of the public imagery; skips where it is absent."""
     if not REALDATA.is_dir():
-        pytest.skip("the public imagery is not there (../shared/data)")
+        pytest.skip(f"the public imagery is not in {REALDATA}; set GEOSEG_TEST_DATA to its folder")
     return REALDATA
 
 

@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
@@ -11,6 +10,7 @@ import pandas as pd
 import pyogrio
 import pytest
 from affine import Affine
+from conftest import REALDATA
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
@@ -32,7 +32,7 @@ from geoseg.geo.grid import Grid
 from geoseg.geo.raster import TRAINING_AREA_TAG, write_array
 from geoseg.jobs.manifest import MANIFEST_NAME, write_manifest
 
-SPACENET = Path(__file__).parents[2] / "shared" / "fixtures" / "spacenet"
+SPACENET = REALDATA.parent / "fixtures" / "spacenet"
 
 UTM = "EPSG:32645"
 X, Y = 350_000.0, 3_050_000.0  # a point in UTM 45N

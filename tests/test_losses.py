@@ -488,7 +488,8 @@ def test_terms_that_do_not_serve_the_task_are_refused(mode, terms, message):
 
 
 def test_a_term_without_weight_need_not_serve():
-    CompositeLoss(LossOptions(bce=1, cross_entropy=0), channels=2)
+    without = CompositeLoss(LossOptions(bce=1, cross_entropy=0), channels=1)
+    assert without(LOGITS, TARGET, ALL).item() == term("bce")(LOGITS, TARGET, ALL).item() > 0
 
 
 # Weights of pixels

@@ -1,11 +1,10 @@
 """Rates, pixel counts and SpaceNet matching, compared with values computed by hand."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 import shapely
+from conftest import REALDATA
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely.geometry import Polygon, box
@@ -20,7 +19,7 @@ from geoseg.evaluation.metrics import (
     spacenet_filter,
 )
 
-SPACENET = Path(__file__).parents[2] / "shared" / "fixtures" / "spacenet"
+SPACENET = REALDATA.parent / "fixtures" / "spacenet"
 
 
 # Rates

@@ -566,7 +566,7 @@ def test_a_finished_output_that_was_removed_is_made_again(tmp_path):
     child = os.fork()
     if child == 0:
         die_around_the_move(tmp_path / "out", folder_output, "after")
-    os.waitpid(child, 0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
     shutil.rmtree(tmp_path / "out")
     with folder_output(tmp_path / "out", job=JOB) as work:
         assert not work.is_complete

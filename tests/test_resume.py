@@ -562,6 +562,7 @@ def test_the_command_goes_on_after_it_was_killed(tiles, tmp_path, monkeypatch):
         while not process.stderr.readline().startswith("epoch 2:"):
             assert process.poll() is None
         process.kill()
+    assert process.returncode == -signal.SIGKILL  # not finished before
     options = OPTIONS.model_copy(update={"epochs": 3, "lr": TrainOptions().lr})
     for name, resume in (("a", False), ("b", True)):
         train(tiles, tmp_path / name, model=MODEL, options=options, resume=resume)

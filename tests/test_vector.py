@@ -5,7 +5,6 @@ import logging
 import sqlite3
 import zipfile
 from itertools import pairwise
-from pathlib import Path
 from xml.etree import ElementTree
 
 import geopandas as gpd
@@ -15,6 +14,7 @@ import pytest
 import rasterio.crs
 import shapely
 from affine import Affine
+from conftest import REALDATA
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
@@ -48,7 +48,6 @@ from geoseg.geo.vector import (
 from geoseg.geo.vector.polygons import _ogr_where
 from geoseg.geo.vector.shapefile import ShapefileSize, short_names
 
-SHARED = Path(__file__).parents[2] / "shared"
 UTM = "EPSG:32645"
 LOCAL_WKT = (
     'PROJCRS["site",BASEGEOGCRS["WGS 84",DATUM["World Geodetic System 1984",ELLIPSOID["WGS 84",'
@@ -458,7 +457,7 @@ def test_a_crs_that_is_none_is_named():
 
 
 @pytest.mark.realdata
-@pytest.mark.skipif(not SHARED.exists(), reason="public data absent")
+@pytest.mark.skipif(not REALDATA.exists(), reason="public data absent")
 @pytest.mark.parametrize(
     ("name", "count", "repaired"),
     [
@@ -468,7 +467,7 @@ def test_a_crs_that_is_none_is_named():
     ],
 )
 def test_public_footprints_come_in_valid(name, count, repaired):
-    found = read_footprints(SHARED / "data" / name)
+    found = read_footprints(REALDATA / name)
     assert (len(found), found.attrs["repaired"]) == (count, repaired)
     assert found.is_valid.all()
 
