@@ -235,9 +235,10 @@ def _drop_options_of_other_architecture(
     if are_same(own, arch):
         return
     options = model.get("options")
+    options = options if isinstance(options, dict) else {}
     from_file = {key for key, source in names.items() if source != "--set"}
     dropped = []
-    for key in list(options) if isinstance(options, dict) else ():
+    for key in list(options):
         leaves = _leaves({"model": {"options": {key: options[key]}}})
         if from_file.issuperset(leaves) and key not in (known_options(arch) or ()):
             del options[key]

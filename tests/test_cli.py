@@ -381,6 +381,14 @@ BAD = {
         "evaluate {truth} --truth {truth} --aoi {tmp}/empty.onnx -o {new}",
         "empty.onnx: is a folder without a layer directly in it; give a file",
     ),
+    "small tiles": (
+        "tile {scene} --labels {truth} --size 10 --seed 3 -o {new}",
+        "tile.size: input should be greater than or equal to 32 (given: size 10)\n",
+    ),
+    "sum of shares": (
+        "tile {scene} --labels {truth} --fractions 0.5,0.3,0.3 -o {new}",
+        "train must be above 0 (given: fractions 0.5,0.3,0.3)",
+    ),
     "overlap": ("tile {scene} --labels {truth} --overlap 200 -o {new}", "at most half"),
     "band": ("tile {scene} --labels {truth} --bands 7 -o {new}", "has no band 7"),
     "no tiles": ("train {tmp}/rgbn -o {new}", "has no tiles.json"),

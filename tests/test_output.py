@@ -772,3 +772,14 @@ def test_a_disk_that_does_not_report_its_size_is_not_full(tmp_path, monkeypatch)
 )  # fmt: skip
 def test_an_error_of_the_system_names_the_path_as_it_is(error, wanted):
     assert describe_os_error(error) == wanted
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="this system has no /proc")
+def test_a_place_where_nothing_can_be_written_is_not_called_locked():
+    with (
+        pytest.raises(
+            OutputWriteError, match=r"/proc/Out: cannot be written \(no such file or dir"
+        ),
+        lock_output("/proc/Out"),
+    ):
+        pass

@@ -348,6 +348,17 @@ def test_overlapping_scenes_share_no_pixel_between_splits(make_scene, tmp_path):
     assert all(info.tiles.values())
 
 
+def test_unbalanced_scenes_are_to_be_named(make_scene, caplog):
+    scenes = [
+        make_scene(f"s{number}", width=32 * number, origin=(5e5 + 900 * number, 3e6)).path
+        for number in (2, 3, 9)
+    ]
+    labels = make_scene("s9", width=288, origin=(5e5 + 8100, 3e6)).labels
+    plan_tiles(scenes, labels, TileOptions(size=32, split="scenes", fractions=(0.4, 0.3, 0.3)))
+    assert "because there are too few scenes; name them with tile.val_scenes and" in caplog.text
+    assert "tile.block" not in caplog.text
+
+
 def test_an_unusual_pixel_size_gets_a_note(make_scene, caplog):
     fine = make_scene("fine", gsd=0.1)
     (note,) = [line for line in plan_lines(fine) if line.startswith("note: ")]
@@ -710,7 +721,9 @@ def test_a_scene_without_valid_pixels(make_scene, tmp_path):
 
 def test_a_scene_too_small_for_its_blocks(make_scene, tmp_path):
     made = make_scene()
-    with pytest.raises(ConfigError, match="too few for the splits; use a smaller --block"):
+    with pytest.raises(
+        ConfigError, match=r"for the splits \(1\); use smaller blocks \(--set tile\.block"
+    ):
         cut(made.path, made.labels, tmp_path / "tiles", split="blocks", size=64)
 
 

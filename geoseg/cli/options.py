@@ -89,9 +89,17 @@ def _replace(settings: Config, section: str, values: dict[str, Any]) -> Config:
         first = error.errors()[0]
         key = ".".join((section, *map(str, first["loc"])))
         message = first["msg"].removeprefix("Value error, ")
-        given = ", ".join(f"{name} {value}" for name, value in values.items())
+        message = message[0].lower() + message[1:]
+        if first["loc"]:  # one option is wrong, not several together
+            values = {name: value for name, value in values.items() if name == first["loc"][0]}
+        given = ", ".join(f"{name} {_plain(value)}" for name, value in values.items())
         raise ConfigError(f"{key}: {message} (given: {given})") from error
     return settings.model_copy(update={section: changed})
+
+
+def _plain(value: Any) -> str:
+    """Return a value as it is written on the command line."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def parse_bands(text: str | None) -> tuple[int | str, ...] | None:

@@ -75,6 +75,8 @@ def _acquire(lock: FileLock, file: Path, path: str | Path) -> bool:
         try:
             lock.acquire()
         except Timeout as error:
+            if not file.exists() and _create(file, path):  # of a job that has just ended
+                continue
             raise OutputLockedError(
                 f"{path}: another job is writing this output; wait until it has finished, or "
                 "choose another output"
@@ -88,6 +90,15 @@ def _acquire(lock: FileLock, file: Path, path: str | Path) -> bool:
         if file.exists():
             return True
         lock.release()
+
+
+def _create(file: Path, path: str | Path) -> bool:
+    """Create a lock file, since a lock does not tell why it could not be created."""
+    try:
+        file.touch()
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    return True
 
 
 def is_locked(file: Path) -> bool:

@@ -18,7 +18,7 @@ from rasterio.features import rasterize
 from rasterio.windows import Window
 
 from geoseg.data.labels.class_scheme import IGNORE, ClassScheme
-from geoseg.errors import GridMismatchError, LabelError
+from geoseg.errors import GridMismatchError, LabelError, counted
 from geoseg.geo.crs import has_location
 from geoseg.geo.grid import Grid
 from geoseg.geo.vector import check_range, list_layers, read_footprints, to_crs_near, to_crs_whole
@@ -324,8 +324,8 @@ def check_footprints(
         dropped = sum(footprints.attrs.get("dropped", 0) for footprints in layers)
         if dropped:
             raise LabelError(
-                f"{path}: has {dropped} features{filtered}, but no polygon; labels must be "
-                "polygons with finite coordinates"
+                f"{path}: has {counted(dropped, 'feature')}{filtered}, but no polygon; labels must "
+                "be polygons with finite coordinates"
             )
         raise LabelError(f"{path}: has no footprint{filtered}; check the layer and the filter")
     geometries = [to_crs_whole(footprints, filled[0].crs).geometry for footprints in filled]

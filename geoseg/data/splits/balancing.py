@@ -63,7 +63,7 @@ def _group_sizes(regions: int, fractions: Sequence[float]) -> list[int]:
     sizes[0] = regions - sum(sizes[1:])
     if sizes[0] < minimum:
         raise ConfigError(
-            f"there are only {regions} blocks or scenes, too few for the splits; use a smaller "
-            "--block or --size, more scenes, or --split stripes"
+            f"too few blocks or scenes for the splits ({regions}); use smaller blocks (--set "
+            "tile.block=PIXELS) or tiles (--size), more scenes, or --split stripes"
         )
     return sizes

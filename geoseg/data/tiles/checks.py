@@ -29,6 +29,9 @@ _MOST_UNCLASSED = 0.03
 # Scenes upsampled by more than this factor show clearly less detail than the others.
 _MAX_UPSAMPLING = 2.0
 
+# Sizes of so many scenes are listed.
+_MOST_LISTED = 3
+
 # A split's fraction of the tiles may differ from the requested one by this much.
 _MAX_IMBALANCE = 0.1
 
@@ -131,14 +134,16 @@ def check_splits(
         )
     if missing or largest < options.size / 2:
         scenes = infos[0].path if len(infos) == 1 else f"{infos[0].path} and {len(infos) - 1} more"
-        sides = ", ".join(f"{grid.height} x {grid.width}" for grid in grids)
+        sides = ", ".join(f"{grid.height} x {grid.width}" for grid in grids[:_MOST_LISTED])
+        if len(grids) > _MOST_LISTED:
+            sides += ", ..."
         reason = "the scene is smaller than a tile"
         if largest >= options.size / 2:
             reason = f"no tile is left for split {missing[0]}"
         raise EmptyDatasetError(
             f"{scenes}: {reason}, {sides} pixels at {grids[0].gsd_m:.3g} m for tiles of "
             f"{options.size}; check --gsd (metres per pixel), or choose a smaller --size or --gap, "
-            "or other --fractions"
+            f"or {'larger areas' if options.split == 'areas' else 'other --fractions'}"
         )
 
 
@@ -190,16 +195,19 @@ def warn_unbalanced_splits(splits: pd.Series, options: TileOptions) -> None:
     """Warn if there are too few blocks or scenes to match the requested fractions."""
     if options.split not in ("blocks", "scenes") or options.is_drawn:
         return
+    remedy = "choose a smaller --set tile.block, or --split stripes"
+    if options.split == "scenes":
+        remedy = "name them with tile.val_scenes and tile.test_scenes, or choose --split blocks"
     for split, fraction in zip(SPLITS, options.fractions, strict=True):
         actual = float((splits == split).mean())
         if abs(actual - fraction) > _MAX_IMBALANCE:
             logger.warning(
-                "%s gets %.0f %% of the tiles instead of %.0f %%, because there are too few %s; "
-                "choose a smaller --set tile.block, or --split stripes",
+                "%s gets %.0f %% of the tiles instead of %.0f %%, because there are too few %s; %s",
                 split,
                 100 * actual,
                 100 * fraction,
                 options.split,
+                remedy,
             )
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import nn
 
-from geoseg.networks.architectures import SMP_PAPERS, SMP_PREFIX
+from geoseg.networks.architectures import SMP_PAPERS
+from geoseg.options.architecture_options import SMP_PREFIX
 
 # Name → "module:class", and the arguments that are fixed by the name.
 BUILDERS: dict[str, tuple[str, dict[str, Any]]] = {
