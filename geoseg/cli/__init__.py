@@ -132,5 +132,8 @@ def _suggest(error: click.ClickException, ctx: click.Context) -> str:
     if isinstance(error, click.NoSuchOption):
         return suggest_option(str(ctx.info_name), ctx.command, error.option_name, words)
     verb = str(ctx.info_name)
-    hints = (suggest_for_word(verb, word) for word in words if word in error.format_message())
+    message = error.format_message()
+    hints = [suggest_for_word(verb, word) for word in words if word in message]
+    if verb == "predict" and "extra argument" in message:
+        hints.append("give one scene; join several by gdalbuildvrt, or repeat the command")
     return next(filter(None, hints), "")
