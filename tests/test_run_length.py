@@ -28,11 +28,11 @@ def test_a_run_whose_score_was_rising_says_so():
     rising = rows(0.1, 0.2, 0.25, 0.3, None, 0.4)
     found = describe_short_run(rising, TrainOptions(max_minutes=5), minutes=5.2)
     assert found == (
-        "this run was too short: the validation score was still rising, from 0.30 to 0.40; "
+        "the validation score was still rising, from 0.30 to 0.40, so a longer run may be better; "
         "continue it with --resume --set train.max_minutes=11"
     )
     both = describe_short_run(rows(0.1, 0.2, 0.3, steps=9), TrainOptions(patience=2), minutes=5)
-    assert "27 steps are few, some hundred are usual and the validation score was still" in both
+    assert "27 steps are few, some hundred are usual, and the validation score was still" in both
     assert both.endswith(" --set train.patience=45")
 
 
