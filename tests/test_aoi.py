@@ -11,6 +11,7 @@ from affine import Affine
 from pyproj import Transformer
 from rasterio.crs import CRS
 from rasterio.windows import Window
+from shapely.affinity import rotate
 from shapely.geometry import MultiPolygon, Polygon, box
 from small_models import PIXELWISE
 
@@ -129,6 +130,18 @@ def test_small_polygons_get_no_vertices():
     assert placed.geometry.geom_equals_exact(layer.to_crs(32645).geometry, 0).all()
     assert placed.id.tolist() == [1, 2]
     assert to_crs_densified(layer, 4326) is layer
+
+
+@pytest.mark.parametrize("turn", [0, 17, 45, 290])
+def test_neighbours_get_the_same_vertices_on_their_wall(turn):
+    areas = [box(-0.7, -0.3, 0.1, 0.6), box(0.1, -0.3, 0.8, 0.6)]  # digits of 0.1 and 0.6 differ
+    areas = [rotate(area, turn, origin=(0.1, 0.2)) for area in areas]
+    layer = gpd.GeoDataFrame(geometry=areas, crs=4326)
+    one, other = to_crs_densified(layer, 32631).geometry
+    both = set(one.exterior.coords) & set(other.exterior.coords)
+    assert len(both) > 6
+    assert one.intersection(other).area == 0
+    assert shapely.coverage_is_valid([one, other])
 
 
 def test_holes_and_parts_are_kept():

@@ -20,6 +20,7 @@ from geoseg.options import Thresholds
 from geoseg.vectorization.layer import vectorize_arrays
 from geoseg.vectorization.outlines import shaping
 from geoseg.vectorization.outlines.right_angles import _is_rectilinear
+from geoseg.vectorization.outlines.shared_corners import share_corners
 from geoseg.vectorization.outlines.simplification import simplify_within
 from geoseg.vectorization.outlines.zones import extend_zone, stay_within
 
@@ -279,3 +280,64 @@ def test_an_outline_that_would_leave_its_zone_does_not_spoil_its_neighbours():
     assert counts[0] < shapely.get_num_coordinates(traced[0])
     assert shapely.equals_exact(outlines[1:], free[1:], 1e-9).all()
     assert shapely.coverage_is_valid(outlines)
+
+
+def bent(geometries):
+    """Geometries in other coordinates, where straight lines become curves."""
+    return shapely.transform(geometries, lambda xy: xy + 1e-3 * np.sin(xy[:, ::-1] / 7))
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_a_corner_on_a_neighbours_wall_becomes_a_corner_of_both(turn):
+    court = Polygon(box(0, 0, 48, 36).exterior, [box(12, 9, 36, 27).exterior])
+    inside, beside = box(16, 9, 22, 20), [box(48, 7, 60, 13), box(48, 13, 60, 31)]
+    houses = [affinity.rotate(one, turn, origin=(0, 0)) for one in (court, inside, *beside)]
+    apart = affinity.rotate(box(50, 40, 60, 44), turn, origin=(0, 0))
+    houses = np.array([*houses, apart], dtype=object)
+    shared = share_corners(houses)
+    more = shapely.get_num_coordinates(shared) - shapely.get_num_coordinates(houses)
+    assert more.tolist() == [5, 0, 0, 0, 0]
+    assert shapely.area(shared) == pytest.approx(shapely.area(houses), rel=1e-9)
+    assert shapely.coverage_is_valid(bent(shared))
+    assert corners_beside_walls(shared) == set()
+    assert len(corners_beside_walls(houses)) == 5
+
+
+def crooked_rows(rng):
+    """Columns of houses of different sizes that touch, and the walls between them."""
+    houses = []
+    across = np.cumsum(rng.integers(10, 22, 12))
+    for left, right in zip(across[:-1], across[1:], strict=True):
+        along = np.cumsum(rng.integers(8, 22, 12))
+        for low, high in zip(along[:-1], along[1:], strict=True):
+            houses += [box(left, low, right, high)] * (rng.random() < 0.85)
+    houses = [affinity.rotate(house, 9, origin=(WIDTH / 2, HEIGHT / 2)) for house in houses]
+    houses = [house for house in houses if box(3, 3, WIDTH - 3, HEIGHT - 3).contains(house)]
+    walls = shapely.union_all([house.exterior.buffer(0.9) for house in houses])
+    return soft(shapely.union_all(houses)), soft(walls, sigma=0.8)
+
+
+def corners_beside_walls(houses):
+    """Corners that are on the wall of another house, but are no corner of it."""
+    one, other = shapely.STRtree(houses).query(houses, predicate="dwithin", distance=1e-6)
+    apart = one != other
+    found = set()
+    for mine, its in zip(houses[one[apart]], houses[other[apart]], strict=True):
+        corners = np.unique(shapely.get_coordinates(mine), axis=0)
+        near = shapely.distance(shapely.points(corners), its.boundary) < 1e-6
+        found |= set(map(tuple, corners[near])) - set(map(tuple, shapely.get_coordinates(its)))
+    return found
+
+
+def test_neighbours_share_all_corners_on_their_walls():
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        found = footprints(*crooked_rows(rng))
+        assert len(found) > 30
+        assert "partly" in set(found["reg_status"])
+        houses = found.geometry.to_numpy()
+        assert corners_beside_walls(houses) == set()
+        for crs in (32646, 4326, 3857):
+            moved = found.to_crs(crs).geometry.to_numpy()
+            one, other = shapely.STRtree(houses).query(houses, predicate="touches")
+            assert shapely.area(shapely.intersection(moved[one], moved[other])).max() == 0

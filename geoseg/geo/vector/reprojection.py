@@ -113,9 +113,9 @@ class _RingEdges:
         """Reprojected vertices (n, 2) of a ring, as many as its course needs."""
         points = shapely.get_coordinates(ring)
         for _ in range(_MOST_SPLITS):
-            between = points[:-1, None] + np.diff(points, axis=0)[:, None] * _QUARTERS
-            ends = self._unroll(self._transform(points))
-            straight = ends[:-1, None] + np.diff(ends, axis=0)[:, None] * _QUARTERS
+            backward = _run_backward(points)
+            between = _at_quarters(points, backward)
+            straight = _at_quarters(self._unroll(self._transform(points)), backward)
             moved = self._transform(between.reshape(-1, 2)).reshape(between.shape)
             offsets = moved - straight
             if self._period:
@@ -142,3 +142,25 @@ class _RingEdges:
         unrolled = self._period.unroll(ring)
         closed = abs(unrolled[-1, 0] - unrolled[0, 0]) < self._period.size / 2
         return unrolled if closed else ring
+
+
+def _run_backward(points: np.ndarray) -> np.ndarray:
+    """Return which edges (n - 1,) of a ring run to the left, or straight down."""
+    (x, y), (next_x, next_y) = points[:-1].T, points[1:].T
+    backward: np.ndarray = (next_x < x) | (next_x == x) & (next_y < y)
+    return backward
+
+
+def _at_quarters(points: np.ndarray, backward: np.ndarray) -> np.ndarray:
+    """Return the points (n - 1, 3, 2) that divide the edges of a ring.
+
+    Neighbours run along their common edge in opposite directions. Both must get the same points to
+    the last digit, so edges that run backward are divided from their other end.
+    """
+    swapped = backward[:, None]
+    begins = np.where(swapped, points[1:], points[:-1])
+    ends = np.where(swapped, points[:-1], points[1:])
+    divided = begins[:, None] + (ends - begins)[:, None] * _QUARTERS
+    divided[backward] = divided[backward, ::-1]
+    quarters: np.ndarray = divided
+    return quarters

@@ -10,6 +10,7 @@ from shapely.geometry.base import BaseGeometry
 
 from geoseg.options import Thresholds
 from geoseg.vectorization.outlines.right_angles import KEPT, RAW, RegularOutlines, regularize
+from geoseg.vectorization.outlines.shared_corners import share_corners
 from geoseg.vectorization.outlines.simplification import simplify_within
 from geoseg.vectorization.outlines.zones import extend_zone
 
@@ -118,14 +119,18 @@ def _regularize_in_metres(
         )
         return placed
 
-    zone_m = to_metres(np.array([zone], dtype=object))[0]
-    regular = regularize(to_metres(outlines), to_metres(traced), zone_m, max_shift_m)
-    changed, back = regular.status != KEPT, np.linalg.inv(steps_m)
-    polygons = outlines.copy()
-    polygons[changed] = shapely.transform(
-        regular.polygons[changed], lambda xy: _combine_steps(xy, back) + origin
+    zone_m, metres = to_metres(np.array([zone], dtype=object))[0], to_metres(outlines)
+    regular = regularize(metres, to_metres(traced), zone_m, max_shift_m)
+    # Corners that did not move stay as they were, to the last digit, since outlines that are not
+    # right-angled share them.
+    corners, which = np.unique(
+        shapely.get_coordinates([*metres, *regular.polygons]), axis=0, return_inverse=True
     )
-    return RegularOutlines(polygons, regular.status)
+    before, which = shapely.get_coordinates(outlines), which.ravel()
+    pixels = _combine_steps(corners, np.linalg.inv(steps_m)) + origin
+    pixels[which[: len(before)]] = before
+    polygons = shapely.set_coordinates(regular.polygons.copy(), pixels[which[len(before) :]])
+    return RegularOutlines(share_corners(polygons), regular.status)
 
 
 def _combine_steps(points: np.ndarray, steps: np.ndarray) -> np.ndarray:

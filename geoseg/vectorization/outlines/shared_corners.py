@@ -1,0 +1,65 @@
+"""Corners on the wall of a neighbour, made corners of both outlines.
+
+A corner inside the wall of another outline is on it only up to rounding errors, and in another CRS,
+where the wall has another course, it is beside it. A corner of both is shared in every CRS.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import shapely
+
+# Largest distance between a corner and the wall that it is on, in pixels.
+_ON_WALL = 1e-5
+
+
+def share_corners(polygons: np.ndarray) -> np.ndarray:
+    """Insert the corners of each outline that are on a wall of another one into that wall.
+
+    Args:
+        polygons: Valid polygons (n,) in pixels.
+
+    Returns:
+        Polygons (n,); one that would become invalid is returned unchanged.
+    """
+    rings, owners = shapely.get_rings(polygons, return_index=True)
+    points, ring = shapely.get_coordinates(rings, return_index=True)
+    walls, corners = _corners_on_walls(points, ring, owners[ring])
+    shared = polygons.copy()
+    for changed in np.unique(owners[ring[walls]]):
+        paths = []
+        for number in np.flatnonzero(owners == changed):
+            own, begin = ring[walls] == number, np.searchsorted(ring, number)
+            path = points[ring == number]
+            paths.append(np.insert(path, walls[own] + 1 - begin, corners[own], axis=0))
+        polygon = shapely.Polygon(paths[0], paths[1:])
+        shared[changed] = polygon if polygon.is_valid else polygons[changed]
+    return shared
+
+
+def _corners_on_walls(
+    points: np.ndarray, ring: np.ndarray, owner: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the corners inside walls of other outlines.
+
+    Args:
+        points: Vertices of closed rings (m, 2).
+        ring: Ring of each vertex (m,), ascending.
+        owner: Polygon of each vertex (m,).
+
+    Returns:
+        Index of the vertex at which the wall of each corner begins, and the corners, in the order
+        in which they are passed along the rings.
+    """
+    corners, indices = np.unique(points, axis=0, return_inverse=True)
+    begins = np.flatnonzero(ring[:-1] == ring[1:])
+    ends = np.stack([points[begins], points[begins + 1]], axis=1)
+    corner, wall = shapely.STRtree(shapely.linestrings(ends)).query(
+        shapely.points(corners), predicate="dwithin", distance=_ON_WALL
+    )
+    begin = begins[wall]
+    known = owner * len(corners) + indices.ravel()
+    others = ~np.isin(owner[begin] * len(corners) + corner, known)
+    begin, found = begin[others], corners[corner[others]]
+    order = np.lexsort([np.hypot(*(found - points[begin]).T), begin])
+    return begin[order], found[order]
