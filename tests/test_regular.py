@@ -1,5 +1,7 @@
 """Outlines with right angles: of shapes that are known, with walls that stay shared."""
 
+import itertools
+
 import geopandas as gpd
 import numpy as np
 import pytest
@@ -307,9 +309,9 @@ def crooked_rows(rng):
     """Columns of houses of different sizes that touch, and the walls between them."""
     houses = []
     across = np.cumsum(rng.integers(10, 22, 12))
-    for left, right in zip(across[:-1], across[1:], strict=True):
+    for left, right in itertools.pairwise(across):
         along = np.cumsum(rng.integers(8, 22, 12))
-        for low, high in zip(along[:-1], along[1:], strict=True):
+        for low, high in itertools.pairwise(along):
             houses += [box(left, low, right, high)] * (rng.random() < 0.85)
     houses = [affinity.rotate(house, 9, origin=(WIDTH / 2, HEIGHT / 2)) for house in houses]
     houses = [house for house in houses if box(3, 3, WIDTH - 3, HEIGHT - 3).contains(house)]
