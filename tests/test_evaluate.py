@@ -3,6 +3,10 @@
 import csv
 import json
 import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from xml.etree import ElementTree
 
 import geopandas as gpd
 import numpy as np
@@ -194,16 +198,58 @@ def test_report_layers_contain_each_building_once(files, tmp_path):
     matched = layers["TP"]
     assert matched["confidence"].tolist() == [0.9, 0.7]
     assert matched["iou"].tolist() == pytest.approx([0.8, 5 / 6])
-    assert matched["truth_id"].tolist() == [0, 2]
+    assert matched["id"].tolist() == [1, 3]  # a GeoPackage numbers its features from 1
+    assert matched["truth_id"].tolist() == [1, 3]
+    assert layers["FP"]["id"].tolist() == [2, 4]
     assert layers["FP"]["iou"].tolist() == pytest.approx([1 / 3, 0])
-    assert layers["FN"]["truth_id"].tolist() == [1, 3]
+    assert layers["FN"]["truth_id"].tolist() == [2, 4]
     assert layers["FN"].area.tolist() == pytest.approx([100, 100])
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".shp", ".fgb", ".geojson", ".parquet"])
+def test_the_report_names_footprints_as_their_files_do(tmp_path, suffix):
+    pred = layer(PRED, id=[70, 80, 90, 100], confidence=0.9)
+    truth = layer(TRUTH, id=[5, 5, 6, 7], OSM_ID=["w1", "w2", "w3", "w4"], label=[2, 2, 1, 1])
+    bare = layer(TRUTH, label=[2, 2, 1, 1])
+    files = [tmp_path / f"{name}{suffix}" for name in ("pred", "truth", "bare")]
+    for frame, file in zip((pred, truth, bare), files, strict=True):
+        in_order = {"SPATIAL_INDEX": "NO"} if suffix == ".fgb" else {}
+        frame.to_parquet(file) if suffix == ".parquet" else frame.to_file(file, **in_order)
+
+    def ids(path, **options):
+        evaluate(files[0], path, tmp_path / path.stem, **options)
+        report = tmp_path / path.stem / "report.gpkg"
+        layers = {name: gpd.read_file(report, layer=name) for name in ("TP", "FP", "FN")}
+        assert layers["TP"]["id"].tolist() == [70, 90][-len(layers["TP"]) :]
+        return layers["TP"]["truth_id"].tolist(), layers["FN"]["truth_id"].tolist()
+
+    assert ids(files[1]) == (["w1", "w3"], ["w2", "w4"])  # `id` is not unique there
+    first = 1 if suffix == ".gpkg" else 0
+    assert ids(files[2], where="label = 1") == ([first + 2], [first + 3])
+
+
+def test_the_report_is_a_geopackage_that_old_programs_read(files, tmp_path):
+    evaluate(*files, tmp_path / "report")
+    path = tmp_path / "report" / "report.gpkg"
+    with closing(sqlite3.connect(path)) as database:
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        styles = dict(database.execute("SELECT f_table_name, styleQML FROM layer_styles"))
+        columns = database.execute("SELECT table_name, column_name, name FROM gpkg_data_columns")
+        named = {row[:2]: row[2] for row in columns}
+    assert version == 10200
+    rules = {name: ElementTree.fromstring(qml).find(".//rule") for name, qml in styles.items()}
+    assert {name: rule.get("label") for name, rule in rules.items()} == {
+        "TP": "true positive: found", "FP": "false positive: not in the truth",
+        "FN": "false negative: missed",
+    }  # fmt: skip
+    assert named["TP", "truth_id"] == "True footprint"
+    assert named["FN", "iou"] == "IoU"
 
 
 def test_all_three_layers_exist_even_when_empty(files, tmp_path):
     evaluate(files[1], files[1], tmp_path / "report")
     path = tmp_path / "report" / "report.gpkg"
-    assert sorted(pyogrio.list_layers(path)[:, 0]) == ["FN", "FP", "TP"]
+    assert sorted(pyogrio.list_layers(path)[:, 0]) == ["FN", "FP", "TP", "layer_styles"]
     assert len(gpd.read_file(path, layer="FN")) == 0
     assert gpd.read_file(path, layer="FP").crs == UTM
 

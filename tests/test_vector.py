@@ -5,11 +5,13 @@ import logging
 import sqlite3
 import zipfile
 from itertools import pairwise
+from pathlib import Path
 from xml.etree import ElementTree
 
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import pyogrio
 import pytest
 import rasterio.crs
 import shapely
@@ -482,6 +484,30 @@ def test_geojson_line_by_line_is_a_feature_in_each(tmp_path):
     assert np.abs(ring).max() < 180
 
 
+def test_numbers_of_a_shapefile_are_short(tmp_path):
+    path = tmp_path / "out.shp"
+    frame = houses(4).assign(
+        area_m2=[21.939999999, 5.1e14, np.nan, np.inf], big=[1, -2, 3, 123_456_789_012]
+    )
+    write_footprints(path, [frame], crs=UTM)
+    head = path.with_suffix(".dbf").read_bytes()
+    fields = [head[begin : begin + 32] for begin in range(32, 32 * 7, 32)]
+    found = {one[:11].split(b"\0")[0].decode(): (chr(one[11]), one[16], one[17]) for one in fields}
+    assert found == {
+        "id": ("N", 9, 0), "area_m2": ("N", 20, 3), "perim_m": ("N", 20, 3),
+        "confidence": ("N", 20, 3), "name": ("C", 16, 0), "big": ("N", 12, 0),
+    }  # fmt: skip
+    assert b"              21.940" in head
+    info = pyogrio.read_info(path)
+    kinds = dict(zip(info["fields"], info["dtypes"], strict=True))
+    assert (kinds["id"], kinds["area_m2"], kinds["big"]) == ("int32", "float64", "int64")
+    read = read_footprints(path)
+    assert read["area_m2"].tolist()[:2] == [21.94, 5.1e14]
+    assert read["area_m2"].isna().tolist() == [False, False, True, True]
+    assert read["confidence"].tolist() == [0.75] * 4
+    assert read["big"].tolist() == [1, -2, 3, 123_456_789_012]
+
+
 def test_a_shapefile_that_would_be_too_large_is_refused(tmp_path, monkeypatch):
     columns = ["id", "confidence", "name", "geometry"]
     layers = [[houses(3)[columns], houses(count)[columns]] for count in (2, 3)]
@@ -554,11 +580,12 @@ def test_a_geopackage_has_points_to_review(tmp_path):
     assert [row[:3] for row in rows] == [("footprints", "geom", 1), ("review", "geom", 1)]
     assert kinds == {"footprints": "features", "review": "features", "layer_styles": "attributes"}
     renderers = [ElementTree.fromstring(row[3]).find("renderer-v2") for row in rows]
-    assert [one.get("type") for one in renderers] == ["graduatedSymbol", "singleSymbol"]
+    assert [one.get("type") for one in renderers] == ["graduatedSymbol", "RuleRenderer"]
+    # QGIS takes the first range that contains a value: 0.7 needs no review.
     ranges = [(float(r.get("lower")), float(r.get("upper"))) for r in renderers[0].find("ranges")]
-    assert ranges[0][0] == 0
-    assert ranges[-1][1] == 1
-    assert all(one[1] == following[0] for one, following in pairwise(ranges))
+    assert ranges == [(0.85, 1), (0.7, 0.85), (0, 0.7)]
+    labels = [r.get("label") for r in renderers[0].find("ranges")]
+    assert labels == ["confidence from 0.85", "confidence 0.70 to 0.85", "confidence below 0.70"]
     write_footprints(tmp_path / "none.gpkg", [], crs=UTM)
     assert len(gpd.read_file(tmp_path / "none.gpkg", layer="review")) == 0
 

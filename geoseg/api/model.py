@@ -32,6 +32,7 @@ class Probabilities:
         thresholds: Thresholds of the footprints; the defaults when None.
         exclusive: Whether each pixel belongs to exactly one of the classes.
         background: Class of the area between the others, of which no polygons are made.
+        colours: Colour (#rrggbb) of each exclusive class; from a palette when empty.
     """
 
     data: np.ndarray
@@ -41,6 +42,7 @@ class Probabilities:
     thresholds: Thresholds | None = None
     exclusive: bool = False
     background: str | None = None
+    colours: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shape = (len(self.bands), self.grid.height, self.grid.width)
@@ -95,7 +97,7 @@ class Probabilities:
             return read_layer(vectorize(prob, layer, options=options).path)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write the probabilities as a GeoTIFF that `geoseg.vectorize` reads.
+        """Write the probabilities as a GeoTIFF that `geoseg.vectorize` reads, with a QGIS style.
 
         Args:
             path: The file.
@@ -104,16 +106,24 @@ class Probabilities:
         Raises:
             OutputExistsError: If it exists and may not be replaced.
         """
-        from geoseg.geo.raster import write_array
+        from geoseg.geo.raster import ExclusiveClasses, write_array
         from geoseg.geo.raster.prob import make_prob_tags
+        from geoseg.geo.styles import prob_style, write_raster_style
 
-        classes = (self.bands, self.background) if self.exclusive else None
+        classes = None
+        if self.exclusive:
+            classes = ExclusiveClasses(self.bands, self.background, self.colours)
         tags = make_prob_tags(self.thresholds or Thresholds(), classes)
         data = self.data
         if data.dtype not in (np.dtype(np.uint8), np.dtype(np.float32)):
             data = data.astype(np.float32)
         check_output(path, overwrite=overwrite, is_file=True)
-        write_array(path, self.grid, data, valid=self.valid, descriptions=self.bands, tags=tags)
+        scale = 1 / 255 if data.dtype == np.uint8 else 1.0
+        write_array(
+            path, self.grid, data, valid=self.valid, descriptions=self.bands, tags=tags,
+            scales=(scale,) * len(data),
+        )  # fmt: skip
+        write_raster_style(Path(path), prob_style())
 
 
 class Model:
@@ -199,7 +209,7 @@ class Model:
             )
         return Probabilities(
             data, on_grid, self.spec.outputs, seen, self.spec.thresholds,
-            self.spec.exclusive, self.spec.background,
+            self.spec.exclusive, self.spec.background, self.spec.colours,
         )  # fmt: skip
 
     def _load(self, options: PredictOptions | None) -> Any:

@@ -70,7 +70,8 @@ def read_layers(
         Footprints, truth and area of interest in the CRS of the comparison, and the CRS of the
         truth.
     """
-    pred, true = read_footprints(footprints), read_footprints(truth, where=where)
+    pred = read_footprints(footprints, numbered=True)
+    true = read_footprints(truth, where=where, numbered=True)
     for layer, path in ((pred, footprints), (true, truth)):
         check_range(layer, path)
     crs = true.crs

@@ -10,16 +10,28 @@ from typing import Any
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 from pyproj import CRS
 
 from geoseg.errors import ConfigError
 from geoseg.evaluation.matching import Evaluation, geometry_array, layer_confidence
 from geoseg.evaluation.metrics import AreaCounts, Score
-from geoseg.geo.vector import to_crs_whole, write_layers
+from geoseg.geo.styles import FOUND_COLOUR, MISSED_COLOUR, WRONG_COLOUR, outline_style
+from geoseg.geo.vector import column_aliases, to_crs_whole, write_layers
 from geoseg.jobs.output import check_output, folder_output
 
 REPORT_NAME = "report.json"
 LAYERS_NAME = "report.gpkg"
+
+# Columns that identify a footprint in its file, in the order in which they are looked for.
+_ID_COLUMNS = ("id", "osm_id", "building_id", "buildingid", "gid", "objectid", "fid", "uuid")
+
+# Text in the legend of QGIS and colour of each layer.
+_LEGEND = {
+    "TP": ("true positive: found", FOUND_COLOUR),
+    "FP": ("false positive: not in the truth", WRONG_COLOUR),
+    "FN": ("false negative: missed", MISSED_COLOUR),
+}
 
 
 @dataclass(frozen=True)
@@ -127,11 +139,15 @@ def score_fields(score: Score, area: AreaCounts, iou_sum: float) -> dict[str, An
 
 
 def build_report_layers(evaluation: Evaluation, crs: CRS) -> dict[str, gpd.GeoDataFrame]:
-    """Build the layers TP, FP and FN; `truth_id` is the row of a true footprint in its file."""
+    """Build the layers TP, FP and FN.
+
+    `id` and `truth_id` identify a footprint and a true one in their files, see `_identify`.
+    """
     pred, truth, matches = evaluation.pred, evaluation.truth, evaluation.matches
     confidence = layer_confidence(pred)
     proposals = gpd.GeoDataFrame(
         {
+            "id": _identify(pred),
             "confidence": np.full(len(pred), np.nan) if confidence is None else confidence,
             "iou": matches.proposal_iou,
         },
@@ -139,7 +155,7 @@ def build_report_layers(evaluation: Evaluation, crs: CRS) -> dict[str, gpd.GeoDa
         crs=pred.crs,
     )
     truths = gpd.GeoDataFrame(
-        {"truth_id": truth.index.to_numpy(dtype=np.int64), "iou": matches.truth_iou},
+        {"truth_id": _identify(truth), "iou": matches.truth_iou},
         geometry=geometry_array(truth),
         crs=truth.crs,
     )
@@ -147,9 +163,25 @@ def build_report_layers(evaluation: Evaluation, crs: CRS) -> dict[str, gpd.GeoDa
     matched = matches.proposal_match >= 0
     true_positives = proposals[matched]
     true_positives.insert(
-        2, "truth_id", truths["truth_id"].to_numpy()[matches.proposal_match[matched]]
+        3, "truth_id", truths["truth_id"].to_numpy()[matches.proposal_match[matched]]
     )
     return {"TP": true_positives, "FP": proposals[~matched], "FN": truths[matches.truth_match < 0]}
+
+
+def _identify(layer: gpd.GeoDataFrame) -> np.ndarray:
+    """Return what identifies each feature of a layer in its file.
+
+    This is the first column of `_ID_COLUMNS`, in any case of letters, that has a different value
+    for each feature; without one, the number of the feature in the file, which is the index.
+    """
+    names = {str(column).lower(): column for column in layer.columns}
+    for name in _ID_COLUMNS:
+        if name in names and layer[names[name]].notna().all() and layer[names[name]].is_unique:
+            values = layer[names[name]]
+            if pd.api.types.is_numeric_dtype(values) and (values % 1 == 0).all():
+                return values.to_numpy(dtype=np.int64)
+            return values.astype(str).to_numpy(dtype=object)
+    return layer.index.to_numpy(dtype=np.int64)
 
 
 def write_report(
@@ -171,9 +203,16 @@ def write_report(
     """
     with folder_output(folder, overwrite=overwrite, inputs=inputs) as work:
         if layers:
-            write_layers(work.result / LAYERS_NAME, layers)
+            write_layers(work.result / LAYERS_NAME, layers, _make_styles(layers))
         text = json.dumps(report, indent=2) + "\n"
         (work.result / REPORT_NAME).write_text(text, encoding="utf-8")
+
+
+def _make_styles(layers: Mapping[str, gpd.GeoDataFrame]) -> dict[str, str]:
+    return {
+        name: outline_style(column_aliases(layer.columns), *_LEGEND[name])
+        for name, layer in layers.items()
+    }
 
 
 def check_report_folder(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import errno
+import logging
 import os
 import re
 import secrets
@@ -16,6 +17,8 @@ from pathlib import Path
 
 from geoseg.errors import DiskFullError, OutputWriteError
 
+logger = logging.getLogger(__name__)
+
 # GDAL does not always report that its last bytes did not fit on the disk, so a disk with less free
 # space than this counts as full. Bytes.
 LEAST_FREE = 1_000_000
@@ -27,6 +30,10 @@ _STALE_GEOPACKAGE = ("-wal", "-shm", "-journal")
 
 # Names of `replace_file`, and of the files that GDAL makes beside one while it writes a COG.
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.partial(\..+)?")
+
+# Styles that QGIS loads with a raster. QGIS drops the mark when a user saves a style.
+_STYLE_SUFFIX = ".qml"
+STYLE_MARK = "written by geoseg"
 
 
 @cache
@@ -82,13 +89,23 @@ def move_files(folder: Path, path: Path) -> None:
 
     One file replaces another atomically. Several files (a Shapefile) cannot be replaced in one
     step: the main file of the old layer is removed first, and the main file of the new layer comes
-    last. After an interruption there may be no layer, but never a mixture of two.
+    last. After an interruption there may be no layer, but never a mixture of two. A style beside a
+    raster is not part of it: it comes first, and a style of somebody else is kept.
 
     Args:
         folder: Holds only the files of the layer, among them one named like `path`.
         path: Final name of the main file.
     """
     files = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
+    styles = [file for file in files if file.suffix == _STYLE_SUFFIX]
+    files = [file for file in files if file not in styles]
+    for file in styles:
+        target = path.with_name(file.name)
+        if not target.exists() or is_own_style(target):
+            os.replace(file, target)
+        else:
+            logger.warning("%s: is a style that geoseg did not write, and is kept", target)
+            file.unlink()
     stale = [file for file in _stale_files(path) if file.exists()]
     if stale or len(files) > 1:
         path.unlink(missing_ok=True)
@@ -96,6 +113,20 @@ def move_files(folder: Path, path: Path) -> None:
         file.unlink()
     for file in files:
         os.replace(file, path.with_name(file.name))
+
+
+def is_own_style(path: Path) -> bool:
+    """Whether a file is a QGIS style as geoseg wrote it, which no user has changed."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return path.suffix == _STYLE_SUFFIX and f"<!-- {STYLE_MARK} -->" in text
+
+
+def is_foreign_style(path: Path) -> bool:
+    """Whether a file is a QGIS style that somebody else has made or changed."""
+    return path.suffix == _STYLE_SUFFIX and not is_own_style(path)
 
 
 def list_companions(path: Path) -> list[Path]:

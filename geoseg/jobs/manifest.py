@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from geoseg.jobs.files import replace_file
+from geoseg.jobs.files import is_foreign_style, replace_file
 from geoseg.version import __version__
 
 MANIFEST_NAME = ".geoseg-manifest.json"
@@ -115,7 +115,8 @@ def _list_ours(folder: Path) -> set[Path]:
     paths = set(_walk(folder))
     named, folders = _list_recorded(folder)
     leftovers = {path for path in paths if _is_leftover(path, named | folders)}
-    return (named & paths) | leftovers | {path for path in paths if _is_sidecar(path, named)}
+    ours = {path for path in named & paths if not is_foreign_style(path)}
+    return ours | leftovers | {path for path in paths if _is_sidecar(path, named)}
 
 
 def _list_recorded(folder: Path) -> tuple[set[Path], set[Path]]:

@@ -1,4 +1,4 @@
-"""Class mask from probabilities, with a colour table."""
+"""Class mask from probabilities, with a colour table and a style for QGIS."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ from pathlib import Path
 import numpy as np
 
 from geoseg.geo.raster import CLASS_TAG, Scene, likeliest_class, open_for_writing, write_cog
+from geoseg.geo.styles import (
+    BUILDING_COLOUR,
+    TRANSPARENT,
+    Colour,
+    mask_style,
+    write_raster_style,
+)
 from geoseg.networks.model_file import ModelSpec
 
 MASK_NODATA = 255
 
 _WINDOW = (512, 4096)
-_TRANSPARENT = (0, 0, 0, 0)
-_BUILDING_COLOURS = {0: _TRANSPARENT, 1: (227, 74, 51, 255)}
 
 
 def write_mask(prob: Path, path: Path, spec: ModelSpec, threshold: float) -> None:
@@ -22,17 +27,19 @@ def write_mask(prob: Path, path: Path, spec: ModelSpec, threshold: float) -> Non
     Args:
         prob: Probabilities that a model predicted.
         path: Output, a Cloud Optimized GeoTIFF with one uint8 band; `MASK_NODATA` where the scene
-            is nodata. Its tags name the class of each value.
+            is nodata. Its tags name the class of each value. A style for QGIS is written beside
+            it.
         spec: Header of the model.
         threshold: Smallest probability of a building; not used for exclusive classes.
     """
-    names = spec.classes if spec.exclusive else ("background", *spec.classes)
+    classes = _name_values(spec)
+    names = {CLASS_TAG.format(value): name for value, (name, _) in classes.items()}
+    colours = {value: _rgba(colour) for value, (_, colour) in classes.items()}
     plain = path.with_name(f".{path.name}")
     bands = range(1, len(spec.classes) + 1) if spec.exclusive else [1]
     with Scene(prob, bands=list(bands)) as source, open_for_writing(
         plain, source.grid, count=1, dtype="uint8", nodata=MASK_NODATA, scratch=True,
-        descriptions=["class"], colormap=_colours(spec),
-        tags={CLASS_TAG.format(value): name for value, name in enumerate(names)},
+        descriptions=["class"], colormap=colours, tags=names,
     ) as sink:  # fmt: skip
         for window in source.grid.windows(*_WINDOW):
             data, valid = source.read(window)
@@ -43,17 +50,19 @@ def write_mask(prob: Path, path: Path, spec: ModelSpec, threshold: float) -> Non
     # `mode` would suit classes better but takes 1.5 times as long.
     write_cog(plain, path, resampling="nearest")
     plain.unlink()
+    write_raster_style(path, mask_style({**classes, MASK_NODATA: ("nodata", TRANSPARENT)}))
 
 
-def _colours(spec: ModelSpec) -> dict[int, tuple[int, int, int, int]]:
+def _name_values(spec: ModelSpec) -> dict[int, tuple[str, Colour]]:
+    """Return name and colour of the class of each pixel value; the background is transparent."""
     if not spec.exclusive:
-        return _BUILDING_COLOURS
+        return {0: ("background", TRANSPARENT), 1: (spec.classes[0], BUILDING_COLOUR)}
     return {
-        value: _TRANSPARENT if name == spec.background else _rgba(colour)
+        value: (name, TRANSPARENT if name == spec.background else colour)
         for value, (name, colour) in enumerate(zip(spec.classes, spec.colours, strict=True))
     }
 
 
-def _rgba(colour: str) -> tuple[int, int, int, int]:
-    red, green, blue = bytes.fromhex(colour.removeprefix("#"))
-    return red, green, blue, 255
+def _rgba(colour: Colour) -> tuple[int, int, int, int]:
+    red, green, blue, opacity = bytes.fromhex(f"{colour.removeprefix('#')}ff")[:4]
+    return red, green, blue, opacity

@@ -14,6 +14,7 @@ from scipy.ndimage import distance_transform_edt
 
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import Scene, limited_block_cache, open_for_writing, write_cog, write_mosaic
+from geoseg.geo.styles import prob_style, write_raster_style
 from geoseg.jobs.progress import Progress
 from geoseg.options import PredictOptions, Thresholds
 from geoseg.prediction.batches import within
@@ -73,7 +74,7 @@ class OutputRasters:
 
     @limited_block_cache()
     def write(self, prob: Path, path: Path, mask: Path | None, thresholds: Thresholds) -> None:
-        """Write probabilities and optionally their mask as Cloud Optimized GeoTIFFs.
+        """Write probabilities and optionally their mask as Cloud Optimized GeoTIFFs with styles.
 
         Args:
             prob: Raster from `assemble`.
@@ -87,6 +88,7 @@ class OutputRasters:
                 writes.append(pool.submit(write_mask, prob, mask, self._plan.spec, thresholds.body))
             for write in writes:
                 write.result()
+        write_raster_style(path, prob_style())
 
     def _warp_to_output_grid(self, stitched: Path) -> Path:
         """Warp probabilities to the pixels of the scene, and apply the scene's own nodata."""

@@ -12,7 +12,7 @@ from typing import Any
 import shapely
 
 from geoseg.geo.paths import absolute_path
-from geoseg.geo.raster import TRAINING_AREA_TAG, make_prob_tags
+from geoseg.geo.raster import TRAINING_AREA_TAG, ExclusiveClasses, make_prob_tags
 from geoseg.jobs.output import Work
 from geoseg.jobs.progress import Progress
 from geoseg.jobs.workers import Pool, Workers
@@ -72,7 +72,9 @@ def _make_tags(
 ) -> dict[str, str]:
     """Return the tags by which vectorize knows thresholds, scale and classes of the raster."""
     spec = job.plan.spec
-    classes = (spec.classes, spec.background) if spec.exclusive else None
+    classes = (
+        ExclusiveClasses(spec.classes, spec.background, spec.colours) if spec.exclusive else None
+    )
     tags = make_prob_tags(thresholds, classes)
     if not encoding.floats:
         tags["GEOSEG_SCALE"] = str(1 / 255)

@@ -17,6 +17,7 @@ from rasterio.windows import Window
 from geoseg.geo.grid import Grid
 from geoseg.geo.paths import absolute_path
 from geoseg.geo.raster import ProbInfo
+from geoseg.geo.styles import choose_class_colours
 from geoseg.geo.vector import ParquetParts, write_footprints
 from geoseg.jobs.memory import resident_bytes
 from geoseg.jobs.output import Work
@@ -93,10 +94,18 @@ def write_layer(
     tracer = _Tracer(prob, thresholds, folder, work, pool, progress)
     frames = tracer.trace(max_memory_gb, block_px)
     count = write_footprints(
-        output, frames, crs=prob.grid.crs, columns=tracer.columns, grid=prob.grid
-    )
+        output, frames, crs=prob.grid.crs, columns=tracer.columns, grid=prob.grid,
+        class_colours=_choose_colours(prob),
+    )  # fmt: skip
     work.journal.add("count", count)
     return count
+
+
+def _choose_colours(prob: ProbInfo) -> dict[str, str] | None:
+    if prob.classes is None:
+        return None
+    classes = prob.classes
+    return choose_class_colours(classes.names, classes.colours, classes.background)
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from geoseg.geo.styles import CLASS_COLOURS
 from geoseg.options import ClassOptions
-
-# Colours of classes whose labels are not colours themselves; colour-blind people can tell them
-# apart (Paul Tol's "muted" scheme).
-_PALETTE = (
-    "#332288", "#ddcc77", "#117733", "#cc6677", "#88ccee", "#882255", "#44aa99", "#999933",
-    "#aa4499", "#dddddd",
-)  # fmt: skip
 
 # Mask value of pixels that are ignored in training and evaluation: nodata, label values that
 # belong to no class, and areas that were not labelled.
@@ -93,7 +87,9 @@ def resolve_scheme(options: ClassOptions | None) -> ClassScheme:
 def _choose_colours(names: tuple[str, ...], options: ClassOptions) -> tuple[str, ...]:
     def choose(index: int, name: str) -> str:
         label_values = map(normalize_value, options.values.get(name, ()))
-        return next(filter(_COLOUR.fullmatch, label_values), _PALETTE[index % len(_PALETTE)])
+        return next(
+            filter(_COLOUR.fullmatch, label_values), CLASS_COLOURS[index % len(CLASS_COLOURS)]
+        )
 
     return tuple(choose(index, name) for index, name in enumerate(names))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ CLASSES_TAG = "GEOSEG_CLASSES"
 
 # Tag with the area in which the models were trained, in longitude and latitude, as WKT.
 TRAINING_AREA_TAG = "GEOSEG_TRAINING_AREA"
+_COLOUR = re.compile("#[0-9a-f]{6}")
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,12 @@ class ExclusiveClasses:
     Attributes:
         names: One per band, in the order of the bands.
         background: Name of the class of which no polygons are made, or None.
+        colours: #rrggbb of each, for styles; empty if they have none.
     """
 
     names: tuple[str, ...]
     background: str | None
+    colours: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,23 +110,25 @@ def _describe_mask(info: SceneInfo, tags: Mapping[str, str], files: tuple[str, .
     )
 
 
-def describe_classes(names: tuple[str, ...], background: str | None) -> str:
+def describe_classes(
+    names: tuple[str, ...], background: str | None, colours: tuple[str, ...] = ()
+) -> str:
     """Return the value of `CLASSES_TAG` for a raster of exclusive classes."""
-    return json.dumps({"names": names, "background": background})
+    return json.dumps({"names": names, "background": background, "colours": colours})
 
 
 def make_prob_tags(
-    thresholds: Thresholds, classes: tuple[tuple[str, ...], str | None] | None = None
+    thresholds: Thresholds, classes: ExclusiveClasses | None = None
 ) -> dict[str, str]:
     """Return the tags of a probability raster that `read_prob` reads.
 
     Args:
         thresholds: Thresholds of its footprints.
-        classes: Names of exclusive classes and of the background among them; None for buildings.
+        classes: Exclusive classes; None for buildings.
     """
     tags = {THRESHOLDS_TAG: thresholds.model_dump_json()}
     if classes is not None:
-        tags[CLASSES_TAG] = describe_classes(*classes)
+        tags[CLASSES_TAG] = describe_classes(classes.names, classes.background, classes.colours)
     return tags
 
 
@@ -183,7 +189,10 @@ def _parse_classes(path: str | Path, tags: Mapping[str, str]) -> ExclusiveClasse
         return None
     try:
         parsed = json.loads(text)
-        return ExclusiveClasses(tuple(map(str, parsed["names"])), parsed["background"])
+        names, colours = tuple(map(str, parsed["names"])), tuple(parsed.get("colours", ()))
+        if len(colours) != len(names) or not all(map(_COLOUR.fullmatch, colours)):
+            colours = ()  # of an older version, or another program
+        return ExclusiveClasses(names, parsed["background"], colours)
     except (ValueError, TypeError, KeyError) as error:
         raise ConfigError(
             f"{path}: the tag {CLASSES_TAG} is damaged; predict the scene again"

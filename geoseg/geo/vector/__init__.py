@@ -3,6 +3,7 @@
 from geoseg.geo.crs import as_crs
 from geoseg.geo.vector.antimeridian import wrap_lonlat
 from geoseg.geo.vector.placement import check_range, to_crs_near, to_crs_whole
+from geoseg.geo.vector.columns import column_aliases
 from geoseg.geo.vector.polygons import (
     FOOTPRINT_LAYER,
     ParquetParts,
@@ -35,6 +36,7 @@ __all__ = [
     "check_layer",
     "check_range",
     "check_suffix",
+    "column_aliases",
     "count_features",
     "count_indexed",
     "iter_polygons",

@@ -73,6 +73,7 @@ def read_footprints(
     layer: str | None = None,
     bounds: tuple[float, float, float, float] | None = None,
     bounds_crs: Any = None,
+    numbered: bool = False,
 ) -> gpd.GeoDataFrame:
     """Read polygons and make them valid.
 
@@ -89,6 +90,8 @@ def read_footprints(
             may contain polygons.
         bounds: (left, bottom, right, top); only features whose bounding box intersects it are read.
         bounds_crs: CRS of `bounds`; the layer's own when None.
+        numbered: Whether the index is the number of each feature in the file, as QGIS shows it
+            (`$id`), instead of 0, 1, 2 ...
 
     Returns:
         Non-empty, valid Polygons and MultiPolygons with all attributes of the file.
@@ -106,7 +109,8 @@ def read_footprints(
         features = _read_parquet(path, where, bounds, bounds_crs)
     else:
         features = _read_ogr(path, layer, where, bounds, bounds_crs)
-    return _polygons_only(features)
+    polygons = _polygons_only(features)
+    return polygons if numbered else polygons.reset_index(drop=True)
 
 
 def iter_polygons(
@@ -143,7 +147,8 @@ def iter_polygons(
                 new = ~features.index.isin(seen)
                 if boxes and len(boxes) > 1:  # a feature may be in several boxes
                     seen = np.concatenate([seen, features.index.to_numpy()])
-                yield _polygons_only(features[new].set_crs(crs, allow_override=True))
+                polygons = _polygons_only(features[new].set_crs(crs, allow_override=True))
+                yield polygons.reset_index(drop=True)
     except (DataSourceError, DataLayerError, ValueError) as error:
         if where:
             raise _bad_filter(path, where, info["fields"]) from error
@@ -333,8 +338,6 @@ def _read_ogr(
     # GDAL would compare the filter, in UTF-8, with the bytes of another encoding.
     later = where if where and info["encoding"] not in (None, "UTF-8") else None
     boxes = transform_bounds(bounds, bounds_crs, crs, path, extent=_layer_extent(info))
-    # With bounds, a GeoPackage returns features in the order of its spatial index.
-    in_order = Path(path).suffix.lower() in _INDEXED or (boxes is not None and len(boxes) > 1)
     try:
         parts = [
             pyogrio.read_dataframe(
@@ -342,14 +345,18 @@ def _read_ogr(
                 layer=layer,
                 where=None if later else where,
                 bbox=box,
-                fid_as_index=in_order,
+                fid_as_index=True,
             )
             for box in boxes or [None]
         ]
         features = parts[0] if len(parts) == 1 else _merge_parts(parts)
+        if not features.index.is_unique:
+            features = features.reset_index(drop=True)
         if later:
             return features.iloc[_matching_rows(features, later, path)]
-        return features.sort_index().reset_index(drop=True) if in_order else features
+        # With bounds, a GeoPackage returns features in the order of its spatial index.
+        in_order = Path(path).suffix.lower() in _INDEXED or len(parts) > 1
+        return features.sort_index() if in_order else features
     except (DataSourceError, DataLayerError) as error:
         if where:
             raise _bad_filter(path, where, info["fields"]) from error
@@ -402,6 +409,7 @@ def _read_parquet(
         features = gpd.read_parquet(readable_name(path))
     except (ValueError, OSError) as error:  # pyarrow raises both for a file of another kind
         raise _not_vector(path, error) from error
+    features = features.reset_index(drop=True)
     crs = as_crs(features.crs, path)
     extent = extent_x(np.array(features.geometry.array, dtype=object))
     boxes = transform_bounds(bounds, bounds_crs, crs, path, extent=extent)
@@ -457,7 +465,7 @@ def _polygons_only(features: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     kept = areal & np.isin(shapely.get_type_id(shapes), (_POLYGON, _MULTIPOLYGON))
     kept &= ~shapely.is_empty(shapes)
     result = features.set_geometry(gpd.GeoSeries(shapes, index=features.index, crs=features.crs))
-    result = result[kept].reset_index(drop=True)
+    result = result[kept]
     result.attrs["dropped"] = int(before - kept.sum())
     result.attrs["repaired"] = int((invalid & kept).sum())
     return result

@@ -1,4 +1,4 @@
-"""Limits of Shapefiles: field names of 10 characters, files of 2 GB."""
+"""Fields and limits of Shapefiles: names of 10 characters, decimal numbers, files of 2 GB."""
 
 from __future__ import annotations
 
@@ -22,10 +22,15 @@ _LARGEST = 2_000_000_000
 _RECORD, _RING, _POINT = 52, 4, 16
 _SHAPES_HEAD = 100
 
-# GDAL's column widths. Text columns start narrow, and are widened in all rows for longer texts.
+# Widths of columns. GDAL widens those of texts and integers in all rows for longer values. Other
+# programs read integers of more than 10 digits as real numbers.
 _TEXT, _WIDEST_TEXT = 16, 254
-_WIDTHS = {pa.bool_(): 1, pa.int8(): 9, pa.int16(): 9, pa.int32(): 9, pa.int64(): 18}
-_REAL, _OTHER = 24, 80
+_INTEGER = 9
+_OTHER = 80
+
+# Real numbers are decimal numbers with so many digits, 3 of them after the point.
+_REAL = pa.decimal128(18, 3)
+_LARGEST_REAL = 9e14
 
 
 class ShapefileSize:
@@ -60,7 +65,7 @@ class ShapefileSize:
         self.shapes += _RECORD * len(polygons) + _RING * rings + _POINT * points
         self._rows += len(polygons)
         pairs = zip(self._widths, columns, strict=True)
-        self._widths = [max(width, _longest_text(column)) for width, column in pairs]
+        self._widths = [max(width, _longest(column)) for width, column in pairs]
         head = 32 + 32 * len(self._widths) + 1
         self.table = head + self._rows * (1 + sum(self._widths)) + 1
         if max(self.shapes, self.table) > _LARGEST:
@@ -71,12 +76,30 @@ class ShapefileSize:
 
 
 def shapefile_fields(schema: pa.Schema) -> list[pa.Field]:
-    """Return the fields with short names, and text fields with their initial width."""
-    narrow = {"GDAL:OGR:width": str(_TEXT)}
+    """Return the fields with short names, and with the types and widths of a Shapefile."""
     return [
-        field.with_name(name).with_metadata(narrow if _is_text(field.type) else None)
+        _narrow(field.with_name(name))
         for name, field in zip(short_names(schema.names), schema, strict=True)
     ]
+
+
+def shapefile_columns(columns: Sequence[pa.Array]) -> list[pa.Array]:
+    """Convert real numbers to decimal numbers; those that are too large or NaN become null."""
+    return [_as_decimal(c) if pa.types.is_floating(c.type) else c for c in columns]
+
+
+def _narrow(field: pa.Field) -> pa.Field:
+    if pa.types.is_floating(field.type):
+        return field.with_type(_REAL)  # a width alone would make it an integer
+    if _is_text(field.type) or pa.types.is_integer(field.type):
+        return field.with_metadata({"GDAL:OGR:width": str(_first_width(field.type))})
+    return field
+
+
+def _as_decimal(column: pa.Array) -> pa.Array:
+    fits = pc.less(pc.abs(column), _LARGEST_REAL)
+    known = pc.if_else(pc.fill_null(fits, False), column, pa.scalar(None, column.type))
+    return known.cast(_REAL, safe=False)
 
 
 def short_names(names: Sequence[str]) -> list[str]:
@@ -99,10 +122,18 @@ def _is_text(kind: pa.DataType) -> bool:
 def _first_width(kind: pa.DataType) -> int:
     if _is_text(kind):
         return _TEXT
-    return _REAL if pa.types.is_floating(kind) else _WIDTHS.get(kind, _OTHER)
+    if pa.types.is_floating(kind):
+        return int(_REAL.precision) + 2  # sign and point
+    if pa.types.is_integer(kind):
+        return _INTEGER
+    return 1 if pa.types.is_boolean(kind) else _OTHER
 
 
-def _longest_text(column: pa.Array) -> int:
+def _longest(column: pa.Array) -> int:
+    """Return the length of the longest text or integer."""
+    if pa.types.is_integer(column.type):
+        ends = pc.min_max(column).values()
+        return max(len(str(end.as_py() or 0)) for end in ends)
     if not _is_text(column.type):
         return 0
     return min(_WIDEST_TEXT, pc.max(pc.binary_length(column)).as_py() or 0)

@@ -18,17 +18,21 @@ from pyproj import CRS
 from geoseg.errors import ConfigError
 from geoseg.geo.crs import as_crs, check_location
 from geoseg.geo.grid import Grid
+from geoseg.geo.styles import class_style, confidence_style, review_style
 from geoseg.geo.vector.antimeridian import DECIMALS, to_degrees
+from geoseg.geo.vector.columns import column_aliases, described
 from geoseg.geo.vector.geopackage import (
     GEOMETRY_NAME,
     GPKG_OPTIONS,
+    REVIEW_LAYER,
     ReviewPoints,
-    finish_geopackage,
+    add_layer,
+    add_styles,
 )
 from geoseg.geo.vector.geoparquet import write_frames, write_geoparquet
 from geoseg.geo.vector.polygons import FOOTPRINT_LAYER
 from geoseg.geo.vector.replacing import replace_layer
-from geoseg.geo.vector.shapefile import ShapefileSize, shapefile_fields
+from geoseg.geo.vector.shapefile import ShapefileSize, shapefile_columns, shapefile_fields
 from geoseg.geo.vector.spacenet_csv import write_spacenet_csv
 
 # Attributes of all footprints that geoseg traces, and of an empty layer.
@@ -46,7 +50,10 @@ _DRIVERS = {
     ".gpkg": "GPKG",
     ".fgb": "FlatGeobuf",
 }
-_IN_DEGREES = (".geojson", ".geojsonl")  # always, by RFC 7946 and RFC 8142
+# Always in longitude and latitude, as RFC 7946 demands. GDAL and QGIS write and read .geojsonl
+# without the record separators of RFC 8142, which belong to the suffix .geojsons.
+_IN_DEGREES = (".geojson", ".geojsonl")
+_DESCRIBED = (".gpkg", ".fgb")  # which store names and descriptions of columns
 LAYER_SUFFIXES = (*_DRIVERS, ".parquet")
 _SPACENET_SUFFIX = ".csv"  # polygons in pixels, without georeferencing
 WRITABLE_SUFFIXES = (*LAYER_SUFFIXES, _SPACENET_SUFFIX)
@@ -61,12 +68,14 @@ def write_footprints(
     crs: Any,
     columns: Mapping[str, str] = FOOTPRINT_COLUMNS,
     grid: Grid | None = None,
+    class_colours: Mapping[str, str] | None = None,
 ) -> int:
     """Write footprints batch by batch; the file appears under its name only when complete.
 
     The suffix chooses the format. GeoJSON follows RFC 7946: longitude and latitude in WGS 84,
-    right-handed, 7 decimals, cut at 180 degrees, where a footprint is a MultiPolygon; .geojsonl is
-    the same with one feature per line. A GeoPackage of footprints with confidences also has a layer
+    right-handed, 7 decimals, cut at 180 degrees, where a footprint is a MultiPolygon; .geojsonl has
+    the same features, one per line (newline-delimited GeoJSON, without the record separators of
+    RFC 8142). A GeoPackage of footprints with confidences also has a layer
     `review` with a point in each footprint of low confidence (at most 100,000), and default
     styles for QGIS. Field names of a Shapefile are shortened to 10 characters (`perimeter_m`
     becomes `perim_m`). A CSV has SpaceNet's columns, with polygons in pixels and the file's name
@@ -79,6 +88,8 @@ def write_footprints(
         crs: CRS of the batches.
         columns: Attribute names and dtypes of the layer when there is no batch.
         grid: Grid of the raster that the footprints were traced from; needed for a CSV.
+        class_colours: Colour (#rrggbb) of each value of the column `class`, for the default style
+            of a GeoPackage.
 
     Returns:
         Number of polygons written.
@@ -110,8 +121,22 @@ def write_footprints(
         else:
             _write_ogr(partial, stream, suffix)
         if suffix == ".gpkg" and set(stream.schema.names) >= _REVIEW_COLUMNS:
-            finish_geopackage(partial, FOOTPRINT_LAYER, review.points())
+            _finish_geopackage(partial, stream.schema.names, review, class_colours)
     return stream.count
+
+
+def _finish_geopackage(
+    path: Path,
+    columns: list[str],
+    review: ReviewPoints,
+    class_colours: Mapping[str, str] | None,
+) -> None:
+    """Add the review points, and the default styles of both layers."""
+    points, aliases = review.points(), column_aliases(columns)
+    add_layer(path, REVIEW_LAYER, points, "Point")
+    style = class_style(aliases, class_colours) if class_colours else confidence_style(aliases)
+    point_aliases = column_aliases(points.columns)
+    add_styles(path, {FOOTPRINT_LAYER: style, REVIEW_LAYER: review_style(point_aliases)})
 
 
 def _collect_review_points(
@@ -123,12 +148,17 @@ def _collect_review_points(
         yield frame
 
 
-def write_layers(path: str | Path, layers: Mapping[str, gpd.GeoDataFrame]) -> None:
+def write_layers(
+    path: str | Path,
+    layers: Mapping[str, gpd.GeoDataFrame],
+    styles: Mapping[str, str] | None = None,
+) -> None:
     """Write several layers into one GeoPackage that appears only when complete.
 
     Args:
         path: Output file, a .gpkg.
         layers: Frame of each layer name; empty ones keep their columns and CRS.
+        styles: Default style of layers in QGIS by name, see `geoseg.geo.styles`.
 
     Raises:
         ConfigError: If the suffix is not .gpkg.
@@ -141,9 +171,9 @@ def write_layers(path: str | Path, layers: Mapping[str, gpd.GeoDataFrame]) -> No
     with replace_layer(path) as partial:
         for name, frame in layers.items():
             as_crs(frame.crs, f"{path}, layer {name}")
-            pyogrio.write_dataframe(
-                frame, partial, layer=name, driver="GPKG", **_geometry_type(frame)
-            )
+            add_layer(partial, name, frame)
+        if styles:
+            add_styles(partial, styles)
 
 
 def write_parts(path: str | Path, parts: Iterable[gpd.GeoDataFrame]) -> None:
@@ -245,14 +275,19 @@ def _write_ogr(path: Path, stream: _RecordStream, suffix: str) -> None:
         options = {"COORDINATE_PRECISION": str(DECIMALS)}
     if suffix == ".geojson":
         options["RFC7946"] = "YES"
+    if suffix in _DESCRIBED:
+        fields = described(stream.schema)
     if suffix == ".gpkg":
         options["GEOMETRY_NAME"] = GEOMETRY_NAME
     if suffix == ".shp":
         fields, options = shapefile_fields(stream.schema), {"ENCODING": "UTF-8"}
     shape = pa.field("geometry", pa.binary(), metadata={"ARROW:extension:name": "geoarrow.wkb"})
     schema = pa.schema([*fields, shape])
+    convert = shapefile_columns if suffix == ".shp" else list
     batches = (
-        pa.record_batch([*columns, pa.array(shapely.to_wkb(shapes), pa.binary())], schema=schema)
+        pa.record_batch(
+            [*convert(columns), pa.array(shapely.to_wkb(shapes), pa.binary())], schema=schema
+        )
         for columns, shapes in stream
     )
     try:
@@ -284,12 +319,3 @@ def _write_spacenet(path: Path, stream: _RecordStream, grid: Grid | None, image:
         for columns, shapes in stream
     )
     write_spacenet_csv(path, batches, grid, image)
-
-
-def _geometry_type(frame: gpd.GeoDataFrame) -> dict[str, Any]:
-    kinds = set(frame.geom_type.dropna())
-    if kinds <= {"Polygon"}:
-        return {"geometry_type": "Polygon"}
-    if kinds <= {"Polygon", "MultiPolygon"}:
-        return {"geometry_type": "MultiPolygon", "promote_to_multi": True}
-    return {}

@@ -1,0 +1,47 @@
+"""Readable names and descriptions of the columns that geoseg writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import pyarrow as pa
+
+# Name for people and description by column.
+_TEXTS: Mapping[str, tuple[str, str]] = {
+    "id": ("Number", "identifier or number of the footprint"),
+    "class": ("Class", "class of the polygon"),
+    "area_m2": ("Area (m²)", "geodesic area in square metres"),
+    "perimeter_m": ("Perimeter (m)", "geodesic perimeter in metres, holes included"),
+    "confidence": ("Confidence", "mean calibrated probability inside, 0 to 1"),
+    "conf_p10": (
+        "Confidence of the weakest tenth",
+        "tenth percentile of the probability inside, 0 to 1: low if a part is doubtful",
+    ),
+    "edge": (
+        "At the edge",
+        "touches the edge of the scene or nodata, so that a part may be missing",
+    ),
+    "reg_status": (
+        "Outline",
+        "how the outline was drawn: rectangle, rectilinear, partly, simplified or raw",
+    ),
+    "truth_id": ("True footprint", "identifier or number of the true footprint in its file"),
+    "iou": ("IoU", "highest IoU with a footprint of the other layer that was compared with it"),
+}
+
+
+def column_aliases(columns: Iterable[str]) -> dict[str, str]:
+    """Return the readable names of those columns that have one."""
+    return {column: _TEXTS[column][0] for column in columns if column in _TEXTS}
+
+
+def described(schema: pa.Schema) -> list[pa.Field]:
+    """Return the fields of a schema with names and descriptions for GDAL, which stores them."""
+    return [_describe(field) for field in schema]
+
+
+def _describe(field: pa.Field) -> pa.Field:
+    if field.name not in _TEXTS:
+        return field
+    alias, comment = _TEXTS[field.name]
+    return field.with_metadata({"GDAL:OGR:alternative_name": alias, "GDAL:OGR:comment": comment})
