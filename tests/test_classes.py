@@ -2,6 +2,9 @@
 
 import json
 import re
+import sqlite3
+from contextlib import closing
+from xml.etree import ElementTree
 
 import geopandas as gpd
 import matplotlib.image
@@ -397,6 +400,30 @@ def test_mask_and_probabilities_agree(job):
         assert mask.colormap(1)[2] == (0xC0, 0x40, 0x00, 255)
         assert mask.colormap(1)[0][:3] == (0, 0, 0)
         assert mask.tags()["CLASS_1"] == "house"
+
+
+def test_styles_name_the_classes(job):
+    folder, _, _ = job
+    mask = ElementTree.parse(folder / "out" / "mask.qml").getroot()
+    entries = {
+        one.get("value"): (one.get("label"), one.get("color"), one.get("alpha"))
+        for one in mask.iter("paletteEntry")
+    }
+    spec = load_spec(folder / "run" / "model.safetensors")
+    assert entries == {
+        "0": ("background", "#ffffff", "0"), "1": ("house", spec.colours[1], "255"),
+        "2": ("row", "#c04000", "255"), "255": ("nodata", "#ffffff", "0"),
+    }  # fmt: skip
+    with closing(sqlite3.connect(folder / "out" / "footprints.gpkg")) as database:
+        (text,) = database.execute(
+            "SELECT styleQML FROM layer_styles WHERE f_table_name = 'footprints'"
+        ).fetchone()
+    layer = ElementTree.fromstring(text)
+    assert layer.find("renderer-v2").get("attr") == "class"
+    labels = [one.get("label") for one in layer.iter("category")]
+    fills = [one.get("v") for one in layer.iter("prop") if one.get("k") == "color"]
+    assert labels == ["house", "row"]
+    assert fills[1].startswith("192,64,0,")
 
 
 def test_polygons_are_those_of_the_mask(job):

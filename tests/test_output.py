@@ -25,7 +25,7 @@ from geoseg.errors import (
     WorkerLostError,
     describe_os_error,
 )
-from geoseg.jobs.files import free_space, is_disk_full, replace_file
+from geoseg.jobs.files import STYLE_MARK, free_space, is_disk_full, replace_file
 from geoseg.jobs.journal import Journal, describe_job
 from geoseg.jobs.lock import lock_output
 from geoseg.jobs.manifest import (
@@ -445,6 +445,23 @@ def test_a_file_and_a_layer_of_several_files_get_their_names(tmp_path):
         file_output(tmp_path / "new" / "a.tif"),
     ):
         pass
+
+
+def test_a_raster_with_a_style_is_replaced_in_one_step(tmp_path, monkeypatch):
+    path = tmp_path / "a.tif"
+
+    def make_raster(text, **options):
+        with file_output(path, **options) as work:
+            work.result.write_text(text)
+            work.result.with_suffix(".qml").write_text(f"<!-- {STYLE_MARK} -->{text}")
+
+    make_raster("old")
+    replaced = []
+    monkeypatch.setattr(Path, "unlink", lambda self, **_: replaced.append(self))
+    make_raster("new", overwrite=True)
+    assert path not in replaced
+    assert path.read_text() == "new"
+    assert path.with_suffix(".qml").read_text().endswith("new")
 
 
 def test_an_output_that_is_not_found_under_its_name_is_no_success(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from geoseg.geo.raster import Scene, read_info, write_array
 from geoseg.geo.raster.quantization import quantise
 from geoseg.geo.tiling import TileGrid
 from geoseg.geo.vector import read_footprints
-from geoseg.jobs.manifest import MANIFEST_NAME
+from geoseg.jobs.manifest import MANIFEST_NAME, read_manifest
 from geoseg.networks.model_file import load_model, load_spec, save_model
 from geoseg.networks.models import build_model
 from geoseg.options import CRFOptions, PredictOptions
@@ -250,7 +250,9 @@ def test_a_folder_has_rasters_on_the_grid_of_the_scene_and_footprints(town, mode
     ).files
     assert [file.name for file in files] == ["prob.tif", "mask.tif", "footprints.gpkg"]
     written = sorted(p.name for p in (tmp_path / "out").iterdir() if p.name != MANIFEST_NAME)
-    assert written == sorted(f.name for f in files)
+    assert written == sorted([*(f.name for f in files), "mask.qml", "prob.qml"])
+    recorded = read_manifest(tmp_path / "out")
+    assert recorded == set(written)
     for name in ("prob.tif", "mask.tif"):
         assert read_info(tmp_path / "out" / name).grid == built.grid
     with (
@@ -370,6 +372,32 @@ def test_outputs_are_not_replaced_without_overwrite(town, model, tmp_path):
     assert (tmp_path / "prob.tif").read_text() == "mine"
     with pytest.raises(ConfigError, match=r"\.png"):
         predict(scene, tmp_path / "prob.png", model=model)
+
+
+def test_a_style_of_somebody_else_is_kept(town, model, tmp_path, caplog):
+    _, scene, _ = town
+    predict(scene, tmp_path / "own.tif", model=model)
+    style = (tmp_path / "own.qml").read_text()
+    assert "singlebandpseudocolor" in style
+    (tmp_path / "own.qml").write_text(style.replace("100 %", "old"))
+    predict(scene, tmp_path / "own.tif", model=model, overwrite=True)
+    assert (tmp_path / "own.qml").read_text() == style
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["own.qml", "own.tif"]
+
+    mine = "<qgis version='3.40'><pipe/></qgis>"  # as QGIS saves it, without the mark
+    for name in ("own", "new"):
+        (tmp_path / f"{name}.qml").write_text(mine)
+        caplog.clear()
+        predict(scene, tmp_path / f"{name}.tif", model=model, overwrite=name == "own")
+        assert (tmp_path / f"{name}.qml").read_text() == mine
+        assert f"{name}.qml: is a style that geoseg did not write, and is kept" in caplog.text
+
+    predict(scene, tmp_path / "out", model=model)
+    predict(scene, tmp_path / "out", model=model, overwrite=True)
+    (tmp_path / "out" / "mask.qml").write_text(mine)
+    with pytest.raises(OutputExistsError, match=r"contains mask\.qml, which is not part"):
+        predict(scene, tmp_path / "out", model=model, overwrite=True)
+    assert (tmp_path / "out" / "mask.qml").read_text() == mine
 
 
 def test_an_output_with_an_input_or_a_foreign_file_is_not_replaced(town, model, tmp_path):

@@ -89,7 +89,7 @@ class PredictResult:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files that were written."""
+        """The files that were written, without the styles beside the rasters."""
         files = (self.prob_path, self.mask_path, self.footprints_path)
         return tuple(file for file in files if file is not None)
 

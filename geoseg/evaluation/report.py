@@ -174,14 +174,16 @@ def _identify(layer: gpd.GeoDataFrame) -> np.ndarray:
     This is the first column of `_ID_COLUMNS`, in any case of letters, that has a different value
     for each feature; without one, the number of the feature in the file, which is the index.
     """
-    names = {str(column).lower(): column for column in layer.columns}
-    for name in _ID_COLUMNS:
-        if name in names and layer[names[name]].notna().all() and layer[names[name]].is_unique:
-            values = layer[names[name]]
-            if pd.api.types.is_numeric_dtype(values) and (values % 1 == 0).all():
-                return values.to_numpy(dtype=np.int64)
-            return values.astype(str).to_numpy(dtype=object)
-    return layer.index.to_numpy(dtype=np.int64)
+    columns = {str(column).lower(): layer[column] for column in layer.columns}
+    found = [columns[name] for name in _ID_COLUMNS if name in columns]
+    values = next(
+        (one for one in found if one.notna().all() and one.is_unique), layer.index.to_series()
+    )
+    is_number = pd.api.types.is_numeric_dtype(values) and (values % 1 == 0).all()
+    identifiers: np.ndarray = (
+        values.to_numpy(np.int64) if is_number else values.astype(str).to_numpy(object)
+    )
+    return identifiers
 
 
 def write_report(

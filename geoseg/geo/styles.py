@@ -28,9 +28,16 @@ CLASS_COLOURS: tuple[Colour, ...] = (
 # Of an evaluation: true positives, false positives, false negatives.
 FOUND_COLOUR, WRONG_COLOUR, MISSED_COLOUR = "#1e88ff", "#ff6d00", "#ffee33"
 
-# Least confidence and colour of each class of footprints, the most certain first.
-CONFIDENT, DOUBTFUL = 0.85, 0.7
-_CONFIDENCE_COLOURS = ((CONFIDENT, "#1e88ff"), (DOUBTFUL, "#ffee33"), (0.0, "#ff6d00"))
+# Footprints of lower confidence are doubtful.
+DOUBTFUL = 0.7
+
+# Least and largest confidence, text in the legend and colour of each class of footprints. The first
+# class that contains a confidence is its class.
+_CONFIDENCES: tuple[tuple[float, float, str, Colour], ...] = (
+    (0.85, 1.0, "confidence from 0.85", "#1e88ff"),
+    (DOUBTFUL, 0.85, "confidence 0.70 to 0.85", "#ffee33"),
+    (0.0, DOUBTFUL, "confidence below 0.70", "#ff6d00"),
+)
 
 # Probability, colour and opacity: the lightness rises with the probability.
 _RAMP: tuple[tuple[float, Colour], ...] = (
@@ -129,17 +136,11 @@ def write_raster_style(raster: Path, style: str) -> None:
 
 def confidence_style(aliases: Mapping[str, str]) -> str:
     """Return the style of footprints, coloured by confidence; aliases by column."""
-    bounds = [least for least, _ in _CONFIDENCE_COLOURS]
-    labels = [f"confidence from {CONFIDENT:.2f}"]
-    labels += [f"confidence {low:.2f} to {high:.2f}" for low, high in [(DOUBTFUL, CONFIDENT)]]
-    labels += [f"confidence below {DOUBTFUL:.2f}"]
-    ranges = [
-        f'   <range lower="{low}" upper="{high}" symbol="{number}" label="{label}" render="true"/>'
-        for number, (low, high, label) in enumerate(
-            zip(bounds, [1.0, *bounds], labels, strict=False)
-        )
-    ]
-    symbols = [_fill(number, colour) for number, (_, colour) in enumerate(_CONFIDENCE_COLOURS)]
+    ranges, symbols = [], []
+    for number, (low, high, label, colour) in enumerate(_CONFIDENCES):
+        limits = f'lower="{low}" upper="{high}" symbol="{number}" label="{label}"'
+        ranges.append(f'   <range {limits} render="true"/>')
+        symbols.append(_fill(number, colour))
     renderer = 'type="graduatedSymbol" attr="confidence" graduatedMethod="GraduatedColor"'
     return _layer(renderer, "ranges", ranges, symbols, aliases)
 
@@ -157,24 +158,20 @@ def class_style(aliases: Mapping[str, str], colours: Mapping[str, Colour]) -> st
     )
 
 
-def review_style(aliases: Mapping[str, str]) -> str:
-    """Return the style of points in doubtful footprints."""
-    label = f"to review: confidence below {DOUBTFUL:.2f}"
-    return marker_style(aliases, label, _CONFIDENCE_COLOURS[-1][1])
-
-
 def outline_style(aliases: Mapping[str, str], label: str, colour: Colour) -> str:
     """Return the style of polygons in one colour, with a label for the legend."""
     return _one_rule(label, _fill(0, colour), aliases)
 
 
-def marker_style(aliases: Mapping[str, str], label: str, colour: Colour) -> str:
-    """Return the style of points in one colour, with a label for the legend."""
+def review_style(aliases: Mapping[str, str]) -> str:
+    """Return the style of points in doubtful footprints."""
+    _, _, label, colour = _CONFIDENCES[-1]
     marker = {
         "name": "circle", "size": "2.4", "size_unit": "MM", "color": _qgis(colour),
         "outline_color": "255,255,255,255",
     }  # fmt: skip
-    return _one_rule(label, _symbol(0, "marker", [("SimpleMarker", marker)]), aliases)
+    symbol = _symbol(0, "marker", [("SimpleMarker", marker)])
+    return _one_rule(f"to review: {label}", symbol, aliases)
 
 
 def choose_class_colours(

@@ -64,5 +64,7 @@ def _name_values(spec: ModelSpec) -> dict[int, tuple[str, Colour]]:
 
 
 def _rgba(colour: Colour) -> tuple[int, int, int, int]:
-    red, green, blue, opacity = bytes.fromhex(f"{colour.removeprefix('#')}ff")[:4]
-    return red, green, blue, opacity
+    if colour == TRANSPARENT:
+        return 0, 0, 0, 0
+    red, green, blue = bytes.fromhex(colour.removeprefix("#"))
+    return red, green, blue, 255

@@ -93,7 +93,8 @@ def add_layer(
     table = pa.Table.from_arrays([*table.columns, wkb], schema=schema)
     pyogrio.write_arrow(
         table, path, layer=name, driver="GPKG", geometry_name="geometry",
-        geometry_type=geometry_type, crs=frame.crs.to_wkt(), layer_options={"GEOMETRY_NAME": GEOMETRY_NAME},
+        geometry_type=geometry_type, crs=frame.crs.to_wkt(),
+        layer_options={"GEOMETRY_NAME": GEOMETRY_NAME},
         dataset_options={} if path.exists() else GPKG_OPTIONS,
     )  # fmt: skip
 

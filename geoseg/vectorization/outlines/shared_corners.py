@@ -54,7 +54,7 @@ def _corners_on_walls(
     corners, indices = np.unique(points, axis=0, return_inverse=True)
     begins = np.flatnonzero(ring[:-1] == ring[1:])
     ends = np.stack([points[begins], points[begins + 1]], axis=1)
-    corner, wall = shapely.STRtree(shapely.linestrings(ends)).query(
+    corner, wall = shapely.STRtree(np.asarray(shapely.linestrings(ends))).query(
         shapely.points(corners), predicate="dwithin", distance=_ON_WALL
     )
     begin = begins[wall]
