@@ -1,8 +1,8 @@
 """QGIS styles (QML) of rasters and layers, as text.
 
 QGIS loads a style by itself from `NAME.qml` beside a raster and from the table `layer_styles` of a
-GeoPackage. All colours can be told apart by colour-blind people, and rasters and fills are partly
-transparent, so that scene, rasters and layers can be shown on top of each other.
+GeoPackage. Colour-blind people can tell the colours apart, unless labels give other ones to classes.
+Rasters and fills are partly transparent, so that scene, rasters and layers can be shown together.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ CLASS_COLOURS: tuple[Colour, ...] = (
     "#aa4499", "#dddddd",
 )  # fmt: skip
 
+_BLUE, _YELLOW, _RED = "#1e88ff", "#ffee33", "#e04400"
+
 # Of an evaluation: true positives, false positives, false negatives.
-FOUND_COLOUR, WRONG_COLOUR, MISSED_COLOUR = "#1e88ff", "#ff6d00", "#ffee33"
+FOUND_COLOUR, WRONG_COLOUR, MISSED_COLOUR = _BLUE, _RED, _YELLOW
 
 # Footprints of lower confidence are doubtful.
 DOUBTFUL = 0.7
@@ -34,19 +36,20 @@ DOUBTFUL = 0.7
 # Least and largest confidence, text in the legend and colour of each class of footprints. The first
 # class that contains a confidence is its class.
 _CONFIDENCES: tuple[tuple[float, float, str, Colour], ...] = (
-    (0.85, 1.0, "confidence from 0.85", "#1e88ff"),
-    (DOUBTFUL, 0.85, "confidence 0.70 to 0.85", "#ffee33"),
-    (0.0, DOUBTFUL, "confidence below 0.70", "#ff6d00"),
+    (0.85, 1.0, "confidence from 0.85", _BLUE),
+    (DOUBTFUL, 0.85, "confidence 0.70 to 0.85", _YELLOW),
+    (0.0, DOUBTFUL, "confidence below 0.70", _RED),
 )
 
 # Probability, colour and opacity: the lightness rises with the probability.
 _RAMP: tuple[tuple[float, Colour], ...] = (
     (0.0, "#44015400"), (0.1, "#46308040"), (0.3, "#31688e80"), (0.5, "#1f9e8990"),
-    (0.75, "#6dcd5990"), (1.0, "#fde72580"),
+    (0.75, "#6dcd5980"), (1.0, "#fde72568"),
 )  # fmt: skip
 
 _MASK_OPACITY = 0.35
-_FILL_OPACITY = "18"
+# Opacity inside polygons: of buildings, whose roofs are to be seen, and of classes.
+_FILL_OPACITY, _CLASS_OPACITY = "18", "68"
 _SHADOW = "#00000090"
 
 _HEAD = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>"
@@ -152,7 +155,9 @@ def class_style(aliases: Mapping[str, str], colours: Mapping[str, Colour]) -> st
         ' render="true" type="string"/>'
         for number, name in enumerate(colours)
     ]
-    symbols = [_fill(number, colour) for number, colour in enumerate(colours.values())]
+    symbols = [
+        _fill(number, colour, _CLASS_OPACITY) for number, colour in enumerate(colours.values())
+    ]
     return _layer(
         'type="categorizedSymbol" attr="class"', "categories", categories, symbols, aliases
     )
@@ -206,12 +211,12 @@ def _layer(
     )
 
 
-def _fill(number: int, colour: Colour) -> str:
+def _fill(number: int, colour: Colour, opacity: str = _FILL_OPACITY) -> str:
     """Return a symbol of polygons, whose outline can be seen on roofs of any colour."""
     line = {"line_width_unit": "MM", "line_style": "solid", "joinstyle": "miter"}
     dark = {"line_color": _qgis(_SHADOW), "line_width": "1", **line}
     bright = {"line_color": _qgis(colour), "line_width": "0.5", **line}
-    inside = {"color": _qgis(colour[:7] + _FILL_OPACITY), "style": "solid", "outline_style": "no"}
+    inside = {"color": _qgis(colour[:7] + opacity), "style": "solid", "outline_style": "no"}
     return _symbol(
         number, "fill", [("SimpleFill", inside), ("SimpleLine", dark), ("SimpleLine", bright)]
     )
