@@ -1,8 +1,8 @@
 """QGIS styles (QML) of rasters and layers, as text.
 
 QGIS loads a style by itself from `NAME.qml` beside a raster and from the table `layer_styles` of a
-GeoPackage. Colour-blind people can tell the colours apart, unless labels give other ones to classes.
-Rasters and fills are partly transparent, so that scene, rasters and layers can be shown together.
+GeoPackage. Colour-blind people can tell the colours apart, unless the labels of classes are colours
+themselves. Rasters and fills are partly transparent, so that all can be shown over the scene.
 """
 
 from __future__ import annotations

@@ -25,14 +25,15 @@ def share_corners(polygons: np.ndarray) -> np.ndarray:
     rings, owners = shapely.get_rings(polygons, return_index=True)
     points, ring = shapely.get_coordinates(rings, return_index=True)
     walls, corners = _corners_on_walls(points, ring, owners[ring])
+    paths = np.split(
+        np.insert(points, walls + 1, corners, axis=0),
+        np.cumsum(np.bincount(np.concatenate([ring, ring[walls]]), minlength=len(rings)))[:-1],
+    )
+    begins = np.searchsorted(owners, np.arange(len(polygons) + 1))
     shared = polygons.copy()
     for changed in np.unique(owners[ring[walls]]):
-        paths = []
-        for number in np.flatnonzero(owners == changed):
-            own, begin = ring[walls] == number, np.searchsorted(ring, number)
-            path = points[ring == number]
-            paths.append(np.insert(path, walls[own] + 1 - begin, corners[own], axis=0))
-        polygon = shapely.Polygon(paths[0], paths[1:])
+        shell, *holes = paths[begins[changed] : begins[changed + 1]]
+        polygon = shapely.Polygon(shell, holes)
         shared[changed] = polygon if polygon.is_valid else polygons[changed]
     return shared
 
