@@ -5,7 +5,6 @@ import json
 import shutil
 import sqlite3
 from contextlib import closing
-from pathlib import Path
 from xml.etree import ElementTree
 
 import geopandas as gpd

@@ -4,8 +4,6 @@ import json
 import logging
 import sqlite3
 import zipfile
-from itertools import pairwise
-from pathlib import Path
 from xml.etree import ElementTree
 
 import geopandas as gpd

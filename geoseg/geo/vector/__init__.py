@@ -2,8 +2,8 @@
 
 from geoseg.geo.crs import as_crs
 from geoseg.geo.vector.antimeridian import wrap_lonlat
-from geoseg.geo.vector.placement import check_range, to_crs_near, to_crs_whole
 from geoseg.geo.vector.columns import column_aliases
+from geoseg.geo.vector.placement import check_range, to_crs_near, to_crs_whole
 from geoseg.geo.vector.polygons import (
     FOOTPRINT_LAYER,
     ParquetParts,
