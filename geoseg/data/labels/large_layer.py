@@ -21,7 +21,7 @@ from geoseg.data.labels.polygon_labels import (
     reproject_to_grid,
 )
 from geoseg.geo.grid import Grid
-from geoseg.geo.vector import iter_polygons, read_footprints
+from geoseg.geo.vector import count_features, iter_polygons, read_footprints
 
 # Side of the square blocks in which footprints are read: a few thousand footprints in a town.
 _BLOCK_PX = 4096
@@ -43,6 +43,8 @@ class LayerLabels:
         ignored: Areas that were not labelled, in the grid's CRS.
         repaired: Number of invalid polygons near the scene that were repaired.
         dropped: Number of features near the scene that are not polygons.
+        elsewhere: Number of other features of the layer: those outside the scene, and those without
+            a geometry, which are nowhere.
         unclassed: Number of polygons per label value that belongs to no class.
     """
 
@@ -55,6 +57,7 @@ class LayerLabels:
     ignored: gpd.GeoSeries | None = None
     repaired: int = 0
     dropped: int = 0
+    elsewhere: int = 0
     unclassed: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -151,8 +154,10 @@ def read_layer_labels(
         if scheme.attribute in footprints:
             unclassed += count_unclassed(add_mask_values(path, footprints, scheme), scheme)
     ignored = read_ignored(path, grid, layer)
+    elsewhere = count_features(path, layer=layer, where=where) - number - dropped
     labels = LayerLabels(
-        grid, str(path), number, scheme, where, layer, ignored, repaired, dropped, unclassed
+        grid, str(path), number, scheme, where, layer, ignored, repaired, dropped, elsewhere,
+        unclassed,
     )  # fmt: skip
     if scheme.exclusive:
         labels.subset(Window(0, 0, 1, 1))  # raises if the class attribute is missing

@@ -21,7 +21,14 @@ from geoseg.data.labels.class_scheme import IGNORE, ClassScheme
 from geoseg.errors import GridMismatchError, LabelError, counted
 from geoseg.geo.crs import has_location
 from geoseg.geo.grid import Grid
-from geoseg.geo.vector import check_range, list_layers, read_footprints, to_crs_near, to_crs_whole
+from geoseg.geo.vector import (
+    check_range,
+    count_features,
+    list_layers,
+    read_footprints,
+    to_crs_near,
+    to_crs_whole,
+)
 
 # Layer of the labels' file with polygons of areas that were not labelled.
 IGNORED_LAYER = "ignored areas"
@@ -39,6 +46,8 @@ class FootprintLabels:
         ignored: Areas that were not labelled, in the grid's CRS.
         repaired: Number of invalid polygons near the scene that were repaired.
         dropped: Number of features near the scene that are not polygons.
+        elsewhere: Number of other features of the layer: those outside the scene, and those without
+            a geometry, which are nowhere.
         unclassed: Number of polygons per label value that belongs to no class.
     """
 
@@ -48,6 +57,7 @@ class FootprintLabels:
     ignored: gpd.GeoSeries | None = None
     repaired: int = 0
     dropped: int = 0
+    elsewhere: int = 0
     unclassed: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -203,6 +213,8 @@ def read_footprint_labels(
         footprints = add_mask_values(path, footprints, scheme)
         unclassed = count_unclassed(footprints, scheme)
     counts = {name: int(footprints.attrs.get(name, 0)) for name in ("repaired", "dropped")}
+    total = count_features(path, layer=layer, where=where)
+    counts["elsewhere"] = total - len(footprints) - counts["dropped"]
     ignored = read_ignored(path, grid, layer)
     return FootprintLabels(grid, footprints, scheme, ignored, **counts, unclassed=unclassed)
 

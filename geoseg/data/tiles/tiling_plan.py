@@ -150,6 +150,8 @@ def _describe_labels(labels: Labels) -> str:
         text += f" ({labels.repaired} repaired)"
     if labels.dropped:
         text += f", {labels.dropped} features that are not polygons"
+    if labels.elsewhere:
+        text += f", {labels.elsewhere} outside the scene"
     if labels.unclassed:
         text += f", {sum(labels.unclassed.values())} in no class ({list_values(labels.unclassed)})"
     return text

@@ -220,18 +220,39 @@ class ParquetParts(Sequence[gpd.GeoDataFrame]):
         return (self[index] for index in range(len(self)))
 
 
-def count_features(path: str | Path) -> int:
-    """Count the features of a layer of footprints.
+def count_features(path: str | Path, *, layer: str | None = None, where: str | None = None) -> int:
+    """Count the features of a layer, of any geometry or none.
+
+    Args:
+        path: See `read_footprints`.
+        layer: See `read_footprints`.
+        where: See `read_footprints`.
 
     Raises:
         VectorReadError: If it cannot be read.
     """
+    if _is_empty_sequence(Path(path)):
+        return 0
+    layer = _select_layer(path, layer)
+    if where is not None:
+        return _count_matching(path, layer, _ogr_where(where))
     if is_geoparquet(path):
         return int(parquet.read_metadata(readable_name(path)).num_rows)
-    layers = [name for name, _ in _layers(path)]
-    layer = FOOTPRINT_LAYER if FOOTPRINT_LAYER in layers else layers[0]
     info = pyogrio.read_info(_gdal_name(path), layer=layer, force_feature_count=True)
     return int(info["features"])
+
+
+def _count_matching(path: str | Path, layer: str, where: str) -> int:
+    if is_geoparquet(path):
+        return len(_read_parquet(path, where, None, None))
+    info = _read_info(path, layer)
+    if info["features"] == 0 or info["encoding"] not in (None, "UTF-8"):
+        return len(_read_ogr(path, layer, where, None, None))
+    _, numbers, *_ = pyogrio.raw.read(
+        _gdal_name(path), layer=layer, where=where, columns=[], read_geometry=False,
+        return_fids=True,
+    )  # fmt: skip
+    return len(numbers)
 
 
 def count_indexed(path: str | Path, layer: str | None = None) -> int:
