@@ -5,8 +5,12 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import rasterio
+from affine import Affine
 
+from geoseg.api.model import Probabilities
 from geoseg.geo import styles
+from geoseg.geo.grid import Grid
 from geoseg.jobs.files import is_own_style
 
 # Linear RGB as dichromats see it (Machado, Oliveira and Fernandes 2009, severity 1).
@@ -68,3 +72,13 @@ def test_classes_without_colours_get_some():
     chosen = styles.choose_class_colours(names, (), None)
     assert list(chosen) == list(names)
     assert len(set(chosen.values())) == 3
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_probabilities_in_memory_are_saved_with_a_style(tmp_path, dtype):
+    grid = Grid(rasterio.CRS.from_epsg(32645), Affine(0.5, 0, 3e5, 0, -0.5, 3e6), 6, 9)
+    data = np.linspace(0, 255 if dtype == "uint8" else 1, 54).reshape(1, 6, 9).astype(dtype)
+    Probabilities(data, grid).save(tmp_path / "p.tif")
+    assert (tmp_path / "p.qml").read_text(encoding="utf-8") == styles.prob_style()
+    with rasterio.open(tmp_path / "p.tif") as source:
+        assert (source.read(1) * source.scales[0]).max() == pytest.approx(1)
