@@ -93,7 +93,7 @@ def test_the_words_write_what_they_say(work):
     report = json.loads((folder / "report" / "report.json").read_text())
     assert {"tp", "fp", "fn", "precision", "recall", "f1", "iou_pixel"} <= set(report)
     layers = {name for name, _ in pyogrio.list_layers(folder / "report" / "report.gpkg")}
-    assert layers == {"TP", "FP", "FN"}
+    assert layers == {"TP", "FP", "FN", "layer_styles"}
 
 
 def test_scores_in_the_training_area_get_a_warning(work, tmp_path, caplog):
