@@ -12,7 +12,9 @@ from affine import Affine
 from pyproj import CRS, Transformer
 from rasterio.windows import Window
 from shapely.geometry import MultiPolygon, box
+from small_models import PIXELWISE, make_model
 
+import geoseg
 from geoseg.data.labels import LayerLabels, read_labels, sources
 from geoseg.data.tiles import plan_tiles, read_tile_footprints, read_tiles, tile_scenes
 from geoseg.evaluation import evaluate_footprints
@@ -21,7 +23,7 @@ from geoseg.geo.crs import transform_bounds, x_period
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import NearestRaster
 from geoseg.geo.vector import read_footprints, to_crs_densified, to_crs_near, write_footprints
-from geoseg.options import TileOptions
+from geoseg.options import PredictOptions, TileOptions
 
 PERIODIC = {
     "EPSG:3857": 40_075_016.685578486,
@@ -297,3 +299,29 @@ def test_bounds_across_the_end_are_two_boxes():
     assert west[::2] == pytest.approx((-180 - 80 * pixel, -180 + 80 * pixel), abs=1e-9)
     (inside,) = transform_bounds((0, 0, 1000, 1000), CRS(3857), CRS(4326))
     assert inside == pytest.approx((0, 0, 0.008983, 0.008983), abs=1e-6)
+
+
+@pytest.mark.parametrize("crs", ["EPSG:3857", "EPSG:4326"])
+def test_predictions_across_180(tmp_path, crs):
+    grid = grid_across(crs)
+    scene = burn(tmp_path / "scene.tif", grid)
+    aoi = tmp_path / "aoi.geojson"
+    around = gpd.GeoDataFrame({"id": [1]}, geometry=[on_grid(grid).iloc[4].buffer(
+        2 * grid.transform.a)], crs=grid.crs.to_wkt())  # fmt: skip
+    write_footprints(aoi, [around], crs=around.crs)
+    spec = PIXELWISE.model_copy(update={"gsd_m": 0.5 * grid.gsd_m})
+    model = make_model(tmp_path / "m.safetensors", spec)
+    options = PredictOptions(device="cpu", aoi=str(aoi), keep_blank=True)
+    out = geoseg.predict(scene, tmp_path / "out", model=model, options=options)
+    with rasterio.open(out.prob_path) as prob:
+        valid = prob.dataset_mask() > 0
+    left, top, right, bottom = map(int, HOUSES[4].bounds)
+    assert valid[top:bottom, left:right].all()
+    assert valid.sum() == pytest.approx((right - left + 4) * (bottom - top + 4), rel=0.05)
+    found = geoseg.vectorize(out.prob_path, tmp_path / "found.geojson").footprints
+    assert len(found)
+    assert found.total_bounds[0] >= -180
+    assert found.total_bounds[2] <= 180
+    in_layer = geoseg.vectorize(out.prob_path, tmp_path / "found.gpkg").footprints
+    assert found.area_m2.tolist() == pytest.approx(in_layer.area_m2.tolist())
+    assert grid.polygon.covers(in_layer.union_all())

@@ -127,17 +127,27 @@ def place_near(shapes: np.ndarray, crs: Any, x: float) -> np.ndarray:
     turns = period.turns(x - spans.mean(axis=1))
     # Both ends of a wide part may be near, of which one is beyond the end of x.
     wide = np.diff(spans, axis=1)[:, 0] > period.size / 2
-    changed = np.unique(owners[(turns != 0) | wide])
     placed = shapes.copy()
-    for index in changed:
-        own = owners == index
-        moved = [
+    alone = np.bincount(owners)[owners] == 1
+    moved = alone & ~wide & (turns != 0)
+    placed[owners[moved]] = _shift(parts[moved], turns[moved])
+    for index in np.unique(owners[wide | (~alone & (turns != 0))]):
+        own = slice(*np.searchsorted(owners, [index, index + 1]))
+        copies = [
             translate(part, turn + extra)
             for part, turn, is_wide in zip(parts[own], turns[own], wide[own], strict=True)
             for extra in ((-period.size, 0.0, period.size) if is_wide else (0.0,))
         ]
-        placed[index] = moved[0] if len(moved) == 1 else _join(moved, _PRECISION * period.size)
+        placed[index] = _join(copies, _PRECISION * period.size)
     return placed
+
+
+def _shift(shapes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Return shapes (N,) moved along x, each by its own offset."""
+    points, owners = shapely.get_coordinates(shapes, return_index=True)
+    points[:, 0] += offsets[owners]
+    shifted: np.ndarray = shapely.set_coordinates(shapes.copy(), points)
+    return shifted
 
 
 def _spans(shapes: np.ndarray) -> np.ndarray:
