@@ -13,13 +13,13 @@ import geoseg.training.augmentation
 from geoseg.errors import InputShapeError
 from geoseg.options import AUGMENT_PRESETS, AugmentOptions
 from geoseg.training.augmentation import (
-    Randomness,
     augment,
     blur,
     cast_shadows,
     change_colours,
     displacement_field,
 )
+from geoseg.training.randomness import Randomness
 
 BLACK = torch.tensor([-2.0, -1.5, -1.0])
 

@@ -49,7 +49,7 @@ from geoseg.options import (
     TrainOptions,
     VectorizeOptions,
 )
-from geoseg.training.augmentation import Randomness
+from geoseg.training.randomness import Randomness
 from geoseg.training.run import train
 
 SPEC = ModelSpec(

@@ -45,7 +45,7 @@ from geoseg.geo.vector import (
     write_layers,
     write_parts,
 )
-from geoseg.geo.vector.polygons import _ogr_where
+from geoseg.geo.vector.layer_files import ogr_where
 from geoseg.geo.vector.shapefile import ShapefileSize, short_names
 
 UTM = "EPSG:32645"
@@ -385,7 +385,7 @@ def test_filters_speak_one_language(tmp_path, suffix):
 
 
 def test_quoted_text_is_left_alone_in_filters():
-    assert _ogr_where("""a == 'x == y' and "b==c" == 1""") == """a = 'x == y' and "b==c" = 1"""
+    assert ogr_where("""a == 'x == y' and "b==c" == 1""") == """a = 'x == y' and "b==c" = 1"""
 
 
 @pytest.mark.parametrize("suffix", LAYER_SUFFIXES)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from geoseg.options import AugmentOptions
-from geoseg.training.augmentation import Randomness, augment_tones
+from geoseg.training.augmentation import augment_tones
+from geoseg.training.randomness import Randomness
 
 
 def augment_boxes(

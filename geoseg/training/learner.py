@@ -18,9 +18,9 @@ from geoseg.networks.architectures import Task
 from geoseg.networks.model_file import ModelSpec
 from geoseg.networks.models import encoder_of
 from geoseg.options import TrainOptions
-from geoseg.training.augmentation import Randomness
 from geoseg.training.dataset import TileDataset
 from geoseg.training.distributed import broadcast_from_first, count_processes, reduce_on_first
+from geoseg.training.randomness import Randomness
 from geoseg.training.validation.tuning import Tuned
 
 

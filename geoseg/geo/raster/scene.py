@@ -30,6 +30,7 @@ from geoseg.geo.raster.georeferencing import (
 from geoseg.geo.raster.opening import lacks_file, missing_source, open_raster
 from geoseg.geo.raster.scene_vrt import (
     Band,
+    check_dtypes,
     differing_nodata,
     list_bands,
     may_be_colour,
@@ -39,10 +40,6 @@ from geoseg.geo.raster.scene_vrt import (
 from geoseg.jobs.files import process_folder
 
 logger = logging.getLogger(__name__)
-
-# 64-bit integers are counts and keys, not measured light; means and warps would round them.
-_DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
-
 
 # Side of the reduced mask that tells whether it excludes anything, and the answers by file.
 _CHECKED_SIDE, _MOST_KNOWN = 256, 256
@@ -354,7 +351,7 @@ def _inspect(
     bands = list_bands(source)
     indexes = _select_bands(bands, path, wanted)
     chosen = [bands[i - 1] for i in indexes]
-    _check_dtypes(chosen, path)
+    check_dtypes(chosen, path)
     info = SceneInfo(
         path=path,
         grid=georeferencing.grid,
@@ -390,21 +387,6 @@ def _select_bands(
             )
         indexes.append(number)
     return indexes
-
-
-def _check_dtypes(bands: Sequence[Band], path: str) -> None:
-    unsupported = next((band.dtype for band in bands if band.dtype not in _DTYPES), None)
-    if unsupported is None:
-        return
-    if unsupported.startswith("complex"):
-        raise SceneReadError(
-            f"{path}: has {unsupported} pixels, geoseg reads integers and real numbers; "
-            "convert with gdal_translate -ot Float32"
-        )
-    raise SceneReadError(
-        f"{path}: has {unsupported} pixels, geoseg reads integers of up to 32 bits, float32 and "
-        "float64; convert with gdal_translate -ot Int32 or -ot Float64"
-    )
 
 
 def _common_nodata(bands: Sequence[Band]) -> float | None:

@@ -11,6 +11,7 @@ import numpy as np
 from rasterio.dtypes import dtype_rev, typename_fwd
 from rasterio.enums import ColorInterp, MaskFlags
 
+from geoseg.errors import SceneReadError
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster.opening import describe, open_description
 
@@ -22,6 +23,10 @@ _GEOREFERENCING = ("SRS", "GeoTransform", "GCPList")
 
 # Any opacity above 0 is valid, whatever the data type of the alpha band.
 _OPAQUE = "0:0,1:255"
+
+
+# 64-bit integers are counts and keys, not measured light; means and warps would round them.
+_DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,22 @@ def validity_band(source: Any, bands: Sequence[Band]) -> str | None:
     if MaskFlags.per_dataset in source.mask_flag_enums[bands[0].number - 1]:
         return f"mask,{bands[0].number}"
     return None
+
+
+def check_dtypes(bands: Sequence[Band], path: str) -> None:
+    """Check that bands have a data type that geoseg reads; raise `SceneReadError` if not."""
+    unsupported = next((band.dtype for band in bands if band.dtype not in _DTYPES), None)
+    if unsupported is None:
+        return
+    if unsupported.startswith("complex"):
+        raise SceneReadError(
+            f"{path}: has {unsupported} pixels, geoseg reads integers and real numbers; "
+            "convert with gdal_translate -ot Float32"
+        )
+    raise SceneReadError(
+        f"{path}: has {unsupported} pixels, geoseg reads integers of up to 32 bits, float32 and "
+        "float64; convert with gdal_translate -ot Int32 or -ot Float64"
+    )
 
 
 def differing_nodata(bands: Sequence[Band]) -> bool:

@@ -3,17 +3,14 @@
 from geoseg.geo.crs import as_crs
 from geoseg.geo.vector.antimeridian import wrap_lonlat
 from geoseg.geo.vector.columns import column_aliases
-from geoseg.geo.vector.placement import check_range, to_crs_near, to_crs_whole
-from geoseg.geo.vector.polygons import (
+from geoseg.geo.vector.layer_files import (
     FOOTPRINT_LAYER,
-    ParquetParts,
-    count_features,
     count_indexed,
-    iter_polygons,
-    keep_polygons,
     list_layers,
-    read_footprints,
 )
+from geoseg.geo.vector.placement import check_range, to_crs_near, to_crs_whole
+from geoseg.geo.vector.polygon_parts import ParquetParts, iter_polygons
+from geoseg.geo.vector.polygons import count_features, keep_polygons, read_footprints
 from geoseg.geo.vector.reprojection import to_crs_densified
 from geoseg.geo.vector.writer import (
     FOOTPRINT_COLUMNS,

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import os
-import re
-import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
@@ -19,51 +15,28 @@ import pyogrio
 import shapely
 from pyarrow import parquet
 from pyogrio.errors import DataLayerError, DataSourceError
-from pyproj import CRS
 from shapely.geometry.base import BaseGeometry
 
-from geoseg.errors import MissingCRSError, VectorReadError, one_line
-from geoseg.geo.crs import Box, as_crs, transform_bounds
-from geoseg.geo.paths import is_a_folder, is_missing, no_such_file
+from geoseg.errors import MissingCRSError
+from geoseg.geo.crs import as_crs, transform_bounds
 from geoseg.geo.plain_names import readable_name
-
-logger = logging.getLogger(__name__)
-
-FOOTPRINT_LAYER = "footprints"
-
-# Formats with a spatial index, whose features are numbered in file order.
-_INDEXED = (".gpkg", ".fgb")
-
-_GEOPARQUET = (".parquet", ".geoparquet", ".pq")
-
-# Column of the features' numbers, unless their format names it.
-_FID = "OGC_FID"
-
-# Features per batch where a layer is read in parts.
-_BATCH = 8192
+from geoseg.geo.vector.layer_files import (
+    INDEXED_SUFFIXES,
+    filter_error,
+    gdal_name,
+    is_empty_sequence,
+    is_geoparquet,
+    layer_extent,
+    not_vector_error,
+    ogr_where,
+    read_layer_info,
+    select_layer,
+)
 
 _POLYGON, _MULTIPOLYGON, _COLLECTION = 3, 6, 7
 
-# Vector files that are read from a zip archive, in any of its folders.
-_ZIPPED = (".shp", ".gpkg", ".geojson", ".json", ".fgb", ".kml", ".gml")
-
 # No CRS has larger coordinates, and areas of larger ones overflow.
 _MAX_COORDINATE = 1e12
-
-
-def list_layers(path: str | Path) -> list[str]:
-    """List the layers of a vector file.
-
-    Args:
-        path: Any vector file that GDAL opens, or GeoParquet.
-
-    Returns:
-        Names in file order; GeoParquet has one, named after the file.
-
-    Raises:
-        VectorReadError: If the file does not exist or is not a vector file.
-    """
-    return [name for name, _ in _layers(path)]
 
 
 def read_footprints(
@@ -79,8 +52,7 @@ def read_footprints(
 
     Null and empty geometries, points, lines and geometries with infinite coordinates are dropped,
     invalid polygons repaired, Z dropped and collections reduced to their polygons.
-    `.attrs["dropped"]`
-    and `.attrs["repaired"]` of the result count the rows.
+    `.attrs["dropped"]` and `.attrs["repaired"]` of the result count the rows.
 
     Args:
         path: GeoJSON, GeoPackage, Shapefile (zipped or not), FlatGeobuf, GeoParquet, KML or
@@ -101,123 +73,16 @@ def read_footprints(
             layer, or the filter does not match its attributes.
         MissingCRSError: If the layer has no CRS.
     """
-    if _is_empty_sequence(Path(path)):
-        return _polygons_only(gpd.GeoDataFrame(geometry=[], crs=4326))
-    layer = _select_layer(path, layer)
-    where = _ogr_where(where) if where else None
+    if is_empty_sequence(Path(path)):
+        return polygons_only(gpd.GeoDataFrame(geometry=[], crs=4326))
+    layer = select_layer(path, layer)
+    where = ogr_where(where) if where else None
     if is_geoparquet(path):
         features = _read_parquet(path, where, bounds, bounds_crs)
     else:
         features = _read_ogr(path, layer, where, bounds, bounds_crs)
-    polygons = _polygons_only(features)
+    polygons = polygons_only(features)
     return polygons if numbered else polygons.reset_index(drop=True)
-
-
-def iter_polygons(
-    path: str | Path,
-    *,
-    where: str | None = None,
-    layer: str | None = None,
-    columns: Sequence[str] = (),
-    bounds: tuple[float, float, float, float] | None = None,
-    bounds_crs: Any = None,
-) -> Iterator[gpd.GeoDataFrame]:
-    """Yield the polygons of `read_footprints` in batches of some thousands.
-
-    Each batch has its own `.attrs`. GeoParquet is not supported. Arguments and errors are those of
-    `read_footprints`, and:
-
-    Args:
-        path: See `read_footprints`.
-        where: See `read_footprints`.
-        layer: See `read_footprints`.
-        columns: Attributes to read; those that the layer lacks are left out.
-        bounds: See `read_footprints`.
-        bounds_crs: See `read_footprints`.
-    """
-    layer = _select_layer(path, layer)
-    where = _ogr_where(where) if where else None
-    info = _read_info(path, layer)
-    crs = as_crs(info["crs"], path)
-    boxes = transform_bounds(bounds, bounds_crs, crs, path, extent=_layer_extent(info))
-    try:
-        seen = np.zeros(0, dtype=np.int64)
-        for box in boxes or [None]:
-            for features in _iter_box(path, layer, where, columns, box):
-                new = ~features.index.isin(seen)
-                if boxes and len(boxes) > 1:  # a feature may be in several boxes
-                    seen = np.concatenate([seen, features.index.to_numpy()])
-                polygons = _polygons_only(features[new].set_crs(crs, allow_override=True))
-                yield polygons.reset_index(drop=True)
-    except (DataSourceError, DataLayerError, ValueError) as error:
-        if where:
-            raise _bad_filter(path, where, info["fields"]) from error
-        raise _not_vector(path, error) from error
-
-
-def _iter_box(
-    path: str | Path, layer: str, where: str | None, columns: Sequence[str], box: Box | None
-) -> Iterator[gpd.GeoDataFrame]:
-    """Yield the features in a box with some of their attributes, indexed by their numbers."""
-    with pyogrio.open_arrow(
-        _gdal_name(path), layer=layer, where=where, bbox=box, columns=list(columns),
-        batch_size=_BATCH, use_pyarrow=True, return_fids=True,
-    ) as (described, batches):  # fmt: skip
-        name = described["geometry_name"] or "wkb_geometry"
-        for batch in batches:
-            numbers = batch.column(described["fid_column"] or _FID).to_numpy()
-            encoded = batch.column(name).to_numpy(zero_copy_only=False)
-            found = [column for column in columns if column in batch.schema.names]
-            attributes = {column: batch.column(column).to_pandas() for column in found}
-            shapes = _decode(encoded, numbers, path, layer)
-            yield gpd.GeoDataFrame(attributes, geometry=shapes).set_index(numbers)
-
-
-def _decode(encoded: np.ndarray, numbers: np.ndarray, path: str | Path, layer: str) -> np.ndarray:
-    """Return the geometries of WKB (N,); curves as the lines that GDAL approximates them by."""
-    try:
-        shapes: np.ndarray = shapely.from_wkb(encoded)
-    except NotImplementedError:
-        shapes = np.array([_decode_linear(code) for code in encoded], dtype=object)
-        unread = shapely.is_missing(shapes) & np.array([code is not None for code in encoded])
-        again = pyogrio.read_dataframe(
-            _gdal_name(path), layer=layer, columns=[], fids=numbers[unread], fid_as_index=True
-        )
-        shapes[unread] = again.geometry.reindex(numbers[unread]).array
-    return shapes
-
-
-def _decode_linear(code: bytes | None) -> BaseGeometry | None:
-    """Return the geometry of WKB; None for a curve, which shapely does not know."""
-    try:
-        return shapely.from_wkb(code)
-    except NotImplementedError:
-        return None
-
-
-class ParquetParts(Sequence[gpd.GeoDataFrame]):
-    """A GeoParquet file that is read row group by row group.
-
-    Args:
-        path: Written by geopandas or `write_parts`.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self._file = parquet.ParquetFile(readable_name(path))
-        geo = json.loads(self._file.schema_arrow.metadata[b"geo"])
-        self._crs = CRS.from_json_dict(geo["columns"]["geometry"]["crs"])
-
-    def __len__(self) -> int:
-        return int(self._file.num_row_groups)
-
-    def __getitem__(self, index: Any) -> gpd.GeoDataFrame:
-        """Read one part."""
-        table = self._file.read_row_group(index).to_pandas()
-        shapes = shapely.from_wkb(table.pop("geometry").to_numpy())
-        return gpd.GeoDataFrame(table, geometry=shapes, crs=self._crs)
-
-    def __iter__(self) -> Iterator[gpd.GeoDataFrame]:
-        return (self[index] for index in range(len(self)))
 
 
 def count_features(path: str | Path, *, layer: str | None = None, where: str | None = None) -> int:
@@ -231,35 +96,28 @@ def count_features(path: str | Path, *, layer: str | None = None, where: str | N
     Raises:
         VectorReadError: If it cannot be read.
     """
-    if _is_empty_sequence(Path(path)):
+    if is_empty_sequence(Path(path)):
         return 0
-    layer = _select_layer(path, layer)
+    layer = select_layer(path, layer)
     if where is not None:
-        return _count_matching(path, layer, _ogr_where(where))
+        return _count_matching(path, layer, ogr_where(where))
     if is_geoparquet(path):
         return int(parquet.read_metadata(readable_name(path)).num_rows)
-    info = pyogrio.read_info(_gdal_name(path), layer=layer, force_feature_count=True)
+    info = pyogrio.read_info(gdal_name(path), layer=layer, force_feature_count=True)
     return int(info["features"])
 
 
 def _count_matching(path: str | Path, layer: str, where: str) -> int:
     if is_geoparquet(path):
         return len(_read_parquet(path, where, None, None))
-    info = _read_info(path, layer)
+    info = read_layer_info(path, layer)
     if info["features"] == 0 or info["encoding"] not in (None, "UTF-8"):
         return len(_read_ogr(path, layer, where, None, None))
     _, numbers, *_ = pyogrio.raw.read(
-        _gdal_name(path), layer=layer, where=where, columns=[], read_geometry=False,
+        gdal_name(path), layer=layer, where=where, columns=[], read_geometry=False,
         return_fids=True,
     )  # fmt: skip
     return len(numbers)
-
-
-def count_indexed(path: str | Path, layer: str | None = None) -> int:
-    """Count the features of a layer in a spatially indexed format; 0 for other formats."""
-    if Path(path).suffix.lower() not in _INDEXED:
-        return 0
-    return max(0, int(_read_info(path, _select_layer(path, layer))["features"]))
 
 
 def polygonal_part(shape: BaseGeometry) -> BaseGeometry:
@@ -277,74 +135,6 @@ def keep_polygons(shapes: np.ndarray) -> np.ndarray:
     return shapes
 
 
-def is_geoparquet(path: str | Path) -> bool:
-    """Whether a file is GeoParquet, by its suffix."""
-    return Path(path).suffix.lower() in _GEOPARQUET
-
-
-def _is_empty_sequence(path: Path) -> bool:
-    """Return whether a file is an empty GeoJSON sequence, which GDAL cannot open."""
-    return path.suffix.lower() == ".geojsonl" and path.is_file() and path.stat().st_size == 0
-
-
-def _layers(path: str | Path) -> list[tuple[str, str | None]]:
-    name = str(path)
-    if is_missing(name):
-        raise VectorReadError(no_such_file(name))
-    if is_geoparquet(name):
-        return [(Path(name).stem, "Unknown")]
-    try:
-        layers = [(str(layer), kind) for layer, kind in pyogrio.list_layers(_gdal_name(path))]
-    except DataSourceError as error:
-        raise _not_vector(path, error) from error
-    if not layers:
-        raise VectorReadError(f"{name}: has no vector layer; give a file that has one")
-    return layers
-
-
-def _gdal_name(path: str | Path) -> str:
-    """Return the name by which GDAL opens a file; for a zip archive, that of its content."""
-    if Path(path).suffix.lower() != ".zip" or not zipfile.is_zipfile(path):
-        return readable_name(path)
-    with zipfile.ZipFile(path) as archive:
-        members = [PurePosixPath(name) for name in archive.namelist()]
-    found = [
-        member
-        for member in members
-        if member.suffix.lower() in _ZIPPED and "__MACOSX" not in member.parts
-    ]
-    if not found:
-        raise VectorReadError(
-            f"{path}: has no vector file; give an archive of a Shapefile, GeoPackage or GeoJSON"
-        )
-    folders = {member.parent for member in found}
-    if len(folders) > 1:
-        raise VectorReadError(
-            f"{path}: has several vector files ({_join(map(str, found))}); unpack it and give one"
-        )
-    inside = found[0] if len(found) == 1 else found[0].parent
-    return f"/vsizip/{Path(readable_name(path)).absolute()}/{inside}"
-
-
-def _select_layer(path: str | Path, layer: str | None) -> str:
-    layers = _layers(path)
-    names = [name for name, _ in layers]
-    if layer is not None:
-        if layer not in names:
-            raise VectorReadError(f"{path}: has no layer {layer!r}; its layers are {_join(names)}")
-        return layer
-    if FOOTPRINT_LAYER in names:
-        return FOOTPRINT_LAYER
-    spatial = [name for name, kind in layers if kind is not None]
-    polygonal = [
-        name for name, kind in layers if kind and re.match(r"(Multi)?Polygon|Unknown|Geom", kind)
-    ]
-    chosen = (polygonal or spatial or names)[0]
-    if len(names) > 1:
-        logger.warning("%s: read layer %s of %s", path, chosen, _join(names))
-    return chosen
-
-
 def _read_ogr(
     path: str | Path,
     layer: str,
@@ -352,17 +142,17 @@ def _read_ogr(
     bounds: tuple[float, float, float, float] | None,
     bounds_crs: Any,
 ) -> gpd.GeoDataFrame:
-    info = _read_info(path, layer)
+    info = read_layer_info(path, layer)
     crs = as_crs(info["crs"], path)
     if info["features"] == 0:
         where = None  # an empty GeoJSON has no attributes to filter by
     # GDAL would compare the filter, in UTF-8, with the bytes of another encoding.
     later = where if where and info["encoding"] not in (None, "UTF-8") else None
-    boxes = transform_bounds(bounds, bounds_crs, crs, path, extent=_layer_extent(info))
+    boxes = transform_bounds(bounds, bounds_crs, crs, path, extent=layer_extent(info))
     try:
         parts = [
             pyogrio.read_dataframe(
-                _gdal_name(path),
+                gdal_name(path),
                 layer=layer,
                 where=None if later else where,
                 bbox=box,
@@ -376,15 +166,15 @@ def _read_ogr(
         if later:
             return features.iloc[_matching_rows(features, later, path)]
         # With bounds, a GeoPackage returns features in the order of its spatial index.
-        in_order = Path(path).suffix.lower() in _INDEXED or len(parts) > 1
+        in_order = Path(path).suffix.lower() in INDEXED_SUFFIXES or len(parts) > 1
         return features.sort_index() if in_order else features
     except (DataSourceError, DataLayerError) as error:
         if where:
-            raise _bad_filter(path, where, info["fields"]) from error
-        raise _not_vector(path, error) from error
+            raise filter_error(path, where, info["fields"]) from error
+        raise not_vector_error(path, error) from error
     except ValueError as error:
         if where and not isinstance(error, MissingCRSError):
-            raise _bad_filter(path, where, info["fields"]) from error
+            raise filter_error(path, where, info["fields"]) from error
         raise
 
 
@@ -395,29 +185,11 @@ def _merge_parts(parts: Sequence[gpd.GeoDataFrame]) -> gpd.GeoDataFrame:
     return features[~features.index.duplicated()]
 
 
-def _layer_extent(info: dict[str, Any]) -> tuple[float, float] | None:
-    """Return the smallest and largest x of a layer; None if its format does not know them."""
-    bounds = info["total_bounds"]
-    if bounds is None or not np.isfinite(bounds).all():
-        return None
-    return float(bounds[0]), float(bounds[2])
-
-
 def extent_x(shapes: np.ndarray) -> tuple[float, float] | None:
     """Return the smallest and largest finite x of geometries (N,); None if there is none."""
     xs = shapely.bounds(shapes).reshape(-1, 4)[:, [0, 2]]
     xs = xs[np.isfinite(xs).all(axis=1)]
     return (float(xs[:, 0].min()), float(xs[:, 1].max())) if len(xs) else None
-
-
-def _read_info(path: str | Path, layer: str) -> dict[str, Any]:
-    try:
-        info: dict[str, Any] = pyogrio.read_info(_gdal_name(path), layer=layer)
-    except (DataSourceError, DataLayerError) as error:
-        raise _not_vector(path, error) from error
-    if info["geometry_type"] is None:
-        raise _no_geometry(path)
-    return info
 
 
 def _read_parquet(
@@ -429,7 +201,7 @@ def _read_parquet(
     try:
         features = gpd.read_parquet(readable_name(path))
     except (ValueError, OSError) as error:  # pyarrow raises both for a file of another kind
-        raise _not_vector(path, error) from error
+        raise not_vector_error(path, error) from error
     features = features.reset_index(drop=True)
     crs = as_crs(features.crs, path)
     extent = extent_x(np.array(features.geometry.array, dtype=object))
@@ -460,7 +232,7 @@ def _matching_rows(features: gpd.GeoDataFrame, where: str, path: str | Path) -> 
         pyogrio.write_dataframe(table[scalar], name, driver="GPKG", layer="table")
         found = pyogrio.read_dataframe(name, where=where, columns=[], fid_as_index=True)
     except (DataSourceError, DataLayerError, ValueError) as error:
-        raise _bad_filter(path, where, scalar) from error
+        raise filter_error(path, where, scalar) from error
     finally:
         with suppress(OSError):  # the table may not have been written
             pyogrio.vsi_unlink(name)
@@ -468,12 +240,8 @@ def _matching_rows(features: gpd.GeoDataFrame, where: str, path: str | Path) -> 
     return rows - 1  # GeoPackage counts rows from 1
 
 
-def _ogr_where(where: str) -> str:
-    """Replace `==` by OGR's `=`, except inside quotes."""
-    return re.sub(r"""('[^']*'|"[^"]*")|==""", lambda match: match.group(1) or "=", where)
-
-
-def _polygons_only(features: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+def polygons_only(features: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    """Return the polygons of features, valid and in two dimensions; see `read_footprints`."""
     before = len(features)
     shapes = shapely.force_2d(np.array(features.geometry.array, dtype=object))
     kinds = shapely.get_type_id(shapes)
@@ -498,35 +266,3 @@ def _have_valid_coordinates(shapes: np.ndarray) -> np.ndarray:
     valid = np.ones(len(shapes), dtype=bool)
     valid[owners[~(np.abs(coordinates) <= _MAX_COORDINATE).all(axis=1)]] = False
     return valid
-
-
-def _not_vector(path: str | Path, error: Exception) -> VectorReadError:
-    file = Path(path)
-    if file.is_dir():
-        return VectorReadError(is_a_folder(path, "layer"))
-    indexes = (file.with_suffix(suffix) for suffix in (".shx", ".SHX"))
-    if file.suffix.lower() == ".shp" and file.is_file() and not any(i.exists() for i in indexes):
-        return VectorReadError(
-            f"{path}: {file.stem}.shx, the Shapefile's index, is missing; copy it, too, or rebuild "
-            "it with ogr2ogr --config SHAPE_RESTORE_SHX YES out.gpkg in.shp"
-        )
-    # The rest of the message is about drivers, which users need not specify.
-    reason = one_line(Exception(str(error).partition("; It might help")[0]))
-    return VectorReadError(
-        f"{path}: cannot be read as a vector layer ({reason}); give a GeoJSON, GeoPackage, "
-        "Shapefile, FlatGeobuf or GeoParquet file"
-    )
-
-
-def _no_geometry(path: str | Path) -> VectorReadError:
-    return VectorReadError(f"{path}: is a table without geometries; give a layer of polygons")
-
-
-def _bad_filter(path: str | Path, where: str, columns: Iterable[str]) -> VectorReadError:
-    return VectorReadError(
-        f"{path}: the filter {where!r} does not match; the attributes are {_join(columns)}"
-    )
-
-
-def _join(names: Iterable[str]) -> str:
-    return ", ".join(map(str, names)) or "(none)"

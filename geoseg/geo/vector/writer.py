@@ -30,7 +30,7 @@ from geoseg.geo.vector.geopackage import (
     add_styles,
 )
 from geoseg.geo.vector.geoparquet import write_frames, write_geoparquet
-from geoseg.geo.vector.polygons import FOOTPRINT_LAYER
+from geoseg.geo.vector.layer_files import FOOTPRINT_LAYER
 from geoseg.geo.vector.replacing import replace_layer
 from geoseg.geo.vector.shapefile import ShapefileSize, shapefile_columns, shapefile_fields
 from geoseg.geo.vector.spacenet_csv import write_spacenet_csv
