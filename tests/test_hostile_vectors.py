@@ -362,14 +362,14 @@ def coordinates_that_are_no_numbers(town, tmp_path):
 def nothing_but_infinite_coordinates(town, tmp_path):
     return Given(
         layer(town, [no_place(np.inf)], tmp_path / "a.gpkg"),
-        refused="has 1 features, but no polygon",
+        refused="has 1 feature, but no polygon",
     )
 
 
 @case
 def nothing_but_huge_coordinates(town, tmp_path):
     shapes = [box(1e299, 1e299, 1e300, 1e300)]
-    return Given(layer(town, shapes, tmp_path / "a.gpkg"), refused="has 1 features, but no polygon")
+    return Given(layer(town, shapes, tmp_path / "a.gpkg"), refused="has 1 feature, but no polygon")
 
 
 @case
