@@ -2,6 +2,7 @@
 
 import geopandas as gpd
 import pytest
+import shapely
 from click.testing import CliRunner
 from shapely.geometry import box
 
@@ -30,6 +31,9 @@ def test_every_model_has_a_card_a_licence_and_a_bearable_size(name):
     assert spec.provenance["licence"] in card
     assert f"resampled to {spec.gsd_m:g} m" in card
     assert "## Limits" in card
+    area = shapely.from_wkt(spec.provenance["training_area"])  # in degrees
+    assert area.is_valid
+    assert 0 < area.area < 1e-4
     for key in ("batch_size", "ema", "val_every", "max_minutes"):
         assert f"`train.{key}={spec.provenance['train'][key]}`" in card
     parameters = sum(p.numel() for p in load_network(*load_model(path)).parameters())
