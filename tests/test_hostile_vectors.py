@@ -324,6 +324,18 @@ def a_ring_of_two_points(town, tmp_path):
 
 
 @case
+def rings_that_are_not_closed(town, tmp_path):
+    frame = gpd.GeoSeries(town.houses, crs=town.crs).to_crs(4326)
+    shapes = [shapely.geometry.mapping(house) for house in frame]
+    for shape in shapes:
+        shape["coordinates"] = [ring[:-1] for ring in shape["coordinates"]]
+    features = [{"type": "Feature", "properties": {}, "geometry": shape} for shape in shapes]
+    text = json.dumps({"type": "FeatureCollection", "features": features})
+    (tmp_path / "a.geojson").write_text(text)
+    return Given(tmp_path / "a.geojson", town.houses)
+
+
+@case
 def coordinates_that_are_huge(town, tmp_path):
     return Given(
         layer(town, [box(-1e300, -1e300, 1e300, -1e299), *town.houses], tmp_path / "a.gpkg"),

@@ -10,7 +10,7 @@ from geoseg.api.results import VectorizeResult
 from geoseg.errors import ConfigError
 from geoseg.geo.raster import ProbInfo, list_files, read_prob
 from geoseg.geo.raster.block_cache import limited_block_cache
-from geoseg.geo.vector import check_layer, check_suffix
+from geoseg.geo.vector import check_layer, check_suffix, count_features
 from geoseg.jobs.journal import describe_job
 from geoseg.jobs.output import Work, check_output, file_output
 from geoseg.jobs.progress import Progress
@@ -106,7 +106,8 @@ def vectorize(
         with file_output(output, overwrite=overwrite, inputs=plan.inputs, job=job) as work:
             if not work.is_complete:
                 _write(plan, work, workers, progress)
-            count = int(work.journal.done["count"])
+            recorded: int | None = work.journal.find("count", int)
+        count = count_features(output) if recorded is None else recorded
         if not count:
             _warn_if_unlikely(plan.prob)
     return VectorizeResult(Path(output), count)

@@ -97,6 +97,8 @@ def _run() -> int:
         _complain(str(error))
     except OSError as error:
         _complain(f"{describe_os_error(error)}; check the path, its permissions and the disk")
+    except MemoryError:
+        _complain("out of memory; lower --max-memory, or use a machine with more memory")
     else:
         return code if isinstance(code, int) else 0
     return 2

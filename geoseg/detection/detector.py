@@ -13,8 +13,10 @@ from geoseg.networks.device import choose_device, computes_bf16
 from geoseg.networks.model_file import ModelSpec
 from geoseg.networks.models import load_network
 from geoseg.networks.models.retinanet import RetinaNet
+from geoseg.networks.models.sketch import check_tile_memory
 from geoseg.networks.normalization import normalise
 from geoseg.options import PredictOptions
+from geoseg.prediction.strip_writer import check_probabilities
 
 # Boxes of lower scores are discarded before non-maximum suppression (arXiv 1708.02002).
 MIN_SCORE = 0.05
@@ -46,6 +48,8 @@ class BoxPredictor:
         self.min_score, self.iou = min_score, iou
         self.device = choose_device(device)
         network = cast(RetinaNet, load_network(spec, weights)).eval().to(self.device)
+        if self.device.type == "cpu":
+            check_tile_memory(spec, spec.size)
         self.network = network.to(memory_format=torch.channels_last)
         self._mean = torch.tensor(spec.mean, device=self.device)
         self._std = torch.tensor(spec.std, device=self.device)
@@ -64,6 +68,7 @@ class BoxPredictor:
         image = image.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=computes_bf16(self.device)):
             outputs = self.network(image)
+        check_probabilities(sum(float(part.sum()) for part in outputs))
         return detect_boxes(self.network, outputs, mask, min_score=self.min_score, iou=self.iou)
 
 

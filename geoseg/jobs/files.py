@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 # space than this counts as full. Bytes.
 LEAST_FREE = 1_000_000
 
+# Small objects in JSON take 30 times as much memory as their text. Bytes.
+_MOST_TEXT = 50_000_000
+
 # Files that would be read with the new file although they describe the old one: indexes of a
 # Shapefile, its CRS as old versions of QGIS stored it, and pending changes of a SQLite database.
 _STALE_SHAPEFILE = (".qix", ".sbn", ".sbx", ".idm", ".ind", ".qpj")
@@ -61,6 +64,22 @@ def resolve_output(path: str | Path) -> Path:
 def working_path(path: Path) -> Path:
     """Return the hidden name beside an output under which it is made."""
     return path.with_name(f".{path.name}.partial")
+
+
+def read_text(path: Path, most: int = _MOST_TEXT) -> str:
+    """Read a small text file.
+
+    Args:
+        path: The file.
+        most: The largest size that is read, bytes.
+
+    Raises:
+        ValueError: If it is larger, or not text.
+    """
+    size = path.stat().st_size
+    if size > most:
+        raise ValueError(f"it has {size / 1e6:.0f} MB, but at most {most / 1e6:.0f} MB are read")
+    return path.read_text(encoding="utf-8")
 
 
 @contextmanager

@@ -7,12 +7,15 @@ import json
 from collections.abc import Iterable
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from geoseg.jobs.files import replace_file
 from geoseg.version import __version__
+
+Result = TypeVar("Result")
 
 
 def describe_job(*parts: Any, files: Iterable[str | Path] = ()) -> str:
@@ -62,7 +65,7 @@ class Journal:
         self.done: dict[str, Any] = {}
         lines = _whole_lines(self._path)
         for line in lines[1:]:
-            key, result = json.loads(line)
+            key, result = _parse(line)
             self.done[key] = result
         # The last line may have been cut short; it is dropped, and its task done again.
         text = "".join(lines) or json.dumps(job) + "\n"
@@ -85,12 +88,12 @@ class Journal:
     def continues(cls, folder: Path, job: str) -> bool:
         """Whether a working folder was left by this very job."""
         lines = _whole_lines(folder / cls.NAME)
-        return bool(lines) and json.loads(lines[0]) == job
+        return bool(lines) and _parse(lines[0]) == job
 
     @classmethod
     def has(cls, folder: Path, key: str) -> bool:
         """Whether the journal in a working folder, of any job, has a finished task of this key."""
-        return any(json.loads(line)[0] == key for line in _whole_lines(folder / cls.NAME)[1:])
+        return any(_parse(line)[0] == key for line in _whole_lines(folder / cls.NAME)[1:])
 
     def add(self, key: str, result: Any) -> None:
         """Record a finished task.
@@ -109,27 +112,57 @@ class Journal:
             np.save(file, array, allow_pickle=False)
         self.add(key, True)
 
-    def load_array(self, key: str) -> np.ndarray:
-        """Load the array of a finished task."""
-        array: np.ndarray = np.load(self._array_path(key), allow_pickle=False)
-        return array
+    def find(self, key: str, kind: type[Result] | Any) -> Result | None:
+        """Return the result of a task; None if it is not finished, or its record is damaged.
+
+        Args:
+            key: Key of the task.
+            kind: Type of the result with its range, as pydantic takes it.
+        """
+        try:
+            found: Result = TypeAdapter(kind).validate_python(self.done[key])
+        except (KeyError, ValueError):
+            return None
+        return found
+
+    def find_array(self, key: str, dtype: str, columns: int) -> np.ndarray | None:
+        """Return the array (n, columns) of a task; None if it is not finished or is damaged."""
+        if key not in self.done:
+            return None
+        try:
+            # Mapped, so that no more memory is allocated than the file has bytes.
+            mapped = np.load(self._array_path(key), allow_pickle=False, mmap_mode="r")
+        except (OSError, ValueError, EOFError, TypeError, OverflowError, SyntaxError):
+            return None
+        fits = mapped.dtype == dtype and mapped.ndim == 2 and mapped.shape[1] == columns
+        return np.array(mapped) if fits else None
 
     def _array_path(self, key: str) -> Path:
         return self._folder / f"{key}.npy"
 
 
 def _whole_lines(path: Path) -> list[str]:
+    """Return the lines up to the first that is not whole: the job, then keys with results."""
     try:
         lines = path.read_text().splitlines(keepends=True)
     except (OSError, UnicodeDecodeError):
         return []
-    return list(takewhile(_is_whole, lines))
+    if not lines or not isinstance(_parse(lines[0]), str):
+        return []
+    return [lines[0], *takewhile(_is_record, lines[1:])]
 
 
-def _is_whole(line: str) -> bool:
-    """Whether a line was written to its end and is valid JSON."""
+def _is_record(line: str) -> bool:
+    """Whether a line was written to its end and is a key with a result."""
+    match _parse(line):
+        case [str(), _]:
+            return True
+    return False
+
+
+def _parse(line: str) -> Any:
+    """Return the value of a line; None if it was not written to its end or is not valid JSON."""
     try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return line.endswith("\n")
+        return json.loads(line) if line.endswith("\n") else None
+    except (ValueError, RecursionError):
+        return None

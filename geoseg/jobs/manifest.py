@@ -6,9 +6,11 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 
-from geoseg.jobs.files import is_foreign_style, replace_file
+from pydantic import BaseModel, ConfigDict
+
+from geoseg.jobs.files import is_foreign_style, read_text, replace_file
 from geoseg.version import __version__
 
 MANIFEST_NAME = ".geoseg-manifest.json"
@@ -19,6 +21,9 @@ _SIDECAR_SUFFIXES = (".aux.xml", ".ovr", ".msk", "-wal", "-shm", "-journal")
 # Temporary files and locks beside an output, which a killed process may have left.
 _LEFTOVER = re.compile(r"\.(?P<name>.+?)(\.[0-9a-f]{8})?\.(partial|lock)")
 _JOURNAL_NAME = "journal.jsonl"
+
+# A folder of some millions of tiles.
+_MOST_BYTES = 500_000_000
 
 
 def write_manifest(folder: Path) -> None:
@@ -55,13 +60,32 @@ def add_names_to_manifest(folder: Path, names: Iterable[str]) -> None:
     _save(folder, {*read_manifest(folder), *names})
 
 
+class _Manifest(BaseModel):
+    """Contents of a manifest."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    files: list[str]
+
+
 def read_manifest(folder: Path) -> frozenset[str]:
-    """Return the recorded files of a folder, relative to it; none where there is no manifest."""
+    """Return the recorded files of a folder, relative to it; none where there is no manifest.
+
+    Names that lead out of the folder are left out.
+    """
     try:
-        recorded = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))["files"]
-        return frozenset(str(name) for name in recorded)
-    except (OSError, ValueError, KeyError, TypeError):
+        found = _Manifest.model_validate_json(read_text(folder / MANIFEST_NAME, _MOST_BYTES))
+    except (OSError, ValueError):
         return frozenset()
+    return frozenset(filter(_is_inside, found.files))
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a name can only be that of a file or folder below the folder of the manifest."""
+    path = PurePath(name)
+    return (
+        bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
+    )
 
 
 def find_foreign_file(folder: Path) -> Path | None:

@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 from safetensors import SafetensorError, safe_open
 
-from geoseg.errors import ModelFileError
+from geoseg.errors import ModelFileError, one_line
 from geoseg.jobs.files import replace_file
 from geoseg.options import Thresholds
+from geoseg.options.headers import (
+    Arguments,
+    ClassNames,
+    Colour,
+    Deviation,
+    Mean,
+    Name,
+    Names,
+    Overlap,
+    PixelSize,
+    PixelType,
+    TileSide,
+    check_classes,
+    check_lengths,
+    first_problem,
+)
 
 if TYPE_CHECKING:
     import torch
 
 HEADER_KEY = "geoseg"
+
+# Longest header in bytes: small objects in JSON take 30 times as much memory.
+_MAX_HEADER = 10_000_000
 
 # Folder of the models that are installed with geoseg, each next to its model card.
 _SHIPPED = Path(__file__).parents[1] / "pretrained"
@@ -49,36 +67,32 @@ class ModelSpec(BaseModel):
         provenance: Training data and settings.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     format: Literal[1] = 1
-    arch: str
-    encoder: str | None
-    options: dict[str, Any] = {}
-    bands: tuple[str, ...]
-    dtype: str
-    scene_dtypes: tuple[str, ...] = ()
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    gsd_m: float = Field(gt=0)
-    classes: tuple[str, ...] = ("building",)
-    colours: tuple[str, ...] = ()
-    background: str | None = None
+    arch: Name
+    encoder: Name | None
+    options: Arguments = {}
+    bands: Names
+    dtype: PixelType
+    scene_dtypes: tuple[PixelType, ...] = ()
+    mean: tuple[Mean, ...]
+    std: tuple[Deviation, ...]
+    gsd_m: PixelSize
+    classes: ClassNames = ("building",)
+    colours: tuple[Colour, ...] = ()
+    background: Name | None = None
     exclusive: bool = False
-    outputs: tuple[str, ...] = ("building", "border")
-    size: int = Field(gt=0)
-    overlap: int = Field(ge=0)
+    outputs: ClassNames = ("building", "border")
+    size: TileSide
+    overlap: Overlap
     thresholds: Thresholds = Thresholds()
     provenance: dict[str, Any] = {}
 
     @model_validator(mode="after")
-    def _check_lengths(self) -> Self:
-        if not len(self.mean) == len(self.std) == len(self.bands):
-            raise ValueError("bands, mean and std must have the same length")
-        if self.exclusive and self.outputs != self.classes:
-            raise ValueError("the outputs of exclusive classes must be the classes")
-        if self.exclusive and len(self.colours) != len(self.classes):
-            raise ValueError("each exclusive class must have a colour")
+    def _check(self) -> Self:
+        check_lengths(self.bands, self.mean, self.std, self.size, self.overlap)
+        check_classes(self.classes, self.colours, self.background, self.outputs, self.exclusive)
         return self
 
 
@@ -138,49 +152,54 @@ def load_model(path: str | Path) -> tuple[ModelSpec, dict[str, torch.Tensor]]:
 
 
 def _read(path: str | Path, *, tensors: bool = False) -> tuple[ModelSpec, dict[str, torch.Tensor]]:
-    if Path(path).is_dir():
-        inside = Path(path) / "model.safetensors"
+    _check_file(Path(path))
+    try:
+        # The framework numpy avoids the import of torch if only the header is read.
+        with safe_open(path, framework="pt" if tensors else "np") as file:
+            spec = _parse((file.metadata() or {}).get(HEADER_KEY), path)
+            names = file.keys() if tensors else []
+            return spec, {name: file.get_tensor(name) for name in names}
+    except ModelFileError:
+        raise
+    # The last two are raised for data types that torch does not have.
+    except (SafetensorError, OSError, RuntimeError, TypeError, AttributeError) as error:
+        raise ModelFileError(
+            f"{path}: is not a safetensors file or is damaged ({one_line(error)}); pass the "
+            "model.safetensors that geoseg train wrote"
+        ) from error
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        inside = path / "model.safetensors"
         remedy = (
             f"pass {inside}" if inside.is_file() else "pass the model.safetensors of a training run"
         )
         raise ModelFileError(f"{path}: is a folder, not a model file; {remedy}")
-    if not Path(path).is_file():
+    if not path.is_file():
         names = ", ".join(shipped_models()) or "none"
         raise ModelFileError(
             f"{path}: no such model file; pass the model.safetensors that geoseg train wrote, or "
             f"the name of a model that is installed with geoseg: {names}"
         )
-    if Path(path).suffix == ".ckpt":
+    if path.suffix == ".ckpt":
         raise ModelFileError(
             f"{path}: is a training checkpoint; pass the model.safetensors of a finished run"
         )
-    try:
-        # The framework numpy avoids the import of torch if only the header is read.
-        with safe_open(path, framework="pt" if tensors else "np") as file:
-            header = (file.metadata() or {}).get(HEADER_KEY)
-            names = file.keys() if tensors else []
-            weights = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
-        raise ModelFileError(
-            f"{path}: is not a safetensors file or is damaged ({error}); pass the "
-            "model.safetensors that geoseg train wrote"
-        ) from error
+
+
+def _parse(header: str | None, path: str | Path) -> ModelSpec:
     if header is None:
         raise ModelFileError(
             f"{path}: contains weights but no geoseg header; to start training from these weights "
             f"use --set model.encoder_weights={path}"
         )
     try:
-        return ModelSpec.model_validate(json.loads(header)), weights
-    except (ValidationError, ValueError) as error:
+        if len(header) > _MAX_HEADER:
+            raise ValueError(f"it has {len(header) / 1e6:.0f} MB")
+        return ModelSpec.model_validate_json(header)
+    except ValueError as error:
         raise ModelFileError(
             f"{path}: its header does not fit this version of geoseg "
-            f"({_first_problem(error)}); retrain the model or install the version that wrote it"
+            f"({first_problem(error)}); retrain the model or install the version that wrote it"
         ) from error
-
-
-def _first_problem(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-    return str(error)

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from geoseg.options.augment import AUGMENT_PRESETS, AugmentOptions
 from geoseg.options.base import Count, Options
+from geoseg.options.headers import Arguments
 from geoseg.options.loss import PIXELWISE, LossOptions, WeightMapOptions
 
 
@@ -21,7 +22,7 @@ class ModelOptions(Options):
     encoder_weights: str | None = Field(
         "imagenet", description="imagenet, none, or a local .safetensors or .pth file"
     )
-    options: dict[str, Any] = Field({}, description="Further arguments of the architecture")
+    options: Arguments = Field({}, description="Further arguments of the architecture")
 
     @field_validator("encoder_weights")
     @classmethod

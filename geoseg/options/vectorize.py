@@ -8,6 +8,9 @@ from geoseg.errors import ConfigError
 from geoseg.options.base import Options
 from geoseg.options.crf import CRFOptions
 
+# Larger than any building; the Earth has 5e14 m².
+MAX_LENGTH_M, MAX_AREA_M2 = 1000.0, 1e15
+
 
 class Thresholds(Options):
     """Thresholds for vectorizing probabilities.
@@ -26,17 +29,24 @@ class Thresholds(Options):
     split_m: float = Field(
         0.0,
         ge=0,
+        le=MAX_LENGTH_M,
         description="Separate parts whose passage is narrower than each by twice this, m; 0: off",
     )
-    min_area_m2: float = Field(5.0, ge=0, description="Smaller footprints are dropped, m²")
+    min_area_m2: float = Field(
+        5.0, ge=0, le=MAX_AREA_M2, description="Smaller footprints are dropped, m²"
+    )
     min_part_m2: float | None = Field(
         None,
         ge=0,
+        le=MAX_AREA_M2,
         description="A smaller part of touching buildings is merged into its neighbour, m²; "
         "null: the model's `min_area_m2`",
     )
     simplify_m: float = Field(
-        0.25, ge=0, description="Simplification tolerance: distance of removed vertices, metres"
+        0.25,
+        ge=0,
+        le=MAX_LENGTH_M,
+        description="Simplification tolerance: distance of removed vertices, metres",
     )
     subpixel: bool = Field(
         True, description="Trace outlines where the probability crosses `body`, not along pixels"
@@ -47,7 +57,10 @@ class Thresholds(Options):
         "a metre or two pixels, whichever is more",
     )
     min_hole_m2: float | None = Field(
-        None, ge=0, description="Smaller holes are filled, m²; null: the model's `min_area_m2`"
+        None,
+        ge=0,
+        le=MAX_AREA_M2,
+        description="Smaller holes are filled, m²; null: the model's `min_area_m2`",
     )
     min_confidence: float = Field(
         0.0, ge=0, le=1, description="Footprints with a lower mean probability are dropped, 0-1"
@@ -67,13 +80,13 @@ class VectorizeOptions(Options):
     seed: float | None = Field(None, gt=0, lt=1)
     border: float | None = Field(None, ge=0, le=4)
     contact: float | None = Field(None, ge=0, le=4)
-    split_m: float | None = Field(None, ge=0)
-    min_area_m2: float | None = Field(None, ge=0)
-    min_part_m2: float | None = Field(None, ge=0)
-    simplify_m: float | None = Field(None, ge=0)
+    split_m: float | None = Field(None, ge=0, le=MAX_LENGTH_M)
+    min_area_m2: float | None = Field(None, ge=0, le=MAX_AREA_M2)
+    min_part_m2: float | None = Field(None, ge=0, le=MAX_AREA_M2)
+    simplify_m: float | None = Field(None, ge=0, le=MAX_LENGTH_M)
     subpixel: bool | None = None
     regularize: bool | None = None
-    min_hole_m2: float | None = Field(None, ge=0)
+    min_hole_m2: float | None = Field(None, ge=0, le=MAX_AREA_M2)
     min_confidence: float | None = Field(None, ge=0, le=1)
     block_px: int | None = Field(
         None, ge=1, description="Rows and columns processed at a time; chosen by memory when null"

@@ -17,6 +17,7 @@ from geoseg.prediction.blocks import predict_batches
 from geoseg.prediction.plan import check_gsd
 from geoseg.prediction.predictor import Predictor
 from geoseg.prediction.stitching import Stitcher, TileBlock
+from geoseg.prediction.strip_writer import check_probabilities
 
 
 def predict_array(
@@ -41,6 +42,7 @@ def predict_array(
 
     Raises:
         GridMismatchError: If the pixel size is too far from the model's.
+        ModelFileError: If a probability is not a number.
     """
     spec = predictor.spec
     check_gsd("the image", grid, spec)
@@ -65,6 +67,7 @@ def predict_array(
             for tile, index in batch.tiles:
                 window, blended = stitcher.add(tile, None if index is None else found[index])
                 prob[(slice(None), *window.toslices())] = blended.cpu().numpy()
+    check_probabilities(float(prob.sum()))
     return prob * seen, seen, model_grid
 
 

@@ -16,12 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geoseg.errors import MemoryLimitError, ModelFileError, one_line
 from geoseg.geo.aoi import AOI
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import SceneInfo, limited_block_cache
 from geoseg.jobs.memory import release_memory, resident_bytes
 from geoseg.networks.device import choose_device, lacks_memory
 from geoseg.networks.model_file import load_model
+from geoseg.networks.models.sketch import least_tile_bytes
 from geoseg.prediction.batch_choice import (
     BatchChoice,
     BatchMemoryError,
@@ -164,6 +166,7 @@ def _plan_block(task: BlockTask) -> MemoryPlan:
     depth = max(_READ_AHEAD, GROUP // task.batch_size)
     activations = 0
     if on_cpu and task.max_memory_gb is not None:
+        _check_tiles(predictor, task.batch_size, task.max_memory_gb)
         activations = _measure_activations(_predictor_key(task), task.batch_size, task.scene.dtype)
     tiles, strip = task.block.tiles, task.block.strip(task.block.rows[0])
     # Memory that earlier blocks have freed does not count as used.
@@ -182,6 +185,18 @@ def _plan_block(task: BlockTask) -> MemoryPlan:
     threads = min(task.threads, -(-len(task.block) // task.batch_size)) if on_cpu else 1
     # The libraries of a GPU alone can take several GB, which no setting of geoseg changes.
     return plan_memory(needs, task.max_memory_gb, threads=threads, read_ahead=depth, refuse=on_cpu)
+
+
+def _check_tiles(predictor: Predictor, batch_size: int, max_memory_gb: float) -> None:
+    """Check that a batch may fit into the limit, before it is tried how much it needs."""
+    side = predictor.spec.size + 2 * predictor.margin
+    least = max(least_tile_bytes(network.spec, side) for network in predictor.networks)
+    needed = batch_size * least
+    if needed > max_memory_gb * 1e9:
+        raise MemoryLimitError(
+            f"--max-memory: predicting tiles of {side} pixels needs more than {needed / 1e9:.1f} "
+            f"GB, but only {max_memory_gb:g} GB are allowed; raise --max-memory"
+        )
 
 
 def _output_bytes(predictor: Predictor, batch_size: int) -> int:
@@ -275,7 +290,10 @@ def _predict_batch(predictor: Predictor, data: np.ndarray, valid: np.ndarray) ->
         return predictor.predict(predictor.send(data), predictor.send(valid))
     except RuntimeError as error:
         if not lacks_memory(error):
-            raise
+            raise ModelFileError(
+                f"the network of the model cannot compute a tile ({one_line(error)}); retrain it, "
+                "or try --device cpu"
+            ) from error
         raise BatchMemoryError(f"a batch of {len(data)} tiles does not fit into memory") from error
 
 

@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from geoseg.errors import ModelFileError
 from geoseg.networks.device import choose_device
 from geoseg.networks.model_file import ModelSpec
 from geoseg.networks.models import load_network
+from geoseg.networks.models.sketch import check_tile_memory
 from geoseg.networks.models.unet import UNet
 from geoseg.networks.normalization import normalise
 from geoseg.prediction.backends import open_backend
@@ -52,6 +54,8 @@ class Network:
         network = load_network(spec, weights).eval().to(device)
         # A U-Net with valid convolutions uses context pixels around each tile.
         self.margin = network.margin(spec.size) if isinstance(network, UNet) else 0
+        if device.type == "cpu":
+            check_tile_memory(spec, spec.size + 2 * self.margin)
         logits = _WithoutMargin(network, spec.size) if isinstance(network, UNet) else network
         self.logits = open_backend(backend, logits, device, threads)
         self._mean = torch.tensor(spec.mean, device=device)
@@ -64,6 +68,11 @@ class Network:
     def prob(self, image: Tensor) -> Tensor:
         """Return probabilities float32 (N, outputs, H, W) of normalized tiles, without margin."""
         scores = self.logits(image)
+        if scores.shape[1] != len(self.spec.outputs):
+            raise ModelFileError(
+                f"the network has {scores.shape[1]} outputs, but the header of the model names "
+                f"{len(self.spec.outputs)}; the file is damaged"
+            )
         return scores.softmax(dim=1) if self.spec.exclusive else scores.sigmoid_()
 
 

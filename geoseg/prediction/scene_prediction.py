@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import shapely
+from pydantic import Field
 
 from geoseg.geo.paths import absolute_path
 from geoseg.geo.raster import TRAINING_AREA_TAG, ExclusiveClasses, make_prob_tags
@@ -32,6 +33,10 @@ from geoseg.prediction.stitching import TileBlock
 
 # Folder of the strips in the working folder.
 _STRIPS = "strips"
+
+# What the journal of an interrupted job may say.
+_CHOICE = tuple[Literal["cpu", "gpu"], Annotated[int, Field(ge=1, le=1024)]]
+_PANELS = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 def predict_rasters(
@@ -162,20 +167,23 @@ class _Strips:
 
     def _choose_batch(self, pool: Pool, task: BlockTask) -> BatchChoice:
         """Return the choice of an interrupted run, since the bytes depend on it, or of a worker."""
-        if JOURNAL_KEY not in self._journal.done:
-            (choice,) = pool.map(choose_batch, [task])
-            # A batch is always full: larger ones would only repeat the last tile.
-            size = min(choice.batch_size, len(self._plan.tiles))
-            self._journal.add(JOURNAL_KEY, [choice.device, size])
-        return BatchChoice(*self._journal.done[JOURNAL_KEY])
+        earlier: tuple[str, int] | None = self._journal.find(JOURNAL_KEY, _CHOICE)
+        if earlier is not None:
+            return BatchChoice(*earlier)
+        (choice,) = pool.map(choose_batch, [task])
+        # A batch is always full: larger ones would only repeat the last tile.
+        choice = replace(choice, batch_size=min(choice.batch_size, len(self._plan.tiles)))
+        self._journal.add(JOURNAL_KEY, [choice.device, choice.batch_size])
+        return choice
 
     def _split_panels(self) -> list[TileBlock]:
         """Return the panels, as many as an interrupted run had."""
-        if "panels" not in self._journal.done:
+        count: int | None = self._journal.find("panels", _PANELS)
+        if count is None:
             memory_gb = self._workers.max_memory_gb
             count = count_panels(self._plan.tiles, self._encoding, memory_gb)
             self._journal.add("panels", count)
-        return split_panels(self._plan.tiles, self._journal.done["panels"])
+        return split_panels(self._plan.tiles, count)
 
 
 class _Counter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from rasterio.windows import Window
 from torch import Tensor
 
+from geoseg.errors import ModelFileError
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import open_for_writing
 from geoseg.geo.tiling import Tile
@@ -40,6 +42,8 @@ class StripWriter:
         self._folder, self._grid, self._block, self._encoding = folder, grid, block, encoding
         self.valid: dict[int, np.ndarray] = {}
         self._strip: Tensor | None = None
+        # The sum of all probabilities of the strip, on their device: finite if all of them are.
+        self._sum: Tensor | float = 0.0
         self._writing: deque[Future[None]] = deque()
 
     def __enter__(self) -> StripWriter:
@@ -67,9 +71,11 @@ class StripWriter:
             self._strip = values.new_empty((len(values), strip.height, strip.width))
         left = window.col_off - strip.col_off
         self._strip[:, :, left : left + window.width] = values
+        self._sum = self._sum + blended.sum()
         if tile.column == self._block.columns[1] - 1:
+            check_probabilities(float(self._sum))
             self._submit(tile.row, self._strip)
-            self._strip = None
+            self._strip, self._sum = None, 0.0
 
     def _submit(self, row: int, strip: Tensor) -> None:
         if len(self._writing) == _WRITE_BEHIND:
@@ -91,3 +97,19 @@ class StripWriter:
             sink.write(values)
             if not all_valid:
                 sink.write_mask(valid)
+
+
+def check_probabilities(total: float) -> None:
+    """Check that probabilities are numbers.
+
+    Args:
+        total: Their sum, which is not finite if one of them is not.
+
+    Raises:
+        ModelFileError: If one is infinite or not a number.
+    """
+    if not math.isfinite(total):
+        raise ModelFileError(
+            "the network returns values that are not numbers; the model is damaged, or its mean "
+            "and std do not suit the scene"
+        )

@@ -15,13 +15,14 @@ import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
-from torch import Tensor, nn
+from torch import Tensor
 
 from geoseg.data.tiles import TilesInfo
 from geoseg.errors import ConfigError, ModelFileError
 from geoseg.jobs.files import disk_full_error, is_disk_full, replace_file
 from geoseg.options import ModelOptions, TrainOptions
-from geoseg.training.history import MONITOR
+from geoseg.training.learner import Learner
+from geoseg.training.state_file import MONITOR, check_module, check_optimizer, read_state
 
 LAST_NAME, BEST_NAME, MODEL_NAME = "last.ckpt", "best.ckpt", "model.safetensors"
 
@@ -159,9 +160,7 @@ def describe_run(info: TilesInfo, model: ModelOptions, options: TrainOptions) ->
     }
 
 
-def check_state(
-    path: Path, module: nn.Module, options: TrainOptions, run: Mapping[str, Any]
-) -> int:
+def check_state(path: Path, module: Learner, options: TrainOptions, run: Mapping[str, Any]) -> int:
     """Refuse a training state that is damaged, of another run, or of a finished run.
 
     Args:
@@ -177,22 +176,12 @@ def check_state(
         ModelFileError: If the state cannot be read or used.
         ConfigError: If the run was started with other settings or tiles, or is finished.
     """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        state, history = checkpoint["state_dict"], checkpoint["callbacks"]["History"]
-    except Exception as error:
-        raise ModelFileError(
-            f"{path}: cannot be read as a training state; start again with --overwrite"
-        ) from error
-    _check_same(path, history.get("run"), run)
-    wanted = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    if {name: tensor.shape for name, tensor in state.items()} != wanted:
-        raise ModelFileError(
-            f"{path}: was written for another network with the same settings; resume with the "
-            "version of geoseg that started the run, or start again with --overwrite"
-        )
-    epochs, minutes = int(checkpoint["epoch"]) + 1, history["minutes"]
-    waited = checkpoint["callbacks"].get("Patience", {}).get("wait_count", 0)
+    state = read_state(path)
+    _check_same(path, state.callbacks.history.run, run)
+    check_module(path, state, module)
+    check_optimizer(path, state, module.configure_optimizers())
+    epochs, minutes = state.epoch + 1, state.callbacks.history.minutes
+    waited = state.callbacks.patience.wait_count if state.callbacks.patience else 0
     finished = (
         epochs >= options.epochs
         or minutes >= (options.max_minutes or math.inf)
@@ -244,11 +233,11 @@ def best_weights(folder: Path) -> dict[str, Tensor]:
     """Return the weights of the best epoch, or of the last if none was validated.
 
     Raises:
-        ModelFileError: If no epoch was finished.
+        ModelFileError: If no epoch was finished, or its state is damaged.
     """
     saved = [folder / name for name in (BEST_NAME, LAST_NAME) if (folder / name).is_file()]
     if not saved:
         raise ModelFileError(f"{folder}: no epoch was finished; raise train.max_minutes")
-    state = torch.load(saved[0], map_location="cpu", weights_only=True)["state_dict"]
+    state = read_state(saved[0]).state_dict
     prefix = "network."
-    return {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+    return {k[len(prefix) :]: v.clone() for k, v in state.items() if k.startswith(prefix)}

@@ -108,6 +108,8 @@ class TileDataset(Dataset[Sample]):
             Scene(self.folder / "images" / name) as image,
             Scene(self.folder / "targets" / name) as target,
         ):
+            self._check_tile(image, len(self.info.bands), self.info.dtype)
+            self._check_tile(target, len(self.info.targets), "uint8")
             data, valid = image.read()
             classes, labelled = target.read()
         classes[:, ~labelled] = self.info.ignore
@@ -115,6 +117,17 @@ class TileDataset(Dataset[Sample]):
         if self.sigma_px:
             loaded["separation"] = self._burn_separation(index, image.grid, self.sigma_px)[None]
         return loaded
+
+    def _check_tile(self, raster: Scene, bands: int, dtype: str) -> None:
+        """Check bands, data type and size of a tile, before memory is allocated for it."""
+        found = len(raster.info.bands), raster.info.dtype, raster.grid.shape
+        side = self.info.size
+        if found != (bands, dtype, (side, side)):
+            raise EmptyDatasetError(
+                f"{raster.info.path}: has {found[0]} bands of {found[1]} in {found[2][0]} x "
+                f"{found[2][1]} pixels, but tiles.json says {bands} of {dtype} in {side} x {side}; "
+                "tile the scenes again"
+            )
 
     def _burn_separation(self, index: int, grid: Grid, sigma_px: float) -> np.ndarray:
         # Gaps between buildings inside and outside the tile count, too.

@@ -21,22 +21,7 @@ from geoseg.training.figures import draw_curves, draw_or_warn
 from geoseg.training.loggers import close_loggers, open_loggers
 from geoseg.training.schedule import momentum, rate_share
 from geoseg.training.score_names import label_score
-
-COLUMNS = (
-    "epoch",
-    "step",
-    "minutes",
-    "lr",
-    "train_loss",
-    "val_loss",
-    "val_iou",
-    "val_f1_pixel",
-    "val_f1",
-    "val_score",
-)
-
-# The column whose maximum selects the best epoch.
-MONITOR = "val_score"
+from geoseg.training.state_file import COLUMNS, MONITOR
 
 # Interval of progress messages within a long epoch.
 _SECONDS_PER_LINE = 30.0
@@ -70,6 +55,8 @@ class History(Callback):
         self.rows: list[dict[str, float]] = []
         self.loggers: list[Logger] = []
         self.rate = self.progress = 0.0
+        # Whether training has begun: a state that is resumed is restored before.
+        self.started = False
         self._validated = False
         # Minutes before a resumption, and the time in minutes that all processes agree on.
         self._earlier = self._clock = 0.0
@@ -105,6 +92,7 @@ class History(Callback):
 
     def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
         """Open the loggers, and start the clock."""
+        self.started = True
         if trainer.is_global_zero:
             self.loggers = open_loggers(self.options.loggers, self.folder)
         for logger in self.loggers:

@@ -12,7 +12,14 @@ import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from geoseg.data.tiles import describe_training_area
-from geoseg.errors import ConfigError, GeosegError, OutputExistsError, TrainingInterrupted
+from geoseg.errors import (
+    ConfigError,
+    GeosegError,
+    ModelFileError,
+    OutputExistsError,
+    TrainingInterrupted,
+    one_line,
+)
 from geoseg.jobs.manifest import read_manifest
 from geoseg.jobs.output import check_output
 from geoseg.jobs.progress import Report
@@ -152,7 +159,7 @@ def _train(
         run.start(trainer.world_size)
     elif first:
         run.watch_logs()
-    _fit(setup, trainer, folder, report, epochs)
+    _fit(setup, trainer, folder, history, epochs)
     leave_group()
     return _finish(setup, model, folder, history, report) if first else None
 
@@ -236,9 +243,9 @@ def _check_folder(folder: Path, tiles: str | Path, *, resume: bool, overwrite: b
         check_output(folder, overwrite=overwrite, inputs=[tiles])
 
 
-def _fit(setup: Setup, trainer: L.Trainer, folder: Path, report: Report, epochs: int) -> None:
+def _fit(setup: Setup, trainer: L.Trainer, folder: Path, history: History, epochs: int) -> None:
     """Train until an option ends the run; `epochs` epochs are already finished."""
-    report(_describe_start(setup))
+    history.report(_describe_start(setup))
     sampler = build_sampler(
         setup.train_set,
         setup.options,
@@ -265,9 +272,13 @@ def _fit(setup: Setup, trainer: L.Trainer, folder: Path, report: Report, epochs:
         if "\n" in str(error):
             raise unwrap_worker_error(error) from error
         raise
-    except RuntimeError as error:
-        if lacks_memory(error):
+    except Exception as error:
+        if isinstance(error, RuntimeError) and lacks_memory(error):
             raise no_room_for(setup.batch_size, setup.device) from error
+        if state and not history.started:
+            raise ModelFileError(
+                f"{last}: cannot be resumed ({one_line(error)}); start again with --overwrite"
+            ) from error
         raise
     remove_mosaic(mosaic)
 

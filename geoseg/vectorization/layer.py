@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+from pydantic import Field
 from rasterio.windows import Window
 
 from geoseg.geo.grid import Grid
@@ -47,6 +48,10 @@ from geoseg.vectorization.tasks import (
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+
+# Rows, side and memory limit, as the journal of an interrupted job may have them.
+_SIDE = Annotated[int, Field(ge=1, le=2**31)]
+_LAYOUT = tuple[_SIDE, _SIDE, Annotated[float, Field(ge=0)]]
 
 # Folder of the traced windows in the working folder.
 _WINDOWS = "windows"
@@ -161,7 +166,7 @@ class _Tracer:
 
     def _choose_layout(self, max_memory_gb: float, block_px: int | None) -> BlockLayout:
         """Return the layout of an earlier run, whose files exist, unless it had more memory."""
-        earlier = self._journal.done.get("layout")
+        earlier: tuple[int, int, float] | None = self._journal.find("layout", _LAYOUT)
         if earlier and max_memory_gb >= earlier[-1]:
             return BlockLayout(*earlier[:-1])
         layout = choose_layout(self._prob.grid, max_memory_gb)
@@ -176,14 +181,16 @@ class _Tracer:
     def _find(self, rows: int) -> Components:
         """Return the components of the raster, from the journal if an earlier run found them."""
         width = self._prob.grid.width
-        if "components" not in self._journal.done:
+        table = self._journal.find_array("components", "int64", Components.COLUMNS)
+        if table is None or not Components.fits(table, self._prob.grid.shape):
             windows = list(self._prob.grid.row_windows(rows))
             tasks = [FindTask(self._prob, self._thresholds, window) for window in windows]
             parts: list[BlockComponents] = list(
                 self._run(run_find_task, tasks, 0, len(tasks), "blocks searched")
             )
-            self._journal.add_array("components", merge_blocks(parts, width).table)
-        return Components(self._journal.load_array("components"), width)
+            table = merge_blocks(parts, width).table
+            self._journal.add_array("components", table)
+        return Components(table, width)
 
     def _trace_windows(self, selection: ComponentSelection, windows: list[TraceWindow]) -> None:
         """Trace the windows that have no file yet."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from geoseg.errors import EmptyDatasetError
+from geoseg.jobs.files import read_text
 
 JSON_NAME = "labels.json"
 PAGE_NAME = "labels.html"
@@ -196,10 +196,10 @@ def load_label_report(folder: str | Path) -> LabelReport:
     """
     path = Path(folder) / JSON_NAME
     try:
-        return LabelReport.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return LabelReport.model_validate_json(read_text(path))
     except OSError as error:
         raise EmptyDatasetError(f"{path}: does not exist; tile the scenes again") from error
-    except (ValidationError, ValueError) as error:
+    except ValueError as error:
         raise EmptyDatasetError(
             f"{path}: is damaged or from another version of geoseg; tile the scenes again"
         ) from error

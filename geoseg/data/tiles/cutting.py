@@ -12,7 +12,13 @@ import numpy as np
 
 from geoseg.data.tiles.index_writer import write_index
 from geoseg.data.tiles.tile_index import TilesInfo, load_tiles_info
-from geoseg.data.tiles.tile_row import TILES_PER_STRIP, build_row_task, cut_tile_row
+from geoseg.data.tiles.tile_row import (
+    TILES_PER_STRIP,
+    CutTile,
+    LostTile,
+    build_row_task,
+    cut_tile_row,
+)
 from geoseg.data.tiles.tiling_plan import TilingPlan
 from geoseg.errors import MemoryLimitError, one_line
 from geoseg.geo.raster import list_files
@@ -130,9 +136,10 @@ def _cut_rows(
         f"{index}/{row}": part
         for (index, row), part in plan.tiles.groupby(["scene_index", "row_off"], sort=True)
     }
-    missing = [key for key in parts if key not in journal.done]
+    known = {key: _find_rows(journal, key, part, plan) for key, part in parts.items()}
+    missing = [key for key, rows in known.items() if rows is None]
     tasks = (build_row_task(plan, folder, parts[key], strip_tiles) for key in missing)
-    done = sum(len(rows) for rows in journal.done.values())
+    done = sum(len(rows or ()) for rows in known.values())
     for key, outcome in zip(missing, pool.outcomes(cut_tile_row, tasks), strict=True):
         if isinstance(outcome, Failure):
             rows = _failed_rows(parts[key], outcome.error)
@@ -143,6 +150,20 @@ def _cut_rows(
         if progress:
             progress(done, len(plan.tiles), "tiles")
     return [row for key in parts for row in journal.done[key]]
+
+
+def _find_rows(
+    journal: Journal, key: str, part: gpd.GeoDataFrame, plan: TilingPlan
+) -> list[dict[str, Any]] | None:
+    """Return the statistics of a row of tiles that an interrupted job cut; None if it did not."""
+    rows: list[CutTile | LostTile] | None = journal.find(key, list[CutTile | LostTile])
+    if rows is None or [row.id for row in rows] != part.id.tolist():
+        return None
+    bands, values = len(plan.scenes[0].bands), plan.scheme.value_count
+    for row in rows:
+        if isinstance(row, CutTile) and (len(row.sums), len(row.of_value)) != (bands, values):
+            return None
+    return [row.model_dump() for row in rows]
 
 
 def _failed_rows(part: gpd.GeoDataFrame, error: Exception) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+from pydantic import ValidationError
 
 from geoseg.data.labels import LayerLabels, RasterLabels
 from geoseg.data.splits import SPLITS
@@ -20,6 +21,7 @@ from geoseg.errors import EmptyDatasetError, LabelError
 from geoseg.geo.crs import has_location
 from geoseg.geo.plain_names import writable_name
 from geoseg.geo.vector import to_crs_near, wrap_lonlat, write_layers, write_parts
+from geoseg.options.headers import first_problem
 
 # Columns of tiles that are only needed to compute statistics; not written to tiles.parquet.
 _INTERNAL_COLUMNS = ("pixels", "sums", "squares", "of_value", "scene_index")
@@ -83,6 +85,22 @@ def _summarise(
     mean = np.sum(train.sums.tolist(), axis=0) / pixels
     squares = np.sum(train.squares.tolist(), axis=0) / pixels
     std = np.sqrt(np.maximum(squares - mean**2, 0))
+    try:
+        return _build_info(plan, tiles, failed, mean, std)
+    except ValidationError as error:
+        raise LabelError(
+            f"{plan.scenes[0].path}: cannot be tiled ({first_problem(error)}); check the names and "
+            "values of its bands with geoseg info, and its classes"
+        ) from error
+
+
+def _build_info(
+    plan: TilingPlan,
+    tiles: gpd.GeoDataFrame,
+    failed: Sequence[dict[str, Any]],
+    mean: np.ndarray,
+    std: np.ndarray,
+) -> TilesInfo:
     first, options = plan.scenes[0], plan.options
     return TilesInfo(
         bands=first.bands,

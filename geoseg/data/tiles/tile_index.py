@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import geopandas as gpd
 import shapely
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from rasterio.windows import Window
 
 from geoseg.data.labels import IGNORE
-from geoseg.errors import EmptyDatasetError
-from geoseg.geo.plain_names import readable_name
-from geoseg.geo.vector import ParquetParts, read_footprints
+from geoseg.data.tiles.tile_table import check_table
+from geoseg.errors import EmptyDatasetError, VectorReadError, one_line
+from geoseg.geo.vector import ParquetParts, read_footprints, read_geoparquet
+from geoseg.jobs.files import read_text
+from geoseg.options.headers import (
+    ClassNames,
+    Colour,
+    Deviation,
+    Mean,
+    Name,
+    Names,
+    Overlap,
+    PixelSize,
+    PixelType,
+    TileSide,
+    check_classes,
+    check_lengths,
+    first_problem,
+)
 
 FOOTPRINTS_NAME = "footprints.parquet"
+
+Target = Literal["building", "border", "contact", "distance", "class"]
 
 # Characters; models and rasters with a longer text would grow noticeably.
 _LONGEST_AREA = 200_000
@@ -68,31 +85,41 @@ class TilesInfo(BaseModel):
         failed: Tiles that could not be cut and are missing.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     format: Literal[1] = 1
-    bands: tuple[str, ...]
-    dtype: str
-    scene_dtypes: tuple[str, ...] = ()
-    gsd_m: float
+    bands: Names
+    dtype: PixelType
+    scene_dtypes: tuple[PixelType, ...] = ()
+    gsd_m: PixelSize
     nodata: float | None
-    size: int
-    overlap: int
-    classes: tuple[str, ...]
-    colours: tuple[str, ...] = ()
-    background: str | None = None
-    targets: tuple[str, ...]
-    ignore: int = IGNORE
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    scenes: tuple[str, ...]
-    blank: dict[str, float] = {}
+    size: TileSide
+    overlap: Overlap
+    classes: ClassNames
+    colours: tuple[Colour, ...] = ()
+    background: Name | None = None
+    targets: tuple[Target, ...] = Field(min_length=1, max_length=4)
+    ignore: int = Field(IGNORE, ge=IGNORE, le=IGNORE)
+    mean: tuple[Mean, ...]
+    std: tuple[Deviation, ...]
+    scenes: tuple[str, ...] = Field(min_length=1)
+    blank: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
     labels: str
     where: str | None
     split: dict[str, Any]
-    tiles: dict[str, int]
-    shared_pixels: int
+    tiles: dict[str, Annotated[int, Field(ge=0)]]
+    shared_pixels: int = Field(ge=0)
     failed: tuple[FailedTile, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        check_lengths(self.bands, self.mean, self.std, self.size, self.overlap)
+        check_classes(self.classes, self.colours, self.background, self.outputs, self.exclusive)
+        if self.targets != ("class",) and (
+            self.targets[0] != "building" or len(set(self.targets)) < len(self.targets)
+        ):
+            raise ValueError("targets must be class alone, or begin with building")
+        return self
 
     @property
     def exclusive(self) -> bool:
@@ -132,10 +159,11 @@ def load_tiles_info(folder: str | Path) -> TilesInfo:
             f"FOOTPRINTS -o {folder}"
         )
     try:
-        return TilesInfo.model_validate(json.loads(path.read_text()))
-    except (ValidationError, ValueError) as error:
+        return TilesInfo.model_validate_json(read_text(path))
+    except ValueError as error:
         raise EmptyDatasetError(
-            f"{path}: is damaged or from another version of geoseg; tile the scenes again"
+            f"{path}: is damaged or from another version of geoseg ({first_problem(error)}); tile "
+            "the scenes again"
         ) from error
 
 
@@ -143,8 +171,28 @@ def read_tiles(folder: str | Path) -> gpd.GeoDataFrame:
     """Read `tiles.parquet`: one row per tile, in the order in which they were cut.
 
     `class_pixels` holds the number of pixels of each value 0, 1 ... of the first target band.
+
+    Raises:
+        EmptyDatasetError: If the folder is not a tiles folder, or the table is damaged.
     """
-    return gpd.read_parquet(readable_name(Path(folder) / "tiles.parquet"))
+    info, path = load_tiles_info(folder), Path(folder) / "tiles.parquet"
+    tiles = _read_table(path)
+    try:
+        check_table(tiles, info.size, info.size - info.overlap)
+    except ValueError as error:
+        raise _damaged(path, error) from error
+    return tiles
+
+
+def _read_table(path: Path) -> gpd.GeoDataFrame:
+    try:
+        return read_geoparquet(path)
+    except VectorReadError as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> EmptyDatasetError:
+    return EmptyDatasetError(f"{path}: is damaged ({one_line(error)}); tile the scenes again")
 
 
 def list_scenes(folder: str | Path, split: str) -> list[str]:
@@ -173,9 +221,13 @@ def read_tile_footprints(folder: str | Path) -> gpd.GeoDataFrame:
     With exclusive classes, column `value` holds the mask value of each.
 
     Raises:
-        EmptyDatasetError: If the file is missing.
+        EmptyDatasetError: If the file is missing or damaged.
     """
-    return gpd.read_parquet(readable_name(_footprints_path(folder)))
+    path = _footprints_path(folder)
+    footprints = _read_table(path)
+    if "scene" not in footprints:
+        raise _damaged(path, ValueError("column scene is missing"))
+    return footprints
 
 
 def open_tile_footprints(folder: str | Path) -> ParquetParts:

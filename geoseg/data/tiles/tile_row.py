@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import geopandas as gpd
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 from rasterio.windows import Window
 
 from geoseg.data.labels import IGNORE, ClassScheme, Labels, margin_px, rasterize_targets
@@ -37,6 +38,29 @@ class RowTask:
     targets: tuple[str, ...]
     tiles: list[tuple[str, Window]] = field(repr=False)
     strip_tiles: int = TILES_PER_STRIP
+
+
+class CutTile(BaseModel):
+    """Statistics of a tile, as the journal keeps them; see `cut_tile_row`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str
+    valid_fraction: float = Field(ge=0, le=1)
+    building_fraction: float = Field(ge=0)
+    of_value: list[Annotated[int, Field(ge=0)]]
+    pixels: int = Field(ge=0)
+    sums: list[float]
+    squares: list[float]
+
+
+class LostTile(BaseModel):
+    """A tile that could not be cut, as the journal keeps it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str
+    error: str
 
 
 def build_row_task(

@@ -12,10 +12,10 @@ from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import NodataShadowWarning, RasterioError
 
-from geoseg.errors import DataError, one_line
+from geoseg.errors import DataError, SceneReadError, one_line
 from geoseg.geo.crs import build_transformer
 from geoseg.geo.grid import Grid
-from geoseg.geo.raster.opening import open_raster
+from geoseg.geo.raster.opening import check_blocks, open_raster
 from geoseg.geo.raster.prob import CLASS_TAG, CLASSES_TAG, THRESHOLDS_TAG
 from geoseg.geo.raster.scene import describe_blank_areas, describe_source
 
@@ -80,6 +80,10 @@ def _describe_bands(source: Any) -> tuple[list[dict[str, Any]], str | None]:
                 "statistics": None,
             }
         )
+    try:
+        check_blocks(source, source.name)
+    except SceneReadError as error:
+        return bands, str(error)
     # Last, because GDAL may report an error of reading again at the next call.
     for index, band in enumerate(bands, start=1):
         try:

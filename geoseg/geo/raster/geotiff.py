@@ -11,8 +11,11 @@ from typing import Any
 
 import numpy as np
 import rasterio
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import RasterioError
 from rasterio.shutil import copy as gdal_copy
 
+from geoseg.errors import SceneReadError, one_line
 from geoseg.geo.grid import Grid
 from geoseg.geo.plain_names import readable_name, writable_name
 from geoseg.jobs.files import LEAST_FREE, free_space, replace_file
@@ -124,6 +127,18 @@ def write_array(
             sink.write_mask(valid)
 
 
+@contextmanager
+def _converted_errors(source: str | Path) -> Iterator[None]:
+    """Raise errors of GDAL, some of which rasterio does not convert, as ours."""
+    try:
+        yield
+    except (RasterioError, CPLE_BaseError) as error:
+        raise SceneReadError(
+            f"{source}: cannot be copied ({one_line(error)}); check the disk, and if an "
+            "interrupted job left this file, remove its folder and run the same command again"
+        ) from error
+
+
 def write_cog(source: str | Path, path: str | Path, *, resampling: str) -> None:
     """Write a raster as a Cloud Optimized GeoTIFF with overviews.
 
@@ -134,7 +149,7 @@ def write_cog(source: str | Path, path: str | Path, *, resampling: str) -> None:
             for classes.
     """
     with replace_file(path) as partial:
-        with writable_name(partial) as name:
+        with writable_name(partial) as name, _converted_errors(source):
             gdal_copy(
                 readable_name(source),
                 str(name),

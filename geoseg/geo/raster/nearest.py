@@ -16,7 +16,7 @@ from rasterio.windows import Window
 from geoseg.errors import MissingCRSError, SceneReadError, one_line
 from geoseg.geo.crs import as_crs, build_transformer, is_same_crs, x_period
 from geoseg.geo.grid import Grid
-from geoseg.geo.raster.opening import open_raster
+from geoseg.geo.raster.opening import check_blocks, open_raster
 
 # Largest window that is read at once, in pixels.
 _MAX_PIXELS = 2**22
@@ -40,6 +40,7 @@ class NearestRaster:
     def __init__(self, path: str | Path, scene_grid: Grid | None = None) -> None:
         self._path = str(path)
         self._source = open_raster(path)
+        check_blocks(self._source, path)
         self.bands: int = self._source.count
         self.nodata: float | None = self._source.nodata
         self._crs, self._transform = self._source.crs, self._source.transform

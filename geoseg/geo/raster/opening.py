@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import rasterio
+from rasterio.enums import Interleaving
 from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
 from rasterio.io import MemoryFile
 from rasterio.shutil import copy as gdal_copy
@@ -15,6 +17,12 @@ from rasterio.shutil import copy as gdal_copy
 from geoseg.errors import SceneReadError, one_line
 from geoseg.geo.paths import is_a_folder, is_missing, no_such_file
 from geoseg.geo.plain_names import readable_name
+
+# Largest block of a raster in memory, bytes. Blocks of usual files have less than a megabyte.
+_MAX_BLOCK = 1_000_000_000
+
+# Data types that numpy does not have under the name that rasterio gives them.
+_REAL = {"complex_int16": "complex64"}
 
 
 def open_raster(path: str | Path) -> Any:
@@ -40,6 +48,25 @@ def open_raster(path: str | Path) -> Any:
             f"{name}: GDAL cannot read this as a raster ({one_line(error)}); give a GeoTIFF, COG, "
             "VRT or another raster format"
         ) from error
+
+
+def check_blocks(source: Any, path: str | Path) -> None:
+    """Check that a block of a raster, which GDAL reads as a whole, fits into memory.
+
+    A file of some bytes can describe blocks of gigabytes.
+
+    Raises:
+        SceneReadError: If it does not.
+    """
+    together = source.count if source.interleaving == Interleaving.pixel else 1
+    for (height, width), dtype in zip(source.block_shapes, source.dtypes, strict=True):
+        size = height * width * np.dtype(_REAL.get(dtype, dtype)).itemsize * together
+        if size > _MAX_BLOCK:
+            raise SceneReadError(
+                f"{path}: is stored in blocks of {height} x {width} pixels, {size / 1e9:.1f} GB "
+                "each, that can only be read as a whole; convert it with gdal_translate -co "
+                "TILED=YES"
+            )
 
 
 def list_files(path: str | Path) -> list[str]:

@@ -7,20 +7,23 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError, model_validator
 
 from geoseg.errors import ConfigError, SceneReadError
 from geoseg.geo.raster.opening import files_of, is_raster, open_raster
 from geoseg.geo.raster.scene import SceneInfo, describe_source, read_tags
 from geoseg.options import Thresholds
+from geoseg.options.headers import ClassNames, Name, first_problem
 
 # Name of the band that holds the uncertainty of the probabilities.
 SPREAD = "uncertainty"
 
 # Tag of a mask that names the class of one pixel value.
 CLASS_TAG = "CLASS_{}"
+_VALUE = re.compile("[0-9]{1,3}")
 
 # Tags of a probability raster: thresholds, and the exclusive classes of its bands, as JSON.
 THRESHOLDS_TAG = "GEOSEG_THRESHOLDS"
@@ -29,6 +32,20 @@ CLASSES_TAG = "GEOSEG_CLASSES"
 # Tag with the area in which the models were trained, in longitude and latitude, as WKT.
 TRAINING_AREA_TAG = "GEOSEG_TRAINING_AREA"
 _COLOUR = re.compile("#[0-9a-f]{6}")
+
+
+class _ClassesTag(BaseModel):
+    """Contents of the tag of exclusive classes."""
+
+    names: ClassNames
+    background: Name | None
+    colours: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(set(self.names)) < len(self.names):
+            raise ValueError("two classes have the same name")
+        return self
 
 
 @dataclass(frozen=True)
@@ -169,17 +186,16 @@ def _class_names(tags: Mapping[str, str]) -> dict[int, str]:
     """Class names of a mask by pixel value."""
     prefix = CLASS_TAG.format("")
     named = {key.removeprefix(prefix): name for key, name in tags.items() if key.startswith(prefix)}
-    return {int(value): name for value, name in named.items() if value.isdecimal()}
+    return {int(value): name for value, name in named.items() if _VALUE.fullmatch(value)}
 
 
 def _parse_thresholds(path: str | Path, tags: Mapping[str, str]) -> Thresholds:
     try:
         return Thresholds.model_validate_json(tags.get(THRESHOLDS_TAG, "{}"))
     except ValidationError as error:
-        first = error.errors()[0]
-        problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".lstrip(": ")
         raise ConfigError(
-            f"{path}: the tag {THRESHOLDS_TAG} is damaged ({problem}); predict the scene again"
+            f"{path}: the tag {THRESHOLDS_TAG} is damaged ({first_problem(error)}); predict the "
+            "scene again"
         ) from error
 
 
@@ -188,12 +204,13 @@ def _parse_classes(path: str | Path, tags: Mapping[str, str]) -> ExclusiveClasse
     if text is None:
         return None
     try:
-        parsed = json.loads(text)
-        names, colours = tuple(map(str, parsed["names"])), tuple(parsed.get("colours", ()))
-        if len(colours) != len(names) or not all(map(_COLOUR.fullmatch, colours)):
-            colours = ()  # of an older version, or another program
-        return ExclusiveClasses(names, parsed["background"], colours)
-    except (ValueError, TypeError, KeyError) as error:
+        found = _ClassesTag.model_validate_json(text)
+    except ValidationError as error:
         raise ConfigError(
-            f"{path}: the tag {CLASSES_TAG} is damaged; predict the scene again"
+            f"{path}: the tag {CLASSES_TAG} is damaged ({first_problem(error)}); predict the scene "
+            "again"
         ) from error
+    colours = found.colours
+    if len(colours) != len(found.names) or not all(map(_COLOUR.fullmatch, colours)):
+        colours = ()  # of an older version, or another program
+    return ExclusiveClasses(found.names, found.background, colours)

@@ -27,7 +27,7 @@ from geoseg.geo.raster.georeferencing import (
     read_georeferencing,
     warn_if_approximate,
 )
-from geoseg.geo.raster.opening import lacks_file, missing_source, open_raster
+from geoseg.geo.raster.opening import check_blocks, lacks_file, missing_source, open_raster
 from geoseg.geo.raster.scene_vrt import (
     Band,
     check_dtypes,
@@ -347,6 +347,7 @@ def _inspect(
             f"{path}: refers to a file that does not exist ({missing}); copy that file to its "
             "place, or create the scene again"
         )
+    check_blocks(source, path)
     georeferencing = read_georeferencing(source, path, assume_gsd_m)
     bands = list_bands(source)
     indexes = _select_bands(bands, path, wanted)

@@ -7,6 +7,7 @@ from geoseg.geo.vector.layer_files import (
     FOOTPRINT_LAYER,
     count_indexed,
     list_layers,
+    read_geoparquet,
 )
 from geoseg.geo.vector.placement import check_range, to_crs_near, to_crs_whole
 from geoseg.geo.vector.polygon_parts import ParquetParts, iter_polygons
@@ -40,6 +41,7 @@ __all__ = [
     "keep_polygons",
     "list_layers",
     "read_footprints",
+    "read_geoparquet",
     "to_crs_densified",
     "to_crs_near",
     "to_crs_whole",

@@ -9,9 +9,13 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import geopandas as gpd
 import numpy as np
+import pyarrow as pa
 import pyogrio
 from pyogrio.errors import DataLayerError, DataSourceError
+from pyproj.exceptions import CRSError
+from shapely.errors import ShapelyError
 
 from geoseg.errors import VectorReadError, one_line
 from geoseg.geo.paths import is_a_folder, is_missing, no_such_file
@@ -28,6 +32,16 @@ _GEOPARQUET = (".parquet", ".geoparquet", ".pq")
 
 # Vector files that are read from a zip archive, in any of its folders.
 _ZIPPED = (".shp", ".gpkg", ".geojson", ".json", ".fgb", ".kml", ".gml")
+
+# Vector files are packed to a tenth, seldom to a hundredth. Unpacked bytes below the second number
+# are harmless.
+_MOST_RATIO, _LEAST_SUSPECT, _MOST_MEMBERS = 200, 200_000_000, 10_000
+
+# What pyarrow, geopandas and shapely raise for files that are damaged or of another kind.
+PARQUET_ERRORS = (
+    *(ValueError, OSError, TypeError, LookupError, AttributeError, RuntimeError),
+    *(pa.ArrowException, CRSError, ShapelyError),
+)
 
 
 def list_layers(path: str | Path) -> list[str]:
@@ -50,6 +64,18 @@ def count_indexed(path: str | Path, layer: str | None = None) -> int:
     if Path(path).suffix.lower() not in INDEXED_SUFFIXES:
         return 0
     return max(0, int(read_layer_info(path, select_layer(path, layer))["features"]))
+
+
+def read_geoparquet(path: str | Path) -> gpd.GeoDataFrame:
+    """Read a GeoParquet file as it is.
+
+    Raises:
+        VectorReadError: If it is missing or damaged.
+    """
+    try:
+        return gpd.read_parquet(readable_name(path))
+    except PARQUET_ERRORS as error:
+        raise not_vector_error(path, error) from error
 
 
 def is_geoparquet(path: str | Path) -> bool:
@@ -81,8 +107,7 @@ def gdal_name(path: str | Path) -> str:
     """Return the name by which GDAL opens a file; for a zip archive, that of its content."""
     if Path(path).suffix.lower() != ".zip" or not zipfile.is_zipfile(path):
         return readable_name(path)
-    with zipfile.ZipFile(path) as archive:
-        members = [PurePosixPath(name) for name in archive.namelist()]
+    members = _list_members(path)
     found = [
         member
         for member in members
@@ -99,6 +124,22 @@ def gdal_name(path: str | Path) -> str:
         )
     inside = found[0] if len(found) == 1 else found[0].parent
     return f"/vsizip/{Path(readable_name(path)).absolute()}/{inside}"
+
+
+def _list_members(path: str | Path) -> list[PurePosixPath]:
+    """Return the names in a zip archive; refuse one that unpacks to far more than it weighs."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
+        raise not_vector_error(path, error) from error
+    unpacked, packed = sum(member.file_size for member in members), Path(path).stat().st_size
+    if len(members) > _MOST_MEMBERS or unpacked > max(_LEAST_SUSPECT, _MOST_RATIO * packed):
+        raise VectorReadError(
+            f"{path}: its {len(members)} files would unpack to {unpacked / 1e9:.3g} GB from "
+            f"{packed / 1e6:.3g} MB, which no layer does; unpack it yourself if you trust it"
+        )
+    return [PurePosixPath(member.filename) for member in members]
 
 
 def select_layer(path: str | Path, layer: str | None) -> str:

@@ -19,6 +19,7 @@ from shapely.geometry.base import BaseGeometry
 from geoseg.geo.crs import Box, as_crs, transform_bounds
 from geoseg.geo.plain_names import readable_name
 from geoseg.geo.vector.layer_files import (
+    PARQUET_ERRORS,
     filter_error,
     gdal_name,
     layer_extent,
@@ -99,7 +100,7 @@ def _iter_box(
 def _decode(encoded: np.ndarray, numbers: np.ndarray, path: str | Path, layer: str) -> np.ndarray:
     """Return the geometries of WKB (N,); curves as the lines that GDAL approximates them by."""
     try:
-        shapes: np.ndarray = shapely.from_wkb(encoded)
+        shapes: np.ndarray = shapely.from_wkb(encoded, on_invalid="fix")
     except NotImplementedError:
         shapes = np.array([_decode_linear(code) for code in encoded], dtype=object)
         unread = shapely.is_missing(shapes) & np.array([code is not None for code in encoded])
@@ -113,7 +114,7 @@ def _decode(encoded: np.ndarray, numbers: np.ndarray, path: str | Path, layer: s
 def _decode_linear(code: bytes | None) -> BaseGeometry | None:
     """Return the geometry of WKB; None for a curve, which shapely does not know."""
     try:
-        return shapely.from_wkb(code)
+        return shapely.from_wkb(code, on_invalid="fix")
     except NotImplementedError:
         return None
 
@@ -123,21 +124,31 @@ class ParquetParts(Sequence[gpd.GeoDataFrame]):
 
     Args:
         path: Written by geopandas or `write_parts`.
+
+    Raises:
+        VectorReadError: If it is damaged, also while a part is read.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self._file = parquet.ParquetFile(readable_name(path))
-        geo = json.loads(self._file.schema_arrow.metadata[b"geo"])
-        self._crs = CRS.from_json_dict(geo["columns"]["geometry"]["crs"])
+        self._path = path
+        try:
+            self._file = parquet.ParquetFile(readable_name(path))
+            geo = json.loads(self._file.schema_arrow.metadata[b"geo"])
+            self._crs = CRS.from_json_dict(geo["columns"]["geometry"]["crs"])
+        except PARQUET_ERRORS as error:
+            raise not_vector_error(path, error) from error
 
     def __len__(self) -> int:
         return int(self._file.num_row_groups)
 
     def __getitem__(self, index: Any) -> gpd.GeoDataFrame:
         """Read one part."""
-        table = self._file.read_row_group(index).to_pandas()
-        shapes = shapely.from_wkb(table.pop("geometry").to_numpy())
-        return gpd.GeoDataFrame(table, geometry=shapes, crs=self._crs)
+        try:
+            table = self._file.read_row_group(index).to_pandas()
+            shapes = shapely.from_wkb(table.pop("geometry").to_numpy())
+            return gpd.GeoDataFrame(table, geometry=shapes, crs=self._crs)
+        except PARQUET_ERRORS as error:
+            raise not_vector_error(self._path, error) from error
 
     def __iter__(self) -> Iterator[gpd.GeoDataFrame]:
         return (self[index] for index in range(len(self)))

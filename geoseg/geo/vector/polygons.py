@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,8 @@ import pyogrio
 import shapely
 from pyarrow import parquet
 from pyogrio.errors import DataLayerError, DataSourceError
+from pyproj import CRS
+from shapely.errors import ShapelyError
 from shapely.geometry.base import BaseGeometry
 
 from geoseg.errors import MissingCRSError
@@ -29,6 +32,7 @@ from geoseg.geo.vector.layer_files import (
     layer_extent,
     not_vector_error,
     ogr_where,
+    read_geoparquet,
     read_layer_info,
     select_layer,
 )
@@ -151,13 +155,7 @@ def _read_ogr(
     boxes = transform_bounds(bounds, bounds_crs, crs, path, extent=layer_extent(info))
     try:
         parts = [
-            pyogrio.read_dataframe(
-                gdal_name(path),
-                layer=layer,
-                where=None if later else where,
-                bbox=box,
-                fid_as_index=True,
-            )
+            _read_frame(path, crs, layer=layer, where=None if later else where, bbox=box)
             for box in boxes or [None]
         ]
         features = parts[0] if len(parts) == 1 else _merge_parts(parts)
@@ -176,6 +174,23 @@ def _read_ogr(
         if where and not isinstance(error, MissingCRSError):
             raise filter_error(path, where, info["fields"]) from error
         raise
+
+
+def _read_frame(path: str | Path, crs: CRS, **chosen: Any) -> gpd.GeoDataFrame:
+    """Read features, indexed by their numbers; where rings are not closed, close them.
+
+    Geometries that cannot be repaired are None.
+    """
+    name = gdal_name(path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Non closed ring", RuntimeWarning)
+        try:
+            return pyogrio.read_dataframe(name, fid_as_index=True, **chosen)
+        except ShapelyError:
+            table = pyogrio.read_dataframe(name, fid_as_index=True, read_geometry=False, **chosen)
+            _, _, stored, _ = pyogrio.raw.read(name, columns=[], **chosen)
+    shapes = shapely.from_wkb(stored, on_invalid="fix")
+    return gpd.GeoDataFrame(table, geometry=shapes, crs=crs)
 
 
 def _merge_parts(parts: Sequence[gpd.GeoDataFrame]) -> gpd.GeoDataFrame:
@@ -198,11 +213,7 @@ def _read_parquet(
     bounds: tuple[float, float, float, float] | None,
     bounds_crs: Any,
 ) -> gpd.GeoDataFrame:
-    try:
-        features = gpd.read_parquet(readable_name(path))
-    except (ValueError, OSError) as error:  # pyarrow raises both for a file of another kind
-        raise not_vector_error(path, error) from error
-    features = features.reset_index(drop=True)
+    features = read_geoparquet(path).reset_index(drop=True)
     crs = as_crs(features.crs, path)
     extent = extent_x(np.array(features.geometry.array, dtype=object))
     boxes = transform_bounds(bounds, bounds_crs, crs, path, extent=extent)

@@ -5,10 +5,10 @@ from geoseg.networks.models.building import (
     check_tile_size,
     choose_encoder,
     encoder_of,
-    load_network,
     size_multiple,
 )
 from geoseg.networks.models.encoders import list_encoders
+from geoseg.networks.models.loading import load_network
 
 __all__ = [
     "build_model",

@@ -1,4 +1,4 @@
-"""Construction of networks by name, and of the network of a model file.
+"""Construction of networks by name.
 
 Networks take images (N, bands, H, W) of any height and width. Segmentation networks return logits
 (N, outputs, H, W). Detection networks return class logits and box offsets for each of their
@@ -10,15 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from geoseg.errors import ConfigError, InputShapeError, ModelFileError
+from geoseg.errors import ConfigError, InputShapeError
 from geoseg.networks.architectures import ARCHITECTURES, resolve_architecture
-from geoseg.networks.model_file import ModelSpec
 from geoseg.networks.models.encoder_weights import load_encoder_weights
 from geoseg.networks.models.encoders import EncoderFactory, check_encoder
 from geoseg.networks.models.registry import find_builder
+
+_BUILD_ERRORS = (
+    *(TypeError, ValueError, LookupError, AttributeError),
+    *(RuntimeError, ArithmeticError, AssertionError, MemoryError),
+)
 
 
 def build_model(
@@ -56,31 +59,6 @@ def build_model(
     if encoder is not None and encoder_weights is not None:
         load_encoder_weights(encoder_of(model), encoder, encoder_weights, bands)
     return model
-
-
-def load_network(spec: ModelSpec, weights: dict[str, Tensor]) -> nn.Module:
-    """Build the network of a model file and load its weights.
-
-    Raises:
-        ModelFileError: If the weights do not belong to the architecture.
-    """
-    # The initial weights are replaced, so drawing them must not advance the caller's generator.
-    with torch.random.fork_rng(devices=[]):
-        network = build_model(
-            spec.arch,
-            spec.encoder,
-            bands=spec.bands,
-            outputs=len(spec.outputs),
-            options=spec.options,
-        )
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ModelFileError(
-            f"the weights do not fit {spec.arch} on {spec.encoder}; the file is damaged or was "
-            "written by another version of geoseg"
-        ) from error
-    return network
 
 
 def choose_encoder(arch: str, encoder: str | None) -> str | None:
@@ -140,7 +118,7 @@ def _build(
     builder = find_builder(arch)
     try:
         return builder(source, outputs, **options)
-    except (TypeError, ValueError, KeyError, RuntimeError, ArithmeticError) as error:
+    except _BUILD_ERRORS as error:
         # Options come from the user as they are, so any of these can be their fault.
         raise ConfigError(
             f"cannot build {name}: {_one_line(error)}; change model.encoder or model.options "

@@ -23,6 +23,10 @@ class SMPNetwork(nn.Module):
 
     def __init__(self, encoder: EncoderFactory, classes: int, *, name: str, **options: Any) -> None:
         super().__init__()
+        if "aux_params" in options:
+            raise ValueError(
+                "aux_params is not supported: it adds an output that geoseg has no use for"
+            )
         if name == "DPT":
             options = {"dynamic_img_size": True, **options}
         self.network = smp.create_model(

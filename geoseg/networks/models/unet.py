@@ -18,6 +18,9 @@ from geoseg.networks.models.layers import crop, pad_to_multiple
 
 Padding = Literal["same", "valid"]
 
+# A tile of 4096 pixels has no more poolings.
+_MAX_DEPTH = 12
+
 
 class DoubleConv(nn.Sequential):
     """Two 3x3 convolutions with ReLU; without padding each removes one pixel on every side."""
@@ -66,8 +69,10 @@ class UNet(nn.Module):
             raise ValueError(
                 f"padding must be one of {', '.join(get_args(Padding))}, got {padding!r}"
             )
-        if depth < 1 or width < 1:
-            raise ValueError(f"depth and width must be at least 1, got {depth} and {width}")
+        if not 1 <= depth <= _MAX_DEPTH or width < 1:
+            raise ValueError(
+                f"depth must be 1 to {_MAX_DEPTH} and width at least 1, got {depth} and {width}"
+            )
         self.padding: Padding = padding
         self.output_stride = 2**depth
         self.size_multiple = self.output_stride if padding == "same" else 1

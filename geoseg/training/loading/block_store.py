@@ -15,6 +15,8 @@ from typing import Self, cast
 
 import numpy as np
 
+from geoseg.errors import EmptyDatasetError
+
 # By name: (blocks, bands, side, side).
 Stores = Mapping[str, np.ndarray]
 
@@ -28,6 +30,8 @@ _BlockIndex = tuple[int, slice, slice, slice]
 _WindowIndex = tuple[slice, slice, slice]
 
 _EMPTY = -1
+# Blocks of a group, each with a number of 4 bytes.
+_MOST_BLOCKS = 100_000_000
 _ALL = slice(None)
 
 
@@ -57,9 +61,17 @@ class Group:
             rects: (n, 4), each a `Rect`; the smallest row and column are 0.
             side: Side of a block.
             first: Number of the group's first block in the stores; the others follow.
+
+        Raises:
+            EmptyDatasetError: If the rectangle is too large for any scene.
         """
         begins, ends = rects[:, :2], rects[:, :2] + rects[:, 2:]
         height, width = ends.max(axis=0).tolist()
+        if height * width > _MOST_BLOCKS * side**2:
+            raise EmptyDatasetError(
+                f"tiles that touch each other spread over {height} x {width} pixels, more than fit "
+                "into memory; tile the scenes again"
+            )
         table = np.full((-(-height // side), -(-width // side)), _EMPTY, np.int32)
         for (top, left), (below, after) in zip(begins // side, -(-ends // side), strict=True):
             table[top:below, left:after] = first

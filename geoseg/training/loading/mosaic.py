@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,13 @@ from torch.utils.data import Dataset
 
 from geoseg.data.tiles import FOOTPRINTS_NAME, TilesInfo
 from geoseg.errors import DiskFullError
-from geoseg.jobs.files import LEAST_FREE, free_space, remove_temporary_files, replace_file
+from geoseg.jobs.files import (
+    LEAST_FREE,
+    free_space,
+    read_text,
+    remove_temporary_files,
+    replace_file,
+)
 from geoseg.jobs.journal import describe_job
 from geoseg.training.dataset import Sample, TileDataset, tile_boxes
 from geoseg.training.loading.block_store import Group, Rect, Stores, read_window, write_rect
@@ -169,7 +176,7 @@ def build_mosaic(
         tiles.info.model_dump(mode="json"), tiles.tiles.id.tolist(), tiles.sigma_px, _SIDE,
         files=[tiles.folder / name for name in ("tiles.parquet", "tiles.json", FOOTPRINTS_NAME)],
     )  # fmt: skip
-    if not _is_complete(folder, job):
+    if not _is_complete(folder, job, plan):
         remove_mosaic(folder)
         _check_room(folder, needed)
         folder.mkdir(parents=True, exist_ok=True)
@@ -274,11 +281,17 @@ def _torch_type(array: np.ndarray) -> np.dtype[Any]:
     return array.dtype if supported else np.dtype(np.float32)
 
 
-def _is_complete(folder: Path, job: str) -> bool:
+def _is_complete(
+    folder: Path, job: str, plan: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
+) -> bool:
+    """Whether the files of an interrupted run are there, and have the planned shapes."""
     try:
-        return bool(json.loads((folder / _INDEX_NAME).read_text())["job"] == job)
-    except (OSError, ValueError, KeyError, TypeError):
+        if json.loads(read_text(folder / _INDEX_NAME))["job"] != job:
+            return False
+        stored = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in plan}
+    except (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError, SyntaxError):
         return False
+    return all((stored[name].dtype, stored[name].shape) == plan[name] for name in plan)
 
 
 def _check_room(folder: Path, needed: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from rasterio.windows import Window
@@ -51,8 +52,20 @@ class Components:
         width: Columns of the raster.
     """
 
+    COLUMNS: ClassVar[int] = _VALUE + 1
+
     table: np.ndarray
     width: int
+
+    @classmethod
+    def fits(cls, table: np.ndarray, shape: tuple[int, int]) -> bool:
+        """Return whether a table can be that of a raster of a shape (height, width)."""
+        found, (height, width) = cls(table, shape[1]), shape
+        inside = (found.tops >= 0) & (found.lefts >= 0) & (found.firsts >= 0)
+        inside &= (found.bottoms <= height) & (found.rights <= width)
+        inside &= (found.heights > 0) & (found.widths > 0) & (found.firsts < height * width)
+        inside &= (found.areas > 0) & (found.areas <= found.heights * found.widths)
+        return bool(inside.all() and (np.diff(found.firsts) > 0).all())
 
     def __len__(self) -> int:
         return len(self.table)
