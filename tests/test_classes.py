@@ -223,6 +223,7 @@ INFO = TilesInfo(
     bands=("red", "green", "blue"), dtype="uint8", gsd_m=0.3, nodata=None, size=32, overlap=0,
     mean=(0.0,) * 3, std=(1.0,) * 3, scenes=("a.tif",), labels="a.gpkg", where=None,
     split={}, tiles={"train": 2}, shared_pixels=0, classes=NAMES, targets=("class",),
+    colours=("#000000",) * len(NAMES),
 )  # fmt: skip
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from geoseg.errors import ModelFileError
 from geoseg.networks.device import choose_device
 from geoseg.networks.model_file import ModelSpec
 from geoseg.networks.models import load_network
@@ -68,11 +67,6 @@ class Network:
     def prob(self, image: Tensor) -> Tensor:
         """Return probabilities float32 (N, outputs, H, W) of normalized tiles, without margin."""
         scores = self.logits(image)
-        if scores.shape[1] != len(self.spec.outputs):
-            raise ModelFileError(
-                f"the network has {scores.shape[1]} outputs, but the header of the model names "
-                f"{len(self.spec.outputs)}; the file is damaged"
-            )
         return scores.softmax(dim=1) if self.spec.exclusive else scores.sigmoid_()
 
 
