@@ -15,7 +15,7 @@ from rasterio.errors import NodataShadowWarning, RasterioError
 from geoseg.errors import DataError, SceneReadError, one_line
 from geoseg.geo.crs import build_transformer
 from geoseg.geo.grid import Grid
-from geoseg.geo.raster.opening import check_blocks, open_raster
+from geoseg.geo.raster.opening import as_read_errors, check_blocks, open_raster
 from geoseg.geo.raster.prob import CLASS_TAG, CLASSES_TAG, THRESHOLDS_TAG
 from geoseg.geo.raster.scene import describe_blank_areas, describe_source
 
@@ -36,7 +36,7 @@ def describe_raster(path: str | Path) -> dict[str, Any]:
     Raises:
         SceneReadError: If GDAL does not open it.
     """
-    with open_raster(path) as source:
+    with open_raster(path) as source, as_read_errors(path):
         try:
             grid, problem = describe_source(source, path).grid, None
         except DataError as error:

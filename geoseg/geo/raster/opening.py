@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import rasterio
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import Interleaving
 from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
 from rasterio.io import MemoryFile
@@ -47,6 +50,18 @@ def open_raster(path: str | Path) -> Any:
         raise SceneReadError(
             f"{name}: GDAL cannot read this as a raster ({one_line(error)}); give a GeoTIFF, COG, "
             "VRT or another raster format"
+        ) from error
+
+
+@contextmanager
+def as_read_errors(path: str | Path) -> Iterator[None]:
+    """Raise errors of GDAL in a block, some of which rasterio does not convert, as ours."""
+    try:
+        yield
+    except (RasterioError, CPLE_BaseError) as error:
+        raise SceneReadError(
+            f"{path}: cannot be read ({one_line(error)}); the file looks damaged, copy or download "
+            "it again"
         ) from error
 
 

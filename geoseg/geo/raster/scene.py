@@ -27,7 +27,13 @@ from geoseg.geo.raster.georeferencing import (
     read_georeferencing,
     warn_if_approximate,
 )
-from geoseg.geo.raster.opening import check_blocks, lacks_file, missing_source, open_raster
+from geoseg.geo.raster.opening import (
+    as_read_errors,
+    check_blocks,
+    lacks_file,
+    missing_source,
+    open_raster,
+)
 from geoseg.geo.raster.scene_vrt import (
     Band,
     check_dtypes,
@@ -320,7 +326,8 @@ def describe_source(
     assume_gsd_m: float | None = None,
 ) -> SceneInfo:
     """Return the description of an open rasterio dataset, see `read_info`."""
-    info, georeferencing, _ = _inspect(source, str(path), bands, assume_gsd_m)
+    with as_read_errors(path):
+        info, georeferencing, _ = _inspect(source, str(path), bands, assume_gsd_m)
     warn_if_approximate(georeferencing, info.path, assume_gsd_m)
     return info
 
