@@ -142,3 +142,11 @@ def test_the_counts_add_up_to_the_features_of_the_file(scene, tmp_path_factory, 
             value in texts for kind, value in zip(kinds, values, strict=True) if kind in INSIDE
         ]
         assert unclassed == known.count(False)
+
+
+def test_the_layer_that_is_read_is_named_once(scene, tmp_path, caplog):
+    frame = gpd.GeoDataFrame(geometry=scene.polygons, crs=scene.grid.crs.to_wkt())
+    for layer in ("houses", "sheds"):
+        frame.to_file(tmp_path / "two.gpkg", layer=layer)
+    plan_tiles([scene.path], tmp_path / "two.gpkg", TileOptions(size=32, gap=0))
+    assert caplog.text.count("read layer houses of houses, sheds") == 1

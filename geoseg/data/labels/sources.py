@@ -12,7 +12,7 @@ from geoseg.errors import LabelError
 from geoseg.geo.grid import Grid
 from geoseg.geo.paths import is_missing
 from geoseg.geo.raster import is_raster
-from geoseg.geo.vector import count_indexed
+from geoseg.geo.vector import count_indexed, select_layer
 
 Labels = FootprintLabels | LayerLabels | RasterLabels
 
@@ -88,6 +88,7 @@ def read_labels(
     scheme = scheme or ClassScheme()
     if is_raster(path):
         return RasterLabels(grid, str(path), scheme, scene_grid)
+    layer = select_layer(path, layer)
     if count_indexed(path, layer) > MAX_IN_MEMORY:
         return read_layer_labels(path, grid, scheme, where=where, layer=layer)
     return read_footprint_labels(path, grid, scheme, where=where, layer=layer)

@@ -8,6 +8,7 @@ from geoseg.geo.vector.layer_files import (
     count_indexed,
     list_layers,
     read_geoparquet,
+    select_layer,
 )
 from geoseg.geo.vector.placement import check_range, to_crs_near, to_crs_whole
 from geoseg.geo.vector.polygon_parts import ParquetParts, iter_polygons
@@ -42,6 +43,7 @@ __all__ = [
     "list_layers",
     "read_footprints",
     "read_geoparquet",
+    "select_layer",
     "to_crs_densified",
     "to_crs_near",
     "to_crs_whole",

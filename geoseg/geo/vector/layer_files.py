@@ -143,7 +143,13 @@ def _list_members(path: str | Path) -> list[PurePosixPath]:
 
 
 def select_layer(path: str | Path, layer: str | None) -> str:
-    """Return the layer to read: the given one, that of footprints, or the first of polygons."""
+    """Return the layer to read: the given one, that of footprints, or the first of polygons.
+
+    Raises:
+        VectorReadError: If the file cannot be read or has no such layer.
+    """
+    if is_empty_sequence(Path(path)):
+        return layer or Path(path).stem
     layers = _layers(path)
     names = [name for name, _ in layers]
     if layer is not None:
