@@ -31,9 +31,9 @@ TOLERANCE = 1e-3
 # The QGIS plugin Deepness divides pixel values by this number, for every data type.
 _DEEPNESS_SCALE = 255.0
 
-# Version of the file format that onnxruntime 1.17 reads, the latest one of Deepness; and the latest
-# opset of that version.
-_IR_VERSION, _OPSET = 9, 20
+# Versions of the file format and of the opset that onnxruntime 1.15 reads. Deepness permits up to
+# 1.17, and older ones refuse newer versions.
+_IR_VERSION, _OPSET = 8, 18
 
 _STAC_EXTENSION = "https://stac-extensions.github.io/mlm/v1.5.0/schema.json"
 
@@ -126,7 +126,7 @@ def _write_onnx(_: Path, spec: ModelSpec, weights: dict[str, Tensor], path: Path
         )  # fmt: skip
         assert program is not None
         document = program.model_proto
-    # The nodes are of an opset that this version has, too, and Deepness reads no later one.
+    # The nodes are of an opset that this version of the format has, too.
     document.ir_version = min(document.ir_version, _IR_VERSION)
     for key, value in deepness_metadata(spec).items():
         document.metadata_props.add(key=key, value=json.dumps(value))
@@ -143,6 +143,7 @@ def deepness_metadata(spec: ModelSpec) -> dict[str, Any]:
         "class_names": dict(enumerate(names)),
         "resolution": round(100 * spec.gsd_m, 4),
         "tiles_size": spec.size,
+        "tile_size": spec.size,  # Deepness documents the other name, and reads this one
         "tiles_overlap": round(100 * spec.overlap / spec.size),
         "seg_thresh": 0.0 if spec.exclusive else spec.thresholds.body,
         "seg_small_segment": 0,

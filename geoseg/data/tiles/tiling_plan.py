@@ -28,6 +28,7 @@ from geoseg.data.splits import (
     SPLITS,
     STRATEGIES,
     Region,
+    SplitRegions,
     SplitScene,
     count_shared_pixels,
     find_close_tiles,
@@ -166,58 +167,20 @@ def plan_tiles(
         DataError: If scenes or labels cannot be read, or do not fit together.
         ConfigError: If a scene lacks a band, or scenes are too small for their blocks.
     """
-    paths = [absolute_path(scene) for scene in scenes]
-    repeated = next((path for path in paths if paths.count(path) > 1), None)
-    if repeated:
-        raise ConfigError(f"{repeated}: is given twice; give each scene once")
-    check_names(paths)
-    infos = [
-        read_info(scene, bands=options.bands, assume_gsd_m=options.assume_gsd_m) for scene in scenes
-    ]
-    if not options.keep_blank:
-        infos = [mark_blank_areas(info) for info in infos]
-    check_placeholder_overlap([info for info in infos if info.georeferenced_by == "assumed"])
+    infos = _read_scenes(scenes, options)
     crs = find_common_crs(infos)
-    check_same_bands(infos, chosen=options.bands is not None)
     gsd_m = options.gsd_m or infos[0].grid.gsd_m
     grids = [info.grid.resampled(gsd_m) for info in infos]
     scheme = resolve_scheme(options.classes)
     files = [find_labels_path(info.path, labels) for info in infos]
-    scene_labels = [
-        read_labels(
-            file, grid, scheme, where=options.where, layer=options.layer, scene_grid=info.grid
-        )
-        for file, grid, info in zip(files, grids, infos, strict=True)
-    ]
-    polygons = [one for one in scene_labels if not isinstance(one, RasterLabels)]
-    if polygons:
-        check_footprints(polygons, labels, options.where, options.layer, files=files)
-    check_mask_georeferencing(infos, scene_labels)
-    warn_unclassed_labels(polygons, labels)
-    warn_unlabelled_scenes(infos, scene_labels, files)
+    scene_labels = _read_all_labels(infos, grids, files, labels, scheme, options)
     warn_upsampled_scenes(infos, gsd_m, chosen=options.gsd_m is not None)
-
     split_scenes = [
         SplitScene(info.path, grid, one.foreground_pixels)
         for info, grid, one in zip(infos, grids, scene_labels, strict=True)
     ]
     split = STRATEGIES[options.split](split_scenes, options)
-    records = [
-        record
-        for index, grid in enumerate(grids)
-        for region in split.regions[index]
-        for record in _region_tiles(index, infos[index].path, grid, region, options)
-    ]
-    # Scenes may have different CRSs; tiles are compared in that of the first.
-    tiles = _to_common_crs(records, grids, grids[0].crs.to_wkt())
-    close = find_close_tiles(tiles, grids, split.gap)
-    left_out = describe_left_out(tiles, close, [info.path for info in infos], grids)
-    tiles = tiles.drop(index=close.index).reset_index(drop=True)
-    check_splits(infos, set(tiles.split), grids, options, left_out)
-    if left_out:
-        logger.warning("%s; %s", left_out, LOCATION_REMEDY)
-    warn_unbalanced_splits(tiles.split, options)
-    shared = count_shared_pixels(tiles, grids[0].pixel_area)
+    tiles = _place_tiles(infos, grids, split, options)
     regions = merge_by_split(
         [
             _labelled_regions(grid, own_regions, own_labels, crs)
@@ -232,13 +195,75 @@ def plan_tiles(
         scene_labels,
         _reproject_tiles(tiles, grids, crs),
         regions,
-        shared,
+        count_shared_pixels(tiles, grids[0].pixel_area),
         split.gap,
         options,
         str(labels),
         tuple(dict.fromkeys(files)),
         scheme,
     )
+
+
+def _read_scenes(scenes: Sequence[str | Path], options: TileOptions) -> list[SceneInfo]:
+    """Read what is known of scenes, without pixels, and check that they fit together."""
+    paths = [absolute_path(scene) for scene in scenes]
+    repeated = next((path for path in paths if paths.count(path) > 1), None)
+    if repeated:
+        raise ConfigError(f"{repeated}: is given twice; give each scene once")
+    check_names(paths)
+    infos = [
+        read_info(scene, bands=options.bands, assume_gsd_m=options.assume_gsd_m) for scene in scenes
+    ]
+    if not options.keep_blank:
+        infos = [mark_blank_areas(info) for info in infos]
+    check_placeholder_overlap([info for info in infos if info.georeferenced_by == "assumed"])
+    check_same_bands(infos, chosen=options.bands is not None)
+    return infos
+
+
+def _read_all_labels(
+    infos: Sequence[SceneInfo],
+    grids: Sequence[Grid],
+    files: Sequence[str],
+    labels: str | Path,
+    scheme: ClassScheme,
+    options: TileOptions,
+) -> list[Labels]:
+    """Read the labels of each scene from its file, and check them."""
+    scene_labels = [
+        read_labels(
+            file, grid, scheme, where=options.where, layer=options.layer, scene_grid=info.grid
+        )
+        for file, grid, info in zip(files, grids, infos, strict=True)
+    ]
+    polygons = [one for one in scene_labels if not isinstance(one, RasterLabels)]
+    if polygons:
+        check_footprints(polygons, labels, options.where, options.layer, files=files)
+    check_mask_georeferencing(infos, scene_labels)
+    warn_unclassed_labels(polygons, labels)
+    warn_unlabelled_scenes(infos, scene_labels, files)
+    return scene_labels
+
+
+def _place_tiles(
+    infos: Sequence[SceneInfo], grids: list[Grid], split: SplitRegions, options: TileOptions
+) -> gpd.GeoDataFrame:
+    """Return the tiles of all scenes in the CRS of the first, without those near other splits."""
+    records = [
+        record
+        for index, grid in enumerate(grids)
+        for region in split.regions[index]
+        for record in _region_tiles(index, infos[index].path, grid, region, options)
+    ]
+    tiles = _to_common_crs(records, grids, grids[0].crs.to_wkt())
+    close = find_close_tiles(tiles, grids, split.gap)
+    left_out = describe_left_out(tiles, close, [info.path for info in infos], grids)
+    tiles = tiles.drop(index=close.index).reset_index(drop=True)
+    check_splits(infos, set(tiles.split), grids, options, left_out)
+    if left_out:
+        logger.warning("%s; %s", left_out, LOCATION_REMEDY)
+    warn_unbalanced_splits(tiles.split, options)
+    return tiles
 
 
 def _region_tiles(
