@@ -11,6 +11,7 @@ import shapely
 from affine import Affine
 from pyproj import CRS, Transformer
 from rasterio.windows import Window
+from shapely import affinity
 from shapely.geometry import MultiPolygon, box
 from small_models import PIXELWISE, make_model
 
@@ -21,7 +22,7 @@ from geoseg.evaluation import evaluate_footprints
 from geoseg.geo.aoi import AOI
 from geoseg.geo.crs import transform_bounds, x_period
 from geoseg.geo.grid import Grid
-from geoseg.geo.raster import NearestRaster
+from geoseg.geo.raster import NearestRaster, write_array
 from geoseg.geo.vector import read_footprints, to_crs_densified, to_crs_near, write_footprints
 from geoseg.options import PredictOptions, TileOptions
 
@@ -325,3 +326,40 @@ def test_predictions_across_180(tmp_path, crs):
     in_layer = geoseg.vectorize(out.prob_path, tmp_path / "found.gpkg").footprints
     assert found.area_m2.tolist() == pytest.approx(in_layer.area_m2.tolist())
     assert grid.polygon.covers(in_layer.union_all())
+
+
+def test_an_area_that_is_nearly_the_whole_world_is_not_a_strip(tmp_path):
+    world = gpd.GeoDataFrame(geometry=[box(-179, -60, 179, 75)], crs=4326)
+    world.to_file(tmp_path / "world.geojson")
+    grid = Grid(rasterio.CRS.from_epsg(32633), Affine(1, 0, 5e5, 0, -1, 5e6), 40, 60)
+    (area,) = AOI.read_on(tmp_path / "world.geojson", grid).polygons
+    assert area.covers(grid.polygon)
+
+
+@pytest.mark.parametrize("suffix", ["geojsonl", "geojson", "gpkg"])
+def test_labels_from_0_to_360_degrees_are_found(tmp_path, suffix):
+    grid = Grid(rasterio.CRS.from_epsg(4326), Affine(1e-5, 0, -175, 0, -1e-5, -17), 40, 60)
+    house = affinity.translate(grid.window_polygon(Window(10, 10, 20, 15)), 360, 0)
+    path = tmp_path / f"labels.{suffix}"
+    gpd.GeoDataFrame(geometry=[house], crs=4326).to_file(path, **driver_of(suffix))
+    labels = read_labels(path, grid)
+    assert len(labels) == 1
+    assert (labels.read(grid.window)[1] == 1).sum() == 20 * 15
+
+
+def driver_of(suffix):
+    return {"driver": "GeoJSONSeq"} if suffix == "geojsonl" else {}
+
+
+def test_overlaps_of_scenes_across_180_are_measured(tmp_path, caplog):
+    paths = []
+    for name, left in (("a", 179.997), ("b", -179.999)):  # the second begins 100 pixels later
+        grid = Grid(rasterio.CRS.from_epsg(4326), Affine(4e-5, 0, left, 0, -4e-5, -17), 128, 200)
+        data = np.random.default_rng(1).integers(1, 255, (3, 128, 200)).astype(np.uint8)
+        write_array(tmp_path / f"{name}.tif", grid, data, descriptions=("red", "green", "blue"))
+        paths.append(str(tmp_path / f"{name}.tif"))
+    house = affinity.translate(box(0, 0, 1e-3, 1e-3), 179.999, -17.003)
+    gpd.GeoDataFrame(geometry=[house], crs=4326).to_file(tmp_path / "labels.gpkg")
+    options = TileOptions(size=32, overlap=0, gap=0, split="scenes", val_scenes=("b*",))
+    plan_tiles(paths, tmp_path / "labels.gpkg", options)
+    assert f"{paths[0]} and {paths[1]} overlap by 50%; left out" in caplog.text

@@ -49,7 +49,7 @@ from geoseg.training import finishing
 from geoseg.training.dataset import TileDataset
 from geoseg.training.run import train
 from geoseg.training.segmenter import Segmenter
-from geoseg.vectorization.class_polygons import margin_px
+from geoseg.vectorization.class_polygons import margin_px, simplify_coverage
 
 UTM = CRS.from_epsg(32645)
 NAMES = ("ground", "field", "water")
@@ -519,3 +519,10 @@ def test_boxes_cannot_learn_classes(job, tmp_path):
     with pytest.raises(ConfigError, match="exclusive classes, but networks of boxes detect build"):
         train(folder / "tiles", tmp_path / "run", model=boxes, recipe=BOX_RECIPE)
     assert not (tmp_path / "run").exists()
+
+
+def test_class_polygons_survive_when_simplification_would_break_them(monkeypatch):
+    bowtie = shapely.Polygon([(0, 0), (2, 2), (2, 0), (0, 2)])
+    outlines = np.array([shapely.box(0, 0, 3, 2), shapely.box(3, 0, 5, 2)], dtype=object)
+    monkeypatch.setattr(shapely, "coverage_simplify", lambda p, _: np.array([bowtie, p[1]]))
+    assert shapely.equals(simplify_coverage(outlines, 1.0), outlines).all()

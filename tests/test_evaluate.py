@@ -30,6 +30,7 @@ from geoseg.errors import (
 from geoseg.evaluation import evaluate_footprints as evaluate
 from geoseg.evaluation import evaluate_layers, format_table
 from geoseg.evaluation.metrics import Score
+from geoseg.evaluation.training_area import read_training_area, warn_of_training_pixels
 from geoseg.geo.aoi import AOI
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import TRAINING_AREA_TAG, write_array
@@ -420,6 +421,31 @@ def test_a_score_inside_the_training_area_gets_a_warning(files, tmp_path, caplog
     shutil.copy(footprints, tmp_path / "copy.gpkg")  # of unknown origin
     evaluate(tmp_path / "copy.gpkg", files[1])
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("POLYGON ((nan 0, 1 0, 1 1, nan 0))", None),
+        ("POINT (1 2)", None),
+        ("POLYGON (oops", None),
+        ("POLYGON ((0 0, 2 2, 2 0, 0 2, 0 0))", 2.0),  # a bow tie, by rounding
+    ],
+)
+def test_a_damaged_training_area_is_no_area(tmp_path, text, found):
+    grid = Grid(CRS.from_epsg(32645), Affine(1, 0, X, 0, -1, Y), 20, 30)
+    path = tmp_path / "prob.tif"
+    write_array(path, grid, np.zeros((1, 20, 30), np.uint8), tags={TRAINING_AREA_TAG: text})
+    area = read_training_area(path)
+    assert (area and area.area) == found
+
+
+def test_a_mask_beyond_180_is_in_the_training_area(tmp_path, caplog):
+    grid = Grid(CRS.from_epsg(4326), Affine(0.001, 0, 180.1, 0, -0.001, -17), 40, 60)
+    tags = {TRAINING_AREA_TAG: box(-180, -18, -179, -16).wkt}
+    write_array(tmp_path / "mask.tif", grid, np.zeros((1, 40, 60), np.uint8), tags=tags)
+    warn_of_training_pixels(tmp_path / "mask.tif", grid.polygon, grid.crs.to_wkt())
+    assert "100% of the area is inside the training" in caplog.text
 
 
 # SpaceNet CSV

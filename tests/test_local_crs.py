@@ -195,3 +195,20 @@ def test_labels_beside_a_local_scene_are_named_with_their_extent(tmp_path):
     on_grid(grid, [(2000, 0, 2010, 8)]).to_file(far)
     with pytest.raises(geoseg.errors.GridMismatchError, match=r"within 1100, 396, 1105, 400, are"):
         geoseg.tile(scene, far, tmp_path / "out", options=TileOptions(size=32))
+
+
+def test_scores_in_a_local_crs_need_no_training_area(tmp_path):
+    write_site(tmp_path, ENGINEERING)
+    model = make_model(tmp_path / "model.safetensors", PIXELWISE)
+    out = tmp_path / "out"
+    geoseg.predict(tmp_path / "scene.tif", out, model=model)
+    add_training_area(out / "prob.tif")
+    report = geoseg.evaluate(out / "footprints.gpkg", tmp_path / "scene.gpkg")
+    assert report.tp + report.fn == len(HOUSES)
+    geoseg.evaluate(out / "mask.tif", tmp_path / "scene.gpkg")
+
+
+def add_training_area(path):
+    """Add the tag that predict writes for a model that was trained on Earth."""
+    with rasterio.open(path, "r+", IGNORE_COG_LAYOUT_BREAK="YES") as raster:
+        raster.update_tags(GEOSEG_TRAINING_AREA=box(10, 20, 11, 21).wkt)

@@ -144,15 +144,20 @@ def test_a_row_of_houses_shares_its_walls(turn):
     assert len(order) == 6
 
 
-@given(st.integers(0, 10_000), st.sampled_from([1, 13, 50]))
-@settings(max_examples=12, deadline=None)
-def test_nobody_gets_anothers_ground_and_blocks_do_not_matter(tmp_path_factory, seed, block_px):
+@given(
+    st.integers(0, 10_000), st.sampled_from([1, 13, 50]), st.sampled_from([0.25, 1.0, 4.0]),
+    st.booleans(),
+)  # fmt: skip
+@settings(max_examples=20, deadline=None)
+def test_nobody_gets_anothers_ground_and_blocks_do_not_matter(
+    tmp_path_factory, seed, block_px, simplify_m, regularize
+):
     rng = np.random.default_rng(seed)
     noise = ndimage.gaussian_filter(rng.random((2, 90, 130)), (0, 2.5, 2.5))
     body, border = ((noise - noise.min()) / np.ptp(noise)).astype(np.float32)
     valid = ndimage.gaussian_filter(rng.random(body.shape), 4) > 0.47
     grid = Grid(GRID.crs, GRID.transform, *body.shape)
-    thresholds = Thresholds(min_area_m2=1, body=0.5)
+    thresholds = Thresholds(min_area_m2=1, body=0.5, simplify_m=simplify_m, regularize=regularize)
     whole = vectorize_arrays(body, border, valid, grid, thresholds)
     folder = tmp_path_factory.mktemp("layer")
     path = write_floats(folder / "prob.tif", grid, body, border, valid)

@@ -18,7 +18,7 @@ from geoseg.data.splits import (
     SplitScene,
     assign_groups,
     count_shared_pixels,
-    drop_close_tiles,
+    find_close_tiles,
     merge_by_split,
 )
 from geoseg.errors import ConfigError, GridMismatchError, VectorReadError
@@ -36,6 +36,10 @@ def split_scene(height, width, *, name="scene.tif", left=500_000.0, built=lambda
 
 def separate(split, *scenes, **options):
     return STRATEGIES[split](scenes, TileOptions(split=split, **options))
+
+
+def drop_close_tiles(tiles, grids, gap=0.0):
+    return tiles.drop(index=find_close_tiles(tiles, grids, gap).index).reset_index(drop=True)
 
 
 def owners(regions, height, width):

@@ -554,6 +554,38 @@ def test_a_wall_does_not_pass_over_a_courtyard_whatever_other_groups_do():
         assert whole.equals(simplify_freely(both[:1], np.zeros(1, int), 2.5)[0])
 
 
+def notched(depth, width):
+    """A building of 50 x 50 pixels with a notch in its upper wall."""
+    body = np.zeros((90, 80), dtype=np.float32)
+    body[20:70, 20:70] = 1
+    body[20 : 20 + depth, 40 : 40 + width] = 0
+    return body
+
+
+@pytest.mark.parametrize("regularize", [True, False])
+def test_a_wall_does_not_pass_over_nodata(regularize):
+    body, valid = notched(2, 3), np.ones((90, 80), dtype=bool)
+    valid[21, 41] = False
+    grid = utm_grid(90, 80, gsd_m=0.1)
+    chosen = Thresholds(simplify_m=0.25, regularize=regularize, min_area_m2=0)
+    (footprint,) = vectorize_arrays(body, None, valid, grid, chosen).geometry
+    nodata = grid.window_polygon(Window(41, 21, 1, 1))
+    assert footprint.intersection(nodata).area == pytest.approx(0, abs=1e-9)
+    assert footprint.area > 0.95 * body.sum() / 100
+
+
+@pytest.mark.parametrize("regularize", [True, False])
+def test_a_wall_does_not_pass_over_another_building(regularize):
+    body = notched(8, 5)
+    body[26, 42] = 1
+    chosen = Thresholds(simplify_m=0.9, regularize=regularize, min_area_m2=0)
+    grid = utm_grid(90, 80, gsd_m=0.1)
+    one, other = vectorize_arrays(
+        body, None, np.ones(body.shape, dtype=bool), grid, chosen
+    ).geometry
+    assert one.intersection(other).area == pytest.approx(0, abs=1e-9)
+
+
 # Layers
 
 

@@ -6,11 +6,13 @@ import logging
 from pathlib import Path
 
 import geopandas as gpd
+import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
+from geoseg.geo.crs import as_crs, has_location
 from geoseg.geo.raster import TRAINING_AREA_TAG, is_raster, read_tags
-from geoseg.geo.vector import to_crs_densified
+from geoseg.geo.vector import polygonal_part, to_crs_densified, wrap_lonlat
 from geoseg.jobs.manifest import read_manifest
 
 logger = logging.getLogger(__name__)
@@ -38,12 +40,24 @@ def read_training_area(predicted: str | Path) -> BaseGeometry | None:
     if {path.name, _PROB_NAME} <= read_manifest(path.parent) and beside.is_file():
         path = beside
     text = read_tags(path).get(TRAINING_AREA_TAG) if is_raster(path) else None
-    return None if text is None else shapely.from_wkt(text, on_invalid="ignore")
+    return None if text is None else _parse_area(text)
+
+
+def _parse_area(text: str) -> BaseGeometry | None:
+    """Return the polygons of a tag; None if it is damaged."""
+    with np.errstate(invalid="ignore"):  # coordinates that are not numbers
+        shape = shapely.from_wkt(text, on_invalid="ignore")
+    if shape is None or not np.isfinite(shape.bounds).all():
+        return None
+    area = polygonal_part(shapely.make_valid(shape))
+    return None if area.is_empty else area
 
 
 def warn_of_training_buildings(predicted: str | Path, truth: gpd.GeoDataFrame) -> None:
     """Warn if true buildings that are compared are where the model was trained."""
-    area = None if truth.empty else read_training_area(predicted)
+    if truth.empty or not has_location(truth.crs):
+        return
+    area = read_training_area(predicted)
     if area is None:
         return
     points = truth.geometry.representative_point().to_crs(4326)
@@ -54,10 +68,11 @@ def warn_of_training_buildings(predicted: str | Path, truth: gpd.GeoDataFrame) -
 
 def warn_of_training_pixels(predicted: str | Path, compared: BaseGeometry, crs: str) -> None:
     """Warn if part of the area that is compared, in a CRS, is where the model was trained."""
-    area = read_training_area(predicted)
+    area = read_training_area(predicted) if has_location(as_crs(crs)) else None
     if area is None:
         return
-    whole = to_crs_densified(gpd.GeoDataFrame(geometry=[compared], crs=crs), 4326).union_all()
+    layer = gpd.GeoDataFrame(geometry=[compared], crs=crs)
+    whole = wrap_lonlat(to_crs_densified(layer, 4326).union_all())
     share = whole.intersection(area).area / whole.area if whole.area else 0.0
     if share > _LEAST_SHARE:
         _warn(predicted, f"{share:.0%} of the area is")

@@ -7,11 +7,14 @@ themselves. Rasters and fills are partly transparent, so that all can be shown o
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
 from geoseg.jobs.files import STYLE_MARK, is_own_style, replace_file
+
+logger = logging.getLogger(__name__)
 
 # #rrggbb, or #rrggbbaa with the opacity.
 Colour = str
@@ -132,9 +135,11 @@ def prob_style() -> str:
 def write_raster_style(raster: Path, style: str) -> None:
     """Write the style beside a raster, as `NAME.qml`; a style of somebody else is kept."""
     path = raster.with_suffix(".qml")
-    if not path.exists() or is_own_style(path):
-        with replace_file(path) as partial:
-            partial.write_text(style, encoding="utf-8")
+    if path.exists() and not is_own_style(path):
+        logger.warning("%s: is a style that geoseg did not write, and is kept", path)
+        return
+    with replace_file(path) as partial:
+        partial.write_text(style, encoding="utf-8")
 
 
 def confidence_style(aliases: Mapping[str, str]) -> str:

@@ -135,7 +135,7 @@ def move_files(folder: Path, path: Path) -> None:
 
 
 def is_own_style(path: Path) -> bool:
-    """Whether a file is a QGIS style as geoseg wrote it, which no user has changed."""
+    """Whether a file is a QGIS style with geoseg's mark, which QGIS drops when it saves one."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -17,6 +17,7 @@ from geoseg.vectorization.components.runs import Runs, concatenate_runs, find_ru
 from geoseg.vectorization.components.selection import ComponentSelection
 from geoseg.vectorization.footprint_frames import OutlineBatch
 from geoseg.vectorization.outlines.rings import trace_rings
+from geoseg.vectorization.outlines.simplification import COLLINEAR_PX
 from geoseg.vectorization.outlines.tracing import move_polygons, step_rings
 from geoseg.vectorization.prob_sources import ClassProb
 
@@ -24,9 +25,6 @@ CLASS_COLUMNS: Mapping[str, str] = {"id": "int64", "class": "str", **FOOTPRINT_C
 
 # Pixels whose probabilities are read at a time.
 _STRIP_PX = 1 << 20
-
-# Tolerance in pixels that removes little more than vertices on straight lines.
-_COLLINEAR = 1e-3
 
 
 def read_class_values(source: ClassProb, window: Window) -> np.ndarray:
@@ -115,7 +113,7 @@ def simplify_coverage(polygons: np.ndarray, tolerance: float) -> np.ndarray:
     Returns:
         Valid polygons (n,); the given ones if one would become invalid.
     """
-    simple: np.ndarray = shapely.coverage_simplify(polygons, max(tolerance, _COLLINEAR))
+    simple: np.ndarray = shapely.coverage_simplify(polygons, max(tolerance, COLLINEAR_PX))
     is_polygon = shapely.get_type_id(simple) == shapely.GeometryType.POLYGON
     valid = is_polygon & shapely.is_valid(simple) & ~shapely.is_empty(simple)
     return simple if valid.all() else polygons

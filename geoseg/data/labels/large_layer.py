@@ -137,6 +137,7 @@ def read_layer_labels(
     *,
     where: str | None = None,
     layer: str | None = None,
+    total: int | None = None,
 ) -> LayerLabels:
     """Count the polygons that intersect a scene and leave them in their file.
 
@@ -154,7 +155,9 @@ def read_layer_labels(
         if scheme.attribute in footprints:
             unclassed += count_unclassed(add_mask_values(path, footprints, scheme), scheme)
     ignored = read_ignored(path, grid, layer)
-    elsewhere = count_features(path, layer=layer, where=where) - number - dropped
+    if total is None:
+        total = count_features(path, layer=layer, where=where)
+    elsewhere = total - number - dropped
     labels = LayerLabels(
         grid, str(path), number, scheme, where, layer, ignored, repaired, dropped, elsewhere,
         unclassed,

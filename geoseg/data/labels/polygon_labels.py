@@ -189,6 +189,7 @@ def read_footprint_labels(
     *,
     where: str | None = None,
     layer: str | None = None,
+    total: int | None = None,
 ) -> FootprintLabels:
     """Read the polygons that intersect a scene.
 
@@ -198,6 +199,7 @@ def read_footprint_labels(
         scheme: Class scheme.
         where: Attribute filter, e.g. `label == 1`.
         layer: Layer name, if the file has several.
+        total: Number of features of the layer that match the filter, if it is known.
 
     Returns:
         Polygons in the grid's CRS; may be empty, see `check_footprints`.
@@ -213,7 +215,8 @@ def read_footprint_labels(
         footprints = add_mask_values(path, footprints, scheme)
         unclassed = count_unclassed(footprints, scheme)
     counts = {name: int(footprints.attrs.get(name, 0)) for name in ("repaired", "dropped")}
-    total = count_features(path, layer=layer, where=where)
+    if total is None:
+        total = count_features(path, layer=layer, where=where)
     counts["elsewhere"] = total - len(footprints) - counts["dropped"]
     ignored = read_ignored(path, grid, layer)
     return FootprintLabels(grid, footprints, scheme, ignored, **counts, unclassed=unclassed)

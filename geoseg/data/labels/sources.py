@@ -64,6 +64,7 @@ def read_labels(
     where: str | None = None,
     layer: str | None = None,
     scene_grid: Grid | None = None,
+    total: int | None = None,
 ) -> Labels:
     """Read the labels of a scene: polygons or a mask raster.
 
@@ -78,6 +79,7 @@ def read_labels(
         layer: Layer name, if a vector file has several.
         scene_grid: Grid of the scene's file; used for a mask without georeferencing if its shape
             is the same.
+        total: Number of features of a vector layer that match the filter, if it is known.
 
     Raises:
         VectorReadError: If a vector layer cannot be read.
@@ -90,5 +92,5 @@ def read_labels(
         return RasterLabels(grid, str(path), scheme, scene_grid)
     layer = select_layer(path, layer)
     if count_indexed(path, layer) > MAX_IN_MEMORY:
-        return read_layer_labels(path, grid, scheme, where=where, layer=layer)
-    return read_footprint_labels(path, grid, scheme, where=where, layer=layer)
+        return read_layer_labels(path, grid, scheme, where=where, layer=layer, total=total)
+    return read_footprint_labels(path, grid, scheme, where=where, layer=layer, total=total)

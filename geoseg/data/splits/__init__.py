@@ -4,7 +4,6 @@ from geoseg.data.splits.balancing import assign_groups
 from geoseg.data.splits.regions import SPLITS, Region, SplitRegions, SplitScene
 from geoseg.data.splits.separation import (
     count_shared_pixels,
-    drop_close_tiles,
     find_close_tiles,
     merge_by_split,
 )
@@ -18,7 +17,6 @@ __all__ = [
     "SplitScene",
     "assign_groups",
     "count_shared_pixels",
-    "drop_close_tiles",
     "find_close_tiles",
     "merge_by_split",
 ]

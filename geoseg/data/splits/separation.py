@@ -22,14 +22,6 @@ _ROUNDING = 0.05
 _TOUCHING = 0.5
 
 
-def drop_close_tiles(
-    tiles: gpd.GeoDataFrame, grids: Sequence[Grid], gap: float = 0.0
-) -> gpd.GeoDataFrame:
-    """Drop the tiles of `find_close_tiles`; arguments as of it."""
-    close = find_close_tiles(tiles, grids, gap)
-    return tiles.drop(index=close.index).reset_index(drop=True)
-
-
 def find_close_tiles(tiles: gpd.GeoDataFrame, grids: Sequence[Grid], gap: float = 0.0) -> pd.Series:
     """Find tiles that overlap a tile of another split, or are closer to it than the gap.
 

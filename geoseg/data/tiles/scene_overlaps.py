@@ -11,6 +11,7 @@ import shapely
 
 from geoseg.data.splits import SPLITS
 from geoseg.geo.grid import Grid
+from geoseg.geo.vector import to_crs_near
 
 # A wrong or invented location is the usual reason why scenes overlap by much.
 LOCATION_REMEDY = (
@@ -65,10 +66,13 @@ def _describe_overlaps(paths: Sequence[str], grids: Sequence[Grid]) -> str:
 
 def _outlines(grids: Sequence[Grid]) -> np.ndarray:
     """Return the outlines of grids in the CRS of the first (N,)."""
-    crs = grids[0].crs.to_wkt()
-    return np.array(
-        [gpd.GeoSeries([grid.polygon], crs=grid.crs.to_wkt()).to_crs(crs).iloc[0] for grid in grids]
-    )
+    outlines = []
+    for grid in grids:
+        layer = gpd.GeoDataFrame(geometry=[grid.polygon], crs=grid.crs.to_wkt())
+        outlines.append(to_crs_near(layer, grids[0].crs, grids[0]).geometry.iloc[0])
+    placed = np.array(outlines, dtype=object)
+    placed[~np.isfinite(shapely.bounds(placed)).all(axis=1)] = shapely.Polygon()
+    return placed
 
 
 def _pairs(outlines: np.ndarray) -> np.ndarray:

@@ -51,9 +51,9 @@ from geoseg.data.tiles.scene_overlaps import LOCATION_REMEDY, describe_left_out
 from geoseg.errors import ConfigError
 from geoseg.geo.grid import Grid
 from geoseg.geo.paths import absolute_path
-from geoseg.geo.raster import SceneInfo, mark_blank_areas, read_info
+from geoseg.geo.raster import SceneInfo, is_raster, mark_blank_areas, read_info
 from geoseg.geo.tiling import TileGrid
-from geoseg.geo.vector import to_crs_near
+from geoseg.geo.vector import count_features, select_layer, to_crs_near
 from geoseg.options import TileOptions
 
 logger = logging.getLogger(__name__)
@@ -230,12 +230,14 @@ def _read_all_labels(
     options: TileOptions,
 ) -> list[Labels]:
     """Read the labels of each scene from its file, and check them."""
+    layers, totals = _describe_layers(files, options)
     scene_labels = [
         read_labels(
-            file, grid, scheme, where=options.where, layer=options.layer, scene_grid=info.grid
+            file, grid, scheme, where=options.where, layer=layers.get(file, options.layer),
+            scene_grid=info.grid, total=totals.get(file),
         )
         for file, grid, info in zip(files, grids, infos, strict=True)
-    ]
+    ]  # fmt: skip
     polygons = [one for one in scene_labels if not isinstance(one, RasterLabels)]
     if polygons:
         check_footprints(polygons, labels, options.where, options.layer, files=files)
@@ -243,6 +245,19 @@ def _read_all_labels(
     warn_unclassed_labels(polygons, labels)
     warn_unlabelled_scenes(infos, scene_labels, files)
     return scene_labels
+
+
+def _describe_layers(
+    files: Sequence[str], options: TileOptions
+) -> tuple[dict[str, str], dict[str, int]]:
+    """Return the layer of each vector file, and the number of its features, once per file."""
+    vectors = [file for file in dict.fromkeys(files) if not is_raster(file)]
+    layers = {file: select_layer(file, options.layer) for file in vectors}
+    totals = {
+        file: count_features(file, layer=layer, where=options.where)
+        for file, layer in layers.items()
+    }
+    return layers, totals
 
 
 def _place_tiles(

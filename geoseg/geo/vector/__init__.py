@@ -12,7 +12,12 @@ from geoseg.geo.vector.layer_files import (
 )
 from geoseg.geo.vector.placement import check_range, to_crs_near, to_crs_whole
 from geoseg.geo.vector.polygon_parts import ParquetParts, iter_polygons
-from geoseg.geo.vector.polygons import count_features, keep_polygons, read_footprints
+from geoseg.geo.vector.polygons import (
+    count_features,
+    keep_polygons,
+    polygonal_part,
+    read_footprints,
+)
 from geoseg.geo.vector.reprojection import to_crs_densified
 from geoseg.geo.vector.writer import (
     FOOTPRINT_COLUMNS,
@@ -41,6 +46,7 @@ __all__ = [
     "iter_polygons",
     "keep_polygons",
     "list_layers",
+    "polygonal_part",
     "read_footprints",
     "read_geoparquet",
     "select_layer",

@@ -179,11 +179,11 @@ def read_layer_info(path: str | Path, layer: str) -> dict[str, Any]:
     return info
 
 
-def layer_extent(info: dict[str, Any]) -> tuple[float, float] | None:
-    """Return the smallest and largest x of a layer; None if its format does not know them."""
+def layer_extent(info: dict[str, Any]) -> tuple[float, float]:
+    """Return the smallest and largest x of a layer; infinite if its format does not know them."""
     bounds = info["total_bounds"]
     if bounds is None or not np.isfinite(bounds).all():
-        return None
+        return -np.inf, np.inf
     return float(bounds[0]), float(bounds[2])
 
 

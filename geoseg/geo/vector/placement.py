@@ -14,13 +14,24 @@ from shapely.geometry import MultiPolygon, Polygon
 from shapely.geometry.base import BaseGeometry
 
 from geoseg.errors import GridMismatchError
-from geoseg.geo.crs import ContinuousTransformer, XPeriod, as_crs, has_location, x_period
+from geoseg.geo.crs import (
+    ContinuousTransformer,
+    XPeriod,
+    as_crs,
+    build_transformer,
+    has_location,
+    x_period,
+)
 from geoseg.geo.grid import Grid
 from geoseg.geo.vector.polygons import polygonal_part
 
-# Share of a period that a polygon may be wide which spans the whole period as it is written, with
-# vertices at 179.9 and -179.9 degrees, and is meant to cross 180 degrees.
+# Share of a period that a polygon may be wide and high which spans the whole period as it is
+# written, with vertices at 179.9 and -179.9 degrees, and is meant to cross 180 degrees. A larger
+# one, such as an area of interest around the Earth, is meant as it is written.
 _NARROW = 0.05
+
+# Polygons of which one with a possible position is searched at a time.
+_CHECKED = 1000
 
 # Share of a period to which coordinates are rounded where parts are joined at the end of x.
 _PRECISION = 1e-12
@@ -67,9 +78,12 @@ def check_range(layer: gpd.GeoDataFrame, path: str | Path) -> None:
     """
     if layer.empty or not has_location(layer.crs):
         return
-    west, south, east, north = layer.geometry.to_crs(4326).bounds.to_numpy().T
-    if ((np.maximum(-west, east) <= 540) & (np.maximum(-south, north) <= 90)).any():
-        return
+    transformer, boxes = build_transformer(layer.crs, 4326, path), layer.bounds.to_numpy()
+    for first in range(0, len(boxes), _CHECKED):
+        corners = boxes[first : first + _CHECKED].reshape(-1, 2, 2)
+        xs, ys = transformer.transform(corners[..., 0], corners[..., 1])
+        if ((np.abs(xs) <= 540) & (np.abs(ys) <= 90)).all(axis=1).any():
+            return
     left, bottom, _, _ = layer.total_bounds
     raise GridMismatchError(
         f"{path}: its coordinates, about ({left:.6g}, {bottom:.6g}), are outside the range of "
@@ -110,8 +124,9 @@ def mend_torn(shapes: np.ndarray, crs: Any) -> np.ndarray:
     shapes = shapes.copy()
     for index in _find_wide(shapes, period):
         unrolled = _unroll(shapes[index], period)
-        widths = np.diff(_spans(shapely.get_parts(unrolled)), axis=1)
-        if unrolled.area > 0 and widths.max() < _NARROW * period.size:
+        left, bottom, right, top = shapely.bounds(shapely.get_parts(unrolled)).T
+        largest = max((right - left).max(), (top - bottom).max())
+        if unrolled.area > 0 and largest < _NARROW * period.size:
             shapes[index] = unrolled
     return shapes
 

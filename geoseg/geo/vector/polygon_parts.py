@@ -65,14 +65,16 @@ def iter_polygons(
     crs = as_crs(info["crs"], path)
     boxes = transform_bounds(bounds, bounds_crs, crs, path, extent=layer_extent(info))
     try:
-        seen = np.zeros(0, dtype=np.int64)
+        seen = np.zeros(0, dtype=np.int64)  # features of other boxes
         for box in boxes or [None]:
+            found = []
             for features in _iter_box(path, layer, where, columns, box):
                 new = ~features.index.isin(seen)
-                if boxes and len(boxes) > 1:  # a feature may be in several boxes
-                    seen = np.concatenate([seen, features.index.to_numpy()])
+                if boxes and len(boxes) > 1:
+                    found.append(features.index.to_numpy())
                 polygons = polygons_only(features[new].set_crs(crs, allow_override=True))
                 yield polygons.reset_index(drop=True)
+            seen = np.concatenate([seen, *found])
     except (DataSourceError, DataLayerError, ValueError) as error:
         if where:
             raise filter_error(path, where, info["fields"]) from error

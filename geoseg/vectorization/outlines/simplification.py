@@ -17,9 +17,10 @@ from shapely.geometry.base import BaseGeometry
 
 from geoseg.vectorization.components.runs import expand_ranges
 from geoseg.vectorization.outlines.arcs import Arcs, split_into_arcs
+from geoseg.vectorization.outlines.zones import stay_within
 
 # Tolerance in pixels that removes little more than vertices on straight lines.
-_COLLINEAR = 1e-3
+COLLINEAR_PX = 1e-3
 
 
 def simplify_within(
@@ -46,15 +47,15 @@ def simplify_within(
     arcs = split_into_arcs(polygons, groups)
     kept = np.zeros(len(arcs.points), dtype=bool)
     kept[arcs.offsets[:-1]] = kept[arcs.offsets[1:] - 1] = True
-    tolerances = np.maximum(tolerances[np.searchsorted(groups, arcs.groups)], _COLLINEAR)
+    tolerances = np.maximum(tolerances[np.searchsorted(groups, arcs.groups)], COLLINEAR_PX)
     _split_far(arcs, kept, _find_chords(arcs, kept), tolerances)
     unchecked = np.unique(groups)
     while len(unchecked):
         _split_wrong(arcs, kept, unchecked, zones, tolerances)
         polygons = arcs.draw(kept)
         chords = _find_chords(arcs, kept)
-        broken = arcs.belong_to(_find_broken(polygons, groups, unchecked))
-        chords = chords.pick(broken[chords.arcs] & chords.splittable)
+        chords = chords.pick(np.isin(arcs.groups[chords.arcs], unchecked) & chords.splittable)
+        chords = chords.pick(_find_passing(arcs, chords, polygons, groups, zones))
         _split_once(arcs, kept, chords, np.zeros(len(chords.arcs)), tolerances)
         unchecked = np.unique(arcs.groups[chords.arcs])
     return polygons
@@ -236,22 +237,52 @@ def _overlap(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.n
     return longer
 
 
-def _find_broken(polygons: np.ndarray, groups: np.ndarray, checked: np.ndarray) -> np.ndarray:
-    """Return which polygons (n,) are invalid or overlap others of their group.
+def _find_passing(
+    arcs: Arcs,
+    chords: _Chords,
+    polygons: np.ndarray,
+    groups: np.ndarray,
+    zones: Mapping[int, BaseGeometry],
+) -> np.ndarray:
+    """Return which chords (n,) pass over something as a whole.
 
-    Chords do not cross, but one may have passed over a small polygon or hole as a whole.
+    They cross nothing, but between a chord and its arc there may be a hole, another polygon, or
+    something outside the zone: nodata, or another component.
 
     Args:
-        polygons: Polygons (n,).
+        arcs: Arcs of the polygons.
+        chords: Chords with vertices between their ends, of some groups.
+        polygons: Polygons (n,) that are made of the chords of all groups.
         groups: int64 (n,), group of each polygon, sorted.
-        checked: Groups of the polygons that are checked.
+        zones: See `simplify_within`.
     """
-    broken = np.zeros(len(polygons), dtype=bool)
-    own = np.flatnonzero(np.isin(groups, checked))
-    broken[own] = ~shapely.is_valid(polygons[own])
-    begins, ends = (np.searchsorted(groups, checked, side=side) for side in ("left", "right"))
-    for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
-        several = end - begin > 1 and not broken[begin:end].any()
-        if several and not shapely.coverage_is_valid(polygons[begin:end]):
-            broken[begin:end] = True
-    return broken
+    passing = np.zeros(len(chords.arcs), dtype=bool)
+    of_chords = arcs.groups[chords.arcs]
+    for group in np.unique(of_chords).tolist():
+        own = slice(*np.searchsorted(groups, [group, group + 1]).tolist())
+        mine = np.flatnonzero(of_chords == group)
+        if not _is_coverage(polygons[own]):
+            passing[mine] = True
+        elif not (within := stay_within(polygons[own], zones[group])).all():
+            leaving = np.zeros(len(polygons), dtype=bool)
+            leaving[own] = ~within
+            outside = shapely.union_all(shapely.difference(polygons[leaving], zones[group]))
+            mine = mine[arcs.belong_to(leaving)[chords.arcs[mine]]]
+            near = shapely.intersects(_strips(arcs.points, chords.pick(mine)), outside)
+            passing[mine[near] if near.any() else mine] = True
+    return passing
+
+
+def _is_coverage(polygons: np.ndarray) -> bool:
+    """Whether polygons are valid and do not overlap."""
+    if not shapely.is_valid(polygons).all():
+        return False
+    return len(polygons) < 2 or bool(shapely.coverage_is_valid(polygons))
+
+
+def _strips(points: np.ndarray, chords: _Chords) -> np.ndarray:
+    """Return the convex hull of the part of an arc that each chord replaces."""
+    counts = chords.ends - chords.begins + 1
+    index = expand_ranges(chords.begins, counts)
+    lines = shapely.linestrings(points[index], indices=np.repeat(np.arange(len(counts)), counts))
+    return np.asarray(shapely.convex_hull(lines))
