@@ -7,6 +7,7 @@ from typing import Any
 
 from geoseg.errors import DataError, GeosegError, SceneReadError, VectorReadError
 from geoseg.geo.paths import is_missing, no_such_file
+from geoseg.networks.architectures import ARCHITECTURES
 from geoseg.networks.model_file import load_spec, shipped_models
 from geoseg.options import PredictOptions
 
@@ -54,10 +55,12 @@ def _describe_tiles(folder: Path) -> dict[str, Any]:
 
 
 def _describe_model(file: Path) -> dict[str, Any]:
+    spec = load_spec(file)
     return {
         "kind": "model",
         "path": str(file),
-        **load_spec(file).model_dump(mode="json"),
+        "task": ARCHITECTURES[spec.arch].task,
+        **spec.model_dump(mode="json"),
         "scores": _read_scores(file.with_suffix(".md")),
     }
 

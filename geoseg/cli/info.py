@@ -68,7 +68,8 @@ def _format_band(band: dict[str, Any]) -> str:
 def _format_model(described: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield what a user of a model needs to know; `--json` prints all of it."""
     yield "model", described["path"]
-    yield "output", f"probabilities of {_join(described['outputs'])}"
+    kind = "boxes" if described["task"] == "boxes" else "probabilities"
+    yield "output", f"{kind} of {_join(described['outputs'])}"
     encoder = described["encoder"]
     yield "network", described["arch"] + (f" with {encoder}" if encoder else "")
     dtypes = described["scene_dtypes"] or [described["dtype"]]

@@ -41,6 +41,8 @@ def described(schema: pa.Schema) -> list[pa.Field]:
 
 
 def _describe(field: pa.Field) -> pa.Field:
+    if pa.types.is_null(field.type):  # no value in any row; GDAL has no such type
+        field = field.with_type(pa.string())
     if field.name not in _TEXTS:
         return field
     alias, comment = _TEXTS[field.name]

@@ -90,7 +90,10 @@ def add_layer(
     )
     schema = pa.schema([*described(table.schema), ("geometry", pa.binary())])
     wkb = pa.array(shapely.to_wkb(shapes), pa.binary())
-    table = pa.Table.from_arrays([*table.columns, wkb], schema=schema)
+    columns = [
+        column.cast(field.type) for column, field in zip(table.columns, schema, strict=False)
+    ]
+    table = pa.Table.from_arrays([*columns, wkb], schema=schema)
     pyogrio.write_arrow(
         table, path, layer=name, driver="GPKG", geometry_name="geometry",
         geometry_type=geometry_type, crs=frame.crs.to_wkt(),
