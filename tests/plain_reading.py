@@ -76,16 +76,23 @@ def read_plainly(path, window=None):
 
 
 def read_validity(source, numbers, alpha, window, shape=None):
-    if alpha:
-        return source.read(alpha[0], window=window, out_shape=shape) > 0
+    where = {"window": window, "out_shape": shape}
     flags = source.mask_flag_enums[0]
     nodata, dtype = source.nodata, source.dtypes[0]
-    is_colour = nodata == 0 or (nodata == 255 and dtype == "uint8")
-    shape = shape and (len(numbers), *shape)
-    masks = source.read_masks(numbers, window=window, out_shape=shape) > 0
+    if alpha:
+        valid = source.read(alpha[0], **where) > 0
+    elif MaskFlags.per_dataset in flags:
+        valid = source.read_masks(numbers[0], **where) > 0
+    else:
+        valid = True
+    if nodata is None:
+        return valid & (source.read_masks(numbers[0], **where) > -1)
+    differs = [source.read(number, **where) != nodata for number in numbers]
+    if np.isnan(nodata):
+        differs = [~np.isnan(source.read(number, **where)) for number in numbers]
     # A sentinel that may be a colour says something only where all bands have it.
-    together = MaskFlags.per_dataset in flags or is_colour
-    return masks.any(axis=0) if together else masks.all(axis=0)
+    is_colour = nodata == 0 or (nodata == 255 and dtype == "uint8")
+    return valid & (np.any(differs, axis=0) if is_colour else np.all(differs, axis=0))
 
 
 def warp_plainly(data, valid, place, tile):

@@ -153,9 +153,7 @@ def test_the_same_nodata_windows_when_resampled(tmp_path):
 @pytest.mark.parametrize("excluded", [False, True])
 @pytest.mark.parametrize("kind", ["internal", "msk", "alpha"])
 @pytest.mark.parametrize("factor", [1, 2])
-def test_a_nodata_value_counts_beside_a_mask_that_excludes_nothing(
-    tmp_path, kind, excluded, factor
-):
+def test_a_nodata_value_counts_beside_a_mask(tmp_path, kind, excluded, factor):
     data = image()
     data[:, 8:24, 8:40] = 0
     mask = np.full((HEIGHT, WIDTH), 255, np.uint8)
@@ -181,12 +179,90 @@ def test_a_nodata_value_counts_beside_a_mask_that_excludes_nothing(
     with Scene(path, grid=grid) as scene:
         _, valid = scene.read()
     expected = np.ones((HEIGHT, WIDTH), dtype=bool)
-    if excluded:  # black is a colour then
+    expected[8:24, 8:40] = False
+    if excluded:
         expected[:, 52:] = False
-    else:
-        expected[8:24, 8:40] = False
     sure = slice(3, None, 4)
     if factor == 1:
         np.testing.assert_array_equal(valid, expected)
     else:
         np.testing.assert_array_equal(valid[1::2, 1::2], expected[sure, sure])
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+@pytest.mark.parametrize("kind", ["mask", "alpha"])
+def test_a_thin_gap_in_a_mask_is_nodata_beside_a_nodata_value(tmp_path, kind, factor):
+    height, width = 1024, 640
+    data = np.random.default_rng(3).integers(20, 200, (3, height, width), dtype=np.uint8)
+    mask = np.full((height, width), 255, np.uint8)
+    mask[503:505] = 0  # between the rows of a mask that is reduced to 256 by nearest pixels
+    data[:, 503:505] = 255
+    path, alpha = tmp_path / "scene.tif", kind == "alpha"
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(
+            path, "w", driver="GTiff", height=height, width=width, count=3 + alpha, dtype="uint8",
+            crs="EPSG:32633", transform=TRANSFORM, nodata=0,
+        ) as sink,
+    ):  # fmt: skip
+        sink.write(data, [1, 2, 3])
+        if alpha:
+            sink.write(mask, 4)
+            sink.colorinterp = [*[ColorInterp.gray] * 3, ColorInterp.alpha]
+        else:
+            sink.write_mask(mask)
+    with Scene(path) as scene:
+        grid = resampled(scene.grid, factor)
+    with Scene(path, grid=grid) as scene:
+        found, valid = scene.read()
+    if factor == 1:
+        np.testing.assert_array_equal(valid, mask > 0)
+        np.testing.assert_array_equal(found, np.where(mask > 0, data, 0))
+    else:
+        assert valid[:250].all()
+        assert valid[254:].all()
+        assert found[:, valid].min() >= 20
+        assert found.max() < 200  # nothing under the mask is mixed in
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_colours_that_a_warp_mixes_to_the_nodata_value_are_data(tmp_path, factor):
+    data = np.zeros((3, HEIGHT, WIDTH), np.uint8)
+    data[np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % 3, *np.indices((HEIGHT, WIDTH))] = 1
+    path, alpha = tmp_path / "scene.tif", np.full((HEIGHT, WIDTH), 255, np.uint8)
+    with rasterio.open(
+        path, "w", driver="GTiff", height=HEIGHT, width=WIDTH, count=4, dtype="uint8",
+        crs="EPSG:32633", transform=TRANSFORM, nodata=0,
+    ) as sink:  # fmt: skip
+        sink.write(np.concatenate([data, alpha[None]]))
+        sink.colorinterp = [*[ColorInterp.gray] * 3, ColorInterp.alpha]
+    with Scene(path) as scene:
+        grid = resampled(scene.grid, factor)
+    with Scene(path, grid=grid) as scene:
+        assert scene.read()[1].all()
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_the_nodata_index_of_a_palette_counts_beside_an_alpha_band(tmp_path, factor):
+    index = np.ones((HEIGHT, WIDTH), np.uint8)
+    index[8:24, 8:40] = 7
+    alpha = np.full((HEIGHT, WIDTH), 255, np.uint8)
+    alpha[:, 52:] = 0
+    path = tmp_path / "scene.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", height=HEIGHT, width=WIDTH, count=2, dtype="uint8",
+        crs="EPSG:32633", transform=TRANSFORM, nodata=7,
+    ) as sink:  # fmt: skip
+        sink.write(index, 1)
+        sink.write(alpha, 2)
+        sink.colorinterp = [ColorInterp.palette, ColorInterp.alpha]
+        sink.write_colormap(1, {1: (90, 120, 60, 255), 7: (255, 0, 255, 255)})
+    with Scene(path) as scene:
+        grid = resampled(scene.grid, factor)
+    with Scene(path, grid=grid) as scene:
+        found, valid = scene.read()
+    expected = np.ones((HEIGHT, WIDTH), dtype=bool)
+    expected[8:24, 8:40] = expected[:, 52:] = False
+    cut = slice(factor // 2, None, factor)
+    np.testing.assert_array_equal(valid, expected[cut, cut])
+    assert found[:, valid].T.tolist() == [[90, 120, 60]] * valid.sum()

@@ -11,7 +11,7 @@ from small_models import DEEPGLOBE as SPEC
 from small_models import make_model
 
 from geoseg.api.predict import predict
-from geoseg.errors import ConfigError, GridMismatchError, OutputExistsError
+from geoseg.errors import ConfigError, GridMismatchError, OutputExistsError, SceneReadError
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import Scene, read_info, write_array
 from geoseg.geo.raster.quantization import quantise
@@ -466,3 +466,21 @@ def test_views_of_a_tile_are_turned_back(model, tta):
     data = np.random.default_rng(0).integers(0, 255, (2, 3, 64, 64)).astype(np.float32)
     valid = np.ones((2, 64, 64), bool)
     np.testing.assert_allclose(one(data, valid), many(data, valid), atol=1e-6)
+
+
+def test_a_damaged_scene_with_alpha_and_nodata_is_named_with_the_place(town, pixelwise, tmp_path):
+    built, _, _ = town
+    path, opaque = tmp_path / "packed.tif", np.full((1, *built.grid.shape), 255, np.uint8)
+    data = np.concatenate([np.random.default_rng(2).permuted(built.image), opaque])
+    with rasterio.open(
+        path, "w", driver="GTiff", height=150, width=210, count=4, dtype="uint8", nodata=0,
+        crs=built.grid.crs, transform=built.grid.transform, compress="deflate", alpha="yes",
+        photometric="rgb",
+    ) as sink:  # fmt: skip
+        sink.write(data)
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(size // 2)
+        file.write(bytes(20_000))
+    with pytest.raises(SceneReadError, match=r"packed.tif: cannot read rows \d+-\d+, columns \d+-"):
+        predict(path, tmp_path / "prob.tif", model=pixelwise, options=floats())

@@ -894,6 +894,27 @@ def test_a_tile_that_cannot_be_read_is_left_out_and_listed(make_scene, tmp_path)
     ].values.tolist()[0]  # fmt: skip
 
 
+def test_a_damaged_scene_with_alpha_and_nodata_loses_the_damaged_tiles_alone(make_scene, tmp_path):
+    made = make_scene(height=150, width=330)
+    packed = tmp_path / "packed.tif"
+    with rasterio.open(made.path) as source:
+        image = source.read()
+        changed = {"count": 4, "compress": "deflate", "nodata": 0, "alpha": "yes"}
+        with rasterio.open(packed, "w", **source.profile | changed) as sink:
+            sink.write(np.concatenate([image, np.full((1, *image.shape[1:]), 255, np.uint8)]))
+    damage(packed, 1, 1)
+    info = cut(packed, made.labels, tmp_path / "tiles")
+    assert 0 < len(info.failed) < sum(info.tiles.values())
+    for tile in info.failed:
+        left, top, width, height = tile.window
+        assert left < 128 < 64 + left + width
+        assert top < 128 < 64 + top + height
+        assert (
+            f"packed.tif: cannot read rows {top}-{top + height}, columns {left}-{left + width}"
+            in tile.error
+        )
+
+
 def test_tiles_of_a_lost_task_are_left_out(make_scene, tmp_path):
     made = make_scene()
 

@@ -144,7 +144,7 @@ def open_warped(
         alpha: Whether the view's last band is alpha.
         nodata: The scene's sentinel.
         is_colour: Whether the sentinel may also be a colour: only pixels that have it in all
-            bands are nodata then, and none if there is an alpha band.
+            bands are nodata then, which the alpha band says if there is one.
 
     Returns:
         A dataset on the grid: the data bands, then alpha. There is no alpha band if validity is

@@ -47,10 +47,6 @@ from geoseg.jobs.files import process_folder
 
 logger = logging.getLogger(__name__)
 
-# Side of the reduced mask that tells whether it excludes anything, and the answers by file.
-_CHECKED_SIDE, _MOST_KNOWN = 256, 256
-_EXCLUDING: dict[tuple[str, str, int], bool] = {}
-
 
 @dataclass(frozen=True)
 class SceneInfo:
@@ -62,8 +58,7 @@ class SceneInfo:
         bands: Name of each data band: its description, else its colour, else `bandN`.
         indexes: 1-based numbers of the data bands; of the palette's colours if there is one.
         dtype: Common data type of the bands.
-        nodata: Sentinel value, or None if validity is given by a mask or alpha band, or by
-            different sentinels of the bands.
+        nodata: Sentinel value, or None if there is none, or the bands have different ones.
         georeferenced_by: `transform`; `gcps` or `rpcs` if pixels are warped even to the own
             grid; `assumed` if the scene has no georeferencing.
         assume_gsd_m: Assumed pixel size in metres of a scene without georeferencing.
@@ -96,9 +91,8 @@ class Scene:
     """An open scene, read by window on its own grid or on another.
 
     A palette is read as red, green and blue. A scene without a transform is georeferenced by its
-    GCPs or RPCs, on a north-up grid. Validity is given by the mask or the alpha band, otherwise
-    by the sentinel, of each band its own; infinite values and NaN are never valid. Where there is
-    a sentinel, a mask or alpha band that excludes nothing is not used.
+    GCPs or RPCs, on a north-up grid. A pixel is valid if both the mask or alpha band and the
+    sentinel, of each band its own, say so; infinite values and NaN are never valid.
 
     Args:
         path: Any raster that GDAL opens, `/vsi...` and `https://` included.
@@ -136,9 +130,10 @@ class Scene:
             self.grid = grid or self.info.grid
             if by_points and own_pixels:
                 self.grid = Grid(self.info.grid.crs, Affine.scale(1, -1), *source.shape)
-            self._validity = _find_validity(source, self.info, chosen)
+            self._validity = validity_band(source, chosen)
             self._reader, self._indexes = source, list(self.info.indexes)
             warped = (self.grid != self.info.grid or by_points) and not own_pixels
+            self._is_warped = warped
             if warped or mask or not _are_plain(chosen):
                 assumed = self.info.grid if self.info.georeferenced_by == "assumed" else None
                 view = open_view(source, chosen, self._validity, assumed, mask)
@@ -217,10 +212,11 @@ class Scene:
             band = self._validity.removeprefix("mask,")
             read = self._reader.read if band == self._validity else self._reader.read_masks
             valid = read(int(band), window=window, out_shape=shape) > 0
-        elif may_be_colour(nodata, self.info.dtype):
-            valid = (data != nodata).any(axis=0)
-        if nodata is not None and not may_be_colour(nodata, self.info.dtype):
-            valid &= (data != nodata).all(axis=0)
+        is_colour = may_be_colour(nodata, self.info.dtype)
+        # A warp makes alpha of such a sentinel, and may mix colours to its value.
+        if nodata is not None and not (is_colour and self._is_warped):
+            differs = data != nodata
+            valid &= differs.any(axis=0) if is_colour else differs.all(axis=0)
         return data, valid
 
     def _find_alpha(self) -> str | None:
@@ -251,22 +247,6 @@ def mark_blank_areas(info: SceneInfo) -> SceneInfo:
         blank.describe(),
     )
     return replace(info, blank=blank)
-
-
-def _find_validity(source: Any, info: SceneInfo, bands: Sequence[Band]) -> str | None:
-    """Return the band with the validity, see `validity_band`; None if a sentinel says more."""
-    validity = validity_band(source, bands)
-    if validity is None or not any(may_be_colour(band.nodata, band.dtype) for band in bands):
-        return validity
-    key = info.path, validity, _modified(info.path)
-    if key not in _EXCLUDING:
-        if len(_EXCLUDING) >= _MOST_KNOWN:
-            _EXCLUDING.clear()
-        number = int(validity.removeprefix("mask,"))
-        read = source.read if validity.isdigit() else source.read_masks
-        shape = tuple(min(side, _CHECKED_SIDE) for side in source.shape)
-        _EXCLUDING[key] = not (read(number, out_shape=shape) > 0).all()
-    return validity if _EXCLUDING[key] else None
 
 
 def _find_blank_areas(info: SceneInfo) -> BlankAreas | None:

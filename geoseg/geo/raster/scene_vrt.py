@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -77,10 +77,9 @@ def list_bands(source: Any) -> list[Band]:
 
 
 def validity_band(source: Any, bands: Sequence[Band]) -> str | None:
-    """Return the band with the validity, as a VRT names bands: `4`, `mask,1`, or None.
+    """Return the mask or alpha band, as a VRT names bands: `4`, `mask,1`, or None.
 
-    A mask or an alpha band is preferred to a sentinel, which may be a colour. Alpha counts in
-    every data type, not only in those in which GDAL uses it as a mask.
+    Alpha counts in every data type, not only in those in which GDAL uses it as a mask.
 
     Args:
         source: The dataset.
@@ -132,7 +131,7 @@ def open_view(
     assumed: Grid | None = None,
     mask: str | None = None,
 ) -> Any:
-    """Open bands of a dataset as a new dataset, with an alpha band if validity is known.
+    """Open bands of a dataset as a new dataset, with an alpha band if more than a sentinel counts.
 
     Args:
         source: The dataset.
@@ -155,19 +154,18 @@ def open_view(
         ElementTree.SubElement(view, "GeoTransform").text = ", ".join(
             map(repr, assumed.transform.to_gdal())
         )
-    dtype = np.result_type(*(band.dtype for band in bands)).name
+    dtype = _common_dtype(bands)
     for band in bands:
         _add_band(view, dtype, _data_source(name, band))
-    palette = next((band.number for band in bands if band.colour), None)
     if mask is not None:
         _add_band(view, "uint8", _opacity(mask, "1"), ColorInterp.alpha)
-    elif palette is not None:
-        _add_band(view, "uint8", _palette_alpha(name, palette), ColorInterp.alpha)
-    elif differing_nodata(bands):
-        _add_band(view, "uint8", _own_nodata(name, bands, validity, size), ColorInterp.alpha)
-    elif validity is not None:
-        _add_band(view, "uint8", _opacity(name, validity), ColorInterp.alpha)
+    elif parts := _validity_parts(source, name, bands, validity):
+        _add_band(view, "uint8", _intersect(parts, size), ColorInterp.alpha)
     return open_description(ElementTree.tostring(view, encoding="unicode"))
+
+
+def _common_dtype(bands: Sequence[Band]) -> str:
+    return str(np.result_type(*(band.dtype for band in bands)))
 
 
 def _possible_nodata(nodata: float | None, dtype: str) -> float | None:
@@ -239,33 +237,60 @@ def _data_source(name: str, band: Band) -> ElementTree.Element:
 
 
 def _palette_alpha(name: str, number: int) -> ElementTree.Element:
-    """Return a source of the palette's opacity, 0 on the file's nodata, mask or alpha."""
-    parts = {"ColorTableComponent": str(_PALETTE_ALPHA), "UseMaskBand": "true"}
-    return _vrt_source("ComplexSource", name, str(number), **parts)
+    """Return a source of the palette's opacity."""
+    component = {"ColorTableComponent": str(_PALETTE_ALPHA)}
+    return _vrt_source("ComplexSource", name, str(number), **component)
 
 
-def _own_nodata(
-    name: str, bands: Sequence[Band], validity: str | None, size: dict[str, str]
-) -> list[ElementTree.Element]:
-    """Return sources of the opacity by each band's own sentinel, and by a mask or alpha band.
+def _validity_parts(
+    source: Any, name: str, bands: Sequence[Band], validity: str | None
+) -> list[list[ElementTree.Element]]:
+    """Return what makes pixels valid, of which all must hold, each as sources of 0 or 255.
+
+    There is nothing if a warp or `Scene` finds the validity in the values of the bands alone.
+    """
+    parts = [] if validity is None else [[_opacity(name, validity)]]
+    palette = next((band.number for band in bands if band.colour), None)
+    if palette is not None:
+        index = source.nodatavals[palette - 1]
+        entry = Band("", palette, "", _possible_nodata(index, source.dtypes[palette - 1]))
+        parts.append([_palette_alpha(name, palette)])
+        return parts + ([] if entry.nodata is None else [[_differs_from_nodata(name, entry)]])
+    if differing_nodata(bands):
+        return parts + _own_nodata(name, bands)
+    nodata = next((band.nodata for band in bands if band.nodata is not None), None)
+    if parts and may_be_colour(nodata, _common_dtype(bands)):
+        parts.append([_differs_from_nodata(name, replace(band, nodata=nodata)) for band in bands])
+    return parts
+
+
+def _own_nodata(name: str, bands: Sequence[Band]) -> list[list[ElementTree.Element]]:
+    """Return the parts of the validity by each band's own sentinel.
 
     A sentinel that cannot be a colour counts in its band alone; those that may be a colour, only
-    where all bands that have a sentinel have theirs, and not beside a mask or alpha band.
+    where all bands that have a sentinel have theirs.
     """
     marked = [band for band in bands if band.nodata is not None]
-    parts = ElementTree.Element("VRTDataset", size)
-    _add_band(parts, "uint8", [_differs_from_nodata(name, band) for band in marked])
     exact = [band for band in marked if not may_be_colour(band.nodata, band.dtype)]
-    for band in exact:
-        _add_band(parts, "uint8", _differs_from_nodata(name, band))
-    nested = ElementTree.tostring(parts, encoding="unicode")
-    whole = _vrt_source("SimpleSource", nested, "1")
-    if validity is not None:
-        whole = _opacity(name, validity)
-    opaque = {"NODATA": "255"}
-    return [whole] + [
-        _vrt_source("ComplexSource", nested, str(number), **opaque)
-        for number, _ in enumerate(exact, start=2)
+    return [
+        [_differs_from_nodata(name, band) for band in group]
+        for group in (marked, *([band] for band in exact))
+    ]
+
+
+def _intersect(
+    parts: Sequence[Sequence[ElementTree.Element]], size: dict[str, str]
+) -> Sequence[ElementTree.Element]:
+    """Return sources of 255 where all parts are 255, and of 0 elsewhere."""
+    if len(parts) == 1:
+        return parts[0]
+    document = ElementTree.Element("VRTDataset", size)
+    for part in parts:
+        _add_band(document, "uint8", part)
+    nested = ElementTree.tostring(document, encoding="unicode")
+    return [_vrt_source("SimpleSource", nested, "1")] + [
+        _vrt_source("ComplexSource", nested, str(number), NODATA="255")
+        for number in range(2, len(parts) + 1)
     ]
 
 
