@@ -59,6 +59,36 @@ def test_a_model_without_a_card_has_no_scores(tmp_path):
     assert any(line.startswith("validation") and "pixel IoU 0.77" in line for line in lines)
 
 
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "| area | F1 | options |\n|---|---|---|\n| here | 0.5 | none | more |",
+        "| area | F1 | options |\n|---|---|---|\n| here | 0.5 |",
+        "| score |\n|---|\n| 7 |",
+        "|",
+        "| area | options |\n|---|---|\n| here | none |",
+        "| player | goals | club |\n|---|---|---|\n| Meier | 3 | K\xf6ln |",
+    ],
+)
+def test_a_text_beside_a_model_that_is_no_card_is_ignored(tmp_path, rows):
+    path = tmp_path / "land.safetensors"
+    shutil.copy(find_model(), path)
+    path.with_suffix(".md").write_text(f"# Notes\n\n## Scores\n\n{rows}\n", encoding="utf-8")
+    assert describe_file(path)["scores"] == []
+    assert run(path)[0] == 0
+
+
+def test_a_card_in_another_encoding_or_a_folder_of_its_name_does_no_harm(tmp_path):
+    path = tmp_path / "land.safetensors"
+    shutil.copy(find_model(), path)
+    table = "| area | F1 | options |\n|---|---|---|\n| Z\xfcrich | 0.5 | none |"
+    path.with_suffix(".md").write_bytes(f"# A\n\n## Scores\n\n{table}\n".encode("latin-1"))
+    assert describe_file(path)["scores"] == ["F1 0.5: Z\ufffdrich"]
+    path.with_suffix(".md").unlink()
+    path.with_suffix(".md").mkdir()
+    assert describe_file(path)["scores"] == []
+
+
 def test_a_scene_is_described_with_its_values(tmp_path):
     data = np.arange(3 * 40 * 60, dtype=np.uint16).reshape(3, 40, 60) + 7
     data[:, :5] = 0

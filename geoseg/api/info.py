@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ from geoseg.networks.model_file import load_spec, shipped_models
 from geoseg.options import PredictOptions
 
 _MODEL_NAME, _TILES_NAME = "model.safetensors", "tiles.json"
+
+# Of a model card: the characters that are read, and the columns of its scores: area, a score,
+# options.
+_LONGEST_CARD, _FEWEST_COLUMNS = 1_000_000, 3
 
 
 def describe_file(path: str | Path) -> dict[str, Any]:
@@ -66,20 +71,31 @@ def _describe_model(file: Path) -> dict[str, Any]:
 
 
 def _read_scores(card: Path) -> list[str]:
-    """Return the rows of the table of scores in a model card, one line each; none without it."""
-    if not card.is_file():
+    """Return the rows of the table of scores in a model card, one line each.
+
+    None without a card, or if the file of this name is another text: its first column must be
+    `area`, its last one `options`, and each row must have a cell for each column.
+    """
+    try:
+        with card.open(encoding="utf-8", errors="replace") as file:
+            text = file.read(_LONGEST_CARD)
+    except OSError:  # none, or a folder
         return []
-    _, _, section = card.read_text(encoding="utf-8").partition("\n## Scores\n")
+    _, _, section = text.partition("\n## Scores\n")
     table = [line for line in section.partition("\n## ")[0].splitlines() if line.startswith("|")]
-    cells = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in table]
-    if not cells:
+    rows = [[cell.strip(" `") for cell in line.strip().strip("|").split("|")] for line in table]
+    header = rows[0] if rows else []
+    if len(header) < _FEWEST_COLUMNS or (header[0], header[-1]) != ("area", "options"):
         return []
-    (_, *names, _), _, *rows = cells
-    lines = []
-    for place, *scores, options in rows:
-        listed = ", ".join(f"{name} {score}" for name, score in zip(names, scores, strict=True))
-        lines.append(f"{listed}: {place}" + (f" ({options})" if options != "none" else ""))
-    return lines
+    if any(len(row) != len(header) for row in rows):
+        return []
+    return [_format_scores(header[1:-1], row) for row in rows[2:]]
+
+
+def _format_scores(names: Sequence[str], row: Sequence[str]) -> str:
+    place, *scores, options = row
+    listed = ", ".join(f"{name} {score}" for name, score in zip(names, scores, strict=True))
+    return f"{listed}: {place}" + (f" ({options})" if options != "none" else "")
 
 
 def _describe_data(name: str) -> dict[str, Any]:
