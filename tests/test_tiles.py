@@ -43,7 +43,7 @@ from geoseg.errors import (
 from geoseg.geo.raster import Scene, read_info
 from geoseg.jobs.manifest import MANIFEST_NAME
 from geoseg.jobs.workers import Failure, Workers
-from geoseg.options import TileOptions
+from geoseg.options import ClassOptions, TileOptions
 
 SMALL = {"size": 32, "overlap": 8, "fractions": (0.6, 0.2, 0.2), "gap": 0}
 
@@ -94,6 +94,37 @@ def test_contents_of_the_folder(make_scene, tmp_path):
     assert info.tiles == {"train": 16, "val": 4, "test": 4}
     assert info.tiles == {split: sum(tiles.split == split) for split in info.tiles}
     assert len(gpd.read_parquet(folder / "footprints.parquet")) == len(made.polygons)
+
+
+def test_any_description_of_a_band_becomes_a_name(make_scene, tmp_path):
+    made = make_scene(descriptions=["near\ninfrared", "r\xe9d " * 80, "\t"])
+    info = cut(made.path, made.labels, tmp_path / "tiles")
+    assert info.bands == ("near infrared", ("r\xe9d " * 80)[:200], "band3")
+    assert load_tiles_info(tmp_path / "tiles") == info
+    chosen = cut(made.path, made.labels, tmp_path / "chosen", bands=("band3", "near\ninfrared"))
+    assert chosen.bands == ("band3", "near infrared")
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (["house\nrow", "road"], r"tile.classes: 'house\\nrow' cannot be the name of a class"),
+        (["house", "r" * 201], "give a name of 1 to 200 characters without line breaks"),
+        (["", "road"], "tile.classes: '' cannot be the name of a class"),
+        ([f"class {number}" for number in range(255)], "has 256 classes, background included"),
+    ],
+)
+def test_classes_that_cannot_be_stored_are_refused_before_anything_is_read(tmp_path, names, reason):
+    classes = ClassOptions(attribute="kind", values={name: (f"is {name}",) for name in names})
+    with pytest.raises(ConfigError, match=reason):
+        plan_tiles([tmp_path / "none.tif"], tmp_path / "none.gpkg", TileOptions(classes=classes))
+
+
+@pytest.mark.parametrize("gsd_m", [1e-7, 1e7])
+def test_a_pixel_size_that_cannot_be_stored_is_refused_in_planning(make_scene, gsd_m):
+    made = make_scene()
+    with pytest.raises(ConfigError, match=r"between 1e-06 and 1e\+06 m"):
+        plan_tiles([made.path], made.labels, TileOptions(gsd_m=gsd_m))
 
 
 @pytest.mark.parametrize("rotation", [0, 33])

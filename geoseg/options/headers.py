@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -11,7 +12,13 @@ from pydantic import AfterValidator, Field, ValidationError
 # Sides of tiles and numbers of bands and classes beyond these would need more memory than any
 # machine has. Mask values are bytes, of which 255 means ignored.
 MAX_TILE = 4096
-_MAX_BANDS, _MAX_CLASSES = 4096, 255
+MAX_BANDS, MAX_CLASSES = 4096, 255
+
+# Characters of a name, none of which is a control character.
+MAX_NAME = 200
+
+# Metres per pixel, rounded to the smallest one in headers.
+MIN_GSD_M, MAX_GSD_M = 1e-6, 1e6
 
 # Beyond these, normalised pixels are not numbers in float32.
 _LEAST_STD, _MAX_PIXEL = 1e-12, 1e30
@@ -22,9 +29,10 @@ _MAX_ARGUMENT, _MAX_ARGUMENTS = 8192, 32
 # Arguments with which timm would read weights from another file or from the internet.
 _FORBIDDEN = ("pretrained", "checkpoint", "cache_dir")
 
-Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
-Names = Annotated[tuple[Name, ...], Field(min_length=1, max_length=_MAX_BANDS)]
-ClassNames = Annotated[tuple[Name, ...], Field(min_length=1, max_length=_MAX_CLASSES)]
+_NAME = re.compile(rf"[^\x00-\x1f\x7f]{{1,{MAX_NAME}}}")
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Names = Annotated[tuple[Name, ...], Field(min_length=1, max_length=MAX_BANDS)]
+ClassNames = Annotated[tuple[Name, ...], Field(min_length=1, max_length=MAX_CLASSES)]
 Colour = Annotated[str, Field(pattern=r"^#[0-9a-f]{6}$")]
 PixelType = Literal[
     "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64",
@@ -33,7 +41,7 @@ PixelType = Literal[
 TileSide = Annotated[int, Field(ge=1, le=MAX_TILE)]
 Overlap = Annotated[int, Field(ge=0, le=MAX_TILE // 2)]
 # Metres per pixel.
-PixelSize = Annotated[float, Field(gt=0, le=1e6)]
+PixelSize = Annotated[float, Field(gt=0, le=MAX_GSD_M)]
 Mean = Annotated[float, Field(ge=-_MAX_PIXEL, le=_MAX_PIXEL)]
 Deviation = Annotated[float, Field(ge=_LEAST_STD, le=_MAX_PIXEL)]
 
@@ -68,6 +76,11 @@ def _is_scalar(value: Any) -> bool:
 Arguments = Annotated[
     dict[Name, Any], Field(max_length=_MAX_ARGUMENTS), AfterValidator(_check_arguments)
 ]
+
+
+def fits_name(text: str) -> bool:
+    """Return whether a text can be the name of a band or class in a header."""
+    return _NAME.fullmatch(text) is not None
 
 
 def check_lengths(

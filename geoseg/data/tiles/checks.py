@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,14 @@ from geoseg.geo.crs import as_crs, has_location, is_same_crs
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import SceneInfo
 from geoseg.options import TileOptions
+from geoseg.options.headers import (
+    MAX_BANDS,
+    MAX_CLASSES,
+    MAX_GSD_M,
+    MAX_NAME,
+    MIN_GSD_M,
+    fits_name,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +50,35 @@ def check_names(paths: Sequence[str]) -> None:
     for path in paths:
         if path.encode("utf-8", "ignore").decode() != path:
             raise ConfigError(f"{path}: its name is not UTF-8; rename the file or its folder")
+
+
+def check_classes_fit(classes: Sequence[str]) -> None:
+    """Check that the classes of a user's settings can be stored with tiles and models."""
+    if len(classes) > MAX_CLASSES:
+        raise ConfigError(
+            f"tile.classes: has {len(classes)} classes, background included; a mask holds at most "
+            f"{MAX_CLASSES}"
+        )
+    for name in classes:
+        if not fits_name(name):
+            raise ConfigError(
+                f"tile.classes: {textwrap.shorten(repr(name), 60)} cannot be the name of a class; "
+                f"give a name of 1 to {MAX_NAME} characters without line breaks"
+            )
+
+
+def check_scenes_fit(infos: Sequence[SceneInfo], gsd_m: float) -> None:
+    """Check that bands and pixel size can be stored with tiles and models."""
+    count = len(infos[0].bands)
+    if count > MAX_BANDS:
+        raise ConfigError(
+            f"{infos[0].path}: has {count} bands; choose at most {MAX_BANDS} with --bands"
+        )
+    if not MIN_GSD_M <= gsd_m <= MAX_GSD_M:
+        raise ConfigError(
+            f"{infos[0].path}: pixels of {gsd_m:g} m cannot be tiled; give a size between "
+            f"{MIN_GSD_M:g} and {MAX_GSD_M:g} m with --gsd"
+        )
 
 
 def check_placeholder_overlap(infos: Sequence[SceneInfo]) -> None:

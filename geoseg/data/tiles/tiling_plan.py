@@ -35,10 +35,12 @@ from geoseg.data.splits import (
     merge_by_split,
 )
 from geoseg.data.tiles.checks import (
+    check_classes_fit,
     check_mask_georeferencing,
     check_names,
     check_placeholder_overlap,
     check_same_bands,
+    check_scenes_fit,
     check_splits,
     find_common_crs,
     list_values,
@@ -165,13 +167,16 @@ def plan_tiles(
 
     Raises:
         DataError: If scenes or labels cannot be read, or do not fit together.
-        ConfigError: If a scene lacks a band, or scenes are too small for their blocks.
+        ConfigError: If a scene lacks a band, scenes are too small for their blocks, or names or
+            numbers do not fit into the header of tiles.
     """
+    scheme = resolve_scheme(options.classes)
+    check_classes_fit(scheme.names)
     infos = _read_scenes(scenes, options)
     crs = find_common_crs(infos)
     gsd_m = options.gsd_m or infos[0].grid.gsd_m
+    check_scenes_fit(infos, gsd_m)
     grids = [info.grid.resampled(gsd_m) for info in infos]
-    scheme = resolve_scheme(options.classes)
     files = [find_labels_path(info.path, labels) for info in infos]
     scene_labels = _read_all_labels(infos, grids, files, labels, scheme, options)
     warn_upsampled_scenes(infos, gsd_m, chosen=options.gsd_m is not None)

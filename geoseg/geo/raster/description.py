@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from rasterio._err import CPLE_BaseError
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import MaskFlags
 from rasterio.errors import NodataShadowWarning, RasterioError
 
 from geoseg.errors import DataError, SceneReadError, one_line
@@ -18,6 +18,7 @@ from geoseg.geo.grid import Grid
 from geoseg.geo.raster.opening import as_read_errors, check_blocks, open_raster
 from geoseg.geo.raster.prob import CLASS_TAG, CLASSES_TAG, THRESHOLDS_TAG
 from geoseg.geo.raster.scene import describe_blank_areas, describe_source
+from geoseg.geo.raster.scene_vrt import name_band
 
 # Longer side of the reduced image from which statistics are computed.
 _SIDE = 1024
@@ -68,12 +69,9 @@ def _describe_bands(source: Any) -> tuple[list[dict[str, Any]], str | None]:
     bands, unreadable = [], None
     for index, dtype in enumerate(source.dtypes, start=1):
         colour = source.colorinterp[index - 1]
-        name = source.descriptions[index - 1] or (
-            colour.name if colour not in (ColorInterp.undefined, ColorInterp.gray) else None
-        )
         bands.append(
             {
-                "name": name or f"band{index}",
+                "name": name_band(source.descriptions[index - 1], colour, index),
                 "dtype": dtype,
                 "colour": colour.name,
                 "nodata": _number(source.nodatavals[index - 1]),

@@ -37,6 +37,7 @@ from geoseg.geo.raster.opening import (
 from geoseg.geo.raster.scene_vrt import (
     Band,
     check_dtypes,
+    clean_name,
     differing_nodata,
     list_bands,
     may_be_colour,
@@ -363,8 +364,9 @@ def _select_bands(
     indexes = []
     for band in wanted:
         number = int(band) if str(band).isdecimal() else None
-        if isinstance(band, str) and band in names:  # a name may be a number, as of Sentinel-2
-            number = names.index(band) + 1
+        name = clean_name(str(band))
+        if isinstance(band, str) and name in names:  # a name may be a number, as of Sentinel-2
+            number = names.index(name) + 1
         if number is None or not 1 <= number <= len(bands):
             choices = ", ".join(f"{i} ({name})" for i, name in enumerate(names, start=1))
             raise ConfigError(f"{path}: has no band {band!r}; its bands are {choices}")

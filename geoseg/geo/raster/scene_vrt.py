@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,12 +15,16 @@ from rasterio.enums import ColorInterp, MaskFlags
 from geoseg.errors import SceneReadError
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster.opening import describe, open_description
+from geoseg.options.headers import MAX_NAME
 
 _PALETTE_COLOURS = ("red", "green", "blue")
 _PALETTE_ALPHA = 4
 
 # Elements of a VRT with the georeferencing.
 _GEOREFERENCING = ("SRS", "GeoTransform", "GCPList")
+
+# Characters that no name in a file may have.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 
 # Any opacity above 0 is valid, whatever the data type of the alpha band.
 _OPAQUE = "0:0,1:255"
@@ -176,14 +181,25 @@ def _possible_nodata(nodata: float | None, dtype: str) -> float | None:
     return nodata if limits.min <= nodata <= limits.max and nodata == int(nodata) else None
 
 
+def name_band(description: str | None, colour: ColorInterp, number: int) -> str:
+    """Return the name of a band: its description, else its colour, else `bandN`.
+
+    Control characters in it become spaces, and it is cut to the length that files may have.
+    """
+    if description and (name := clean_name(description)).strip():
+        return name
+    named = colour not in (ColorInterp.undefined, ColorInterp.gray, ColorInterp.palette)
+    return colour.name if named else f"band{number}"
+
+
+def clean_name(text: str) -> str:
+    """Return a name of a band as geoseg stores it, see `name_band`."""
+    return _CONTROL.sub(" ", text)[:MAX_NAME]
+
+
 def _names(source: Any) -> list[str]:
-    names = []
-    for index, (description, colour) in enumerate(
-        zip(source.descriptions, source.colorinterp, strict=True), start=1
-    ):
-        named = colour not in (ColorInterp.undefined, ColorInterp.gray, ColorInterp.palette)
-        names.append(description or (colour.name if named else f"band{index}"))
-    return names
+    bands = zip(source.descriptions, source.colorinterp, strict=True)
+    return [name_band(*band, number) for number, band in enumerate(bands, start=1)]
 
 
 def _has_palette(source: Any, number: int) -> bool:
