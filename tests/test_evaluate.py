@@ -228,6 +228,40 @@ def test_the_report_names_footprints_as_their_files_do(tmp_path, suffix):
     assert ids(files[2], where="label = 1") == ([first + 2], [first + 3])
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([{"a": 1}, {"a": 2}, {"a": 3}, {"a": 4}], [0, 1, 2, 3]),
+        ([[1], [2], [3], [4]], [0, 1, 2, 3]),
+        ([1e20, 2e20, 3e20, 4e20], ["1e+20", "2e+20", "3e+20", "4e+20"]),
+        ([7.0, -2.0, 2.0**53 - 1, 0.0], [7, -2, 2**53 - 1, 0]),
+        ([7.5, 1.0, 2.0, 3.0], ["7.5", "1.0", "2.0", "3.0"]),
+        (np.array([2**63 + 5, 1, 2, 3], np.uint64), [str(2**63 + 5), "1", "2", "3"]),
+        (np.array([2**63 - 1, 1, 2, 3], np.uint64), [2**63 - 1, 1, 2, 3]),
+        (np.array([-(2**63), 2**63 - 1, 2, 3]), [-(2**63), 2**63 - 1, 2, 3]),
+    ],
+)
+def test_identifiers_of_any_type_are_kept_or_passed_over(tmp_path, values, expected):
+    files = [tmp_path / "pred.gpkg", tmp_path / "truth.parquet"]
+    layer(PRED).to_file(files[0])
+    layer(TRUTH, id=values).to_parquet(files[1])
+    evaluate(*files, tmp_path / "report")
+    parts = [
+        gpd.read_file(tmp_path / "report" / "report.gpkg", layer=name) for name in ("TP", "FN")
+    ]
+    found = [one for part in parts for one in part["truth_id"].tolist()]
+    assert found == [expected[number] for number in (0, 2, 1, 3)]
+
+
+def test_an_identifier_of_true_and_false_is_passed_over(tmp_path):
+    files = [tmp_path / "pred.gpkg", tmp_path / "truth.parquet"]
+    layer(PRED[:1]).to_file(files[0])
+    layer(TRUTH[:2], id=[True, False], gid=["a", "b"]).to_parquet(files[1])
+    evaluate(*files, tmp_path / "report")
+    found = gpd.read_file(tmp_path / "report" / "report.gpkg", layer="TP")
+    assert found["truth_id"].tolist() == ["a"]
+
+
 def test_the_report_is_a_geopackage_that_old_programs_read(files, tmp_path):
     evaluate(*files, tmp_path / "report")
     path = tmp_path / "report" / "report.gpkg"

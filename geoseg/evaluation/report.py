@@ -26,6 +26,10 @@ LAYERS_NAME = "report.gpkg"
 # Columns that identify a footprint in its file, in the order in which they are looked for.
 _ID_COLUMNS = ("id", "osm_id", "building_id", "buildingid", "gid", "objectid", "fid", "uuid")
 
+# Types of values that do not identify anything, and the number below which reals are exact.
+_NO_ID = (bool, np.bool_, dict, list, tuple, set, np.ndarray)
+_MAX_EXACT = 2.0**53
+
 # Text in the legend of QGIS and colour of each layer.
 _LEGEND = {
     "TP": ("true positive: found", FOUND_COLOUR),
@@ -176,14 +180,28 @@ def _identify(layer: gpd.GeoDataFrame) -> np.ndarray:
     """
     columns = {str(column).lower(): layer[column] for column in layer.columns}
     found = [columns[name] for name in _ID_COLUMNS if name in columns]
-    values = next(
-        (one for one in found if one.notna().all() and one.is_unique), layer.index.to_series()
-    )
-    is_number = pd.api.types.is_numeric_dtype(values) and (values % 1 == 0).all()
-    identifiers: np.ndarray = (
-        values.to_numpy(np.int64) if is_number else values.astype(str).to_numpy(object)
-    )
-    return identifiers
+    values = next(filter(_can_identify, found), layer.index.to_series())
+    if _are_exact_integers(values):
+        numbers: np.ndarray = values.to_numpy(np.int64)
+        return numbers
+    texts: np.ndarray = values.astype(str).to_numpy(object)
+    return texts
+
+
+def _can_identify(values: pd.Series) -> bool:
+    """Return whether values are numbers or texts, all different; lists and the like are neither."""
+    if not values.notna().all() or values.map(lambda one: isinstance(one, _NO_ID)).any():
+        return False
+    return bool(values.is_unique and values.astype(str).is_unique)
+
+
+def _are_exact_integers(values: pd.Series) -> bool:
+    """Return whether values are numbers that int64 holds without a change."""
+    if not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_complex_dtype(values):
+        return False
+    if pd.api.types.is_float_dtype(values):
+        return bool(((values % 1 == 0) & (values.abs() < _MAX_EXACT)).all())
+    return bool((values <= np.iinfo(np.int64).max).all())
 
 
 def write_report(
