@@ -24,7 +24,7 @@ import geoseg.training.loading.loaders
 import geoseg.training.run
 import geoseg.training.setup
 from geoseg.cli import cli
-from geoseg.data.tiles import plan_tiles, tile_scenes
+from geoseg.data.tiles import TilesInfo, plan_tiles, tile_scenes
 from geoseg.errors import (
     ConfigError,
     DiskFullError,
@@ -40,6 +40,7 @@ from geoseg.jobs.manifest import MANIFEST_NAME
 from geoseg.networks.model_file import load_model
 from geoseg.options import ModelOptions, Thresholds, TileOptions, TrainOptions
 from geoseg.town import build_town, write_town
+from geoseg.training.checkpoints import describe_run
 from geoseg.training.dataset import TileDataset
 from geoseg.training.run import train
 from geoseg.training.schedule import rate_share
@@ -196,6 +197,26 @@ def test_a_run_goes_on_with_its_network_and_its_tiles(begun, tiles, tmp_path):
     (others / "tiles.json").write_text(json.dumps(info | {"where": "kind = 'house'"}))
     with pytest.raises(ConfigError, match="started with other tiles"):
         train(others, begun, model=MODEL, options=OPTIONS, resume=True)
+
+
+# tiles.json as it was before `blank`, and what a run recorded of it.
+OLD_TILES = (
+    '{"format":1,"bands":["red","green","blue"],"dtype":"uint8","scene_dtypes":["uint8"],'
+    '"gsd_m":0.5002,"nodata":null,"size":64,"overlap":32,"classes":["building"],"colours":[],'
+    '"background":null,"targets":["building","border"],"ignore":255,'
+    '"mean":[84.75609,84.731717,84.905802],"std":[47.210316,47.293631,47.14956],'
+    '"scenes":["scene.tif"],"labels":"labels.gpkg","where":null,"split":{"by":"stripes","gap":40,'
+    '"seed":0,"fractions":[0.7,0.15,0.15]},"tiles":{"train":72,"val":12,"test":12},'
+    '"shared_pixels":0,"failed":[]}'
+)
+OLD_HASH = "de0072fe4dc016a92b1a42e6537d3b7498b0d609b0d379a61e2832f93e41f4ad"
+
+
+def test_tiles_of_an_earlier_version_are_the_same_tiles():
+    old = TilesInfo.model_validate_json(OLD_TILES)
+    assert describe_run(old, MODEL, OPTIONS)["tiles"] == OLD_HASH
+    blank = old.model_copy(update={"blank": {"scene.tif": 0.25}})
+    assert describe_run(blank, MODEL, OPTIONS)["tiles"] != OLD_HASH
 
 
 def test_a_run_may_end_later_and_compute_elsewhere(begun, tiles, tmp_path):

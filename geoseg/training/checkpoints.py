@@ -153,8 +153,10 @@ def mosaic_folder(folder: Path, rank: int) -> Path:
 
 def describe_run(info: TilesInfo, model: ModelOptions, options: TrainOptions) -> dict[str, Any]:
     """Return everything that must be the same on resume, as JSON values."""
+    # Tiles that were cut before `blank` was recorded keep the hash that they had.
+    tiles = info.model_dump_json(exclude=None if info.blank else {"blank"})
     return {
-        "tiles": hashlib.sha256(info.model_dump_json().encode()).hexdigest(),
+        "tiles": hashlib.sha256(tiles.encode()).hexdigest(),
         "model": model.model_dump(mode="json"),
         "train": options.model_dump(mode="json", exclude=_FREE),
     }
