@@ -219,6 +219,41 @@ def test_tiles_of_an_earlier_version_are_the_same_tiles():
     assert describe_run(blank, MODEL, OPTIONS)["tiles"] != OLD_HASH
 
 
+def without_settings(run, folder, *names):
+    """A copy of a run as a version of geoseg wrote it that did not have some settings."""
+    shutil.copytree(run, folder)
+    state = torch.load(folder / "last.ckpt", weights_only=True)
+    for *parents, name in (one.split(".") for one in names):
+        settings = state["callbacks"]["History"]["run"]
+        for parent in parents:
+            settings = settings[parent]
+        del settings[name]
+    torch.save(state, folder / "last.ckpt")
+    return folder
+
+
+def test_a_run_without_a_setting_of_today_goes_on_without_its_effect(begun, tiles, tmp_path):
+    old = without_settings(begun, tmp_path / "run", "train.augment.blank_share")
+    again = "the run was started without train.augment.blank_share; resume with --set "
+    longer = OPTIONS.model_dump() | {"epochs": 3}
+    with pytest.raises(ConfigError, match=f"{again}train.augment.blank_share=0, or start again"):
+        train(
+            tiles, old, model=MODEL, options=TrainOptions.model_validate(longer), resume=True
+        )  # fmt: skip
+    for augment in ({"blank_share": 0}, {"preset": "full", "blank_share": 0}):
+        options = TrainOptions.model_validate(longer | {"augment": augment})
+        train(tiles, old, model=MODEL, options=options, resume=True)
+        longer["epochs"] += 1
+    assert len(rows(old)) == 4
+
+
+def test_a_setting_of_today_that_changes_a_run_is_named(begun, tiles, tmp_path):
+    old = without_settings(begun, tmp_path / "run", "train.seed")
+    message = r"by a version of geoseg without train\.seed, and cannot continue with 0; resume with"
+    with pytest.raises(ConfigError, match=message):
+        train(tiles, old, model=MODEL, options=OPTIONS, resume=True)
+
+
 def test_a_run_may_end_later_and_compute_elsewhere(begun, tiles, tmp_path):
     moved = shutil.copytree(begun, tmp_path / "run")
     same = shutil.copytree(tiles, tmp_path / "tiles")

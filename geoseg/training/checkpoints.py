@@ -39,6 +39,11 @@ _FREE = {
     *("max_memory_gb", "device", "compile", "lr", "clip_norm"),
 }
 
+# Settings that states of earlier versions lack, with the value with which training is as it was.
+_ADDED = {"train.augment.blank_share": 0}
+
+_ABSENT = object()
+
 # Folder of the mosaic's files during a run, if it does not fit into memory.
 MOSAIC_NAME = "mosaic"
 
@@ -204,6 +209,17 @@ def _check_same(path: Path, started: Mapping[str, Any] | None, run: Mapping[str,
             "wrote it; start again with --overwrite"
         )
     name, old, new = next(_differences(started, run), ("", None, None))
+    if old is _ABSENT and name in _ADDED:
+        raise ConfigError(
+            f"{path.parent}: the run was started without {name}; resume with --set "
+            f"{name}={_ADDED[name]}, or start again with --overwrite"
+        )
+    if old is _ABSENT:
+        raise ConfigError(
+            f"{path.parent}: the run was started by a version of geoseg without {name}, and cannot "
+            f"continue with {_shorten(new)}; resume with that version, or start again with "
+            "--overwrite"
+        )
     if name == "tiles":
         raise ConfigError(
             f"{path.parent}: the run was started with other tiles; resume with them, or start "
@@ -218,11 +234,15 @@ def _check_same(path: Path, started: Mapping[str, Any] | None, run: Mapping[str,
 
 
 def _differences(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield the dotted names of settings that differ, with both values."""
+    """Yield the dotted names of settings that differ, with both values.
+
+    The old value is `_ABSENT` if the run was started without the setting.
+    """
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*new, *(old.keys() - new.keys())]:
-            yield from _differences(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))
-    elif old != new:
+            inner = f"{name}.{key}".lstrip(".")
+            yield from _differences(old.get(key, _ABSENT), new.get(key), inner)
+    elif (_ADDED.get(name) if old is _ABSENT else old) != new:
         yield name, old, new
 
 
