@@ -175,17 +175,35 @@ def _compare_optimizer(saved: dict[str, Any], optimizer: Optimizer) -> None:
     shapes: dict[int, torch.Size] = {}
     groups = optimizer.state_dict()["param_groups"]
     for old, new, live in zip(saved["param_groups"], groups, optimizer.param_groups, strict=True):
-        if old["params"] != new["params"] or not all(_is_alike(old[key], new[key]) for key in new):
+        if old["params"] != new["params"] or not _are_settings_alike(old, new):
             raise ValueError("other groups of parameters")
         shapes |= dict(zip(new["params"], (one.shape for one in live["params"]), strict=True))
     for number, values in saved["state"].items():
-        for value in values.values():
+        for key, value in values.items():
+            # Without momentum, some versions of torch keep an empty buffer.
+            if key == "momentum_buffer" and value is None:
+                continue
             if not isinstance(value, Tensor) or value.shape not in (shapes[number], torch.Size()):
                 raise ValueError("other shapes")
 
 
+def _are_settings_alike(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether the settings of a group can replace those of a new one.
+
+    Versions of torch differ in the switches of an optimizer, and torch adds those that are missing.
+    """
+    needed = {key for key, value in new.items() if not _is_switch(value)}
+    return old.keys() >= needed and all(_is_alike(old[key], new[key]) for key in old.keys() & new)
+
+
+def _is_switch(value: Any) -> bool:
+    return value is None or isinstance(value, bool)
+
+
 def _is_alike(old: Any, new: Any) -> bool:
     """Whether two settings have the same type, and numbers are finite."""
+    if _is_switch(new):
+        return _is_switch(old)
     if isinstance(new, tuple | list):
         return len(old) == len(new) and all(map(_is_alike, old, new))
     if isinstance(new, float):
