@@ -11,11 +11,11 @@ from geoseg.geo.grid import Grid
 from geoseg.geo.raster import write_array
 
 
-def write_bytes(path, values):
+def write_bytes(path, values, **how):
     grid = Grid(rasterio.CRS.from_epsg(32633), Affine(0.5, 0, 5e5, 0, -0.5, 5e6), 60, 90)
     data = np.zeros((1, 60, 90), values.dtype)
     data[0, 10:40, 20:60] = values.max()
-    write_array(path, grid, data)
+    write_array(path, grid, data, **how)
     return path
 
 
@@ -46,3 +46,18 @@ def test_a_mask_has_one_band_and_no_crf(tmp_path):
                     np.concatenate([source.read()] * 2))  # fmt: skip
     with pytest.raises(SceneReadError, match="has 2 bands, but a mask has one"):
         geoseg.vectorize(tmp_path / "two.tif", tmp_path / "a.gpkg", mask=True)
+
+
+@pytest.mark.parametrize("nodata", [None, 255])
+def test_a_mask_with_a_palette_is_vectorized_by_its_values(tmp_path, nodata):
+    """Black is a colour of class 2, and class 0 is not black: only the values count."""
+    colours = {0: (255, 255, 255, 255), 2: (0, 0, 0, 255)}
+    how = {"tags": {"CLASS_0": "background"}, "colormap": colours, "nodata": nodata}
+    path = write_bytes(tmp_path / "mask.tif", np.uint8([2]), **how)
+    layer = geoseg.vectorize(path, tmp_path / "a.gpkg", mask=True).footprints
+    assert layer.area.tolist() == pytest.approx([30 * 40 * 0.25], rel=0.02)
+    assert layer.confidence.tolist() == [1.0]
+    write_bytes(tmp_path / "other.tif", np.uint8([2]), colormap=colours)  # without class names
+    assert geoseg.vectorize(tmp_path / "other.tif", tmp_path / "b.gpkg", mask=True).count == 1
+    with pytest.raises(SceneReadError, match="has a colour table, so its values are classes"):
+        geoseg.vectorize(tmp_path / "other.tif", tmp_path / "c.gpkg")

@@ -96,7 +96,7 @@ class _OpenProb:
     """Open probability raster; a context manager that closes it."""
 
     def __init__(self, info: ProbInfo, bands: Mapping[str, int]) -> None:
-        self._scene = Scene(info.path, bands=list(bands.values()))
+        self._scene = Scene(info.path, bands=list(bands.values()), palette=not info.is_mask)
         self._is_mask = info.is_mask
         self.grid = self._scene.grid
 

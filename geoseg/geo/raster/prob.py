@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError, model_validator
 from geoseg.errors import ConfigError, SceneReadError
 from geoseg.geo.raster.opening import files_of, is_raster, open_raster
 from geoseg.geo.raster.scene import SceneInfo, describe_source, read_tags
+from geoseg.geo.raster.scene_vrt import has_palette
 from geoseg.options import Thresholds
 from geoseg.options.headers import ClassNames, Name, first_problem
 
@@ -89,7 +90,7 @@ def read_prob(path: str | Path, *, mask: bool = False) -> ProbInfo:
 
     Args:
         path: The raster.
-        mask: Whether it is a mask, of one band and any data type.
+        mask: Whether it is a mask, of one band and any data type; a palette is ignored.
 
     Raises:
         SceneReadError: If the file cannot be read or is not a probability raster.
@@ -97,8 +98,9 @@ def read_prob(path: str | Path, *, mask: bool = False) -> ProbInfo:
         ConfigError: If the tag with thresholds or classes is damaged.
     """
     with open_raster(path) as source:
-        info = describe_source(source, path)
+        info = describe_source(source, path, palette=not mask)
         tags, files = dict(source.tags()), files_of(source, path)
+        is_coloured = not mask and len(info.bands) == 3 and has_palette(source, 1)
     if mask:
         return _describe_mask(info, tags, tuple(files))
     if info.dtype != "uint8" and not info.dtype.startswith("float"):
@@ -110,6 +112,11 @@ def read_prob(path: str | Path, *, mask: bool = False) -> ProbInfo:
         raise SceneReadError(
             f"{path}: is a class mask, not a probability raster; pass the prob.tif that predict "
             "wrote with it, or --mask"
+        )
+    if is_coloured:
+        raise SceneReadError(
+            f"{path}: has a colour table, so its values are classes, not probabilities; vectorize "
+            "all values but 0 with --mask"
         )
     return ProbInfo(
         **vars(info), tags=tags, thresholds=_parse_thresholds(path, tags),

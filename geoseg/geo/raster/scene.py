@@ -105,6 +105,7 @@ class Scene:
             placeholder location then.
         own_pixels: Read the pixels of a scene that is georeferenced by points without a warp, on
             a grid that has only their shape.
+        palette: Whether a palette is read as colours, instead of as the values that it colours.
 
     Raises:
         SceneReadError: If the file does not exist or GDAL cannot read it.
@@ -121,11 +122,12 @@ class Scene:
         assume_gsd_m: float | None = None,
         mask: str | None = None,
         own_pixels: bool = False,
+        palette: bool = True,
     ) -> None:
         with ExitStack() as stack:
             source = stack.enter_context(open_raster(path))
             self.info, self._georeferencing, chosen = _inspect(
-                source, str(path), bands, assume_gsd_m
+                source, str(path), bands, assume_gsd_m, palette
             )
             by_points = self.info.georeferenced_by in ("gcps", "rpcs")
             self.grid = grid or self.info.grid
@@ -305,10 +307,11 @@ def describe_source(
     *,
     bands: Sequence[int | str] | None = None,
     assume_gsd_m: float | None = None,
+    palette: bool = True,
 ) -> SceneInfo:
-    """Return the description of an open rasterio dataset, see `read_info`."""
+    """Return the description of an open rasterio dataset, see `read_info` and `Scene`."""
     with as_read_errors(path):
-        info, georeferencing, _ = _inspect(source, str(path), bands, assume_gsd_m)
+        info, georeferencing, _ = _inspect(source, str(path), bands, assume_gsd_m, palette)
     warn_if_approximate(georeferencing, info.path, assume_gsd_m)
     return info
 
@@ -324,6 +327,7 @@ def _inspect(
     path: str,
     wanted: Sequence[int | str] | None,
     assume_gsd_m: float | None,
+    palette: bool = True,
 ) -> tuple[SceneInfo, Georeferencing, list[Band]]:
     if source.count == 0:
         others = f" but {len(source.subdatasets)} subdatasets" if source.subdatasets else ""
@@ -337,7 +341,7 @@ def _inspect(
         )
     check_blocks(source, path)
     georeferencing = read_georeferencing(source, path, assume_gsd_m)
-    bands = list_bands(source)
+    bands = list_bands(source, palette=palette)
     indexes = _select_bands(bands, path, wanted)
     chosen = [bands[i - 1] for i in indexes]
     check_dtypes(chosen, path)

@@ -55,8 +55,14 @@ class Band:
     is_alpha: bool = False
 
 
-def list_bands(source: Any) -> list[Band]:
-    """List the bands of a dataset; a palette that is its only data band as red, green and blue."""
+def list_bands(source: Any, *, palette: bool = True) -> list[Band]:
+    """List the bands of a dataset.
+
+    Args:
+        source: The dataset.
+        palette: Whether a palette that is its only data band is listed as red, green and blue,
+            instead of as the band of its indexes.
+    """
     bands = [
         Band(
             name,
@@ -71,7 +77,7 @@ def list_bands(source: Any) -> list[Band]:
         )
     ]
     data = [band for band in bands if not band.is_alpha]
-    if len(data) == 1 and _has_palette(source, data[0].number):
+    if palette and len(data) == 1 and has_palette(source, data[0].number):
         number = data[0].number
         colours = [
             Band(name, number, "uint8", None, colour)
@@ -202,7 +208,8 @@ def _names(source: Any) -> list[str]:
     return [name_band(*band, number) for number, band in enumerate(bands, start=1)]
 
 
-def _has_palette(source: Any, number: int) -> bool:
+def has_palette(source: Any, number: int) -> bool:
+    """Return whether the values of a band are indexes of a palette."""
     if source.colorinterp[number - 1] != ColorInterp.palette:
         return False
     try:
