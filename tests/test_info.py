@@ -11,11 +11,13 @@ import rasterio
 from affine import Affine
 from click.testing import CliRunner
 
+import geoseg
 from geoseg.api.info import describe_file
 from geoseg.cli import cli
 from geoseg.errors import GeosegError, SceneReadError
-from geoseg.geo.raster import read_info
+from geoseg.geo.raster import make_prob_tags, read_info, write_array
 from geoseg.networks.model_file import find_model
+from geoseg.options import Thresholds
 
 
 def run(*words):
@@ -157,6 +159,7 @@ DESCRIBE = """
 import json, sys, warnings
 from pathlib import Path
 import rasterio
+import geoseg
 from geoseg.api.info import describe_file
 
 warnings.simplefilter("ignore")
@@ -187,3 +190,20 @@ def test_every_odd_raster_that_gdal_opens_is_described(realdata):
         assert [found["height"], found["width"], *dtypes] == expected, name
     assert len(lines) > 100
     assert sum(found["problem"] is not None for *_, found in lines) > 20
+
+
+@pytest.mark.parametrize(
+    ("bands", "how", "reason"),
+    [
+        (1, {"tags": {"CLASS_0": "none", "CLASS_1": "house"}, "colormap": {1: (9, 8, 7, 255)}},
+         "is a class mask, not an image; give the scene"),
+        (3, {"tags": make_prob_tags(Thresholds())}, "these are probabilities of geoseg, not an"),
+    ],
+)  # fmt: skip
+def test_results_of_predict_are_no_scenes(tmp_path, bands, how, reason):
+    source = read_info(write(tmp_path / "scene.tif", np.ones((1, 64, 90), np.uint8)))
+    write_array(tmp_path / "result.tif", source.grid, np.ones((bands, 64, 90), np.uint8), **how)
+    assert reason in describe_file(tmp_path / "result.tif")["default_model"]
+    with pytest.raises(SceneReadError, match=reason):
+        geoseg.predict(tmp_path / "result.tif", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

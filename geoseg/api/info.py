@@ -118,11 +118,8 @@ def _describe_data(name: str) -> dict[str, Any]:
 
 def _try_default_model(name: str) -> str:
     """Return whether the default model can read a raster, or why not."""
-    from geoseg.geo.raster import is_mask
     from geoseg.prediction.prediction_job import plan_job
 
-    if is_mask(name):
-        return "cannot use it: it is a class mask"
     try:
         plan_job(name, None, PredictOptions(keep_blank=True))
     except GeosegError as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from geoseg.errors import GridMismatchError, counted
 from geoseg.geo.grid import Grid
-from geoseg.geo.raster import SceneInfo, mark_blank_areas, read_info
+from geoseg.geo.raster import SceneInfo, check_is_image, mark_blank_areas, read_info
 from geoseg.geo.raster.description import describe_raster
 from geoseg.geo.tiling import TileGrid
 from geoseg.networks.model_file import ModelSpec
@@ -52,12 +52,13 @@ def plan_prediction(
     """Plan the tiles of a scene for a model, without reading pixels.
 
     Raises:
-        SceneReadError: If the scene cannot be read.
+        SceneReadError: If the scene cannot be read, or is itself a result of a prediction.
         GridMismatchError: If the scene's bands, data type or pixel size do not suit the model, or
             the area of interest does not overlap the scene.
         VectorReadError: If the area of interest cannot be read.
     """
     options = options or PredictOptions()
+    check_is_image(scene)
     info = _match_bands(scene, spec, options)
     dtypes = spec.scene_dtypes or (spec.dtype,)
     if info.dtype not in dtypes:

@@ -174,6 +174,24 @@ def is_mask(path: str | Path) -> bool:
     return is_raster(path) and bool(_class_names(read_tags(path)))
 
 
+def check_is_image(path: str | Path) -> None:
+    """Check that a raster is not a result of a prediction, by its tags.
+
+    Raises:
+        SceneReadError: If it cannot be read, or is a class mask or a raster of probabilities.
+    """
+    tags = read_tags(path)
+    if _class_names(tags):
+        raise SceneReadError(
+            f"{path}: is a class mask, not an image; give the scene that it was predicted from"
+        )
+    if THRESHOLDS_TAG in tags or CLASSES_TAG in tags:
+        raise SceneReadError(
+            f"{path}: these are probabilities of geoseg, not an image; give the scene that they "
+            "were predicted from, or make footprints of them with geoseg vectorize"
+        )
+
+
 def read_mask_classes(path: str | Path) -> tuple[str, ...]:
     """Read the class names of a mask; the name at index i belongs to pixel value i.
 
