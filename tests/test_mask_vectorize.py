@@ -8,7 +8,8 @@ from affine import Affine
 import geoseg
 from geoseg.errors import ConfigError, SceneReadError
 from geoseg.geo.grid import Grid
-from geoseg.geo.raster import write_array
+from geoseg.geo.raster import make_prob_tags, write_array
+from geoseg.options import Thresholds, VectorizeOptions
 
 
 def write_bytes(path, values, **how):
@@ -29,12 +30,28 @@ def test_a_mask_is_vectorized_as_certain(tmp_path, dtype, value):
 
 
 @pytest.mark.parametrize(
-    ("value", "message"), [(1, "looks like a mask; vectorize it with --mask"), (40, "are percent")]
+    ("value", "message"),
+    [
+        (1, "looks like a mask; vectorize it with --mask"),
+        (5, "look like classes, not probabilities; vectorize all values but 0 with --mask"),
+        (100, "0 to 100 of 255, which reach no threshold; if they are percent"),
+    ],
 )
-def test_values_that_are_no_probabilities_are_named(tmp_path, caplog, value, message):
-    path = write_bytes(tmp_path / "mask.tif", np.uint8([value]))
+def test_values_that_are_no_probabilities_are_refused(tmp_path, value, message):
+    path, output = write_bytes(tmp_path / "mask.tif", np.uint8([value])), tmp_path / "a.gpkg"
+    with pytest.raises(SceneReadError, match=message):
+        geoseg.vectorize(path, output)
+    assert [file.name for file in tmp_path.iterdir()] == ["mask.tif"]
+    low = VectorizeOptions(body=value / 256, seed=value / 256)
+    assert geoseg.vectorize(path, output, options=low).count == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "tags"), [(0, {}), (101, {}), (60, make_prob_tags(Thresholds()))]
+)
+def test_probabilities_without_a_building_give_an_empty_layer(tmp_path, value, tags):
+    path = write_bytes(tmp_path / "prob.tif", np.uint8([value]), tags=tags)
     assert geoseg.vectorize(path, tmp_path / "a.gpkg").count == 0
-    assert message in caplog.text
 
 
 def test_a_mask_has_one_band_and_no_crf(tmp_path):

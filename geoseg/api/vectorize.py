@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from geoseg.api.results import VectorizeResult
-from geoseg.errors import ConfigError
-from geoseg.geo.raster import ProbInfo, list_files, read_prob
+from geoseg.errors import ConfigError, SceneReadError
+from geoseg.geo.raster import THRESHOLDS_TAG, ProbInfo, list_files, read_prob
 from geoseg.geo.raster.block_cache import limited_block_cache
 from geoseg.geo.vector import check_layer, check_suffix, count_features
 from geoseg.jobs.journal import describe_job
@@ -19,12 +18,14 @@ from geoseg.options import CRFOptions, Thresholds, VectorizeOptions, check_thres
 from geoseg.prediction.crf.refinement import check_colours, refine_raster
 from geoseg.vectorization.block_layout import BlockLayout, choose_layout
 from geoseg.vectorization.layer import write_layer
+from geoseg.vectorization.prob_sources import SceneProb
 from geoseg.vectorization.prob_sources import prob_bands as check_bands
-
-logger = logging.getLogger(__name__)
 
 # Rows that are read at a time to find the largest value.
 _ROWS = 512
+
+# Largest byte of percent, and of what looks like classes rather than percent.
+_PERCENT, _MOST_CLASSES = 100, 20
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ def vectorize(
         ConfigError: If the suffix or the options are wrong.
         MemoryLimitError: If the memory does not suffice; with more the same call continues.
         OutputExistsError: If the output exists and may not be replaced.
-        SceneReadError: If `prob` cannot be read or is not a raster of probabilities.
+        SceneReadError: If `prob` cannot be read or is not a raster of probabilities, but of percent
+            or classes, for example.
         MissingCRSError: If `prob` has no georeferencing.
     """
     workers = workers or Workers()
@@ -99,6 +101,7 @@ def vectorize(
         plan = plan_vectorize(
             prob, output, options=options, mask=mask, scene=scene, overwrite=overwrite
         )
+        _check_values(plan.prob, plan.thresholds.body)
         settings = (plan.thresholds.model_dump(), bool(scene) and plan.crf.model_dump())
         job = describe_job(
             "vectorize", mask, *settings, plan.output.suffix.lower(), files=plan.list_input_files()
@@ -108,8 +111,6 @@ def vectorize(
                 _write(plan, work, workers, progress)
             recorded: int | None = work.journal.find("count", int)
         count = count_features(output) if recorded is None else recorded
-        if not count:
-            _warn_if_unlikely(plan.prob)
     return VectorizeResult(Path(output), count)
 
 
@@ -157,27 +158,44 @@ def _write(plan: VectorizePlan, work: Work, workers: Workers, progress: Progress
         )  # fmt: skip
 
 
-def _warn_if_unlikely(prob: ProbInfo) -> None:
-    """Warn if a raster without a footprint does not seem to contain probabilities."""
-    if prob.dtype != "uint8" or prob.is_mask:
+def _check_values(prob: ProbInfo, body: float) -> None:
+    """Check that bytes that predict did not write are probabilities, not percent or classes.
+
+    Reading ends at the first value that is none of these, or that is above the threshold.
+
+    Args:
+        prob: The raster.
+        body: Lowest probability of a building.
+
+    Raises:
+        SceneReadError: If no value reaches the threshold, and all are from 0 to 100.
+    """
+    if prob.dtype != "uint8" or prob.is_mask or THRESHOLDS_TAG in prob.tags or prob.classes:
         return
-    most = 0
-    with prob.open() as source:
+    most = 0.0
+    with SceneProb(prob) as source:
         for window in source.grid.row_windows(_ROWS):
-            data, valid = source.read(window)
-            most = max(most, int(data.max(where=valid, initial=0)))
+            read = source.read(window)
+            most = max(most, float(read.body.max(where=read.valid, initial=0)))
+            if most >= body or round(most * 255) > _PERCENT:
+                return
+    if most > 0:
+        raise SceneReadError(f"{prob.path}: {_describe_values(round(most * 255))}")
+
+
+def _describe_values(most: int) -> str:
     if most == 1:
-        logger.warning(
-            "%s: its values are 0 and 1 of 255, so it looks like a mask; vectorize it with --mask",
-            prob.path,
+        return "its values are 0 and 1 of 255, so it looks like a mask; vectorize it with --mask"
+    if most <= _MOST_CLASSES:
+        return (
+            f"its values are 0 to {most} of 255, so they look like classes, not probabilities; "
+            "vectorize all values but 0 with --mask"
         )
-    elif 1 < most <= 100:
-        logger.warning(
-            "%s: its values are 0 to %d of 255; if they are percent, convert them with "
-            "gdal_translate -scale 0 100 0 255 in.tif out.tif",
-            prob.path,
-            most,
-        )
+    return (
+        f"its values are 0 to {most} of 255, which reach no threshold; if they are percent, "
+        "convert them with gdal_translate -scale 0 100 0 255 in.tif out.tif; if they are classes, "
+        "vectorize all values but 0 with --mask"
+    )
 
 
 def _refine(plan: VectorizePlan, scene: str, work: Work, progress: Progress | None) -> Path:

@@ -106,7 +106,7 @@ def read_prob(path: str | Path, *, mask: bool = False) -> ProbInfo:
     if info.dtype != "uint8" and not info.dtype.startswith("float"):
         raise SceneReadError(
             f"{path}: has {info.dtype} pixels; a probability raster is uint8 (255 = probability "
-            "1) or float from 0 to 1"
+            "1) or float from 0 to 1; vectorize a mask with --mask"
         )
     if _class_names(tags):
         raise SceneReadError(
