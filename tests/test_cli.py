@@ -494,7 +494,7 @@ def test_bad_input_ends_with_one_line_and_code_2(bad, case):
         ("tile size=512 --labels a -o b", "size=512: no such file; did you mean --set tile.size="),
         (
             "predict a.tif b.tif -o c",
-            "extra argument (b.tif); give one scene; join several by gdal",
+            "extra argument (b.tif); give one scene, in quotes if its path has spaces; join",
         ),
         ("tarin tiles", "No such command 'tarin'; did you mean train? see geoseg --help"),
     ],

@@ -74,11 +74,23 @@ def test_classes_without_colours_get_some():
     assert len(set(chosen.values())) == 3
 
 
+@pytest.mark.parametrize(
+    ("bands", "background", "shown"),
+    [(("building", "border"), None, "1"), (("other", "water"), "other", "2"),
+     (("water", "other"), "other", "1"), (("other",), "other", "1")],
+)  # fmt: skip
+def test_the_band_of_the_background_is_not_shown(bands, background, shown):
+    (renderer,) = ElementTree.fromstring(
+        styles.prob_style(bands, background).partition("\n")[2]
+    ).iter("rasterrenderer")
+    assert renderer.get("band") == shown
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_probabilities_in_memory_are_saved_with_a_style(tmp_path, dtype):
     grid = Grid(rasterio.CRS.from_epsg(32645), Affine(0.5, 0, 3e5, 0, -0.5, 3e6), 6, 9)
     data = np.linspace(0, 255 if dtype == "uint8" else 1, 54).reshape(1, 6, 9).astype(dtype)
     Probabilities(data, grid).save(tmp_path / "p.tif")
-    assert (tmp_path / "p.qml").read_text(encoding="utf-8") == styles.prob_style()
+    assert (tmp_path / "p.qml").read_text(encoding="utf-8") == styles.prob_style(("building",))
     with rasterio.open(tmp_path / "p.tif") as source:
         assert (source.read(1) * source.scales[0]).max() == pytest.approx(1)

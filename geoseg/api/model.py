@@ -123,7 +123,7 @@ class Probabilities:
             path, self.grid, data, valid=self.valid, descriptions=self.bands, tags=tags,
             scales=(scale,) * len(data),
         )  # fmt: skip
-        write_raster_style(Path(path), prob_style())
+        write_raster_style(Path(path), prob_style(self.bands, self.background))
 
 
 class Model:

@@ -137,5 +137,8 @@ def _suggest(error: click.ClickException, ctx: click.Context) -> str:
     message = error.format_message()
     hints = [suggest_for_word(verb, word) for word in words if word in message]
     if verb == "predict" and "extra argument" in message:
-        hints.append("give one scene; join several by gdalbuildvrt, or repeat the command")
+        hints.append(
+            "give one scene, in quotes if its path has spaces; join several by gdalbuildvrt, or "
+            "repeat the command"
+        )
     return next(filter(None, hints), "")

@@ -61,7 +61,7 @@ _RASTER = """{head}
 <!-- {mark} -->
 <qgis version="3.22.0" styleCategories="Symbology">
  <pipe>
-  <rasterrenderer type="{kind}" band="1" opacity="{opacity}" alphaBand="-1"{more}>
+  <rasterrenderer type="{kind}" band="{band}" opacity="{opacity}" alphaBand="-1"{more}>
 {body}
   </rasterrenderer>
  </pipe>
@@ -114,12 +114,24 @@ def mask_style(classes: Mapping[int, tuple[str, Colour]]) -> str:
     )
     palette = f"   <colorPalette>\n{entries}\n   </colorPalette>"
     return _RASTER.format(
-        head=_HEAD, mark=STYLE_MARK, kind="paletted", opacity=_MASK_OPACITY, more="", body=palette
+        head=_HEAD,
+        mark=STYLE_MARK,
+        kind="paletted",
+        band=1,
+        opacity=_MASK_OPACITY,
+        more="",
+        body=palette,
     )
 
 
-def prob_style() -> str:
-    """Return the style of a probability raster: its first band as a ramp from 0 to 1."""
+def prob_style(bands: Sequence[str], background: str | None = None) -> str:
+    """Return the style of a probability raster: one band as a ramp from 0 to 1.
+
+    Args:
+        bands: Names of the bands; the first one that is not the background is shown.
+        background: Name of the background class, if there is one.
+    """
+    shown = next((number for number, name in enumerate(bands, start=1) if name != background), 1)
     items = "\n".join(
         f'     <item value="{value:g}" label="{value:.0%}" color="{colour[:7]}"'
         f' alpha="{_opacity(colour)}"/>'
@@ -127,7 +139,8 @@ def prob_style() -> str:
     )
     limits = ' classificationMin="0" classificationMax="1"'
     return _RASTER.format(
-        head=_HEAD, mark=STYLE_MARK, kind="singlebandpseudocolor", opacity=1, more=limits,
+        head=_HEAD, mark=STYLE_MARK, kind="singlebandpseudocolor", band=shown, opacity=1,
+        more=limits,
         body=_RAMP_SHADER.format(items=items),
     )  # fmt: skip
 

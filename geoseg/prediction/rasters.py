@@ -88,7 +88,8 @@ class OutputRasters:
                 writes.append(pool.submit(write_mask, prob, mask, self._plan.spec, thresholds.body))
             for write in writes:
                 write.result()
-        write_raster_style(path, prob_style())
+        spec = self._plan.spec
+        write_raster_style(path, prob_style(spec.outputs, spec.background))
 
     def _warp_to_output_grid(self, stitched: Path) -> Path:
         """Warp probabilities to the pixels of the scene, and apply the scene's own nodata."""

@@ -365,11 +365,15 @@ def _outside_error(
     )
     swapped = shapely.box(south, west, north, east)
     outlines = gpd.GeoSeries(pd.concat([_geographic_outline(label.grid) for label in labels]))
+    west, south, east, north = outlines.total_bounds
     if outlines.intersects(swapped).any():
         return GridMismatchError(
             f"{message}latitude and longitude are swapped, write longitude first"
         )
-    return GridMismatchError(f"{message}check the CRS of the labels and the scenes")
+    return GridMismatchError(
+        f"{message}check the CRS of the labels, {footprints.crs.name}, and that of the scenes, "
+        f"which are at longitude {west:.4f} to {east:.4f}, latitude {south:.4f} to {north:.4f}"
+    )
 
 
 def _geographic_outline(grid: Grid) -> gpd.GeoSeries:

@@ -15,7 +15,7 @@ import pandas as pd
 import pyogrio
 import shapely
 from pyarrow import parquet
-from pyogrio.errors import DataLayerError, DataSourceError
+from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 from pyproj import CRS
 from shapely.errors import ShapelyError
 from shapely.geometry.base import BaseGeometry
@@ -117,10 +117,13 @@ def _count_matching(path: str | Path, layer: str, where: str) -> int:
     info = read_layer_info(path, layer)
     if info["features"] == 0 or info["encoding"] not in (None, "UTF-8"):
         return len(_read_ogr(path, layer, where, None, None))
-    _, numbers, *_ = pyogrio.raw.read(
-        gdal_name(path), layer=layer, where=where, columns=[], read_geometry=False,
-        return_fids=True,
-    )  # fmt: skip
+    try:
+        _, numbers, *_ = pyogrio.raw.read(
+            gdal_name(path), layer=layer, where=where, columns=[], read_geometry=False,
+            return_fids=True,
+        )  # fmt: skip
+    except (DataSourceError, DataLayerError, FeatureError, ValueError) as error:
+        raise filter_error(path, where, info["fields"]) from error
     return len(numbers)
 
 
