@@ -8,8 +8,8 @@ from geoseg.errors import ConfigError
 from geoseg.options.base import Options
 from geoseg.options.crf import CRFOptions
 
-# Larger than any building; the Earth has 5e14 m².
-MAX_LENGTH_M, MAX_AREA_M2 = 1000.0, 1e15
+# The largest pixel has 1e6 m, and the Earth 5e14 m².
+MAX_LENGTH_M, MAX_AREA_M2 = 1e6, 1e15
 
 
 class Thresholds(Options):
