@@ -864,6 +864,27 @@ def test_a_network_is_compared_with_its_weights_before_it_takes_memory(valid, ch
     assert resident_bytes() - before < 300_000_000
 
 
+@pytest.mark.parametrize("value", [[[1, 2], [3, 4, 5]], {"rates": [6, 12]}, [[8192] * 32] * 32])
+def test_arguments_are_lists_of_lists(valid, value):
+    spec = ModelSpec.model_validate(header_of(valid, options={"rates": value}))
+    assert spec.options == {"rates": value}
+
+
+@pytest.mark.parametrize("value", [[[[1]]], [[1, 8193]], [[1] * 33], "a" * 201, {"a": {"b": [1]}}])
+def test_arguments_beyond_the_limits(valid, value):
+    message = "rates: must be a number up to 8192, a text up to 200 characters, or up to 32 of them"
+    with pytest.raises(ValueError, match=message):
+        ModelSpec.model_validate(header_of(valid, options={"rates": value}))
+
+
+def test_lengths_fit_the_largest_pixels(valid):
+    thresholds = {"simplify_m": 5e3, "split_m": 1e6}
+    spec = ModelSpec.model_validate(header_of(valid, gsd_m=1e6, thresholds=thresholds))
+    assert (spec.gsd_m, spec.thresholds.simplify_m, spec.thresholds.split_m) == (1e6, 5e3, 1e6)
+    with pytest.raises(ValueError, match="simplify_m"):
+        ModelSpec.model_validate(header_of(valid, thresholds={"simplify_m": 1.1e6}))
+
+
 def test_a_tile_that_does_not_fit_into_memory(valid, monkeypatch):
     spec = ModelSpec.model_validate(
         header_of(valid, arch="unet", options={"width": 64}, size=4096, overlap=8)

@@ -24,7 +24,7 @@ MIN_GSD_M, MAX_GSD_M = 1e-6, 1e6
 _LEAST_STD, _MAX_PIXEL = 1e-12, 1e30
 
 # Limits of the arguments of a network, whose layers are built one by one.
-_MAX_ARGUMENT, _MAX_ARGUMENTS = 8192, 32
+_MAX_ARGUMENT, _MAX_ARGUMENTS, _MAX_TEXT, _MAX_LEVELS = 8192, 32, 200, 2
 
 # Arguments with which timm would read weights from another file or from the internet.
 _FORBIDDEN = ("pretrained", "checkpoint", "cache_dir")
@@ -52,24 +52,25 @@ def _check_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{name:.40}: is not an argument of a network")
         if not _is_argument(value):
             raise ValueError(
-                f"{name:.40}: must be a number up to {_MAX_ARGUMENT}, a short text, or a few such "
-                "values"
+                f"{name:.40}: must be a number up to {_MAX_ARGUMENT}, a text up to {_MAX_TEXT} "
+                f"characters, or up to {_MAX_ARGUMENTS} of them or of lists of them"
             )
     return arguments
 
 
-def _is_argument(value: Any) -> bool:
-    """Whether a value is a scalar in range, or a short list or mapping of such."""
+def _is_argument(value: Any, levels: int = _MAX_LEVELS) -> bool:
+    """Whether a value is a scalar in range, or a short list or mapping of such or of lists."""
     several = list(value.values()) if isinstance(value, dict) else value
     if isinstance(several, list | tuple):
-        return len(several) <= _MAX_ARGUMENTS and all(map(_is_scalar, several))
+        fits = levels > 0 and len(several) <= _MAX_ARGUMENTS
+        return fits and all(_is_argument(one, levels - 1) for one in several)
     return _is_scalar(value)
 
 
 def _is_scalar(value: Any) -> bool:
     if isinstance(value, int | float):
         return abs(value) <= _MAX_ARGUMENT
-    return value is None or (isinstance(value, str) and len(value) <= 200)
+    return value is None or (isinstance(value, str) and len(value) <= _MAX_TEXT)
 
 
 # Further arguments of an architecture.
