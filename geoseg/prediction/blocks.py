@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geoseg.errors import MemoryLimitError, ModelFileError, one_line
+from geoseg.errors import GeosegError, MemoryLimitError
 from geoseg.geo.aoi import AOI
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import SceneInfo, limited_block_cache
 from geoseg.jobs.memory import release_memory, resident_bytes
 from geoseg.networks.device import choose_device, lacks_memory
 from geoseg.networks.model_file import load_model
+from geoseg.networks.models.building import NETWORK_ERRORS
 from geoseg.networks.models.sketch import least_tile_bytes
 from geoseg.prediction.batch_choice import (
     BatchChoice,
@@ -41,7 +42,7 @@ from geoseg.prediction.memory import (
     reading_bytes,
     strip_bytes,
 )
-from geoseg.prediction.predictor import Predictor
+from geoseg.prediction.predictor import Predictor, tile_error
 from geoseg.prediction.stitching import Stitcher, TileBlock
 from geoseg.prediction.strip_writer import StripWriter
 
@@ -285,15 +286,15 @@ def _predict_batch(predictor: Predictor, data: np.ndarray, valid: np.ndarray) ->
     Raises:
         BatchMemoryError: If it does not fit into memory. It is not predicted in parts, because
             the bytes would differ from those of other blocks.
+        ModelFileError: If the network cannot compute a tile.
     """
     try:
         return predictor.predict(predictor.send(data), predictor.send(valid))
-    except RuntimeError as error:
+    except GeosegError:
+        raise
+    except NETWORK_ERRORS as error:
         if not lacks_memory(error):
-            raise ModelFileError(
-                f"the network of the model cannot compute a tile ({one_line(error)}); retrain it, "
-                "or try --device cpu"
-            ) from error
+            raise tile_error(error, predictor.device) from error
         raise BatchMemoryError(f"a batch of {len(data)} tiles does not fit into memory") from error
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from geoseg.errors import ModelFileError, one_line
 from geoseg.networks.device import choose_device
 from geoseg.networks.model_file import ModelSpec
 from geoseg.networks.models import load_network
@@ -167,6 +168,20 @@ class Predictor:
         assert total is not None
         count = len(self.networks) * len(self.views)
         return total if count == 1 else total.div_(count)
+
+
+def tile_error(error: Exception, device: torch.device) -> ModelFileError:
+    """Return the error for a network that cannot compute a tile.
+
+    Args:
+        error: What the network raised.
+        device: Device on which it computed.
+    """
+    reason = one_line(error) or type(error).__name__
+    elsewhere = "" if device.type == "cpu" else ", or try --device cpu"
+    return ModelFileError(
+        f"the network of the model cannot compute a tile ({reason}); retrain it{elsewhere}"
+    )
 
 
 def _predict_view(network: Network, image: Tensor, turns: int, mirrored: bool) -> Tensor:

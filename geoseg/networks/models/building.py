@@ -18,7 +18,8 @@ from geoseg.networks.models.encoder_weights import load_encoder_weights
 from geoseg.networks.models.encoders import EncoderFactory, check_encoder
 from geoseg.networks.models.registry import find_builder
 
-_BUILD_ERRORS = (
+# What networks raise, while they are built and while they compute, if something does not fit them.
+NETWORK_ERRORS = (
     *(TypeError, ValueError, LookupError, AttributeError),
     *(RuntimeError, ArithmeticError, AssertionError, MemoryError),
 )
@@ -118,7 +119,7 @@ def _build(
     builder = find_builder(arch)
     try:
         return builder(source, outputs, **options)
-    except _BUILD_ERRORS as error:
+    except NETWORK_ERRORS as error:
         # Options come from the user as they are, so any of these can be their fault.
         raise ConfigError(
             f"cannot build {name}: {_one_line(error)}; change model.encoder or model.options "

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from geoseg.errors import GeosegError, ModelFileError
 from geoseg.networks.model_file import ModelSpec
-from geoseg.networks.models.building import build_model
+from geoseg.networks.models.building import NETWORK_ERRORS, build_model
 
 _FLOAT_BYTES = 4
 
@@ -40,7 +40,7 @@ def _sketch(
                 arch, encoder, bands=bands, outputs=outputs, options=json.loads(options)
             )
     except GeosegError:
-        # Some networks of older versions of timm read values of tensors while they are built.
+        # Some networks, such as those on mit_b0, read values of tensors while they are built.
         return None
     return network.eval()
 
@@ -95,13 +95,15 @@ def _measure(network: nn.Module, image: int, side: int) -> int:
 
     def note(_: nn.Module, given: tuple[Any, ...], made: Any) -> None:
         nonlocal most
-        most = max(most, sum(part.numel() for part in (*given, made) if isinstance(part, Tensor)))
+        # Some modules compute in place, and return what they were given.
+        parts = {id(part): part.numel() for part in (*given, made) if isinstance(part, Tensor)}
+        most = max(most, sum(parts.values()))
 
     hooks = [module.register_forward_hook(note) for module in network.modules()]
     try:
         with torch.no_grad():
             network(torch.empty(1, image // side**2, side, side, device="meta"))
-    except (RuntimeError, ValueError, TypeError):
+    except NETWORK_ERRORS:
         # Some networks read values of tensors; a layer that cannot compute fails later.
         pass
     finally:
