@@ -946,6 +946,18 @@ def test_a_tile_file_that_is_larger_than_it_should_be(valid, tmp_path):
         read_all(tiles)
 
 
+def test_a_tile_file_with_one_band(valid, tmp_path):
+    tiles = copy_tiles(valid, tmp_path)
+    first = sorted((tiles / "images").iterdir())[0]
+    with rasterio.open(first) as source:
+        profile = source.profile | {"count": 1, "height": 16, "photometric": None}
+    first.unlink()
+    with rasterio.open(first, "w", **profile):
+        pass
+    with pytest.raises(EmptyDatasetError, match="has 1 band of uint8 in 16 x 32 pixels, but .* 3 bands of"):
+        read_all(tiles)
+
+
 def test_blocks_of_gigabytes(valid, tmp_path):
     path = tmp_path / "blocks.tif"
     with rasterio.open(valid.scene) as source:

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from geoseg.data.labels import FootprintLabels
 from geoseg.data.tiles import TilesInfo, load_tiles_info, read_tile_footprints, read_tiles
-from geoseg.errors import EmptyDatasetError
+from geoseg.errors import EmptyDatasetError, counted
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import Scene, read_info
 from geoseg.geo.vector import to_crs_near
@@ -123,10 +123,11 @@ class TileDataset(Dataset[Sample]):
         found = len(raster.info.bands), raster.info.dtype, raster.grid.shape
         side = self.info.size
         if found != (bands, dtype, (side, side)):
+            height, width = raster.grid.shape
             raise EmptyDatasetError(
-                f"{raster.info.path}: has {found[0]} bands of {found[1]} in {found[2][0]} x "
-                f"{found[2][1]} pixels, but tiles.json says {bands} of {dtype} in {side} x {side}; "
-                "tile the scenes again"
+                f"{raster.info.path}: has {counted(found[0], 'band')} of {found[1]} in {height} x "
+                f"{width} pixels, but tiles.json says {counted(bands, 'band')} of {dtype} in "
+                f"{side} x {side}; tile the scenes again"
             )
 
     def _burn_separation(self, index: int, grid: Grid, sigma_px: float) -> np.ndarray:
