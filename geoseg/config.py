@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 # Where label values are found in a configuration.
 _LABEL_VALUES = ("tile", "classes", "values")
 
+# Settings by the names of their options, where these are not similar.
+_OTHER_NAMES: dict[tuple[int | str, ...], str] = {("vectorize", "threshold"): "vectorize.body"}
+
 # Limits of a configuration: a short file of nested aliases could expand to gigabytes.
 _MAX_DEPTH, _MAX_NODES = 30, 100_000
 
@@ -321,6 +324,8 @@ def _did_you_mean(location: tuple[int | str, ...]) -> str:
     choices = list(model.model_fields)
     key = str(location[-1])
     near = difflib.get_close_matches(key, choices, n=1)
+    if location in _OTHER_NAMES:
+        near = [_OTHER_NAMES[location]]
     if len(location) == 1:  # a setting without its section, perhaps
         sections = ((name, field.annotation) for name, field in Config.model_fields.items())
         owners = [name for name, kind in sections if key in getattr(kind, "model_fields", ())]

@@ -383,11 +383,32 @@ BAD = {
     ),
     "small tiles": (
         "tile {scene} --labels {truth} --size 10 --seed 3 -o {new}",
-        "tile.size: input should be greater than or equal to 32 (given: size 10)\n",
+        "--size: input should be greater than or equal to 32 (given: --size 10)\n",
+    ),
+    "percent": (
+        "vectorize {prob} -o {new}.gpkg --threshold 60",
+        "--threshold: input should be less than 1 (given: --threshold 60.0); shares are from 0 to "
+        "1, not percent: --threshold 0.6\n",
+    ),
+    "confidence in percent": (
+        "vectorize {prob} -o {new}.gpkg --min-confidence 80",
+        "; shares are from 0 to 1, not percent: --min-confidence 0.8\n",
+    ),
+    "shares in percent": (
+        "tile {scene} --labels {truth} --fractions 70,15,15 -o {new}",
+        "(given: --fractions 70,15,15); shares are from 0 to 1, not percent: --fractions 0.7,0.15,",
+    ),
+    "unreachable": (
+        "vectorize {prob} -o {new}.gpkg --threshold 600",
+        "--threshold: input should be less than 1 (given: --threshold 600.0)\n",
+    ),
+    "name of the option": (
+        "predict {scene} -o {new} --set vectorize.threshold=0.6",
+        "vectorize.threshold: no such key; did you mean vectorize.body? the keys are",
     ),
     "sum of shares": (
         "tile {scene} --labels {truth} --fractions 0.5,0.3,0.3 -o {new}",
-        "train must be above 0 (given: fractions 0.5,0.3,0.3)",
+        "train must be above 0 (given: --fractions 0.5,0.3,0.3)\n",
     ),
     "overlap": ("tile {scene} --labels {truth} --overlap 200 -o {new}", "at most half"),
     "band": ("tile {scene} --labels {truth} --bands 7 -o {new}", "has no band 7"),

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from geoseg.errors import ConfigError, WorkerLostError
 from geoseg.geo.grid import Grid
-from geoseg.geo.raster import CLASSES_TAG, describe_classes, write_array
+from geoseg.geo.raster import CLASSES_TAG, describe_classes, make_prob_tags, write_array
 from geoseg.jobs.workers import Failure, Workers
 from geoseg.options import Thresholds
 from geoseg.vectorization.block_layout import BlockLayout, check_window, choose_layout
@@ -34,7 +34,7 @@ def write_blobs(path, bands=("building", "border"), tags=None, seed=5):
 @pytest.fixture(params=["buildings", "classes"])
 def prob(request, tmp_path):
     if request.param == "buildings":
-        return write_blobs(tmp_path / "prob.tif")
+        return write_blobs(tmp_path / "prob.tif", tags=make_prob_tags(Thresholds()))
     names = ("ground", "field", "water")
     tags = {CLASSES_TAG: describe_classes(names, "ground")}
     return write_blobs(tmp_path / "prob.tif", names, tags)

@@ -20,6 +20,12 @@ _STEPS = ("tile", "predict", "vectorize", "evaluate")
 # Options whose setting has another name.
 _SETTING_OF = {"threshold": "vectorize.body", "gsd": "tile.gsd_m", "split": "vectorize.split_m"}
 
+_OPTION_OF = {setting: name for name, setting in _SETTING_OF.items()} | {
+    "tile.assume_gsd_m": "assume-gsd",
+    "predict.assume_gsd_m": "assume-gsd",
+    "predict.floats": "float",
+}
+
 _EXPLAINED = {
     ("predict", "--gsd"): "scenes are resampled to the pixel size of the model; for a scene "
     "without georeferencing give --assume-gsd",
@@ -75,6 +81,16 @@ def suggest_setting(verb: str, name: str, value: str = "VALUE") -> str:
         if key in used:
             return f"did you mean --set {key}={value}?"
     return f"{found[0]} is a setting of geoseg {_owner(found[0])}" if found else ""
+
+
+def option_of(setting: str) -> str:
+    """Return the option that sets a setting, as it is typed.
+
+    Args:
+        setting: Dotted name of a setting that has an option.
+    """
+    default = setting.rpartition(".")[2].replace("_", "-")
+    return f"--{_OPTION_OF.get(setting, default)}"
 
 
 def suggest_for_word(verb: str, word: str) -> str:

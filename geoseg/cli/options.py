@@ -8,12 +8,16 @@ from typing import Any, TypeVar
 
 import click
 
-from geoseg.cli.hints import suggest_for_word
+from geoseg.cli.hints import option_of, suggest_for_word
 from geoseg.cli.sections import check_overrides
 from geoseg.config import Config, load_config
 from geoseg.errors import ConfigError, DataError
 from geoseg.geo.paths import is_missing, no_such_file
 from geoseg.jobs.workers import DEFAULT_MEMORY_GB, Workers
+
+# Settings that are shares of 1, which users may give in percent.
+_SHARES = ("vectorize.body", "vectorize.min_confidence", "tile.fractions")
+_PERCENT = 100
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -92,9 +96,30 @@ def _replace(settings: Config, section: str, values: dict[str, Any]) -> Config:
         message = message[0].lower() + message[1:]
         if first["loc"]:  # one option is wrong, not several together
             values = {name: value for name, value in values.items() if name == first["loc"][0]}
-        given = ", ".join(f"{name} {_plain(value)}" for name, value in values.items())
-        raise ConfigError(f"{key}: {message} (given: {given})") from error
+            key = option_of(f"{section}.{first['loc'][0]}")
+        given = ", ".join(_as_typed(section, *item) for item in values.items())
+        hint = "".join(_suggest_shares(section, *item) for item in values.items())
+        raise ConfigError(f"{key}: {message} (given: {given}){hint}") from error
     return settings.model_copy(update={section: changed})
+
+
+def _as_typed(section: str, name: str, value: Any) -> str:
+    return f"{option_of(f'{section}.{name}')} {_plain(value)}"
+
+
+def _suggest_shares(section: str, name: str, value: Any) -> str:
+    """Suggest shares of 1 for percent; empty for settings that are no shares, and other values."""
+    if f"{section}.{name}" not in _SHARES:
+        return ""
+    try:
+        percent = [float(part) for part in (value if isinstance(value, tuple) else (value,))]
+    except ValueError:
+        return ""
+    whole = sum(percent) == _PERCENT if isinstance(value, tuple) else 1 < percent[0] <= _PERCENT
+    if not whole or min(percent) < 0:
+        return ""
+    shares = ",".join(f"{part / _PERCENT:g}" for part in percent)
+    return f"; shares are from 0 to 1, not percent: {option_of(f'{section}.{name}')} {shares}"
 
 
 def _plain(value: Any) -> str:
