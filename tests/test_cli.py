@@ -271,7 +271,7 @@ def test_a_dry_run_writes_nothing(work, tmp_path):
      (["--max-memory", "²GB"], "give a size"),
      (["--max-memory", "1e-9GB"], "give a size"),
      (["--max-memory", "0.01GB"], "--max-memory 0.01GB: is too little"),
-     (["--batch-size", "1000000000"], "predict.batch_size: "),
+     (["--batch-size", "1000000000"], "--batch-size: "),
      (["--bands", "²,1,2"], "no band"),
      (["--aoi", ""], "an argument is empty")],
 )  # fmt: skip

@@ -149,6 +149,21 @@ def test_foreign_files_at_any_depth_survive(tmp_path, name):
     assert (tmp_path / "tiles" / "tiles.json").read_text() == "old"
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("mask.qml", "the style mask.qml was changed by another program and is kept from being over"),
+     ("other.qml", "contains other.qml, which is not part of this output")],
+)  # fmt: skip
+def test_a_style_that_a_user_changed_is_kept_and_called_so(tmp_path, name, reason):
+    with folder_output(tmp_path / "out") as work:
+        write(work.result, "old")
+        (work.result / "mask.qml").write_text(f"<!-- {STYLE_MARK} -->")
+    (tmp_path / "out" / name).write_text("<qgis/>")
+    with pytest.raises(OutputExistsError, match=f"out: {reason}"):
+        check_output(tmp_path / "out", overwrite=True, inputs=(), is_file=False)
+    assert (tmp_path / "out" / name).read_text() == "<qgis/>"
+
+
 def test_a_foreign_file_that_appears_during_the_job_survives(tmp_path):
     make(tmp_path / "tiles")
     photo = tmp_path / "tiles" / "photo.jpg"

@@ -99,6 +99,11 @@ def find_foreign_file(folder: Path) -> Path | None:
     return next((path for path in _walk(folder) if path not in ours), None)
 
 
+def is_recorded(folder: Path, file: Path) -> bool:
+    """Whether a manifest records a file; if it is foreign all the same, somebody has changed it."""
+    return file in _list_recorded(folder)[0]
+
+
 def remove_recorded_files(folder: Path, *, keep: Iterable[Path] = ()) -> None:
     """Remove the files that geoseg wrote, and the folders that are empty afterwards.
 

@@ -47,6 +47,7 @@ from geoseg.jobs.lock import is_locked, lock_output
 from geoseg.jobs.manifest import (
     MANIFEST_NAME,
     find_foreign_file,
+    is_recorded,
     list_lock_files,
     remove_recorded_files,
     write_manifest,
@@ -360,6 +361,11 @@ def _check_movable(path: Path) -> None:
 def _check_replaceable(path: Path) -> None:
     """Check that replacing a folder removes nothing but geoseg's own files."""
     foreign = find_foreign_file(path)
+    if foreign and is_recorded(path, foreign):
+        raise OutputExistsError(
+            f"{path}: the style {foreign.relative_to(path)} was changed by another program and is "
+            "kept from being overwritten; move it away or delete it, and run the same command again"
+        )
     if foreign:
         raise OutputExistsError(
             f"{path}: contains {foreign.relative_to(path)}, which is not part of this output; move "
