@@ -482,6 +482,16 @@ def test_a_mask_beyond_180_is_in_the_training_area(tmp_path, caplog):
     assert "100% of the area is inside the training" in caplog.text
 
 
+def test_a_score_of_another_place_gets_no_warning_of_training(tmp_path, files, caplog):
+    footprints = with_training_area(tmp_path / "out", -500, -500, 500, 500)
+    truth = gpd.read_file(files[1])
+    truth.geometry = truth.translate(0, 150)
+    truth.to_file(tmp_path / "other.gpkg")
+    assert evaluate(footprints, tmp_path / "other.gpkg").f1 == 0
+    assert "are outside the extent of the footprints" in caplog.text
+    assert "training" not in caplog.text
+
+
 # SpaceNet CSV
 
 

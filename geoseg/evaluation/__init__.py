@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 import geopandas as gpd
+import shapely
 
 from geoseg.errors import ConfigError, GridMismatchError
 from geoseg.evaluation.mask_scores import ClassReport, evaluate_mask, format_classes
@@ -88,7 +89,8 @@ def evaluate_footprints(
                 "cut_footprints": int(area.cuts(pred.loc[evaluation.pred.index]).sum()),
                 "cut_truth": int(area.cuts(true.loc[evaluation.truth.index]).sum()),
             }
-        warn_of_training_buildings(footprints, evaluation.truth)
+        if _overlap(evaluation):
+            warn_of_training_buildings(footprints, evaluation.truth)
         fields |= {"aoi": aoi and str(aoi), "where": where, "min_area_m2": float(min_area_m2 or 0)}
         layers = build_report_layers(evaluation, crs)
     report = Report(**fields, footprints=str(footprints), truth=str(truth), threshold=threshold)
@@ -123,6 +125,14 @@ def _check_compared(
             "was labelled",
             *(truth, where, footprints, len(evaluation.pred)),
         )
+
+
+def _overlap(evaluation: Evaluation) -> bool:
+    """Whether a true building is where the footprints are, so that a score says something."""
+    if evaluation.pred.empty:
+        return False
+    extent = shapely.box(*evaluation.pred.total_bounds)
+    return bool(evaluation.truth.intersects(extent).any())
 
 
 def _check_options(threshold: float, min_area_m2: float | None) -> None:
