@@ -412,7 +412,11 @@ BAD = {
     ),
     "overlap": ("tile {scene} --labels {truth} --overlap 200 -o {new}", "at most half"),
     "band": ("tile {scene} --labels {truth} --bands 7 -o {new}", "has no band 7"),
-    "no tiles": ("train {tmp}/rgbn -o {new}", "has no tiles.json"),
+    "no tiles": (
+        "train {tmp}/rgbn -o {new}",
+        "rgbn: is not a tiles folder, since it has no tiles.json; give one that geoseg tile made\n",
+    ),
+    "no folder": ("train {tmp}/nosuch -o {new}", "nosuch: no such folder; check the path"),
     "arch": ("train {tiles} -o {new} --set model.arch=nonet", "choose from deepglobe, deeplabv2"),
     "arch dry": (
         "train {tiles} -o {new} --dry-run --set model.arch=nonet",

@@ -153,10 +153,14 @@ def load_tiles_info(folder: str | Path) -> TilesInfo:
     path = Path(folder) / "tiles.json"
     if Path(folder).is_file():
         raise EmptyDatasetError(f"{folder}: is a file; give the folder that geoseg tile made")
+    if not Path(folder).is_dir():
+        raise EmptyDatasetError(
+            f"{folder}: no such folder; check the path, or make tiles with geoseg tile"
+        )
     if not path.is_file():
         raise EmptyDatasetError(
-            f"{folder}: has no tiles.json; make the folder with geoseg tile SCENE --labels "
-            f"FOOTPRINTS -o {folder}"
+            f"{folder}: is not a tiles folder, since it has no tiles.json; give one that geoseg "
+            "tile made"
         )
     try:
         return TilesInfo.model_validate_json(read_text(path))
