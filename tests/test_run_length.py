@@ -19,8 +19,8 @@ def rows(*scores, steps=100):
 def test_a_run_of_few_steps_says_so():
     found = describe_short_run(rows(0.1, steps=31), TrainOptions(epochs=1), minutes=0.3)
     assert found == (
-        "this run was too short: 31 steps are few, some hundred are usual; continue it with "
-        "--resume --set train.epochs=20"
+        "this run was too short: 31 steps are few, some hundred are usual (ten minutes or more); "
+        "continue it with --resume --set train.epochs=20"
     )
 
 
@@ -29,11 +29,23 @@ def test_a_run_whose_score_was_rising_says_so():
     found = describe_short_run(rising, TrainOptions(max_minutes=5), minutes=5.2)
     assert found == (
         "the validation score was still rising, from 0.30 to 0.40, so a longer run may be better; "
-        "continue it with --resume --set train.max_minutes=11"
+        "continue it with --resume --set train.max_minutes=10"
     )
     both = describe_short_run(rows(0.1, 0.2, 0.3, steps=9), TrainOptions(patience=2), minutes=5)
-    assert "27 steps are few, some hundred are usual, and the validation score was still" in both
+    assert "27 steps are few, some hundred are usual (ten minutes or more), and the" in both
     assert both.endswith(" --set train.patience=45")
+
+
+@pytest.mark.parametrize(
+    ("minutes", "steps", "longer"),
+    [(3, 3, 30), (0.2, 1, 10), (20, 4, 60), (7, 150, 30), (90, 100, 180)],
+)
+def test_minutes_are_suggested_with_measure(minutes, steps, longer):
+    """A busy machine makes few steps: extrapolated, 3 steps in 3 minutes would be 600 minutes."""
+    options = TrainOptions(max_minutes=minutes)
+    found = describe_short_run(rows(0.1, steps=steps), options, minutes=minutes + 0.1)
+    assert found.endswith(f"(ten minutes or more); continue it with --resume --set "
+                          f"train.max_minutes={longer}")  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,10 @@ from geoseg.options import TrainOptions
 _FEW_STEPS = 200
 _USUAL_STEPS = 600
 
+# The speed of a short run says little, since other work may have slowed it down: minutes are
+# multiplied by this at most, to this many unless the run was long already, and rounded up.
+_MOST_TIMES, _MOST_MINUTES, _ROUND_MINUTES = 10, 60, 10
+
 # A score that rises by more than this in the last third of the steps is not only noise, by which
 # scores of some hundred buildings change by up to about 0.05.
 _RISE = 0.08
@@ -37,6 +41,7 @@ def describe_short_run(
     rising = "the validation score was still rising, from {:.2f} to {:.2f}".format(*rise or (0, 0))
     if steps < _FEW_STEPS:
         what = f"this run was too short: {steps} steps are few, some hundred are usual"
+        what += " (ten minutes or more)"
         what += f", and {rising}" if rise else ""
     elif rise:
         what = f"{rising}, so a longer run may be better"
@@ -64,5 +69,11 @@ def _longer(
     if epochs >= options.epochs:
         return f"--set train.epochs={math.ceil(epochs * factor)}"
     if options.max_minutes is not None and minutes >= options.max_minutes:
-        return f"--set train.max_minutes={math.ceil(minutes * factor)}"
+        return f"--set train.max_minutes={_longer_minutes(options.max_minutes, factor)}"
     return f"--set train.patience={math.ceil((options.patience or epochs) * factor)}"
+
+
+def _longer_minutes(minutes: float, factor: float) -> int:
+    longest = max(_MOST_MINUTES, 2 * minutes)
+    wanted = min(minutes * min(factor, _MOST_TIMES), longest)
+    return math.ceil(wanted / _ROUND_MINUTES) * _ROUND_MINUTES
