@@ -759,8 +759,10 @@ def test_a_scene_too_small_for_its_blocks(make_scene, tmp_path):
 
 
 def test_a_folder_that_is_not_a_tiles_folder(make_scene, tmp_path):
-    with pytest.raises(EmptyDatasetError, match=r"has no tiles\.json; make the folder with"):
+    with pytest.raises(EmptyDatasetError, match=r"has no tiles\.json; give one that geoseg"):
         load_tiles_info(tmp_path)
+    with pytest.raises(EmptyDatasetError, match="absent: no such folder"):
+        load_tiles_info(tmp_path / "absent")
     made = make_scene()
     cut(made.path, made.labels, tmp_path / "tiles")
     path = tmp_path / "tiles" / "tiles.json"
