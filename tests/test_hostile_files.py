@@ -954,9 +954,8 @@ def test_a_tile_file_with_one_band(valid, tmp_path):
     first.unlink()
     with rasterio.open(first, "w", **profile):
         pass
-    with pytest.raises(
-        EmptyDatasetError, match=r"has 1 band of uint8 in 16 x 32 pixels, but .* 3 bands of"
-    ):
+    message = "has 1 band of uint8 in 16 x 32 pixels, but tiles.json says 3 bands of uint8"
+    with pytest.raises(EmptyDatasetError, match=message):
         read_all(tiles)
 
 
