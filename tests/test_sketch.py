@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 import geoseg.networks.models.sketch as sketch
-from geoseg.errors import ConfigError, ModelFileError
+from geoseg.detection.detector import BoxPredictor
+from geoseg.errors import ConfigError, InputShapeError, ModelFileError
 from geoseg.networks.model_file import ModelSpec
+from geoseg.networks.models import build_model
 from geoseg.prediction.batch_choice import BatchMemoryError
 from geoseg.prediction.blocks import predict_batches
 from geoseg.prediction.predictor import tile_error
@@ -29,6 +31,28 @@ def test_a_network_that_asserts_the_size_of_its_images():
     spec = spec_of("smp-unet", "tu-swin_tiny_patch4_window7_224")
     assert sketch.sketch_network(spec) is not None
     assert sketch.least_tile_bytes(spec, 128) == IMAGE
+
+
+def test_training_refuses_tiles_that_a_network_does_not_accept():
+    message = r"tiles of 128 pixels do not fit this network \(Input height \(128\) doesn't match"
+    with pytest.raises(InputShapeError, match=message):
+        sketch.check_side(spec_of("smp-unet", "tu-swin_tiny_patch4_window7_224"), 128)
+    sketch.check_side(spec_of("smp-unet", "tu-swin_tiny_patch4_window7_224"), 224)
+    sketch.check_side(spec_of("smp-unet", "mit_b0"), 128)
+    sketch.check_side(spec_of("unet"), 130)
+
+
+def test_a_network_of_boxes_that_cannot_compute_a_tile():
+    spec = spec_of("retinanet", "resnet18").model_copy(update={"outputs": ("building",)})
+    network = build_model(spec.arch, spec.encoder, bands=spec.bands, outputs=1)
+    predictor = BoxPredictor(spec, network.state_dict(), "cpu")
+
+    def fail(_):
+        raise AssertionError("Input height (4)")
+
+    predictor.network.forward = fail
+    with pytest.raises(ModelFileError, match=r"a tile \(Input height \(4\)\); retrain it$"):
+        predictor(np.zeros((1, 3, 4, 6), np.uint8), np.ones((1, 4, 6), bool))
 
 
 def test_a_network_that_reads_values_while_it_is_built():

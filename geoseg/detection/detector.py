@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from geoseg.detection.box_arrays import LEAST_VISIBLE, Boxes, valid_shares
-from geoseg.networks.device import choose_device, computes_bf16
+from geoseg.networks.device import choose_device, computes_bf16, lacks_memory
 from geoseg.networks.model_file import ModelSpec
 from geoseg.networks.models import load_network
+from geoseg.networks.models.building import NETWORK_ERRORS
 from geoseg.networks.models.retinanet import RetinaNet
 from geoseg.networks.models.sketch import check_tile_memory
 from geoseg.networks.normalization import normalise
 from geoseg.options import PredictOptions
+from geoseg.prediction.predictor import tile_error
 from geoseg.prediction.strip_writer import check_probabilities
 
 # Boxes of lower scores are discarded before non-maximum suppression (arXiv 1708.02002).
@@ -66,10 +68,19 @@ class BoxPredictor:
         mask = torch.from_numpy(valid[:, None]).to(self.device)
         image = normalise(image, mask, self._mean, self._std)
         image = image.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=computes_bf16(self.device)):
-            outputs = self.network(image)
+        outputs = self._compute(image)
         check_probabilities(sum(float(part.sum()) for part in outputs))
         return detect_boxes(self.network, outputs, mask, min_score=self.min_score, iou=self.iou)
+
+    def _compute(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        enabled = computes_bf16(self.device)
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=enabled):
+                return cast(tuple[Tensor, Tensor], self.network(image))
+        except NETWORK_ERRORS as error:
+            if lacks_memory(error):
+                raise
+            raise tile_error(error, self.device) from error
 
 
 def detect_boxes(

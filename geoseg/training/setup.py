@@ -16,6 +16,7 @@ from geoseg.networks.architectures import resolve_architecture, task_of
 from geoseg.networks.device import choose_device
 from geoseg.networks.model_file import ModelSpec
 from geoseg.networks.models import build_model, check_tile_size, choose_encoder
+from geoseg.networks.models.sketch import check_side
 from geoseg.options import ModelOptions, TrainOptions
 from geoseg.training.batch_size import find_batch_size
 from geoseg.training.dataset import Sample, TileDataset
@@ -78,8 +79,10 @@ def prepare(
     train_set, val_set = recipe.datasets(tiles, options)
     device = choose_device(options.device)
     check_processes(options, len(val_set), device)
-    L.seed_everything(options.seed, verbose=False)
     spec = _describe(train_set.info, model, recipe)
+    # Before the seed, because building a sketch may draw random numbers.
+    check_side(spec, spec.size)
+    L.seed_everything(options.seed, verbose=False)
     network = build_model(
         spec.arch,
         spec.encoder,

@@ -15,7 +15,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from geoseg.errors import GeosegError, ModelFileError
+from geoseg.errors import GeosegError, InputShapeError, ModelFileError, one_line
 from geoseg.networks.model_file import ModelSpec
 from geoseg.networks.models.building import NETWORK_ERRORS, build_model
 
@@ -57,6 +57,31 @@ def check_shapes(spec: ModelSpec, weights: Mapping[str, Tensor], network: nn.Mod
             f"the weights do not fit {spec.arch} on {spec.encoder}; the file is damaged or was "
             "written by another version of geoseg"
         )
+
+
+def check_side(spec: ModelSpec, side: int) -> None:
+    """Check that a network does not insist on images of another size.
+
+    Args:
+        spec: Header of the model.
+        side: Side of the image that the network gets.
+
+    Raises:
+        InputShapeError: If it does.
+    """
+    network = sketch_network(spec)
+    if network is None:
+        return
+    try:
+        _compute(network, len(spec.bands), side)
+    except AssertionError as error:
+        raise InputShapeError(
+            f"tiles of {side} pixels do not fit this network ({one_line(error)}); choose another "
+            "model.encoder, or cut them again with geoseg tile --size"
+        ) from error
+    except NETWORK_ERRORS:
+        # Some networks read values of tensors, which a sketch does not have.
+        return
 
 
 def check_tile_memory(spec: ModelSpec, side: int) -> None:
@@ -101,8 +126,7 @@ def _measure(network: nn.Module, image: int, side: int) -> int:
 
     hooks = [module.register_forward_hook(note) for module in network.modules()]
     try:
-        with torch.no_grad():
-            network(torch.empty(1, image // side**2, side, side, device="meta"))
+        _compute(network, image // side**2, side)
     except NETWORK_ERRORS:
         # Some networks read values of tensors; a layer that cannot compute fails later.
         pass
@@ -110,3 +134,8 @@ def _measure(network: nn.Module, image: int, side: int) -> int:
         for hook in hooks:
             hook.remove()
     return most
+
+
+def _compute(network: nn.Module, bands: int, side: int) -> None:
+    with torch.no_grad():
+        network(torch.empty(1, bands, side, side, device="meta"))
