@@ -395,7 +395,7 @@ def test_a_style_of_somebody_else_is_kept(town, model, tmp_path, caplog):
     predict(scene, tmp_path / "out", model=model)
     predict(scene, tmp_path / "out", model=model, overwrite=True)
     (tmp_path / "out" / "mask.qml").write_text(mine)
-    with pytest.raises(OutputExistsError, match=r"contains mask\.qml, which is not part"):
+    with pytest.raises(OutputExistsError, match=r"the style mask\.qml was changed by another"):
         predict(scene, tmp_path / "out", model=model, overwrite=True)
     assert (tmp_path / "out" / "mask.qml").read_text() == mine
 

@@ -25,6 +25,7 @@ from geoseg.geo.crs import as_crs, transform_bounds
 from geoseg.geo.plain_names import readable_name
 from geoseg.geo.vector.layer_files import (
     INDEXED_SUFFIXES,
+    PARQUET_ERRORS,
     filter_error,
     gdal_name,
     is_empty_sequence,
@@ -105,10 +106,13 @@ def count_features(path: str | Path, *, layer: str | None = None, where: str | N
     layer = select_layer(path, layer)
     if where is not None:
         return _count_matching(path, layer, ogr_where(where))
-    if is_geoparquet(path):
-        return int(parquet.read_metadata(readable_name(path)).num_rows)
-    info = pyogrio.read_info(gdal_name(path), layer=layer, force_feature_count=True)
-    return int(info["features"])
+    try:
+        if is_geoparquet(path):
+            return int(parquet.read_metadata(readable_name(path)).num_rows)
+        info = pyogrio.read_info(gdal_name(path), layer=layer, force_feature_count=True)
+        return int(info["features"])
+    except (DataSourceError, DataLayerError, *PARQUET_ERRORS) as error:
+        raise not_vector_error(path, error) from error
 
 
 def _count_matching(path: str | Path, layer: str, where: str) -> int:
