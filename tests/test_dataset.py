@@ -132,7 +132,7 @@ def test_a_split_without_tiles_is_refused(make_scene, tmp_path):
 
 
 def test_a_folder_without_tiles_is_refused(tmp_path):
-    with pytest.raises(EmptyDatasetError, match="make the folder with geoseg tile"):
+    with pytest.raises(EmptyDatasetError, match="is not a tiles folder, since it has no tiles"):
         TileDataset(tmp_path, "train")
 
 
