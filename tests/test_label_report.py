@@ -36,7 +36,7 @@ from geoseg.data.label_report import (
 from geoseg.data.label_report.contact_sheet import trace_classes, trace_footprints
 from geoseg.data.label_report.edges import draw_outlines, fit_outlines, measure_edges
 from geoseg.data.label_report.findings import list_findings
-from geoseg.data.label_report.footprint_checks import count_overlaps
+from geoseg.data.label_report.footprint_checks import count_overlaps, geodesic_areas_m2
 from geoseg.data.label_report.label_shift import estimate_shift, find_peak, shift_in_metres
 from geoseg.data.label_report.sampling import choose_sheet_tiles, spread_tiles
 from geoseg.data.label_report.summary import format_percent
@@ -731,3 +731,12 @@ def test_labels_of_a_real_town_are_aligned(realdata, tmp_path):
     assert report.footprints.number == 1231
     assert report.shift.clear
     assert report.shift.length < 0.3
+
+
+def test_a_footprint_with_impossible_latitudes_has_no_area():
+    layer = gpd.GeoDataFrame(
+        geometry=[shapely.box(10, 95, 11, 120), shapely.box(10, 0, 10.01, 0.02)], crs=4326
+    )
+    beyond, real = geodesic_areas_m2(layer)
+    assert beyond == 0
+    assert real == pytest.approx(1113.2 * 2211.5, rel=1e-3)

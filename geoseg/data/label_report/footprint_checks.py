@@ -62,6 +62,7 @@ def geodesic_areas_m2(footprints: gpd.GeoDataFrame) -> np.ndarray:
     """Return areas in square metres (N,) of footprints, geodesic unless their CRS is local."""
     parts, owners = shapely.get_parts(footprints.geometry.to_numpy(), return_index=True)
     areas, _ = geodesic_measures(parts, footprints.crs or CRS.from_epsg(4326))
+    areas = np.where(np.isfinite(areas), areas, 0.0)  # damaged coordinates may have no area
     return np.bincount(owners, weights=areas, minlength=len(footprints))
 
 
