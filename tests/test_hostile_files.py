@@ -47,6 +47,7 @@ from geoseg.config import load_config
 from geoseg.data.tiles.tile_table import check_table
 from geoseg.errors import EmptyDatasetError, GeosegError, ModelFileError, VectorReadError
 from geoseg.geo.grid import Grid
+from geoseg.geo.raster import is_raster
 from geoseg.geo.vector import list_layers
 from geoseg.jobs.manifest import MANIFEST_NAME, find_foreign_file, read_manifest
 from geoseg.jobs.memory import resident_bytes
@@ -1029,3 +1030,12 @@ def test_an_archive_that_unpacks_to_far_more_than_it_weighs(valid, tmp_path, mon
         archive.writestr("a.geojson", b" " * 5_000_000)
     with pytest.raises(VectorReadError, match=r"1 files would unpack to 0\.005 GB from 0\.00"):
         list_layers(tmp_path / "a.zip")
+
+
+def test_a_message_of_gdal_that_is_no_text_is_a_refusal(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        b"\xff".decode("utf-8")
+
+    (tmp_path / "a.gpkg").write_bytes(b"")
+    monkeypatch.setattr(rasterio, "open", fail)
+    assert not is_raster(tmp_path / "a.gpkg")

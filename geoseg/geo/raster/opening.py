@@ -128,7 +128,10 @@ def _open(name: str) -> Any:
     with warnings.catch_warnings():
         # A raster without georeferencing is refused with a clearer message.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return rasterio.open(readable_name(name))
+        try:
+            return rasterio.open(readable_name(name))
+        except UnicodeDecodeError as error:  # GDAL quotes bytes of a damaged file in its message
+            raise RasterioIOError(f"{name}: is damaged") from error
 
 
 def is_raster(path: str | Path) -> bool:
