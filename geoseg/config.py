@@ -61,14 +61,15 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         ConfigError: With file and dotted key.
     """
     tree = _read(find_config(path)) if path is not None else {}
+    own = _architecture(tree)
     names = {key: str(path) for key in _leaves(tree)}
     for override in overrides:
         key, value = _parse_override(override)
         _assign(tree, key, value)
         names = {place: name for place, name in names.items() if not place.startswith(f"{key}.")}
         names[key] = "--set"
-    if path is not None:
-        _drop_options_of_other_architecture(tree, names, path)
+    if path is not None and own is not None:
+        _drop_options_of_other_architecture(tree, names, path, own)
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
@@ -221,7 +222,7 @@ def _assign(tree: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _drop_options_of_other_architecture(
-    tree: dict[str, Any], names: Mapping[str, str], path: str | Path
+    tree: dict[str, Any], names: Mapping[str, str], path: str | Path, own: str
 ) -> None:
     """Drop options that the file sets for its own architecture, if another one was chosen.
 
@@ -229,13 +230,10 @@ def _drop_options_of_other_architecture(
         tree: The settings, overrides included; changed in place.
         names: Where each setting was given: the file or `--set`.
         path: The file.
+        own: Architecture of the file, before it was overridden.
     """
-    filed = _read(find_config(path)).get("model") or {}
-    model = tree.get("model")
-    if not isinstance(filed, dict) or not isinstance(model, dict):
-        return  # refused later
-    own, arch = (str(part.get("arch", ModelOptions().arch)) for part in (filed, model))
-    if are_same(own, arch):
+    arch, model = _architecture(tree), tree.get("model")
+    if arch is None or not isinstance(model, dict) or are_same(own, arch):
         return
     options = model.get("options")
     options = options if isinstance(options, dict) else {}
@@ -258,6 +256,12 @@ def _drop_options_of_other_architecture(
             ", ".join(dropped),
             _list_options(arch),
         )
+
+
+def _architecture(tree: Mapping[str, Any]) -> str | None:
+    """Return the architecture that settings choose; None if their section is no mapping."""
+    model = tree.get("model") or {}
+    return str(model.get("arch", ModelOptions().arch)) if isinstance(model, dict) else None
 
 
 def _check_architecture_options(model: ModelOptions, names: Mapping[str, str]) -> None:

@@ -931,7 +931,7 @@ def test_two_tiles_of_one_id_and_many_in_one_place(valid):
     many = pd.concat([table.iloc[:1]] * 101, ignore_index=True)
     many["id"] = [str(number) for number in many.index]
     check_table(many.iloc[:100], 32, 32)
-    with pytest.raises(ValueError, match="too many tiles lie in one place"):
+    with pytest.raises(ValueError, match="too many tiles have one position"):
         check_table(many, 32, 32)
 
 

@@ -150,20 +150,14 @@ def test_the_same_nodata_windows_when_resampled(tmp_path):
     np.testing.assert_array_equal(part_valid, valid[30:67, 60:110])
 
 
-@pytest.mark.parametrize("excluded", [False, True])
-@pytest.mark.parametrize("kind", ["internal", "msk", "alpha"])
-@pytest.mark.parametrize("factor", [1, 2])
-def test_a_nodata_value_counts_beside_a_mask(tmp_path, kind, excluded, factor):
-    data = image()
-    data[:, 8:24, 8:40] = 0
-    mask = np.full((HEIGHT, WIDTH), 255, np.uint8)
-    if excluded:
-        mask[:, 52:] = 0
-    path, alpha = tmp_path / "scene.tif", kind == "alpha"
+def write_masked(folder, data, mask, kind):
+    """Write a scene with the nodata value 0 and a mask: internal, as `.msk`, or an alpha band."""
+    path, alpha = folder / "scene.tif", kind == "alpha"
+    _, height, width = data.shape
     with (
         rasterio.Env(GDAL_TIFF_INTERNAL_MASK=kind == "internal"),
         rasterio.open(
-            path, "w", driver="GTiff", height=HEIGHT, width=WIDTH, count=3 + alpha, dtype="uint8",
+            path, "w", driver="GTiff", height=height, width=width, count=3 + alpha, dtype="uint8",
             crs="EPSG:32633", transform=TRANSFORM, nodata=0,
         ) as sink,
     ):  # fmt: skip
@@ -173,6 +167,19 @@ def test_a_nodata_value_counts_beside_a_mask(tmp_path, kind, excluded, factor):
             sink.colorinterp = [*[ColorInterp.gray] * 3, ColorInterp.alpha]
         else:
             sink.write_mask(mask)
+    return path
+
+
+@pytest.mark.parametrize("excluded", [False, True])
+@pytest.mark.parametrize("kind", ["internal", "msk", "alpha"])
+@pytest.mark.parametrize("factor", [1, 2])
+def test_a_nodata_value_counts_beside_a_mask(tmp_path, kind, excluded, factor):
+    data = image()
+    data[:, 8:24, 8:40] = 0
+    mask = np.full((HEIGHT, WIDTH), 255, np.uint8)
+    if excluded:
+        mask[:, 52:] = 0
+    path = write_masked(tmp_path, data, mask, kind)
     assert path.with_suffix(".tif.msk").exists() == (kind == "msk")
     with Scene(path) as scene:
         grid = resampled(scene.grid, factor)
@@ -190,27 +197,14 @@ def test_a_nodata_value_counts_beside_a_mask(tmp_path, kind, excluded, factor):
 
 
 @pytest.mark.parametrize("factor", [1, 2])
-@pytest.mark.parametrize("kind", ["mask", "alpha"])
+@pytest.mark.parametrize("kind", ["internal", "alpha"])
 def test_a_thin_gap_in_a_mask_is_nodata_beside_a_nodata_value(tmp_path, kind, factor):
     height, width = 1024, 640
     data = np.random.default_rng(3).integers(20, 200, (3, height, width), dtype=np.uint8)
     mask = np.full((height, width), 255, np.uint8)
     mask[503:505] = 0  # between the rows of a mask that is reduced to 256 by nearest pixels
     data[:, 503:505] = 255
-    path, alpha = tmp_path / "scene.tif", kind == "alpha"
-    with (
-        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
-        rasterio.open(
-            path, "w", driver="GTiff", height=height, width=width, count=3 + alpha, dtype="uint8",
-            crs="EPSG:32633", transform=TRANSFORM, nodata=0,
-        ) as sink,
-    ):  # fmt: skip
-        sink.write(data, [1, 2, 3])
-        if alpha:
-            sink.write(mask, 4)
-            sink.colorinterp = [*[ColorInterp.gray] * 3, ColorInterp.alpha]
-        else:
-            sink.write_mask(mask)
+    path = write_masked(tmp_path, data, mask, kind)
     with Scene(path) as scene:
         grid = resampled(scene.grid, factor)
     with Scene(path, grid=grid) as scene:

@@ -174,7 +174,7 @@ def _needs_local_crs(crs: CRS, *layers: gpd.GeoDataFrame) -> bool:
 
 
 def _crosses_end_of_x(layer: gpd.GeoDataFrame, crs: CRS) -> bool:
-    """Return whether a layer is at both ends of a periodic CRS or goes on beyond one of them."""
+    """Return whether a layer is at both ends of a periodic CRS or continues beyond one of them."""
     period = x_period(crs)
     if period is None or layer.empty:
         return False

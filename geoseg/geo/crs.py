@@ -211,7 +211,7 @@ def _find_last_x(
 class ContinuousTransformer:
     """Transformer of points whose x does not jump from one end of a periodic CRS to the other.
 
-    A polygon from 179 to 181 degrees of longitude goes on beyond the right end of a cylindrical
+    A polygon from 179 to 181 degrees of longitude continues beyond the right end of a cylindrical
     projection. Between CRSs of which one is not periodic, points are transformed as PROJ does.
 
     Args:
@@ -299,7 +299,7 @@ def transform_bounds(
 
 
 def _outline_bounds(bounds: Box, bounds_crs: Any, crs: CRS, where: str | Path) -> Box | None:
-    """Return the bounds of a transformed box, whose right side may be beyond the end of x."""
+    """Return the bounds of a transformed box, whose right side may exceed the range of x."""
     transformer = ContinuousTransformer(bounds_crs, crs, where)
     left, bottom, right, top = bounds
     xs, ys = np.linspace(left, right, _SIDE_POINTS), np.linspace(bottom, top, _SIDE_POINTS)
@@ -320,7 +320,7 @@ def _outline_bounds(bounds: Box, bounds_crs: Any, crs: CRS, where: str | Path) -
 def _repeat(box: Box, period: XPeriod, extent: tuple[float, float] | None) -> tuple[Box, ...]:
     """Return the copies of bounds, moved by whole periods, that overlap an extent."""
     left, bottom, right, top = box
-    # Damaged coordinates may be anywhere; a layer may go on beyond the end of x on one side.
+    # Damaged coordinates may be anywhere; a layer may continue beyond the range of x on one side.
     ends = period.range[0] - period.size, period.range[1] + period.size
     low, high = np.clip(extent or period.range, *ends)
     first = math.ceil((low - right) / period.size - 1e-9)

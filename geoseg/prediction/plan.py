@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from geoseg.errors import GridMismatchError, counted
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import SceneInfo, check_is_image, mark_blank_areas, read_info
-from geoseg.geo.raster.description import describe_raster
+from geoseg.geo.raster.opening import open_raster
 from geoseg.geo.tiling import TileGrid
 from geoseg.networks.model_file import ModelSpec
 from geoseg.options import PredictOptions
@@ -137,8 +137,9 @@ def _unlike_bands(
             "list as many bands with --bands, in the order of the model"
         )
     has = f"{scene}: has {counted(len(bands), 'band')} ({', '.join(bands)}), {needed}"
-    # Alpha bands, which are data in some scenes, can be chosen, too.
-    if len(describe_raster(scene)["bands"]) < len(wanted):
+    with open_raster(scene) as source:
+        count = source.count  # alpha bands, which are data in some scenes, can be chosen, too
+    if count < len(wanted):
         return GridMismatchError(
             f"{has}, so the model cannot be used for it; train a model on scenes with these bands, "
             "or use a scene with those of the model"

@@ -111,4 +111,4 @@ def check_table(tiles: pd.DataFrame, size: int, stride: int) -> None:
         raise ValueError("two tiles have the same id")
     places = [tiles.scene, tiles.col_off // stride, tiles.row_off // stride]
     if len(tiles) and tiles.groupby(places, sort=False).size().max() > _MOST_IN_ONE_PLACE:
-        raise ValueError("too many tiles lie in one place")
+        raise ValueError("too many tiles have one position")

@@ -337,7 +337,7 @@ def _to_common_crs(records: list[dict[str, Any]], grids: list[Grid], crs: str) -
 def _reproject_tiles(
     tiles: gpd.GeoDataFrame, grids: list[Grid], crs: pyproj.CRS
 ) -> gpd.GeoDataFrame:
-    """Return tiles in a CRS; longitudes go on beyond 180 degrees as scenes do."""
+    """Return tiles in a CRS; longitudes continue beyond 180 degrees as scenes do."""
     parts = [
         to_crs_near(part, crs, grids[int(str(index))])
         for index, part in tiles.groupby("scene_index", sort=False)

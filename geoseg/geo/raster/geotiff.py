@@ -11,18 +11,22 @@ from typing import Any
 
 import numpy as np
 import rasterio
-from rasterio._err import CPLE_BaseError
-from rasterio.errors import RasterioError
 from rasterio.shutil import copy as gdal_copy
 
-from geoseg.errors import SceneReadError, one_line
 from geoseg.geo.grid import Grid
 from geoseg.geo.plain_names import readable_name, writable_name
+from geoseg.geo.raster.opening import as_read_errors
 from geoseg.jobs.files import LEAST_FREE, free_space, replace_file
 
 # Compression of results and of temporary files.
 _SMALL = {"compress": "deflate", "zlevel": 6}
 _QUICK = {"compress": "zstd", "zstd_level": 1}
+
+# What helps where a finished raster cannot be copied to its final name.
+_UNCOPIED = (
+    "check the disk, and if an interrupted job left this file, remove its folder and run the same "
+    "command again"
+)
 
 _RGB = ("red", "green", "blue")
 
@@ -127,18 +131,6 @@ def write_array(
             sink.write_mask(valid)
 
 
-@contextmanager
-def _converted_errors(source: str | Path) -> Iterator[None]:
-    """Raise errors of GDAL, some of which rasterio does not convert, as ours."""
-    try:
-        yield
-    except (RasterioError, CPLE_BaseError) as error:
-        raise SceneReadError(
-            f"{source}: cannot be copied ({one_line(error)}); check the disk, and if an "
-            "interrupted job left this file, remove its folder and run the same command again"
-        ) from error
-
-
 def write_cog(source: str | Path, path: str | Path, *, resampling: str) -> None:
     """Write a raster as a Cloud Optimized GeoTIFF with overviews.
 
@@ -149,7 +141,10 @@ def write_cog(source: str | Path, path: str | Path, *, resampling: str) -> None:
             for classes.
     """
     with replace_file(path) as partial:
-        with writable_name(partial) as name, _converted_errors(source):
+        with (
+            writable_name(partial) as name,
+            as_read_errors(source, action="copied", remedy=_UNCOPIED),
+        ):
             gdal_copy(
                 readable_name(source),
                 str(name),

@@ -54,15 +54,23 @@ def open_raster(path: str | Path) -> Any:
 
 
 @contextmanager
-def as_read_errors(path: str | Path) -> Iterator[None]:
-    """Raise errors of GDAL in a block, some of which rasterio does not convert, as ours."""
+def as_read_errors(
+    path: str | Path,
+    *,
+    action: str = "read",
+    remedy: str = "the file looks damaged, copy or download it again",
+) -> Iterator[None]:
+    """Raise errors of GDAL in a block, some of which rasterio does not convert, as ours.
+
+    Args:
+        path: File that is read.
+        action: What is done to it.
+        remedy: What to do, for the message.
+    """
     try:
         yield
     except (RasterioError, CPLE_BaseError) as error:
-        raise SceneReadError(
-            f"{path}: cannot be read ({one_line(error)}); the file looks damaged, copy or download "
-            "it again"
-        ) from error
+        raise SceneReadError(f"{path}: cannot be {action} ({one_line(error)}); {remedy}") from error
 
 
 def check_blocks(source: Any, path: str | Path) -> None:

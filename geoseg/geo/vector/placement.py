@@ -42,7 +42,7 @@ def to_crs_near(
 ) -> gpd.GeoDataFrame:
     """Reproject the vertices of polygons, and move what is beyond 180 degrees next to a grid.
 
-    In degrees and in cylindrical projections, a scene across 180 degrees goes on where PROJ
+    In degrees and in cylindrical projections, a scene across 180 degrees continues where PROJ
     returns x at the other end of the Earth. Polygons are moved by whole periods to be nearest to
     the grid, and parts that were cut at 180 degrees are joined. Other CRSs are not affected.
 
@@ -93,7 +93,7 @@ def check_range(layer: gpd.GeoDataFrame, path: str | Path) -> None:
 
 
 def to_crs_whole(layer: gpd.GeoDataFrame, crs: Any) -> gpd.GeoDataFrame:
-    """Reproject the vertices of polygons; one that crosses 180 degrees goes on beyond it.
+    """Reproject the vertices of polygons; one that crosses 180 degrees continues beyond it.
 
     Raises:
         MissingCRSError: If one of the CRSs is a local one.
@@ -117,7 +117,7 @@ def to_crs_continuous(
 
 
 def mend_torn(shapes: np.ndarray, crs: Any) -> np.ndarray:
-    """Let polygons go on beyond the end of x whose vertices are at both ends (N,)."""
+    """Move the vertices of polygons (N,) that are at both ends of x next to each other."""
     period = x_period(as_crs(crs))
     if period is None:
         return shapes
@@ -140,7 +140,7 @@ def place_near(shapes: np.ndarray, crs: Any, x: float) -> np.ndarray:
     spans = _spans(parts)
     spans[~np.isfinite(spans).all(axis=1)] = x  # without coordinates in this CRS
     turns = period.turns(x - spans.mean(axis=1))
-    # Both ends of a wide part may be near, of which one is beyond the end of x.
+    # Both ends of a wide part may be near, of which one is beyond the range of x.
     wide = np.diff(spans, axis=1)[:, 0] > period.size / 2
     placed = shapes.copy()
     alone = np.bincount(owners)[owners] == 1
@@ -178,7 +178,7 @@ def _find_wide(shapes: np.ndarray, period: XPeriod) -> np.ndarray:
 
 
 def _unroll(shape: BaseGeometry, period: XPeriod) -> BaseGeometry:
-    """Let the rings of polygons go on where x jumps; what is around a pole is left as it is."""
+    """Make x of polygons continuous where it jumps; rings around a pole stay as they are."""
     parts = [_unroll_part(part, period) for part in shapely.get_parts(shape)]
     return parts[0] if len(parts) == 1 else MultiPolygon(parts)
 

@@ -136,7 +136,7 @@ class _RingEdges:
         return Polygon(outside, holes)
 
     def _unroll(self, ring: np.ndarray) -> np.ndarray:
-        """Let a ring go on where x jumps, unless it is around a pole."""
+        """Make x of a ring continuous where it jumps, unless it is around a pole."""
         if not self._period or not np.isfinite(ring).all():
             return ring
         unrolled = self._period.unroll(ring)

@@ -126,7 +126,7 @@ def _split_wrong(
         leaving = _find_leaving(arcs, chords, zones)
         wrong = (leaving | _find_crossing(arcs, chords)) & chords.splittable
         chords = chords.pick(wrong)
-        # A polygon may give way to its own side only.
+        # Inside its zone, a polygon can only become smaller there.
         sides = np.where(leaving[wrong], arcs.inner_sides[chords.arcs], 0)
         _split_once(arcs, kept, chords, sides, tolerances)
         groups = np.unique(arcs.groups[chords.arcs])
