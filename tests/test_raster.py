@@ -3,6 +3,8 @@
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -13,13 +15,22 @@ from hypothesis import strategies as st
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning
+from rasterio.features import rasterize
 from rasterio.rpc import RPC
 from rasterio.warp import reproject
 from rasterio.windows import Window
 
 from geoseg.errors import ConfigError, MissingCRSError, SceneReadError
 from geoseg.geo.grid import Grid
-from geoseg.geo.raster import Scene, open_for_writing, read_info, read_tags, write_array, write_cog
+from geoseg.geo.raster import (
+    Scene,
+    open_for_writing,
+    read_info,
+    read_tags,
+    without_georeferencing_warnings,
+    write_array,
+    write_cog,
+)
 
 UTM = CRS.from_epsg(32645)
 GRID = Grid(UTM, Affine(0.5, 0, 500_000, 0, -0.5, 3e6), 40, 60)
@@ -625,3 +636,43 @@ def test_an_infrared_band_that_is_tagged_as_alpha(realdata):
     with rasterio.open(path) as source:
         np.testing.assert_array_equal(data[0], source.read(4))
     assert valid.all()
+
+
+# Threads
+
+
+def rasterize_in_threads(around):
+    """Rasterize in threads that are switched as often as possible; return how often it warned."""
+    triangle = {"type": "Polygon", "coordinates": [[(0, 0), (3, 0), (3, 3), (0, 0)]]}
+
+    def burn(_):
+        for _ in range(50):
+            rasterize([(triangle, 1)], (3, 5), transform=Affine(1, 0, 0, 0, -1, 5))
+
+    warned = 0
+    for _ in range(10):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", category=NotGeoreferencedWarning)
+            before = list(warnings.filters)
+            try:
+                with around(), ThreadPoolExecutor(8) as pool:
+                    list(pool.map(burn, range(64)))
+            except NotGeoreferencedWarning:
+                warned += 1
+            if around is without_georeferencing_warnings:
+                assert warnings.filters == before
+    return warned
+
+
+@pytest.fixture
+def frequent_switches():
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("frequent_switches")
+def test_threads_that_rasterize_do_not_warn_of_each_others_temporary_rasters():
+    assert rasterize_in_threads(without_georeferencing_warnings) == 0
+    assert rasterize_in_threads(nullcontext) > 0  # the check sees what it is for

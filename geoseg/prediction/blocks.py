@@ -19,7 +19,7 @@ from torch import Tensor
 from geoseg.errors import GeosegError, MemoryLimitError
 from geoseg.geo.aoi import AOI
 from geoseg.geo.grid import Grid
-from geoseg.geo.raster import SceneInfo, limited_block_cache
+from geoseg.geo.raster import SceneInfo, limited_block_cache, without_georeferencing_warnings
 from geoseg.jobs.memory import release_memory, resident_bytes
 from geoseg.networks.device import choose_device, lacks_memory
 from geoseg.networks.model_file import load_model
@@ -135,6 +135,7 @@ def predict_block(task: BlockTask, count: TileCallback | None = None) -> int:
     predictor = _open_predictor(task)
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
+        stack.enter_context(without_georeferencing_warnings())
         scene = stack.enter_context(task.scene.open(task.grid))
         writer = stack.enter_context(StripWriter(task.folder, task.grid, task.block, task.encoding))
         batches = iter_batches(

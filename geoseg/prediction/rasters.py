@@ -13,7 +13,14 @@ from rasterio.windows import Window
 from scipy.ndimage import distance_transform_edt
 
 from geoseg.geo.grid import Grid
-from geoseg.geo.raster import Scene, limited_block_cache, open_for_writing, write_cog, write_mosaic
+from geoseg.geo.raster import (
+    Scene,
+    limited_block_cache,
+    open_for_writing,
+    without_georeferencing_warnings,
+    write_cog,
+    write_mosaic,
+)
 from geoseg.geo.styles import prob_style, write_raster_style
 from geoseg.jobs.progress import Progress
 from geoseg.options import PredictOptions, Thresholds
@@ -82,7 +89,7 @@ class OutputRasters:
             mask: Output path of the mask; None to write no mask.
             thresholds: Thresholds of a building.
         """
-        with ThreadPoolExecutor(2) as pool:
+        with without_georeferencing_warnings(), ThreadPoolExecutor(2) as pool:
             writes = [pool.submit(write_cog, prob, path, resampling="average")]
             if mask:
                 writes.append(pool.submit(write_mask, prob, mask, self._plan.spec, thresholds.body))

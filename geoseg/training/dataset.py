@@ -20,7 +20,7 @@ from geoseg.data.labels import FootprintLabels
 from geoseg.data.tiles import TilesInfo, load_tiles_info, read_tile_footprints, read_tiles
 from geoseg.errors import EmptyDatasetError, counted
 from geoseg.geo.grid import Grid
-from geoseg.geo.raster import Scene, read_info
+from geoseg.geo.raster import Scene, read_info, without_georeferencing_warnings
 from geoseg.geo.vector import to_crs_near
 from geoseg.networks.losses import burn_separation, separation_reach
 
@@ -86,7 +86,7 @@ class TileDataset(Dataset[Sample]):
         """Return several samples; those that are not in memory are decoded by threads."""
         if all(index in self._cache for index in indices):
             return [self[index] for index in indices]
-        with ThreadPoolExecutor(_THREADS) as pool:
+        with without_georeferencing_warnings(), ThreadPoolExecutor(_THREADS) as pool:
             return list(pool.map(self.__getitem__, indices))
 
     def __getstate__(self) -> dict[str, Any]:

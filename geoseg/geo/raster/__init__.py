@@ -3,7 +3,11 @@
 from geoseg.geo.raster.block_cache import limited_block_cache
 from geoseg.geo.raster.geotiff import open_for_writing, write_array, write_cog
 from geoseg.geo.raster.nearest import NearestRaster
-from geoseg.geo.raster.opening import is_raster, list_files
+from geoseg.geo.raster.opening import (
+    is_raster,
+    list_files,
+    without_georeferencing_warnings,
+)
 from geoseg.geo.raster.prob import (
     CLASS_TAG,
     CLASSES_TAG,
@@ -48,6 +52,7 @@ __all__ = [
     "read_mask_classes",
     "read_prob",
     "read_tags",
+    "without_georeferencing_warnings",
     "write_array",
     "write_cog",
     "write_mosaic",

@@ -132,10 +132,23 @@ def missing_source(path: str | Path) -> str | None:
     return None
 
 
-def _open(name: str) -> Any:
+@contextmanager
+def without_georeferencing_warnings() -> Iterator[None]:
+    """Ignore rasterio's warning that a raster has no georeferencing.
+
+    Threads that open rasters need this around all of them: rasterio ignores the warning of its own
+    temporary rasters by filters that belong to the whole process, and of two threads the first that
+    is done restores the filters of both.
+    """
     with warnings.catch_warnings():
-        # A raster without georeferencing is refused with a clearer message.
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        # With a message, this filter is not rasterio's own, which its threads remove and add again.
+        warnings.filterwarnings("ignore", "Dataset has no geotransform", NotGeoreferencedWarning)
+        yield
+
+
+def _open(name: str) -> Any:
+    # A raster without georeferencing is refused with a clearer message.
+    with without_georeferencing_warnings():
         try:
             return rasterio.open(readable_name(name))
         except UnicodeDecodeError as error:  # GDAL quotes bytes of a damaged file in its message

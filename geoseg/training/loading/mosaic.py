@@ -27,6 +27,7 @@ from torch.utils.data import Dataset
 
 from geoseg.data.tiles import FOOTPRINTS_NAME, TilesInfo
 from geoseg.errors import DiskFullError
+from geoseg.geo.raster import without_georeferencing_warnings
 from geoseg.jobs.files import (
     LEAST_FREE,
     free_space,
@@ -245,7 +246,7 @@ def _plan_stores(
 def _fill(tiles: TileDataset, mosaic: Mosaic) -> None:
     """Write the tiles into the stores; tiles whose pixels are complete already are skipped."""
     mosaic.stores["target"].fill(tiles.info.ignore)
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with without_georeferencing_warnings(), ThreadPoolExecutor(_THREADS) as pool:
         order = _order_tiles(mosaic.places, tiles.info.size)
         for start in range(0, len(order), _DECODED):
             part = order[start : start + _DECODED]
