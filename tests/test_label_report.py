@@ -740,3 +740,16 @@ def test_a_footprint_with_impossible_latitudes_has_no_area():
     beyond, real = geodesic_areas_m2(layer)
     assert beyond == 0
     assert real == pytest.approx(1113.2 * 2211.5, rel=1e-3)
+
+
+@pytest.mark.parametrize("column", [np.inf, -np.inf, np.nan])
+def test_an_outline_with_coordinates_that_are_no_numbers_is_not_drawn(column):
+    grid = Grid(CRS.from_epsg(32645), Affine(0.5, 0, 500_000, 0, -0.5, 3e6), 40, 30)
+    damaged = shapely.box(500_001, 3e6 - 4, 500_003, 3e6 - 1)
+    whole = shapely.box(500_002, 3e6 - 6, 500_004, 3e6 - 3)
+    points = shapely.get_coordinates(damaged)
+    points[1, 0] = column
+    layer = gpd.GeoDataFrame(geometry=[shapely.set_coordinates(damaged, points), whole], crs=32645)
+    drawn = trace_footprints(grid, layer, Window(0, 0, 30, 40))
+    assert drawn == trace_footprints(grid, layer.iloc[1:], Window(0, 0, 30, 40))
+    assert drawn.count("M") == 1

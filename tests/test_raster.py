@@ -488,7 +488,7 @@ def test_a_refused_scene_is_closed(make_scene):
     made = make_scene()
     code = (
         "import os, sys; from geoseg.geo.raster import Scene\n"
-        "for _ in range(50):\n"
+        "for _ in range(30):\n"
         "    try: Scene(sys.argv[1], bands=[9])\n"
         "    except ValueError: pass\n"
         "names = [os.readlink(f'/proc/self/fd/{n}') for n in os.listdir('/proc/self/fd')"
@@ -646,7 +646,7 @@ def rasterize_in_threads(around):
     triangle = {"type": "Polygon", "coordinates": [[(0, 0), (3, 0), (3, 3), (0, 0)]]}
 
     def burn(_):
-        for _ in range(50):
+        for _ in range(30):
             rasterize([(triangle, 1)], (3, 5), transform=Affine(1, 0, 0, 0, -1, 5))
 
     warned = 0
@@ -656,7 +656,7 @@ def rasterize_in_threads(around):
             before = list(warnings.filters)
             try:
                 with around(), ThreadPoolExecutor(8) as pool:
-                    list(pool.map(burn, range(64)))
+                    list(pool.map(burn, range(16)))
             except NotGeoreferencedWarning:
                 warned += 1
             if around is without_georeferencing_warnings:

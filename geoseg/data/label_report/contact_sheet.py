@@ -108,7 +108,8 @@ def trace_footprints(grid: Grid, footprints: gpd.GeoDataFrame, area: Window) -> 
     """
 
     def to_pixels(points: np.ndarray) -> np.ndarray:
-        return np.column_stack(grid.to_pixels(*points.T))
+        with np.errstate(invalid="ignore", over="ignore"):
+            return np.column_stack(grid.to_pixels(*points.T))
 
     return _path(shapely.transform(footprints.geometry.to_numpy(), to_pixels), area)
 
@@ -177,9 +178,17 @@ def _rgb_bands(bands: Sequence[str]) -> list[int]:
 def _path(polygons: np.ndarray, area: Window) -> str:
     """Convert the outlines of polygons to an SVG path, rounded to a tenth of a pixel."""
     # Outlines are clipped, as clipped polygons would get a false edge along the border.
-    outlines = shapely.clip_by_rect(shapely.boundary(polygons), 0, 0, area.width, area.height)
+    outlines = shapely.boundary(polygons[_are_finite(polygons)])
+    outlines = shapely.clip_by_rect(outlines, 0, 0, area.width, area.height)
     lines = shapely.get_parts(shapely.line_merge(outlines))
     return "".join(_line(shapely.get_coordinates(line).round(1)) for line in lines)
+
+
+def _are_finite(shapes: np.ndarray) -> np.ndarray:
+    """Return bool (N,): whether all coordinates are numbers; those of damaged files may not be."""
+    points, owners = shapely.get_coordinates(shapes, return_index=True)
+    finite = np.isfinite(points).all(axis=1)
+    return np.bincount(owners[~finite], minlength=len(shapes)) == 0
 
 
 def _line(points: np.ndarray) -> str:
