@@ -188,7 +188,8 @@ def _are_finite(shapes: np.ndarray) -> np.ndarray:
     """Return bool (N,): whether all coordinates are numbers; those of damaged files may not be."""
     points, owners = shapely.get_coordinates(shapes, return_index=True)
     finite = np.isfinite(points).all(axis=1)
-    return np.bincount(owners[~finite], minlength=len(shapes)) == 0
+    are_finite: np.ndarray = np.bincount(owners[~finite], minlength=len(shapes)) == 0
+    return are_finite
 
 
 def _line(points: np.ndarray) -> str:
