@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from inspect import signature
+from types import SimpleNamespace
 
 import geopandas as gpd
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 import rasterio
 from click.testing import CliRunner
 
-from geoseg.cli import COMMANDS, cli, main
+from geoseg.cli import COMMANDS, _report_unraisable, cli, main
 from geoseg.geo.vector import count_features, read_footprints
 from geoseg.town import build_town, write_town
 
@@ -600,3 +601,17 @@ def test_an_interruption_is_said_in_one_line(monkeypatch, tmp_path):
     assert code == 130
     assert (out + err).strip().startswith("geoseg: interrupted; ")
     assert len((out + err).strip().splitlines()) == 1
+
+
+def test_only_messages_of_gdal_that_are_no_text_are_not_reported(monkeypatch):
+    reported = []
+    monkeypatch.setattr(sys, "__unraisablehook__", reported.append)
+    undecodable = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+    ignored = [
+        SimpleNamespace(exc_value=error, err_msg=None, object=source)
+        for error in (undecodable, ValueError("a fault"))
+        for source in ("rasterio._env.log_error", "another.function")
+    ]
+    for one in ignored:
+        _report_unraisable(one)
+    assert reported == ignored[1:]

@@ -6,13 +6,16 @@ import importlib
 import io
 import os
 import sys
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from geoseg.cli.environment import drop_unsuitable_data
 from geoseg.errors import GeosegError, describe_os_error
 from geoseg.version import __version__
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 # Exit code after ctrl-C, as in shells.
 _INTERRUPTED = 130
@@ -64,6 +67,7 @@ def cli() -> None:
 def main() -> None:
     """Run the command line; an error that a user can correct ends with one line and code 2."""
     _allow_any_character(sys.stdout)
+    sys.unraisablehook = _report_unraisable
     for line in drop_unsuitable_data(os.environ):
         _complain(line)
     sys.exit(_run())
@@ -76,6 +80,18 @@ def _allow_any_character(stream: TextIO) -> None:
     """
     if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
         stream.reconfigure(errors="replace")
+
+
+def _report_unraisable(ignored: UnraisableHookArgs) -> None:
+    """Print an exception that Python cannot raise, unless GDAL's own message is the reason.
+
+    GDAL quotes the bytes of a damaged file, and rasterio's logger cannot decode them. The error
+    itself is still raised, and printed on one line.
+    """
+    source = f"{ignored.err_msg} {ignored.object}"
+    if isinstance(ignored.exc_value, UnicodeDecodeError) and "rasterio" in source:
+        return
+    sys.__unraisablehook__(ignored)
 
 
 def _run() -> int:
