@@ -252,10 +252,29 @@ def test_areas_need_a_split(tmp_path):
         separate(
             "areas", split_scene(9, 16), areas=str(drawn(tmp_path, ("validation", 0, 9, 9, 0)))
         )
-    unnamed = tmp_path / "unnamed.gpkg"
-    gpd.GeoDataFrame({"a": [1]}, geometry=[box(0, 0, 1, 1)], crs=UTM).to_file(unnamed)
-    with pytest.raises(VectorReadError, match="attribute split"):
-        separate("areas", split_scene(9, 16), areas=str(unnamed))
+    empty = tmp_path / "empty.gpkg"
+    gpd.GeoDataFrame({"a": []}, geometry=[], crs=UTM).to_file(empty)
+    with pytest.raises(VectorReadError, match="has no polygon; draw the areas"):
+        separate("areas", split_scene(9, 16), areas=str(empty))
+
+
+def test_areas_without_a_split_are_divided_into_stripes(tmp_path):
+    path = drawn(tmp_path, ("", 10, 50, 60, 0), ("", 70, 50, 80, 0))
+    gpd.read_file(path).drop(columns="split").to_file(path)
+    scene = split_scene(100, 160)  # of 0.5 m
+    made = separate("areas", scene, areas=str(path), fractions=(0.6, 0.2, 0.2), size=32)
+    assert made.gap == 10  # a tenth of the shorter of the longer sides
+    wide, high = made.regions[0][:3], made.regions[0][3:]
+    assert [region.split for region in wide] == ["train", "val", "test"]
+    assert [region.split for region in high] == ["train", "val", "test"]
+    # 100 x 100 pixels, of which two gaps of 10 pixels leave 80; conversion moves corners slightly.
+    assert [region.window.width for region in wide] == pytest.approx([48, 16, 16], abs=2)
+    assert [region.window.height for region in high] == pytest.approx([48, 16, 16], abs=2)
+    assert [region.window.col_off for region in wide] == pytest.approx([20, 78, 104], abs=2)
+    assert all(region.window.width == pytest.approx(20, abs=2) for region in high)
+    for region in made.regions[0]:
+        area = region.polygon(scene.grid)
+        assert area.area == pytest.approx(region.window.width * region.window.height / 4, rel=0.15)
 
 
 @given(

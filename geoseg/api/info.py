@@ -9,10 +9,10 @@ from typing import Any
 from geoseg.errors import DataError, GeosegError, SceneReadError, VectorReadError
 from geoseg.geo.paths import is_missing, no_such_file
 from geoseg.networks.architectures import ARCHITECTURES
-from geoseg.networks.model_file import load_spec, shipped_models
+from geoseg.networks.model_file import MODEL_NAME, load_spec, shipped_models
 from geoseg.options import PredictOptions
 
-_MODEL_NAME, _TILES_NAME = "model.safetensors", "tiles.json"
+_TILES_NAME = "tiles.json"
 
 # Of a model card: the characters that are read, and the columns of its scores: area, a score,
 # options.
@@ -35,8 +35,8 @@ def describe_file(path: str | Path) -> dict[str, Any]:
     name, file = str(path), Path(path)
     if (file / _TILES_NAME).is_file():
         return _describe_tiles(file)
-    if (file / _MODEL_NAME).is_file():
-        return _describe_model(file / _MODEL_NAME)
+    if (file / MODEL_NAME).is_file():
+        return _describe_model(file / MODEL_NAME)
     if file.suffix == ".safetensors":
         return _describe_model(file)
     if not file.exists() and name in shipped_models():

@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 
 _ABOUT_DEFAULT = (
     "using the default model, a demonstration that was trained on one town in Nepal; elsewhere "
-    "most of its footprints are wrong (scores: geoseg info buildings), so train a model on your "
-    "own area"
+    "most of its footprints are wrong (scores: geoseg info buildings), so adapt it to your own "
+    "area"
 )
 
 _RASTER_SUFFIXES = (".tif", ".tiff")

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from geoseg.api.results import TileResult
 from geoseg.data.forecast import Forecast, forecast_tiles
 from geoseg.data.label_report import write_label_report
 from geoseg.data.labels import RasterLabels
 from geoseg.data.tiles import TilingPlan, plan_tiles, tile_scenes
+from geoseg.geo.raster import read_info
 from geoseg.geo.raster.block_cache import limited_block_cache
 from geoseg.jobs.output import check_output
 from geoseg.jobs.progress import Progress, Report
 from geoseg.jobs.workers import Workers
+from geoseg.networks.model_file import ModelSpec, find_model, load_spec
 from geoseg.options import TileOptions
 
 
@@ -24,6 +27,7 @@ def tile(
     output: str | Path,
     *,
     options: TileOptions | None = None,
+    for_model: str | Path | None = None,
     overwrite: bool = False,
     workers: Workers | None = None,
     report: Report | None = None,
@@ -41,6 +45,8 @@ def tile(
             for the name of each scene.
         output: Folder of the tiles.
         options: Settings; the defaults when None.
+        for_model: Model that training will continue from. Bands, pixel size, tile side and targets
+            that `options` do not set are those of the model.
         overwrite: Replace an existing folder of tiles.
         workers: Where tasks run; the files do not depend on it.
         report: Called with lines that describe what is going to be cut.
@@ -50,7 +56,9 @@ def tile(
         GeosegError: If scenes, labels and options do not fit together; nothing is written then.
     """
     with limited_block_cache():
-        plan = plan_tile(scenes, labels, output, options=options, overwrite=overwrite)
+        plan = plan_tile(
+            scenes, labels, output, options=options, for_model=for_model, overwrite=overwrite
+        )
         for line in plan.describe() if report else ():
             report(line)  # type: ignore[misc]
         repaired, dropped = _count_repaired(plan)
@@ -71,18 +79,36 @@ def plan_tile(
     output: str | Path,
     *,
     options: TileOptions | None = None,
+    for_model: str | Path | None = None,
     overwrite: bool = False,
 ) -> TilingPlan:
     """Check scenes, labels and output, reading no pixels; arguments and errors as of `tile`."""
     check_output(output, overwrite=overwrite)
     names = [scenes] if isinstance(scenes, str | Path) else list(scenes)
-    return plan_tiles(names, labels, options or TileOptions())
+    options = options or TileOptions()
+    if for_model is not None:
+        options = _suit(options, load_spec(find_model(for_model)), names)
+    return plan_tiles(names, labels, options)
 
 
 def forecast_tile(plan: TilingPlan, *, workers: Workers | None = None) -> Forecast:
     """Estimate tiles, disk, time and memory of a plan from a few tiles that are really cut."""
     with limited_block_cache():
         return forecast_tiles(plan, workers=(workers or Workers()).local_processes)
+
+
+def _suit(options: TileOptions, spec: ModelSpec, scenes: Sequence[str | Path]) -> TileOptions:
+    """Return the options with what a model needs, where they do not set it."""
+    wanted: dict[str, Any] = {"gsd_m": spec.gsd_m, "size": spec.size}
+    if not spec.exclusive:
+        wanted["targets"] = spec.outputs
+    # Bands of scenes without names count in their order.
+    if scenes and options.bands is None and options.classes is None:
+        info = read_info(scenes[0], assume_gsd_m=options.assume_gsd_m)
+        names = {name.lower() for name in info.bands}
+        if names >= {name.lower() for name in spec.bands}:
+            wanted["bands"] = spec.bands
+    return TileOptions.model_validate(wanted | options.model_dump(exclude_unset=True))
 
 
 def _count_repaired(plan: TilingPlan) -> tuple[int | None, int | None]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from geoseg.errors import ConfigError
 from geoseg.jobs.progress import Report
 from geoseg.networks.architectures import resolve_architecture, task_of
+from geoseg.networks.starting_model import find_start, use_network
 from geoseg.options import ModelOptions, TrainOptions
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def train(
     *,
     model: ModelOptions | None = None,
     options: TrainOptions | None = None,
+    start_from: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     progress_bar: bool = False,
@@ -35,6 +37,9 @@ def train(
         output: Folder of the run: `model.safetensors`, `metrics.csv`, checkpoints and figures.
         model: Architecture, encoder and their options; the defaults when None.
         options: Settings of training; the defaults when None.
+        start_from: Trained model to continue from, with its network and all its weights: a model
+            file, the folder of a run, or the name of a model that is installed with geoseg. As
+            `model.start_from`.
         resume: Continue an interrupted run.
         overwrite: Start anew in the folder of an earlier run.
         progress_bar: Show a progress bar on standard error.
@@ -48,9 +53,8 @@ def train(
         GeosegError: If tiles, network and options do not fit together; nothing is written then.
         TrainingInterrupted: If ctrl-C or SIGTERM stopped training; `resume` continues it.
     """
-    model = model or ModelOptions()
     _check_start(resume, overwrite)
-    _check_inputs(tiles, model)
+    model, network = _check_inputs(tiles, model, start_from)
     from geoseg.training.run import train as run
 
     return run(
@@ -58,7 +62,7 @@ def train(
         output,
         model=model,
         options=options,
-        recipe=_choose_recipe(model),
+        recipe=_choose_recipe(network),
         resume=resume,
         overwrite=overwrite,
         progress_bar=progress_bar,
@@ -72,6 +76,7 @@ def find_lr(
     *,
     model: ModelOptions | None = None,
     options: TrainOptions | None = None,
+    start_from: str | Path | None = None,
     overwrite: bool = False,
     report: Report | None = None,
 ) -> FoundRate:
@@ -80,8 +85,7 @@ def find_lr(
     The rates and losses are written to `OUTPUT_learning_rates.csv` and drawn in
     `OUTPUT_learning_rates.png`. Arguments and errors are those of `train`.
     """
-    model = model or ModelOptions()
-    _check_inputs(tiles, model)
+    model, network = _check_inputs(tiles, model, start_from)
     from geoseg.training.lr_finder import find_lr as search
 
     return search(
@@ -89,7 +93,7 @@ def find_lr(
         output,
         model=model,
         options=options or TrainOptions(),
-        recipe=_choose_recipe(model),
+        recipe=_choose_recipe(network),
         overwrite=overwrite,
         report=report or _ignore,
     )
@@ -101,13 +105,13 @@ def plan_train(
     *,
     model: ModelOptions | None = None,
     options: TrainOptions | None = None,
+    start_from: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Setup:
     """Check tiles, network and options, writing nothing; arguments and errors as of `train`."""
-    model = model or ModelOptions()
     _check_start(resume, overwrite)
-    _check_inputs(tiles, model)
+    model, network = _check_inputs(tiles, model, start_from)
     from geoseg.training.run import check_run
 
     setup, *_ = check_run(
@@ -115,7 +119,7 @@ def plan_train(
         output,
         model=model,
         options=options or TrainOptions(),
-        recipe=_choose_recipe(model),
+        recipe=_choose_recipe(network),
         resume=resume,
         overwrite=overwrite,
     )
@@ -129,12 +133,23 @@ def _check_start(resume: bool, overwrite: bool) -> None:
         )
 
 
-def _check_inputs(tiles: str | Path, model: ModelOptions) -> None:
-    """Refuse what can be refused before torch is imported, which takes seconds."""
+def _check_inputs(
+    tiles: str | Path, model: ModelOptions | None, start_from: str | Path | None
+) -> tuple[ModelOptions, ModelOptions]:
+    """Refuse what can be refused before torch is imported, which takes seconds.
+
+    Returns:
+        The given options, and those of the network that is trained.
+    """
     from geoseg.data.tiles import load_tiles_info
 
-    resolve_architecture(model.arch)
+    model = model or ModelOptions()
+    if start_from is not None:
+        model = model.model_copy(update={"start_from": str(start_from)})
+    network = use_network(model, find_start(model))
+    resolve_architecture(network.arch)
     load_tiles_info(tiles)
+    return model, network
 
 
 def _choose_recipe(model: ModelOptions) -> Recipe | None:

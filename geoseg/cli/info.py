@@ -79,10 +79,7 @@ def _format_model(described: dict[str, Any]) -> Iterator[tuple[str, str]]:
         f"pixels of {described['gsd_m']:.3g} m, tiles of {described['size']} pixels",
     )
     origin = described["provenance"]
-    if scenes := origin.get("scenes"):
-        tiles = origin.get("tiles", {})
-        counts = f"; {tiles['train']} training tiles" if "train" in tiles else ""
-        yield "trained on", _shorten(scenes) + counts
+    yield from _format_training(origin)
     iou = "mean IoU of classes" if described["exclusive"] else "pixel IoU"
     scores = {"building F1": origin.get("val_f1"), iou: origin.get("val_iou")}
     if known := [f"{name} {score:.2f}" for name, score in scores.items() if score is not None]:
@@ -92,6 +89,17 @@ def _format_model(described: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if "licence" in origin:
         yield "licence", str(origin["licence"])
     yield "all settings", "geoseg info --json"
+
+
+def _format_training(origin: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what a model was trained on, then the same of the models that it was continued from."""
+    if scenes := origin.get("scenes"):
+        tiles = origin.get("tiles", {})
+        counts = f"; {tiles['train']} training tiles" if "train" in tiles else ""
+        yield "trained on", _shorten(scenes) + counts
+    if start := origin.get("start"):
+        yield "continued from", str(start.get("model"))
+        yield from _format_training(start.get("provenance", {}))
 
 
 def _shorten(names: list[str], most: int = 3) -> str:

@@ -88,7 +88,9 @@ def _replace(settings: Config, section: str, values: dict[str, Any]) -> Config:
 
     options = getattr(settings, section)
     try:
-        changed = type(options).model_validate(options.model_dump() | values)
+        # What was not given stays so: some defaults depend on other settings.
+        given_before = options.model_dump(exclude_unset=True)
+        changed = type(options).model_validate(given_before | values)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         key = ".".join((section, *map(str, first["loc"])))

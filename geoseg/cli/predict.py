@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +19,7 @@ from geoseg.cli.options import (
     workers_options,
 )
 from geoseg.cli.progress import progress_bar
+from geoseg.networks.model_file import DEFAULT_MODEL
 from geoseg.options import CRFOptions
 
 if TYPE_CHECKING:
@@ -118,6 +120,20 @@ def command(
     with progress_bar() as progress:
         result = predict(scene, output, workers=workers, progress=progress, **what)
     click.echo(f"{scene} → {_list_files(result)}")
+    if not models:
+        click.echo(_describe_adaptation(scene), err=True)
+
+
+def _describe_adaptation(scene: str) -> str:
+    """Return how to adapt the default model to the area of a scene."""
+    return (
+        "to adapt the model to your area, draw an area and the outlines of all buildings in it, "
+        "some 50:\n"
+        f"  geoseg tile {shlex.quote(scene)} --labels OUTLINES --areas AREA --for {DEFAULT_MODEL} "
+        "-o tiles/\n"
+        f"  geoseg train tiles/ --from {DEFAULT_MODEL} -o runs/own\n"
+        f"  geoseg predict {shlex.quote(scene)} -m runs/own -o OUT"
+    )
 
 
 def _list_files(result: PredictResult) -> str:

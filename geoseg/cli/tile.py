@@ -38,6 +38,12 @@ if TYPE_CHECKING:
     help="Footprints in any format and CRS, or a mask; {} is replaced by the name of each scene.",
 )
 @output_option("Folder for the tiles.")
+@click.option(
+    "--for",
+    "for_model",
+    metavar="MODEL",
+    help="Cut as this model needs it, to continue it with geoseg train --from.",
+)
 @click.option("--where", help='Attribute filter of the footprints, e.g. "label == 1".')
 @click.option("--layer", help="Layer of the footprints, where there are several.")
 @click.option("--bands", help="Bands by number or name, e.g. 3,2,1.  [default: all]")
@@ -65,7 +71,9 @@ if TYPE_CHECKING:
 )
 @click.option("--fold", type=int, help="Fold that is used for testing.  [default: 0]")
 @click.option(
-    "--areas", metavar="FILE", help="Polygons with an attribute `split`: train, val or test."
+    "--areas",
+    metavar="FILE",
+    help="Polygons of the labelled areas; an attribute `split` says train, val or test.",
 )
 @click.option(
     "--keep-empty", type=float, help="Share of empty training tiles to keep.  [default: 1]"
@@ -85,6 +93,7 @@ def command(
     scenes: tuple[str, ...],
     labels: str,
     output: str,
+    for_model: str | None,
     where: str | None,
     layer: str | None,
     bands: str | None,
@@ -137,8 +146,11 @@ def command(
     workers = read_workers(given)
     from geoseg.api.tile import forecast_tile, plan_tile, tile
 
+    what: dict[str, Any] = {
+        "options": settings.tile, "for_model": for_model, "overwrite": overwrite,
+    }  # fmt: skip
     if dry_run:
-        plan = plan_tile(scenes, labels, output, options=settings.tile, overwrite=overwrite)
+        plan = plan_tile(scenes, labels, output, **what)
         click.echo("\n".join(plan.describe()))
         click.echo(_describe_forecast(forecast_tile(plan, workers=workers)))
         return
@@ -147,11 +159,10 @@ def command(
             scenes,
             labels,
             output,
-            options=settings.tile,
-            overwrite=overwrite,
             workers=workers,
             report=click.echo,
             progress=progress,
+            **what,
         )
     click.echo(_describe_result(result, output))
     for failed in result.info.failed:

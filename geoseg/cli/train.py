@@ -19,6 +19,12 @@ _SIGNAL_CODES = 128
 @click.command()
 @click.argument("tiles")
 @output_option("Folder of the run.")
+@click.option(
+    "--from",
+    "start_from",
+    metavar="MODEL",
+    help="Continue from a trained model: a file, a run, or an installed one, e.g. buildings.",
+)
 @click.option("--resume", is_flag=True, help="Continue an interrupted run.")
 @click.option(
     "--find-lr",
@@ -31,6 +37,7 @@ _SIGNAL_CODES = 128
 def command(
     tiles: str,
     output: str,
+    start_from: str | None,
     resume: bool,
     find_lr: bool,
     dry_run: bool,
@@ -46,7 +53,8 @@ def command(
     if find_lr and (resume or dry_run):
         other = "--resume" if resume else "--dry-run"
         raise ConfigError(f"--find-lr and {other} exclude each other; give one of them")
-    settings = resolve("train", config, overrides, note=_describe_tiles(tiles, overrides))
+    note = _describe_tiles(tiles, overrides)
+    settings = resolve("train", config, overrides, note=note, model__start_from=start_from)
     if config is not None:
         _warn_of_other_tiles(tiles, config, settings.tile)
     if dry_run:
@@ -140,5 +148,6 @@ def _check(tiles: str, output: str, settings: Config, *, overwrite: bool, resume
     click.echo(
         f"{tiles}: {len(setup.train_set)} tiles to train on, {len(setup.val_set)} to validate"
     )
-    chosen = settings.model_dump(mode="json", include={"model", "train"})
+    used = {"model": setup.model, "train": setup.options}
+    chosen = {section: options.model_dump(mode="json") for section, options in used.items()}
     click.echo(yaml.safe_dump(chosen, sort_keys=False).rstrip())

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 HEADER_KEY = "geoseg"
 
+# Name of the model file in the folder of a run.
+MODEL_NAME = "model.safetensors"
+
 # Longest header in bytes: small objects in JSON take 30 times as much memory.
 _MAX_HEADER = 10_000_000
 
@@ -105,13 +108,18 @@ def find_model(name: str | Path | None = None) -> Path:
     """Return the path of a model file.
 
     Args:
-        name: A path, or the name of a model that is installed with geoseg; None for the default
-            model. An existing file takes precedence over a model of the same name.
+        name: A path of a model file or of the folder of a finished run, or the name of a model
+            that is installed with geoseg; None for the default model. An existing file or run
+            takes precedence over a model of the same name.
     """
     if name is None:
         return _SHIPPED / f"{DEFAULT_MODEL}.safetensors"
-    shipped = shipped_models().get(str(name))
-    return shipped if shipped and not Path(name).is_file() else Path(name)
+    path = Path(name)
+    if path.is_file():
+        return path
+    if (path / MODEL_NAME).is_file():
+        return path / MODEL_NAME
+    return shipped_models().get(str(name), path)
 
 
 def save_model(path: str | Path, weights: dict[str, torch.Tensor], spec: ModelSpec) -> None:
@@ -171,11 +179,10 @@ def _read(path: str | Path, *, tensors: bool = False) -> tuple[ModelSpec, dict[s
 
 def _check_file(path: Path) -> None:
     if path.is_dir():
-        inside = path / "model.safetensors"
-        remedy = (
-            f"pass {inside}" if inside.is_file() else "pass the model.safetensors of a training run"
+        raise ModelFileError(
+            f"{path}: is a folder without a {MODEL_NAME}; pass a model file, or the folder of a "
+            "finished training run"
         )
-        raise ModelFileError(f"{path}: is a folder, not a model file; {remedy}")
     if not path.is_file():
         names = ", ".join(shipped_models()) or "none"
         raise ModelFileError(

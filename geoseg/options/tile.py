@@ -101,7 +101,9 @@ class TileOptions(Options):
         (), description="Test scenes for split scenes: names or patterns"
     )
     areas: str | None = Field(
-        None, description="Polygons for split areas, with an attribute split: train, val or test"
+        None,
+        description="Polygons of the labelled areas, for split areas; an attribute split (train, "
+        "val or test) says what each is for, otherwise each is divided by fractions",
     )
     keep_empty: Fraction = Field(
         1.0, description="Fraction of the training tiles without buildings that is kept"

@@ -23,6 +23,11 @@ class ModelOptions(Options):
         "imagenet", description="imagenet, none, or a local .safetensors or .pth file"
     )
     options: Arguments = Field({}, description="Further arguments of the architecture")
+    start_from: str | None = Field(
+        None,
+        description="Trained model to continue from, with its network and all its weights: a model "
+        "file, the folder of a run, or the name of a model that is installed with geoseg",
+    )
 
     @field_validator("encoder_weights")
     @classmethod

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 
 from geoseg.errors import GridMismatchError, counted
 from geoseg.geo.grid import Grid
-from geoseg.geo.raster import SceneInfo, check_is_image, mark_blank_areas, read_info
+from geoseg.geo.raster import (
+    SceneInfo,
+    are_numbered,
+    check_is_image,
+    mark_blank_areas,
+    read_info,
+)
 from geoseg.geo.raster.opening import open_raster
 from geoseg.geo.tiling import TileGrid
 from geoseg.networks.model_file import ModelSpec
@@ -106,7 +112,7 @@ def _match_bands(scene: str | Path, spec: ModelSpec, options: PredictOptions) ->
         ordered = [info.indexes[names.index(name)] for name in wanted]
         return read_info(scene, bands=ordered, assume_gsd_m=gsd_m)
     unlike = len(names) != len(wanted)
-    named = bands is None and not (_are_numbered(names) or _are_numbered(wanted))
+    named = bands is None and not (are_numbered(names) or are_numbered(wanted))
     if unlike or (named and names != wanted):
         raise _unlike_bands(scene, info.bands, spec.bands, chosen=bands is not None)
     if bands is None and names != wanted:
@@ -145,11 +151,6 @@ def _unlike_bands(
             "or use a scene with those of the model"
         )
     return GridMismatchError(f"{has}; list the bands in the order of the model with --bands")
-
-
-def _are_numbered(names: list[str]) -> bool:
-    """Whether bands have only default names (`band1`, `2`), so that only their order counts."""
-    return all(name.removeprefix("band").isdigit() for name in names)
 
 
 def _read_aoi(path: str | Path, grid: Grid, scene: str | Path) -> AOI:

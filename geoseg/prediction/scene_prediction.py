@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import shapely
 from pydantic import Field
 
 from geoseg.geo.paths import absolute_path
 from geoseg.geo.raster import TRAINING_AREA_TAG, ExclusiveClasses, make_prob_tags
+from geoseg.geo.training_area import join_areas
 from geoseg.jobs.output import Work
 from geoseg.jobs.progress import Progress
 from geoseg.jobs.workers import Pool, Workers
@@ -90,10 +90,7 @@ def _make_tags(
 
 def _join_training_areas(job: PredictionJob) -> str:
     """Return the area in which the models were trained as WKT; empty if it is not known."""
-    known = [one for spec in job.specs if (one := spec.provenance.get("training_area"))]
-    areas = shapely.from_wkt(known, on_invalid="ignore")
-    text: str = shapely.to_wkt(shapely.union_all(areas), rounding_precision=7)
-    return text if known else ""
+    return join_areas(spec.provenance.get("training_area") for spec in job.specs) or ""
 
 
 class _Strips:

@@ -20,11 +20,13 @@ from torch import Tensor
 from geoseg.data.tiles import TilesInfo
 from geoseg.errors import ConfigError, ModelFileError
 from geoseg.jobs.files import disk_full_error, is_disk_full, replace_file
+from geoseg.networks.model_file import MODEL_NAME
+from geoseg.networks.starting_model import StartingModel
 from geoseg.options import ModelOptions, TrainOptions
 from geoseg.training.learner import Learner
 from geoseg.training.state_file import MONITOR, check_module, check_optimizer, read_state
 
-LAST_NAME, BEST_NAME, MODEL_NAME = "last.ckpt", "best.ckpt", "model.safetensors"
+LAST_NAME, BEST_NAME = "last.ckpt", "best.ckpt"
 
 # What a run writes, except for loggers and the mosaic.
 RUN_NAMES = (
@@ -156,7 +158,12 @@ def mosaic_folder(folder: Path, rank: int) -> Path:
     return folder / (f"{MOSAIC_NAME}_{rank}" if rank else MOSAIC_NAME)
 
 
-def describe_run(info: TilesInfo, model: ModelOptions, options: TrainOptions) -> dict[str, Any]:
+def describe_run(
+    info: TilesInfo,
+    model: ModelOptions,
+    options: TrainOptions,
+    start: StartingModel | None = None,
+) -> dict[str, Any]:
     """Return everything that must be the same on resume, as JSON values."""
     # Tiles that were cut before `blank` was recorded keep the hash that they had.
     tiles = info.model_dump_json(exclude=None if info.blank else {"blank"})
@@ -164,6 +171,7 @@ def describe_run(info: TilesInfo, model: ModelOptions, options: TrainOptions) ->
         "tiles": hashlib.sha256(tiles.encode()).hexdigest(),
         "model": model.model_dump(mode="json"),
         "train": options.model_dump(mode="json", exclude=_FREE),
+        "start": start.digest if start else None,
     }
 
 
@@ -224,6 +232,11 @@ def _check_same(path: Path, started: Mapping[str, Any] | None, run: Mapping[str,
         raise ConfigError(
             f"{path.parent}: the run was started with other tiles; resume with them, or start "
             "again with --overwrite"
+        )
+    if name == "start":
+        raise ConfigError(
+            f"{path.parent}: the run was started from another model than the one that --from names "
+            "now; resume with that one, or start again with --overwrite"
         )
     if name:
         raise ConfigError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -20,16 +21,16 @@ from geoseg.errors import (
     TrainingInterrupted,
     one_line,
 )
+from geoseg.geo.training_area import join_areas
 from geoseg.jobs.manifest import read_manifest
 from geoseg.jobs.output import check_output
 from geoseg.jobs.progress import Report
 from geoseg.networks.device import lacks_memory
-from geoseg.networks.model_file import save_model
+from geoseg.networks.model_file import MODEL_NAME, save_model
 from geoseg.options import ModelOptions, Thresholds, TrainOptions
 from geoseg.training.batch_size import no_room_for
 from geoseg.training.checkpoints import (
     LAST_NAME,
-    MODEL_NAME,
     best_weights,
     check_state,
     describe_run,
@@ -37,6 +38,7 @@ from geoseg.training.checkpoints import (
 )
 from geoseg.training.distributed import is_first, leave_group
 from geoseg.training.figures import draw_or_warn
+from geoseg.training.fine_tuning import describe_start
 from geoseg.training.history import History
 from geoseg.training.learner import Recipe
 from geoseg.training.loading.loaders import TileLossRecorder, build_sampler, unwrap_worker_error
@@ -123,7 +125,7 @@ def train(
         )
         try:
             return _train(
-                setup, settings, epochs, folder, run, model,
+                setup, settings, epochs, folder, run,
                 resume=resume, progress_bar=progress_bar, report=report,
             )  # fmt: skip
         except TrainingInterrupted:
@@ -139,7 +141,6 @@ def _train(
     epochs: int,
     folder: Path,
     run: RunFolder,
-    model: ModelOptions,
     *,
     resume: bool,
     progress_bar: bool,
@@ -161,7 +162,7 @@ def _train(
         run.watch_logs()
     _fit(setup, trainer, folder, history, epochs)
     leave_group()
-    return _finish(setup, model, folder, history, report) if first else None
+    return _finish(setup, folder, history, report) if first else None
 
 
 @quiet_session()
@@ -223,7 +224,7 @@ def _check_run(
         _check_folder(folder, tiles, resume=resume, overwrite=overwrite)
     # A resumed run reads its weights from the state, so pretrained ones are not needed.
     setup = prepare_once(tiles, model, options, recipe=recipe, pretrained=not resuming)
-    settings = describe_run(setup.train_set.info, model, options)
+    settings = describe_run(setup.train_set.info, setup.model, setup.options, setup.start)
     if not resuming:
         return setup, settings, 0
     epochs = check_state(folder / LAST_NAME, setup.module, setup.options, settings)
@@ -245,7 +246,8 @@ def _check_folder(folder: Path, tiles: str | Path, *, resume: bool, overwrite: b
 
 def _fit(setup: Setup, trainer: L.Trainer, folder: Path, history: History, epochs: int) -> None:
     """Train until an option ends the run; `epochs` epochs are already finished."""
-    history.report(_describe_start(setup))
+    for line in _describe_start(setup, resumed=epochs > 0):
+        history.report(line)
     sampler = build_sampler(
         setup.train_set,
         setup.options,
@@ -290,9 +292,7 @@ def _received_signal(error: SystemExit) -> signal.Signals | None:
     return signal.SIGINT if isinstance(error.__context__, KeyboardInterrupt) else None
 
 
-def _finish(
-    setup: Setup, model: ModelOptions, folder: Path, history: History, report: Report
-) -> TrainResult:
+def _finish(setup: Setup, folder: Path, history: History, report: Report) -> TrainResult:
     """Tune the best epoch on the validation tiles, save the model, then draw the pictures."""
     spec, weights = setup.spec, best_weights(folder)
     if not spec.exclusive:
@@ -300,7 +300,7 @@ def _finish(
     tuned = setup.recipe.finish(spec, weights, setup.options.device, setup.val_set)
     if tuned.f1 == 0:
         report("no building of the validation tiles is found; train longer, or check the labels")
-    provenance = _provenance(setup, model, history, tuned)
+    provenance = _provenance(setup, history, tuned)
     spec = spec.model_copy(update={"thresholds": tuned.thresholds, "provenance": provenance})
     save_model(folder / MODEL_NAME, weights, spec)
     # Only now: a run must not lose its model because a picture cannot be drawn.
@@ -314,18 +314,20 @@ def _finish(
     )
 
 
-def _describe_start(setup: Setup) -> str:
-    """Return one line about network, device and data."""
+def _describe_start(setup: Setup, *, resumed: bool) -> Iterator[str]:
+    """Yield lines about network, device and data, and about the model that training starts from."""
     spec, options = setup.spec, setup.options
     network = f"{spec.arch} with {spec.encoder}" if spec.encoder else spec.arch
     processes = options.devices * options.nodes
     times = f" x {processes} processes" if processes > 1 else ""
     share = setup.module.scored_share
     part = f", buildings scored on {share:.0%} of their area" if share < 1 else ""
-    return (
+    yield (
         f"{network} on {setup.device.type}: {len(setup.train_set)} training tiles, "
         f"{setup.batch_size}{times} per step, {len(setup.val_set)} validation tiles{part}"
     )
+    if setup.start and not resumed:
+        yield from describe_start(setup.start, setup.train_set.info, spec.outputs)
 
 
 def _describe_interruption(last: Path, epochs: int | None) -> str:
@@ -339,25 +341,25 @@ def _describe_interruption(last: Path, epochs: int | None) -> str:
     )
 
 
-def _provenance(
-    setup: Setup, model: ModelOptions, history: History, tuned: Tuned
-) -> dict[str, Any]:
-    info = setup.train_set.info
+def _provenance(setup: Setup, history: History, tuned: Tuned) -> dict[str, Any]:
+    info, start = setup.train_set.info, setup.start
+    own_area = describe_training_area(setup.train_set.folder)
+    before = start.spec.provenance.get("training_area") if start else None
     return {
         "geoseg": __version__,
         "torch": torch.__version__,
         "scenes": [Path(scene).name for scene in info.scenes],
         "split": info.split,
         "tiles": info.tiles,
-        "training_area": describe_training_area(setup.train_set.folder),
-        "model": model.model_dump(),
+        "training_area": join_areas([own_area, before]),
+        "model": setup.model.model_dump(),
         "train": setup.options.model_dump(),
         "batch_size": setup.batch_size,
         "minutes": round(history.minutes, 2),
         "val_iou": _rounded(history.best_iou),
         "val_f1": _rounded(tuned.f1),
         "calibration": tuned.calibration,
-    }
+    } | ({"start": start.describe_origin()} if start else {})
 
 
 def _rounded(score: float | None) -> float | None:

@@ -17,10 +17,13 @@ from geoseg.networks.device import choose_device
 from geoseg.networks.model_file import ModelSpec
 from geoseg.networks.models import build_model, check_tile_size, choose_encoder
 from geoseg.networks.models.sketch import check_side
+from geoseg.networks.models.transfer import transfer_weights
+from geoseg.networks.starting_model import StartingModel, find_start, use_network
 from geoseg.options import ModelOptions, TrainOptions
 from geoseg.training.batch_size import find_batch_size
 from geoseg.training.dataset import Sample, TileDataset
 from geoseg.training.distributed import adopt_started, check_processes, is_first
+from geoseg.training.fine_tuning import check_tiles, use_defaults, use_statistics
 from geoseg.training.finishing import finish
 from geoseg.training.learner import Learner, Recipe
 from geoseg.training.loading.loaders import build_train_loader, build_val_loader
@@ -40,9 +43,11 @@ class Setup:
         val_set: Validation tiles.
         spec: The model's header, without thresholds and provenance.
         module: The network with its loss and its optimizer.
-        options: Training options.
+        model: Options of the network; with a starting model, those of its network.
+        options: Training options; with a starting model, with the defaults of fine-tuning.
         batch_size: Tiles per step of one device.
         device: Device to train on.
+        start: The model that training continues from; None if it starts anew.
     """
 
     recipe: Recipe
@@ -50,9 +55,11 @@ class Setup:
     val_set: TileDataset
     spec: ModelSpec
     module: Learner
+    model: ModelOptions
     options: TrainOptions
     batch_size: int
     device: torch.device
+    start: StartingModel | None = None
 
 
 def prepare(
@@ -70,13 +77,20 @@ def prepare(
         model: Options of the network.
         options: Options of training.
         recipe: Recipe for what the network predicts; `PIXEL_RECIPE` when None.
-        pretrained: Load pretrained weights of the encoder.
+        pretrained: Load the weights of the encoder, or of the model that training continues from.
 
     Raises:
         GeosegError: If tiles, network and options do not fit together.
     """
+    start = find_start(model)
+    model = use_network(model, start)
+    options = use_defaults(options) if start else options
     recipe, options = _choose_recipe(model, recipe), adopt_started(options)
     train_set, val_set = recipe.datasets(tiles, options)
+    if start:
+        check_tiles(start, train_set.info, tiles)
+        for part in (train_set, val_set):
+            part.info = use_statistics(start, part.info)
     device = choose_device(options.device)
     check_processes(options, len(val_set), device)
     spec = _describe(train_set.info, model, recipe)
@@ -92,14 +106,20 @@ def prepare(
         options=spec.options,
     )
     check_tile_size(network, spec.size)
-    pretrained_encoder = spec.encoder is not None and model.encoder_weights is not None
-    module = recipe.learner(network, train_set, val_set, options, pretrained_encoder)
+    if start and pretrained:
+        transfer_weights(network, spec.outputs, start.spec, start.load_weights())
+    is_pretrained = start is not None or model.encoder_weights is not None
+    module = recipe.learner(
+        network, train_set, val_set, options, is_pretrained and spec.encoder is not None
+    )
     batch_size = options.batch_size
     if batch_size == "auto":
         batch_size = find_batch_size(module, spec, device, most=len(train_set))
     if options.compile:
         network.compile()
-    return Setup(recipe, train_set, val_set, spec, module, options, batch_size, device)
+    return Setup(
+        recipe, train_set, val_set, spec, module, model, options, batch_size, device, start
+    )
 
 
 def prepare_once(

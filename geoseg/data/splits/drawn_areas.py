@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import geopandas as gpd
 import numpy as np
@@ -10,35 +10,50 @@ import shapely
 from rasterio.windows import Window
 
 from geoseg.data.splits.regions import SPLITS, Region, SplitRegions, SplitScene
+from geoseg.data.splits.stripes import SIDE_PER_GAP, choose_gap, divide
 from geoseg.errors import ConfigError, GridMismatchError, VectorReadError
 from geoseg.geo.vector import check_range, read_footprints, to_crs_near
 from geoseg.options import TileOptions
 
 
 def split_areas(scenes: Sequence[SplitScene], options: TileOptions) -> SplitRegions:
-    """Split scenes by polygons with an attribute `split`: train, val or test."""
+    """Split scenes by polygons with an attribute `split`: train, val or test.
+
+    Polygons without the attribute are the areas that were labelled; each is divided into stripes.
+    """
     if options.areas is None:
         raise ConfigError(
-            "tile.areas: --split areas needs polygons with an attribute split (train, val or "
-            "test); pass --areas FILE"
+            "tile.areas: --split areas needs polygons; pass --areas FILE, in which an attribute "
+            "split (train, val or test) may say what each is for"
         )
     areas = _read_areas(options.areas)
-    regions = [_area_regions(scene, areas, options.areas) for scene in scenes]
-    if not any(regions):
+    parts = [_list_parts(scene, areas, options.areas) for scene in scenes]
+    sides = [max(part.window.width, part.window.height) for scene in parts for part in scene]
+    if not sides:
         raise GridMismatchError(
             f"{options.areas}: none of its {len(areas)} areas intersects a scene; check its CRS"
         )
-    return SplitRegions(regions, options.gap or 0)
+    if "split" in areas:
+        return SplitRegions(parts, options.gap or 0)
+    gap = choose_gap(options, min(sides) // SIDE_PER_GAP)
+    divided = [
+        [
+            stripe
+            for part in own
+            for stripe in _divide(scene, part, options.fractions, gap)
+        ]
+        for scene, own in zip(scenes, parts, strict=True)
+    ]  # fmt: skip
+    return SplitRegions(divided, gap)
 
 
 def _read_areas(path: str) -> gpd.GeoDataFrame:
     areas = read_footprints(path)
-    if "split" not in areas or areas.empty:
-        raise VectorReadError(
-            f"{path}: has no polygon with an attribute split; draw areas whose split is train, "
-            "val or test"
-        )
+    if areas.empty:
+        raise VectorReadError(f"{path}: has no polygon; draw the areas that were labelled")
     check_range(areas, path)
+    if "split" not in areas:
+        return areas
     names = areas.split.astype(str).str.strip().str.lower()
     unknown = sorted(set(names) - set(SPLITS))
     if unknown:
@@ -48,16 +63,34 @@ def _read_areas(path: str) -> gpd.GeoDataFrame:
     return areas.assign(split=names)
 
 
-def _area_regions(scene: SplitScene, areas: gpd.GeoDataFrame, path: str) -> list[Region]:
-    """Return the parts of the areas inside a scene."""
+def _list_parts(scene: SplitScene, areas: gpd.GeoDataFrame, path: str) -> list[Region]:
+    """Return the parts of the areas inside a scene; those without a split are for training."""
     projected = to_crs_near(areas, scene.grid.crs, scene.grid, where=path)
+    splits = projected.split if "split" in projected else ["train"] * len(projected)
     regions = []
-    for split, area in zip(projected.split, projected.geometry, strict=True):
+    for split, area in zip(splits, projected.geometry, strict=True):
         inside = area.intersection(scene.grid.polygon)
         window = _bounding_window(scene, inside) if inside.area > 0 else None
         if window is not None:
             regions.append(Region(split, window, inside))
     return regions
+
+
+def _divide(
+    scene: SplitScene, area: Region, fractions: tuple[float, float, float], gap: int
+) -> Iterator[Region]:
+    """Yield the stripes of an area."""
+    around = area.window
+    for stripe in divide(around.height, around.width, fractions, gap):
+        window = Window(
+            around.col_off + stripe.window.col_off,
+            around.row_off + stripe.window.row_off,
+            stripe.window.width,
+            stripe.window.height,
+        )
+        inside = area.polygon(scene.grid).intersection(scene.grid.window_polygon(window))
+        if inside.area > 0:
+            yield Region(stripe.split, window, inside)
 
 
 def _bounding_window(scene: SplitScene, area: shapely.Geometry) -> Window | None:

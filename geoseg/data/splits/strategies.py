@@ -13,6 +13,7 @@ from rasterio.windows import Window
 from geoseg.data.splits.balancing import assign_groups
 from geoseg.data.splits.drawn_areas import split_areas
 from geoseg.data.splits.regions import SPLITS, Region, SplitRegions, SplitScene
+from geoseg.data.splits.stripes import SIDE_PER_GAP, choose_gap, divide
 from geoseg.errors import ConfigError
 from geoseg.options import TileOptions
 
@@ -22,17 +23,16 @@ Strategy = Callable[[Sequence[SplitScene], TileOptions], SplitRegions]
 _TILES_PER_BLOCK = (8, 4, 2)
 _FEWEST_BLOCKS = 12
 
-# The default gap is at most 1/10 of a scene's longer side, or 1/8 of a block's side.
-_SCENE_PER_GAP = 10
+# The default gap is at most 1/8 of a block's side.
 _BLOCK_PER_GAP = 8
 
 
 def split_stripes(scenes: Sequence[SplitScene], options: TileOptions) -> SplitRegions:
     """Divide each scene's longer side into one stripe per split: train, val, test."""
     shortest = min(max(scene.grid.shape) for scene in scenes)
-    gap = _gap(options, shortest // _SCENE_PER_GAP)
+    gap = choose_gap(options, shortest // SIDE_PER_GAP)
     return SplitRegions(
-        [_stripes(*scene.grid.shape, options.fractions, gap) for scene in scenes], gap
+        [divide(*scene.grid.shape, options.fractions, gap) for scene in scenes], gap
     )
 
 
@@ -42,7 +42,7 @@ def split_blocks(scenes: Sequence[SplitScene], options: TileOptions) -> SplitReg
     blocks = _blocks(scenes, side)
     groups = _assign_blocks(scenes, blocks, options.fractions, options.seed)
     names = [SPLITS[group] for group in groups]
-    return _by_scene(scenes, blocks, names, _gap(options, side // _BLOCK_PER_GAP))
+    return _by_scene(scenes, blocks, names, choose_gap(options, side // _BLOCK_PER_GAP))
 
 
 def split_kfold(scenes: Sequence[SplitScene], options: TileOptions) -> SplitRegions:
@@ -55,7 +55,7 @@ def split_kfold(scenes: Sequence[SplitScene], options: TileOptions) -> SplitRegi
     groups = _assign_blocks(scenes, blocks, [1 / options.folds] * options.folds, options.seed)
     offsets = (groups - options.fold) % options.folds
     names = ["test" if offset == 0 else "val" if offset == 1 else "train" for offset in offsets]
-    return _by_scene(scenes, blocks, names, _gap(options, side // _BLOCK_PER_GAP))
+    return _by_scene(scenes, blocks, names, choose_gap(options, side // _BLOCK_PER_GAP))
 
 
 def split_scenes(scenes: Sequence[SplitScene], options: TileOptions) -> SplitRegions:
@@ -80,33 +80,6 @@ STRATEGIES: dict[str, Strategy] = {
     "scenes": split_scenes,
     "areas": split_areas,
 }
-
-
-def _gap(options: TileOptions, maximum: int) -> int:
-    """Return the gap in pixels; the default is a tile, or less if the scenes are small."""
-    return min(options.size, maximum) if options.gap is None else options.gap
-
-
-def _stripes(
-    height: int, width: int, fractions: tuple[float, float, float], gap: int
-) -> list[Region]:
-    """Return the stripes of one scene, separated by the gap."""
-    length = max(height, width)
-    used = [(split, part) for split, part in zip(SPLITS, fractions, strict=True) if part > 0]
-    usable = length - gap * (len(used) - 1)
-    if usable < len(used):
-        raise ConfigError(
-            f"tile.gap: gaps of {gap} pixels between {len(used)} splits leave nothing of {length} "
-            "pixels; choose a smaller --gap"
-        )
-    edges = [round(usable * end) for end in np.cumsum([0.0, *(part for _, part in used)])]
-    regions = []
-    for index, (split, _) in enumerate(used):
-        start, size = edges[index] + index * gap, edges[index + 1] - edges[index]
-        across, down = Window(start, 0, size, height), Window(0, start, width, size)
-        if size:
-            regions.append(Region(split, across if width >= height else down))
-    return regions
 
 
 def _block_side(scenes: Sequence[SplitScene], options: TileOptions) -> int:

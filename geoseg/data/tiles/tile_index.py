@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import geopandas as gpd
-import shapely
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from rasterio.windows import Window
 
 from geoseg.data.labels import IGNORE
 from geoseg.data.tiles.tile_table import check_table
 from geoseg.errors import EmptyDatasetError, VectorReadError, one_line
+from geoseg.geo.training_area import area_text
 from geoseg.geo.vector import ParquetParts, read_footprints, read_geoparquet
 from geoseg.jobs.files import read_text
 from geoseg.options.headers import (
@@ -34,9 +34,6 @@ from geoseg.options.headers import (
 FOOTPRINTS_NAME = "footprints.parquet"
 
 Target = Literal["building", "border", "contact", "distance", "class"]
-
-# Characters; models and rasters with a longer text would grow noticeably.
-_LONGEST_AREA = 200_000
 
 
 class FailedTile(BaseModel):
@@ -140,8 +137,7 @@ def describe_training_area(folder: str | Path) -> str | None:
     """
     files = [Path(folder) / f"{split}.geojson" for split in ("train", "val")]
     shapes = [shape for file in files if file.is_file() for shape in read_footprints(file).geometry]
-    text: str = shapely.to_wkt(shapely.union_all(shapes), rounding_precision=7)
-    return text if shapes and len(text) <= _LONGEST_AREA else None
+    return area_text(shapes)
 
 
 def load_tiles_info(folder: str | Path) -> TilesInfo:

@@ -25,6 +25,7 @@ from geoseg.geo.raster.prob import (
     read_prob,
 )
 from geoseg.geo.raster.scene import Scene, SceneInfo, mark_blank_areas, read_info, read_tags
+from geoseg.geo.raster.scene_vrt import are_numbered
 from geoseg.geo.raster.virtual_mosaic import write_mosaic
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "ProbInfo",
     "Scene",
     "SceneInfo",
+    "are_numbered",
     "check_is_image",
     "describe_classes",
     "is_mask",

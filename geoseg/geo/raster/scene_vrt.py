@@ -198,6 +198,11 @@ def name_band(description: str | None, colour: ColorInterp, number: int) -> str:
     return colour.name if named else f"band{number}"
 
 
+def are_numbered(names: Sequence[str]) -> bool:
+    """Return whether bands have only default names (`band1`, `2`): only their order counts."""
+    return all(name.lower().removeprefix("band").isdigit() for name in names)
+
+
 def clean_name(text: str) -> str:
     """Return a name of a band as geoseg stores it, see `name_band`."""
     return _CONTROL.sub(" ", text)[:MAX_NAME]

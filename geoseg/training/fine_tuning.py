@@ -1,0 +1,92 @@
+"""Training that continues from a trained model: checks against the tiles, defaults, messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from geoseg.data.tiles import TilesInfo
+from geoseg.errors import ConfigError, counted
+from geoseg.geo.raster import are_numbered
+from geoseg.networks.models.transfer import find_new_outputs
+from geoseg.networks.starting_model import StartingModel
+from geoseg.options import TrainOptions
+
+# Defaults of settings that the user did not give. A trained network needs smaller steps and fewer
+# of them than one that starts from random weights.
+DEFAULTS = {"lr": 5e-4, "epochs": 12, "ema": 0.98}
+
+# Beyond this ratio of pixel sizes, objects look too different from those that the model knows; up
+# to the other, the difference is not worth a word.
+_MAX_SCALE, _SAME_SCALE = 4.0, 1.1
+
+
+def use_defaults(options: TrainOptions) -> TrainOptions:
+    """Return the options with the defaults of fine-tuning where the user gave none."""
+    given = options.model_fields_set
+    chosen = {name: value for name, value in DEFAULTS.items() if name not in given}
+    if "swa" in given and options.swa:
+        chosen.pop("ema", None)
+    if "max_minutes" in given:
+        chosen.pop("epochs", None)  # the clock ends the run
+    return options.model_copy(update=chosen)
+
+
+def check_tiles(start: StartingModel, info: TilesInfo, folder: str | Path) -> None:
+    """Check that tiles suit the model that training continues from.
+
+    Raises:
+        ConfigError: If their bands or pixel size do not.
+    """
+    spec = start.spec
+    names, wanted = [n.lower() for n in info.bands], [n.lower() for n in spec.bands]
+    named = not (are_numbered(names) or are_numbered(wanted))
+    if len(names) != len(wanted) or (named and names != wanted):
+        raise ConfigError(
+            f"{folder}: the tiles have {counted(len(names), 'band')} ({', '.join(info.bands)}), "
+            f"but {start.name} needs {len(wanted)} ({', '.join(spec.bands)}); tile the scenes "
+            "again with --bands in the order of the model, or train without --from"
+        )
+    scale = info.gsd_m / spec.gsd_m
+    if not 1 / _MAX_SCALE <= scale <= _MAX_SCALE:
+        raise ConfigError(
+            f"{folder}: the pixels of the tiles measure {info.gsd_m:.3g} m, those of "
+            f"{start.name} {spec.gsd_m:.3g} m, and the two differ by more than a factor of "
+            f"{_MAX_SCALE:g}; tile the scenes again with --gsd {spec.gsd_m:.3g}, or train without "
+            "--from"
+        )
+
+
+def keeps_statistics(start: StartingModel, info: TilesInfo) -> bool:
+    """Return whether images are normalized by the statistics of the model, not of the tiles.
+
+    A trained network expects its own statistics; those of a few tiles would change all inputs. A
+    different data type has different units, so it needs its own.
+    """
+    known = set(start.spec.scene_dtypes or (start.spec.dtype,))
+    return set(info.scene_dtypes or (info.dtype,)) <= known
+
+
+def use_statistics(start: StartingModel, info: TilesInfo) -> TilesInfo:
+    """Return the description of the tiles with the statistics by which images are normalized."""
+    if not keeps_statistics(start, info):
+        return info
+    return info.model_copy(update={"mean": start.spec.mean, "std": start.spec.std})
+
+
+def describe_start(start: StartingModel, info: TilesInfo, outputs: Sequence[str]) -> Iterator[str]:
+    """Yield what is kept of the model and what is new, one line each."""
+    spec = start.spec
+    kept = [name for name in outputs if name in spec.outputs]
+    yield f"continuing from {start.name}, outputs {', '.join(kept) or 'none'}"
+    if new := find_new_outputs(outputs, spec):
+        yield f"new, and trained from random weights: {', '.join(new)}"
+    if unused := [name for name in spec.outputs if name not in outputs]:
+        yield f"not in the tiles, and left out: {', '.join(unused)}"
+    if not 1 / _SAME_SCALE <= info.gsd_m / spec.gsd_m <= _SAME_SCALE:
+        yield (
+            f"{start.name} was trained on pixels of {spec.gsd_m:.3g} m, and the tiles have "
+            f"{info.gsd_m:.3g} m; it learns faster from tiles cut with --gsd {spec.gsd_m:.3g}"
+        )
+    if not keeps_statistics(start, info):
+        yield "images are normalized by the statistics of the tiles, as their data type is new"
