@@ -1,0 +1,311 @@
+"""Benchmark of models in places that they never saw.
+
+    python benchmarks/places.py TOWNS BANEPA -o work/ [--recipe present --recipe improved ...]
+        [--region Ghana ...] [--steps 700] [--seeds 0] [--set KEY=VALUE]
+    python benchmarks/places.py TOWNS BANEPA -o work/ --all --recipe improved --steps 20000
+
+TOWNS is a folder of scenes NAME.tif with footprints NAME.parquet, BANEPA one of scene.tif with
+footprints.geojson. Without --all, each region in turn is predicted by a model that is trained on
+all others. Each result is a line of work/places.jsonl, so that an interrupted run is continued; the
+table is work/places.md. With --all, one model is trained on all places, and continued when the
+command is repeated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import geopandas as gpd
+import rasterio
+import torch
+from rasterio.windows import Window
+
+import geoseg
+from geoseg.config import Config, load_config
+from geoseg.data.tiles import load_tiles_info
+from geoseg.evaluation import evaluate_layers
+from geoseg.evaluation.metrics import AreaCounts, Score
+from geoseg.geo.vector import read_footprints
+from geoseg.networks.model_file import load_spec
+
+# Scenes of each region, by the beginning of their names.
+REGIONS = {
+    "Ghana": ("accra",),
+    "Zanzibar and Nairobi": ("zanzibar", "nairobi"),
+    "Philippines": ("virac",),
+    "Dhaka": ("dhaka",),
+    "Nepal": ("banepa",),
+    "Rio": ("rio",),
+    "United States": ("inria", "vegas"),
+    "Paris, Shanghai, Khartoum": ("spacenet2",),
+}
+
+# Scenes whose footprints were made from masks, in which touching buildings are one piece.
+MERGED = ("accra*", "inria*", "rio*", "spacenet2*")
+
+# The eastern part of the town is never trained on: the shipped models are tested there.
+BANEPA_SHARE = 0.85
+
+PRESENT = ("tile.gsd_m=0.3", "tile.overlap=0", "tile.fractions=[0.85,0.15,0]")
+PLACES = ("train.sampling=places",)
+UNKNOWN = (f"tile.merged=[{','.join(MERGED)}]",)
+
+# Changes of configs/small.yaml.
+RECIPES: dict[str, tuple[str, ...]] = {
+    "present": (),
+    "places": PLACES,
+    "merged": UNKNOWN,
+    "places_merged": (*PLACES, *UNKNOWN),
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all trainings have in common.
+
+    Attributes:
+        output: Folder of scenes, tiles, runs and results.
+        steps: Training steps.
+        overrides: Changes of the configuration, KEY=VALUE.
+    """
+
+    output: Path
+    steps: int
+    overrides: tuple[str, ...]
+
+    def settings(self, recipe: str, seed: int) -> Config:
+        """Return the configuration of a recipe."""
+        changes = (*PRESENT, *RECIPES[recipe], *self.overrides, f"train.seed={seed}")
+        return load_config("small", (*changes, "train.max_minutes=null"))
+
+    def key(self, recipe: str) -> str:
+        """Return a short hash of everything that a result depends on, except its seed."""
+        text = f"{self.steps} {self.settings(recipe, 0).model_dump_json()}"
+        return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+    @property
+    def scenes(self) -> list[Path]:
+        """The scenes of all regions."""
+        return sorted((self.output / "scenes").glob("*.tif"))
+
+
+@click.command(help=__doc__)
+@click.argument("towns", type=Path)
+@click.argument("banepa", type=Path)
+@click.option("-o", "--output", type=Path, required=True)
+@click.option("--recipe", "recipes", multiple=True, type=click.Choice(list(RECIPES)))
+@click.option("--region", "regions", multiple=True, type=click.Choice(list(REGIONS)))
+@click.option("--steps", default=700, show_default=True)
+@click.option("--seeds", default="0", show_default=True)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE")
+@click.option("--all", "whole", is_flag=True, help="Train one model on all places.")
+def main(
+    towns: Path,
+    banepa: Path,
+    output: Path,
+    recipes: tuple[str, ...],
+    regions: tuple[str, ...],
+    steps: int,
+    seeds: str,
+    overrides: tuple[str, ...],
+    whole: bool,
+) -> None:
+    """Train, predict and tabulate."""
+    study = Study(output, steps, overrides)
+    gather_scenes(towns, banepa, output / "scenes")
+    for seed in map(int, seeds.split(",")):
+        for recipe in recipes or RECIPES:
+            if whole:
+                train(study, recipe, seed, leave_out=None)
+                continue
+            for region in regions or REGIONS:
+                do_fold(study, recipe, region, seed)
+    if not whole:
+        table = format_table(read_results(output))
+        (output / "places.md").write_text(table)
+        click.echo(table)
+
+
+def gather_scenes(towns: Path, banepa: Path, folder: Path) -> None:
+    """Put all scenes with their footprints into one folder."""
+    if folder.exists():
+        return
+    partial = folder.with_name(".scenes")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for scene in sorted(towns.glob("*.tif")):
+        for file in (scene, scene.with_suffix(".parquet")):
+            (partial / file.name).symlink_to(file.resolve())
+    crop_west(banepa / "scene.tif", partial / "banepa.tif")
+    footprints = gpd.read_file(banepa / "footprints.geojson")
+    footprints[["geometry"]].to_parquet(partial / "banepa.parquet")
+    partial.rename(folder)
+
+
+def crop_west(scene: Path, path: Path) -> None:
+    """Write the western part of a scene."""
+    with rasterio.open(scene) as source:
+        window = Window(0, 0, round(BANEPA_SHARE * source.width), source.height)
+        profile = source.profile | {
+            "width": window.width,
+            "transform": source.window_transform(window),
+        }
+        with rasterio.open(path, "w", **profile) as sink:
+            sink.write(source.read(window=window))
+
+
+def do_fold(study: Study, recipe: str, region: str, seed: int) -> None:
+    """Train without a region, predict it, and append the result."""
+    done = {(r["recipe"], r["region"], r["seed"], r["key"]) for r in read_results(study.output)}
+    if (recipe, region, seed, study.key(recipe)) in done:
+        return
+    model = train(study, recipe, seed, leave_out=region)
+    start = time.perf_counter()
+    scenes = [scene for scene in study.scenes if is_in(scene, region)]
+    buildings, area = Score(0, 0, 0), AreaCounts(0.0, 0.0, 0.0)
+    for scene in scenes:
+        found = score_scene(scene, model, study.output / "predicted" / recipe)
+        buildings, area = buildings + found[0], area + found[1]
+    provenance = load_spec(model).provenance
+    result = {
+        "recipe": recipe,
+        "region": region,
+        "seed": seed,
+        "key": study.key(recipe),
+        "steps": study.steps,
+        "machine": machine(),
+        "minutes": provenance["minutes"],
+        "val_f1": provenance["val_f1"],
+        "f1": round(buildings.f1, 4),
+        "iou": round(area.iou, 4),
+        "tp": buildings.tp,
+        "fp": buildings.fp,
+        "fn": buildings.fn,
+        "seconds_of_mapping": round(time.perf_counter() - start, 1),
+    }
+    with (study.output / "places.jsonl").open("a") as file:
+        file.write(json.dumps(result) + "\n")
+    click.echo(json.dumps(result))
+
+
+def train(study: Study, recipe: str, seed: int, *, leave_out: str | None) -> Path:
+    """Train on all scenes but those of a region; return the model file."""
+    settings = study.settings(recipe, seed)
+    name = "all" if leave_out is None else leave_out.split(",")[0].replace(" ", "_").lower()
+    scenes = [s for s in study.scenes if leave_out is None or not is_in(s, leave_out)]
+    tiles = study.output / "tiles" / f"{name}_{short_hash(settings.tile.model_dump_json())}"
+    if not tiles.exists():
+        options = settings.tile.model_copy(
+            update={"merged": used_patterns(settings.tile.merged, scenes)}
+        ) if settings.tile.model_dump().get("merged") else settings.tile  # fmt: skip
+        geoseg.tile(scenes, study.output / "scenes" / "{}.parquet", tiles, options=options)
+    run = study.output / "runs" / f"{recipe}_{name}_{seed}_{study.key(recipe)}"
+    per_epoch = max(25, -(-load_tiles_info(tiles).tiles["train"] // settings.train.batch_size))
+    epochs = max(1, round(study.steps / per_epoch))
+    options = settings.train.model_copy(update={"epochs": epochs})
+    try:
+        geoseg.train(
+            tiles, run, model=settings.model, options=options, resume=True, report=click.echo
+        )
+    except geoseg.errors.ConfigError as error:
+        if "the run is finished" not in str(error):
+            raise
+    return run / "model.safetensors"
+
+
+def used_patterns(patterns: Sequence[str], scenes: Sequence[Path]) -> tuple[str, ...]:
+    """Return the patterns that match a scene; others are refused."""
+    return tuple(p for p in patterns if any(scene.match(p) for scene in scenes))
+
+
+def score_scene(scene: Path, model: Path, folder: Path) -> tuple[Score, AreaCounts]:
+    """Predict a scene with the defaults, and compare it with its footprints."""
+    out = folder / scene.stem
+    geoseg.predict(scene, out, model=model, overwrite=True)
+    truth = read_footprints(scene.with_suffix(".parquet"))
+    found = read_footprints(out / "footprints.gpkg", layer="footprints")
+    crs = gpd.GeoSeries([scene_box(scene)], crs=4326).estimate_utm_crs()
+    evaluation = evaluate_layers(found.to_crs(crs), truth.to_crs(crs))
+    return evaluation.score, evaluation.area
+
+
+def scene_box(scene: Path) -> Any:
+    """Return the bounds of a scene in longitude and latitude."""
+    from rasterio.warp import transform_bounds
+    from shapely import box
+
+    with rasterio.open(scene) as source:
+        return box(*transform_bounds(source.crs, 4326, *source.bounds))
+
+
+def is_in(scene: Path, region: str) -> bool:
+    """Return whether a scene belongs to a region."""
+    return scene.name.startswith(REGIONS[region])
+
+
+def short_hash(text: str) -> str:
+    """Return a short hash of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def machine() -> str:
+    """Return the name of the hardware."""
+    if torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return f"{torch.get_num_threads()} CPU threads"
+
+
+def read_results(output: Path) -> list[dict[str, Any]]:
+    """Read the results written so far."""
+    path = output / "places.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def format_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Format the results as Markdown: a column per recipe, with means over seeds and regions."""
+    kinds = list(dict.fromkeys((row["recipe"], row["steps"], row["key"]) for row in rows))
+    lines = [
+        "| region | " + " | ".join(f"`{name}`, {steps} steps" for name, steps, _ in kinds) + " |",
+        "|---|" + "---:|" * len(kinds),
+    ]
+    for region in REGIONS:
+        cells = [_cell(rows, kind, [region]) for kind in kinds]
+        lines.append(f"| {region} | {' | '.join(cells)} |")
+    whole = [_cell(rows, kind, list(REGIONS)) for kind in kinds]
+    lines.append(f"| mean | {' | '.join(whole)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(rows: Sequence[dict[str, Any]], kind: tuple[str, int, str], regions: list[str]) -> str:
+    """Return F1 and IoU, averaged over seeds and regions; empty if some are missing."""
+    means = list(_means(rows, kind, regions))
+    if len(means) < len(regions):
+        return ""
+    f1, iou = (statistics.mean(values) for values in zip(*means, strict=True))
+    return f"{f1:.3f} / {iou:.3f}"
+
+
+def _means(
+    rows: Sequence[dict[str, Any]], kind: tuple[str, int, str], regions: Sequence[str]
+) -> Iterator[tuple[float, float]]:
+    for region in regions:
+        own = [
+            row
+            for row in rows
+            if (row["recipe"], row["steps"], row["key"]) == kind and row["region"] == region
+        ]
+        if own:
+            yield tuple(statistics.mean(row[score] for row in own) for score in ("f1", "iou"))  # type: ignore[misc]
+
+
+if __name__ == "__main__":
+    main()
