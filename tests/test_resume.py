@@ -217,6 +217,8 @@ def test_tiles_of_an_earlier_version_are_the_same_tiles():
     assert describe_run(old, MODEL, OPTIONS)["tiles"] == OLD_HASH
     blank = old.model_copy(update={"blank": {"scene.tif": 0.25}})
     assert describe_run(blank, MODEL, OPTIONS)["tiles"] != OLD_HASH
+    merged = old.model_copy(update={"merged": ("scene.tif",)})
+    assert describe_run(merged, MODEL, OPTIONS)["tiles"] != OLD_HASH
 
 
 def without_settings(run, folder, *names):

@@ -46,6 +46,12 @@ if TYPE_CHECKING:
 )
 @click.option("--where", help='Attribute filter of the footprints, e.g. "label == 1".')
 @click.option("--layer", help="Layer of the footprints, where there are several.")
+@click.option(
+    "--merged",
+    multiple=True,
+    metavar="PATTERN",
+    help="Scenes whose labels merge touching buildings, e.g. accra.tif or '*'. May be repeated.",
+)
 @click.option("--bands", help="Bands by number or name, e.g. 3,2,1.  [default: all]")
 @click.option(
     "--gsd", type=float, metavar="METRES", help="Pixel size on the ground.  [default: the scene's]"
@@ -96,6 +102,7 @@ def command(
     for_model: str | None,
     where: str | None,
     layer: str | None,
+    merged: tuple[str, ...],
     bands: str | None,
     gsd: float | None,
     assume_gsd: float | None,
@@ -129,6 +136,7 @@ def command(
         overrides,
         tile__where=where,
         tile__layer=layer,
+        tile__merged=merged or None,
         tile__bands=parse_bands(bands),
         tile__gsd_m=gsd,
         tile__assume_gsd_m=assume_gsd,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import geopandas as gpd
 import numpy as np
@@ -25,6 +26,7 @@ from geoseg.networks.model_file import ModelSpec
 from geoseg.options import Thresholds
 from geoseg.training.dataset import TileDataset, tile_corners
 from geoseg.training.validation.areas import read_area_labels
+from geoseg.training.validation.merged_labels import count_buildings_in, describe_merged
 from geoseg.training.validation.tuning import Tuned
 from geoseg.vectorization.footprint_frames import concatenate_frames, georeference_outlines
 
@@ -43,12 +45,14 @@ class BoxArea:
         windows: Each tile's window of the grid, by its row in the dataset.
         outline: Outline of the labelled pixels, in the grid's CRS.
         truth: Reference footprints, in the grid's CRS.
+        merged: Whether the labels merge touching buildings.
     """
 
     grid: Grid
     windows: Mapping[int, Window]
     outline: BaseGeometry
     truth: gpd.GeoDataFrame
+    merged: bool = False
 
     @property
     def aoi(self) -> AOI:
@@ -77,11 +81,14 @@ class BoxScore:
         threshold: The score threshold with the highest building F1@0.5.
         f1: Building F1@0.5 at that threshold.
         iou: IoU of the areas that boxes above the threshold and footprints cover.
+        merged_f1: Building F1@0.5 where labels merge touching buildings, if `f1` is of other areas;
+            else None.
     """
 
     threshold: float
     f1: float
     iou: float
+    merged_f1: float | None = None
 
 
 def build_areas(tiles: TileDataset) -> list[BoxArea]:
@@ -99,12 +106,13 @@ def build_areas(tiles: TileDataset) -> list[BoxArea]:
             )
         else:
             _, _, outline, truth = read_area_labels(tiles, grid, windows, truth)
-        areas.append(BoxArea(grid, windows, outline, truth))
+        merged = rows.scene.iloc[0] in tiles.info.merged
+        areas.append(BoxArea(grid, windows, outline, truth, merged))
     return areas
 
 
 def score_boxes(areas: Sequence[BoxArea], predictions: Mapping[int, Boxes]) -> BoxScore:
-    """Find the best score threshold over all areas, and score the boxes above it.
+    """Find the best score threshold over all areas where buildings count, and score its boxes.
 
     Args:
         areas: Validation areas.
@@ -115,7 +123,10 @@ def score_boxes(areas: Sequence[BoxArea], predictions: Mapping[int, Boxes]) -> B
         evaluate_layers(layer, area.truth, aoi=area.aoi)
         for layer, area in zip(layers, areas, strict=True)
     ]
-    f1 = np.array([_building_f1(evaluations, min_score) for min_score in _CANDIDATES])
+    is_counted = count_buildings_in(areas)
+    counted = list(compress(evaluations, is_counted))
+    others = [one for one, own in zip(evaluations, is_counted, strict=True) if not own]
+    f1 = np.array([_building_f1(counted, min_score) for min_score in _CANDIDATES])
     # The middle of the best thresholds, which is the most robust choice.
     best = np.flatnonzero(f1 == f1.max())
     threshold = float(_CANDIDATES[best[len(best) // 2]])
@@ -128,7 +139,9 @@ def score_boxes(areas: Sequence[BoxArea], predictions: Mapping[int, Boxes]) -> B
         evaluation.area / area.grid.pixel_area
         for evaluation, area in zip(confident, areas, strict=True)
     )
-    return BoxScore(threshold, float(f1.max()), sum(pixels, AreaCounts(0.0, 0.0, 0.0)).iou)
+    iou = sum(pixels, AreaCounts(0.0, 0.0, 0.0)).iou
+    merged_f1 = _building_f1(others, threshold) if others else None
+    return BoxScore(threshold, float(f1.max()), iou, merged_f1)
 
 
 def tune_boxes(
@@ -156,8 +169,14 @@ def tune_boxes(
         data = np.stack([sample["image"].numpy() for sample in samples])
         valid = np.stack([sample["valid"][0].numpy() for sample in samples])
         predictions |= zip(indexes, predictor(data, valid), strict=True)
-    score = score_boxes(build_areas(tiles), predictions)
-    return Tuned(Thresholds(body=score.threshold), score.f1)
+    areas = build_areas(tiles)
+    score = score_boxes(areas, predictions)
+    return Tuned(
+        Thresholds(body=score.threshold),
+        score.f1,
+        merged_f1=score.merged_f1,
+        notes=describe_merged(areas, score.merged_f1),
+    )
 
 
 def _is_labelled(rows: pd.DataFrame) -> bool:

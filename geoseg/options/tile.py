@@ -75,6 +75,10 @@ class TileOptions(Options):
     )
     where: str | None = Field(None, description="Attribute filter of vector labels")
     layer: str | None = Field(None, description="Layer name of vector labels")
+    merged: tuple[str, ...] = Field(
+        (),
+        description="Scenes whose labels merge touching buildings: names or patterns, * for all",
+    )
     split: Literal["stripes", "blocks", "kfold", "scenes", "areas"] = Field(
         "stripes", description="How scenes are split into train, val and test"
     )
@@ -138,6 +142,10 @@ class TileOptions(Options):
             raise ValueError(f"fold is set, but split is {self.split}; set split to kfold")
         if self.targets[:1] != ("building",) or len(set(self.targets)) < len(self.targets):
             raise ValueError("targets must begin with building, without repetition")
+        if self.merged and self.classes:
+            raise ValueError(
+                "merged is for labels of buildings, but classes are set; leave one of them out"
+            )
         if self.fold >= self.folds:
             raise ValueError(f"fold must be below folds ({self.folds}); the first fold is 0")
         return self

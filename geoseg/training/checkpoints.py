@@ -165,8 +165,9 @@ def describe_run(
     start: StartingModel | None = None,
 ) -> dict[str, Any]:
     """Return everything that must be the same on resume, as JSON values."""
-    # Tiles that were cut before `blank` was recorded keep the hash that they had.
-    tiles = info.model_dump_json(exclude=None if info.blank else {"blank"})
+    # Tiles that were cut before these were recorded keep the hash that they had.
+    absent = {name for name in ("blank", "merged") if not getattr(info, name)}
+    tiles = info.model_dump_json(exclude=absent)
     return {
         "tiles": hashlib.sha256(tiles.encode()).hexdigest(),
         "model": model.model_dump(mode="json"),

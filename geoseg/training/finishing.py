@@ -25,8 +25,14 @@ from geoseg.training.figures import (
     draw_outlined,
     draw_reliability,
 )
-from geoseg.training.validation.areas import Predict, ValidationArea, ValidationAreas, predict_tiles
+from geoseg.training.validation.areas import (
+    Predict,
+    ValidationArea,
+    ValidationAreas,
+    predict_tiles,
+)
 from geoseg.training.validation.calibration import calibrate
+from geoseg.training.validation.merged_labels import count_buildings_in, describe_merged
 from geoseg.training.validation.tuning import Drawing, Tuned, tune_thresholds
 
 VALIDATION_NAME, RELIABILITY_NAME = "validation.png", "reliability.png"
@@ -74,12 +80,24 @@ def finish(spec: ModelSpec, weights: dict[str, Tensor], device: str, tiles: Tile
     calibration = calibrate(areas.areas())
     best = tune_thresholds(areas).model_copy(update={"temperature": calibration.temperature})
     evaluated = [(one, one.evaluate(best)) for one in areas.areas()]
-    score = sum((evaluation.score for _, evaluation in evaluated), Score(0, 0, 0))
+    f1, merged_f1 = _measure_f1(evaluated)
     pictures: dict[str, Drawing] = {
         RELIABILITY_NAME: lambda path: draw_reliability(calibration, path),
         VALIDATION_NAME: partial(_draw_buildings, tiles, evaluated),
     }
-    return Tuned(best, score.f1, calibration.summary, pictures)
+    notes = describe_merged(areas.areas(), merged_f1)
+    return Tuned(best, f1, calibration.summary, pictures, merged_f1, notes)
+
+
+def _measure_f1(
+    evaluated: Sequence[tuple[ValidationArea, Evaluation]],
+) -> tuple[float, float | None]:
+    """Return building F1 where it counts, and where it does not; None if it counts everywhere."""
+    counted = count_buildings_in([area for area, _ in evaluated])
+    scores = {True: Score(0, 0, 0), False: Score(0, 0, 0)}
+    for is_counted, (_, evaluation) in zip(counted, evaluated, strict=True):
+        scores[is_counted] += evaluation.score
+    return scores[True].f1, None if all(counted) else scores[False].f1
 
 
 def _draw_classes(predict: Predict, tiles: TileDataset, spec: ModelSpec, path: Path) -> None:

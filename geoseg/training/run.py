@@ -300,6 +300,8 @@ def _finish(setup: Setup, folder: Path, history: History, report: Report) -> Tra
     tuned = setup.recipe.finish(spec, weights, setup.options.device, setup.val_set)
     if tuned.f1 == 0:
         report("no building of the validation tiles is found; train longer, or check the labels")
+    for note in tuned.notes:
+        report(note)
     provenance = _provenance(setup, history, tuned)
     spec = spec.model_copy(update={"thresholds": tuned.thresholds, "provenance": provenance})
     save_model(folder / MODEL_NAME, weights, spec)
@@ -345,6 +347,7 @@ def _provenance(setup: Setup, history: History, tuned: Tuned) -> dict[str, Any]:
     info, start = setup.train_set.info, setup.start
     own_area = describe_training_area(setup.train_set.folder)
     before = start.spec.provenance.get("training_area") if start else None
+    merged = {} if tuned.merged_f1 is None else {"val_f1_merged": _rounded(tuned.merged_f1)}
     return {
         "geoseg": __version__,
         "torch": torch.__version__,
@@ -358,6 +361,7 @@ def _provenance(setup: Setup, history: History, tuned: Tuned) -> dict[str, Any]:
         "minutes": round(history.minutes, 2),
         "val_iou": _rounded(history.best_iou),
         "val_f1": _rounded(tuned.f1),
+        **merged,
         "calibration": tuned.calibration,
     } | ({"start": start.describe_origin()} if start else {})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from geoseg.data.label_report.class_counts import BACKGROUND
 from geoseg.data.label_report.summary import (
@@ -47,6 +48,7 @@ def list_findings(report: LabelReport) -> list[Finding]:
         *(_check_footprints(report.footprints) if report.footprints else ()),
         *_check_splits(report),
         *_check_tiles(report),
+        *_describe_merged(report),
     ]
     return sorted(findings, key=lambda finding: finding.good)
 
@@ -152,6 +154,16 @@ def _check_tiles(report: LabelReport) -> Iterator[Finding]:
     for band in report.bands:
         if max(band.counts) == sum(band.counts):
             yield Finding(False, f"Band {band.name} contains a single value only.")
+
+
+def _describe_merged(report: LabelReport) -> Iterator[Finding]:
+    if report.merged:
+        names = ", ".join(Path(scene).name for scene in report.merged)
+        yield Finding(
+            True,
+            f"Touching buildings are merged in the labels of {names}: walls inside a footprint "
+            "are unknown, and ignored in training.",
+        )
 
 
 def _count(number: int, thing: str) -> str:

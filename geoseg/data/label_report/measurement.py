@@ -68,6 +68,7 @@ def measure_labels(
         exclusive=info.exclusive,
         scenes=info.scenes,
         labels=info.labels,
+        merged=info.merged,
         size=info.size,
         gsd_m=info.gsd_m,
         failed=len(info.failed),

@@ -156,6 +156,7 @@ class LabelReport(_Frozen):
         exclusive: Whether the classes are exclusive; otherwise pixels are building or not.
         scenes: Paths of the scenes.
         labels: Path of the labels.
+        merged: Paths of the scenes whose labels merge touching buildings.
         size: Tile side in pixels.
         gsd_m: Ground sampling distance, metres per pixel.
         failed: Number of tiles that could not be cut.
@@ -172,6 +173,7 @@ class LabelReport(_Frozen):
     exclusive: bool
     scenes: tuple[str, ...]
     labels: str
+    merged: tuple[str, ...] = ()
     size: int
     gsd_m: float
     failed: int

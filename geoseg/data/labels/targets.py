@@ -58,9 +58,17 @@ class GridLabels(Protocol):
 # (building ids, mask, border radius in pixels) → target, uint8 (H, W).
 TargetFunction = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 
+# (target, piece ids, border radius in pixels) → where the target is unknown, bool (H, W).
+UnknownFunction = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
+
 
 def rasterize_targets(
-    labels: GridLabels, window: Window, valid: np.ndarray, targets: tuple[str, ...] = TARGETS
+    labels: GridLabels,
+    window: Window,
+    valid: np.ndarray,
+    targets: tuple[str, ...] = TARGETS,
+    *,
+    merged: bool = False,
 ) -> np.ndarray:
     """Rasterize the targets of a window.
 
@@ -77,11 +85,24 @@ def rasterize_targets(
       nearest edge of a footprint, positive inside, clipped to ±`DISTANCE_PX`. Networks are
       trained on it divided by its greatest value, `FULL_SCALE_VALUES`.
 
+    In `merged` labels, touching buildings are one piece, inside which any wall may be missing. A
+    target keeps its value where it is the same however the pieces are divided into buildings, and
+    is `IGNORE` elsewhere:
+
+    - `building` is known everywhere.
+    - `border` is known outside of pieces, and inside up to `BORDER_M` from their edge, where it is
+      1. It is unknown deeper inside.
+    - `contact` is 1 near two pieces, and 0 where there is no piece within `BORDER_M`. It is unknown
+      elsewhere: inside pieces, and along their edge also outside, as a missing wall may end there.
+    - `distance` is known outside of pieces, and in their outermost pixels. Deeper inside it is
+      unknown, as the depth in a piece is only the greatest that a building in it may have.
+
     Args:
         labels: Labels on the grid.
         window: Window on the grid.
         valid: (H, W), True where the scene has data.
         targets: Names of the targets, in the order of the result.
+        merged: Whether the labels merge touching buildings.
 
     Returns:
         uint8 (targets, H, W).
@@ -92,7 +113,9 @@ def rasterize_targets(
         Window(left, top, window.width + 2 * margin, window.height + 2 * margin)
     )  # fmt: skip
     inside = (slice(margin, ids.shape[0] - margin), slice(margin, ids.shape[1] - margin))
-    rasters = np.stack([TARGET_FUNCTIONS[name](ids, mask, radius)[inside] for name in targets])
+    rasters = np.stack(
+        [_rasterize_target(name, ids, mask, radius, merged)[inside] for name in targets]
+    )
     rasters[:, ~valid | (mask[inside] == IGNORE)] = IGNORE
     return rasters
 
@@ -105,6 +128,15 @@ def border_radius_px(grid: Grid) -> int:
 def margin_px(grid: Grid, targets: tuple[str, ...]) -> int:
     """Return the distance in pixels up to which labels influence the targets of a pixel."""
     return max(border_radius_px(grid), DISTANCE_PX + 1 if "distance" in targets else 0)
+
+
+def _rasterize_target(
+    name: str, ids: np.ndarray, mask: np.ndarray, radius: int, merged: bool
+) -> np.ndarray:
+    target = TARGET_FUNCTIONS[name](ids, mask, radius)
+    if merged and name in _UNKNOWN_FUNCTIONS:
+        target[_UNKNOWN_FUNCTIONS[name](target, ids, radius)] = IGNORE
+    return target
 
 
 def _mask(_: np.ndarray, mask: np.ndarray, __: int) -> np.ndarray:
@@ -171,10 +203,34 @@ def _widen(extent: tuple[slice, ...]) -> tuple[slice, ...]:
     return tuple(slice(max(0, part.start - 1), part.stop + 1) for part in extent)
 
 
+def _unknown_border(border: np.ndarray, ids: np.ndarray, _: int) -> np.ndarray:
+    unknown: np.ndarray = (border == 0) & (ids > 0)
+    return unknown
+
+
+def _unknown_contact(contact: np.ndarray, ids: np.ndarray, radius: int) -> np.ndarray:
+    side = 2 * radius + 1
+    near = np.pad(_any_in_window(ids > 0, side, side), radius)
+    unknown: np.ndarray = (contact == 0) & near
+    return unknown
+
+
+def _unknown_distance(distance: np.ndarray, _: np.ndarray, __: int) -> np.ndarray:
+    # The centre of an outermost pixel is half a pixel inside, the least that is possible.
+    unknown: np.ndarray = distance > _ZERO_DISTANCE + _STEPS_PER_PX // 2
+    return unknown
+
+
 TARGET_FUNCTIONS: dict[str, TargetFunction] = {
     "class": _mask,
     "building": _building,
     "border": _border,
     "contact": _contact,
     "distance": _distance,
+}
+
+_UNKNOWN_FUNCTIONS: dict[str, UnknownFunction] = {
+    "border": _unknown_border,
+    "contact": _unknown_contact,
+    "distance": _unknown_distance,
 }

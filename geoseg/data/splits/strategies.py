@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from fnmatch import fnmatch
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 from rasterio.windows import Window
@@ -13,6 +11,7 @@ from rasterio.windows import Window
 from geoseg.data.splits.balancing import assign_groups
 from geoseg.data.splits.drawn_areas import split_areas
 from geoseg.data.splits.regions import SPLITS, Region, SplitRegions, SplitScene
+from geoseg.data.splits.scene_patterns import check_patterns, matches_any
 from geoseg.data.splits.stripes import SIDE_PER_GAP, choose_gap, divide
 from geoseg.errors import ConfigError
 from geoseg.options import TileOptions
@@ -66,7 +65,11 @@ def split_scenes(scenes: Sequence[SplitScene], options: TileOptions) -> SplitReg
     blocks = [(index, scene.grid.window) for index, scene in enumerate(scenes)]
     if options.val_scenes or options.test_scenes:
         names = [_named_split(scene.name, options) for scene in scenes]
-        _check_patterns(options, scenes)
+        check_patterns(
+            "tile.val_scenes, tile.test_scenes",
+            (*options.val_scenes, *options.test_scenes),
+            [scene.name for scene in scenes],
+        )
     else:
         groups = _assign_blocks(scenes, blocks, options.fractions, options.seed)
         names = [SPLITS[group] for group in groups]
@@ -138,20 +141,6 @@ def _by_scene(
 
 def _named_split(scene: str, options: TileOptions) -> str:
     for split, patterns in (("test", options.test_scenes), ("val", options.val_scenes)):
-        if any(_matches(scene, pattern) for pattern in patterns):
+        if matches_any(scene, patterns):
             return split
     return "train"
-
-
-def _matches(scene: str, pattern: str) -> bool:
-    return fnmatch(scene, pattern) or fnmatch(Path(scene).name, pattern)
-
-
-def _check_patterns(options: TileOptions, scenes: Sequence[SplitScene]) -> None:
-    """Check that each pattern of scene names matches a scene."""
-    for pattern in (*options.val_scenes, *options.test_scenes):
-        if not any(_matches(scene.name, pattern) for scene in scenes):
-            raise ConfigError(
-                f"tile.val_scenes, tile.test_scenes: {pattern} matches none of the "
-                f"{len(scenes)} scenes; give names or patterns such as *_7.tif"
-            )

@@ -14,7 +14,7 @@ import shapely
 from pyproj import CRS
 
 from geoseg.data.labels import FootprintLabels, Labels, LayerLabels, RasterLabels
-from geoseg.data.splits import SPLITS
+from geoseg.data.splits import SPLITS, matches_any
 from geoseg.data.tiles.scene_overlaps import LOCATION_REMEDY
 from geoseg.errors import ConfigError, EmptyDatasetError, GridMismatchError, MissingCRSError
 from geoseg.geo.crs import as_crs, has_location, is_same_crs
@@ -227,6 +227,21 @@ def warn_upsampled_scenes(infos: Sequence[SceneInfo], gsd_m: float, *, chosen: b
                 gsd_m,
                 "" if chosen else ", the pixel size of the first scene; set another with --gsd",
             )
+
+
+def warn_only_merged(tiles: pd.DataFrame, options: TileOptions) -> None:
+    """Warn if no training tile shows what is inside of separate buildings.
+
+    Args:
+        tiles: All tiles, with the columns `scene` and `split`.
+        options: Tiling options.
+    """
+    scenes = tiles.scene[tiles.split == "train"].unique()
+    if len(options.targets) > 1 and all(matches_any(one, options.merged) for one in scenes):
+        logger.warning(
+            "the labels of all training scenes merge touching buildings, so that nothing teaches "
+            "where a building has no wall inside; add scenes with separate buildings"
+        )
 
 
 def warn_unbalanced_splits(splits: pd.Series, options: TileOptions) -> None:

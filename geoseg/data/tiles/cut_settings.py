@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from geoseg.data.labels import resolve_scheme
+from geoseg.data.splits import matches_any
 from geoseg.data.tiles.tile_index import TilesInfo
 from geoseg.options import TileOptions
 
@@ -23,6 +26,7 @@ def list_cut_settings(info: TilesInfo) -> dict[str, Any]:
         "tile.gsd_m": info.gsd_m,
         "tile.split": info.split.get("by"),
         "tile.where": info.where,
+        "tile.merged": _join_names(info.merged),
     }
     if info.exclusive:
         return {**settings, "tile.classes": ", ".join(info.classes)}
@@ -45,12 +49,19 @@ def find_other_settings(info: TilesInfo, options: TileOptions) -> dict[str, tupl
     if options.classes:
         given["tile.classes"] = ", ".join(resolve_scheme(options.classes).names)
     given["tile.targets"] = ", ".join(options.targets) if "tile.targets" in given else None
+    if "tile.merged" in given:
+        matching = [scene for scene in info.scenes if matches_any(scene, options.merged)]
+        given["tile.merged"] = _join_names(matching)
     cut = list_cut_settings(info)
     compared = cut.keys() - _WITHOUT_EFFECT
     pairs = {key: (value, cut[key]) for key, value in given.items() if key in compared}
     return {
         key: pair for key, pair in pairs.items() if pair[0] is not None and not _are_equal(*pair)
     }
+
+
+def _join_names(scenes: Iterable[str]) -> str:
+    return ", ".join(Path(scene).name for scene in scenes) or "none"
 
 
 def _are_equal(one: Any, other: Any) -> bool:

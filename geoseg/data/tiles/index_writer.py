@@ -119,6 +119,7 @@ def _build_info(
         std=tuple(round(float(s), 6) or 1.0 for s in std),
         scenes=tuple(info.path for info in plan.scenes),
         blank={info.path: round(info.blank.share, 4) for info in plan.scenes if info.blank},
+        merged=plan.merged,
         labels=plan.labels_path,
         where=options.where,
         split=_describe_split(plan),

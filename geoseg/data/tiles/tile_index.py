@@ -74,6 +74,7 @@ class TilesInfo(BaseModel):
         std: Standard deviation per band over the valid pixels of the training split.
         scenes: Paths of the scenes.
         blank: Share of each scene with blank areas that is blank and treated as nodata.
+        merged: Paths of the scenes whose labels merge touching buildings.
         labels: Path of the footprints.
         where: Attribute filter of the footprints.
         split: How the scenes were split: strategy, gap, fractions, seed.
@@ -101,6 +102,7 @@ class TilesInfo(BaseModel):
     std: tuple[Deviation, ...]
     scenes: tuple[str, ...] = Field(min_length=1)
     blank: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
+    merged: tuple[str, ...] = ()
     labels: str
     where: str | None
     split: dict[str, Any]
@@ -116,6 +118,10 @@ class TilesInfo(BaseModel):
             self.targets[0] != "building" or len(set(self.targets)) < len(self.targets)
         ):
             raise ValueError("targets must be class alone, or begin with building")
+        if not set(self.merged) <= set(self.scenes) or len(set(self.merged)) < len(self.merged):
+            raise ValueError("merged must list some of the scenes, each once")
+        if self.merged and self.exclusive:
+            raise ValueError("merged must be empty for exclusive classes")
         return self
 
     @property

@@ -38,6 +38,7 @@ class RowTask:
     targets: tuple[str, ...]
     tiles: list[tuple[str, Window]] = field(repr=False)
     strip_tiles: int = TILES_PER_STRIP
+    merged: bool = False
 
 
 class CutTile(BaseModel):
@@ -81,6 +82,7 @@ def build_row_task(
         targets=plan.options.target_names,
         tiles=list(zip(part.id, windows, strict=True)),
         strip_tiles=strip_tiles,
+        merged=plan.scenes[index].path in plan.merged,
     )
 
 
@@ -139,7 +141,7 @@ def _cut_strip(
     whole = _bounding_window([window for _, window in strip])
     pixels, valid = scene.read(whole)
     pixels = pixels.astype(task.dtype, copy=False)
-    targets = rasterize_targets(task.labels, whole, valid, task.targets)
+    targets = rasterize_targets(task.labels, whole, valid, task.targets, merged=task.merged)
     for id_, window in strip:
         left = window.col_off - whole.col_off
         own = (..., slice(left, left + window.width))

@@ -30,8 +30,10 @@ from geoseg.data.splits import (
     Region,
     SplitRegions,
     SplitScene,
+    check_patterns,
     count_shared_pixels,
     find_close_tiles,
+    matches_any,
     merge_by_split,
 )
 from geoseg.data.tiles.checks import (
@@ -44,6 +46,7 @@ from geoseg.data.tiles.checks import (
     check_splits,
     find_common_crs,
     list_values,
+    warn_only_merged,
     warn_unbalanced_splits,
     warn_unclassed_labels,
     warn_unlabelled_scenes,
@@ -102,6 +105,12 @@ class TilingPlan:
         return {split: int((self.tiles.split == split).sum()) for split in SPLITS}
 
     @property
+    def merged(self) -> tuple[str, ...]:
+        """Paths of the scenes whose labels merge touching buildings."""
+        paths = (scene.path for scene in self.scenes)
+        return tuple(path for path in paths if matches_any(path, self.options.merged))
+
+    @property
     def dtype(self) -> str:
         """Data type that holds the pixels of every scene."""
         return str(np.result_type(*(scene.dtype for scene in self.scenes)))
@@ -116,7 +125,16 @@ class TilingPlan:
         counts = ", ".join(f"{count} {split}" for split, count in self.counts.items())
         size = f"{self.bytes / 1e6:.0f} MB at most"
         planned = f"{len(self.tiles)} tiles planned ({counts}), {size}"
-        return [*lines, *self._note_pixel_size(), planned]
+        return [*lines, *self._note_merged(), *self._note_pixel_size(), planned]
+
+    def _note_merged(self) -> list[str]:
+        """Return what is unknown in labels that merge touching buildings, if any do."""
+        if not self.merged:
+            return []
+        names = ", ".join(Path(path).name for path in self.merged)
+        unknown = [name for name in self.options.targets if name != "building"]
+        effect = f"; unknown inside them: {', '.join(unknown)}" if unknown else ""
+        return [f"touching buildings are merged in the labels of {names}{effect}"]
 
     def _note_pixel_size(self) -> list[str]:
         """Return what an unusual pixel size means for buildings, if none was chosen."""
@@ -173,6 +191,7 @@ def plan_tiles(
     scheme = resolve_scheme(options.classes)
     check_classes_fit(scheme.names)
     infos = _read_scenes(scenes, options)
+    check_patterns("tile.merged", options.merged, [info.path for info in infos])
     crs = find_common_crs(infos)
     gsd_m = options.gsd_m or infos[0].grid.gsd_m
     check_scenes_fit(infos, gsd_m)
@@ -186,6 +205,7 @@ def plan_tiles(
     ]
     split = STRATEGIES[options.split](split_scenes, options)
     tiles = _place_tiles(infos, grids, split, options)
+    warn_only_merged(tiles, options)
     regions = merge_by_split(
         [
             _labelled_regions(grid, own_regions, own_labels, crs)

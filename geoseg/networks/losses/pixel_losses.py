@@ -12,7 +12,7 @@ from geoseg.options import BceOptions, CrossEntropyOptions, FocalOptions
 
 
 def bce_loss(batch: LossBatch, options: BceOptions) -> Tensor:
-    """Binary cross-entropy of independent channels, mean over valid pixels.
+    """Binary cross-entropy of independent channels, mean over pixels that are valid in any channel.
 
     Without a building the gradient lowers every logit, by σ(logit).
 
@@ -73,7 +73,10 @@ def sample_losses(batch: LossBatch) -> Tensor:
 
 
 def _mean(loss: Tensor, batch: LossBatch) -> Tensor:
-    return _apply_weight_map(loss, batch).sum() / batch.valid.sum().clamp(min=1)
+    # Pixels that are valid in one channel at least count for all, so that ignoring a pixel in one
+    # channel changes neither the weight of its other pixels nor that of other channels.
+    count = batch.valid.any(dim=1).sum() * batch.valid.shape[1]
+    return _apply_weight_map(loss, batch).sum() / count.clamp(min=1)
 
 
 def _apply_weight_map(loss: Tensor, batch: LossBatch) -> Tensor:

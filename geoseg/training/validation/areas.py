@@ -15,7 +15,7 @@ import shapely
 from rasterio.windows import Window
 from shapely.geometry.base import BaseGeometry
 
-from geoseg.data.tiles import has_footprints, read_tile_footprints
+from geoseg.data.tiles import TilesInfo, has_footprints, read_tile_footprints
 from geoseg.evaluation import Evaluation, evaluate_layers
 from geoseg.evaluation.metrics import AreaCounts, Score
 from geoseg.geo.aoi import AOI
@@ -24,6 +24,7 @@ from geoseg.geo.tiling import blend_weights
 from geoseg.geo.vector import to_crs_near
 from geoseg.options import Thresholds
 from geoseg.training.dataset import TileDataset, bounding_grid, tile_boxes
+from geoseg.training.validation.merged_labels import count_buildings_in
 from geoseg.vectorization.layer import vectorize_arrays
 
 Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -53,6 +54,7 @@ class ValidationArea:
         outline: Outline of the labelled pixels, in the grid's CRS.
         truth: Reference footprints, in the grid's CRS.
         windows: Each tile's window of the grid, by its row in the dataset.
+        merged: Whether the labels merge touching buildings.
     """
 
     prob: np.ndarray
@@ -63,6 +65,7 @@ class ValidationArea:
     outline: BaseGeometry
     truth: gpd.GeoDataFrame
     windows: Mapping[int, Window]
+    merged: bool = False
 
     @property
     def aoi(self) -> AOI:
@@ -100,7 +103,7 @@ class ValidationAreas:
         self.tiles = tiles
         self.predictions: dict[int, np.ndarray] = {}
         groups = list(_iter_groups(tiles.tiles))
-        chosen = _choose_evenly(groups, tiles.info.size, most_pixels)
+        chosen = _choose_of_both(groups, tiles.info, most_pixels)
         self.covered_mpx, self.total_mpx = _megapixels(chosen), _megapixels(groups)
         footprints = read_footprints_of_scenes(tiles.folder)
         self._plans = [
@@ -166,12 +169,15 @@ class ValidationAreas:
             thresholds: Thresholds of `vectorize`.
 
         Returns:
-            Counts of buildings, matched at an IoU of 0.5, and areas in pixels.
+            Counts of buildings, matched at an IoU of 0.5, in the areas of `count_buildings_in`;
+            areas in pixels, of all.
         """
         buildings, pixels = Score(0, 0, 0), AreaCounts(0.0, 0.0, 0.0)
-        for area in self.areas():
+        counted = count_buildings_in(self.areas())
+        for area, is_counted in zip(self.areas(), counted, strict=True):
             evaluation = area.evaluate(thresholds)
-            buildings += evaluation.score
+            if is_counted:
+                buildings += evaluation.score
             # In pixels, since the CRSs of scenes may have different units.
             pixels += evaluation.area / area.grid.pixel_area
         return buildings, pixels
@@ -196,6 +202,7 @@ class _AreaPlan:
             index: Window(row.col_off - left, row.row_off - top, row.width, row.height)
             for index, row in zip(rows.index.tolist(), rows.itertuples(), strict=True)
         }
+        self._merged = rows.scene.iloc[0] in tiles.info.merged
         self._tiles, self._footprints = tiles, footprints
         self._labels: AreaLabels | None = None
 
@@ -218,8 +225,9 @@ class _AreaPlan:
             self._labels = read_area_labels(self._tiles, self.grid, self.windows, self._footprints)
         target, labelled, outline, truth = self._labels
         return ValidationArea(
-            prob, info.targets, target, labelled, self.grid, outline, truth, self.windows
-        )
+            prob, info.targets, target, labelled, self.grid, outline, truth, self.windows,
+            self._merged,
+        )  # fmt: skip
 
 
 class AreaLabels(NamedTuple):
@@ -285,6 +293,27 @@ def _iter_groups(tiles: pd.DataFrame) -> Iterator[pd.DataFrame]:
         for part in shapely.get_parts(shapely.union_all(boxes)):
             # Shrunk, so that tiles that touch this part in a corner only do not belong to it.
             yield rows[shapely.intersects(boxes, part.buffer(-0.5))]
+
+
+def _choose_of_both(
+    groups: list[pd.DataFrame], info: TilesInfo, most_pixels: int
+) -> list[pd.DataFrame]:
+    """Choose evenly from groups with separate and with merged labels, so that neither is missing.
+
+    Args:
+        groups: Groups of tiles that touch each other.
+        info: Description of the tiles.
+        most_pixels: Limit of the total number of pixels, shared in proportion to the groups.
+    """
+    merged = [group.scene.iloc[0] in info.merged for group in groups]
+    total = sum(map(_extent, groups))
+    chosen: list[pd.DataFrame] = []
+    for kind in (False, True):
+        part = [group for group, own in zip(groups, merged, strict=True) if own == kind]
+        if part:
+            share = most_pixels * sum(map(_extent, part)) // total
+            chosen += _choose_evenly(part, info.size, share)
+    return chosen
 
 
 def _choose_evenly(groups: list[pd.DataFrame], size: int, most_pixels: int) -> list[pd.DataFrame]:

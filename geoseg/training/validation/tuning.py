@@ -41,6 +41,9 @@ class Tuned:
         thresholds: The best thresholds; the defaults for exclusive classes, whose mask is the
             argmax.
         f1: Their building F1@0.5; None for exclusive classes.
+        merged_f1: Building F1@0.5 where labels merge touching buildings, if `f1` is of other areas;
+            else None.
+        notes: Lines for the user.
         calibration: The `summary` of the calibration for the model file; None without one.
         pictures: Functions that draw figures, by file name; called after the model is saved.
     """
@@ -49,6 +52,8 @@ class Tuned:
     f1: float | None
     calibration: dict[str, float] | None = None
     pictures: Mapping[str, Drawing] = field(default_factory=dict)
+    merged_f1: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 def tune_thresholds(areas: ValidationAreas) -> Thresholds:
