@@ -13,7 +13,6 @@ from geoseg.data.splits.drawn_areas import split_areas
 from geoseg.data.splits.regions import SPLITS, Region, SplitRegions, SplitScene
 from geoseg.data.splits.scene_patterns import check_patterns, matches_any
 from geoseg.data.splits.stripes import SIDE_PER_GAP, choose_gap, divide
-from geoseg.errors import ConfigError
 from geoseg.options import TileOptions
 
 Strategy = Callable[[Sequence[SplitScene], TileOptions], SplitRegions]
