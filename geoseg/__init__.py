@@ -18,11 +18,13 @@ from geoseg.version import __version__
 
 if TYPE_CHECKING:
     from geoseg import errors
+    from geoseg.alignment import AlignSummary
+    from geoseg.api.align import align
     from geoseg.api.evaluate import evaluate
     from geoseg.api.export import export
     from geoseg.api.model import Model, Probabilities, load_model
     from geoseg.api.predict import predict
-    from geoseg.api.results import PredictResult, TileResult, VectorizeResult
+    from geoseg.api.results import AlignResult, PredictResult, TileResult, VectorizeResult
     from geoseg.api.tile import tile
     from geoseg.api.train import find_lr, train
     from geoseg.api.vectorize import vectorize
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from geoseg.geo.grid import Grid
     from geoseg.jobs.workers import Workers
     from geoseg.options import (
+        AlignOptions,
         ClassOptions,
         CRFOptions,
         ModelOptions,
@@ -45,6 +48,9 @@ if TYPE_CHECKING:
 
 # Public name → the module that defines it.
 _MODULES = {
+    "AlignOptions": "geoseg.options",
+    "AlignResult": "geoseg.api.results",
+    "AlignSummary": "geoseg.alignment",
     "CRFOptions": "geoseg.options",
     "ClassOptions": "geoseg.options",
     "ClassReport": "geoseg.evaluation",
@@ -65,6 +71,7 @@ _MODULES = {
     "VectorizeOptions": "geoseg.options",
     "VectorizeResult": "geoseg.api.results",
     "Workers": "geoseg.jobs.workers",
+    "align": "geoseg.api.align",
     "evaluate": "geoseg.api.evaluate",
     "export": "geoseg.api.export",
     "find_lr": "geoseg.api.train",
@@ -77,6 +84,9 @@ _MODULES = {
 }
 
 __all__ = [
+    "AlignOptions",
+    "AlignResult",
+    "AlignSummary",
     "CRFOptions",
     "ClassOptions",
     "ClassReport",
@@ -98,6 +108,7 @@ __all__ = [
     "VectorizeResult",
     "Workers",
     "__version__",
+    "align",
     "errors",
     "evaluate",
     "export",

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 
 from geoseg.errors import ConfigError
 from geoseg.options import (
+    AlignOptions,
     ModelOptions,
     Options,
     PredictOptions,
@@ -44,6 +45,7 @@ class Config(Options):
     train: TrainOptions = Field(default_factory=TrainOptions)
     predict: PredictOptions = Field(default_factory=PredictOptions)
     vectorize: VectorizeOptions = Field(default_factory=VectorizeOptions)
+    align: AlignOptions = Field(default_factory=AlignOptions)
 
 
 def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:

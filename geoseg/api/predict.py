@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_ABOUT_DEFAULT = (
+# Warning of the verbs that predict without a given model.
+ABOUT_DEFAULT = (
     "using the default model, a demonstration that was trained on one town in Nepal; elsewhere "
     "most of its footprints are wrong (scores: geoseg info buildings), so adapt it to your own "
     "area"
@@ -96,8 +97,8 @@ def predict(
             scene, output, model=model, options=options, vectorize=vectorize, overwrite=overwrite
         )
         if model is None:
-            logger.warning("%s", _ABOUT_DEFAULT)
-        _warn_of_drift(plan.job)
+            logger.warning("%s", ABOUT_DEFAULT)
+        warn_of_drift_in(plan.job)
         workers = (workers or Workers()).with_default_processes(_count_gpus(plan.job))
         if plan.job.finds_boxes:
             return _predict_boxes(plan, overwrite, workers, progress)
@@ -211,7 +212,8 @@ def _check_boxes(job: PredictionJob, output: Path, suffix: str) -> None:
             )
 
 
-def _warn_of_drift(job: PredictionJob) -> None:
+def warn_of_drift_in(job: PredictionJob) -> None:
+    """Warn if the scene differs from those that the models were trained on."""
     from geoseg.prediction.drift import warn_of_drift
 
     warn_of_drift(job.plan.scene, job.specs)

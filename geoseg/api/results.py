@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import geopandas as gpd
 
+    from geoseg.alignment import AlignSummary
     from geoseg.data.label_report import LabelReport
     from geoseg.data.tiles import TilesInfo
 
@@ -64,6 +65,24 @@ class VectorizeResult:
 
     path: Path
     count: int
+
+    @cached_property
+    def footprints(self) -> gpd.GeoDataFrame:
+        """All polygons with their columns, read from the layer."""
+        return read_layer(self.path)
+
+
+@dataclass(frozen=True)
+class AlignResult:
+    """A layer of aligned polygons.
+
+    Attributes:
+        path: The layer.
+        summary: How the polygons were moved.
+    """
+
+    path: Path
+    summary: AlignSummary
 
     @cached_property
     def footprints(self) -> gpd.GeoDataFrame:

@@ -26,6 +26,7 @@ COMMANDS = {
     "train": "Train a network on tiles.",
     "predict": "Find the buildings of a scene: probabilities, mask, footprints.",
     "vectorize": "Turn a probability raster into footprints.",
+    "align": "Move labels that lie beside their buildings.",
     "evaluate": "Score footprints against the truth.",
     "export": "Export a model as ONNX for QGIS, as torch.export, or as a STAC item.",
     "demo": "Run all steps on a synthetic town.",

@@ -15,10 +15,15 @@ from geoseg.cli.sections import is_used, list_settings
 _SIMILAR = 0.75
 
 # Commands whose options are named; those of the command itself are looked at before.
-_STEPS = ("tile", "predict", "vectorize", "evaluate")
+_STEPS = ("tile", "predict", "vectorize", "align", "evaluate")
 
 # Options whose setting has another name.
-_SETTING_OF = {"threshold": "vectorize.body", "gsd": "tile.gsd_m", "split": "vectorize.split_m"}
+_SETTING_OF = {
+    "threshold": "vectorize.body",
+    "gsd": "tile.gsd_m",
+    "split": "vectorize.split_m",
+    "max-shift": "align.max_shift_m",
+}
 
 _OPTION_OF = {setting: name for name, setting in _SETTING_OF.items()} | {
     "tile.assume_gsd_m": "assume-gsd",

@@ -15,6 +15,7 @@ USED: dict[str, tuple[str, ...]] = {
     "train": ("model", "train"),
     "predict": ("predict", "vectorize"),
     "vectorize": ("vectorize",),
+    "align": ("align", "predict"),
     "evaluate": ("tile.classes",),
     "models": ("model",),
     "demo": ("tile", "model", "train", "predict", "vectorize"),
@@ -29,9 +30,9 @@ _UNUSED: dict[str, dict[str, str]] = {
 }
 
 # The command that a section is for.
-_COMMAND_OF = {section: section for section in ("tile", "train", "predict", "vectorize")} | {
-    "model": "train"
-}
+_COMMAND_OF = {
+    section: section for section in ("tile", "train", "predict", "vectorize", "align")
+} | {"model": "train"}
 
 
 def check_overrides(command: str, overrides: Sequence[str], note: str = "") -> None:

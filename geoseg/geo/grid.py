@@ -133,6 +133,31 @@ class Grid:
         )
         return _steps(x, y, np.radians(to_y - to_x))
 
+    def offsets_m(self, places: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        """Convert steps in pixels to metres on the ground to the east and to the north.
+
+        If the CRS cannot be transformed to longitude and latitude (a local one), metres along its
+        axes are returned.
+
+        Args:
+            places: (column, row) where each step begins (N, 2).
+            steps: Columns and rows of each step (N, 2).
+
+        Returns:
+            Metres (east, north), (N, 2).
+        """
+        xs, ys = np.array(
+            [self.transform * points.T for points in (places, places + steps)]
+        ).swapaxes(0, 1)
+        try:
+            transformer = Transformer.from_crs(self.crs.to_wkt(), 4326, always_xy=True)
+            lon, lat = transformer.transform(xs, ys, errcheck=True)
+        except ProjError:
+            return np.stack([xs[1] - xs[0], ys[1] - ys[0]], axis=-1) * unit_m(self.crs)
+        azimuths, _, metres = WGS84_ELLIPSOID.inv(lon[0], lat[0], lon[1], lat[1])
+        angles = np.radians(azimuths)
+        return np.stack([metres * np.sin(angles), metres * np.cos(angles)], axis=-1)
+
     def window_transform(self, window: Window) -> Affine:
         """Return the transform of a window's pixels."""
         return self.transform * Affine.translation(window.col_off, window.row_off)

@@ -3,6 +3,7 @@
 Values only: nothing here imports torch or rasterio, so that a misspelt key fails at once.
 """
 
+from geoseg.options.align import AlignOptions
 from geoseg.options.augment import AUGMENT_PRESETS, AugmentOptions
 from geoseg.options.base import Options
 from geoseg.options.crf import CRFOptions
@@ -31,6 +32,7 @@ __all__ = [
     "PIXELWISE",
     "USUAL_LOSS",
     "USUAL_LOSS_OF_CLASSES",
+    "AlignOptions",
     "AugmentOptions",
     "BceOptions",
     "CRFOptions",

@@ -9,15 +9,13 @@ from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
-from pyproj import Transformer
-from pyproj.exceptions import ProjError
 
 from geoseg.data.label_report.class_counts import read_classes
 from geoseg.data.label_report.edges import EdgeFit, fit_outlines
 from geoseg.data.label_report.sampling import spread_tiles
 from geoseg.data.label_report.summary import LabelShift
 from geoseg.data.tiles import TilesInfo
-from geoseg.geo.grid import WGS84_ELLIPSOID, Grid, unit_m
+from geoseg.geo.grid import Grid
 from geoseg.geo.raster import Scene
 
 # Size of the sample, and the tiles that a scene needs in it for a separate estimate.
@@ -129,20 +127,9 @@ def find_peak(surface: np.ndarray) -> tuple[float, float]:
 
 def shift_in_metres(grid: Grid, dx: float, dy: float) -> tuple[float, float]:
     """Convert a shift in pixels at the centre of a grid to metres (east, north)."""
-    column, row = grid.width / 2, grid.height / 2
-    (x, y), (shifted_x, shifted_y) = (
-        grid.transform * (column, row),
-        grid.transform * (column + dx, row + dy),
-    )
-    try:
-        transformer = Transformer.from_crs(grid.crs.to_wkt(), 4326, always_xy=True)
-        lon, lat = transformer.transform([x, shifted_x], [y, shifted_y], errcheck=True)
-    except ProjError:  # a local CRS
-        unit = unit_m(grid.crs)
-        return (shifted_x - x) * unit, (shifted_y - y) * unit
-    azimuth, _, metres = WGS84_ELLIPSOID.inv(lon[0], lat[0], lon[1], lat[1])
-    angle = np.deg2rad(azimuth)
-    return float(metres * np.sin(angle)), float(metres * np.cos(angle))
+    centre, step = np.array([[grid.width, grid.height]]) / 2, np.array([[dx, dy]])
+    ((east, north),) = grid.offsets_m(centre, step).tolist()
+    return east, north
 
 
 def _rounded(value: float) -> float:

@@ -26,6 +26,12 @@ _TEXTS: Mapping[str, tuple[str, str]] = {
         "how the outline was drawn: rectangle, rectilinear, partly, simplified or raw",
     ),
     "truth_id": ("True footprint", "identifier or number of the true footprint in its file"),
+    "shift_x_m": ("Shift to the east (m)", "metres by which the polygon was moved to the east"),
+    "shift_y_m": ("Shift to the north (m)", "metres by which the polygon was moved to the north"),
+    "shift_gain": (
+        "Gain of the shift",
+        "growth of the mean log likelihood of the pixels in and around the polygon",
+    ),
     "iou": ("IoU", "highest IoU with a footprint of the other layer that was compared with it"),
 }
 

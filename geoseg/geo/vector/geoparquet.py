@@ -20,21 +20,26 @@ _BOX = pa.struct([(side, pa.float64()) for side in _SIDES])
 
 
 def write_geoparquet(
-    path: Path, schema: pa.Schema, crs: CRS, rows: Iterable[tuple[list[pa.Array], np.ndarray]]
+    path: Path,
+    schema: pa.Schema,
+    crs: CRS,
+    rows: Iterable[tuple[list[pa.Array], np.ndarray]],
+    *,
+    keeps_parts: bool = False,
 ) -> None:
-    """Write single, right-handed polygons, with a bounding box for each row.
+    """Write right-handed polygons, with a bounding box for each row.
 
     Args:
         path: Output file.
         schema: Schema of the attributes.
         crs: CRS of the polygons.
         rows: Attribute columns and polygons (n,) of each row group.
+        keeps_parts: Whether they are MultiPolygons.
     """
     schema = pa.schema([*schema, ("geometry", pa.binary()), ("bbox", _BOX)])
     covering = {"bbox": {side: ["bbox", side] for side in _SIDES}}
-    schema = _describe(
-        schema, crs, kinds=("Polygon",), orientation="counterclockwise", covering=covering
-    )
+    kinds = ("MultiPolygon",) if keeps_parts else ("Polygon",)
+    schema = _describe(schema, crs, kinds=kinds, orientation="counterclockwise", covering=covering)
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         for columns, shapes in rows:
             corners = [pa.array(side) for side in shapely.bounds(shapes).reshape(-1, 4).T]

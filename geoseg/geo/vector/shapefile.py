@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,12 +56,13 @@ class ShapefileSize:
 
         Args:
             columns: Attribute columns.
-            polygons: Polygons (n,).
+            polygons: Polygons or MultiPolygons (n,).
 
         Raises:
             ConfigError: If a file would become too large.
         """
-        rings = len(polygons) + int(shapely.get_num_interior_rings(polygons).sum())
+        parts = shapely.get_parts(polygons)
+        rings = len(parts) + int(shapely.get_num_interior_rings(parts).sum())
         points = int(shapely.get_num_coordinates(polygons).sum())
         self.shapes += _RECORD * len(polygons) + _RING * rings + _POINT * points
         self._rows += len(polygons)
@@ -103,10 +105,10 @@ def _as_decimal(column: pa.Array) -> pa.Array:
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Shorten names to at most ten characters, still distinct."""
+    """Shorten names to at most ten letters, digits and underscores, still distinct."""
     short: list[str] = []
     for name in names:
-        candidate = _NAMES.get(name, name)[:_NAME_LENGTH]
+        candidate = re.sub(r"\W", "_", _NAMES.get(name, name)[:_NAME_LENGTH])
         count = 1
         while candidate in short:
             count += 1

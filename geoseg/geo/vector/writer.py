@@ -69,6 +69,8 @@ def write_footprints(
     columns: Mapping[str, str] = FOOTPRINT_COLUMNS,
     grid: Grid | None = None,
     class_colours: Mapping[str, str] | None = None,
+    is_review: bool = True,
+    keeps_parts: bool = False,
 ) -> int:
     """Write footprints batch by batch; the file appears under its name only when complete.
 
@@ -79,7 +81,7 @@ def write_footprints(
     `review` with a point in each footprint of low confidence (at most 100,000), and default
     styles for QGIS. Field names of a Shapefile are shortened to 10 characters (`perimeter_m`
     becomes `perim_m`). A CSV has SpaceNet's columns, with polygons in pixels and the file's name
-    as `ImageId`. MultiPolygons are written as one row per part.
+    as `ImageId`. MultiPolygons are written as one row per part, unless `keeps_parts`.
 
     Args:
         path: Output file: .geojson, .geojsonl, .shp, .gpkg (layer `footprints`), .fgb, .parquet
@@ -90,6 +92,9 @@ def write_footprints(
         grid: Grid of the raster that the footprints were traced from; needed for a CSV.
         class_colours: Colour (#rrggbb) of each value of the column `class`, for the default style
             of a GeoPackage.
+        is_review: Whether a GeoPackage of footprints with confidences gets the layer `review` and
+            styles.
+        keeps_parts: Whether the layer is one of MultiPolygons, and its rows are not divided.
 
     Returns:
         Number of polygons written.
@@ -106,21 +111,22 @@ def write_footprints(
     check_layer(path, crs)
     source_crs = as_crs(crs, path)
     target_crs = CRS.from_epsg(4326) if suffix in _IN_DEGREES else source_crs
-    frames = _single_polygons(batches, suffix, source_crs)
+    frames = _right_handed(batches, suffix, source_crs, keeps_parts)
     review = ReviewPoints(target_crs)
-    if suffix == ".gpkg":
+    is_review = is_review and suffix == ".gpkg"
+    if is_review:
         frames = _collect_review_points(frames, review)
     stream = _RecordStream(frames, columns, target_crs)
     if suffix == ".shp":
         stream.on_batch = ShapefileSize(path, stream.schema).add
     with replace_layer(path) as partial:
         if suffix == ".parquet":
-            write_geoparquet(partial, stream.schema, stream.crs, stream)
+            write_geoparquet(partial, stream.schema, stream.crs, stream, keeps_parts=keeps_parts)
         elif suffix == _SPACENET_SUFFIX:
             _write_spacenet(partial, stream, grid, path.stem)
         else:
-            _write_ogr(partial, stream, suffix)
-        if suffix == ".gpkg" and set(stream.schema.names) >= _REVIEW_COLUMNS:
+            _write_ogr(partial, stream, suffix, "MultiPolygon" if keeps_parts else "Polygon")
+        if is_review and set(stream.schema.names) >= _REVIEW_COLUMNS:
             _finish_geopackage(partial, stream.schema.names, review, class_colours)
     return stream.count
 
@@ -254,13 +260,21 @@ def _attributes(frame: gpd.GeoDataFrame) -> pd.DataFrame:
     return pd.DataFrame(frame.drop(columns=frame.geometry.name))
 
 
-def _single_polygons(
-    batches: Iterable[gpd.GeoDataFrame], suffix: str, crs: CRS
+def _right_handed(
+    batches: Iterable[gpd.GeoDataFrame], suffix: str, crs: CRS, keeps_parts: bool
 ) -> Iterator[gpd.GeoDataFrame]:
-    """Yield frames with one right-handed polygon per row; one cut at 180 degrees stays one row."""
+    """Yield frames of right-handed polygons.
+
+    A row is a single polygon, or that in GeoJSON which is cut at 180 degrees; a MultiPolygon in all
+    rows if parts are kept.
+    """
     for batch in batches:
-        frame = batch.set_crs(crs, allow_override=True).explode(ignore_index=True)
-        frame = frame[frame.geom_type == "Polygon"]
+        frame = batch.set_crs(crs, allow_override=True)
+        if keeps_parts:
+            frame = _as_multipolygons(frame)
+        else:
+            frame = frame.explode(ignore_index=True)
+            frame = frame[frame.geom_type == "Polygon"]
         if suffix in _IN_DEGREES:
             frame = to_degrees(frame)
         frame = frame[~frame.is_empty]
@@ -268,7 +282,14 @@ def _single_polygons(
         yield frame.set_geometry(gpd.GeoSeries(right_handed, index=frame.index, crs=frame.crs))
 
 
-def _write_ogr(path: Path, stream: _RecordStream, suffix: str) -> None:
+def _as_multipolygons(frame: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    shapes = np.array(frame.geometry.array, dtype=object)
+    single = shapely.get_type_id(shapes) == shapely.GeometryType.POLYGON
+    shapes[single] = shapely.multipolygons(shapes[single][:, None])
+    return frame.set_geometry(gpd.GeoSeries(shapes, index=frame.index, crs=frame.crs))
+
+
+def _write_ogr(path: Path, stream: _RecordStream, suffix: str, kind: str) -> None:
     fields: list[pa.Field] = list(stream.schema)
     options: dict[str, Any] = {}
     if suffix in _IN_DEGREES:
@@ -297,7 +318,7 @@ def _write_ogr(path: Path, stream: _RecordStream, suffix: str) -> None:
             layer=path.stem if suffix == ".shp" else FOOTPRINT_LAYER,
             driver=_DRIVERS[suffix],
             geometry_name="geometry",
-            geometry_type="Unknown" if suffix in _IN_DEGREES else "Polygon",
+            geometry_type="Unknown" if suffix in _IN_DEGREES else kind,
             crs=stream.crs.to_wkt(),
             dataset_options=GPKG_OPTIONS if suffix == ".gpkg" else {},
             layer_options=options,
