@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rasterio.crs import CRS
 from scipy.ndimage import binary_dilation, gaussian_filter
+from small_models import PIXELWISE, make_model
 
 import geoseg
 from geoseg.alignment import SHIFT_COLUMNS, align_polygons
@@ -398,19 +399,37 @@ def test_nested_columns_become_json(files, tmp_path):
         assert result.footprints.sources[3] == '[{"dataset": "OSM", "n": 3}]'
 
 
-def test_a_model_predicts_the_scene_first(files, tmp_path, caplog):
-    result = geoseg.align(
-        files / "labels.gpkg", tmp_path / "a.fgb", scene=files / "scene.tif",
-        predict=geoseg.PredictOptions(device="cpu"),
-    )  # fmt: skip
+def test_a_model_predicts_the_scene_first(files, tmp_path):
+    model = make_model(tmp_path / "model.safetensors", PIXELWISE)
+    options = geoseg.PredictOptions(device="cpu")
+    what = {"scene": files / "scene.tif", "model": model, "predict": options}
+    result = geoseg.align(files / "labels.gpkg", tmp_path / "a.fgb", **what)
     predicted = geoseg.predict(
-        files / "scene.tif", tmp_path / "prob.tif", options=geoseg.PredictOptions(device="cpu")
+        files / "scene.tif", tmp_path / "prob.tif", model=model, options=options
     )
     given = geoseg.align(files / "labels.gpkg", tmp_path / "b.fgb", prob=predicted.prob_path)
     assert result.summary == given.summary
-    assert "using the default model" in caplog.text
-    assert {path.name for path in tmp_path.glob("*.fgb")} == {"a.fgb", "b.fgb"}
     assert not list(tmp_path.glob(".*.partial"))
+
+
+def test_a_job_that_was_killed_before_the_last_step_only_moves_its_layer(
+    files, tmp_path, monkeypatch
+):
+    what = (files / "labels.gpkg", tmp_path / "a.gpkg")
+
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("geoseg.jobs.output.move_files", kill)
+        with pytest.raises(KeyboardInterrupt):
+            geoseg.align(*what, prob=files / "prob.tif")
+    assert not (tmp_path / "a.gpkg").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr("geoseg.api.align.align_polygons", kill)
+        result = geoseg.align(*what, prob=files / "prob.tif")
+    assert result.summary.polygons == len(result.footprints) == 59
+    assert result.summary.moved > 40
 
 
 def test_what_was_repaired_or_left_out_is_counted(files, tmp_path, town):

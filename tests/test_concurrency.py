@@ -19,8 +19,8 @@ from geoseg.town import build_town, write_town
 
 # The output of each verb.
 NAMES = {
-    "tile": "tiles", "predict": "prob.tif", "vectorize": "layer.fgb", "evaluate": "report",
-    "export": "model.json", "train": "run",
+    "tile": "tiles", "predict": "prob.tif", "vectorize": "layer.fgb", "align": "aligned.fgb",
+    "evaluate": "report", "export": "model.json", "train": "run",
 }  # fmt: skip
 
 # Processes that are forked from one that has imported everything, so that they start at once.
@@ -28,7 +28,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
         f"geoseg.api.{verb}"
-        for verb in ("tile", "predict", "vectorize", "evaluate", "export", "train")
+        for verb in ("tile", "predict", "vectorize", "align", "evaluate", "export", "train")
     ]
     + ["geopandas", "geoseg.prediction.scene_prediction", "geoseg.town", "geoseg.training.run"]
     + ["geoseg.networks.export", "geoseg.vectorization.layer"]
@@ -69,6 +69,8 @@ def run_verb(verb, inputs, output):
         geoseg.predict(inputs["scene"], output, model=inputs["model"], options=options)
     elif verb == "vectorize":
         geoseg.vectorize(inputs["prob"], output)
+    elif verb == "align":
+        geoseg.align(inputs["truth"], output, prob=inputs["prob"])
     elif verb == "evaluate":
         geoseg.evaluate(inputs["footprints"], inputs["truth"], output)
     elif verb == "export":
@@ -138,7 +140,7 @@ def check_same(verb, expected, output):
             assert (output / "images" / tile.name).read_bytes() == tile.read_bytes()
     elif verb == "predict":
         assert np.array_equal(pixels(output), pixels(expected))
-    elif verb == "vectorize":
+    elif verb in ("vectorize", "align"):
         assert rows(output) == rows(expected)
     elif verb == "evaluate":
         assert (output / "report.json").read_text() == (expected / "report.json").read_text()

@@ -23,7 +23,7 @@ def names(tmp_path_factory):
     footprints.rename(folder / "buildings.gpkg")
     scene.rename(folder / "scene.tif")
     examples = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.S)
-    assert len(examples) == 7
+    assert len(examples) == 8
     defined = {"__name__": "examples", "folder": folder}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -39,6 +39,7 @@ def test_a_scene_becomes_footprints(names):
     assert names["tiles"].shared_pixels == 0
     assert 0 <= names["report"].f1 <= 1
     assert names["layer"].count == len(names["layer"].footprints)
+    assert names["aligned"].summary.polygons == len(names["aligned"].footprints)
 
 
 def test_arrays_give_the_same_probabilities_as_files(names):

@@ -238,7 +238,7 @@ def _means(sums: np.ndarray, known: np.ndarray, here: np.ndarray) -> tuple[np.nd
         here: Their number without a shift (zones,).
     """
     least = _LEAST_KNOWN * here[:, None, None]
-    is_comparable: np.ndarray = (known >= least - _A_PIXEL).all(axis=0)
+    is_comparable = np.logical_and.reduce(known >= least - _A_PIXEL)
     return sums / np.maximum(np.maximum(known, least), _A_PIXEL), is_comparable
 
 
