@@ -208,6 +208,25 @@ def test_groups_that_would_collide_are_joined():
     assert joined.tolist() == [0, 0]
 
 
+def test_houses_that_would_be_moved_into_each_other_move_together(tmp_path):
+    grid = Grid(CRS.from_epsg(32633), Affine(0.25, 0, 500_000, 0, -0.25, 5_000_000), 120, 200)
+    body = np.full(grid.shape, 0.02, np.float32)
+    body[40:80, 46:120] = 0.98  # 18.5 m: too narrow for both labels and the gap between them
+    source = ArrayProb(body, None, np.ones(grid.shape, bool), grid)
+    shapes = [
+        shapely.box(500_000 + left, 4_999_980, 500_000 + right, 4_999_990)
+        for left, right in ((10, 20), (21.5, 31.5))
+    ]
+    labels = gpd.GeoDataFrame(geometry=shapes, crs=32633)
+    alone = [
+        align_polygons(labels.iloc[[n]], source, tmp_path).frame.shift_x_m.item() for n in (0, 1)
+    ]
+    assert 1.5 + alone[1] - alone[0] < 0  # each by itself would overlap the other
+    both = align_polygons(labels, source, tmp_path).frame
+    assert both.shift_x_m[0] == pytest.approx(both.shift_x_m[1], abs=1e-6)
+    assert total_overlap(both) == 0
+
+
 def test_misplaced_labels_that_overlap_may_move_apart_but_parts_move_together():
     house, misplaced = shapely.box(0, 0, 10, 10), shapely.box(8, 0, 18, 10)
     doubled, part = shapely.box(9.9, 20, 20, 30), shapely.box(2, 2, 5, 5)
