@@ -12,6 +12,7 @@ from geoseg.training.loading.sampling import (
     BalancedSampler,
     Draw,
     HardSampler,
+    PlaceSampler,
     TileSampler,
     UniformSampler,
 )
@@ -37,11 +38,12 @@ def make(kind, **settings):
         "uniform": lambda: UniformSampler(15, **settings),
         "balanced": lambda: BalancedSampler(pixels, exclusive=True, **settings),
         "hard": lambda: HardSampler(15, **settings),
+        "places": lambda: PlaceSampler(np.repeat([0, 1, 2], [9, 4, 2]), np.ones(15), **settings),
     }
     return samplers[kind]()
 
 
-kinds = pytest.mark.parametrize("kind", ["uniform", "balanced", "hard"])
+kinds = pytest.mark.parametrize("kind", ["uniform", "balanced", "hard", "places"])
 
 
 @kinds
@@ -111,6 +113,33 @@ def test_each_present_class_gets_an_equal_number_of_draws():
     pixels = np.array([[10, 30], [30, 10], [0, 0]])
     order = tiles_of(BalancedSampler(pixels, exclusive=True, passes=100))
     assert np.bincount(order).tolist() == [150, 150]
+
+
+@given(
+    st.lists(st.lists(st.floats(0.01, 1), min_size=1, max_size=40), min_size=1, max_size=6),
+    st.integers(1, 5),
+    st.integers(0, 9),
+)
+def test_places_are_drawn_by_the_square_root_of_their_valid_pixels(places, passes, seed):
+    sizes = [len(valid) for valid in places]
+    of_tile, valid = np.repeat(np.arange(len(places)), sizes), np.concatenate(places)
+    mixed = np.random.default_rng(seed).permutation(len(valid))  # tiles of a place are scattered
+    sampler = PlaceSampler(of_tile[mixed], valid[mixed], passes=passes, seed=seed)
+    order = np.array(tiles_of(sampler))
+    assert len(order) == len(sampler) == passes * len(valid)  # the epoch keeps its length
+    roots = np.array([sum(valid) for valid in places]) ** 0.5
+    expected = len(order) * roots / roots.sum()
+    drawn = np.bincount(of_tile[mixed][order], minlength=len(places))
+    assert (np.abs(drawn - expected) < 1 + 1e-6).all()
+    of_tiles = np.bincount(order, minlength=len(valid))
+    assert (np.abs(of_tiles - (expected / sizes)[of_tile[mixed]]) < 1 + 1e-6).all()
+
+
+def test_a_place_of_one_percent_gets_nine_percent_of_the_draws():
+    sampler = PlaceSampler(np.repeat([0, 1], [1, 99]), np.ones(100), passes=10)
+    assert tiles_of(sampler).count(0) in (90, 91)
+    alone = PlaceSampler(np.zeros(7, int), np.linspace(0.1, 1, 7), passes=3)
+    assert np.bincount(tiles_of(alone)).tolist() == [3] * 7
 
 
 def test_hard_tiles_are_drawn_more_often_and_all_tiles_are_drawn():

@@ -34,14 +34,13 @@ from geoseg.training.figures import (
 )
 from geoseg.training.finishing import choose_tiles, finish, iter_outlined, separate_tiles
 from geoseg.training.segmenter import Segmenter
-from geoseg.training.validation.areas import (
-    ValidationArea,
-    ValidationAreas,
-    _choose_evenly,
-    _extent,
-    _iter_groups,
-    _split_group,
+from geoseg.training.validation.area_choice import (
+    choose_evenly,
+    extent_px,
+    iter_groups,
+    split_group,
 )
+from geoseg.training.validation.areas import ValidationArea, ValidationAreas
 from geoseg.training.validation.calibration import calibrate, calibrate_counts, count_logits
 from geoseg.training.validation.tuning import tune_thresholds
 from geoseg.vectorization.layer import vectorize_arrays
@@ -169,25 +168,25 @@ def test_scenes_are_sampled_in_proportion_to_their_area(scenes, stride, share):
         ],
         columns=["scene", "row_off", "col_off", "height", "width"],
     )
-    groups = list(_iter_groups(rows))
+    groups = list(iter_groups(rows))
     assert len(groups) == len(scenes)
-    total = sum(map(_extent, groups))
-    chosen = _choose_evenly(groups, 32, int(share * total))
+    total = sum(map(extent_px, groups))
+    chosen = choose_evenly(groups, 32, int(share * total))
     assert chosen
     taken = pd.concat(chosen)
     assert taken.index.is_unique
     if len(chosen) > 1:
-        assert sum(map(_extent, chosen)) <= share * total
+        assert sum(map(extent_px, chosen)) <= share * total
     # Up to any scene, the sampled share is that of the pixels, within one piece.
-    pieces = [p for g in groups for p in _split_group(g, 32, int(share * total) // 16)]
-    real = int(share * total) / sum(map(_extent, pieces))
-    largest = max(map(_extent, pieces))
+    pieces = [p for g in groups for p in split_group(g, 32, int(share * total) // 16)]
+    real = int(share * total) / sum(map(extent_px, pieces))
+    largest = max(map(extent_px, pieces))
     for name in range(len(scenes)):
-        passed = sum(_extent(p) for p in pieces if p.scene.iloc[0] <= name)
-        kept = sum(_extent(p) for p in chosen if p.scene.iloc[0] <= name)
+        passed = sum(extent_px(p) for p in pieces if p.scene.iloc[0] <= name)
+        kept = sum(extent_px(p) for p in chosen if p.scene.iloc[0] <= name)
         assert kept <= max(real * passed + 1e-6, largest)
         assert kept >= min(real, 1) * passed - largest - 1e-6
-    whole = _choose_evenly(groups, 32, total)
+    whole = choose_evenly(groups, 32, total)
     assert whole is groups
 
 
@@ -284,9 +283,9 @@ def areas_with_optimum(body, seed, border, contact, least):
         f1 += 0.02 * abs(found.body - body)
         hits = round(1e6 * f1)
         share = 0.9 - 0.2 * abs(found.body - body)
-        return Score(hits, 10**6 - hits, 10**6 - hits), AreaCounts(share, 1 - share, 0.0)
+        return [(Score(hits, 10**6 - hits, 10**6 - hits), AreaCounts(share, 1 - share, 0.0))]
 
-    return SimpleNamespace(outputs=("building", "border", "contact"), score=score)
+    return SimpleNamespace(outputs=("building", "border", "contact"), score_places=score)
 
 
 @pytest.mark.parametrize(
@@ -305,9 +304,9 @@ def test_buildings_are_not_lost_for_a_higher_iou():
     def score(found):
         hits = round(1e6 * max(0.05, 0.4 - 2 * abs(found.body - 0.5)))
         share = 0.9 - 0.5 * found.body
-        return Score(hits, 10**6 - hits, 10**6 - hits), AreaCounts(share, 1 - share, 0.0)
+        return [(Score(hits, 10**6 - hits, 10**6 - hits), AreaCounts(share, 1 - share, 0.0))]
 
-    areas = SimpleNamespace(outputs=("building",), score=score)
+    areas = SimpleNamespace(outputs=("building",), score_places=score)
     assert tune_thresholds(areas) == Thresholds()
 
 
@@ -324,13 +323,13 @@ def test_thresholds_of_missing_outputs_are_not_searched():
 
     def score(thresholds):
         tried.append(thresholds)
-        return Score(1, 0, 0), AreaCounts(1.0, 0.0, 0.0)
+        return [(Score(1, 0, 0), AreaCounts(1.0, 0.0, 0.0))]
 
-    best = tune_thresholds(SimpleNamespace(outputs=("building",), score=score))
+    best = tune_thresholds(SimpleNamespace(outputs=("building",), score_places=score))
     assert best == Thresholds()
     assert {(one.border, one.contact) for one in tried} == {(best.border, best.contact)}
     tried.clear()
-    tune_thresholds(SimpleNamespace(outputs=("building", "border"), score=score))
+    tune_thresholds(SimpleNamespace(outputs=("building", "border"), score_places=score))
     assert len({one.border for one in tried}) > 1
 
 

@@ -48,10 +48,11 @@ def describe_file(path: str | Path) -> dict[str, Any]:
 
 def _describe_tiles(folder: Path) -> dict[str, Any]:
     from geoseg.data.label_report import JSON_NAME, PAGE_NAME, format_headline, load_label_report
-    from geoseg.data.tiles import load_tiles_info
+    from geoseg.data.tiles import count_place_tiles, load_tiles_info
 
     described: dict[str, Any] = {
         "kind": "tiles", "path": str(folder), **load_tiles_info(folder).model_dump(mode="json"),
+        "tiles_of_places": count_place_tiles(folder),
     }  # fmt: skip
     if (folder / JSON_NAME).is_file():
         described["label report"] = format_headline(load_label_report(folder))

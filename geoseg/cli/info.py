@@ -102,6 +102,17 @@ def _format_training(origin: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield from _format_training(start.get("provenance", {}))
 
 
+def _format_tiles(described: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield all values, and the tiles of each place in one line."""
+    of_places = described["tiles_of_places"]
+    hidden = ("places", "tiles_of_places")
+    yield from _format_values({key: one for key, one in described.items() if key not in hidden})
+    for place, counts in of_places.items():
+        scenes = "1 scene" if counts["scenes"] == 1 else f"{counts['scenes']} scenes"
+        tiles = _join(f"{count} {split}" for split, count in counts.items() if split != "scenes")
+        yield f"place {place}", f"{scenes}; tiles: {tiles}"
+
+
 def _shorten(names: list[str], most: int = 3) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return f"{', '.join(names[:most])}{more}"
@@ -125,4 +136,4 @@ def _join(values: Any) -> str:
     return ", ".join(f"{v:.10g}" if isinstance(v, float) else str(v) for v in values)
 
 
-_FORMATS = {"raster": _format_raster, "model": _format_model}
+_FORMATS = {"raster": _format_raster, "model": _format_model, "tiles": _format_tiles}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, NoReturn
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -11,6 +12,9 @@ from geoseg.cli.options import config_options, output_option, overwrite_option, 
 from geoseg.config import Config
 from geoseg.errors import ConfigError, GeosegError, RepeatedError, TrainingInterrupted
 from geoseg.options import TileOptions
+
+if TYPE_CHECKING:
+    from geoseg.evaluation.metrics import Score
 
 # Shells report a command that a signal ended by this plus its number: 130 for ctrl-C.
 _SIGNAL_CODES = 128
@@ -86,7 +90,18 @@ def command(
     iou = "val mean IoU of classes" if result.val_f1 is None else "val pixel IoU"
     scores = {iou: result.val_iou, "val building F1": result.val_f1}
     text = "".join(f", {name} {score:.3f}" for name, score in scores.items() if score is not None)
+    text += _describe_places(result.places)
     click.echo(f"{result.minutes:.1f} min{text} → {result.model}")
+
+
+def _describe_places(places: Mapping[str, Score]) -> str:
+    """Return building F1 of each place, and the false buildings of those without true ones."""
+    scores = {name: counts for name, counts in places.items() if counts.tp + counts.fn}
+    parts = [f"{name} {counts.f1:.3f}" for name, counts in scores.items()]
+    false = [f"{name} {counts.fp}" for name, counts in places.items() if name not in scores]
+    text = f"mean of {', '.join(parts)}" if parts else "no place has buildings"
+    text += f"; false buildings where there are none: {', '.join(false)}" if false else ""
+    return f" ({text})" if places else ""
 
 
 def _exit_interrupted(error: TrainingInterrupted) -> NoReturn:

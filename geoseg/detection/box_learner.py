@@ -21,6 +21,7 @@ from geoseg.networks.normalization import normalise
 from geoseg.options import PredictOptions, TrainOptions
 from geoseg.training.dataset import Sample, TileDataset
 from geoseg.training.learner import Learner, Recipe
+from geoseg.training.places import name_place_scores, rate_places
 
 
 class BoxLearner(Learner):
@@ -45,7 +46,7 @@ class BoxLearner(Learner):
         pretrained: bool = True,
     ) -> None:
         super().__init__(network, tiles.info, options, pretrained=pretrained)
-        self.areas = build_areas(tiles)
+        self.areas, self.places = build_areas(tiles), tiles.places.scored
         self.predictions: dict[int, Boxes] = {}
 
     def training_step(self, batch: Sample, batch_idx: int) -> Tensor:
@@ -94,10 +95,15 @@ class BoxLearner(Learner):
         return self.predictions
 
     def _score(self, findings: list[dict[int, Boxes]]) -> dict[str, float]:
-        """Return the scores over all validation areas."""
+        """Return the scores over all validation areas, and those of each place."""
         boxes = dict(chain.from_iterable(map(dict.items, findings)))
         score = score_boxes(self.areas, boxes)
-        return {"val_iou": score.iou, "val_f1": score.f1, "val_score": score.f1}
+        by_place = {
+            "val_iou": rate_places(score.pixels, "iou"),
+            "val_f1": rate_places(score.buildings, "f1"),
+        }
+        means = {"val_iou": score.iou, "val_f1": score.f1, "val_score": score.f1}
+        return means | name_place_scores(self.places, by_place)
 
     @property
     def _retinanet(self) -> RetinaNet:
@@ -121,8 +127,8 @@ def _load_tiles(folder: str | Path, options: TrainOptions) -> tuple[TileDataset,
         )
     if options.sampling == "hard":
         raise ConfigError(
-            "train.sampling: hard applies only to networks that predict pixels; choose uniform or "
-            "balanced"
+            "train.sampling: hard applies only to networks that predict pixels; choose uniform, "
+            "balanced or places"
         )
     if options.loss is not None:
         raise ConfigError(

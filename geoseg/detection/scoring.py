@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import compress
+from typing import TypeVar
 
 import geopandas as gpd
 import numpy as np
@@ -20,6 +20,7 @@ from geoseg.detection.detector import BoxPredictor
 from geoseg.detection.merging import BoxMerger
 from geoseg.evaluation import Evaluation, evaluate_layers
 from geoseg.evaluation.metrics import AreaCounts, Score
+from geoseg.evaluation.place_scores import mean_f1, mean_iou
 from geoseg.geo.aoi import AOI
 from geoseg.geo.grid import Grid
 from geoseg.networks.model_file import ModelSpec
@@ -29,6 +30,8 @@ from geoseg.training.validation.areas import read_area_labels
 from geoseg.training.validation.merged_labels import count_buildings_in, describe_merged
 from geoseg.training.validation.tuning import Tuned
 from geoseg.vectorization.footprint_frames import concatenate_frames, georeference_outlines
+
+Counts = TypeVar("Counts", bound=AreaCounts)
 
 # Candidate score thresholds.
 _CANDIDATES = np.arange(5, 100, 5) / 100
@@ -46,6 +49,7 @@ class BoxArea:
         outline: Outline of the labelled pixels, in the grid's CRS.
         truth: Reference footprints, in the grid's CRS.
         merged: Whether the labels merge touching buildings.
+        place: Number of its place.
     """
 
     grid: Grid
@@ -53,6 +57,7 @@ class BoxArea:
     outline: BaseGeometry
     truth: gpd.GeoDataFrame
     merged: bool = False
+    place: int = 0
 
     @property
     def aoi(self) -> AOI:
@@ -75,7 +80,7 @@ class BoxArea:
 
 @dataclass(frozen=True)
 class BoxScore:
-    """Agreement of boxes with the reference.
+    """Agreement of boxes with the reference; scores are means over places.
 
     Attributes:
         threshold: The score threshold with the highest building F1@0.5.
@@ -83,12 +88,16 @@ class BoxScore:
         iou: IoU of the areas that boxes above the threshold and footprints cover.
         merged_f1: Building F1@0.5 where labels merge touching buildings, if `f1` is of other areas;
             else None.
+        buildings: Counts of buildings of each place, by its number.
+        pixels: Areas of each place, in pixels.
     """
 
     threshold: float
     f1: float
     iou: float
     merged_f1: float | None = None
+    buildings: Sequence[Score] = ()
+    pixels: Sequence[AreaCounts] = ()
 
 
 def build_areas(tiles: TileDataset) -> list[BoxArea]:
@@ -106,8 +115,9 @@ def build_areas(tiles: TileDataset) -> list[BoxArea]:
             )
         else:
             _, _, outline, truth = read_area_labels(tiles, grid, windows, truth)
+        place = int(tiles.places.scored.of_tile[rows.index[0]])
         merged = rows.scene.iloc[0] in tiles.info.merged
-        areas.append(BoxArea(grid, windows, outline, truth, merged))
+        areas.append(BoxArea(grid, windows, outline, truth, merged, place))
     return areas
 
 
@@ -123,25 +133,33 @@ def score_boxes(areas: Sequence[BoxArea], predictions: Mapping[int, Boxes]) -> B
         evaluate_layers(layer, area.truth, aoi=area.aoi)
         for layer, area in zip(layers, areas, strict=True)
     ]
-    is_counted = count_buildings_in(areas)
-    counted = list(compress(evaluations, is_counted))
-    others = [one for one, own in zip(evaluations, is_counted, strict=True) if not own]
-    f1 = np.array([_building_f1(counted, min_score) for min_score in _CANDIDATES])
+    counted = count_buildings_in(areas)
+    counts = [
+        _add_by_place(areas, _count_if(counted, evaluations, min_score))
+        for min_score in _CANDIDATES
+    ]
+    f1 = np.array([mean_f1(places) for places in counts])
     # The middle of the best thresholds, which is the most robust choice.
     best = np.flatnonzero(f1 == f1.max())
-    threshold = float(_CANDIDATES[best[len(best) // 2]])
+    middle = int(best[len(best) // 2])
+    threshold = float(_CANDIDATES[middle])
     confident = [
         evaluate_layers(layer[layer.confidence >= threshold], area.truth, aoi=area.aoi)
         for layer, area in zip(layers, areas, strict=True)
     ]
     # In pixels, since the CRSs of scenes may have different units.
-    pixels = (
-        evaluation.area / area.grid.pixel_area
-        for evaluation, area in zip(confident, areas, strict=True)
+    pixels = _add_by_place(
+        areas,
+        [
+            evaluation.area / area.grid.pixel_area
+            for evaluation, area in zip(confident, areas, strict=True)
+        ],
     )
-    iou = sum(pixels, AreaCounts(0.0, 0.0, 0.0)).iou
-    merged_f1 = _building_f1(others, threshold) if others else None
-    return BoxScore(threshold, float(f1.max()), iou, merged_f1)
+    merged_f1 = None
+    if not all(counted):
+        others = _count_if([not own for own in counted], evaluations, threshold)
+        merged_f1 = sum(others, Score(0, 0, 0)).f1
+    return BoxScore(threshold, float(f1.max()), mean_iou(pixels), merged_f1, counts[middle], pixels)
 
 
 def tune_boxes(
@@ -171,11 +189,13 @@ def tune_boxes(
         predictions |= zip(indexes, predictor(data, valid), strict=True)
     areas = build_areas(tiles)
     score = score_boxes(areas, predictions)
+    names = tiles.places.scored.names
     return Tuned(
         Thresholds(body=score.threshold),
         score.f1,
         merged_f1=score.merged_f1,
         notes=describe_merged(areas, score.merged_f1),
+        places=dict(zip(names, score.buildings, strict=True)) if len(names) > 1 else {},
     )
 
 
@@ -185,15 +205,31 @@ def _is_labelled(rows: pd.DataFrame) -> bool:
     return bool((labelled == rows.height.to_numpy() * rows.width.to_numpy()).all())
 
 
-def _building_f1(evaluations: Sequence[Evaluation], min_score: float) -> float:
-    """Return building F1 of the boxes of at least this score.
+def _add_by_place(areas: Sequence[BoxArea], counts: Sequence[Counts]) -> list[Counts]:
+    """Return the sums of the counts of areas, for each place by its number."""
+    places: dict[int, Counts] = {}
+    for area, counted in zip(areas, counts, strict=True):
+        known = places.get(area.place)
+        places[area.place] = counted if known is None else known + counted
+    return [places[number] for number in sorted(places)]
+
+
+def _count_if(
+    counted: Sequence[bool], evaluations: Sequence[Evaluation], min_score: float
+) -> list[Score]:
+    """Return the counts of the boxes of at least this score; none in areas that do not count."""
+    return [
+        _count_buildings(one, min_score) if is_counted else Score(0, 0, 0)
+        for is_counted, one in zip(counted, evaluations, strict=True)
+    ]
+
+
+def _count_buildings(evaluation: Evaluation, min_score: float) -> Score:
+    """Return the counts of the boxes of at least this score.
 
     Boxes are matched in descending order of score, so that removing boxes of lower scores does not
     change the other matches.
     """
-    total = Score(0, 0, 0)
-    for evaluation in evaluations:
-        kept = evaluation.pred.confidence.to_numpy() >= min_score
-        tp = int(np.count_nonzero(evaluation.matches.proposal_match[kept] >= 0))
-        total += Score(tp, int(kept.sum()) - tp, len(evaluation.truth) - tp)
-    return total.f1
+    kept = evaluation.pred.confidence.to_numpy() >= min_score
+    tp = int(np.count_nonzero(evaluation.matches.proposal_match[kept] >= 0))
+    return Score(tp, int(kept.sum()) - tp, len(evaluation.truth) - tp)

@@ -127,10 +127,10 @@ class TrainOptions(Options):
     workers: int | None = Field(
         None, ge=0, description="Processes that load training tiles; null: chosen for the device"
     )
-    sampling: Literal["uniform", "balanced", "hard"] = Field(
+    sampling: Literal["uniform", "balanced", "hard", "places"] = Field(
         "uniform",
         description="balanced: tiles with and without buildings, or of each class, equally often; "
-        "hard: tiles with a high loss more often",
+        "hard: tiles with a high loss more often; places: places by the square root of their area",
     )
     mosaic: bool = Field(
         True,

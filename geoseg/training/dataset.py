@@ -17,12 +17,19 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from geoseg.data.labels import FootprintLabels
-from geoseg.data.tiles import TilesInfo, load_tiles_info, read_tile_footprints, read_tiles
+from geoseg.data.tiles import (
+    TilesInfo,
+    find_tile_places,
+    load_tiles_info,
+    read_tile_footprints,
+    read_tiles,
+)
 from geoseg.errors import EmptyDatasetError, counted
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import Scene, read_info, without_georeferencing_warnings
 from geoseg.geo.vector import to_crs_near
 from geoseg.networks.losses import burn_separation, separation_reach
+from geoseg.training.places import Places
 
 # Decoded tiles are cached up to this many bytes; the others are read again each time.
 CACHE_BYTES = 2 * 1024**3
@@ -47,6 +54,13 @@ class TileDataset(Dataset[Sample]):
         sigma_px: Width in pixels of the gaps between buildings that the weight map emphasises;
             no `separation` when None.
 
+    Attributes:
+        folder: The folder.
+        info: Its metadata.
+        tiles: One row per tile of the split.
+        places: Place of each tile.
+        sigma_px: See above.
+
     Raises:
         EmptyDatasetError: If the folder or the split is empty.
     """
@@ -60,6 +74,7 @@ class TileDataset(Dataset[Sample]):
             raise EmptyDatasetError(
                 f"{folder}: split {split} has no tiles; tile again with other --fractions"
             )
+        self.places = self._find_places()
         self.sigma_px = sigma_px
         self._footprints = self._read_footprints() if sigma_px else {}
         self._cache: dict[int, dict[str, np.ndarray]] = {}
@@ -136,6 +151,13 @@ class TileDataset(Dataset[Sample]):
         padded = Window(-halo, -halo, grid.width + 2 * halo, grid.height + 2 * halo)
         ids = FootprintLabels(grid, self._footprints[self.tiles.scene[index]]).rasterize_ids(padded)
         return burn_separation(ids, sigma_px)[halo:-halo, halo:-halo]
+
+    def _find_places(self) -> Places:
+        names = find_tile_places(self.folder, self.info, self.tiles)
+        present = set(names)
+        ordered = dict.fromkeys(self.info.scene_places.values())
+        numbers = {name: n for n, name in enumerate(one for one in ordered if one in present)}
+        return Places(tuple(numbers), np.array([numbers[name] for name in names]))
 
     def _read_footprints(self) -> dict[str, gpd.GeoDataFrame]:
         """Read the footprints of each scene, in its CRS."""

@@ -21,7 +21,7 @@ from rasterio.windows import Window
 from geoseg.errors import one_line
 from geoseg.geo.raster import Scene
 from geoseg.jobs.files import replace_file
-from geoseg.training.score_names import label_score
+from geoseg.training.score_names import label_score, list_place_columns
 from geoseg.training.validation.calibration import BINS, Calibration
 
 logger = logging.getLogger(__name__)
@@ -98,6 +98,7 @@ def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     losses, scores = figure.subplots(1, 2)
     for name, colour in (("train_loss", "#555555"), ("val_loss", _RED)):
         _draw_column(losses, rows, name, colour)
+    _draw_places(scores, rows)
     scored = {"val_iou": _GREEN, "val_f1_pixel": "#9dbcf5", "val_f1": _BLUE, "val_score": "black"}
     for name, colour in scored.items():
         _draw_column(scores, rows, name, colour)
@@ -144,6 +145,21 @@ def _draw_column(axes: Any, rows: Sequence[Mapping[str, float]], name: str, colo
             color=colour,
             marker="." if len(known) < 4 else "",
         )
+
+
+def _draw_places(axes: Any, rows: Sequence[Mapping[str, float]]) -> None:
+    """Draw the score of each place as a thin line: building F1, or mean IoU of classes."""
+    names = {name for row in rows for name in row}
+    score = "val_f1" if "val_f1" in names else "val_iou"
+    label = "each place"
+    for column in list_place_columns(sorted(names), score):
+        known = [row for row in rows if column in row]
+        epochs, values = [row["epoch"] for row in known], [row[column] for row in known]
+        axes.plot(
+            epochs, values, color="#c9c9c9", linewidth=0.8, label=label,
+            marker="." if len(known) < 4 else "", markersize=3,
+        )  # fmt: skip
+        label = "_nolegend_"
 
 
 def draw_reliability(calibration: Calibration, path: Path) -> None:

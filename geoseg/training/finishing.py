@@ -14,6 +14,7 @@ from torch import Tensor
 
 from geoseg.evaluation import Evaluation
 from geoseg.evaluation.metrics import Score, compare_areas, count_classes
+from geoseg.evaluation.place_scores import mean_f1
 from geoseg.networks.model_file import ModelSpec
 from geoseg.options import Thresholds
 from geoseg.prediction.predictor import Predictor
@@ -80,24 +81,27 @@ def finish(spec: ModelSpec, weights: dict[str, Tensor], device: str, tiles: Tile
     calibration = calibrate(areas.areas())
     best = tune_thresholds(areas).model_copy(update={"temperature": calibration.temperature})
     evaluated = [(one, one.evaluate(best)) for one in areas.areas()]
-    f1, merged_f1 = _measure_f1(evaluated)
+    buildings = [counted for counted, _ in areas.add_by_place(evaluated)]
+    names = areas.places.names
+    places = dict(zip(names, buildings, strict=True)) if len(names) > 1 else {}
+    merged_f1 = _measure_merged_f1(evaluated)
     pictures: dict[str, Drawing] = {
         RELIABILITY_NAME: lambda path: draw_reliability(calibration, path),
         VALIDATION_NAME: partial(_draw_buildings, tiles, evaluated),
     }
     notes = describe_merged(areas.areas(), merged_f1)
-    return Tuned(best, f1, calibration.summary, pictures, merged_f1, notes)
+    return Tuned(best, mean_f1(buildings), calibration.summary, pictures, places, merged_f1, notes)
 
 
-def _measure_f1(
+def _measure_merged_f1(
     evaluated: Sequence[tuple[ValidationArea, Evaluation]],
-) -> tuple[float, float | None]:
-    """Return building F1 where it counts, and where it does not; None if it counts everywhere."""
+) -> float | None:
+    """Return building F1 where it does not count; None if it counts everywhere."""
     counted = count_buildings_in([area for area, _ in evaluated])
-    scores = {True: Score(0, 0, 0), False: Score(0, 0, 0)}
-    for is_counted, (_, evaluation) in zip(counted, evaluated, strict=True):
-        scores[is_counted] += evaluation.score
-    return scores[True].f1, None if all(counted) else scores[False].f1
+    if all(counted):
+        return None
+    scores = [one.score for own, (_, one) in zip(counted, evaluated, strict=True) if not own]
+    return sum(scores, Score(0, 0, 0)).f1
 
 
 def _draw_classes(predict: Predict, tiles: TileDataset, spec: ModelSpec, path: Path) -> None:

@@ -20,7 +20,7 @@ from geoseg.options import TrainOptions
 from geoseg.training.figures import draw_curves, draw_or_warn
 from geoseg.training.loggers import close_loggers, open_loggers
 from geoseg.training.schedule import momentum, rate_share
-from geoseg.training.score_names import label_score
+from geoseg.training.score_names import label_score, list_place_columns, tracker_name
 from geoseg.training.state_file import COLUMNS, MONITOR
 
 # Interval of progress messages within a long epoch.
@@ -152,7 +152,8 @@ class History(Callback):
         values = trainer.callback_metrics
         row: dict[str, float] = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
         row |= {"minutes": round(self.minutes, 3), "lr": self.rate}
-        current = [name for name in COLUMNS[4:] if self._validated or not name.startswith("val_")]
+        names = [*COLUMNS[4:], *list_place_columns(values)]
+        current = [name for name in names if self._validated or not name.startswith("val_")]
         row |= {name: float(values[name]) for name in current if name in values}
         self.rows.append(row)
         if trainer.is_global_zero:
@@ -177,12 +178,14 @@ class History(Callback):
 
     def _write(self, row: dict[str, float]) -> None:
         for logger in self.loggers:
-            logger.log_metrics(row, step=int(row["step"]))
+            named = {tracker_name(name): value for name, value in row.items()}
+            logger.log_metrics(named, step=int(row["step"]))
         with (
             replace_file(self.folder / "metrics.csv") as partial,
             partial.open("w", newline="") as file,
         ):
-            writer = csv.DictWriter(file, COLUMNS)
+            of_places = list_place_columns(name for one in self.rows for name in one)
+            writer = csv.DictWriter(file, [*COLUMNS, *of_places])
             writer.writeheader()
             writer.writerows(self.rows)
         if time.monotonic() - self._drawn > _SECONDS_PER_PICTURE:

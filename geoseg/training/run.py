@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +21,8 @@ from geoseg.errors import (
     TrainingInterrupted,
     one_line,
 )
+from geoseg.evaluation.metrics import Score
+from geoseg.evaluation.place_scores import has_truth
 from geoseg.geo.training_area import join_areas
 from geoseg.jobs.manifest import read_manifest
 from geoseg.jobs.output import check_output
@@ -46,6 +48,7 @@ from geoseg.training.loading.mosaic import remove_mosaic
 from geoseg.training.loading.sampling import HardSampler
 from geoseg.training.loggers import check_loggers
 from geoseg.training.loop import build_trainer
+from geoseg.training.places import Places
 from geoseg.training.run_folder import RunFolder, lock_run
 from geoseg.training.run_length import describe_short_run
 from geoseg.training.session import quiet_session
@@ -62,10 +65,11 @@ class TrainResult:
         model: Path of the model file.
         val_iou: Pixel IoU of the best epoch on the validation tiles, for exclusive classes their
             mean; None if no epoch was validated.
-        val_f1: Building F1@0.5 on the validation tiles with the tuned thresholds; None for
-            exclusive classes.
+        val_f1: Building F1@0.5 on the validation tiles with the tuned thresholds, the mean over
+            places; None for exclusive classes.
         thresholds: The tuned thresholds.
         minutes: Training time, over all resumptions.
+        places: Counts of buildings of each place, like `val_f1`, if there are several.
     """
 
     model: Path
@@ -73,6 +77,7 @@ class TrainResult:
     val_f1: float | None
     thresholds: Thresholds
     minutes: float
+    places: Mapping[str, Score] = field(default_factory=dict)
 
 
 @quiet_session()
@@ -312,7 +317,12 @@ def _finish(setup: Setup, folder: Path, history: History, report: Report) -> Tra
     if hint := describe_short_run(history.rows, setup.options, history.minutes):
         report(hint)
     return TrainResult(
-        folder / MODEL_NAME, history.best_iou, tuned.f1, tuned.thresholds, history.minutes
+        folder / MODEL_NAME,
+        history.best_iou,
+        tuned.f1,
+        tuned.thresholds,
+        history.minutes,
+        tuned.places,
     )
 
 
@@ -326,10 +336,19 @@ def _describe_start(setup: Setup, *, resumed: bool) -> Iterator[str]:
     part = f", buildings scored on {share:.0%} of their area" if share < 1 else ""
     yield (
         f"{network} on {setup.device.type}: {len(setup.train_set)} training tiles, "
-        f"{setup.batch_size}{times} per step, {len(setup.val_set)} validation tiles{part}"
+        f"{setup.batch_size}{times} per step, {len(setup.val_set)} validation tiles"
+        f"{_describe_places(setup.val_set.places)}{part}"
     )
     if setup.start and not resumed:
         yield from describe_start(setup.start, setup.train_set.info, spec.outputs)
+
+
+def _describe_places(places: Places) -> str:
+    """Return how many places there are, and whether each has its own score."""
+    count = len(places.names)
+    if count == 1:
+        return ""
+    return f" in {count} places" + (" (scored together)" if places.scored is not places else "")
 
 
 def _describe_interruption(last: Path, epochs: int | None) -> str:
@@ -363,7 +382,15 @@ def _provenance(setup: Setup, history: History, tuned: Tuned) -> dict[str, Any]:
         "val_f1": _rounded(tuned.f1),
         **merged,
         "calibration": tuned.calibration,
+        **_describe_place_scores(tuned),
     } | ({"start": start.describe_origin()} if start else {})
+
+
+def _describe_place_scores(tuned: Tuned) -> dict[str, Any]:
+    if not tuned.places:
+        return {}
+    scores = {n: _rounded(one.f1) if has_truth(one) else None for n, one in tuned.places.items()}
+    return {"val_f1_by_place": scores}
 
 
 def _rounded(score: float | None) -> float | None:

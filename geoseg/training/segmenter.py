@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from geoseg.data.labels import BACKGROUND_VALUES, FULL_SCALE_VALUES
 from geoseg.data.tiles import TilesInfo
 from geoseg.errors import ConfigError
 from geoseg.evaluation.metrics import Confusion, count_classes
+from geoseg.evaluation.place_scores import mean_class_scores, mean_f1, mean_iou
 from geoseg.networks.losses import CompositeLoss, WeightMap, build_batch, sample_losses
 from geoseg.networks.models.deeplabv2 import DeepLabV2
 from geoseg.networks.normalization import normalise
@@ -19,6 +21,7 @@ from geoseg.options import USUAL_LOSS, USUAL_LOSS_OF_CLASSES, Thresholds, TrainO
 from geoseg.training.augmentation import WHITE, augment
 from geoseg.training.dataset import Sample
 from geoseg.training.learner import Learner
+from geoseg.training.places import Places, name_place_scores, rate_places
 from geoseg.training.validation.areas import ValidationAreas
 
 # Regularizing takes time and hardly changes which buildings match.
@@ -36,6 +39,7 @@ class Segmenter(Learner):
             balances buildings and background.
         pretrained: The encoder is pretrained, and learns at a lower rate.
         areas: Areas of the validation tiles, to score buildings there; None for exclusive classes.
+        places: Place of each validation tile; a single place when None.
 
     Attributes:
         tile_losses: (N,) of the last training batch, for hard sampling.
@@ -54,16 +58,18 @@ class Segmenter(Learner):
         building_share: float | None = None,
         pretrained: bool = True,
         areas: ValidationAreas | None = None,
+        places: Places | None = None,
     ) -> None:
         super().__init__(network, info, options, pretrained=pretrained)
         self.info, self.areas = info, areas
+        self.places = places.scored if places else None
         self.loss = _build_loss(info, options)
         self.weight_map = _build_weight_map(info, options, building_share)
         self.register_buffer("full", _full_values(info), persistent=False)
         separation = [0] if self.weight_map else []
         background = torch.tensor([*_background_values(info), *separation], dtype=torch.uint8)
         self.register_buffer("background", background, persistent=False)
-        self.confusion = self._empty_confusion()
+        self._confusions = self._empty_confusions()
 
     def training_step(self, batch: Sample, batch_idx: int) -> Tensor:
         """Return the loss of one augmented batch."""
@@ -102,7 +108,7 @@ class Segmenter(Learner):
     def on_validation_epoch_start(self) -> None:
         """Reset the counts."""
         super().on_validation_epoch_start()
-        self.confusion = self._empty_confusion()
+        self._confusions = self._empty_confusions()
         if self.areas:
             self.areas.reset()
 
@@ -111,11 +117,12 @@ class Segmenter(Learner):
         image, target, _valid = self._normalise(batch)
         loss, logits = self._loss(image, target)
         self._add_loss(loss, len(image))
-        found = logits.argmax(dim=1) if self.info.exclusive else logits[:, 0] > 0
+        found = (logits.argmax(dim=1) if self.info.exclusive else logits[:, 0] > 0).cpu().numpy()
         truth = target[:, 0].cpu().numpy()
-        self.confusion += count_classes(
-            found.cpu().numpy(), truth, truth != self.info.ignore, len(self.confusion.counts)
-        )
+        for place, rows in self._iter_places(batch):
+            self._confusions[place] += count_classes(
+                found[rows], truth[rows], truth[rows] != self.info.ignore, self._class_count
+            )
         if self.areas:
             prob = logits.float().sigmoid()
             self.areas.add(batch["index"].tolist(), prob.cpu().numpy())
@@ -125,34 +132,58 @@ class Segmenter(Learner):
         """Share of the validation area whose buildings are scored; 1 for exclusive classes."""
         return self.areas.covered_mpx / self.areas.total_mpx if self.areas else 1.0
 
-    def _findings(self) -> tuple[Confusion, dict[int, np.ndarray]]:
-        return self.confusion, self.areas.predictions if self.areas else {}
+    @property
+    def confusion(self) -> Confusion:
+        """Confusion matrix of the validation pixels of this process, over all places."""
+        return sum(self._confusions[1:], self._confusions[0])
+
+    def _findings(self) -> tuple[list[Confusion], dict[int, np.ndarray]]:
+        return self._confusions, self.areas.predictions if self.areas else {}
 
     def _score(self, findings: list[Any]) -> dict[str, float]:
-        """Return the scores of all validation pixels: of buildings, or the mean over classes.
+        """Return the scores of the validation pixels: of buildings, or the mean over classes.
 
         `val_f1` is building F1@0.5 of the footprints from the default thresholds. `val_score` is
         the mean of it and pixel IoU, which is less noisy, as some hundred buildings are few; for
-        exclusive classes it is the mean IoU.
+        exclusive classes it is the mean IoU. All are means over places (`place_scores`); if there
+        are several, each with true buildings has its own values, too.
         """
-        confusion = sum((counted for counted, _ in findings), self._empty_confusion())
+        parts = [counted for counted, _ in findings]
+        places = [sum(part[1:], part[0]) for part in zip(*parts, strict=True)]
         if self.info.exclusive:
-            iou, f1 = confusion.mean_iou, confusion.mean_f1
+            iou, f1 = mean_class_scores(places)
+            by_place = {"val_iou": {i: one.mean_iou for i, one in enumerate(places)}}
         else:
-            building = confusion.per_class[1]
-            iou, f1 = building.iou, building.f1
+            pixels = [one.per_class[1] for one in places]
+            iou, f1 = mean_iou(pixels), mean_f1(pixels)
+            by_place = {"val_iou": rate_places(pixels, "iou")}
         scores = {"val_iou": iou, "val_f1_pixel": f1, "val_score": iou}
         if self.areas:
             for _, found in findings:
                 self.areas.predictions |= found
-            buildings, _ = self.areas.score(_WHILE_TRAINING)
+            buildings = [counted for counted, _ in self.areas.score_places(_WHILE_TRAINING)]
             self.areas.reset()
-            scores |= {"val_f1": buildings.f1, "val_score": (iou + buildings.f1) / 2}
-        return scores
+            building_f1 = mean_f1(buildings)
+            scores |= {"val_f1": building_f1, "val_score": (iou + building_f1) / 2}
+            by_place["val_f1"] = rate_places(buildings, "f1")
+        return scores | (name_place_scores(self.places, by_place) if self.places else {})
 
-    def _empty_confusion(self) -> Confusion:
-        classes = len(self.info.classes) if self.info.exclusive else 2
-        return Confusion(np.zeros((classes, classes), dtype=np.int64))
+    def _iter_places(self, batch: Sample) -> Iterator[tuple[int, Any]]:
+        """Yield the places of a validation batch, with the samples of each."""
+        if self.places is None or len(self.places.names) == 1:
+            yield 0, slice(None)
+            return
+        of_sample = self.places.of_tile[batch["index"].cpu().numpy()]
+        for place in np.unique(of_sample).tolist():
+            yield place, of_sample == place
+
+    @property
+    def _class_count(self) -> int:
+        return len(self.info.classes) if self.info.exclusive else 2
+
+    def _empty_confusions(self) -> list[Confusion]:
+        shape, count = (self._class_count,) * 2, len(self.places.names) if self.places else 1
+        return [Confusion(np.zeros(shape, dtype=np.int64)) for _ in range(count)]
 
     def _normalise(self, batch: Sample) -> tuple[Tensor, Tensor, Tensor]:
         image = normalise(batch["image"], batch["valid"], self.mean, self.std)

@@ -182,7 +182,13 @@ def _segment(
     areas = None if val_set.info.exclusive else ValidationAreas(val_set)
     share = train_set.building_share
     return Segmenter(
-        network, val_set.info, options, building_share=share, pretrained=pretrained, areas=areas
+        network,
+        val_set.info,
+        options,
+        building_share=share,
+        pretrained=pretrained,
+        areas=areas,
+        places=val_set.places,
     )
 
 

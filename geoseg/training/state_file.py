@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from geoseg.errors import ModelFileError, one_line
 from geoseg.networks.models.loading import check_finite
 from geoseg.options.headers import first_problem
+from geoseg.training.score_names import is_place_column
 
 # Columns of `metrics.csv`.
 COLUMNS = (
@@ -63,7 +64,7 @@ class HistoryState(_Part):
     @classmethod
     def _complete(cls, rows: list[dict[str, float]]) -> list[dict[str, float]]:
         for row in rows:
-            if not row.keys() <= set(COLUMNS):
+            if not all(name in COLUMNS or is_place_column(name) for name in row):
                 raise ValueError("a row of metrics has an unknown column")
             if not row.keys() >= (_ALWAYS | _SCORED if MONITOR in row else _ALWAYS):
                 raise ValueError("a row of metrics is incomplete")

@@ -118,6 +118,7 @@ def _build_info(
         # A band without contrast must not divide by zero.
         std=tuple(round(float(s), 6) or 1.0 for s in std),
         scenes=tuple(info.path for info in plan.scenes),
+        places=plan.places,
         blank={info.path: round(info.blank.share, 4) for info in plan.scenes if info.blank},
         merged=plan.merged,
         labels=plan.labels_path,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import geopandas as gpd
+import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from rasterio.windows import Window
 
 from geoseg.data.labels import IGNORE
+from geoseg.data.splits import SPLITS
+from geoseg.data.tiles.places import PlaceName, name_places
 from geoseg.data.tiles.tile_table import check_table
 from geoseg.errors import EmptyDatasetError, VectorReadError, one_line
 from geoseg.geo.training_area import area_text
@@ -73,6 +77,7 @@ class TilesInfo(BaseModel):
         mean: Mean per band over the valid pixels of the training split.
         std: Standard deviation per band over the valid pixels of the training split.
         scenes: Paths of the scenes.
+        places: Name of each scene's place; empty if the folder was made before places were stored.
         blank: Share of each scene with blank areas that is blank and treated as nodata.
         merged: Paths of the scenes whose labels merge touching buildings.
         labels: Path of the footprints.
@@ -101,6 +106,7 @@ class TilesInfo(BaseModel):
     mean: tuple[Mean, ...]
     std: tuple[Deviation, ...]
     scenes: tuple[str, ...] = Field(min_length=1)
+    places: tuple[PlaceName, ...] = ()
     blank: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
     merged: tuple[str, ...] = ()
     labels: str
@@ -122,7 +128,15 @@ class TilesInfo(BaseModel):
             raise ValueError("merged must list some of the scenes, each once")
         if self.merged and self.exclusive:
             raise ValueError("merged must be empty for exclusive classes")
+        if self.places and len(self.places) != len(self.scenes):
+            raise ValueError("places must have a name for each scene")
         return self
+
+    @property
+    def scene_places(self) -> dict[str, str]:
+        """Name of the place of each scene; each is its own place if places were not stored."""
+        places = self.places or name_places(self.scenes, range(len(self.scenes)))
+        return dict(zip(self.scenes, places, strict=True))
 
     @property
     def exclusive(self) -> bool:
@@ -199,6 +213,40 @@ def _read_table(path: Path) -> gpd.GeoDataFrame:
 
 def _damaged(path: Path, error: Exception) -> EmptyDatasetError:
     return EmptyDatasetError(f"{path}: is damaged ({one_line(error)}); tile the scenes again")
+
+
+def find_tile_places(folder: str | Path, info: TilesInfo, tiles: pd.DataFrame) -> list[str]:
+    """Return the name of each tile's place.
+
+    Args:
+        folder: The folder of tiles, for the message.
+        info: Its metadata.
+        tiles: Rows of its table of tiles.
+
+    Raises:
+        EmptyDatasetError: If a tile is of a scene that the metadata do not list.
+    """
+    places = tiles.scene.map(info.scene_places)
+    if places.isna().any():
+        unknown = ValueError("a tile is of a scene that tiles.json does not list")
+        raise _damaged(Path(folder) / "tiles.parquet", unknown)
+    names: list[str] = places.tolist()
+    return names
+
+
+def count_place_tiles(folder: str | Path) -> dict[str, dict[str, int]]:
+    """Return the numbers of scenes, and of tiles in each split, of each place.
+
+    Raises:
+        EmptyDatasetError: As `read_tiles`.
+    """
+    info, tiles = load_tiles_info(folder), read_tiles(folder)
+    scenes = Counter(info.scene_places.values())
+    found = Counter(zip(find_tile_places(folder, info, tiles), tiles.split, strict=True))
+    return {
+        place: {"scenes": count, **{split: found[place, split] for split in SPLITS}}
+        for place, count in scenes.items()
+    }
 
 
 def list_scenes(folder: str | Path, split: str) -> list[str]:

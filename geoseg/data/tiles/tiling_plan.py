@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,9 @@ from geoseg.data.tiles.checks import (
     warn_unlabelled_scenes,
     warn_upsampled_scenes,
 )
+from geoseg.data.tiles.places import PLACE_DISTANCE_M, find_places
 from geoseg.data.tiles.scene_overlaps import LOCATION_REMEDY, describe_left_out
-from geoseg.errors import ConfigError
+from geoseg.errors import ConfigError, counted
 from geoseg.geo.grid import Grid
 from geoseg.geo.paths import absolute_path
 from geoseg.geo.raster import SceneInfo, is_raster, mark_blank_areas, read_info
@@ -104,6 +106,11 @@ class TilingPlan:
         """Number of tiles per split."""
         return {split: int((self.tiles.split == split).sum()) for split in SPLITS}
 
+    @cached_property
+    def places(self) -> tuple[str, ...]:
+        """Name of the place of each scene."""
+        return find_places(self.scenes)
+
     @property
     def merged(self) -> tuple[str, ...]:
         """Paths of the scenes whose labels merge touching buildings."""
@@ -125,7 +132,13 @@ class TilingPlan:
         counts = ", ".join(f"{count} {split}" for split, count in self.counts.items())
         size = f"{self.bytes / 1e6:.0f} MB at most"
         planned = f"{len(self.tiles)} tiles planned ({counts}), {size}"
-        return [*lines, *self._note_merged(), *self._note_pixel_size(), planned]
+        return [
+            *lines,
+            *self._describe_places(),
+            *self._note_merged(),
+            *self._note_pixel_size(),
+            planned,
+        ]
 
     def _note_merged(self) -> list[str]:
         """Return what is unknown in labels that merge touching buildings, if any do."""
@@ -135,6 +148,16 @@ class TilingPlan:
         unknown = [name for name in self.options.targets if name != "building"]
         effect = f"; unknown inside them: {', '.join(unknown)}" if unknown else ""
         return [f"touching buildings are merged in the labels of {names}{effect}"]
+
+    def _describe_places(self) -> list[str]:
+        """Return the number of places, if there are several scenes."""
+        if len(self.scenes) == 1:
+            return []
+        places, distance = counted(len(set(self.places)), "place"), PLACE_DISTANCE_M / 1000
+        return [
+            f"{len(self.scenes)} scenes in {places}; scenes within {distance:.0f} km of each other "
+            "are one place"
+        ]
 
     def _note_pixel_size(self) -> list[str]:
         """Return what an unusual pixel size means for buildings, if none was chosen."""

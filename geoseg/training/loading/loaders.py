@@ -22,6 +22,7 @@ from geoseg.training.loading.sampling import (
     BalancedSampler,
     DrawSampler,
     HardSampler,
+    PlaceSampler,
     TileSampler,
     UniformSampler,
 )
@@ -80,6 +81,9 @@ def build_sampler(
     if options.sampling == "balanced":
         pixels = np.array(tiles.tiles.class_pixels.tolist())
         return BalancedSampler(pixels, exclusive=info.exclusive, **settings)
+    if options.sampling == "places":
+        valid = tiles.tiles.valid_fraction.to_numpy()  # of tiles of one size
+        return PlaceSampler(tiles.places.of_tile, valid, **settings)
     return UniformSampler(count, **settings)
 
 

@@ -13,6 +13,12 @@ from torch.utils.data import Sampler
 # Share of hard sampling's draws that is uniform, so that every tile is drawn now and then.
 _UNIFORM_SHARE = 0.5
 
+# Places are drawn in proportion to this power of their area. With 1 the largest place decides what
+# is learnt; with 0 the few tiles of a small place are repeated until they are known by heart. The
+# square root is halfway between: of two places with 1 % and 99 % of the area, the small one gets
+# 9 % of the draws, so that its tiles are drawn ten times as often as those of the large one.
+_PLACE_EXPONENT = 0.5
+
 # Weight of a new loss in a tile's moving average.
 _UPDATE_SHARE = 0.5
 
@@ -94,13 +100,17 @@ class WeightedSampler(DrawSampler):
 
     def _choose(self, generator: np.random.Generator) -> np.ndarray:
         # Systematic sampling: equidistant marks on the cumulative weights, in a new random order.
-        order = generator.permutation(self.tiles)
+        order = self._order(generator)
         ends = np.cumsum(self._weights()[order])
         count = self.tiles * self.passes
         marks = (np.arange(count) + generator.random()) * (ends[-1] / count)
         positions = np.minimum(np.searchsorted(ends, marks, side="right"), self.tiles - 1)
         chosen: np.ndarray = generator.permutation(order[positions])
         return chosen
+
+    def _order(self, generator: np.random.Generator) -> np.ndarray:
+        """Return the tiles in the order of their cumulative weights."""
+        return generator.permutation(self.tiles)
 
     @abstractmethod
     def _weights(self) -> np.ndarray:
@@ -130,6 +140,35 @@ class BalancedSampler(WeightedSampler):
 
     def _weights(self) -> np.ndarray:
         return self._balanced
+
+
+class PlaceSampler(WeightedSampler):
+    """Draws of places in proportion to the square root of their valid pixels.
+
+    Within a place all tiles are drawn equally often. In each epoch the draws of a place, and those
+    of a tile, are as many as expected, rounded up or down.
+
+    Args:
+        places: (tiles,), number of each tile's place, from 0.
+        valid_pixels: (tiles,), number of valid pixels of each tile, in any unit.
+        **settings: Arguments of `DrawSampler`.
+    """
+
+    def __init__(self, places: np.ndarray, valid_pixels: np.ndarray, **settings: Any) -> None:
+        super().__init__(len(places), **settings)
+        self._places = np.asarray(places)
+        counts = np.bincount(self._places)
+        pixels = np.bincount(self._places, np.asarray(valid_pixels, dtype=np.float64))
+        self._by_place: np.ndarray = (pixels**_PLACE_EXPONENT / np.maximum(counts, 1))[self._places]
+
+    def _order(self, generator: np.random.Generator) -> np.ndarray:
+        # The tiles of a place follow each other, so that rounding concerns whole places, too.
+        tiles = super()._order(generator)
+        ranks = generator.permutation(self._places.max() + 1)
+        return tiles[np.argsort(ranks[self._places[tiles]], kind="stable")]
+
+    def _weights(self) -> np.ndarray:
+        return self._by_place
 
 
 class HardSampler(WeightedSampler):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +14,7 @@ import shapely
 from rasterio.windows import Window
 from shapely.geometry.base import BaseGeometry
 
-from geoseg.data.tiles import TilesInfo, has_footprints, read_tile_footprints
+from geoseg.data.tiles import has_footprints, read_tile_footprints
 from geoseg.evaluation import Evaluation, evaluate_layers
 from geoseg.evaluation.metrics import AreaCounts, Score
 from geoseg.geo.aoi import AOI
@@ -23,7 +22,8 @@ from geoseg.geo.grid import Grid
 from geoseg.geo.tiling import blend_weights
 from geoseg.geo.vector import to_crs_near
 from geoseg.options import Thresholds
-from geoseg.training.dataset import TileDataset, bounding_grid, tile_boxes
+from geoseg.training.dataset import TileDataset, bounding_grid
+from geoseg.training.validation.area_choice import choose_by_place, iter_groups, megapixels
 from geoseg.training.validation.merged_labels import count_buildings_in
 from geoseg.vectorization.layer import vectorize_arrays
 
@@ -32,10 +32,6 @@ Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
 # Larger validation splits are sampled: predictions of all areas are kept in memory, and vectorized
 # many times.
 MOST_PIXELS = 16_000_000
-
-# Sampled areas are at most a sixteenth of that: there are many of them, yet they are large enough
-# that few buildings are cut.
-_PIECES = 16
 
 # Probabilities are kept in 16 bits: 8 bits are too coarse near 0 and 1 to calibrate.
 _LEVELS = 65535
@@ -55,6 +51,7 @@ class ValidationArea:
         truth: Reference footprints, in the grid's CRS.
         windows: Each tile's window of the grid, by its row in the dataset.
         merged: Whether the labels merge touching buildings.
+        place: Number of its place.
     """
 
     prob: np.ndarray
@@ -66,6 +63,7 @@ class ValidationArea:
     truth: gpd.GeoDataFrame
     windows: Mapping[int, Window]
     merged: bool = False
+    place: int = 0
 
     @property
     def aoi(self) -> AOI:
@@ -90,24 +88,34 @@ class ValidationAreas:
 
     Args:
         tiles: Validation tiles of buildings.
-        most_pixels: Areas of more pixels in total are sampled evenly down to this number.
+        most_pixels: Areas of more pixels in total are sampled down to about this number: each
+            place gets the same number of them, or all that it has.
 
     Attributes:
         tiles: The tiles.
+        places: The places that are scored.
         covered_mpx: Megapixels of the areas.
         total_mpx: Megapixels that all validation tiles cover.
         predictions: uint16 (outputs, size, size) of each tile that was added, by its row.
     """
 
     def __init__(self, tiles: TileDataset, *, most_pixels: int = MOST_PIXELS) -> None:
-        self.tiles = tiles
+        self.tiles, self.places = tiles, tiles.places.scored
         self.predictions: dict[int, np.ndarray] = {}
-        groups = list(_iter_groups(tiles.tiles))
-        chosen = _choose_of_both(groups, tiles.info, most_pixels)
-        self.covered_mpx, self.total_mpx = _megapixels(chosen), _megapixels(groups)
+        groups = list(iter_groups(tiles.tiles))
+        # Of each place, and there of separate and of merged labels, so that neither is missing.
+        kinds = 2 * self.places.of_tile + tiles.tiles.scene.isin(tiles.info.merged).to_numpy()
+        chosen = choose_by_place(groups, kinds, tiles.info.size, most_pixels)
+        self.covered_mpx, self.total_mpx = megapixels(chosen), megapixels(groups)
         footprints = read_footprints_of_scenes(tiles.folder)
         self._plans = [
-            _AreaPlan(tiles, rows, footprints.get(rows.scene.iloc[0])) for rows in chosen
+            _AreaPlan(
+                tiles,
+                rows,
+                footprints.get(rows.scene.iloc[0]),
+                int(self.places.of_tile[rows.index[0]]),
+            )
+            for rows in chosen
         ]
         self._areas: list[ValidationArea] | None = None
 
@@ -172,15 +180,35 @@ class ValidationAreas:
             Counts of buildings, matched at an IoU of 0.5, in the areas of `count_buildings_in`;
             areas in pixels, of all.
         """
-        buildings, pixels = Score(0, 0, 0), AreaCounts(0.0, 0.0, 0.0)
-        counted = count_buildings_in(self.areas())
-        for area, is_counted in zip(self.areas(), counted, strict=True):
-            evaluation = area.evaluate(thresholds)
-            if is_counted:
-                buildings += evaluation.score
+        buildings, pixels = zip(*self.score_places(thresholds), strict=True)
+        return sum(buildings, Score(0, 0, 0)), sum(pixels, AreaCounts(0.0, 0.0, 0.0))
+
+    def score_places(self, thresholds: Thresholds) -> list[tuple[Score, AreaCounts]]:
+        """Return what `score` returns for each place, in the order of `places.names`."""
+        areas = self.areas()
+        return self.add_by_place([(area, area.evaluate(thresholds)) for area in areas])
+
+    def add_by_place(
+        self, evaluated: Iterable[tuple[ValidationArea, Evaluation]]
+    ) -> list[tuple[Score, AreaCounts]]:
+        """Add the counts of areas, for each place in the order of `places.names`.
+
+        Buildings are counted only in the areas of `count_buildings_in`.
+
+        Args:
+            evaluated: Areas with their evaluation.
+        """
+        totals = [(Score(0, 0, 0), AreaCounts(0.0, 0.0, 0.0)) for _ in self.places.names]
+        evaluated = list(evaluated)
+        counted = count_buildings_in([area for area, _ in evaluated])
+        for is_counted, (area, evaluation) in zip(counted, evaluated, strict=True):
+            buildings, pixels = totals[area.place]
             # In pixels, since the CRSs of scenes may have different units.
             pixels += evaluation.area / area.grid.pixel_area
-        return buildings, pixels
+            if is_counted:
+                buildings += evaluation.score
+            totals[area.place] = buildings, pixels
+        return totals
 
 
 def predict_tiles(predict: Predict, tiles: TileDataset, indices: Sequence[int]) -> np.ndarray:
@@ -194,7 +222,11 @@ class _AreaPlan:
     """A connected group of tiles, with everything that does not depend on predictions."""
 
     def __init__(
-        self, tiles: TileDataset, rows: pd.DataFrame, footprints: gpd.GeoDataFrame | None
+        self,
+        tiles: TileDataset,
+        rows: pd.DataFrame,
+        footprints: gpd.GeoDataFrame | None,
+        place: int,
     ) -> None:
         self.grid = bounding_grid(tiles, rows)
         top, left = rows.row_off.min(), rows.col_off.min()
@@ -203,7 +235,7 @@ class _AreaPlan:
             for index, row in zip(rows.index.tolist(), rows.itertuples(), strict=True)
         }
         self._merged = rows.scene.iloc[0] in tiles.info.merged
-        self._tiles, self._footprints = tiles, footprints
+        self._tiles, self._footprints, self._place = tiles, footprints, place
         self._labels: AreaLabels | None = None
 
     def stitch(self, predictions: Mapping[int, np.ndarray]) -> ValidationArea:
@@ -226,7 +258,7 @@ class _AreaPlan:
         target, labelled, outline, truth = self._labels
         return ValidationArea(
             prob, info.targets, target, labelled, self.grid, outline, truth, self.windows,
-            self._merged,
+            self._merged, self._place,
         )  # fmt: skip
 
 
@@ -284,81 +316,3 @@ def _trace_mask(mask: np.ndarray, grid: Grid) -> gpd.GeoDataFrame:
         subpixel=False, regularize=False,
     )  # fmt: skip
     return vectorize_arrays(mask.astype(np.float32), None, np.ones_like(mask), grid, exact)
-
-
-def _iter_groups(tiles: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    """Yield the groups of tiles that touch each other, scene by scene."""
-    for _, rows in tiles.groupby("scene", sort=False):
-        boxes = tile_boxes(rows)
-        for part in shapely.get_parts(shapely.union_all(boxes)):
-            # Shrunk, so that tiles that touch this part in a corner only do not belong to it.
-            yield rows[shapely.intersects(boxes, part.buffer(-0.5))]
-
-
-def _choose_of_both(
-    groups: list[pd.DataFrame], info: TilesInfo, most_pixels: int
-) -> list[pd.DataFrame]:
-    """Choose evenly from groups with separate and with merged labels, so that neither is missing.
-
-    Args:
-        groups: Groups of tiles that touch each other.
-        info: Description of the tiles.
-        most_pixels: Limit of the total number of pixels, shared in proportion to the groups.
-    """
-    merged = [group.scene.iloc[0] in info.merged for group in groups]
-    total = sum(map(_extent, groups))
-    chosen: list[pd.DataFrame] = []
-    for kind in (False, True):
-        part = [group for group, own in zip(groups, merged, strict=True) if own == kind]
-        if part:
-            share = most_pixels * sum(map(_extent, part)) // total
-            chosen += _choose_evenly(part, info.size, share)
-    return chosen
-
-
-def _choose_evenly(groups: list[pd.DataFrame], size: int, most_pixels: int) -> list[pd.DataFrame]:
-    """Return all groups or, if they are too large, an even sample of parts of them.
-
-    Args:
-        groups: Groups of tiles that touch each other.
-        size: Side of a tile.
-        most_pixels: Limit of the total number of pixels; one part is always chosen.
-    """
-    if sum(map(_extent, groups)) <= most_pixels:
-        return groups
-    pieces = [
-        piece for group in groups for piece in _split_group(group, size, most_pixels // _PIECES)
-    ]
-    share = most_pixels / sum(map(_extent, pieces))
-    chosen: list[pd.DataFrame] = []
-    passed = kept = 0
-    for piece in pieces:
-        extent = _extent(piece)
-        passed += extent
-        if kept + extent <= share * passed:
-            kept += extent
-            chosen.append(piece)
-    return chosen or [pieces[len(pieces) // 2]]
-
-
-def _split_group(rows: pd.DataFrame, size: int, pixels: int) -> list[pd.DataFrame]:
-    """Split a group of more pixels than the limit into squares that do not overlap."""
-    if _extent(rows) <= pixels:
-        return [rows]
-    side = max(2 * size, math.isqrt(pixels))
-    top, left = rows.row_off - rows.row_off.min(), rows.col_off - rows.col_off.min()
-    # Tiles across the border of two squares are dropped: they would be scored twice.
-    inside = (top % side + rows.height <= side) & (left % side + rows.width <= side)
-    parts = [part for _, part in rows[inside].groupby([top // side, left // side])]
-    return parts or [rows.iloc[:1]]
-
-
-def _extent(rows: pd.DataFrame) -> int:
-    """Return the number of pixels of the bounding grid of tiles."""
-    west, north, east, south = shapely.total_bounds(tile_boxes(rows))
-    return int((east - west) * (south - north))
-
-
-def _megapixels(groups: Iterable[pd.DataFrame]) -> float:
-    """Return the megapixels that tiles cover, overlaps counted once."""
-    return float(sum(shapely.union_all(tile_boxes(rows)).area for rows in groups)) / 1e6

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,7 @@ class Reliability:
     Attributes:
         predicted: (bins,), mean probability; NaN in empty bins.
         observed: (bins,), share of building pixels; NaN in empty bins.
-        pixels: (bins,), number of pixels.
+        pixels: (bins,), number of pixels, weighted so that several places count equally.
     """
 
     predicted: NDArray[np.float64]
@@ -73,16 +73,27 @@ class Calibration:
 def calibrate(areas: Iterable[ValidationArea]) -> Calibration:
     """Fit one temperature to the probability of buildings (Guo et al. 2017, arXiv 1706.04599).
 
-    Models of exclusive classes are not calibrated.
+    Models of exclusive classes are not calibrated. Places count equally, whatever their area.
 
     Args:
         areas: Validation areas of buildings, predicted.
     """
-    counts = np.zeros((2, len(_LOGITS)), dtype=np.int64)
+    places: dict[int, NDArray[np.int64]] = {}
     for area in areas:
         labelled = area.labelled
-        counts += count_logits(area.prob[0][labelled], area.target[labelled] > 0)
-    return calibrate_counts(counts)
+        counts = count_logits(area.prob[0][labelled], area.target[labelled] > 0)
+        places[area.place] = places.get(area.place, 0) + counts
+    return calibrate_counts(_weigh_equally(list(places.values())))
+
+
+def _weigh_equally(places: Sequence[NDArray[np.int64]]) -> NDArray[Any]:
+    """Return the sum of the counts of places, each scaled to the mean number of pixels."""
+    present = [counts for counts in places if counts.any()]
+    if len(present) < 2:
+        return present[0] if present else np.zeros((2, len(_LOGITS)), dtype=np.int64)
+    mean = sum(counts.sum() for counts in present) / len(present)
+    weighted: NDArray[Any] = np.sum([counts * (mean / counts.sum()) for counts in present], axis=0)
+    return weighted
 
 
 def count_logits(prob: NDArray[Any], true: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -100,7 +111,7 @@ def count_logits(prob: NDArray[Any], true: NDArray[np.bool_]) -> NDArray[np.int6
     return np.stack([np.histogram(logits[true == value], _EDGES)[0] for value in (False, True)])
 
 
-def calibrate_counts(counts: NDArray[np.int64]) -> Calibration:
+def calibrate_counts(counts: NDArray[Any]) -> Calibration:
     """Fit a temperature to the counts of `count_logits`."""
     temperature = fit_temperature(counts)
     return Calibration(
@@ -108,7 +119,7 @@ def calibrate_counts(counts: NDArray[np.int64]) -> Calibration:
     )
 
 
-def fit_temperature(counts: NDArray[np.int64]) -> float:
+def fit_temperature(counts: NDArray[Any]) -> float:
     """Return the temperature with the least negative log-likelihood, from 0.1 to 10.
 
     It is 1 if it cannot be fitted: without pixels, with pixels of one class only, or without any
@@ -132,7 +143,7 @@ def fit_temperature(counts: NDArray[np.int64]) -> float:
     return round(float(np.exp(best.x)), 3)
 
 
-def measure_reliability(counts: NDArray[np.int64], temperature: float = 1.0) -> Reliability:
+def measure_reliability(counts: NDArray[Any], temperature: float = 1.0) -> Reliability:
     """Bin the counts of `count_logits` by probability."""
     prob = expit(_LOGITS / temperature)
     bins = np.minimum((prob * BINS).astype(int), BINS - 1)
@@ -141,4 +152,4 @@ def measure_reliability(counts: NDArray[np.int64], temperature: float = 1.0) -> 
     predicted, observed = (
         np.divide(total, pixels, out=np.full(BINS, np.nan), where=pixels > 0) for total in sums
     )
-    return Reliability(predicted, observed, pixels.astype(np.int64))
+    return Reliability(predicted, observed, np.rint(pixels).astype(np.int64))

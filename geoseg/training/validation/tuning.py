@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from geoseg.evaluation.metrics import Score
+from geoseg.evaluation.place_scores import mean_f1, mean_iou
 from geoseg.options import Thresholds
 from geoseg.training.validation.areas import ValidationAreas
 
@@ -40,7 +42,8 @@ class Tuned:
     Attributes:
         thresholds: The best thresholds; the defaults for exclusive classes, whose mask is the
             argmax.
-        f1: Their building F1@0.5; None for exclusive classes.
+        f1: Their building F1@0.5, the mean over places; None for exclusive classes.
+        places: Counts of buildings of each place, if there are several.
         merged_f1: Building F1@0.5 where labels merge touching buildings, if `f1` is of other areas;
             else None.
         notes: Lines for the user.
@@ -52,6 +55,7 @@ class Tuned:
     f1: float | None
     calibration: dict[str, float] | None = None
     pictures: Mapping[str, Drawing] = field(default_factory=dict)
+    places: Mapping[str, Score] = field(default_factory=dict)
     merged_f1: float | None = None
     notes: tuple[str, ...] = ()
 
@@ -63,7 +67,7 @@ def tune_thresholds(areas: ValidationAreas) -> Thresholds:
     is computed from a few hundred buildings, and its noise would move every outline. The
     thresholds that separate and remove buildings are chosen by the sum of both. With a weak
     network, pixel IoU may rise by merging buildings: if F1 falls too much, `body` is chosen by the
-    sum as well, and if that does not help the defaults are kept.
+    sum as well, and if that does not help the defaults are kept. All scores are means over places.
 
     Args:
         areas: Validation areas, predicted.
@@ -75,8 +79,8 @@ def tune_thresholds(areas: ValidationAreas) -> Thresholds:
 
     def score(thresholds: Thresholds) -> tuple[float, float]:
         if thresholds not in scores:
-            buildings, pixels = areas.score(thresholds)
-            scores[thresholds] = buildings.f1, pixels.iou
+            buildings, pixels = zip(*areas.score_places(thresholds), strict=True)
+            scores[thresholds] = mean_f1(buildings), mean_iou(pixels)
         return scores[thresholds]
 
     # Regularization takes most of the time, and hardly changes the scores.
