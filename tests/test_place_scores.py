@@ -21,6 +21,9 @@ from torch import nn
 import geoseg.training.history
 from geoseg.cli import main
 from geoseg.data.tiles import TilesInfo, load_tiles_info, plan_tiles, tile_scenes
+from geoseg.detection.box_arrays import Boxes
+from geoseg.detection.box_dataset import BoxDataset
+from geoseg.detection.scoring import build_areas, score_boxes
 from geoseg.evaluation.metrics import AreaCounts, Confusion, Score
 from geoseg.evaluation.place_scores import mean_class_scores, mean_f1, mean_iou
 from geoseg.networks.model_file import load_spec
@@ -276,6 +279,26 @@ def test_places_are_calibrated_with_equal_weights():
     np.testing.assert_allclose(found.before.observed, expected.before.observed)
     assert found.before.pixels.sum() == pytest.approx(large.sum() + small.sum(), abs=15)
     assert calibrate([town, more]).temperature == calibrate_counts(large).temperature
+
+
+def test_boxes_are_scored_by_place(folder):
+    dataset = BoxDataset(folder, "val")
+    found = {}
+    for index in range(len(dataset)):
+        sample, place = dataset[index], dataset.places.of_tile[index]
+        true = sample["boxes"][sample["is_target"]].numpy() if place == 0 else np.zeros((0, 4))
+        found[index] = Boxes(true.astype(np.float64), np.full(len(true), 0.9))
+    areas = build_areas(dataset)
+    assert [area.place for area in areas] == [0, 1, 2]
+    score = score_boxes(areas, found)
+    town, village, desert = score.buildings
+    assert (village.tp, village.fp) == (0, 0)
+    assert village.fn > 0
+    assert desert == Score(0, 0, 0)
+    assert town.f1 > 0.6
+    assert score.f1 == pytest.approx(town.f1 / 2)
+    assert score.iou == pytest.approx(score.pixels[0].iou / 2)
+    assert sum(score.buildings, Score(0, 0, 0)).f1 > score.f1
 
 
 # Sampling of areas
