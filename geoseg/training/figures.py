@@ -150,8 +150,9 @@ def _draw_column(axes: Any, rows: Sequence[Mapping[str, float]], name: str, colo
 def _draw_places(axes: Any, rows: Sequence[Mapping[str, float]]) -> None:
     """Draw the score of each place as a thin line: building F1, or mean IoU of classes."""
     names = {name for row in rows for name in row}
-    score = "val_f1" if "val_f1" in names else "val_iou"
-    label = "each place"
+    score, label = "val_iou", "mean IoU of each place"
+    if "val_f1" in names:
+        score, label = "val_f1", "building F1 of each place"
     for column in list_place_columns(sorted(names), score):
         known = [row for row in rows if column in row]
         epochs, values = [row["epoch"] for row in known], [row[column] for row in known]
