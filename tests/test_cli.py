@@ -348,7 +348,6 @@ BAD = {
     "bad filter": ("tile {scene} --labels {truth} --where nope=1 -o {new}", "nope"),
     "coarse": ("tile {scene} --labels {truth} --gsd 30 -o {new}", "check --gsd"),
     "mask": ("vectorize {folder}/out/mask.tif -o {new}.gpkg", "is a class mask"),
-    "run folder": ("predict {scene} -m {folder}/runs/a -o {new}", "runs/a/model.safetensors"),
     "elsewhere": (
         "evaluate {folder}/out/footprints.gpkg --truth {tmp}/far.gpkg -o {new}",
         "do not overlap",

@@ -582,7 +582,10 @@ def tags_of_probabilities(valid):
         texts = {n: t for n, t in texts.items() if n.isidentifier() and "\0" not in t}
         with rasterio.open(prob, "r+", ignore_cog_layout_break="yes") as sink:
             sink.update_tags(**dict.fromkeys(tags, ""))
-            sink.update_tags(**texts)
+            try:
+                sink.update_tags(**texts)
+            except UnicodeEncodeError:  # half a character, which no file holds
+                return ()
             if scales:
                 sink.scales = [scales] * sink.count
         return (command("info", prob), command("vectorize", prob, "-o", folder / "a.geojson"))

@@ -36,7 +36,12 @@ from geoseg.data.label_report import (
 from geoseg.data.label_report.contact_sheet import trace_classes, trace_footprints
 from geoseg.data.label_report.edges import draw_outlines, fit_outlines, measure_edges
 from geoseg.data.label_report.findings import list_findings
-from geoseg.data.label_report.footprint_checks import count_overlaps, geodesic_areas_m2
+from geoseg.data.label_report.footprint_checks import (
+    DUPLICATE_IOU,
+    OVERLAP_SHARE,
+    count_overlaps,
+    geodesic_areas_m2,
+)
 from geoseg.data.label_report.label_shift import estimate_shift, find_peak, shift_in_metres
 from geoseg.data.label_report.sampling import choose_sheet_tiles, spread_tiles
 from geoseg.data.label_report.summary import format_percent
@@ -326,6 +331,29 @@ def test_overlaps_do_not_depend_on_order(copies, seed):
     pairs = sum(2 + copies.count(i) for i in set(copies))
     assert count_overlaps(np.array([*shapes, *covering])) == (len(copies), pairs)
     assert count_overlaps(shapes[:0]) == (0, 0)
+
+
+@given(
+    corners=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=14),
+    start=st.integers(0, 14),
+)
+def test_copies_and_overlaps_are_counted_in_pairs(corners, start):
+    # Wide boxes one step apart are the same, others overlap or do not touch.
+    boxes = [shapely.box(10 * x + y / 8, 0, 10 * x + 12, 20) for x, y in corners]
+    repeated, overlapping = set(), 0
+    for later in range(start, len(boxes)):
+        for one in boxes[:later]:
+            shared = one.intersection(boxes[later]).area
+            if shared > DUPLICATE_IOU * (one.area + boxes[later].area - shared):
+                repeated.add(later)
+            elif shared > OVERLAP_SHARE * min(one.area, boxes[later].area):
+                overlapping += 1
+    assert count_overlaps(np.array(boxes), start) == (len(repeated), overlapping)
+
+
+def test_a_layer_that_was_loaded_a_thousand_times_is_counted_at_once():
+    boxes = [shapely.box(x, 0, x + 12, 20) for x in (0, 5, 40)] * 1000
+    assert count_overlaps(np.array(boxes)) == (2997, 1_000_000)
 
 
 @pytest.fixture(scope="module")

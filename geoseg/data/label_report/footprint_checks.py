@@ -113,17 +113,40 @@ def count_overlaps(polygons: np.ndarray, start: int = 0) -> tuple[int, int]:
         Number of footprints that repeat an earlier one, and number of other pairs that share
         more than `OVERLAP_SHARE` of the smaller one.
     """
-    polygons = shapely.make_valid(polygons)
-    first, second = shapely.STRtree(polygons).query(polygons, predicate="intersects")
-    counted = (first < second) & (second >= start)
+    if not len(polygons):
+        return 0, 0
+    # Copies are compared once: a layer that was loaded many times has millions of pairs.
+    _, rows, group = np.unique(shapely.to_wkb(polygons), return_index=True, return_inverse=True)
+    copies = np.bincount(group)
+    earlier = np.bincount(group[:start], minlength=len(rows))
+    single = shapely.make_valid(polygons[rows])
+    first, second = shapely.STRtree(single).query(single, predicate="intersects")
+    counted = (first < second) & ((copies > earlier)[first] | (copies > earlier)[second])
     first, second = first[counted], second[counted]
-    areas = shapely.area(polygons)
-    shared = shapely.area(shapely.intersection(polygons[first], polygons[second]))
+    areas = shapely.area(single)
+    shared = shapely.area(shapely.intersection(single[first], single[second]))
     union = areas[first] + areas[second] - shared
     same = shared > DUPLICATE_IOU * union
     smaller = np.minimum(areas[first], areas[second])
     overlapping = ~same & (shared > OVERLAP_SHARE * smaller)
-    return len(np.unique(second[same])), int(overlapping.sum())
+    pairs = copies[first] * copies[second] - earlier[first] * earlier[second]
+    repeated = np.arange(start, len(polygons))
+    oldest = _find_oldest(rows, first[same], second[same])
+    return int((repeated > oldest[group[start:]]).sum()), int(pairs[overlapping].sum())
+
+
+def _find_oldest(rows: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the first row of each distinct polygon or of one that is the same.
+
+    Args:
+        rows: (N,), first row of each distinct polygon.
+        first: Polygons that are the same as those of `second`.
+        second: See `first`.
+    """
+    oldest = rows.copy()
+    np.minimum.at(oldest, first, rows[second])
+    np.minimum.at(oldest, second, rows[first])
+    return oldest
 
 
 def _count_areas(areas: np.ndarray) -> Histogram:
