@@ -52,8 +52,9 @@ REGIONS = {
 # Scenes whose footprints were made from masks, in which touching buildings are one piece.
 MERGED = ("accra*", "inria*", "rio*", "spacenet2*")
 
-# The eastern part of the town is never trained on: the shipped models are tested there.
-BANEPA_SHARE = 0.85
+# Columns that are used, as shares of the width. The shipped model is tested on the eastern part of
+# Banepa, and the sample that is installed with geoseg is the middle of a scene of Zanzibar.
+PARTS = {"banepa": ((0.0, 0.85),), "zanzibar_oam_a": ((0.0, 0.317), (0.558, 1.0))}
 
 PRESENT = ("tile.gsd_m=0.3", "tile.overlap=0", "tile.fractions=[0.85,0.15,0]")
 PLACES = ("train.sampling=places",)
@@ -142,19 +143,31 @@ def gather_scenes(towns: Path, banepa: Path, folder: Path) -> None:
     partial = folder.with_name(".scenes")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for scene in sorted(towns.glob("*.tif")):
-        for file in (scene, scene.with_suffix(".parquet")):
-            (partial / file.name).symlink_to(file.resolve())
-    crop_west(banepa / "scene.tif", partial / "banepa.tif")
-    footprints = gpd.read_file(banepa / "footprints.geojson")
-    footprints[["geometry"]].to_parquet(partial / "banepa.parquet")
+    named = {scene.stem: scene for scene in sorted(towns.glob("*.tif"))}
+    for name, scene in (named | {"banepa": banepa / "scene.tif"}).items():
+        footprints = scene.with_suffix(".parquet")
+        if name == "banepa":
+            footprints = partial / "banepa.parquet"
+            layer = gpd.read_file(banepa / "footprints.geojson")
+            layer[["geometry"]].to_parquet(footprints)
+        parts = PARTS.get(name)
+        if parts is None:
+            (partial / scene.name).symlink_to(scene.resolve())
+            (partial / footprints.name).symlink_to(footprints.resolve())
+            continue
+        for number, (left, right) in enumerate(parts):
+            path = partial / f"{name}{number or ''}.tif"
+            crop(scene, left, right, path)
+            if not path.with_suffix(".parquet").exists():
+                path.with_suffix(".parquet").symlink_to(footprints.resolve())
     partial.rename(folder)
 
 
-def crop_west(scene: Path, path: Path) -> None:
-    """Write the western part of a scene."""
+def crop(scene: Path, left: float, right: float, path: Path) -> None:
+    """Write the columns of a scene between two shares of its width."""
     with rasterio.open(scene) as source:
-        window = Window(0, 0, round(BANEPA_SHARE * source.width), source.height)
+        begin, end = (round(share * source.width) for share in (left, right))
+        window = Window(begin, 0, end - begin, source.height)
         profile = source.profile | {
             "width": window.width,
             "transform": source.window_transform(window),

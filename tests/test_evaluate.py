@@ -29,6 +29,7 @@ from geoseg.errors import (
 )
 from geoseg.evaluation import evaluate_footprints as evaluate
 from geoseg.evaluation import evaluate_layers, format_table
+from geoseg.evaluation.average_precision import average_precision
 from geoseg.evaluation.metrics import Score
 from geoseg.evaluation.training_area import read_training_area, warn_of_training_pixels
 from geoseg.geo.aoi import AOI
@@ -389,7 +390,8 @@ def test_the_table_shows_counts_and_rates(files):
     assert lines[1].split() == ["buildings", *"222", "0.5000", "0.5000", "0.5000"]
     assert lines[2].split() == ["pixels", "0.5750", "0.5750", "0.5750"]
     assert lines[3] == "mean IoU of matched footprints 0.8167, pixel IoU 0.4035"
-    assert len(lines) == 4
+    assert lines[4].startswith("average precision at IoU 0.5")
+    assert len(lines) == 5
     assert len({len(line) for line in lines[:3]}) == 1
 
 
@@ -592,3 +594,58 @@ def test_published_scores_are_reproduced_exactly():
     ]
     assert (len(images), len(cities)) == (6, 2)
     assert report.spacenet_score == sum(float(row["F1Score"]) for row in cities) / 2
+
+
+# Average precision
+
+
+def test_average_precision_is_the_area_below_the_best_precision_at_101_recalls(files):
+    # In order of confidence: found, false, found, false; precision 1 up to a recall of 1/4, then
+    # 2/3 up to 2/4, and 0 beyond, at 26, 25 and 50 of the 101 recalls.
+    report = evaluate(*files)
+    assert report.average_precision == pytest.approx((26 + 25 * 2 / 3) / 101)
+    assert "average precision at IoU 0.5 over all confidences: 0.4224" in format_table(report)
+
+
+def test_without_confidences_there_is_no_average_precision(files, tmp_path):
+    gpd.read_file(files[0]).drop(columns="confidence").to_file(tmp_path / "plain.gpkg")
+    report = evaluate(tmp_path / "plain.gpkg", files[1])
+    assert report.average_precision is None
+    assert "average precision" not in format_table(report)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=12), st.integers(0, 4))
+def test_average_precision_is_1_if_all_is_found_first(found, missed):
+    confidence = np.array([value for value, _ in found])
+    matched = np.array([match for _, match in found], dtype=bool)
+    truth = int(matched.sum()) + missed
+    value = average_precision(confidence, matched, truth)
+    if not truth:
+        assert value is None
+        return
+    assert 0 <= value <= 1
+    first = average_precision(confidence + matched, matched, truth)
+    reached = np.floor(100 * matched.sum() / truth + 1e-9) + 1 if matched.any() else 0
+    assert first == pytest.approx(reached / 101)
+    assert value <= first + 1e-12
+
+
+def test_bounding_boxes_are_compared_in_the_crs_of_the_footprints(tmp_path):
+    corner = Polygon(
+        [(0, 0), (10, 0), (10, 4), (4, 4), (4, 10), (0, 10)]
+    )  # an L of 64 square metres
+    truth = gpd.GeoDataFrame(geometry=[translate(corner, X, Y)], crs=UTM).to_crs(4326)
+    truth.to_file(tmp_path / "truth.gpkg")
+    layer([(0, 0, 10, 10)], confidence=[0.9]).to_file(tmp_path / "pred.gpkg")
+    files = tmp_path / "pred.gpkg", tmp_path / "truth.gpkg"
+    assert evaluate(*files).mean_iou == pytest.approx(0.64, abs=1e-3)
+    boxed = evaluate(*files, boxes=True)
+    assert boxed.mean_iou == pytest.approx(1, abs=1e-3)
+    assert (boxed.average_precision, boxed.boxes) == (1, True)
+
+
+def test_boxes_are_for_layers(tmp_path):
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("ImageId,BuildingId,PolygonWKT_Pix,Confidence\n")
+    with pytest.raises(ConfigError, match="--boxes: applies only to vector layers"):
+        evaluate(tmp_path / "a.csv", tmp_path / "b.csv", boxes=True)

@@ -20,6 +20,7 @@ def evaluate(
     where: str | None = None,
     iou: float = 0.5,
     min_area_m2: float | None = None,
+    boxes: bool = False,
     classes: ClassOptions | None = None,
     overwrite: bool = False,
 ) -> Report | ClassReport:
@@ -34,6 +35,7 @@ def evaluate(
         where: Filter on the attributes of the truth, such as `label = 1`.
         iou: IoU that a match must exceed; layers and CSV only.
         min_area_m2: Smaller buildings do not count; layers and CSV only.
+        boxes: Compare bounding boxes in the CRS of `footprints`; layers only.
         classes: How the truth names the classes of a mask; None for buildings.
         overwrite: Replace an existing report.
 
@@ -47,10 +49,12 @@ def evaluate(
         if not is_mask(footprints):
             return evaluate_footprints(
                 footprints, truth, output, aoi=aoi, where=where, threshold=iou,
-                min_area_m2=min_area_m2, overwrite=overwrite,
+                min_area_m2=min_area_m2, boxes=boxes, overwrite=overwrite,
             )  # fmt: skip
         if min_area_m2 is not None:
             raise ConfigError("--min-area-m2: applies only to footprints; remove it for a mask")
+        if boxes:
+            raise ConfigError("--boxes: applies only to footprints; remove it for a mask")
         return evaluate_mask(
             footprints, truth, output, classes=classes, aoi=aoi, where=where, overwrite=overwrite
         )

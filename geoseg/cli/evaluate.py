@@ -23,6 +23,7 @@ from geoseg.cli.options import (
     "--iou", "threshold", type=float, default=0.5, show_default=True, help="IoU of a match."
 )
 @click.option("--min-area-m2", type=float, help="Smaller buildings do not count.  [default: 0]")
+@click.option("--boxes", is_flag=True, help="Compare bounding boxes, in the CRS of the footprints.")
 @overwrite_option
 @config_options
 def command(
@@ -33,6 +34,7 @@ def command(
     where: str | None,
     threshold: float,
     min_area_m2: float | None,
+    boxes: bool,
     overwrite: bool,
     config: str | None,
     overrides: tuple[str, ...],
@@ -55,6 +57,7 @@ def command(
         where=where,
         iou=threshold,
         min_area_m2=min_area_m2,
+        boxes=boxes,
         classes=settings.tile.classes,
         overwrite=overwrite,
     )

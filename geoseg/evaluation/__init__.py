@@ -9,8 +9,14 @@ import geopandas as gpd
 import shapely
 
 from geoseg.errors import ConfigError, GridMismatchError
+from geoseg.evaluation.average_precision import average_precision
 from geoseg.evaluation.mask_scores import ClassReport, evaluate_mask, format_classes
-from geoseg.evaluation.matching import Evaluation, evaluate_layers, read_layers
+from geoseg.evaluation.matching import (
+    Evaluation,
+    evaluate_layers,
+    layer_confidence,
+    read_layers,
+)
 from geoseg.evaluation.report import (
     LAYERS_NAME,
     REPORT_NAME,
@@ -38,6 +44,7 @@ def evaluate_footprints(
     where: str | None = None,
     threshold: float = 0.5,
     min_area_m2: float | None = None,
+    boxes: bool = False,
     overwrite: bool = False,
 ) -> Report:
     """Compare footprints with the truth by the SpaceNet-2 building metric.
@@ -57,6 +64,7 @@ def evaluate_footprints(
         threshold: IoU that a match must exceed, in [0, 1).
         min_area_m2: Smaller buildings are ignored; in square pixels for CSV files. None means 0,
             or 20 as in SpaceNet for CSV files.
+        boxes: Compare bounding boxes in the CRS of `footprints`, as detectors predict them.
         overwrite: Replace an existing report.
 
     Returns:
@@ -75,10 +83,12 @@ def evaluate_footprints(
     check_report_folder(output, overwrite, inputs)
     layers: dict[str, gpd.GeoDataFrame] = {}
     if _are_spacenet_files(footprints, truth, aoi, where):
+        if boxes:
+            raise ConfigError("--boxes: applies only to vector layers; leave it out for CSV files")
         min_area_px2 = SPACENET_MIN_AREA_PX2 if min_area_m2 is None else min_area_m2
         fields = score_spacenet(footprints, truth, threshold, min_area_px2)
     else:
-        pred, true, area, crs = read_layers(footprints, truth, aoi, where)
+        pred, true, area, crs = read_layers(footprints, truth, aoi, where, boxes=boxes)
         evaluation = evaluate_layers(
             pred, true, aoi=area, threshold=threshold, min_area_m2=min_area_m2 or 0.0
         )
@@ -91,12 +101,27 @@ def evaluate_footprints(
             }
         if _overlap(evaluation):
             warn_of_training_buildings(footprints, evaluation.truth)
-        fields |= {"aoi": aoi and str(aoi), "where": where, "min_area_m2": float(min_area_m2 or 0)}
+        fields |= {
+            "aoi": aoi and str(aoi),
+            "where": where,
+            "min_area_m2": float(min_area_m2 or 0),
+            "average_precision": _average_precision(evaluation),
+            "boxes": boxes,
+        }
         layers = build_report_layers(evaluation, crs)
     report = Report(**fields, footprints=str(footprints), truth=str(truth), threshold=threshold)
     if output is not None:
         write_report(Path(output), report.to_dict(), layers, inputs=inputs, overwrite=overwrite)
     return report
+
+
+def _average_precision(evaluation: Evaluation) -> float | None:
+    """Return the average precision; None without confidences or true footprints."""
+    confidence = layer_confidence(evaluation.pred)
+    if confidence is None:
+        return None
+    matched = evaluation.matches.proposal_match >= 0
+    return average_precision(confidence, matched, len(evaluation.truth))
 
 
 def _check_compared(

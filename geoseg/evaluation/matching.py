@@ -62,9 +62,21 @@ class Evaluation:
 
 
 def read_layers(
-    footprints: str | Path, truth: str | Path, aoi: str | Path | None, where: str | None
+    footprints: str | Path,
+    truth: str | Path,
+    aoi: str | Path | None,
+    where: str | None,
+    *,
+    boxes: bool = False,
 ) -> tuple[gpd.GeoDataFrame, gpd.GeoDataFrame, AOI | None, CRS]:
     """Read the layers and the area of interest, reprojected to one CRS.
+
+    Args:
+        footprints: See `evaluate_footprints`.
+        truth: See `evaluate_footprints`.
+        aoi: See `evaluate_footprints`.
+        where: See `evaluate_footprints`.
+        boxes: Replace all footprints by their bounding boxes in the CRS of `footprints`.
 
     Returns:
         Footprints, truth and area of interest in the CRS of the comparison, and the CRS of the
@@ -75,6 +87,9 @@ def read_layers(
     for layer, path in ((pred, footprints), (true, truth)):
         check_range(layer, path)
     crs = true.crs
+    if boxes:
+        true = _project(true, pred.crs, truth)
+        pred, true = (_set_geometries(one, one.geometry.envelope.array) for one in (pred, true))
     working_crs = crs
     if _needs_local_crs(crs, pred, true):
         working_crs = _equal_area_crs(pred if true.empty else true)

@@ -57,10 +57,13 @@ class Report:
         f1_pixel: F1 of the areas covered.
         precision_pixel: Share of the predicted area that is true.
         recall_pixel: Share of the true area that is predicted.
+        average_precision: Average precision over all confidences, at the IoU of `threshold`; None
+            if the footprints have no confidence, and for CSV files.
         threshold: IoU that a match must exceed.
         footprints: Path of the footprints.
         truth: Path of the truth.
         aoi: Path of the area of interest.
+        boxes: Whether bounding boxes were compared.
         cut_footprints: Number of footprints that the area of interest cuts, which are counted by
             their part inside; None without an area of interest.
         cut_truth: Number of such true footprints.
@@ -87,6 +90,8 @@ class Report:
     footprints: str
     truth: str
     aoi: str | None = None
+    average_precision: float | None = None
+    boxes: bool = False
     cut_footprints: int | None = None
     cut_truth: int | None = None
     where: str | None = None
@@ -121,6 +126,11 @@ def format_table(report: Report) -> str:
     lines.append(
         f"mean IoU of matched footprints {report.mean_iou:.4f}, pixel IoU {report.iou_pixel:.4f}"
     )
+    if report.average_precision is not None:
+        lines.append(
+            f"average precision at IoU {report.threshold:g} over all confidences: "
+            f"{report.average_precision:.4f}"
+        )
     if report.cut_truth or report.cut_footprints:
         lines.append(
             f"cut by the area of interest, and counted by their part inside: {report.cut_truth} of "
