@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -62,7 +63,7 @@ def run(environment, folder, program, *arguments):
     return done.stdout
 
 
-def test_the_wheel_has_weights_settings_types_and_licences(wheel):
+def test_the_wheel_has_weights_sample_settings_types_and_licences(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
@@ -70,14 +71,29 @@ def test_the_wheel_has_weights_settings_types_and_licences(wheel):
     assert "geoseg/py.typed" in names
     for model in shipped_models().values():
         assert {f"geoseg/pretrained/{model.name}", f"geoseg/pretrained/{model.stem}.md"} <= names
+    sample = ("scene.tif", "footprints.geojson", "area.geojson", "README.md")
+    assert {f"geoseg/sample/{name}" for name in sample} <= names
     configs = {path.name for path in (CHECKOUT / "configs").glob("*.yaml")}
     assert {f"geoseg/configs/{name}" for name in configs} <= names
     assert all(name.startswith(("geoseg/", "geoseg-")) for name in names)
-    # The code and the weights.
-    assert fields["License-Expression"] == "Apache-2.0 AND CC-BY-4.0"
-    assert fields.get_all("License-File") == ["LICENSE", "LICENSES/CC-BY-4.0.txt"]
+    # The code; the weights and the sample's scene; the sample's footprints.
+    assert fields["License-Expression"] == "Apache-2.0 AND CC-BY-4.0 AND ODbL-1.0"
+    assert fields.get_all("License-File") == [
+        "LICENSE", "LICENSES/CC-BY-4.0.txt", "LICENSES/ODbL-1.0.txt",
+    ]  # fmt: skip
     for file in fields.get_all("License-File"):
         assert f"{metadata.removesuffix('METADATA')}licenses/{file}" in names
+
+
+def test_the_source_archive_has_the_sample(tmp_path):
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    sample = {"scene.tif", "footprints.geojson", "area.geojson", "README.md", "__init__.py"}
+    assert {f"geoseg/sample/{name}" for name in sample} | {"docs/sample.py"} <= names
 
 
 def test_the_environment_shares_nothing_with_the_checkout(environment, tmp_path):
