@@ -1,4 +1,5 @@
-# make demo   installs geoseg into .venv; tiles, trains, predicts and evaluates a synthetic town
+# make demo   installs geoseg into .venv; predicts and evaluates a real scene; tiles, trains, predicts
+#             and evaluates a synthetic town
 # make test   installs geoseg and its test dependencies into .venv; runs the tests
 # make lint   checks style, types and spelling
 # make clean  removes .venv and everything that was built
@@ -18,7 +19,7 @@ DEMO_F1 ?= 0.80
 .PHONY: demo test lint clean
 
 demo: $(VENV)/.installed
-	@echo "== demo: tile, train for some minutes, predict, evaluate"
+	@echo "== demo: predict and evaluate a real scene, then tile, train, predict, evaluate a town"
 	$(BIN)/geoseg demo -o demo --overwrite --min-f1 $(DEMO_F1)
 
 test: $(VENV)/.test

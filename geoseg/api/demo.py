@@ -1,7 +1,8 @@
-"""Run all steps on a synthetic town."""
+"""The demo: the default model on a real scene, then all steps on a synthetic town."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
     from geoseg.config import Config
     from geoseg.town import Town
 
+SAMPLE_NAME, SAMPLE_PICTURE_NAME = "sample", "sample.jpg"
 SCENE_NAME, TRUTH_NAME, PICTURE_NAME = "scene.tif", "footprints.gpkg", "demo.png"
 
-# Folders of the steps, which are parts of the output.
+# Folders of the steps on the sample and on the town, which are parts of the output.
+_SAMPLE_STEPS = ("out/", "report/")
 _STEPS = ("tiles/", "run/", "out/", "report/")
 
 
@@ -40,6 +43,56 @@ def write_demo_town(town: Town, output: str | Path, *, overwrite: bool = False) 
 
     with folder_output(output, overwrite=overwrite) as work:
         write_town(town, work.result)
+
+
+def run_sample(
+    output: str | Path, *, report: Report, progress: Progress | None = None
+) -> evaluation.Report:
+    """Predict the sample with the default model, and evaluate inside the scene.
+
+    Args:
+        output: Folder of `write_demo_town`; a folder with the sample and all results is added.
+        report: Called with a line per step.
+        progress: Called during the prediction, see `geoseg.predict`.
+
+    Returns:
+        Scores, to which the parts of buildings inside the scene count.
+    """
+    from geoseg.sample import SAMPLE_AREA, SAMPLE_FOOTPRINTS, SAMPLE_README, SAMPLE_SCENE
+
+    files = (SAMPLE_SCENE, SAMPLE_FOOTPRINTS, SAMPLE_AREA, SAMPLE_README)
+    folder = Path(output) / SAMPLE_NAME
+    names = [*(file.name for file in files), SAMPLE_PICTURE_NAME, *_SAMPLE_STEPS]
+    with lock_output(Path(output)):
+        add_names_to_manifest(Path(output), [f"{SAMPLE_NAME}/{name}" for name in names])
+        folder.mkdir(exist_ok=True)
+        scene, truth, area, _ = (shutil.copyfile(file, folder / file.name) for file in files)
+        report(f"predict: {scene}, by the default model → {folder / 'out'}")
+        predict(scene, folder / "out", progress=progress)
+        report(f"evaluate: inside the scene → {folder / 'report'}")
+        footprints = folder / "out" / "footprints.gpkg"
+        scores = evaluate(footprints, truth, folder / "report", aoi=area)
+        found = cast("evaluation.Report", scores)
+        _draw_sample(folder, found)
+        return found
+
+
+def _draw_sample(folder: Path, scores: evaluation.Report) -> None:
+    """Draw the sample with its correct, false and missed buildings."""
+    from geoseg.evaluation import LAYERS_NAME
+    from geoseg.geo.vector import read_footprints
+    from geoseg.training.figures import draw_outlined_scene
+
+    layers = folder / "report" / LAYERS_NAME
+    draw_outlined_scene(
+        folder / SCENE_NAME,
+        {
+            name: read_footprints(layers, layer=layer)
+            for name, layer in (("found", "TP"), ("false", "FP"), ("missed", "FN"))
+        },
+        folder / SAMPLE_PICTURE_NAME,
+        title=f"default model: F1 {scores.f1:.2f}, pixel IoU {scores.iou_pixel:.2f}",
+    )
 
 
 def run_demo(

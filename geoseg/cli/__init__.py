@@ -29,7 +29,7 @@ COMMANDS = {
     "align": "Move labels that lie beside their buildings.",
     "evaluate": "Score footprints against the truth.",
     "export": "Export a model as ONNX for QGIS, as torch.export, or as a STAC item.",
-    "demo": "Run all steps on a synthetic town.",
+    "demo": "Predict a real scene, then run all steps on a synthetic town.",
     "models": "List the architectures.",
     "info": "Describe a scene, a tiles folder, a model or a layer.",
     "doctor": "Check this machine.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,10 @@ _OUTLINES = {
 }
 
 _DPI = 110
+_JPEG_QUALITY = 85
 _TILE_INCHES = 2.2
 _TITLE_INCHES = 0.26
+_PAIR_INCHES = 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,16 +211,63 @@ def draw_outlined(tiles: Sequence[OutlinedTile], path: Path) -> None:
     figure, axes = _sheet([tile.image.shape[1:] for tile in tiles], min(6, len(tiles)), 1)
     for tile, (panel,) in zip(tiles, axes, strict=True):
         _show(panel, _stretched(tile.image, tile.valid), f"IoU {tile.iou:.2f}")
-        for name, polygons in tile.outlines.items():
-            _, colour, width = _OUTLINES[name]
-            rings = shapely.get_rings(shapely.get_parts(polygons))
-            # Pictures have integer coordinates at the centres of pixels.
-            lines = [shapely.get_coordinates(ring) - 0.5 for ring in rings]
-            panel.add_collection(LineCollection(lines, colors=colour, linewidths=width))
-    keys = [Line2D([], [], color=colour, label=label) for label, colour, _ in _OUTLINES.values()]
-    figure.legend(handles=keys, loc="outside lower center", ncols=4, facecolor="#777777",
-                  labelcolor="white")  # fmt: skip
+        _draw_outlines(panel, tile.outlines)
+    _explain_outlines(figure, _OUTLINES)
     _save(figure, path)
+
+
+def draw_outlined_scene(
+    scene: str | Path, outlines: Mapping[str, gpd.GeoDataFrame], path: Path, *, title: str
+) -> None:
+    """Draw a scene twice, side by side: without and with correct, false and missed buildings.
+
+    Args:
+        scene: The scene.
+        outlines: Polygons in any CRS by the names of `OutlinedTile.outlines`, of which some may be
+            missing.
+        path: Output, `.png` or `.jpg`.
+        title: Title of the second picture.
+    """
+    with Scene(scene) as source:
+        data, valid = source.read()
+        grid = source.grid
+    inverse = ~grid.transform
+    to_pixels = [inverse.a, inverse.b, inverse.d, inverse.e, inverse.c, inverse.f]
+    in_pixels = {
+        name: np.array(layer.geometry.to_crs(grid.crs.to_wkt()).affine_transform(to_pixels), object)
+        for name, layer in outlines.items()
+    }
+    height, width = valid.shape
+    figure = Figure(
+        figsize=(_PAIR_INCHES, _PAIR_INCHES / 2 * height / width + 2 * _TITLE_INCHES),
+        layout="constrained",
+    )
+    plain, outlined = figure.subplots(1, 2)
+    _show(plain, _stretched(data, valid), "scene")
+    _show(outlined, _stretched(data, valid), title)
+    _draw_outlines(outlined, in_pixels)
+    _explain_outlines(figure, outlines)
+    _save(figure, path)
+
+
+def _draw_outlines(panel: Any, outlines: Mapping[str, np.ndarray]) -> None:
+    """Draw polygons in pixels, by their name in `_OUTLINES`."""
+    for name, polygons in outlines.items():
+        _, colour, width = _OUTLINES[name]
+        rings = shapely.get_rings(shapely.get_parts(polygons))
+        # Pictures have integer coordinates at the centres of pixels.
+        lines = [shapely.get_coordinates(ring) - 0.5 for ring in rings]
+        panel.add_collection(LineCollection(lines, colors=colour, linewidths=width))
+
+
+def _explain_outlines(figure: Figure, names: Iterable[str]) -> None:
+    """Add a legend of outlines below all panels."""
+    keys = [
+        Line2D([], [], color=colour, label=label)
+        for label, colour, _ in map(_OUTLINES.__getitem__, names)
+    ]
+    figure.legend(handles=keys, loc="outside lower center", ncols=len(keys), facecolor="#777777",
+                  labelcolor="white")  # fmt: skip
 
 
 def draw_masked(
@@ -334,4 +383,7 @@ def _stretched(data: np.ndarray, valid: np.ndarray) -> Any:
 
 def _save(figure: Figure, path: Path) -> None:
     with replace_file(path) as partial:
-        figure.savefig(partial, dpi=_DPI, format="png")
+        if path.suffix == ".jpg":
+            figure.savefig(partial, dpi=_DPI, format="jpeg", pil_kwargs={"quality": _JPEG_QUALITY})
+        else:
+            figure.savefig(partial, dpi=_DPI, format="png")
