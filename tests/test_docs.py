@@ -60,6 +60,11 @@ def test_relative_links_exist(page):
         assert not anchor or anchor in list_anchors(path), f"{page}: {target}"
 
 
+def test_no_page_has_marks_of_a_merge():
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        assert not re.search(r"^(<{7}|>{7}) ", page.read_text(encoding="utf-8"), re.M), page
+
+
 def test_every_page_is_in_the_index():
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
     pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}

@@ -12,11 +12,12 @@ from click.testing import CliRunner
 from small_models import DEEPGLOBE, make_model
 from test_zoo import SMALL
 
-from geoseg.api.tile import tile
+from geoseg.api.tile import plan_tile, tile
 from geoseg.api.train import plan_train
 from geoseg.cli import cli
 from geoseg.data.tiles import describe_training_area, load_tiles_info
 from geoseg.errors import ConfigError, ModelFileError
+from geoseg.geo.training_area import format_area, join_areas
 from geoseg.networks.architectures import ARCHITECTURES, list_architectures
 from geoseg.networks.model_file import ModelSpec, find_model, load_model, load_spec, save_model
 from geoseg.networks.models import build_model, load_network
@@ -62,7 +63,7 @@ def work(tmp_path_factory):
 
 
 def start_of(model, **options):
-    return ModelOptions(start_from=str(model), **options)
+    return ModelOptions(start_from=model and str(model), **options)
 
 
 # Tiles for a model
@@ -84,6 +85,16 @@ def test_options_come_before_what_the_model_needs(work, tmp_path):
          options=options, for_model=work.model)  # fmt: skip
     info = load_tiles_info(tmp_path / "t")
     assert (info.gsd_m, info.size, info.targets) == (0.4, 32, ("building",))
+
+
+def test_outputs_of_other_programs_are_no_targets(work, tmp_path):
+    def cut(*outputs):
+        spec = work.spec.model_copy(update={"outputs": outputs})
+        model = make_model(tmp_path / "other.safetensors", spec)
+        return plan_tile(work.scene, work.footprints, tmp_path / "t", for_model=model).options
+
+    assert cut("border", "height", "building").targets == ("building", "border")
+    assert cut("roof", "border").targets == TileOptions().targets
 
 
 # Weights
@@ -234,7 +245,7 @@ def test_images_are_normalized_as_the_model_knows_them(work, tmp_path):
     setup = plan_train(work.tiles, tmp_path / "run", start_from=sixteen)
     own = load_tiles_info(work.tiles)
     assert (setup.spec.mean, setup.spec.std) == (own.mean, own.std)
-    lines = list(describe_start(setup.start, setup.train_set.info, setup.spec.outputs))
+    lines = list(describe_start(setup.start, setup.val_set, setup.spec.outputs))
     assert "statistics of the tiles" in lines[-1]
 
 
@@ -242,7 +253,7 @@ def test_what_is_new_is_listed(work, tmp_path):
     other = work.spec.model_copy(update={"outputs": ("building", "distance"), "gsd_m": 1.0})
     make_model(tmp_path / "other.safetensors", other)
     setup = plan_train(work.tiles, tmp_path / "r", start_from=tmp_path / "other.safetensors")
-    lines = list(describe_start(setup.start, setup.train_set.info, setup.spec.outputs))
+    lines = list(describe_start(setup.start, setup.val_set, setup.spec.outputs))
     assert lines[0].endswith("other.safetensors, outputs building")
     assert lines[1:3] == [
         "new, and trained from random weights: border, contact",
@@ -304,8 +315,13 @@ def test_a_run_is_resumed_to_the_same_weights(work, run, tmp_path):
     other = tmp_path / "other.safetensors"
     spec = work.spec.model_copy(update={"provenance": {"scenes": ["other.tif"]}})
     save_model(other, load_model(work.model)[1], spec)
-    with pytest.raises(ConfigError, match=r"with model\.start_from="):
+    with pytest.raises(ConfigError, match="from another model than the one that --from names"):
         resume(3, other)
+    with pytest.raises(ConfigError, match=r"was started with --from MODEL; resume with the --from"):
+        resume(3, None)
+    renamed = tmp_path / "renamed.safetensors"
+    shutil.copy(work.model, renamed)
+    resume(3, renamed)  # the same model by another name
 
 
 def test_a_run_is_not_resumed_after_its_model_has_changed(work, tmp_path):
@@ -315,7 +331,7 @@ def test_a_run_is_not_resumed_after_its_model_has_changed(work, tmp_path):
     train(work.tiles, tmp_path / "r", model=start_of(model), options=once)
     changed = work.spec.model_copy(update={"mean": (1.0, 2.0, 3.0)})
     save_model(model, load_model(model)[1], changed)
-    with pytest.raises(ConfigError, match=r"tiles|another model than the one that --from names"):
+    with pytest.raises(ConfigError, match="from another model than the one that --from names"):
         train(work.tiles, tmp_path / "r", model=start_of(model), options=OPTIONS, resume=True)
 
 
@@ -337,3 +353,52 @@ def test_the_default_model_can_be_continued(work, tmp_path):
          options=options, for_model="buildings")  # fmt: skip
     setup = plan_train(tmp_path / "t", tmp_path / "run", start_from="buildings")
     assert setup.spec.outputs == load_spec(find_model("buildings")).outputs
+
+
+# Training areas
+
+
+def square(left, size=1.0):
+    return f"POLYGON (({left} 0, {left + size} 0, {left + size} {size}, {left} {size}, {left} 0))"
+
+
+def test_areas_of_other_programs_are_joined_where_they_are_polygons():
+    bow_tie = "POLYGON ((5 0, 7 2, 7 0, 5 2, 5 0))"  # two triangles of one square degree
+    others = ["LINESTRING (0 0, 1 1)", "CURVEPOLYGON ((0 0, 1 1, 1 0, 0 0))", "no area", 7, None]
+    joined = shapely.from_wkt(join_areas([square(0), bow_tie, *others]))
+    assert joined.area == pytest.approx(3)
+    assert joined.is_valid
+    assert join_areas(others) is None
+
+
+def test_an_area_with_too_many_corners_is_replaced_by_one_that_contains_it():
+    angles = np.linspace(0, 2 * np.pi, 20_000, endpoint=False)
+    circles = [
+        shapely.Polygon(np.column_stack([x + np.cos(angles), np.sin(angles)])) for x in (0, 9)
+    ]
+    text = format_area(circles)
+    found = shapely.from_wkt(text)
+    assert len(text) < 200_000
+    assert found.contains(shapely.union_all(circles).buffer(-1e-6))
+    assert found.area == pytest.approx(8)  # two squares around circles
+
+
+def test_validation_where_the_model_was_trained_is_named(work, tmp_path):
+    own = describe_training_area(work.tiles)
+    for area, wanted in ((own, ["100% of the validation tiles are where"]), (square(0), [])):
+        spec = work.spec.model_copy(update={"provenance": {"training_area": area}})
+        save_model(tmp_path / "m.safetensors", load_model(work.model)[1], spec)
+        setup = plan_train(work.tiles, tmp_path / "r", start_from=tmp_path / "m.safetensors")
+        lines = describe_start(setup.start, setup.val_set, setup.spec.outputs)
+        assert [line[:38] for line in lines if "validation" in line] == wanted
+
+
+@pytest.mark.parametrize("start", ["x", {"model": 1, "provenance": None}, {"provenance": "x"}])
+def test_a_chain_of_another_program_is_shown_as_far_as_it_goes(work, tmp_path, start):
+    spec = work.spec.model_copy(update={"provenance": {"scenes": ["a.tif"], "start": start}})
+    save_model(tmp_path / "m.safetensors", load_model(work.model)[1], spec)
+    shown = CliRunner().invoke(
+        cli, ["info", str(tmp_path / "m.safetensors")], catch_exceptions=False
+    )
+    assert shown.exit_code == 0
+    assert shown.output.count("continued from") == isinstance(start, dict)

@@ -263,7 +263,7 @@ def test_areas_without_a_split_are_divided_into_stripes(tmp_path):
     gpd.read_file(path).drop(columns="split").to_file(path)
     scene = split_scene(100, 160)  # of 0.5 m
     made = separate("areas", scene, areas=str(path), fractions=(0.6, 0.2, 0.2), size=32)
-    assert made.gap == 10  # a tenth of the shorter of the longer sides
+    assert made.gap == 10  # a tenth of the longest side
     wide, high = made.regions[0][:3], made.regions[0][3:]
     assert [region.split for region in wide] == ["train", "val", "test"]
     assert [region.split for region in high] == ["train", "val", "test"]
@@ -275,6 +275,16 @@ def test_areas_without_a_split_are_divided_into_stripes(tmp_path):
     for region in made.regions[0]:
         area = region.polygon(scene.grid)
         assert area.area == pytest.approx(region.window.width * region.window.height / 4, rel=0.15)
+
+
+def test_a_small_area_is_for_training_and_does_not_change_the_gap(tmp_path):
+    path = drawn(tmp_path, ("", 10, 50, 60, 0), ("", 70, 3, 71, 0))
+    gpd.read_file(path).drop(columns="split").to_file(path)
+    made = separate("areas", split_scene(100, 160), areas=str(path), size=32)
+    assert made.gap == 10
+    assert [region.split for region in made.regions[0]] == ["train", "val", "test", "train"]
+    small = made.regions[0][-1].window
+    assert (small.height, small.width) == (pytest.approx(6, abs=2), pytest.approx(2, abs=2))
 
 
 @given(

@@ -11,6 +11,7 @@ from geoseg.api.results import TileResult
 from geoseg.data.forecast import Forecast, forecast_tiles
 from geoseg.data.label_report import write_label_report
 from geoseg.data.labels import RasterLabels
+from geoseg.data.labels.targets import TARGET_FUNCTIONS
 from geoseg.data.tiles import TilingPlan, plan_tiles, tile_scenes
 from geoseg.geo.raster import read_info
 from geoseg.geo.raster.block_cache import limited_block_cache
@@ -100,8 +101,9 @@ def forecast_tile(plan: TilingPlan, *, workers: Workers | None = None) -> Foreca
 def _suit(options: TileOptions, spec: ModelSpec, scenes: Sequence[str | Path]) -> TileOptions:
     """Return the options with what a model needs, where they do not set it."""
     wanted: dict[str, Any] = {"gsd_m": spec.gsd_m, "size": spec.size}
-    if not spec.exclusive:
-        wanted["targets"] = spec.outputs
+    if "building" in spec.outputs and not spec.exclusive:
+        # Training matches outputs by name, so that their order does not matter.
+        wanted["targets"] = tuple(name for name in TARGET_FUNCTIONS if name in spec.outputs)
     # Bands of scenes without names count in their order.
     if scenes and options.bands is None and options.classes is None:
         info = read_info(scenes[0], assume_gsd_m=options.assume_gsd_m)

@@ -91,15 +91,22 @@ def _format_model(described: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "all settings", "geoseg info --json"
 
 
-def _format_training(origin: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield what a model was trained on, then the same of the models that it was continued from."""
-    if scenes := origin.get("scenes"):
-        tiles = origin.get("tiles", {})
-        counts = f"; {tiles['train']} training tiles" if "train" in tiles else ""
-        yield "trained on", _shorten(scenes) + counts
-    if start := origin.get("start"):
+def _format_training(origin: Any) -> Iterator[tuple[str, str]]:
+    """Yield what a model was trained on, then the same of the models that it was continued from.
+
+    The header of another program may hold anything.
+    """
+    while isinstance(origin, dict):
+        scenes, tiles = origin.get("scenes"), origin.get("tiles")
+        if isinstance(scenes, list) and scenes:
+            known = isinstance(tiles, dict) and "train" in tiles
+            counts = f"; {tiles['train']} training tiles" if known and tiles else ""
+            yield "trained on", _shorten([str(scene) for scene in scenes]) + counts
+        start = origin.get("start")
+        if not isinstance(start, dict):
+            return
         yield "continued from", str(start.get("model"))
-        yield from _format_training(start.get("provenance", {}))
+        origin = start.get("provenance")
 
 
 def _format_tiles(described: dict[str, Any]) -> Iterator[tuple[str, str]]:

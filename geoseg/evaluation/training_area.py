@@ -6,13 +6,12 @@ import logging
 from pathlib import Path
 
 import geopandas as gpd
-import numpy as np
-import shapely
 from shapely.geometry.base import BaseGeometry
 
 from geoseg.geo.crs import as_crs, has_location
 from geoseg.geo.raster import TRAINING_AREA_TAG, is_raster, read_tags
-from geoseg.geo.vector import polygonal_part, to_crs_densified, wrap_lonlat
+from geoseg.geo.training_area import parse_area
+from geoseg.geo.vector import to_crs_densified, wrap_lonlat
 from geoseg.jobs.manifest import read_manifest
 
 logger = logging.getLogger(__name__)
@@ -40,17 +39,7 @@ def read_training_area(predicted: str | Path) -> BaseGeometry | None:
     if {path.name, _PROB_NAME} <= read_manifest(path.parent) and beside.is_file():
         path = beside
     text = read_tags(path).get(TRAINING_AREA_TAG) if is_raster(path) else None
-    return None if text is None else _parse_area(text)
-
-
-def _parse_area(text: str) -> BaseGeometry | None:
-    """Return the polygons of a tag; None if it is damaged."""
-    with np.errstate(invalid="ignore"):  # coordinates that are not numbers
-        shape = shapely.from_wkt(text, on_invalid="ignore")
-    if shape is None or not np.isfinite(shape.bounds).all():
-        return None
-    area = polygonal_part(shapely.make_valid(shape))
-    return None if area.is_empty else area
+    return None if text is None else parse_area(text)
 
 
 def warn_of_training_buildings(predicted: str | Path, truth: gpd.GeoDataFrame) -> None:

@@ -171,10 +171,11 @@ def describe_run(
         absent.add("places")
     tiles = info.model_dump_json(exclude=absent)
     return {
-        "tiles": hashlib.sha256(tiles.encode()).hexdigest(),
-        "model": model.model_dump(mode="json"),
-        "train": options.model_dump(mode="json", exclude=_FREE),
+        # First, as another model changes settings below. Its name may change.
         "start": start.digest if start else None,
+        "tiles": hashlib.sha256(tiles.encode()).hexdigest(),
+        "model": model.model_dump(mode="json", exclude={"start_from"}),
+        "train": options.model_dump(mode="json", exclude=_FREE),
     }
 
 
@@ -220,6 +221,14 @@ def _check_same(path: Path, started: Mapping[str, Any] | None, run: Mapping[str,
             "wrote it; start again with --overwrite"
         )
     name, old, new = next(_differences(started, run), ("", None, None))
+    if name == "start":
+        what = "from another model than the one that --from names" if new else "with --from MODEL"
+        if old in (None, _ABSENT):
+            what = "without --from"
+        raise ConfigError(
+            f"{path.parent}: the run was started {what}; resume with the --from it was started "
+            "with, or start again with --overwrite"
+        )
     if old is _ABSENT and name in _ADDED:
         raise ConfigError(
             f"{path.parent}: the run was started without {name}; resume with --set "
@@ -235,11 +244,6 @@ def _check_same(path: Path, started: Mapping[str, Any] | None, run: Mapping[str,
         raise ConfigError(
             f"{path.parent}: the run was started with other tiles; resume with them, or start "
             "again with --overwrite"
-        )
-    if name == "start":
-        raise ConfigError(
-            f"{path.parent}: the run was started from another model than the one that --from names "
-            "now; resume with that one, or start again with --overwrite"
         )
     if name:
         raise ConfigError(

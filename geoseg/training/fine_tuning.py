@@ -5,16 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import shapely
+from shapely.geometry.base import BaseGeometry
+
 from geoseg.data.tiles import TilesInfo
 from geoseg.errors import ConfigError, counted
+from geoseg.geo.crs import has_location
 from geoseg.geo.raster import are_numbered
+from geoseg.geo.training_area import parse_area
 from geoseg.networks.models.transfer import find_new_outputs
 from geoseg.networks.starting_model import StartingModel
 from geoseg.options import TrainOptions
+from geoseg.training.dataset import TileDataset
 
 # Defaults of settings that the user did not give. A trained network needs smaller steps and fewer
 # of them than one that starts from random weights.
 DEFAULTS = {"lr": 5e-4, "epochs": 12, "ema": 0.98}
+
+# A validation tile counts as known to the model if so much of it is; rounding may move edges.
+_LEAST_OVERLAP = 0.1
 
 # Beyond this ratio of pixel sizes, objects look too different from those that the model knows; up
 # to the other, the difference is not worth a word.
@@ -74,9 +83,11 @@ def use_statistics(start: StartingModel, info: TilesInfo) -> TilesInfo:
     return info.model_copy(update={"mean": start.spec.mean, "std": start.spec.std})
 
 
-def describe_start(start: StartingModel, info: TilesInfo, outputs: Sequence[str]) -> Iterator[str]:
+def describe_start(
+    start: StartingModel, val_set: TileDataset, outputs: Sequence[str]
+) -> Iterator[str]:
     """Yield what is kept of the model and what is new, one line each."""
-    spec = start.spec
+    spec, info = start.spec, val_set.info
     kept = [name for name in outputs if name in spec.outputs]
     yield f"continuing from {start.name}, outputs {', '.join(kept) or 'none'}"
     if new := find_new_outputs(outputs, spec):
@@ -90,3 +101,17 @@ def describe_start(start: StartingModel, info: TilesInfo, outputs: Sequence[str]
         )
     if not keeps_statistics(start, info):
         yield "images are normalized by the statistics of the tiles, as their data type is new"
+    if share := _share_inside(val_set, parse_area(spec.provenance.get("training_area"))):
+        yield (
+            f"{share:.0%} of the validation tiles are where {start.name} was trained, so scores "
+            "are higher than elsewhere"
+        )
+
+
+def _share_inside(tiles: TileDataset, area: BaseGeometry | None) -> float:
+    """Return the share of tiles that have more than a tenth of their area inside an area."""
+    if area is None or not has_location(tiles.tiles.crs):
+        return 0.0
+    boxes = tiles.tiles.geometry.to_numpy()
+    inside = shapely.area(shapely.intersection(boxes, area)) > _LEAST_OVERLAP * shapely.area(boxes)
+    return float(inside.mean())

@@ -12,7 +12,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from geoseg.data.tiles import describe_training_area
+from geoseg.data.tiles import describe_training_area, load_tiles_info
 from geoseg.errors import (
     ConfigError,
     GeosegError,
@@ -229,7 +229,9 @@ def _check_run(
         _check_folder(folder, tiles, resume=resume, overwrite=overwrite)
     # A resumed run reads its weights from the state, so pretrained ones are not needed.
     setup = prepare_once(tiles, model, options, recipe=recipe, pretrained=not resuming)
-    settings = describe_run(setup.train_set.info, setup.model, setup.options, setup.start)
+    # Of the tiles as they are stored: images may be normalized by another model's statistics.
+    info = load_tiles_info(tiles)
+    settings = describe_run(info, setup.model, setup.options, setup.start)
     if not resuming:
         return setup, settings, 0
     epochs = check_state(folder / LAST_NAME, setup.module, setup.options, settings)
@@ -340,7 +342,7 @@ def _describe_start(setup: Setup, *, resumed: bool) -> Iterator[str]:
         f"{_describe_places(setup.val_set.places)}{part}"
     )
     if setup.start and not resumed:
-        yield from describe_start(setup.start, setup.train_set.info, spec.outputs)
+        yield from describe_start(setup.start, setup.val_set, spec.outputs)
 
 
 def _describe_places(places: Places) -> str:

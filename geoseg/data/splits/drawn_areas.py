@@ -19,7 +19,8 @@ from geoseg.options import TileOptions
 def split_areas(scenes: Sequence[SplitScene], options: TileOptions) -> SplitRegions:
     """Split scenes by polygons with an attribute `split`: train, val or test.
 
-    Polygons without the attribute are the areas that were labelled; each is divided into stripes.
+    Polygons without the attribute are the areas that were labelled. Each is divided into stripes;
+    those smaller than a tile are for training, unless all are.
     """
     if options.areas is None:
         raise ConfigError(
@@ -28,23 +29,31 @@ def split_areas(scenes: Sequence[SplitScene], options: TileOptions) -> SplitRegi
         )
     areas = _read_areas(options.areas)
     parts = [_list_parts(scene, areas, options.areas) for scene in scenes]
-    sides = [max(part.window.width, part.window.height) for scene in parts for part in scene]
+    sides = [_longer_side(part) for own in parts for part in own]
     if not sides:
         raise GridMismatchError(
             f"{options.areas}: none of its {len(areas)} areas intersects a scene; check its CRS"
         )
     if "split" in areas:
         return SplitRegions(parts, options.gap or 0)
-    gap = choose_gap(options, min(sides) // SIDE_PER_GAP)
+    gap, least = choose_gap(options, max(sides) // SIDE_PER_GAP), min(options.size, max(sides))
     divided = [
         [
-            stripe
+            region
             for part in own
-            for stripe in _divide(scene, part, options.fractions, gap)
+            for region in (
+                _divide(scene, part, options.fractions, gap)
+                if _longer_side(part) >= least
+                else [part]
+            )
         ]
         for scene, own in zip(scenes, parts, strict=True)
-    ]  # fmt: skip
+    ]
     return SplitRegions(divided, gap)
+
+
+def _longer_side(region: Region) -> int:
+    return int(max(region.window.width, region.window.height))
 
 
 def _read_areas(path: str) -> gpd.GeoDataFrame:

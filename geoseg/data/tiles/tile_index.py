@@ -16,7 +16,7 @@ from geoseg.data.splits import SPLITS
 from geoseg.data.tiles.places import PlaceName, name_places
 from geoseg.data.tiles.tile_table import check_table
 from geoseg.errors import EmptyDatasetError, VectorReadError, one_line
-from geoseg.geo.training_area import area_text
+from geoseg.geo.training_area import format_area
 from geoseg.geo.vector import ParquetParts, read_footprints, read_geoparquet
 from geoseg.jobs.files import read_text
 from geoseg.options.headers import (
@@ -157,7 +157,7 @@ def describe_training_area(folder: str | Path) -> str | None:
     """
     files = [Path(folder) / f"{split}.geojson" for split in ("train", "val")]
     shapes = [shape for file in files if file.is_file() for shape in read_footprints(file).geometry]
-    return area_text(shapes)
+    return format_area(shapes)
 
 
 def load_tiles_info(folder: str | Path) -> TilesInfo:
