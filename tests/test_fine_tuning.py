@@ -390,7 +390,7 @@ def test_validation_where_the_model_was_trained_is_named(work, tmp_path):
         save_model(tmp_path / "m.safetensors", load_model(work.model)[1], spec)
         setup = plan_train(work.tiles, tmp_path / "r", start_from=tmp_path / "m.safetensors")
         lines = describe_start(setup.start, setup.val_set, setup.spec.outputs)
-        assert [line[:38] for line in lines if "validation" in line] == wanted
+        assert [line[:38] for line in lines if "% of the validation" in line] == wanted
 
 
 @pytest.mark.parametrize("start", ["x", {"model": 1, "provenance": None}, {"provenance": "x"}])
