@@ -16,6 +16,7 @@ import geoseg
 from geoseg.alignment import SHIFT_COLUMNS, align_polygons
 from geoseg.alignment.groups import find_groups, merge_colliding, move_polygons
 from geoseg.alignment.lattice import ShiftLattice
+from geoseg.alignment.likelihood import LikelihoodMeter
 from geoseg.alignment.neighbourhood import infer_prior
 from geoseg.cli import cli
 from geoseg.data.labels.polygon_labels import FootprintLabels
@@ -96,6 +97,53 @@ def test_moved_labels_return_to_their_buildings(town, tmp_path, has_border):
     errors = np.hypot(aligned.shift_x_m + shifts[:, 0], aligned.shift_y_m + shifts[:, 1])
     assert np.median(errors) < 0.4 * GSD
     assert (aligned.shift_gain[shift_lengths(aligned) > 0.5] > 0).all()
+
+
+@pytest.mark.parametrize("max_shift_m", [3, 6, 12, 25, 50])
+def test_a_greater_limit_makes_the_alignment_no_coarser(town, tmp_path, max_shift_m):
+    labels, _ = shift_groups(town, 2.0)
+    options = geoseg.AlignOptions(max_shift_m=max_shift_m)
+    aligned = align_polygons(labels, make_probabilities(town), tmp_path, options=options).frame
+    after = measure_iou(aligned, town.footprints)
+    assert after.mean() > 0.965  # 0.972 for all; 0.76 for 50 m with steps of 4.5 m
+    assert after.min() > 0.85
+    assert (aligned.shift_gain[shift_lengths(aligned) > 0.5] > 0).all()
+
+
+def test_a_long_common_shift_is_found_to_a_fraction_of_a_pixel(town, tmp_path):
+    shapes = town.footprints.geometry.to_numpy()
+    labels = replace_shapes(town.footprints, move_polygons(shapes, np.tile([4.3, -3.1], (60, 1))))
+    options = geoseg.AlignOptions(max_shift_m=30)
+    source = make_probabilities(town, has_border=True)
+    aligned = align_polygons(labels, source, tmp_path, options=options).frame
+    errors = np.hypot(aligned.shift_x_m + 4.3, aligned.shift_y_m - 3.1)
+    assert np.median(errors) < 0.4 * GSD
+
+
+def test_finer_shifts_have_the_scores_of_the_same_coarse_ones(town, tmp_path):
+    source = make_probabilities(town, has_border=True)
+    valid = np.ones(town.grid.shape, bool)
+    valid[:, 250:258] = False
+    read = source.read(town.grid.window)
+    source = ArrayProb(read.body, read.border, valid, town.grid)
+    shapes = town.footprints.geometry.to_numpy()
+    columns, rows = town.grid.to_pixels(*shapely.get_coordinates(shapes).T)
+    pixels = shapely.set_coordinates(shapes.copy(), np.column_stack([columns, rows]) * GSD)
+    coarse = ShiftLattice.of_grid(town.grid, 20.0)
+    assert (coarse.strides, coarse.is_fine) == ((4, 4), False)
+    meter = LikelihoodMeter(source, pixels, coarse, geoseg.AlignOptions())
+    fine = coarse.refine(np.array([4.1, -2.2]))
+    assert (fine.strides, fine.is_fine, fine.centre) == ((1, 1), True, (8, -4))
+    np.testing.assert_allclose(fine.metres[fine.middle], [4.0, -2.0])
+    row, column = coarse.middle
+    for index in (0, 7, int(np.argmin(np.abs(shapely.get_x(shapely.centroid(pixels)) - 127)))):
+        every = meter.measure(index).log_likelihood
+        patch = meter.compare(index, fine)
+        down, across = fine.middle
+        for step_y, step_x in ((0, 0), (1, 0), (0, -1), (1, 1)):
+            expected = every[row - 1 + step_y, column + 2 + step_x] - every[row, column]
+            found = patch[down + 4 * step_y, across + 4 * step_x]
+            assert found == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("has_border", [False, True])

@@ -81,13 +81,18 @@ def _overlaps(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def move_polygons(polygons: np.ndarray, shifts: np.ndarray) -> np.ndarray:
-    """Return polygons (N,), each moved by its own shift (N, 2); unmoved ones as they are."""
-    moving = np.flatnonzero((shifts != 0).any(axis=1))
-    points, owners = shapely.get_coordinates(polygons[moving], return_index=True)
-    moved = polygons.copy()
-    moved[moving] = shapely.set_coordinates(
-        polygons[moving].copy(), points + shifts[moving][owners]
-    )
+    """Return polygons (N,), each moved by its own shift (N, 2); unmoved ones as they are.
+
+    Their Z, if they have one, is kept.
+    """
+    moved, is_moving = polygons.copy(), (shifts != 0).any(axis=1)
+    for has_z in (False, True):
+        moving = np.flatnonzero(is_moving & (shapely.has_z(polygons) == has_z))
+        points, owners = shapely.get_coordinates(
+            polygons[moving], include_z=has_z, return_index=True
+        )
+        points[:, :2] += shifts[moving][owners]
+        moved[moving] = shapely.set_coordinates(polygons[moving], points)
     return moved
 
 

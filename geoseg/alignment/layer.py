@@ -55,7 +55,7 @@ def align_polygons(
     piece_px: int = PIECE_PX,
     progress: Progress | None = None,
 ) -> Alignment:
-    """Move each polygon of a layer to where the probabilities want it.
+    """Move each polygon of a layer to the best agreement with the probabilities.
 
     Polygons that touch are moved together. Polygons outside the scene, or without any valid pixel,
     stay as they are.
@@ -83,10 +83,16 @@ def align_polygons(
     if len(inside):
         meter = LikelihoodMeter(source, polygons[known], lattice, options, piece_px)
         scores = _score(meter, polygons[known], inside, grid, folder / _SCORES, options, progress)
-        chosen = _place(chosen, choose_shifts(polygons[known], scores, lattice), known)
+        chosen = _place(chosen, choose_shifts(polygons[known], scores, meter), known)
         outside = len(layer) - int(scores.is_seen.sum())
         unsupported = int((scores.is_seen & ~scores.is_supported).sum())
     return Alignment(_move(layer, grid, chosen), outside, unsupported)
+
+
+def add_shift_columns(layer: gpd.GeoDataFrame, values: np.ndarray) -> gpd.GeoDataFrame:
+    """Return a layer with values (3, N) of the columns `SHIFT_COLUMNS`, which replace its own."""
+    kept = layer.drop(columns=list(SHIFT_COLUMNS), errors="ignore")
+    return kept.assign(**dict(zip(SHIFT_COLUMNS, values, strict=True)))
 
 
 def _to_metric_pixels(layer: gpd.GeoDataFrame, grid: Grid) -> np.ndarray:
@@ -94,7 +100,8 @@ def _to_metric_pixels(layer: gpd.GeoDataFrame, grid: Grid) -> np.ndarray:
 
     Those that cannot be projected to the CRS of the grid are empty.
     """
-    shapes = np.array(to_crs_near(layer, grid.crs, grid).geometry.array, dtype=object)
+    flat = layer.set_geometry(layer.geometry.force_2d())
+    shapes = np.array(to_crs_near(flat, grid.crs, grid).geometry.array, dtype=object)
     scale = np.array(grid.axis_gsd_m)
     lost = ~np.isfinite(shapely.bounds(shapes).reshape(-1, 4)).all(axis=1)
     shapes[lost] = shapely.Polygon()
@@ -178,13 +185,11 @@ def _move(layer: gpd.GeoDataFrame, grid: Grid, chosen: ChosenShifts) -> gpd.GeoD
     scale = np.array(grid.axis_gsd_m)
     moving = np.flatnonzero((chosen.shifts_m != 0).any(axis=1))
     places, steps = chosen.centres_m[moving] / scale, chosen.shifts_m[moving] / scale
-    ground, offsets = np.zeros((len(layer), 2)), np.zeros((len(layer), 2))
-    ground[moving] = grid.offsets_m(places, steps)
+    metres, offsets = np.zeros((len(layer), 2)), np.zeros((len(layer), 2))
+    metres[moving] = grid.offsets_m(places, steps)
     offsets[moving] = _offsets_in_crs(layer, grid, places, steps)
     moved = gpd.GeoSeries(move_polygons(shapes, offsets), index=layer.index, crs=layer.crs)
-    columns = dict(zip(SHIFT_COLUMNS, (*ground.T, chosen.gains), strict=True))
-    kept = layer.drop(columns=list(SHIFT_COLUMNS), errors="ignore")
-    return kept.assign(**columns).set_geometry(moved)
+    return add_shift_columns(layer, np.stack([*metres.T, chosen.gains])).set_geometry(moved)
 
 
 def _offsets_in_crs(

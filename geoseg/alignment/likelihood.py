@@ -102,19 +102,53 @@ class LikelihoodMeter:
 
     def measure(self, index: int) -> PolygonScore:
         """Measure one polygon, in its own window or, if it is large, in pieces of it."""
-        zones = self._build_zones(index)
-        shape = self.lattice.shape
-        # Of interior, ring, outline and plain; the last of the sums is of the probability.
-        sums, known = np.zeros((5, *shape)), np.zeros((4, *shape))
-        for window in self._pieces(zones):
-            sums_there, known_there = self._measure_piece(zones, window)
-            sums, known = sums + sums_there, known + known_there
+        sums, known = self._add_up(self._build_zones(index), self.lattice)
         here = known[:, *self.lattice.middle]
+        total, inside_prob = self._combine(sums, known, here)
+        return PolygonScore(total, inside_prob, float(here[:2].sum()), bool(here[0] > _A_PIXEL))
+
+    def compare(self, index: int, lattice: ShiftLattice) -> np.ndarray:
+        """Return the log likelihood of one polygon at other shifts, relative to no shift.
+
+        Args:
+            index: Position of the polygon.
+            lattice: The shifts, around any shift.
+
+        Returns:
+            Differences as of `PolygonScore.log_likelihood`, (rows, columns).
+        """
+        zones = self._build_zones(index)
+        sums_here, known_here = self._add_up(zones, lattice.no_shift())
+        here = known_here[:, 0, 0]
+        still, _ = self._combine(sums_here, known_here, here)
+        total, _ = self._combine(*self._add_up(zones, lattice), here)
+        difference: np.ndarray = total - still
+        return difference
+
+    def _add_up(self, zones: _Zones, lattice: ShiftLattice) -> tuple[np.ndarray, np.ndarray]:
+        """Return sums and numbers of pixels as `_measure_piece`, of all pieces."""
+        sums, known = np.zeros((5, *lattice.shape)), np.zeros((4, *lattice.shape))
+        for window in self._pieces(zones):
+            sums_there, known_there = self._measure_piece(zones, window, lattice)
+            sums, known = sums + sums_there, known + known_there
+        return sums, known
+
+    def _combine(
+        self, sums: np.ndarray, known: np.ndarray, here: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the log likelihood, and the mean probability inside, by shift (rows, columns).
+
+        Args:
+            sums: Sums of interior, ring, outline and plain, and of the probability inside.
+            known: Number of the pixels with data in each zone (4, rows, columns).
+            here: Their number without a shift (4,).
+        """
         means, is_comparable = _means(sums, known[[0, 1, 2, 3, 0]], here[[0, 1, 2, 3, 0]])
         weight = self._options.border_weight
         total = np.tensordot(here * (1, 1, weight, weight), means[:4], axes=1)
-        total[~is_comparable] = total[is_comparable].min()
-        return PolygonScore(total, means[4], float(here[:2].sum()), bool(here[0] > _A_PIXEL))
+        if is_comparable.any():
+            total[~is_comparable] = total[is_comparable].min()
+        return total, means[4]
 
     def _build_zones(self, index: int) -> _Zones:
         polygon, margin = self._polygons[index], self._margin_m
@@ -144,18 +178,20 @@ class LikelihoodMeter:
             for column, column_end in columns:
                 yield Window(column, row, column_end - column, row_end - row)
 
-    def _measure_piece(self, zones: _Zones, window: Window) -> tuple[np.ndarray, np.ndarray]:
+    def _measure_piece(
+        self, zones: _Zones, window: Window, lattice: ShiftLattice
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return the sums over the zones in a piece (5, ...), and their pixels with data (4, ...).
 
         Both are for each shift (rows, columns). The sums are of logarithms of the probability of
         what is expected in the zone, and of the building probability of the interior.
         """
-        x, y = self.lattice.reach
-        left, top = window.col_off - x, window.row_off - y
+        (x, y), (columns, rows) = lattice.reach, lattice.centre
+        left, top = window.col_off + columns - x, window.row_off + rows - y
         wider = Window(left, top, window.width + 2 * x, window.height + 2 * y)
         read = read_padded(self._source, wider)
-        sums, known = np.zeros((5, *self.lattice.shape)), np.zeros((4, *self.lattice.shape))
-        compare = _Correlation(self.lattice, read.body.shape)
+        sums, known = np.zeros((5, *lattice.shape)), np.zeros((4, *lattice.shape))
+        compare = _Correlation(lattice, read.body.shape)
         rasters = [read.body, 1 - read.body]
         if read.border is not None and self._options.border_weight:
             rasters += [read.border, 1 - read.border]

@@ -29,6 +29,9 @@ class AlignSummary:
         unsupported: Number of other polygons where the probabilities have no building.
         dropped: Number of features that are no polygons and were left out.
         repaired: Number of invalid polygons that were repaired.
+        flattened: Number of polygons that lost their Z, which some vertices did not have.
+        raised: Number of polygons without Z that got Z = 0, since the format of the output needs it
+            where others have Z.
     """
 
     polygons: int
@@ -41,6 +44,8 @@ class AlignSummary:
     unsupported: int
     dropped: int
     repaired: int
+    flattened: int
+    raised: int
 
     @property
     def direction_deg(self) -> float:
@@ -61,13 +66,20 @@ class AlignSummary:
             "outside the scene or on nodata": self.outside,
             "repaired": self.repaired,
             "not a polygon and left out": self.dropped,
+            "without Z at some vertex, now without any": self.flattened,
+            "without Z, which the format sets to 0": self.raised,
         }
         parts += [f"{count} {what}" for what, count in counts.items() if count]
         return "; ".join(parts)
 
 
-def summarize_alignment(alignment: Alignment) -> AlignSummary:
-    """Return the figures of an alignment."""
+def summarize_alignment(alignment: Alignment, raised: int = 0) -> AlignSummary:
+    """Return the figures of an alignment.
+
+    Args:
+        alignment: The alignment.
+        raised: See `AlignSummary`.
+    """
     frame = alignment.frame
     shifts = frame[["shift_x_m", "shift_y_m"]].to_numpy()
     moved = shifts[(shifts != 0).any(axis=1)]
@@ -84,6 +96,8 @@ def summarize_alignment(alignment: Alignment) -> AlignSummary:
         unsupported=alignment.unsupported,
         dropped=int(frame.attrs.get("dropped", 0)),
         repaired=int(frame.attrs.get("repaired", 0)),
+        flattened=int(frame.attrs.get("flattened", 0)),
+        raised=raised,
     )
 
 
