@@ -24,6 +24,7 @@ from geoseg.geo.crs import transform_bounds, x_period
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import NearestRaster, write_array
 from geoseg.geo.vector import read_footprints, to_crs_densified, to_crs_near, write_footprints
+from geoseg.geo.vector.antimeridian import to_degrees
 from geoseg.options import PredictOptions, TileOptions
 
 PERIODIC = {
@@ -363,3 +364,14 @@ def test_overlaps_of_scenes_across_180_are_measured(tmp_path, caplog):
     options = TileOptions(size=32, overlap=0, gap=0, split="scenes", val_scenes=("b*",))
     plan_tiles(paths, tmp_path / "labels.gpkg", options)
     assert f"{paths[0]} and {paths[1]} overlap by 50%; left out" in caplog.text
+
+
+@pytest.mark.parametrize(("crs", "x", "y"), [(32660, 830_000, 900_000), (3413, 0, 0)])
+def test_z_is_kept_where_a_polygon_is_cut_at_180_degrees_or_encloses_a_pole(crs, x, y):
+    points = [(x - 4e4, y - 5e4), (x + 5e4, y - 5e4), (x + 5e4, y + 4e4), (x - 4e4, y + 4e4)]
+    shape = shapely.Polygon([(*point, 12.5) for point in points])
+    (cut,) = to_degrees(gpd.GeoDataFrame(geometry=[shape], crs=crs)).geometry
+    heights = shapely.get_coordinates(cut, include_z=True)[:, 2]
+    assert cut.bounds[0] == -180
+    assert cut.bounds[2] == 180
+    np.testing.assert_allclose(heights, 12.5)

@@ -13,7 +13,12 @@ import numpy as np
 import pandas as pd
 import shapely
 
-from geoseg.alignment import AlignSummary, align_polygons, summarize_alignment
+from geoseg.alignment import (
+    AlignSummary,
+    add_shift_columns,
+    align_polygons,
+    summarize_alignment,
+)
 from geoseg.api.predict import ABOUT_DEFAULT, warn_of_drift_in
 from geoseg.api.results import AlignResult
 from geoseg.data.labels.polygon_labels import (
@@ -28,8 +33,11 @@ from geoseg.geo.raster import ProbInfo, Scene, read_prob
 from geoseg.geo.raster.block_cache import limited_block_cache
 from geoseg.geo.vector import (
     LAYER_SUFFIXES,
+    SAME_DIMENSION_SUFFIXES,
     as_crs,
+    check_columns,
     check_layer,
+    list_layer_files,
     read_footprints,
     write_footprints,
 )
@@ -77,7 +85,7 @@ class AlignPlan:
     @property
     def inputs(self) -> list[str | Path]:
         """All files that are read."""
-        return [*_layer_files(self.labels), *_raster_files(self.job, self.prob)]
+        return [*list_layer_files(self.labels), *_raster_files(self.job, self.prob)]
 
 
 def align(
@@ -94,12 +102,13 @@ def align(
     workers: Workers | None = None,
     progress: Progress | None = None,
 ) -> AlignResult:
-    """Move each polygon by at most a few metres to where the probabilities of a model want it.
+    """Move each polygon by a few metres at most, to the best agreement with probabilities.
 
     Polygons that touch are moved together. One that the probabilities do not show is moved like
     its neighbours if these have a common shift, and stays where it is otherwise. The layer keeps
-    its CRS, its columns and its features, and gets the columns `shift_x_m` and `shift_y_m` (metres
-    to the east and to the north) and `shift_gain` (growth of the mean log likelihood per pixel).
+    its CRS, its columns, its features and their Z, and gets the columns `shift_x_m` and `shift_y_m`
+    (metres to the east and to the north) and `shift_gain` (growth of the mean log likelihood per
+    pixel).
 
     Args:
         labels: A layer of polygons.
@@ -116,7 +125,8 @@ def align(
         progress: Called with the finished and the total number of tiles, then of polygons.
 
     Raises:
-        ConfigError: If the suffix is not that of a layer, or model and probabilities are given.
+        ConfigError: If the suffix is not that of a layer, its format does not support a column, or
+            model and probabilities are given.
         GridMismatchError: If no polygon is in the scene, or scene and probabilities differ.
         GeosegError: If the inputs cannot be read or do not fit together; nothing is written then.
     """
@@ -163,12 +173,14 @@ def plan_align(
     options = options or AlignOptions()
     suffix = _check_suffix(output)
     job, given = _plan_probabilities(scene, model, prob, predict)
-    polygons = read_footprints(labels, layer=layer)
+    polygons = _plain_columns(read_footprints(labels, layer=layer, keeps_z=True))
     check_layer(output, polygons.crs)
+    check_columns(output, add_shift_columns(polygons, np.zeros((3, len(polygons)))))
     grid = _grid_of(job, given)
-    on_scene = FootprintLabels(grid, reproject_to_grid(polygons, grid, labels))
+    flat = polygons.set_geometry(polygons.geometry.force_2d())
+    on_scene = FootprintLabels(grid, reproject_to_grid(flat, grid, labels))
     check_footprints([on_scene], labels, None, layer)
-    files = [*_layer_files(labels), *_raster_files(job, given)]
+    files: list[str | Path] = [*list_layer_files(labels), *_raster_files(job, given)]
     check_output(output, overwrite=overwrite, inputs=files, is_file=True)
     settings = job.options.model_dump(exclude={"block_rows"}) if job else None
     key = describe_job("align", options.model_dump(), settings, layer, suffix, files=files)
@@ -254,14 +266,6 @@ def _raster_files(job: PredictionJob | None, prob: ProbInfo | None) -> list[str 
     return list(prob.files) if prob is not None else []
 
 
-def _layer_files(labels: str | Path) -> list[str | Path]:
-    """Return the files of a layer; a Shapefile has several."""
-    path = Path(labels)
-    if path.suffix.lower() != ".shp":
-        return [labels]
-    return sorted(file for file in path.parent.glob(f"{path.stem}.*") if file.is_file()) or [labels]
-
-
 def _write(plan: AlignPlan, work: Work, workers: Workers, progress: Progress | None) -> None:
     """Predict the scene if necessary, and write the aligned layer."""
     prob = plan.prob or read_prob(_predict(plan, work, workers, progress))
@@ -269,13 +273,30 @@ def _write(plan: AlignPlan, work: Work, workers: Workers, progress: Progress | N
         alignment = align_polygons(
             plan.layer, source, work.folder, options=plan.options, progress=progress
         )
-    frame = _plain_columns(alignment.frame)
-    kinds = shapely.get_type_id(frame.geometry.to_numpy())
+    frame, raised = _with_same_dimension(alignment.frame, plan.output)
+    shapes = frame.geometry.to_numpy()
+    kinds = shapely.get_type_id(shapes)
     write_footprints(
         work.result, [frame], crs=frame.crs, is_review=False,
         keeps_parts=bool((kinds == shapely.GeometryType.MULTIPOLYGON).any()),
+        has_z=bool(shapely.has_z(shapes).any()),
     )  # fmt: skip
-    work.journal.add("summary", vars(summarize_alignment(alignment)))
+    work.journal.add("summary", vars(summarize_alignment(alignment, raised)))
+
+
+def _with_same_dimension(frame: gpd.GeoDataFrame, output: Path) -> tuple[gpd.GeoDataFrame, int]:
+    """Return a layer whose polygons all have Z if some have, where the format of a file needs this.
+
+    Returns:
+        The layer, and the number of polygons that got Z = 0.
+    """
+    shapes = np.array(frame.geometry.array, dtype=object)
+    flat = ~shapely.has_z(shapes)
+    if output.suffix.lower() not in SAME_DIMENSION_SUFFIXES or flat.all():
+        return frame, 0
+    shapes = shapely.force_3d(shapes)
+    raised = frame.set_geometry(gpd.GeoSeries(shapes, index=frame.index, crs=frame.crs))
+    return raised, int(flat.sum())
 
 
 def _predict(plan: AlignPlan, work: Work, workers: Workers, progress: Progress | None) -> Path:
@@ -293,19 +314,13 @@ def _predict(plan: AlignPlan, work: Work, workers: Workers, progress: Progress |
 
 
 def _plain_columns(frame: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
-    """Return a layer whose columns every format can hold: nested values become JSON.
-
-    The boxes of GeoParquet are left out, since they are where the polygons were.
-    """
-    frame = frame.drop(columns="bbox") if _is_nested(frame.get("bbox")) else frame
+    """Return a layer whose columns every format can hold: nested values become JSON."""
     nested = [name for name in frame.columns.drop("geometry") if _is_nested(frame[name])]
     return frame.assign(**{name: frame[name].map(_as_json) for name in nested})
 
 
-def _is_nested(values: pd.Series | None) -> bool:
-    return values is not None and any(
-        isinstance(value, dict | list | tuple | np.ndarray) for value in values
-    )
+def _is_nested(values: pd.Series) -> bool:
+    return any(isinstance(value, dict | list | tuple | np.ndarray) for value in values)
 
 
 def _as_json(value: Any) -> str | None:

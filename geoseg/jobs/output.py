@@ -189,7 +189,7 @@ def _open_work(
         name: Name of the file inside the result folder; empty where that folder is the output.
         move: Moves the result folder, or its files, to the output.
     """
-    path, given = resolve_output(given), given.absolute()
+    named, path, given = given, resolve_output(given), given.absolute()
     with lock_output(path):
         folder = working_path(path)
         _restore_old(path)
@@ -210,12 +210,19 @@ def _open_work(
             _check_written(given)
         except BaseException as error:
             _clean_up(folder, job, error)
+            _name_output(error, result / name if name else result, named)
             if isinstance(error, OSError) and _is_full(error, folder):
                 raise disk_full_error(given, resumable=job is not None) from error
             raise
         finally:
             journal.close()
         _remove_work(folder)
+
+
+def _name_output(error: BaseException, result: Path, named: Path) -> None:
+    """Replace the name under which an output is made by the user's, in the message of an error."""
+    if isinstance(error, GeosegError) and error.args:
+        error.args = (str(error).replace(str(result), str(named)), *error.args[1:])
 
 
 def _check_again(given: Path, path: Path, *, overwrite: bool, is_file: bool) -> None:

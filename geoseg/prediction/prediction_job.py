@@ -9,6 +9,7 @@ from typing import Any
 
 from geoseg.errors import ConfigError, GridMismatchError
 from geoseg.geo.raster import list_files
+from geoseg.geo.vector import list_layer_files
 from geoseg.networks.architectures import task_of
 from geoseg.networks.model_file import ModelSpec, find_model, load_spec
 from geoseg.options import PredictOptions
@@ -80,8 +81,7 @@ def _list_layer_files(aoi: str | None) -> list[Path]:
     """Return the files of a layer; a Shapefile has several."""
     if aoi is None:
         return []
-    path = Path(aoi)
-    return sorted(path.parent.glob(f"{path.stem}.*")) if path.suffix == ".shp" else [path]
+    return list_layer_files(aoi)
 
 
 def _find_models(model: ModelNames) -> tuple[Path, ...]:

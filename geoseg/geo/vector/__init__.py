@@ -2,10 +2,12 @@
 
 from geoseg.geo.crs import as_crs
 from geoseg.geo.vector.antimeridian import wrap_lonlat
+from geoseg.geo.vector.column_check import check_columns
 from geoseg.geo.vector.columns import column_aliases
 from geoseg.geo.vector.layer_files import (
     FOOTPRINT_LAYER,
     count_indexed,
+    list_layer_files,
     list_layers,
     read_geoparquet,
     select_layer,
@@ -22,6 +24,7 @@ from geoseg.geo.vector.reprojection import to_crs_densified
 from geoseg.geo.vector.writer import (
     FOOTPRINT_COLUMNS,
     LAYER_SUFFIXES,
+    SAME_DIMENSION_SUFFIXES,
     WRITABLE_SUFFIXES,
     check_layer,
     check_suffix,
@@ -34,9 +37,11 @@ __all__ = [
     "FOOTPRINT_COLUMNS",
     "FOOTPRINT_LAYER",
     "LAYER_SUFFIXES",
+    "SAME_DIMENSION_SUFFIXES",
     "WRITABLE_SUFFIXES",
     "ParquetParts",
     "as_crs",
+    "check_columns",
     "check_layer",
     "check_range",
     "check_suffix",
@@ -45,6 +50,7 @@ __all__ = [
     "count_indexed",
     "iter_polygons",
     "keep_polygons",
+    "list_layer_files",
     "list_layers",
     "polygonal_part",
     "read_footprints",

@@ -85,7 +85,7 @@ def _reproject_torn(polygon: gpd.GeoSeries) -> BaseGeometry:
 
 
 def _unrolled(ring: shapely.coords.CoordinateSequence) -> np.ndarray:
-    """Return a closed ring (n, 2) whose longitudes continue beyond 180 degrees."""
+    """Return a closed ring (n, 2), with Z (n, 3), whose longitudes continue beyond 180 degrees."""
     points = np.array(ring)
     steps = np.diff(points[:, 0])
     points[1:, 0] = points[0, 0] + np.cumsum(steps - 360 * np.rint(steps / 360))
@@ -101,7 +101,9 @@ def _polygon_of(ring: np.ndarray) -> BaseGeometry:
     """Return the polygon of an unrolled ring, closed along the pole if it goes around it."""
     if _encloses_pole(ring):
         pole = np.copysign(90.0, ring[:, 1].mean())
-        ring = np.vstack([ring, [ring[-1, 0], pole], [ring[0, 0], pole]])
+        ends = ring[[-1, 0]]
+        ends[:, 1] = pole
+        ring = np.vstack([ring, ends])
     return shapely.make_valid(Polygon(ring))
 
 

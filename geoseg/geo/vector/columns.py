@@ -41,6 +41,15 @@ def column_aliases(columns: Iterable[str]) -> dict[str, str]:
     return {column: _TEXTS[column][0] for column in columns if column in _TEXTS}
 
 
+def free_name(name: str, taken: Iterable[str]) -> str:
+    """Return a name for a column that no attribute has, in any case: the given one, or `name_2`."""
+    lower, candidate, count = {other.lower() for other in taken}, name, 1
+    while candidate.lower() in lower:
+        count += 1
+        candidate = f"{name}_{count}"
+    return candidate
+
+
 def described(schema: pa.Schema) -> list[pa.Field]:
     """Return the fields of a schema with names and descriptions for GDAL, which stores them."""
     return [_describe(field) for field in schema]

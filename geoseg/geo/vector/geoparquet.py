@@ -15,6 +15,8 @@ import shapely
 from pyarrow import parquet
 from pyproj import CRS
 
+from geoseg.geo.vector.columns import free_name
+
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 _BOX = pa.struct([(side, pa.float64()) for side in _SIDES])
 
@@ -26,8 +28,11 @@ def write_geoparquet(
     rows: Iterable[tuple[list[pa.Array], np.ndarray]],
     *,
     keeps_parts: bool = False,
+    has_z: bool = False,
 ) -> None:
     """Write right-handed polygons, with a bounding box for each row.
+
+    The column of the boxes is named `bbox`, or `bbox_2` and so on where an attribute has that name.
 
     Args:
         path: Output file.
@@ -35,10 +40,13 @@ def write_geoparquet(
         crs: CRS of the polygons.
         rows: Attribute columns and polygons (n,) of each row group.
         keeps_parts: Whether they are MultiPolygons.
+        has_z: Whether some of them have Z.
     """
-    schema = pa.schema([*schema, ("geometry", pa.binary()), ("bbox", _BOX)])
-    covering = {"bbox": {side: ["bbox", side] for side in _SIDES}}
-    kinds = ("MultiPolygon",) if keeps_parts else ("Polygon",)
+    box = free_name("bbox", schema.names)
+    schema = pa.schema([*schema, ("geometry", pa.binary()), (box, _BOX)])
+    covering = {"bbox": {side: [box, side] for side in _SIDES}}
+    kind = "MultiPolygon" if keeps_parts else "Polygon"
+    kinds = (kind, f"{kind} Z") if has_z else (kind,)
     schema = _describe(schema, crs, kinds=kinds, orientation="counterclockwise", covering=covering)
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         for columns, shapes in rows:

@@ -30,6 +30,9 @@ INDEXED_SUFFIXES = (".gpkg", ".fgb")
 
 _GEOPARQUET = (".parquet", ".geoparquet", ".pq")
 
+# Files of a Shapefile beside its main file that are read with it.
+_SHAPEFILE = (".shx", ".dbf", ".prj", ".cpg", ".qpj", ".qix", ".sbn", ".sbx")
+
 # Vector files that are read from a zip archive, in any of its folders.
 _ZIPPED = (".shp", ".gpkg", ".geojson", ".json", ".fgb", ".kml", ".gml")
 
@@ -81,6 +84,19 @@ def read_geoparquet(path: str | Path) -> gpd.GeoDataFrame:
 def is_geoparquet(path: str | Path) -> bool:
     """Whether a file is GeoParquet, by its suffix."""
     return Path(path).suffix.lower() in _GEOPARQUET
+
+
+def list_layer_files(path: str | Path) -> list[Path]:
+    """Return the files that hold a layer: the one that is given, and the others of a Shapefile."""
+    path = Path(path)
+    if path.suffix.lower() != ".shp" or not path.parent.is_dir():
+        return [path]
+    others = (
+        file
+        for file in path.parent.iterdir()
+        if file.stem == path.stem and file.suffix.lower() in _SHAPEFILE and file.is_file()
+    )
+    return [path, *sorted(others)]
 
 
 def is_empty_sequence(path: Path) -> bool:

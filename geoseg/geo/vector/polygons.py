@@ -52,12 +52,14 @@ def read_footprints(
     bounds: tuple[float, float, float, float] | None = None,
     bounds_crs: Any = None,
     numbered: bool = False,
+    keeps_z: bool = False,
 ) -> gpd.GeoDataFrame:
     """Read polygons and make them valid.
 
     Null and empty geometries, points, lines and geometries with infinite coordinates are dropped,
     invalid polygons repaired, Z dropped and collections reduced to their polygons.
-    `.attrs["dropped"]` and `.attrs["repaired"]` of the result count the rows.
+    `.attrs["dropped"]` and `.attrs["repaired"]` of the result count the rows, and so does
+    `.attrs["flattened"]` those whose Z was lost although it was wanted.
 
     Args:
         path: GeoJSON, GeoPackage, Shapefile (zipped or not), FlatGeobuf, GeoParquet, KML or
@@ -69,6 +71,8 @@ def read_footprints(
         bounds_crs: CRS of `bounds`; the layer's own when None.
         numbered: Whether the index is the number of each feature in the file, as QGIS shows it
             (`$id`), instead of 0, 1, 2 ...
+        keeps_z: Whether polygons keep their Z. One that has no Z at a vertex, as where edges
+            crossed that had none, loses it.
 
     Returns:
         Non-empty, valid Polygons and MultiPolygons with all attributes of the file.
@@ -79,14 +83,14 @@ def read_footprints(
         MissingCRSError: If the layer has no CRS.
     """
     if is_empty_sequence(Path(path)):
-        return polygons_only(gpd.GeoDataFrame(geometry=[], crs=4326))
+        return polygons_only(gpd.GeoDataFrame(geometry=[], crs=4326), keeps_z=keeps_z)
     layer = select_layer(path, layer)
     where = ogr_where(where) if where else None
     if is_geoparquet(path):
         features = _read_parquet(path, where, bounds, bounds_crs)
     else:
         features = _read_ogr(path, layer, where, bounds, bounds_crs)
-    polygons = polygons_only(features)
+    polygons = polygons_only(features, keeps_z=keeps_z)
     return polygons if numbered else polygons.reset_index(drop=True)
 
 
@@ -258,10 +262,13 @@ def _matching_rows(features: gpd.GeoDataFrame, where: str, path: str | Path) -> 
     return rows - 1  # GeoPackage counts rows from 1
 
 
-def polygons_only(features: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
-    """Return the polygons of features, valid and in two dimensions; see `read_footprints`."""
+def polygons_only(features: gpd.GeoDataFrame, *, keeps_z: bool = False) -> gpd.GeoDataFrame:
+    """Return the polygons of features, valid and without M and Z; see `read_footprints`."""
     before = len(features)
-    shapes = shapely.force_2d(np.array(features.geometry.array, dtype=object))
+    shapes = np.array(features.geometry.array, dtype=object)
+    had_z = shapely.has_z(shapes) & keeps_z
+    shapes[~had_z] = shapely.force_2d(shapes[~had_z])
+    shapes[had_z] = _without_m(shapes[had_z])
     kinds = shapely.get_type_id(shapes)
     areal = np.isin(kinds, (_POLYGON, _MULTIPOLYGON, _COLLECTION)) & ~shapely.is_empty(shapes)
     areal &= _have_valid_coordinates(shapes)
@@ -271,11 +278,30 @@ def polygons_only(features: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     shapes[mixed] = [polygonal_part(shape) for shape in shapes[mixed]]
     kept = areal & np.isin(shapely.get_type_id(shapes), (_POLYGON, _MULTIPOLYGON))
     kept &= ~shapely.is_empty(shapes)
+    lost = had_z & ~_have_z_everywhere(shapes)
+    shapes[lost] = shapely.force_2d(shapes[lost])
     result = features.set_geometry(gpd.GeoSeries(shapes, index=features.index, crs=features.crs))
     result = result[kept]
     result.attrs["dropped"] = int(before - kept.sum())
     result.attrs["repaired"] = int((invalid & kept).sum())
+    if keeps_z:
+        result.attrs["flattened"] = int((lost & kept).sum())
     return result
+
+
+def _without_m(shapes: np.ndarray) -> np.ndarray:
+    """Return geometries with Z (N,) without their M."""
+    measured = shapely.has_m(shapes)
+    shapes[measured] = shapely.from_wkb(shapely.to_wkb(shapes[measured], output_dimension=3))
+    return shapes
+
+
+def _have_z_everywhere(shapes: np.ndarray) -> np.ndarray:
+    """Return which geometries (N,) have a finite Z at all vertices, bool (N,)."""
+    points, owners = shapely.get_coordinates(shapes, include_z=True, return_index=True)
+    complete = np.ones(len(shapes), dtype=bool)
+    complete[owners[~np.isfinite(points[:, 2])]] = False
+    return complete
 
 
 def _have_valid_coordinates(shapes: np.ndarray) -> np.ndarray:

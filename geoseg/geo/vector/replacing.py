@@ -35,13 +35,14 @@ def replace_layer(path: Path) -> Iterator[Path]:
         raise VectorReadError(f"{path}: is a folder; name a file in it")
     working = working_path(path)
     folder = working / _FOLDER
+    partial = folder / path.name
     try:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     except OSError as error:
         raise VectorReadError(f"{path}: cannot be written ({one_line(error)})") from error
     try:
-        with writable_name(folder / path.name) as name:
+        with writable_name(partial) as name:
             yield name
         move_files(folder, path)
     except (DataSourceError, DataLayerError, FeatureError, pa.ArrowInvalid, OSError) as error:
@@ -49,7 +50,8 @@ def replace_layer(path: Path) -> Iterator[Path]:
             raise disk_full_error(path) from error
         if isinstance(error, OSError):
             raise
-        raise VectorReadError(f"{path}: cannot be written ({one_line(error)})") from error
+        reason = one_line(error).replace(str(partial), str(path))
+        raise VectorReadError(f"{path}: cannot be written ({reason})") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # it contains files of a job

@@ -99,21 +99,24 @@ def _narrow(field: pa.Field) -> pa.Field:
 
 
 def _as_decimal(column: pa.Array) -> pa.Array:
+    column = column.cast(pa.float64())
     fits = pc.less(pc.abs(column), _LARGEST_REAL)
     known = pc.if_else(pc.fill_null(fits, False), column, pa.scalar(None, column.type))
     return known.cast(_REAL, safe=False)
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Shorten names to at most ten letters, digits and underscores, still distinct."""
+    """Shorten names to at most ten letters, digits and underscores, distinct in any case."""
     short: list[str] = []
+    taken: set[str] = set()
     for name in names:
         candidate = re.sub(r"\W", "_", _NAMES.get(name, name)[:_NAME_LENGTH])
         count = 1
-        while candidate in short:
+        while candidate.lower() in taken:
             count += 1
             candidate = f"{candidate[: _NAME_LENGTH - 1 - len(str(count))]}_{count}"
         short.append(candidate)
+        taken.add(candidate.lower())
     return short
 
 

@@ -20,7 +20,7 @@ from geoseg.geo.crs import as_crs, check_location
 from geoseg.geo.grid import Grid
 from geoseg.geo.styles import class_style, confidence_style, review_style
 from geoseg.geo.vector.antimeridian import DECIMALS, to_degrees
-from geoseg.geo.vector.columns import column_aliases, described
+from geoseg.geo.vector.columns import column_aliases, described, free_name
 from geoseg.geo.vector.geopackage import (
     GEOMETRY_NAME,
     GPKG_OPTIONS,
@@ -55,6 +55,8 @@ _DRIVERS = {
 _IN_DEGREES = (".geojson", ".geojsonl")
 _DESCRIBED = (".gpkg", ".fgb")  # which store names and descriptions of columns
 LAYER_SUFFIXES = (*_DRIVERS, ".parquet")
+# Formats in which either all polygons of a layer have Z, or none.
+SAME_DIMENSION_SUFFIXES = (".shp", ".fgb")
 _SPACENET_SUFFIX = ".csv"  # polygons in pixels, without georeferencing
 WRITABLE_SUFFIXES = (*LAYER_SUFFIXES, _SPACENET_SUFFIX)
 
@@ -71,6 +73,7 @@ def write_footprints(
     class_colours: Mapping[str, str] | None = None,
     is_review: bool = True,
     keeps_parts: bool = False,
+    has_z: bool = False,
 ) -> int:
     """Write footprints batch by batch; the file appears under its name only when complete.
 
@@ -95,6 +98,7 @@ def write_footprints(
         is_review: Whether a GeoPackage of footprints with confidences gets the layer `review` and
             styles.
         keeps_parts: Whether the layer is one of MultiPolygons, and its rows are not divided.
+        has_z: Whether polygons have Z; in formats of `SAME_DIMENSION_SUFFIXES` all of them must.
 
     Returns:
         Number of polygons written.
@@ -121,11 +125,15 @@ def write_footprints(
         stream.on_batch = ShapefileSize(path, stream.schema).add
     with replace_layer(path) as partial:
         if suffix == ".parquet":
-            write_geoparquet(partial, stream.schema, stream.crs, stream, keeps_parts=keeps_parts)
+            write_geoparquet(
+                partial, stream.schema, stream.crs, stream, keeps_parts=keeps_parts,
+                has_z=has_z,
+            )  # fmt: skip
         elif suffix == _SPACENET_SUFFIX:
             _write_spacenet(partial, stream, grid, path.stem)
         else:
-            _write_ogr(partial, stream, suffix, "MultiPolygon" if keeps_parts else "Polygon")
+            kind = "MultiPolygon" if keeps_parts else "Polygon"
+            _write_ogr(partial, stream, suffix, f"{kind} Z" if has_z else kind)
         if is_review and set(stream.schema.names) >= _REVIEW_COLUMNS:
             _finish_geopackage(partial, stream.schema.names, review, class_colours)
     return stream.count
@@ -299,7 +307,8 @@ def _write_ogr(path: Path, stream: _RecordStream, suffix: str, kind: str) -> Non
     if suffix in _DESCRIBED:
         fields = described(stream.schema)
     if suffix == ".gpkg":
-        options["GEOMETRY_NAME"] = GEOMETRY_NAME
+        options["GEOMETRY_NAME"] = free_name(GEOMETRY_NAME, stream.schema.names)
+        options["FID"] = free_name("fid", stream.schema.names)
     if suffix == ".shp":
         fields, options = shapefile_fields(stream.schema), {"ENCODING": "UTF-8"}
     shape = pa.field("geometry", pa.binary(), metadata={"ARROW:extension:name": "geoarrow.wkb"})

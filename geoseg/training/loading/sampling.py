@@ -14,7 +14,7 @@ from torch.utils.data import Sampler
 _UNIFORM_SHARE = 0.5
 
 # Places are drawn in proportion to this power of their area. With 1 the largest place decides what
-# is learnt; with 0 the few tiles of a small place are repeated until they are known by heart. The
+# is learnt; with 0 the few tiles of a small place are repeated until they are overfitted. The
 # square root is halfway between: of two places with 1 % and 99 % of the area, the small one gets
 # 9 % of the draws, so that its tiles are drawn ten times as often as those of the large one.
 _PLACE_EXPONENT = 0.5
