@@ -14,6 +14,7 @@ import shapely
 from pydantic import Field
 from pyproj import Transformer
 
+from geoseg.errors import counted
 from geoseg.geo.crs import build_transformer, has_location
 from geoseg.geo.grid import WGS84_ELLIPSOID, Grid
 from geoseg.geo.raster import SceneInfo
@@ -48,6 +49,21 @@ def find_places(scenes: Sequence[SceneInfo]) -> tuple[str, ...]:
         The name of each scene's place: that of the file of the place's first scene.
     """
     return name_places([scene.path for scene in scenes], _link([_locate(one) for one in scenes]))
+
+
+def describe_places(places: Sequence[str]) -> list[str]:
+    """Return a line with the number of places, if there are several scenes.
+
+    Args:
+        places: Name of each scene's place.
+    """
+    if len(places) == 1:
+        return []
+    found, distance = counted(len(set(places)), "place"), PLACE_DISTANCE_M / 1000
+    return [
+        f"{len(places)} scenes in {found}; scenes within {distance:.0f} km of each other are one "
+        "place"
+    ]
 
 
 def name_places(scenes: Sequence[str], firsts: Sequence[int]) -> tuple[str, ...]:

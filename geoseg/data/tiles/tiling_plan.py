@@ -46,16 +46,20 @@ from geoseg.data.tiles.checks import (
     check_scenes_fit,
     check_splits,
     find_common_crs,
-    list_values,
     warn_only_merged,
     warn_unbalanced_splits,
     warn_unclassed_labels,
     warn_unlabelled_scenes,
     warn_upsampled_scenes,
 )
-from geoseg.data.tiles.places import PLACE_DISTANCE_M, find_places
+from geoseg.data.tiles.places import describe_places, find_places
+from geoseg.data.tiles.plan_notes import (
+    describe_labels,
+    describe_merged_labels,
+    describe_pixel_size,
+)
 from geoseg.data.tiles.scene_overlaps import LOCATION_REMEDY, describe_left_out
-from geoseg.errors import ConfigError, counted
+from geoseg.errors import ConfigError
 from geoseg.geo.grid import Grid
 from geoseg.geo.paths import absolute_path
 from geoseg.geo.raster import SceneInfo, is_raster, mark_blank_areas, read_info
@@ -64,11 +68,6 @@ from geoseg.geo.vector import count_features, select_layer, to_crs_near
 from geoseg.options import TileOptions
 
 logger = logging.getLogger(__name__)
-
-# Pixel size of most models of buildings, the default one included, and the factor by which the
-# pixels of a scene may differ from it without a note.
-USUAL_GSD_M = 0.3
-_MAX_UNUSUAL = 2.0
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ class TilingPlan:
         """Return lines for the user: scenes with their labels, notes, and the number of tiles."""
         lines = [
             f"{scene.path}: {grid.height} x {grid.width} pixels of {grid.gsd_m:.3g} m, bands "
-            f"{', '.join(scene.bands)}, {_describe_labels(labels)}"
+            f"{', '.join(scene.bands)}, {describe_labels(labels)}"
             for scene, grid, labels in zip(self.scenes, self.grids, self.labels, strict=True)
         ]
         counts = ", ".join(f"{count} {split}" for split, count in self.counts.items())
@@ -134,47 +133,10 @@ class TilingPlan:
         planned = f"{len(self.tiles)} tiles planned ({counts}), {size}"
         return [
             *lines,
-            *self._describe_places(),
-            *self._note_merged(),
-            *self._note_pixel_size(),
+            *describe_places(self.places),
+            *describe_merged_labels(self.merged, self.options.targets),
+            *describe_pixel_size(self.grids[0].gsd_m, self.options),
             planned,
-        ]
-
-    def _note_merged(self) -> list[str]:
-        """Return what is unknown in labels that merge touching buildings, if any do."""
-        if not self.merged:
-            return []
-        names = ", ".join(Path(path).name for path in self.merged)
-        unknown = [name for name in self.options.targets if name != "building"]
-        effect = f"; unknown inside them: {', '.join(unknown)}" if unknown else ""
-        return [f"touching buildings are merged in the labels of {names}{effect}"]
-
-    def _describe_places(self) -> list[str]:
-        """Return the number of places, if there are several scenes."""
-        if len(self.scenes) == 1:
-            return []
-        places, distance = counted(len(set(self.places)), "place"), PLACE_DISTANCE_M / 1000
-        return [
-            f"{len(self.scenes)} scenes in {places}; scenes within {distance:.0f} km of each other "
-            "are one place"
-        ]
-
-    def _note_pixel_size(self) -> list[str]:
-        """Return what an unusual pixel size means for buildings, if none was chosen."""
-        gsd_m, size = self.grids[0].gsd_m, self.options.size
-        usual = max(gsd_m, USUAL_GSD_M) / min(gsd_m, USUAL_GSD_M) <= _MAX_UNUSUAL
-        if self.options.gsd_m is not None or self.scheme.exclusive or usual:
-            return []
-        note = (
-            f"note: tiles keep the {gsd_m:.2g} m pixels of the first scene, so a tile of {size} "
-            f"pixels covers {size * gsd_m:.0f} m, and the model will resample every scene to "
-            f"{gsd_m:.2g} m"
-        )
-        if gsd_m > USUAL_GSD_M:
-            return [note]
-        return [
-            f"{note}; --gsd {USUAL_GSD_M} is usual for buildings, shows {size * USUAL_GSD_M:.0f} m "
-            "and is faster"
         ]
 
     @property
@@ -184,21 +146,6 @@ class TilingPlan:
             self.options.target_names
         )
         return int(len(self.tiles) * self.options.size**2 * pixel)
-
-
-def _describe_labels(labels: Labels) -> str:
-    if isinstance(labels, RasterLabels):
-        return f"mask {labels.path}"
-    text = f"{len(labels)} footprints"
-    if labels.repaired:
-        text += f" ({labels.repaired} repaired)"
-    if labels.dropped:
-        text += f", {labels.dropped} features that are not polygons"
-    if labels.elsewhere:
-        text += f", {labels.elsewhere} outside the scene"
-    if labels.unclassed:
-        text += f", {sum(labels.unclassed.values())} in no class ({list_values(labels.unclassed)})"
-    return text
 
 
 def plan_tiles(
