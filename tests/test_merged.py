@@ -427,7 +427,7 @@ def test_buildings_of_merged_places_do_not_count_and_their_pixels_do(cut, tmp_pa
     areas, thresholds = predicted(cut.folder), Thresholds(regularize=False)
     good, rows = sorted(areas.areas(), key=lambda one: one.merged)
     assert (good.merged, rows.merged) == (False, True)
-    buildings, pixels = areas.score(thresholds)
+    ((buildings, pixels),) = areas.score_places(thresholds)
     alone = [one.evaluate(thresholds) for one in (good, rows)]
     # The network merges houses, which is wrong in one place and right in the other.
     assert alone[0].score.f1 < 0.3 < 0.9 < alone[1].score.f1
@@ -437,13 +437,18 @@ def test_buildings_of_merged_places_do_not_count_and_their_pixels_do(cut, tmp_pa
     )
     every, labels, options = two_scenes(tmp_path, merged=("*",))
     tile_scenes(plan_tiles(every, labels, options), tmp_path / "tiles")
-    total = predicted(tmp_path / "tiles").score(thresholds)[0]
+    ((total, _),) = predicted(tmp_path / "tiles").score_places(thresholds)
     assert total == alone[0].score + alone[1].score
 
 
 def test_the_sample_of_a_large_split_holds_both_kinds(cut):
-    areas = ValidationAreas(TileDataset(cut.folder, "val"), most_pixels=1)
+    tiles = TileDataset(cut.folder, "val")
+    areas = ValidationAreas(tiles, most_pixels=2 * 32**2)
     assert sorted(plan._merged for plan in areas._plans) == [False, True]
+    assert areas.covered_mpx == 2 * 32**2 / 1e6
+    # A single tile is one whose buildings count.
+    (plan,) = ValidationAreas(tiles, most_pixels=2 * 32**2 - 1)._plans
+    assert (plan._merged, len(plan.windows)) == (False, 1)
 
 
 def test_places_without_buildings_do_not_hide_the_merged_ones():

@@ -37,7 +37,7 @@ from geoseg.training.score_names import is_place_column, list_place_columns, tra
 from geoseg.training.segmenter import Segmenter
 from geoseg.training.state_file import COLUMNS, HistoryState
 from geoseg.training.validation.area_choice import choose_by_place, extent_px, iter_groups
-from geoseg.training.validation.areas import ValidationAreas
+from geoseg.training.validation.areas import MOST_PIXELS, ValidationAreas
 from geoseg.training.validation.calibration import calibrate, calibrate_counts, count_logits
 from geoseg.training.validation.tuning import tune_thresholds
 
@@ -165,7 +165,6 @@ def test_areas_are_counted_by_place(areas):
     assert (desert.tp, desert.fn) == (0, 0)
     assert desert.fp > 0
     assert (pixels.tp, pixels.fn) == (0, 0)
-    assert areas.score(THRESHOLDS)[0] == town + village + desert
 
 
 class Bright(nn.Module):
@@ -214,7 +213,8 @@ def test_logged_scores_are_means_over_places(tiles):
     ]  # fmt: skip
     total = validate(Segmenter(Bright(), info, TrainOptions()), tiles, order)
     assert logged["val_loss"] == pytest.approx(total["val_loss"])
-    assert module.confusion.counts.sum() == sum((tiles[i]["target"][0] < 255).sum() for i in order)
+    counted = sum(one.counts.sum() for one in module._findings()[0])
+    assert counted == sum((tiles[i]["target"][0] < 255).sum() for i in order)
 
 
 def test_classes_are_means_over_places():
@@ -306,36 +306,75 @@ def test_boxes_are_scored_by_place(folder):
 
 @given(
     st.lists(
-        st.tuples(st.integers(1, 30), st.integers(1, 20), st.integers(0, 3)),
+        st.tuples(st.integers(1, 30), st.integers(1, 20), st.integers(0, 3), st.booleans()),
         min_size=1, max_size=8,
     ),
-    st.floats(0.05, 0.9),
+    st.sampled_from([16, 21, 32]),
+    st.floats(0, 0.9),
 )  # fmt: skip
-def test_each_place_keeps_an_equal_part_of_the_sample(scenes, share):
-    rows = pd.DataFrame(
-        [
-            (name, y * 16, x * 16, 32, 32, place)
-            for name, (height, width, place) in enumerate(scenes)
-            for y in range(height)
-            for x in range(width)
-        ],
-        columns=["scene", "row_off", "col_off", "height", "width", "place"],
-    )
-    groups, places = list(iter_groups(rows)), rows.place.to_numpy()
+def test_each_place_keeps_an_equal_part_of_the_sample(scenes, stride, share):
+    rows = lay_out(scenes, 32, stride)
+    groups, places, merged = list(iter_groups(rows)), rows.place.to_numpy(), rows.merged.to_numpy()
     total = {p: sum(extent_px(g) for g in groups if g.place.iloc[0] == p) for p in set(places)}
     most = int(share * sum(total.values()))
-    chosen = choose_by_place(groups, places, 32, most)
+    chosen = choose_by_place(groups, places, merged, 32, most)
+    assert pd.concat(chosen).index.is_unique
     kept = {p: sum(extent_px(g) for g in chosen if g.place.iloc[0] == p) for p in total}
     assert min(kept.values()) > 0
     equal = most / len(total)
     for place, pixels in kept.items():
         if total[place] <= equal:
             assert pixels == total[place]
-        else:  # at most one piece more than allowed
+        else:
             smallest_other = most - sum(min(total[p], equal) for p in total if p != place)
-            assert pixels <= max(smallest_other, 64**2)
-    whole = choose_by_place(groups, places, 32, sum(total.values()))
+            assert pixels <= max(smallest_other, 32**2)
+    # The limit holds unless a tile of each place is more.
+    assert sum(kept.values()) <= max(most, 32**2 * len(total))
+    whole = choose_by_place(groups, places, merged, 32, sum(total.values()))
     assert [len(one) for one in whole] == [len(one) for one in groups]
+
+
+def lay_out(scenes, size, stride):
+    """Tiles of scenes (rows of tiles, columns of tiles, place, merged), each in one piece."""
+    return pd.DataFrame(
+        [
+            (name, y * stride, x * stride, size, size, place, merged)
+            for name, (height, width, place, merged) in enumerate(scenes)
+            for y in range(height)
+            for x in range(width)
+        ],
+        columns=["scene", "row_off", "col_off", "height", "width", "place", "merged"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "kinds", "least", "most"),
+    [
+        (1024, 512, 1, 50 * 1024**2, 50 * 1024**2),  # one tile each is more than the limit
+        (1024, 924, 2, 50 * 1024**2, 50 * 1024**2),
+        (512, 256, 1, 50 * 512**2, MOST_PIXELS),
+        (512, 412, 2, 50 * 512**2, MOST_PIXELS),
+        (256, 128, 1, MOST_PIXELS // 2, MOST_PIXELS),
+        (256, 128, 2, MOST_PIXELS // 2, MOST_PIXELS),
+        (256, 200, 2, MOST_PIXELS // 4, MOST_PIXELS),
+    ],
+)
+def test_the_limit_holds_with_many_places_and_both_kinds_of_labels(
+    size, stride, kinds, least, most
+):
+    scenes = [(9, 7 + place % 4, place, kind == 1) for place in range(50) for kind in range(kinds)]
+    rows = lay_out(scenes, size, stride)
+    places, merged = rows.place.to_numpy(), rows.merged.to_numpy()
+    chosen = choose_by_place(list(iter_groups(rows)), places, merged, size, MOST_PIXELS)
+    assert least <= sum(map(extent_px, chosen)) <= most
+    taken = pd.concat(chosen)
+    assert sorted(taken.place.unique()) == list(range(50))
+    pairs = taken.groupby(["place", "merged"]).ngroups
+    # Both kinds if there is room for two tiles, else separate buildings.
+    assert pairs == (50 * kinds if 100 * size**2 <= MOST_PIXELS else 50)
+    assert not (pairs == 50 and taken.merged.any())
+    per_place = [sum(extent_px(g) for g in chosen if g.place.iloc[0] == p) for p in range(50)]
+    assert max(per_place) <= max(size**2, MOST_PIXELS // 50)
 
 
 # Runs

@@ -38,6 +38,7 @@ from geoseg.training.validation.area_choice import (
     choose_evenly,
     extent_px,
     iter_groups,
+    piece_side,
     split_group,
 )
 from geoseg.training.validation.areas import ValidationArea, ValidationAreas
@@ -138,9 +139,9 @@ def test_large_areas_are_sampled_evenly(areas, tiles, most_pixels):
     covered = sum(one.grid.height * one.grid.width for one in _filled(small).areas())
     assert small.covered_mpx == pytest.approx(covered / 1e6)
     assert small.total_mpx == areas.total_mpx == areas.covered_mpx > small.covered_mpx
-    assert small.covered_mpx * 1e6 <= max(most_pixels, 64**2)
+    assert small.covered_mpx * 1e6 <= max(most_pixels, 32**2)
     assert sorted(small.predictions) == sorted(small.indices)
-    buildings, area = small.score(Thresholds())
+    ((buildings, area),) = small.score_places(Thresholds())
     truths = sum(len(one.truth) for one in areas.areas())
     assert buildings.tp == buildings.fp == 0
     assert 0 < buildings.fn < truths
@@ -175,10 +176,10 @@ def test_scenes_are_sampled_in_proportion_to_their_area(scenes, stride, share):
     assert chosen
     taken = pd.concat(chosen)
     assert taken.index.is_unique
-    if len(chosen) > 1:
-        assert sum(map(extent_px, chosen)) <= share * total
+    assert sum(map(extent_px, chosen)) <= max(share * total, 32**2)
     # Up to any scene, the sampled share is that of the pixels, within one piece.
-    pieces = [p for g in groups for p in split_group(g, 32, int(share * total) // 16)]
+    side = piece_side(32, int(share * total))
+    pieces = [p for g in groups for p in split_group(g, 32, side)]
     real = int(share * total) / sum(map(extent_px, pieces))
     largest = max(map(extent_px, pieces))
     for name in range(len(scenes)):
@@ -205,7 +206,9 @@ def score_perfect(folder, made, labels=None, **options):
     tile_scenes(plan_tiles([made.path], labels or made.labels, chosen), folder / "tiles")
     areas = ValidationAreas(TileDataset(folder / "tiles", "val"))
     areas.predict(perfect)
-    return areas, *areas.score(Thresholds(regularize=False, subpixel=False, simplify_m=0))
+    thresholds = Thresholds(regularize=False, subpixel=False, simplify_m=0)
+    ((buildings, pixels),) = areas.score_places(thresholds)
+    return areas, buildings, pixels
 
 
 def test_each_connected_region_of_a_mask_is_a_building(tmp_path):

@@ -132,11 +132,6 @@ class Segmenter(Learner):
         """Share of the validation area whose buildings are scored; 1 for exclusive classes."""
         return self.areas.covered_mpx / self.areas.total_mpx if self.areas else 1.0
 
-    @property
-    def confusion(self) -> Confusion:
-        """Confusion matrix of the validation pixels of this process, over all places."""
-        return sum(self._confusions[1:], self._confusions[0])
-
     def _findings(self) -> tuple[list[Confusion], dict[int, np.ndarray]]:
         return self._confusions, self.areas.predictions if self.areas else {}
 

@@ -88,8 +88,8 @@ class ValidationAreas:
 
     Args:
         tiles: Validation tiles of buildings.
-        most_pixels: Areas of more pixels in total are sampled down to about this number: each
-            place gets the same number of them, or all that it has.
+        most_pixels: Areas of more pixels in total are sampled down to this number: each place gets
+            the same number of them, or all that it has, but at least one tile.
 
     Attributes:
         tiles: The tiles.
@@ -103,9 +103,8 @@ class ValidationAreas:
         self.tiles, self.places = tiles, tiles.places.scored
         self.predictions: dict[int, np.ndarray] = {}
         groups = list(iter_groups(tiles.tiles))
-        # Of each place, and there of separate and of merged labels, so that neither is missing.
-        kinds = 2 * self.places.of_tile + tiles.tiles.scene.isin(tiles.info.merged).to_numpy()
-        chosen = choose_by_place(groups, kinds, tiles.info.size, most_pixels)
+        merged = tiles.tiles.scene.isin(tiles.info.merged).to_numpy()
+        chosen = choose_by_place(groups, self.places.of_tile, merged, tiles.info.size, most_pixels)
         self.covered_mpx, self.total_mpx = megapixels(chosen), megapixels(groups)
         footprints = read_footprints_of_scenes(tiles.folder)
         self._plans = [
@@ -170,21 +169,16 @@ class ValidationAreas:
             self._areas = [plan.stitch(self.predictions) for plan in self._plans]
         return self._areas
 
-    def score(self, thresholds: Thresholds) -> tuple[Score, AreaCounts]:
-        """Compare the footprints that the thresholds give with the reference, over all areas.
+    def score_places(self, thresholds: Thresholds) -> list[tuple[Score, AreaCounts]]:
+        """Compare the footprints that the thresholds give with the reference.
 
         Args:
             thresholds: Thresholds of `vectorize`.
 
         Returns:
-            Counts of buildings, matched at an IoU of 0.5, in the areas of `count_buildings_in`;
-            areas in pixels, of all.
+            For each place, in the order of `places.names`: counts of buildings, matched at an IoU
+            of 0.5, in the areas of `count_buildings_in`; areas in pixels, of all.
         """
-        buildings, pixels = zip(*self.score_places(thresholds), strict=True)
-        return sum(buildings, Score(0, 0, 0)), sum(pixels, AreaCounts(0.0, 0.0, 0.0))
-
-    def score_places(self, thresholds: Thresholds) -> list[tuple[Score, AreaCounts]]:
-        """Return what `score` returns for each place, in the order of `places.names`."""
         areas = self.areas()
         return self.add_by_place([(area, area.evaluate(thresholds)) for area in areas])
 
