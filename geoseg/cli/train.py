@@ -90,17 +90,25 @@ def command(
     iou = "val mean IoU of classes" if result.val_f1 is None else "val pixel IoU"
     scores = {iou: result.val_iou, "val building F1": result.val_f1}
     text = "".join(f", {name} {score:.3f}" for name, score in scores.items() if score is not None)
-    text += _describe_places(result.places)
+    text += _describe_places(result.places, result.merged_places)
     click.echo(f"{result.minutes:.1f} min{text} → {result.model}")
 
 
-def _describe_places(places: Mapping[str, Score]) -> str:
-    """Return building F1 of each place, and the false buildings of those without true ones."""
+def _describe_places(places: Mapping[str, Score], merged_places: Mapping[str, Score]) -> str:
+    """Return building F1 of each place, false buildings without true ones, and what is left out."""
+    from geoseg.training.validation.tuning import list_not_counted
+
     scores = {name: counts for name, counts in places.items() if counts.tp + counts.fn}
+    not_counted = list_not_counted(places, merged_places)
     parts = [f"{name} {counts.f1:.3f}" for name, counts in scores.items()]
-    false = [f"{name} {counts.fp}" for name, counts in places.items() if name not in scores]
+    false = [
+        f"{name} {counts.fp}"
+        for name, counts in places.items()
+        if name not in scores and (counts.fp or name not in not_counted)
+    ]
     text = f"mean of {', '.join(parts)}" if parts else "no place has buildings"
     text += f"; false buildings where there are none: {', '.join(false)}" if false else ""
+    text += f"; {', '.join(not_counted)} not counted, merged labels" if not_counted else ""
     return f" ({text})" if places else ""
 
 

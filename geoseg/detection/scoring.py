@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import geopandas as gpd
@@ -27,8 +27,14 @@ from geoseg.networks.model_file import ModelSpec
 from geoseg.options import Thresholds
 from geoseg.training.dataset import TileDataset, tile_corners
 from geoseg.training.validation.areas import read_area_labels
-from geoseg.training.validation.merged_labels import count_buildings_in, describe_merged
-from geoseg.training.validation.tuning import Tuned
+from geoseg.training.validation.merged_labels import (
+    add_not_counted,
+    count_buildings_in,
+    describe_merged,
+    list_counted_places,
+    measure_merged_f1,
+)
+from geoseg.training.validation.tuning import Tuned, name_counts
 from geoseg.vectorization.footprint_frames import concatenate_frames, georeference_outlines
 
 Counts = TypeVar("Counts", bound=AreaCounts)
@@ -86,17 +92,17 @@ class BoxScore:
         threshold: The score threshold with the highest building F1@0.5.
         f1: Building F1@0.5 at that threshold.
         iou: IoU of the areas that boxes above the threshold and footprints cover.
-        merged_f1: Building F1@0.5 where labels merge touching buildings, if `f1` is of other areas;
-            else None.
-        buildings: Counts of buildings of each place, by its number.
+        buildings: Counts of the buildings of each place that count, by its number.
+        merged: Counts of buildings where labels merge touching buildings and which `f1` does not
+            contain, by the number of the place.
         pixels: Areas of each place, in pixels.
     """
 
     threshold: float
     f1: float
     iou: float
-    merged_f1: float | None = None
     buildings: Sequence[Score] = ()
+    merged: Mapping[int, Score] = field(default_factory=dict)
     pixels: Sequence[AreaCounts] = ()
 
 
@@ -113,6 +119,8 @@ def build_areas(tiles: TileDataset) -> list[BoxArea]:
             outline = shapely.union_all(
                 [grid.window_polygon(window) for window in windows.values()]
             )
+            # Of other splits, too; an area must not seem to have their buildings.
+            truth = truth[truth.intersects(outline)]
         else:
             _, _, outline, truth = read_area_labels(tiles, grid, windows, truth)
         place = int(tiles.places.scored.of_tile[rows.index[0]])
@@ -155,11 +163,8 @@ def score_boxes(areas: Sequence[BoxArea], predictions: Mapping[int, Boxes]) -> B
             for evaluation, area in zip(confident, areas, strict=True)
         ],
     )
-    merged_f1 = None
-    if not all(counted):
-        others = _count_if([not own for own in counted], evaluations, threshold)
-        merged_f1 = sum(others, Score(0, 0, 0)).f1
-    return BoxScore(threshold, float(f1.max()), mean_iou(pixels), merged_f1, counts[middle], pixels)
+    merged = add_not_counted(areas, [_count_buildings(one, threshold) for one in evaluations])
+    return BoxScore(threshold, float(f1.max()), mean_iou(pixels), counts[middle], merged, pixels)
 
 
 def tune_boxes(
@@ -190,12 +195,15 @@ def tune_boxes(
     areas = build_areas(tiles)
     score = score_boxes(areas, predictions)
     names = tiles.places.scored.names
+    counted = {place: score.buildings[place] for place in list_counted_places(areas)}
+    merged_f1 = measure_merged_f1(score.merged)
     return Tuned(
         Thresholds(body=score.threshold),
         score.f1,
-        merged_f1=score.merged_f1,
-        notes=describe_merged(areas, score.merged_f1),
-        places=dict(zip(names, score.buildings, strict=True)) if len(names) > 1 else {},
+        merged_f1=merged_f1,
+        notes=describe_merged(areas, merged_f1),
+        places=name_counts(names, counted),
+        merged_places=name_counts(names, score.merged),
     )
 
 

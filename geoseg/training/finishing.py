@@ -13,7 +13,7 @@ import shapely
 from torch import Tensor
 
 from geoseg.evaluation import Evaluation
-from geoseg.evaluation.metrics import Score, compare_areas, count_classes
+from geoseg.evaluation.metrics import compare_areas, count_classes
 from geoseg.evaluation.place_scores import mean_f1
 from geoseg.networks.model_file import ModelSpec
 from geoseg.options import Thresholds
@@ -33,8 +33,13 @@ from geoseg.training.validation.areas import (
     predict_tiles,
 )
 from geoseg.training.validation.calibration import calibrate
-from geoseg.training.validation.merged_labels import count_buildings_in, describe_merged
-from geoseg.training.validation.tuning import Drawing, Tuned, tune_thresholds
+from geoseg.training.validation.merged_labels import (
+    add_not_counted,
+    describe_merged,
+    list_counted_places,
+    measure_merged_f1,
+)
+from geoseg.training.validation.tuning import Drawing, Tuned, name_counts, tune_thresholds
 
 VALIDATION_NAME, RELIABILITY_NAME = "validation.png", "reliability.png"
 
@@ -82,26 +87,24 @@ def finish(spec: ModelSpec, weights: dict[str, Tensor], device: str, tiles: Tile
     best = tune_thresholds(areas).model_copy(update={"temperature": calibration.temperature})
     evaluated = [(one, one.evaluate(best)) for one in areas.areas()]
     buildings = [counted for counted, _ in areas.add_by_place(evaluated)]
-    names = areas.places.names
-    places = dict(zip(names, buildings, strict=True)) if len(names) > 1 else {}
-    merged_f1 = _measure_merged_f1(evaluated)
+    merged = add_not_counted(areas.areas(), [one.score for _, one in evaluated])
+    merged_f1 = measure_merged_f1(merged)
     pictures: dict[str, Drawing] = {
         RELIABILITY_NAME: lambda path: draw_reliability(calibration, path),
         VALIDATION_NAME: partial(_draw_buildings, tiles, evaluated),
     }
-    notes = describe_merged(areas.areas(), merged_f1)
-    return Tuned(best, mean_f1(buildings), calibration.summary, pictures, places, merged_f1, notes)
-
-
-def _measure_merged_f1(
-    evaluated: Sequence[tuple[ValidationArea, Evaluation]],
-) -> float | None:
-    """Return building F1 where it does not count; None if it counts everywhere."""
-    counted = count_buildings_in([area for area, _ in evaluated])
-    if all(counted):
-        return None
-    scores = [one.score for own, (_, one) in zip(counted, evaluated, strict=True) if not own]
-    return sum(scores, Score(0, 0, 0)).f1
+    counted = {place: buildings[place] for place in list_counted_places(areas.areas())}
+    names = areas.places.names
+    return Tuned(
+        best,
+        mean_f1(buildings),
+        calibration=calibration.summary,
+        pictures=pictures,
+        merged_f1=merged_f1,
+        notes=describe_merged(areas.areas(), merged_f1),
+        places=name_counts(names, counted),
+        merged_places=name_counts(names, merged),
+    )
 
 
 def _draw_classes(predict: Predict, tiles: TileDataset, spec: ModelSpec, path: Path) -> None:

@@ -22,7 +22,6 @@ from geoseg.errors import (
     one_line,
 )
 from geoseg.evaluation.metrics import Score
-from geoseg.evaluation.place_scores import has_truth
 from geoseg.geo.training_area import join_areas
 from geoseg.jobs.manifest import read_manifest
 from geoseg.jobs.output import check_output
@@ -69,7 +68,9 @@ class TrainResult:
             places; None for exclusive classes.
         thresholds: The tuned thresholds.
         minutes: Training time, over all resumptions.
-        places: Counts of buildings of each place, like `val_f1`, if there are several.
+        places: Counts of buildings of each place that counts in `val_f1`, if there are several.
+        merged_places: Counts of buildings where labels merge touching buildings, of each place that
+            has such areas, if they do not count in `val_f1` and there are several places.
     """
 
     model: Path
@@ -78,6 +79,7 @@ class TrainResult:
     thresholds: Thresholds
     minutes: float
     places: Mapping[str, Score] = field(default_factory=dict)
+    merged_places: Mapping[str, Score] = field(default_factory=dict)
 
 
 @quiet_session()
@@ -325,6 +327,7 @@ def _finish(setup: Setup, folder: Path, history: History, report: Report) -> Tra
         tuned.thresholds,
         history.minutes,
         tuned.places,
+        tuned.merged_places,
     )
 
 
@@ -384,15 +387,8 @@ def _provenance(setup: Setup, history: History, tuned: Tuned) -> dict[str, Any]:
         "val_f1": _rounded(tuned.f1),
         **merged,
         "calibration": tuned.calibration,
-        **_describe_place_scores(tuned),
+        **tuned.describe_places(),
     } | ({"start": start.describe_origin()} if start else {})
-
-
-def _describe_place_scores(tuned: Tuned) -> dict[str, Any]:
-    if not tuned.places:
-        return {}
-    scores = {n: _rounded(one.f1) if has_truth(one) else None for n, one in tuned.places.items()}
-    return {"val_f1_by_place": scores}
 
 
 def _rounded(score: float | None) -> float | None:

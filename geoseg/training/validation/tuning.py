@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from geoseg.evaluation.metrics import Score
-from geoseg.evaluation.place_scores import mean_f1, mean_iou
+from geoseg.evaluation.place_scores import has_truth, mean_f1, mean_iou
 from geoseg.options import Thresholds
 from geoseg.training.validation.areas import ValidationAreas
 
@@ -43,9 +44,12 @@ class Tuned:
         thresholds: The best thresholds; the defaults for exclusive classes, whose mask is the
             argmax.
         f1: Their building F1@0.5, the mean over places; None for exclusive classes.
-        places: Counts of buildings of each place, if there are several.
-        merged_f1: Building F1@0.5 where labels merge touching buildings, if `f1` is of other areas;
-            else None.
+        places: Counts of buildings of each place that counts in `f1`, if there are several places.
+        merged_places: Counts of buildings where labels merge touching buildings and which `f1`
+            does not contain, of each place that has such areas; only if there are several places.
+            A place with both kinds of labels is also in `places`.
+        merged_f1: Building F1@0.5 of the buildings that `f1` does not contain for that reason, the
+            mean over places; None without any.
         notes: Lines for the user.
         calibration: The `summary` of the calibration for the model file; None without one.
         pictures: Functions that draw figures, by file name; called after the model is saved.
@@ -58,6 +62,38 @@ class Tuned:
     places: Mapping[str, Score] = field(default_factory=dict)
     merged_f1: float | None = None
     notes: tuple[str, ...] = ()
+    merged_places: Mapping[str, Score] = field(default_factory=dict)
+
+    def describe_places(self) -> dict[str, Any]:
+        """Return building F1 of places as a model file stores it: None without true buildings."""
+        not_counted = list_not_counted(self.places, self.merged_places)
+        counted = {name: one for name, one in self.places.items() if name not in not_counted}
+        named = {"val_f1_by_place": counted, "val_f1_merged_by_place": self.merged_places}
+        return {
+            key: {n: round(one.f1, 4) if has_truth(one) else None for n, one in scores.items()}
+            for key, scores in named.items()
+            if scores
+        }
+
+
+def name_counts(names: Sequence[str], counts: Mapping[int, Score]) -> dict[str, Score]:
+    """Return counts by the name of their place; empty if there is a single place.
+
+    Args:
+        names: Name of each place.
+        counts: Counts of buildings by the number of the place.
+    """
+    return {names[number]: counts[number] for number in sorted(counts)} if len(names) > 1 else {}
+
+
+def list_not_counted(places: Mapping[str, Score], merged_places: Mapping[str, Score]) -> list[str]:
+    """Return the places without a score because labels merge their buildings.
+
+    Args:
+        places: See `Tuned`.
+        merged_places: See `Tuned`.
+    """
+    return [name for name in merged_places if name not in places or not has_truth(places[name])]
 
 
 def tune_thresholds(areas: ValidationAreas) -> Thresholds:
