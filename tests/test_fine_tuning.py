@@ -402,3 +402,13 @@ def test_a_chain_of_another_program_is_shown_as_far_as_it_goes(work, tmp_path, s
     )
     assert shown.exit_code == 0
     assert shown.output.count("continued from") == isinstance(start, dict)
+
+
+def test_the_sources_of_a_model_are_shown_with_their_licences(work, tmp_path):
+    sources = [{"data": "Town A", "licence": "CC BY 4.0"}, "x", {"data": "B", "licence": "ODbL"}]
+    spec = work.spec.model_copy(update={"provenance": {"scenes": ["a.tif"], "sources": sources}})
+    save_model(tmp_path / "m.safetensors", load_model(work.model)[1], spec)
+    words = ["info", str(tmp_path / "m.safetensors")]
+    shown = CliRunner().invoke(cli, words, catch_exceptions=False).output
+    lines = [line.split(maxsplit=1)[1] for line in shown.splitlines() if line.startswith("source")]
+    assert lines == ["Town A (CC BY 4.0)", "B (ODbL)"]

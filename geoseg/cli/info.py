@@ -102,11 +102,19 @@ def _format_training(origin: Any) -> Iterator[tuple[str, str]]:
             known = isinstance(tiles, dict) and "train" in tiles
             counts = f"; {tiles['train']} training tiles" if known and tiles else ""
             yield "trained on", _shorten([str(scene) for scene in scenes]) + counts
+        yield from _format_sources(origin.get("sources"))
         start = origin.get("start")
         if not isinstance(start, dict):
             return
         yield "continued from", str(start.get("model"))
         origin = start.get("provenance")
+
+
+def _format_sources(sources: Any) -> Iterator[tuple[str, str]]:
+    """Yield where the training data comes from, one line per source."""
+    for source in sources if isinstance(sources, list) else []:
+        if isinstance(source, dict):
+            yield "source", f"{source.get('data')} ({source.get('licence')})"
 
 
 def _format_tiles(described: dict[str, Any]) -> Iterator[tuple[str, str]]:
