@@ -624,7 +624,7 @@ def test_average_precision_is_1_if_all_is_found_first(found, missed):
         assert value is None
         return
     assert 0 <= value <= 1
-    first = average_precision(confidence + matched, matched, truth)
+    first = average_precision(confidence + 2 * matched, matched, truth)
     reached = np.floor(100 * matched.sum() / truth + 1e-9) + 1 if matched.any() else 0
     assert first == pytest.approx(reached / 101)
     assert value <= first + 1e-12

@@ -77,9 +77,10 @@ def test_the_wheel_has_weights_sample_settings_types_and_licences(wheel):
     assert {f"geoseg/configs/{name}" for name in configs} <= names
     assert all(name.startswith(("geoseg/", "geoseg-")) for name in names)
     # The code; the weights and the sample's scene; the sample's footprints.
-    assert fields["License-Expression"] == "Apache-2.0 AND CC-BY-4.0 AND ODbL-1.0"
+    assert fields["License-Expression"] == "Apache-2.0 AND CC-BY-4.0 AND CC-BY-SA-4.0 AND ODbL-1.0"
     assert fields.get_all("License-File") == [
-        "LICENSE", "LICENSES/CC-BY-4.0.txt", "LICENSES/ODbL-1.0.txt",
+        "LICENSE", "LICENSES/CC-BY-4.0.txt", "LICENSES/CC-BY-SA-4.0.txt",
+        "LICENSES/ODbL-1.0.txt",
     ]  # fmt: skip
     for file in fields.get_all("License-File"):
         assert f"{metadata.removesuffix('METADATA')}licenses/{file}" in names

@@ -33,7 +33,7 @@ def test_every_model_has_a_card_a_licence_and_a_bearable_size(name):
     assert "## Limits" in card
     area = shapely.from_wkt(spec.provenance["training_area"])  # in degrees
     assert area.is_valid
-    assert 0 < area.area < 1e-4
+    assert 0 < area.area < 1e-3
     for key in ("batch_size", "ema", "val_every", "max_minutes"):
         assert f"`train.{key}={spec.provenance['train'][key]}`" in card
     parameters = sum(p.numel() for p in load_network(*load_model(path)).parameters())
@@ -75,4 +75,5 @@ def test_the_default_model_finds_the_houses_of_unseen_ground(realdata, tmp_path)
     predict(scene, layer, model=find_model(DEFAULT_MODEL), options=PredictOptions(aoi=str(aoi)))
     report = evaluate(layer, realdata / "banepa" / "footprints.geojson", aoi=aoi)
     assert report.tp + report.fn > 200
-    assert report.f1 > 0.6
+    assert report.f1 > 0.5
+    assert report.iou_pixel > 0.7

@@ -29,9 +29,9 @@ logger = logging.getLogger(__name__)
 
 # Warning of the verbs that predict without a given model.
 ABOUT_DEFAULT = (
-    "using the default model, a demonstration that was trained on one town in Nepal; elsewhere "
-    "most of its footprints are wrong (scores: geoseg info buildings), so adapt it to your own "
-    "area"
+    "using the default model, which was trained briefly on small parts of ten places; elsewhere "
+    "many of its footprints may be wrong (scores: geoseg info buildings), so check them, or "
+    "continue the model on your own area"
 )
 
 _RASTER_SUFFIXES = (".tif", ".tiff")

@@ -9,7 +9,6 @@ from typing import Any
 
 from geoseg.errors import ConfigError, GridMismatchError
 from geoseg.geo.raster import list_files
-from geoseg.geo.vector import list_layer_files
 from geoseg.networks.architectures import task_of
 from geoseg.networks.model_file import ModelSpec, find_model, load_spec
 from geoseg.options import PredictOptions
@@ -81,6 +80,9 @@ def _list_layer_files(aoi: str | None) -> list[Path]:
     """Return the files of a layer; a Shapefile has several."""
     if aoi is None:
         return []
+    # Imported here: geopandas is slow to load, and most predictions have no area of interest.
+    from geoseg.geo.vector import list_layer_files
+
     return list_layer_files(aoi)
 
 
