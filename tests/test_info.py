@@ -44,8 +44,9 @@ def test_a_model_is_described_in_a_few_lines_with_its_scores():
     assert "input         uint8, bands red, green, blue; pixels of 0.3 m, tiles of 256" in lines[3]
     scores = [line for line in lines if line.startswith("score ")]
     assert len(scores) == 5
-    assert scores[0].endswith("F1 0.47, pixel IoU 0.40: Massachusetts, suburb, aerial, 1 m, a place "
-                              "that was never seen")  # fmt: skip
+    assert scores[0].endswith(
+        "F1 0.47, pixel IoU 0.40: Massachusetts, suburb, aerial, 1 m, a place that was never seen"
+    )
     assert sum(line.startswith("source ") for line in lines) == 6
     assert "licence       CC BY-SA 4.0" in lines
     described = json.loads(CliRunner().invoke(cli, ["info", "buildings", "--json"]).output)
