@@ -97,6 +97,16 @@ def test_outputs_of_other_programs_are_no_targets(work, tmp_path):
     assert cut("roof", "border").targets == TileOptions().targets
 
 
+def test_an_option_that_does_not_suit_the_tile_side_of_the_model_is_refused(work, tmp_path):
+    options = TileOptions(overlap=100)  # of 64 pixels
+    with pytest.raises(
+        ConfigError, match=r"^tile: overlap must be at most half the size \(32\).*--for"
+    ):
+        plan_tile(
+            work.scene, work.footprints, tmp_path / "t", options=options, for_model=work.model
+        )
+
+
 # Weights
 
 

@@ -7,12 +7,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from geoseg.api.results import TileResult
 from geoseg.data.forecast import Forecast, forecast_tiles
 from geoseg.data.label_report import write_label_report
 from geoseg.data.labels import RasterLabels
 from geoseg.data.labels.targets import TARGET_FUNCTIONS
 from geoseg.data.tiles import TilingPlan, plan_tiles, tile_scenes
+from geoseg.errors import ConfigError
 from geoseg.geo.raster import read_info
 from geoseg.geo.raster.block_cache import limited_block_cache
 from geoseg.jobs.output import check_output
@@ -20,6 +23,7 @@ from geoseg.jobs.progress import Progress, Report
 from geoseg.jobs.workers import Workers
 from geoseg.networks.model_file import ModelSpec, find_model, load_spec
 from geoseg.options import TileOptions
+from geoseg.options.headers import first_problem
 
 
 def tile(
@@ -110,7 +114,12 @@ def _suit(options: TileOptions, spec: ModelSpec, scenes: Sequence[str | Path]) -
         names = {name.lower() for name in info.bands}
         if names >= {name.lower() for name in spec.bands}:
             wanted["bands"] = spec.bands
-    return TileOptions.model_validate(wanted | options.model_dump(exclude_unset=True))
+    try:
+        return TileOptions.model_validate(wanted | options.model_dump(exclude_unset=True))
+    except ValidationError as error:  # an option does not suit the model's tile side
+        raise ConfigError(
+            f"tile: {first_problem(error)}; change the option, or leave --for out"
+        ) from error
 
 
 def _count_repaired(plan: TilingPlan) -> tuple[int | None, int | None]:

@@ -125,5 +125,6 @@ def first_problem(error: ValueError) -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         key = ".".join(str(part)[:60] for part in first["loc"])
-        return textwrap.shorten(f"{key}: {first['msg']}".lstrip(": "), 160, placeholder=" …")
+        message = first["msg"].removeprefix("Value error, ")
+        return textwrap.shorten(f"{key}: {message}".lstrip(": "), 160, placeholder=" …")
     return textwrap.shorten(str(error), 160, placeholder=" …")

@@ -22,11 +22,11 @@ from geoseg.training.dataset import TileDataset
 # of them than one that starts from random weights.
 DEFAULTS = {"lr": 5e-4, "epochs": 12, "ema": 0.98}
 
-# A validation tile counts as known to the model if so much of it is; rounding may move edges.
+# A validation tile counts as trained on if so much of it is; rounding may move edges.
 _LEAST_OVERLAP = 0.1
 
-# Beyond this ratio of pixel sizes, objects look too different from those that the model knows; up
-# to the other, the difference is not worth a word.
+# Beyond this ratio of pixel sizes, objects look too different from those that the model was trained
+# on; up to the other, the difference is not reported.
 _MAX_SCALE, _SAME_SCALE = 4.0, 1.1
 
 

@@ -22,15 +22,7 @@ def load_network(spec: ModelSpec, weights: dict[str, Tensor]) -> nn.Module:
     sketch = sketch_network(spec)
     if sketch is not None:
         check_shapes(spec, weights, sketch)
-    # The initial weights are replaced, so drawing them must not advance the caller's generator.
-    with torch.random.fork_rng(devices=[]):
-        network = build_model(
-            spec.arch,
-            spec.encoder,
-            bands=spec.bands,
-            outputs=len(spec.outputs),
-            options=spec.options,
-        )
+    network = build_untrained(spec)
     check_shapes(spec, weights, network)
     try:
         network.load_state_dict(weights)
@@ -41,6 +33,21 @@ def load_network(spec: ModelSpec, weights: dict[str, Tensor]) -> nn.Module:
         ) from error
     check_finite(network.state_dict())
     return network
+
+
+def build_untrained(spec: ModelSpec) -> nn.Module:
+    """Build the network of a header with initial weights, which are to be replaced.
+
+    Drawing them does not advance the caller's generator.
+    """
+    with torch.random.fork_rng(devices=[]):
+        return build_model(
+            spec.arch,
+            spec.encoder,
+            bands=spec.bands,
+            outputs=len(spec.outputs),
+            options=spec.options,
+        )
 
 
 def check_finite(weights: Mapping[str, Tensor]) -> None:

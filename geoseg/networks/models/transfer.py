@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from geoseg.networks.model_file import ModelSpec
-from geoseg.networks.models.building import build_model
-from geoseg.networks.models.loading import load_network
+from geoseg.networks.models.loading import build_untrained, load_network
 from geoseg.networks.models.sketch import sketch_network
 
 
@@ -54,16 +53,7 @@ def _find_output_axes(spec: ModelSpec) -> dict[str, list[int]]:
 
 
 def _shapes(spec: ModelSpec) -> dict[str, torch.Size]:
-    network = sketch_network(spec)
-    if network is None:
-        with torch.random.fork_rng(devices=[]):
-            network = build_model(
-                spec.arch,
-                spec.encoder,
-                bands=spec.bands,
-                outputs=len(spec.outputs),
-                options=spec.options,
-            )
+    network = sketch_network(spec) or build_untrained(spec)
     return {name: tensor.shape for name, tensor in network.state_dict().items()}
 
 
