@@ -19,6 +19,7 @@ from geoseg.networks.model_file import ModelSpec
 from geoseg.networks.models import encoder_of
 from geoseg.options import TrainOptions
 from geoseg.training.dataset import TileDataset
+from geoseg.training.depthwise import compute_depthwise_in_float32
 from geoseg.training.distributed import broadcast_from_first, count_processes, reduce_on_first
 from geoseg.training.randomness import Randomness
 from geoseg.training.validation.tuning import Tuned
@@ -47,6 +48,7 @@ class Learner(L.LightningModule):
     ) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last)
+        compute_depthwise_in_float32(self.network)
         self.options = options
         self.encoder_share = options.encoder_lr if pretrained else 1.0
         self.register_buffer("mean", torch.tensor(info.mean), persistent=False)
