@@ -35,7 +35,7 @@ def vectorize(
         workers: Instead of `run`.
         **given: Further arguments of `geoseg.vectorize`.
     """
-    changes = thresholds.model_dump(exclude={"temperature"}) if thresholds else {}
+    changes = thresholds.model_dump(exclude={"temperature", "confidence"}) if thresholds else {}
     if thresholds and "min_area_m2" in thresholds.model_fields_set and not read_prob(prob).classes:
         # These thresholds are the whole model's: parts and holes follow its minimum area.
         for name in {"min_part_m2", "min_hole_m2"} - thresholds.model_fields_set:

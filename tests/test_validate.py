@@ -341,11 +341,11 @@ def test_footprints_are_regularized_once_at_the_end_of_a_run(tiles, monkeypatch)
     monkeypatch.setattr("geoseg.training.validation.tuning._CANDIDATES", {"body": (0.4,)})
     asked = []
 
-    def evaluate(one, thresholds, evaluate=ValidationArea.evaluate):
+    def find(one, thresholds, find=ValidationArea.find):
         asked.append(thresholds.regularize)
-        return evaluate(one, thresholds)
+        return find(one, thresholds)
 
-    monkeypatch.setattr(ValidationArea, "evaluate", evaluate)
+    monkeypatch.setattr(ValidationArea, "find", find)
     spec = SimpleNamespace(exclusive=False)
     tuned = finish(spec, {}, "cpu", tiles)
     assert asked.count(True) == len(ValidationAreas(tiles)._plans)

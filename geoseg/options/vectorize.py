@@ -6,6 +6,7 @@ from pydantic import Field
 
 from geoseg.errors import ConfigError
 from geoseg.options.base import Options
+from geoseg.options.confidence import ConfidenceRule
 from geoseg.options.crf import CRFOptions
 
 # The largest pixel has 1e6 m, and the Earth 5e14 m².
@@ -63,13 +64,16 @@ class Thresholds(Options):
         description="Smaller holes are filled, m²; null: the model's `min_area_m2`",
     )
     min_confidence: float = Field(
-        0.0, ge=0, le=1, description="Footprints with a lower mean probability are dropped, 0-1"
+        0.0, ge=0, le=1, description="Footprints with a lower confidence are dropped, 0-1"
     )
     temperature: float = Field(
         1.0,
         ge=0.05,
         le=20,
-        description="Calibration of confidences: logits are divided by it",
+        description="Calibration of probabilities inside footprints: logits are divided by it",
+    )
+    confidence: ConfidenceRule | None = Field(
+        None, description="How confidences follow from features; null: they are mean probabilities"
     )
 
 

@@ -33,13 +33,23 @@ from geoseg.training.validation.areas import (
     predict_tiles,
 )
 from geoseg.training.validation.calibration import calibrate
+from geoseg.training.validation.confidence import (
+    choose_least_confidence,
+    collect_footprints,
+    cross_rate,
+    fit_rule,
+    keep_confident,
+    measure_footprints,
+)
 from geoseg.training.validation.merged_labels import (
     add_not_counted,
+    count_buildings_in,
     describe_merged,
     list_counted_places,
     measure_merged_f1,
 )
 from geoseg.training.validation.tuning import Drawing, Tuned, name_counts, tune_thresholds
+from geoseg.vectorization.confidence import rate_footprints
 
 VALIDATION_NAME, RELIABILITY_NAME = "validation.png", "reliability.png"
 
@@ -84,8 +94,9 @@ def finish(spec: ModelSpec, weights: dict[str, Tensor], device: str, tiles: Tile
     areas = ValidationAreas(tiles)
     areas.predict(predictor)
     calibration = calibrate(areas.areas())
-    best = tune_thresholds(areas).model_copy(update={"temperature": calibration.temperature})
-    evaluated = [(one, one.evaluate(best)) for one in areas.areas()]
+    tuned = tune_thresholds(areas).model_copy(update={"temperature": calibration.temperature})
+    rated = rate_areas(areas, tuned)
+    evaluated = rated.evaluated
     buildings = [counted for counted, _ in areas.add_by_place(evaluated)]
     merged = add_not_counted(areas.areas(), [one.score for _, one in evaluated])
     merged_f1 = measure_merged_f1(merged)
@@ -96,14 +107,62 @@ def finish(spec: ModelSpec, weights: dict[str, Tensor], device: str, tiles: Tile
     counted = {place: buildings[place] for place in list_counted_places(areas.areas())}
     names = areas.places.names
     return Tuned(
-        best,
+        rated.thresholds,
         mean_f1(buildings),
-        calibration=calibration.summary,
+        calibration=calibration.summary | rated.summary,
         pictures=pictures,
         merged_f1=merged_f1,
         notes=describe_merged(areas.areas(), merged_f1),
         places=name_counts(names, counted),
         merged_places=name_counts(names, merged),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Rated:
+    """Validation areas with their footprints, rated and chosen by confidence.
+
+    Attributes:
+        thresholds: Thresholds with the rule of confidences and `min_confidence`.
+        evaluated: The areas with their evaluation.
+        summary: Number of footprints, and the calibration error of confidences by rules that did
+            not see the place of the footprint; empty without a rule.
+    """
+
+    thresholds: Thresholds
+    evaluated: list[tuple[ValidationArea, Evaluation]]
+    summary: dict[str, float]
+
+
+def rate_areas(areas: ValidationAreas, thresholds: Thresholds) -> _Rated:
+    """Fit how confidences follow from features, and choose the confidence from which to keep.
+
+    With too few footprints the thresholds stay as they are.
+
+    Args:
+        areas: Validation areas, predicted.
+        thresholds: Thresholds of the footprints.
+    """
+    every = areas.areas()
+    found = [area.find(thresholds) for area in every]
+    evaluated = [(area, area.compare(own)) for area, own in zip(every, found, strict=True)]
+    is_counted = count_buildings_in(every)
+    counted = [pair for pair, counts in zip(evaluated, is_counted, strict=True) if counts]
+    footprints = collect_footprints((area.place, one) for area, one in counted)
+    rule = fit_rule(footprints)
+    if rule is None:
+        return _Rated(thresholds, evaluated, {})
+    missed = [0] * len(areas.places.names)
+    for area, one in counted:
+        missed[area.place] += one.score.fn
+    confidences = rate_footprints(rule, footprints.features)
+    least = choose_least_confidence(confidences, footprints, missed)
+    error = measure_footprints(cross_rate(footprints), footprints.found).ece
+    kept = (keep_confident(own, rule, least) for own in found)
+    return _Rated(
+        thresholds.model_copy(update={"confidence": rule, "min_confidence": least}),
+        [(area, area.compare(own)) for area, own in zip(every, kept, strict=True)],
+        {"footprints": len(footprints), "footprint_ece": round(error, 4)},
     )
 
 

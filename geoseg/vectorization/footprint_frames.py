@@ -13,6 +13,8 @@ import shapely
 from geoseg.geo.grid import Grid
 from geoseg.geo.vector import FOOTPRINT_COLUMNS, as_crs
 from geoseg.geo.vector.geodesic import geodesic_measures
+from geoseg.options.confidence import ConfidenceRule
+from geoseg.vectorization.confidence import compute_features, rate_footprints
 
 _FRAME_ROWS = 4096
 
@@ -23,7 +25,7 @@ class OutlineBatch:
 
     Attributes:
         polygons: Polygons (n,); x is the column, y the row.
-        attributes: Arrays (n,) by name; at least `confidence`.
+        attributes: Arrays (n,) by name; `confidence`, or what `compute_features` needs.
     """
 
     polygons: np.ndarray
@@ -108,14 +110,24 @@ def concatenate_frames(
     return gpd.GeoDataFrame(empty, geometry=[], crs=as_crs(grid.crs))
 
 
-def build_frame(batch: OutlineBatch, grid: Grid) -> gpd.GeoDataFrame:
-    """Build a frame of measured footprints in the CRS of the grid; every id is 0."""
+def build_frame(
+    batch: OutlineBatch, grid: Grid, rule: ConfidenceRule | None = None
+) -> gpd.GeoDataFrame:
+    """Build a frame of measured footprints in the CRS of the grid; every id is 0.
+
+    Args:
+        batch: Outlines.
+        grid: Grid of the outlines.
+        rule: How `confidence` follows from features; without one it is `mean_prob`. It is ignored
+            if the outlines have confidences.
+    """
     crs = as_crs(grid.crs)
     polygons = shapely.orient_polygons(_to_crs(batch.polygons, grid))
     areas, perimeters = geodesic_measures(polygons, crs)
+    measured = {**batch.attributes, "area_m2": areas, "perimeter_m": perimeters}
     attributes = {
         name: values.round(4) if values.dtype.kind == "f" else values
-        for name, values in batch.attributes.items()
+        for name, values in {**_confidence(measured, rule), **batch.attributes}.items()
     }
     frame = pd.DataFrame(
         {
@@ -126,6 +138,16 @@ def build_frame(batch: OutlineBatch, grid: Grid) -> gpd.GeoDataFrame:
         }
     )
     return gpd.GeoDataFrame(frame, geometry=polygons, crs=crs)
+
+
+def _confidence(
+    columns: Mapping[str, np.ndarray], rule: ConfidenceRule | None
+) -> dict[str, np.ndarray]:
+    if "confidence" in columns:
+        return {}
+    if rule is None:
+        return {"confidence": columns["mean_prob"]}
+    return {"confidence": rate_footprints(rule, compute_features(columns))}
 
 
 def _to_crs(polygons: np.ndarray, grid: Grid) -> np.ndarray:

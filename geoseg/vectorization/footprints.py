@@ -22,9 +22,18 @@ from geoseg.vectorization.prob_sources import ProbSource, ProbWindow
 
 BUILDING_COLUMNS: Mapping[str, str] = {
     **FOOTPRINT_COLUMNS,
+    "mean_prob": "float64",
     "conf_p10": "float64",
     "edge": "bool",
     "reg_status": "str",
+}
+
+# With everything that their confidence depends on.
+MEASURED_COLUMNS: Mapping[str, str] = {
+    **BUILDING_COLUMNS,
+    "border": "float64",
+    "contact": "float64",
+    "touching": "bool",
 }
 
 # Probabilities are rounded to this many levels, a multiple of 255, so that bytes stay exact.
@@ -65,7 +74,9 @@ def trace_buildings(
 
     Returns:
         Outlines in pixels of the grid, sorted by component; attributes are `component` (index in
-        the selection), `confidence`, `conf_p10`, `edge` and `reg_status`.
+        the selection), `mean_prob`, `conf_p10`, `border` and `contact` (mean of these
+        probabilities at the outline, 0 without them), `touching` (another building of the
+        component touches it), `edge` and `reg_status`.
     """
     prob = source.read(window)
     objects = find_objects(prob, window, selection, chosen, thresholds)
@@ -79,14 +90,15 @@ def trace_buildings(
         traced, objects.groups, dict(zip(own.tolist(), zones, strict=True)),
         selection.steps_m[objects.groups], thresholds,
     )  # fmt: skip
-    confidence, tenth = _confidences(objects, _calibrate(prob.body, thresholds.temperature))
+    mean, tenth = _summarise(objects, _calibrate(prob.body, thresholds.temperature))
     edge = _touch_edge(objects, prob, window, source.grid)
     return OutlineBatch(
         regular.polygons,
         {
             "component": objects.groups,
-            "confidence": confidence,
+            "mean_prob": mean,
             "conf_p10": tenth,
+            **_describe_outlines(objects, prob),
             "edge": edge,
             "reg_status": regular.status,
         },
@@ -112,7 +124,7 @@ def _calibrate(prob: np.ndarray, temperature: float) -> np.ndarray:
     return scaled
 
 
-def _confidences(objects: Objects, body: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _summarise(objects: Objects, body: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean and the tenth percentile of the probabilities inside each object."""
     flat, owners = run_pixels(objects.runs, body.shape[1])
     numbers, inside = objects.runs.values[owners] - 1, body.ravel()[flat]
@@ -123,6 +135,30 @@ def _confidences(objects: Objects, body: np.ndarray) -> tuple[np.ndarray, np.nda
     levels.sort()
     ranks = np.cumsum(counts) - counts + np.ceil(0.1 * counts).astype(np.int64) - 1
     return mean, levels[ranks] % (_LEVELS + 1) / _LEVELS
+
+
+def _describe_outlines(objects: Objects, prob: ProbWindow) -> dict[str, np.ndarray]:
+    """Return what is known about the pixels of each object that lie at its outline."""
+    height, width = prob.body.shape
+    labels = np.zeros((height + 2, width + 2), dtype=np.int32)
+    labels[1:-1, 1:-1] = rasterize_runs(objects.runs, (height, width))
+    flat, owners = run_pixels(objects.runs, width)
+    numbers = objects.runs.values[owners]
+    rows, columns = np.divmod(flat, width)
+    centres = (rows + 1) * (width + 2) + columns + 1
+    steps = (-width - 2, -1, 1, width + 2)
+    neighbours = [labels.ravel()[centres + step] for step in steps]
+    outer = np.any([neighbour != numbers for neighbour in neighbours], axis=0)
+    shared = np.any([(near != numbers) & (near > 0) for near in neighbours], axis=0)
+    owner, at = numbers[outer] - 1, flat[outer]
+    counts = np.bincount(owner, minlength=len(objects))
+    means = {
+        name: np.zeros(len(objects))
+        if band is None
+        else np.bincount(owner, band.ravel()[at], len(objects)) / counts
+        for name, band in (("border", prob.border), ("contact", prob.contact))
+    }
+    return means | {"touching": np.bincount(numbers - 1, shared, len(objects)) > 0}
 
 
 def _touch_edge(objects: Objects, prob: ProbWindow, window: Window, grid: Grid) -> np.ndarray:

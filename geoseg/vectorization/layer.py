@@ -71,8 +71,8 @@ def write_layer(
     """Turn a probability raster into a layer of footprints, or of the polygons of each class.
 
     Footprints have the columns `BUILDING_COLUMNS`: id (1..n by the first pixel of their connected
-    component), area_m2, perimeter_m, confidence (mean building probability inside, 0..1), conf_p10
-    (its tenth percentile), edge (touches nodata or the border of the raster) and reg_status (how
+    component), area_m2, perimeter_m, confidence (probability that it is a building, 0..1), mean_prob
+    (mean building probability inside), conf_p10 (its tenth percentile), edge (touches nodata or the border of the raster) and reg_status (how
     the outline was drawn). Polygons of classes have `CLASS_COLUMNS`.
 
     Args:
@@ -241,6 +241,8 @@ def vectorize_arrays(
     grid: Grid,
     thresholds: Thresholds,
     contact: np.ndarray | None = None,
+    *,
+    columns: Mapping[str, str] = BUILDING_COLUMNS,
 ) -> gpd.GeoDataFrame:
     """Vectorize probabilities in memory; the footprints equal those of `write_layer`.
 
@@ -251,9 +253,10 @@ def vectorize_arrays(
         grid: Grid of the arrays.
         thresholds: Thresholds.
         contact: Contact probability (H, W) likewise, or None.
+        columns: Columns to return, with their data types; `MEASURED_COLUMNS` are all.
 
     Returns:
-        All footprints, with the columns of `write_layer`.
+        All footprints, with these columns.
     """
     source = ArrayProb(body, border, valid, grid, contact)
     whole = Window(0, 0, grid.width, grid.height)
@@ -262,4 +265,4 @@ def vectorize_arrays(
     every = np.ones(len(selection), dtype=bool)
     frame = trace_components(source, whole, selection, every, thresholds)
     frames = number_footprints([frame], thresholds.min_area_m2, thresholds.min_confidence)
-    return concatenate_frames(frames, grid, BUILDING_COLUMNS)
+    return concatenate_frames(frames, grid, columns)

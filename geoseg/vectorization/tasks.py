@@ -111,4 +111,4 @@ def trace_components(
         outlines = trace_classes(source, window, selection, chosen, thresholds)
     else:
         outlines = trace_buildings(source, window, selection, chosen, thresholds)
-    return build_frame(outlines, source.grid)
+    return build_frame(outlines, source.grid, thresholds.confidence)

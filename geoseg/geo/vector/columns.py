@@ -12,7 +12,8 @@ _TEXTS: Mapping[str, tuple[str, str]] = {
     "class": ("Class", "class of the polygon"),
     "area_m2": ("Area (m²)", "geodesic area in square metres"),
     "perimeter_m": ("Perimeter (m)", "geodesic perimeter in metres, holes included"),
-    "confidence": ("Confidence", "mean calibrated probability inside, 0 to 1"),
+    "confidence": ("Confidence", "probability that the footprint is a building, 0 to 1"),
+    "mean_prob": ("Mean probability", "mean calibrated probability of the pixels inside, 0 to 1"),
     "conf_p10": (
         "Confidence of the weakest tenth",
         "tenth percentile of the probability inside, 0 to 1: low if a part is doubtful",

@@ -25,6 +25,7 @@ from geoseg.options import Thresholds
 from geoseg.training.dataset import TileDataset, bounding_grid
 from geoseg.training.validation.area_choice import choose_by_place, iter_groups, megapixels
 from geoseg.training.validation.merged_labels import count_buildings_in
+from geoseg.vectorization.footprints import MEASURED_COLUMNS
 from geoseg.vectorization.layer import vectorize_arrays
 
 Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -70,14 +71,21 @@ class ValidationArea:
         """The area as an area of interest."""
         return AOI((self.outline,), self.truth.crs)
 
+    def find(self, thresholds: Thresholds) -> gpd.GeoDataFrame:
+        """Return the footprints that the thresholds give, with the columns `MEASURED_COLUMNS`."""
+        bands = dict(zip(self.outputs, self.prob, strict=True))
+        return vectorize_arrays(
+            self.prob[0], bands.get("border"), self.labelled, self.grid, thresholds,
+            bands.get("contact"), columns=MEASURED_COLUMNS,
+        )  # fmt: skip
+
+    def compare(self, footprints: gpd.GeoDataFrame) -> Evaluation:
+        """Compare footprints with the reference."""
+        return evaluate_layers(footprints, self.truth, aoi=self.aoi)
+
     def evaluate(self, thresholds: Thresholds) -> Evaluation:
         """Compare the footprints that the thresholds give with the reference."""
-        bands = dict(zip(self.outputs, self.prob, strict=True))
-        footprints = vectorize_arrays(
-            self.prob[0], bands.get("border"), self.labelled, self.grid, thresholds,
-            bands.get("contact"),
-        )  # fmt: skip
-        return evaluate_layers(footprints, self.truth, aoi=self.aoi)
+        return self.compare(self.find(thresholds))
 
 
 class ValidationAreas:

@@ -1,0 +1,232 @@
+"""The rule for the confidence of footprints, fitted to validation footprints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import geopandas as gpd
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from geoseg.evaluation import Evaluation
+from geoseg.options.confidence import FEATURES, ConfidenceRule
+from geoseg.vectorization.confidence import compute_features, rate_footprints
+from geoseg.vectorization.footprints import MEASURED_COLUMNS
+
+BINS = 10
+
+# With fewer footprints, or fewer true or false ones, no rule is fitted.
+_LEAST_FOOTPRINTS, _LEAST_OF_EACH = 40, 8
+
+# Features that can only raise a confidence, and those that can only lower it.
+_RAISING, _LOWERING = ("mean_prob", "conf_p10", "border", "small", "compactness"), ("edge",)
+
+# Weight of the squared weights of standardised features, which a few footprints could inflate.
+_PENALTY = 1.0
+
+# A feature that varies less has no weight.
+_LEAST_STD = 1e-6
+
+# Half of F1 is the best limit of perfectly calibrated confidences.
+_LIMITS = (0.0, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
+
+# Smaller gains of F1 are noise and change nothing.
+_LEAST_GAIN = 0.005
+
+# Parts of a cross-validation if there is a single place.
+_FOLDS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class RatedFootprints:
+    """Footprints whose truth is known.
+
+    Attributes:
+        features: (n, features), see `compute_features`.
+        found: bool (n,), whether a true footprint matches, with an IoU above 0.5.
+        place: int (n,), number of the place.
+    """
+
+    features: NDArray[np.float64]
+    found: NDArray[np.bool_]
+    place: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def pick(self, chosen: NDArray[np.bool_]) -> RatedFootprints:
+        """Return the footprints at a mask."""
+        return RatedFootprints(self.features[chosen], self.found[chosen], self.place[chosen])
+
+
+@dataclass(frozen=True, eq=False)
+class FootprintReliability:
+    """Confidence and observed share of buildings, in equal bins of confidence.
+
+    Attributes:
+        predicted: (bins,), mean confidence; NaN in empty bins.
+        observed: (bins,), share of footprints that a true one matches; NaN in empty bins.
+        counts: (bins,), number of footprints.
+    """
+
+    predicted: NDArray[np.float64]
+    observed: NDArray[np.float64]
+    counts: NDArray[np.int64]
+
+    @property
+    def ece(self) -> float:
+        """Expected calibration error: mean distance of both, weighted by footprints."""
+        gaps = np.nan_to_num(np.abs(self.predicted - self.observed))
+        return float((gaps * self.counts).sum() / max(1, self.counts.sum()))
+
+
+def collect_footprints(evaluated: Iterable[tuple[int, Evaluation]]) -> RatedFootprints:
+    """Collect footprints from evaluations.
+
+    Args:
+        evaluated: Number of the place, and an evaluation whose footprints have the columns
+            `MEASURED_COLUMNS`.
+    """
+    features = [np.zeros((0, len(FEATURES)))]
+    found = [np.zeros(0, dtype=bool)]
+    places = [np.zeros(0, dtype=np.int64)]
+    for place, evaluation in evaluated:
+        columns = {name: evaluation.pred[name].to_numpy() for name in MEASURED_COLUMNS}
+        features.append(compute_features(columns))
+        found.append(evaluation.matches.proposal_match >= 0)
+        places.append(np.full(len(evaluation.pred), place))
+    return RatedFootprints(*map(np.concatenate, (features, found, places)))
+
+
+def fit_rule(footprints: RatedFootprints) -> ConfidenceRule | None:
+    """Fit a rule by logistic regression, in which places count equally.
+
+    Weights of features that can only raise or only lower a confidence have that sign.
+
+    Args:
+        footprints: Footprints whose truth is known.
+
+    Returns:
+        The rule; None with too few footprints, or too few true or false ones.
+    """
+    found = footprints.found
+    if len(found) < _LEAST_FOOTPRINTS or min(found.sum(), (~found).sum()) < _LEAST_OF_EACH:
+        return None
+    mean, std = footprints.features.mean(axis=0), footprints.features.std(axis=0)
+    used = std > _LEAST_STD
+    scaled = (footprints.features[:, used] - mean[used]) / std[used]
+    names = [name for name, is_used in zip(FEATURES, used, strict=True) if is_used]
+    share = _weigh_places(footprints.place)
+    sign = np.where(found, 1.0, -1.0)
+
+    def loss(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        margins = sign * (values[0] + scaled @ values[1:])
+        slopes = -share * sign / (1 + np.exp(np.clip(margins, -50, 50)))
+        total = (share * np.logaddexp(0, -margins)).sum()
+        total += 0.5 * _PENALTY * (values[1:] ** 2).sum()
+        gradient = np.append(slopes.sum(), slopes @ scaled + _PENALTY * values[1:])
+        return float(total), gradient
+
+    start = np.zeros(1 + len(names))
+    bounds = [(-50.0, 50.0), *map(_bounds, names)]
+    best = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    weights = best[1:] / std[used]
+    constant = best[0] - (weights * mean[used]).sum()
+    named = dict(zip(names, weights.tolist(), strict=True))
+    rounded = {name: round(value, 4) for name, value in {"constant": constant, **named}.items()}
+    return ConfidenceRule(**rounded)
+
+
+def keep_confident(
+    footprints: gpd.GeoDataFrame, rule: ConfidenceRule, least: float
+) -> gpd.GeoDataFrame:
+    """Return footprints with their confidence by a rule, without those below the least one.
+
+    Args:
+        footprints: Footprints with the columns `MEASURED_COLUMNS`.
+        rule: The rule.
+        least: Least confidence.
+    """
+    features = compute_features({name: footprints[name].to_numpy() for name in MEASURED_COLUMNS})
+    rated = footprints.assign(confidence=rate_footprints(rule, features))
+    return rated[rated["confidence"] >= least]
+
+
+def cross_rate(footprints: RatedFootprints) -> NDArray[np.float64]:
+    """Return the confidences (n,) by rules that did not see the footprint or its place.
+
+    Args:
+        footprints: Footprints whose truth is known; with a single place, every fifth one is left
+            out in turn.
+
+    Returns:
+        Confidences; NaN where no rule could be fitted to the others.
+    """
+    groups = footprints.place
+    if len(np.unique(groups)) < 2:
+        groups = np.arange(len(footprints)) % _FOLDS
+    confidences = np.full(len(footprints), np.nan)
+    for group in np.unique(groups):
+        rule = fit_rule(footprints.pick(groups != group))
+        if rule is not None:
+            own = groups == group
+            confidences[own] = rate_footprints(rule, footprints.features[own])
+    return confidences
+
+
+def measure_footprints(
+    confidences: NDArray[np.float64], found: NDArray[np.bool_]
+) -> FootprintReliability:
+    """Bin confidences (n,), and compare them with the share of footprints that are buildings."""
+    known = np.isfinite(confidences)
+    confidences, found = confidences[known], found[known]
+    bins = np.minimum((confidences * BINS).astype(int), BINS - 1)
+    counts = np.bincount(bins, minlength=BINS)
+    sums = (np.bincount(bins, weights, BINS) for weights in (confidences, found))
+    predicted, observed = (
+        np.divide(total, counts, out=np.full(BINS, np.nan), where=counts > 0) for total in sums
+    )
+    return FootprintReliability(predicted, observed, counts)
+
+
+def choose_least_confidence(
+    confidences: NDArray[np.float64],
+    footprints: RatedFootprints,
+    missed: Sequence[int],
+) -> float:
+    """Return the confidence from which footprints are kept: that of the best F1 over places.
+
+    Args:
+        confidences: (n,), of the footprints.
+        footprints: All footprints that would be kept without a limit.
+        missed: Number of true footprints that none of them matches, for each place.
+    """
+
+    def mean_f1(limit: float) -> float:
+        kept = confidences >= limit
+        scores = []
+        for place, missed_here in enumerate(missed):
+            own = footprints.place == place
+            hits = (footprints.found & own & kept).sum()
+            true = (footprints.found & own).sum() + missed_here
+            if true:
+                scores.append(2 * hits / (true + (own & kept).sum()))
+        return float(np.mean(scores)) if scores else 0.0
+
+    best = max(_LIMITS, key=mean_f1)
+    return best if mean_f1(best) > mean_f1(0.0) + _LEAST_GAIN else 0.0
+
+
+def _weigh_places(place: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return weights (n,) with the mean 1, whose sums are the same for each place."""
+    _, index, counts = np.unique(place, return_inverse=True, return_counts=True)
+    weights: NDArray[np.float64] = len(place) / (len(counts) * counts[index])
+    return weights
+
+
+def _bounds(name: str) -> tuple[float | None, float | None]:
+    if name in _RAISING:
+        return 0.0, None
+    return (None, 0.0) if name in _LOWERING else (None, None)
