@@ -44,7 +44,9 @@ _SPLIT_M = 1.0
     "--min-hole-m2", type=float, help="Smaller holes are filled.  [default: --min-area-m2]"
 )
 @click.option(
-    "--min-confidence", type=float, help="Less certain ones are dropped, 0-1.  [default: 0]"
+    "--min-confidence",
+    type=float,
+    help="Less certain ones are dropped, 0-1.  [default: the model's]",
 )
 @click.option(
     "--split", is_flag=True, help="Separate buildings at narrow necks, see vectorize.split_m."

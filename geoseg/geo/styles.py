@@ -33,15 +33,17 @@ _BLUE, _YELLOW, _RED = "#1e88ff", "#ffee33", "#e04400"
 # Of an evaluation: true positives, false positives, false negatives.
 FOUND_COLOUR, WRONG_COLOUR, MISSED_COLOUR = _BLUE, _RED, _YELLOW
 
-# Footprints of lower confidence are doubtful.
-DOUBTFUL = 0.7
+# Of the footprints with a higher confidence most are buildings; those below the lower one are
+# doubtful.
+_SURE = 0.8
+DOUBTFUL = 0.5
 
 # Least and largest confidence, text in the legend and colour of each class of footprints. The first
 # class that contains a confidence is its class.
 _CONFIDENCES: tuple[tuple[float, float, str, Colour], ...] = (
-    (0.85, 1.0, "confidence from 0.85", _BLUE),
-    (DOUBTFUL, 0.85, "confidence 0.70 to 0.85", _YELLOW),
-    (0.0, DOUBTFUL, "confidence below 0.70", _RED),
+    (_SURE, 1.0, "confidence from 0.80", _BLUE),
+    (DOUBTFUL, _SURE, "confidence 0.50 to 0.80", _YELLOW),
+    (0.0, DOUBTFUL, "confidence below 0.50", _RED),
 )
 
 # Probability, colour and opacity: the lightness rises with the probability.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 
 from geoseg.options.confidence import FEATURES, ConfidenceRule
@@ -16,7 +16,7 @@ _LEAST_PROB = 1e-3
 _SMALL_M2, _LARGE_M2 = 50.0, 200.0
 
 
-def compute_features(columns: Mapping[str, NDArray]) -> NDArray[np.float64]:
+def compute_features(columns: Mapping[str, np.ndarray]) -> NDArray[np.float64]:
     """Return the features of footprints.
 
     Args:
@@ -54,6 +54,6 @@ def rate_footprints(rule: ConfidenceRule, features: NDArray[np.float64]) -> NDAr
     return confidences
 
 
-def _bounded_logit(prob: NDArray) -> NDArray[np.float64]:
+def _bounded_logit(prob: ArrayLike) -> NDArray[np.float64]:
     bounded: NDArray[np.float64] = logit(np.clip(prob, _LEAST_PROB, 1 - _LEAST_PROB))
     return bounded

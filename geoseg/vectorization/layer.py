@@ -71,9 +71,10 @@ def write_layer(
     """Turn a probability raster into a layer of footprints, or of the polygons of each class.
 
     Footprints have the columns `BUILDING_COLUMNS`: id (1..n by the first pixel of their connected
-    component), area_m2, perimeter_m, confidence (probability that it is a building, 0..1), mean_prob
-    (mean building probability inside), conf_p10 (its tenth percentile), edge (touches nodata or the border of the raster) and reg_status (how
-    the outline was drawn). Polygons of classes have `CLASS_COLUMNS`.
+    component), area_m2, perimeter_m, confidence (probability that it is a building, 0..1),
+    mean_prob (mean building probability inside), conf_p10 (its tenth percentile), edge (touches
+    nodata or the border of the raster) and reg_status (how the outline was drawn). Polygons of
+    classes have `CLASS_COLUMNS`.
 
     Args:
         prob: Description of the probability raster.

@@ -97,7 +97,7 @@ def collect_footprints(evaluated: Iterable[tuple[int, Evaluation]]) -> RatedFoot
         features.append(compute_features(columns))
         found.append(evaluation.matches.proposal_match >= 0)
         places.append(np.full(len(evaluation.pred), place))
-    return RatedFootprints(*map(np.concatenate, (features, found, places)))
+    return RatedFootprints(np.concatenate(features), np.concatenate(found), np.concatenate(places))
 
 
 def fit_rule(footprints: RatedFootprints) -> ConfidenceRule | None:
