@@ -326,7 +326,11 @@ def machine() -> str:
 
 def read_results(output: Path) -> list[dict[str, Any]]:
     """Read the results written so far."""
-    path = output / "places.jsonl"
+    return read_lines(output / "places.jsonl")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a file of a JSON object per line, which may not exist yet."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
