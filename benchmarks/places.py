@@ -91,13 +91,23 @@ PRESENT = ("tile.gsd_m=0.3", "tile.overlap=0", "tile.fractions=[0.85,0.15,0]")
 PLACES = ("train.sampling=places",)
 UNKNOWN = (f"tile.merged=[{','.join(MERGED)}]",)
 
+SHIPPED = (*PLACES, *UNKNOWN, "train.augment.blank_share=0.1", "train.val_every=4")
+# Images that are blurred, coarser or finer, and of other colours.
+WIDE = (
+    *("train.augment.scale=1.6", "train.augment.free_share=0.7"),
+    *("train.augment.blur_px=1.5", "train.augment.blur_share=0.3", "train.augment.noise=0.1"),
+    *("train.augment.brightness=0.8", "train.augment.contrast=0.5"),
+    *("train.augment.band_gain=0.15", "train.augment.band_shift=0.2"),
+)
+
 # Changes of configs/small.yaml.
 RECIPES: dict[str, tuple[str, ...]] = {
     "present": (),
     "places": PLACES,
     "merged": UNKNOWN,
     "places_merged": (*PLACES, *UNKNOWN),
-    "shipped": (*PLACES, *UNKNOWN, "train.augment.blank_share=0.1", "train.val_every=4"),
+    "shipped": SHIPPED,
+    "wide": (*SHIPPED, *WIDE),
 }
 
 
@@ -124,6 +134,11 @@ class Study:
         """Return a short hash of everything that a result depends on, except its seed."""
         text = f"{self.steps} {self.settings(recipe, 0).model_dump_json()}"
         return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+    def run(self, recipe: str, leave_out: str | None, seed: int) -> Path:
+        """Return the folder of a training; `leave_out` is a region."""
+        name = name_of(leave_out)
+        return self.output / "runs" / f"{recipe}_{name}_{seed}_{self.key(recipe)}"
 
     @property
     def scenes(self) -> list[Path]:
@@ -249,15 +264,18 @@ def do_fold(study: Study, recipe: str, region: str, seed: int) -> None:
 def train(study: Study, recipe: str, seed: int, *, leave_out: str | None) -> Path:
     """Train on all scenes but those of a region; return the model file."""
     settings = study.settings(recipe, seed)
-    name = "all" if leave_out is None else leave_out.split(",")[0].replace(" ", "_").lower()
     scenes = [s for s in study.scenes if leave_out is None or not is_in(s, leave_out)]
-    tiles = study.output / "tiles" / f"{name}_{short_hash(settings.tile.model_dump_json())}"
+    tiles = (
+        study.output
+        / "tiles"
+        / f"{name_of(leave_out)}_{short_hash(settings.tile.model_dump_json())}"
+    )
     if not tiles.exists():
         options = settings.tile.model_copy(
             update={"merged": used_patterns(settings.tile.merged, scenes)}
         ) if settings.tile.model_dump().get("merged") else settings.tile  # fmt: skip
         geoseg.tile(scenes, study.output / "scenes" / "{}.parquet", tiles, options=options)
-    run = study.output / "runs" / f"{recipe}_{name}_{seed}_{study.key(recipe)}"
+    run = study.run(recipe, leave_out, seed)
     per_epoch = max(25, -(-load_tiles_info(tiles).tiles["train"] // settings.train.batch_size))
     epochs = max(1, round(study.steps / per_epoch))
     options = settings.train.model_copy(update={"epochs": epochs})
@@ -310,6 +328,11 @@ def scene_box(scene: Path) -> Any:
 def is_in(scene: Path, region: str) -> bool:
     """Return whether a scene belongs to a region."""
     return scene.name.startswith(REGIONS[region])
+
+
+def name_of(leave_out: str | None) -> str:
+    """Return a name for the training without a region."""
+    return "all" if leave_out is None else leave_out.split(",")[0].replace(" ", "_").lower()
 
 
 def short_hash(text: str) -> str:
