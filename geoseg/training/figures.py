@@ -22,7 +22,8 @@ from geoseg.errors import one_line
 from geoseg.geo.raster import Scene
 from geoseg.jobs.files import replace_file
 from geoseg.training.score_names import label_score, list_place_columns
-from geoseg.training.validation.calibration import BINS, Calibration
+from geoseg.training.validation.calibration import Calibration
+from geoseg.training.validation.confidence import FootprintReliability
 
 logger = logging.getLogger(__name__)
 
@@ -165,40 +166,58 @@ def _draw_places(axes: Any, rows: Sequence[Mapping[str, float]]) -> None:
         label = "_nolegend_"
 
 
-def draw_reliability(calibration: Calibration, path: Path) -> None:
-    """Draw the reliability diagram, before and after calibration.
+def draw_reliability(
+    calibration: Calibration, path: Path, *, footprints: FootprintReliability | None = None
+) -> None:
+    """Draw the reliability of pixels, before and after calibration, and that of footprints.
 
     Args:
         calibration: The temperature, with the reliability before and after.
         path: Output `.png`.
+        footprints: Reliability of the confidences of footprints; None leaves them out.
     """
-    figure = Figure(figsize=(5.2, 6.8), layout="constrained")
-    curve, histogram = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    curve.plot([0, 1], [0, 1], color="#aaaaaa", linewidth=1, linestyle="--")
+    count = 1 if footprints is None else 2
+    figure = Figure(figsize=(5.2 * count, 6.8), layout="constrained")
+    panels = figure.subplots(2, count, sharex=True, height_ratios=(3, 1), squeeze=False)
+    curve, histogram = panels[:, 0]
     name = f"calibrated, temperature {calibration.temperature:.2f}"
     for reliability, label, colour in (
         (calibration.before, "uncalibrated", _RED),
         (calibration.after, name, _GREEN),
     ):
-        filled = reliability.pixels > 0
-        label = f"{label}: ECE {100 * reliability.ece:.2f} %"
-        curve.plot(
-            reliability.predicted[filled], reliability.observed[filled], marker="o", markersize=4,
-            label=label, color=colour,
-        )  # fmt: skip
-        share = reliability.pixels / max(1, reliability.pixels.sum())
-        histogram.stairs(share, np.linspace(0, 1, BINS + 1), color=colour, linewidth=1.4)
-    curve.set(
-        title="Reliability on the validation areas", ylabel="Observed share of building pixels",
-        xlim=(0, 1), ylim=(0, 1),
-    )  # fmt: skip
-    curve.legend(frameon=False, loc="upper left")
+        curve_of = reliability.predicted, reliability.observed, reliability.pixels
+        _draw_curve(panels[:, 0], curve_of, f"{label}: ECE {100 * reliability.ece:.2f} %", colour)
+    curve.set(title="Pixels of the validation areas", ylabel="Observed share of building pixels")
     histogram.set(xlabel="Predicted probability of building", ylabel="Share of pixels")
     if calibration.before.pixels.any():
         histogram.set_yscale("log")
-    for axes in (curve, histogram):
+    if footprints is not None:
+        curve, histogram = panels[:, 1]
+        curve_of = footprints.predicted, footprints.observed, footprints.counts
+        label = f"cross-validated: ECE {100 * footprints.ece:.1f} %"
+        _draw_curve(panels[:, 1], curve_of, label, _GREEN)
+        curve.set(title="Footprints of the validation areas", ylabel="Observed share of buildings")
+        histogram.set(xlabel="Confidence", ylabel="Share of footprints")
+    for axes in panels[0]:
+        axes.plot([0, 1], [0, 1], color="#aaaaaa", linewidth=1, linestyle="--")
+        axes.set(xlim=(0, 1), ylim=(0, 1))
+        axes.legend(frameon=False, loc="upper left")
+    for axes in panels.ravel():
         axes.grid(alpha=0.3)
     _save(figure, path)
+
+
+def _draw_curve(
+    panels: np.ndarray, curve_of: Sequence[np.ndarray], label: str, colour: str
+) -> None:
+    """Draw predicted and observed shares, and below them how many there are in each bin."""
+    (curve, histogram), (predicted, observed, counts) = panels, curve_of
+    filled = counts > 0
+    curve.plot(
+        predicted[filled], observed[filled], marker="o", markersize=4, label=label, color=colour
+    )
+    edges = np.linspace(0, 1, len(counts) + 1)
+    histogram.stairs(counts / max(1, counts.sum()), edges, color=colour, linewidth=1.4)
 
 
 def draw_outlined(tiles: Sequence[OutlinedTile], path: Path) -> None:

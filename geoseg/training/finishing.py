@@ -34,6 +34,7 @@ from geoseg.training.validation.areas import (
 )
 from geoseg.training.validation.calibration import calibrate
 from geoseg.training.validation.confidence import (
+    FootprintReliability,
     choose_least_confidence,
     collect_footprints,
     cross_rate,
@@ -101,7 +102,7 @@ def finish(spec: ModelSpec, weights: dict[str, Tensor], device: str, tiles: Tile
     merged = add_not_counted(areas.areas(), [one.score for _, one in evaluated])
     merged_f1 = measure_merged_f1(merged)
     pictures: dict[str, Drawing] = {
-        RELIABILITY_NAME: lambda path: draw_reliability(calibration, path),
+        RELIABILITY_NAME: partial(draw_reliability, calibration, footprints=rated.reliability),
         VALIDATION_NAME: partial(_draw_buildings, tiles, evaluated),
     }
     counted = {place: buildings[place] for place in list_counted_places(areas.areas())}
@@ -125,13 +126,22 @@ class _Rated:
     Attributes:
         thresholds: Thresholds with the rule of confidences and `min_confidence`.
         evaluated: The areas with their evaluation.
-        summary: Number of footprints, and the calibration error of confidences by rules that did
-            not see the place of the footprint; empty without a rule.
+        count: Number of footprints to which the rule was fitted.
+        reliability: Of confidences by rules that did not see the place of the footprint; None
+            without a rule.
     """
 
     thresholds: Thresholds
     evaluated: list[tuple[ValidationArea, Evaluation]]
-    summary: dict[str, float]
+    count: int = 0
+    reliability: FootprintReliability | None = None
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """The values that a model file stores; empty without a rule."""
+        if self.reliability is None:
+            return {}
+        return {"footprints": self.count, "footprint_ece": round(self.reliability.ece, 4)}
 
 
 def rate_areas(areas: ValidationAreas, thresholds: Thresholds) -> _Rated:
@@ -151,18 +161,18 @@ def rate_areas(areas: ValidationAreas, thresholds: Thresholds) -> _Rated:
     footprints = collect_footprints((area.place, one) for area, one in counted)
     rule = fit_rule(footprints)
     if rule is None:
-        return _Rated(thresholds, evaluated, {})
+        return _Rated(thresholds, evaluated)
     missed = [0] * len(areas.places.names)
     for area, one in counted:
         missed[area.place] += one.score.fn
     confidences = rate_footprints(rule, footprints.features)
     least = choose_least_confidence(confidences, footprints, missed)
-    error = measure_footprints(cross_rate(footprints), footprints.found).ece
     kept = (keep_confident(own, rule, least) for own in found)
     return _Rated(
         thresholds.model_copy(update={"confidence": rule, "min_confidence": least}),
         [(area, area.compare(own)) for area, own in zip(every, kept, strict=True)],
-        {"footprints": len(footprints), "footprint_ece": round(error, 4)},
+        len(footprints),
+        measure_footprints(cross_rate(footprints), footprints.found),
     )
 
 
