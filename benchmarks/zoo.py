@@ -1,12 +1,14 @@
 """Comparison of all networks on the same scenes with the same budget and seed.
 
     python benchmarks/zoo.py -o work/ [--minutes 10] [--scene SCENE --footprints FOOTPRINTS]
+    python benchmarks/zoo.py -o work/ --only fcn8s --steps 600 [--set train.seed=1]
 
 Trains each network on the synthetic town and optionally on another scene, with EfficientNet-lite0
 as encoder where it can be chosen, or with the default encoder of each architecture by
 --own-encoders. Each result is a line of work/results.jsonl, so that an interrupted run is resumed;
 the table is work/zoo.md. It states the device and the budget: results of different budgets cannot
-be compared.
+be compared. --steps trains as long as a network needs to learn. Networks of boxes
+also get their average precision against the bounding boxes of the footprints.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import torch
 
 from geoseg.api.predict import predict
 from geoseg.config import Config, load_config
-from geoseg.data.tiles import plan_tiles, tile_scenes
+from geoseg.data.tiles import load_tiles_info, plan_tiles, tile_scenes
 from geoseg.detection.box_learner import BOX_RECIPE
 from geoseg.detection.detector import BoxPredictor
 from geoseg.errors import GeosegError
@@ -43,10 +45,13 @@ SMALL = {"fcn": "vgg11", "smp-dpt": "tu-vit_tiny_patch16_224"}
 
 _SECONDS_OF_SPEED = 5.0
 
+LEAST_STEPS = 25  # of an epoch
+
 
 @click.command()
 @click.option("-o", "--output", type=Path, required=True)
 @click.option("--minutes", default=10.0, show_default=True, help="Minutes of training per network.")
+@click.option("--steps", type=int, help="Steps of training per network, instead of minutes.")
 @click.option("--only", multiple=True, help="Networks to train.  [default: all]")
 @click.option(
     "--own-encoders",
@@ -60,6 +65,7 @@ _SECONDS_OF_SPEED = 5.0
 def main(
     output: Path,
     minutes: float,
+    steps: int | None,
     only: tuple[str, ...],
     own_encoders: bool,
     scene: Path | None,
@@ -68,22 +74,26 @@ def main(
     overrides: tuple[str, ...],
 ) -> None:
     """Train, evaluate and tabulate."""
-    settings = load_config(config, (*overrides, f"train.max_minutes={minutes}"))
+    limit = "null" if steps else minutes
+    settings = load_config(config, (*overrides, f"train.max_minutes={limit}"))
     sites = {"town": write_town(build_town(896, 1280, seed=7), output / "town")}
     if scene and footprints:
         sites[scene.parent.name] = (scene, footprints)
     results = output / "results.jsonl"
-    done = {(row["scene"], row["arch"]) for row in read_results(results)}
+    seed = settings.train.seed
+    done = {(row["scene"], row["arch"], row["seed"]) for row in read_results(results)}
     for site, (source, truth) in sites.items():
         tiles = cut(source, truth, output / f"tiles_{site}", settings)
+        training = settings if steps is None else last_steps(settings, tiles, steps)
         for arch in only or list_architectures():
-            if (site, arch) not in done:
+            if (site, arch, seed) not in done:
                 model = choose_model(arch, own_encoders, settings)
-                row = score(site, source, truth, tiles, model, settings, output / "runs")
+                row = score(site, source, truth, tiles, model, training, output / "runs")
                 with results.open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 click.echo(json.dumps(row))
-    table = format_table(read_results(results), minutes)
+    budget = "as many steps" if steps else f"{minutes:g} min of training"
+    table = format_table(read_results(results), budget)
     (output / "zoo.md").write_text(table)
     click.echo(table)
 
@@ -93,6 +103,14 @@ def cut(scene: Path, truth: Path, folder: Path, settings: Config) -> Path:
     if not folder.exists():
         tile_scenes(plan_tiles([scene], truth, settings.tile), folder)
     return folder
+
+
+def last_steps(settings: Config, tiles: Path, steps: int) -> Config:
+    """Return the configuration of a training of about so many steps."""
+    batches = -(-load_tiles_info(tiles).tiles["train"] // settings.train.batch_size)
+    epochs = max(1, round(steps / max(batches, LEAST_STEPS)))
+    changes = {"epochs": epochs, "val_every": max(1, epochs // 8)}
+    return settings.model_copy(update={"train": settings.train.model_copy(update=changes)})
 
 
 def choose_model(arch: str, own_encoders: bool, settings: Config) -> ModelOptions:
@@ -127,8 +145,9 @@ def score(
         "parameters": card.parameters,
         "multiply_adds": card.multiply_adds,
         "device": device_name(),
-        "minutes": settings.train.max_minutes,
+        "seed": settings.train.seed,
     }
+    start = time.perf_counter()
     try:
         recipe = BOX_RECIPE if task_of(model.arch) == "boxes" else None
         result = train(
@@ -142,9 +161,13 @@ def score(
     out = run / "footprints.gpkg"
     predict(scene, out, model=result.model, options=settings.predict, overwrite=True)
     report = evaluate(out, truth, aoi=tiles / "test.geojson")
+    if recipe is not None:
+        boxes = evaluate(out, truth, aoi=tiles / "test.geojson", boxes=True)
+        row["ap_of_boxes"] = round(boxes.average_precision or 0.0, 4)
     return {
         **row,
         "steps": int(rows[-1].split(",")[1]),
+        "minutes": round((time.perf_counter() - start) / 60, 1),
         "tiles_per_second": round(measure_speed(result.model), 2),
         "f1": round(report.f1, 4),
         "iou_pixel": round(report.iou_pixel, 4),
@@ -178,12 +201,12 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def format_table(rows: list[dict[str, Any]], minutes: float) -> str:
+def format_table(rows: list[dict[str, Any]], budget: str) -> str:
     """Format the results as Markdown, one line per network."""
     sites = list(dict.fromkeys(row["scene"] for row in rows))
     device = rows[0]["device"] if rows else device_name()
     lines = [
-        f"Measured on {device}; {minutes:g} min of training per network and scene.",
+        f"Measured on {device}; {budget} per network and scene.",
         "",
         "| network | encoder | parameters | GMAC 512² | tiles/s |"
         + "".join(f" {g} steps | {g} pixel IoU | {g} F1 |" for g in sites),
