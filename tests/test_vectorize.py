@@ -201,7 +201,7 @@ def test_bodies_alone_part_at_necks_where_wanted():
     assert counts == [1, 2]
 
 
-def test_summarise_are_calibrated():
+def test_confidences_are_calibrated():
     body = np.full((9, 14), 0.8, dtype=np.float32)
     grid, valid = utm_grid(9, 14), np.ones((9, 14), dtype=bool)
     cooler = EXACT.model_copy(update={"temperature": 2.0})
@@ -222,7 +222,7 @@ def test_the_tenth_percentile_is_the_least_level_that_a_tenth_reaches(labels, se
     runs = find_runs(np.where(labels > 0, names, 0))
     count = int(names[labels > 0].max(initial=0))
     objects = Objects(runs, np.zeros(count, dtype=np.int64), runs)
-    mean, tenth = _summarise(objects, body)
+    mean, tenth = _summarise(objects, body, 1.0)
     for name in range(1, count + 1):
         inside = np.rint(body[(names == name) & (labels > 0)] * 1020)
         shares = (inside[:, None] <= np.arange(1021)).sum(axis=0)
@@ -230,14 +230,14 @@ def test_the_tenth_percentile_is_the_least_level_that_a_tenth_reaches(labels, se
         assert mean[name - 1] == pytest.approx(inside.mean() / 1020, abs=1e-3)
 
 
-def test_summarise_of_many_small_objects_take_little_memory():
+def test_percentiles_of_many_small_objects_take_little_memory():
     body = np.zeros((128, 192), dtype=np.float32)
     body[::2, ::2] = 0.9
     runs = find_runs((body > 0.5).view(np.uint8))
     runs = runs.with_values(np.arange(1, len(runs) + 1))
     objects = Objects(runs, np.arange(len(runs)), runs)
     tracemalloc.start()
-    _, tenth = _summarise(objects, body)
+    _, tenth = _summarise(objects, body, 1.0)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert tenth == pytest.approx(0.9)

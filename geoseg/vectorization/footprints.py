@@ -90,7 +90,7 @@ def trace_buildings(
         traced, objects.groups, dict(zip(own.tolist(), zones, strict=True)),
         selection.steps_m[objects.groups], thresholds,
     )  # fmt: skip
-    mean, tenth = _summarise(objects, _calibrate(prob.body, thresholds.temperature))
+    mean, tenth = _summarise(objects, prob.body, thresholds.temperature)
     edge = _touch_edge(objects, prob, window, source.grid)
     return OutlineBatch(
         regular.polygons,
@@ -124,10 +124,13 @@ def _calibrate(prob: np.ndarray, temperature: float) -> np.ndarray:
     return scaled
 
 
-def _summarise(objects: Objects, body: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean and the tenth percentile of the probabilities inside each object."""
+def _summarise(
+    objects: Objects, body: np.ndarray, temperature: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean and the tenth percentile of the calibrated probabilities in each object."""
     flat, owners = run_pixels(objects.runs, body.shape[1])
-    numbers, inside = objects.runs.values[owners] - 1, body.ravel()[flat]
+    numbers = objects.runs.values[owners] - 1
+    inside = _calibrate(body.ravel()[flat], temperature)
     counts = np.bincount(numbers, minlength=len(objects))
     mean = np.bincount(numbers, inside, len(objects)) / counts
     # After sorting by object and level, the index of each tenth percentile is known.

@@ -50,18 +50,14 @@ class OutlineGraph:
         """
         ends = np.bincount(self.walls.ravel(), minlength=len(points))
         kept = kept | (ends > 2)
-        shells: list[np.ndarray] = []
-        holes: list[list[np.ndarray]] = []
-        outer = np.diff(self.owners, prepend=-1) > 0
-        for index in np.flatnonzero(chosen[self.owners]).tolist():
-            ring = self.rings[index]
-            path = _without_straight(points[ring], kept[ring])
-            if outer[index]:
-                shells.append(path)
-                holes.append([])
-            else:
-                holes[-1].append(path)
-        return np.array([_polygon(*one) for one in zip(shells, holes, strict=True)], dtype=object)
+        indices = np.flatnonzero(chosen[self.owners])
+        if not len(indices):
+            return np.empty(0, dtype=object)
+        rings = [self.rings[index] for index in indices.tolist()]
+        corners = np.concatenate(rings)
+        ring = np.repeat(np.arange(len(rings)), [len(one) for one in rings])
+        paths, ring = _without_straight(points[corners], kept[corners], ring)
+        return _polygons(paths, ring, self.owners[indices])
 
 
 def build_graph(polygons: np.ndarray, traced: np.ndarray) -> OutlineGraph:
@@ -135,24 +131,62 @@ def _surrounding(corners: np.ndarray, ring: np.ndarray) -> tuple[np.ndarray, np.
     return corners[places[before]], corners[places[after]]
 
 
-def _without_straight(path: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """Remove the points of a closed path where it is straight or turns back on itself."""
-    while len(path) > 2:
-        arriving, leaving = path - np.roll(path, 1, axis=0), np.roll(path, -1, axis=0) - path
+def _without_straight(
+    points: np.ndarray, kept: np.ndarray, ring: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Remove the points of closed paths where they are straight or turn back on themselves.
+
+    Args:
+        points: float64 (n, 2), the paths one after the other.
+        kept: bool (n,), points that stay unless they repeat the point before them.
+        ring: int64 (n,), number of each point's path, ascending.
+
+    Returns:
+        The remaining points, and their paths; of a path without area, two points or fewer.
+    """
+    done: list[tuple[np.ndarray, np.ndarray]] = []
+    while len(points):
+        first = np.flatnonzero(np.diff(ring, prepend=-1))
+        sizes = np.diff(np.append(first, len(ring)))
+        before, after = np.arange(len(ring)) - 1, np.arange(len(ring)) + 1
+        before[first], after[first + sizes - 1] = first + sizes - 1, first
+        arriving = points - points[before]
+        leaving = arriving[after]
         turn = np.abs(arriving[:, 0] * leaving[:, 1] - arriving[:, 1] * leaving[:, 0])
-        lengths = np.hypot(*arriving.T) * np.hypot(*leaving.T)
-        needed = kept & (np.hypot(*arriving.T) > 0) | (turn > _STRAIGHT * lengths)
-        if needed.all():
-            break
+        steps = np.hypot(*arriving.T)
+        needed = kept & (steps > 0) | (turn > _STRAIGHT * (steps * steps[after]))
+        active = np.logical_or.reduceat(~needed, first) & (sizes > 2)
+        going = np.repeat(active, sizes)
+        done.append((points[~going], ring[~going]))
         # Of two neighbours only one at a time: without it the other one may become a corner.
         drop = ~needed
-        drop[1:] &= ~drop[:-1]
-        path, kept = path[~drop], kept[~drop]
-    return path
+        follows = np.ones(len(ring), dtype=bool)
+        follows[first] = False
+        drop[1:] &= ~(drop[:-1] & follows[1:])
+        stays = going & ~drop
+        points, kept, ring = points[stays], kept[stays], ring[stays]
+    numbers = np.concatenate([part for _, part in done])
+    order = np.argsort(numbers, kind="stable")
+    return np.concatenate([part for part, _ in done])[order], numbers[order]
 
 
-def _polygon(shell: np.ndarray, holes: list[np.ndarray]) -> shapely.Polygon:
-    """Return a polygon without degenerate holes; empty if its shell is degenerate."""
-    if len(shell) < 3:
-        return shapely.Polygon()
-    return shapely.Polygon(shell, [hole for hole in holes if len(hole) > 2])
+def _polygons(points: np.ndarray, ring: np.ndarray, owners: np.ndarray) -> np.ndarray:
+    """Build polygons (n,) without degenerate holes; empty ones where the shell is degenerate.
+
+    Args:
+        points: float64 (n, 2), the rings one after the other.
+        ring: int64 (n,), number of each point's ring, ascending.
+        owners: int64 (rings,), polygon of each ring, ascending; its outer ring comes first.
+    """
+    outer = np.diff(owners, prepend=-1) > 0
+    number = np.cumsum(outer) - 1
+    proper = np.bincount(ring, minlength=len(owners)) > 2
+    drawn = proper & proper[np.flatnonzero(outer)][number]
+    polygons = np.full(int(outer.sum()), shapely.Polygon(), dtype=object)
+    if drawn.any():
+        kept = drawn[ring]
+        _, own = np.unique(ring[kept], return_inverse=True)
+        rings = shapely.linearrings(points[kept], indices=own)
+        _, place = np.unique(number[drawn], return_inverse=True)
+        polygons[np.unique(number[drawn])] = shapely.polygons(rings, indices=place)
+    return polygons
