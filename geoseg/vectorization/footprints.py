@@ -142,18 +142,15 @@ def _summarise(
 
 def _describe_outlines(objects: Objects, prob: ProbWindow) -> dict[str, np.ndarray]:
     """Return what is known about the pixels of each object that lie at its outline."""
-    height, width = prob.body.shape
-    labels = np.zeros((height + 2, width + 2), dtype=np.int32)
-    labels[1:-1, 1:-1] = rasterize_runs(objects.runs, (height, width))
-    flat, owners = run_pixels(objects.runs, width)
-    numbers = objects.runs.values[owners]
-    rows, columns = np.divmod(flat, width)
-    centres = (rows + 1) * (width + 2) + columns + 1
-    steps = (-width - 2, -1, 1, width + 2)
-    neighbours = [labels.ravel()[centres + step] for step in steps]
-    outer = np.any([neighbour != numbers for neighbour in neighbours], axis=0)
-    shared = np.any([(near != numbers) & (near > 0) for near in neighbours], axis=0)
-    owner, at = numbers[outer] - 1, flat[outer]
+    labels = np.pad(rasterize_runs(objects.runs, prob.body.shape).astype(np.int32), 1)
+    own = labels[1:-1, 1:-1]
+    neighbours = labels[:-2, 1:-1], labels[2:, 1:-1], labels[1:-1, :-2], labels[1:-1, 2:]
+    at = np.flatnonzero((own > 0) & np.any([own != one for one in neighbours], axis=0))
+    owner = own.ravel()[at] - 1
+    shared = np.zeros(len(at), dtype=bool)
+    for one in neighbours:
+        near = one.ravel()[at]
+        shared |= (near > 0) & (near != owner + 1)
     counts = np.bincount(owner, minlength=len(objects))
     means = {
         name: np.zeros(len(objects))
@@ -161,7 +158,7 @@ def _describe_outlines(objects: Objects, prob: ProbWindow) -> dict[str, np.ndarr
         else np.bincount(owner, band.ravel()[at], len(objects)) / counts
         for name, band in (("border", prob.border), ("contact", prob.contact))
     }
-    return means | {"touching": np.bincount(numbers - 1, shared, len(objects)) > 0}
+    return means | {"touching": np.bincount(owner, shared, len(objects)) > 0}
 
 
 def _touch_edge(objects: Objects, prob: ProbWindow, window: Window, grid: Grid) -> np.ndarray:
