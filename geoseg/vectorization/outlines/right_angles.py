@@ -15,31 +15,19 @@ import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
+from geoseg.vectorization.outlines.acceptance import is_acceptable
+from geoseg.vectorization.outlines.rectangles import OBLIQUE
 from geoseg.vectorization.outlines.wall_graph import OutlineGraph, build_graph
 from geoseg.vectorization.outlines.zones import stay_within
 
 RECTANGLE, RECTILINEAR, PARTLY, KEPT = "rectangle", "rectilinear", "partly", "simplified"
 RAW = "raw"  # neither right-angled nor simplified
 
-# Limits for a right-angled outline compared with the traced one: least IoU and largest relative
-# change of the area.
-_MIN_IOU = 0.8
-_MAX_AREA_CHANGE = 0.15
-
-# The traced outline may stick out by this many maximum shifts, as small spurs do.
-_SPUR = 2.0
-
 # Largest absolute cosine of a right angle.
 _RIGHT = 1e-4
 
-# Least distance between corners and walls of an outline, as a share of its maximum shift.
-_MIN_CLEARANCE = 0.02
-
 # Touching buildings whose directions differ by less get a common direction.
 _SAME_DIRECTION = math.radians(10)
-
-# A long wall that deviates by more from both directions is not aligned.
-_OBLIQUE = math.radians(28)
 
 # Least strength of the main direction of a building, see `_directions`.
 _MIN_STRENGTH = 0.4
@@ -70,7 +58,8 @@ def regularize(
 ) -> RegularOutlines:
     """Make the outlines of one group right-angled.
 
-    Outlines that do not pass the checks of `_is_acceptable` are tried again with a smaller shift.
+    Outlines that do not pass `is_acceptable`, or leave the zone, are tried again with a smaller
+    shift.
 
     Args:
         outlines: Simplified polygons (n,), in metres; touching ones share the vertices of walls.
@@ -79,10 +68,6 @@ def regularize(
         max_shift: Maximum shift of an outline.
     """
     graph = build_graph(outlines, traced)
-    if len(outlines) == 1:
-        rectangle = np.array([_rectangle(graph)], dtype=object)
-        if _is_acceptable(rectangle, traced, zone, max_shift)[0]:
-            return RegularOutlines(rectangle, np.array([RECTANGLE], dtype=object))
     directions, strengths = _directions(graph, len(outlines))
     max_shifts = np.where(strengths < _MIN_STRENGTH, 0.0, max_shift)
     polygons, accepted = outlines.copy(), np.zeros(len(outlines), dtype=bool)
@@ -95,7 +80,9 @@ def regularize(
         )
         # Outlines that did not change since the last attempt need not be checked again.
         new = moving & (~shapely.equals_exact(drawn, polygons) | (attempt == 0))
-        accepted[new] = _is_acceptable(drawn[new], traced[new], zone, max_shift)
+        accepted[new] = is_acceptable(drawn[new], traced[new], max_shift)
+        new[new] = accepted[new]
+        accepted[new] = stay_within(drawn[new], zone)
         polygons = drawn
         rejected = moving & ~accepted
         if not rejected.any() and len(outlines) > 1:
@@ -139,71 +126,6 @@ def _reduce_shifts(max_shifts: np.ndarray, max_shift: float) -> np.ndarray:
         * shares[1:][np.argmin(np.abs(max_shifts[:, None] - max_shift * shares[:-1]), axis=1)]
     )
     return lower
-
-
-def _is_acceptable(
-    polygons: np.ndarray, traced: np.ndarray, zone: BaseGeometry, max_shift: float
-) -> np.ndarray:
-    """Return which polygons are valid, close enough to the traced ones, and within the zone."""
-    accepted: np.ndarray = (
-        shapely.get_type_id(polygons) == shapely.GeometryType.POLYGON
-    ) & shapely.is_valid(polygons)
-    # Polygons that are barely valid could become invalid when coordinates are rounded.
-    accepted &= shapely.minimum_clearance(polygons) > _MIN_CLEARANCE * max_shift
-    # Each test takes longer than the one before it, so it runs only where that one passed.
-    for test in (_has_similar_area, _is_near):
-        accepted[accepted] = test(polygons[accepted], traced[accepted], max_shift)
-    accepted[accepted] = stay_within(polygons[accepted], zone)
-    return accepted
-
-
-def _has_similar_area(polygons: np.ndarray, traced: np.ndarray, _: float) -> np.ndarray:
-    """Return which polygons cover about the same area as the traced ones."""
-    own, true = shapely.area(polygons), shapely.area(traced)
-    agree: np.ndarray = np.abs(own - true) <= _MAX_AREA_CHANGE * true
-    own, true = own[agree], true[agree]
-    shared = shapely.area(shapely.intersection(polygons[agree], traced[agree]))
-    agree[agree] = shared >= _MIN_IOU * (own + true - shared)
-    return agree
-
-
-def _is_near(polygons: np.ndarray, traced: np.ndarray, max_shift: float) -> np.ndarray:
-    """Return which polygons are near the traced outline, and the traced outline near them."""
-    near: np.ndarray = _within(polygons, traced, max_shift)
-    near[near] = _within(traced[near], polygons[near], _SPUR * max_shift)
-    return near
-
-
-def _within(polygons: np.ndarray, others: np.ndarray, distance: float) -> np.ndarray:
-    """Return which polygons have all corners within a distance of the other outline."""
-    points, owners = shapely.get_coordinates(polygons, return_index=True)
-    lines = shapely.boundary(others)
-    shapely.prepare(lines)
-    far = ~shapely.dwithin(lines[owners], shapely.points(points), distance)
-    within: np.ndarray = np.bincount(owners, far, len(polygons)) == 0
-    return within
-
-
-def _rectangle(graph: OutlineGraph) -> shapely.Polygon:
-    """Return the rectangle whose sides are the mean positions of the walls; empty if none."""
-    if len(graph.rings) > 1:
-        return shapely.Polygon()
-    angle = float(np.angle(_fourfold(graph.vectors).sum()) / 4)
-    points, middles = _turn(graph.points, -angle), _turn(graph.middles, -angle)
-    steps = points[graph.walls[:, 1]] - points[graph.walls[:, 0]]
-    centre = (points.min(axis=0) + points.max(axis=0)) / 2
-    sides = []
-    for axis in (0, 1):
-        along, across = np.abs(steps[:, 1 - axis]), np.abs(steps[:, axis])
-        straight = across <= along * math.tan(_OBLIQUE)
-        for lower in (True, False):
-            chosen = straight & ((middles[:, axis] < centre[axis]) == lower)
-            if not chosen.any():
-                return shapely.Polygon()
-            sides.append(np.average(middles[chosen, axis], weights=along[chosen]))
-    (left, right), (low, high) = sides[:2], sides[2:]
-    corners = np.array([(left, low), (right, low), (right, high), (left, high)])
-    return shapely.Polygon(_turn(corners, angle))
 
 
 def _fourfold(vectors: np.ndarray) -> np.ndarray:
@@ -280,7 +202,7 @@ def _straighten(
         steps = np.abs(turned[ends[:, 1]] - turned[ends[:, 0]])
         across, along = steps.min(axis=1), steps.max(axis=1)
         oblique = across > 2 * max_shift[own]  # each end would move by half of it
-        oblique |= (across > along * math.tan(_OBLIQUE)) & (along > 2 * max_shift[own])
+        oblique |= (across > along * math.tan(OBLIQUE)) & (along > 2 * max_shift[own])
         ends, steps, near = ends[~oblique], steps[~oblique], max_shift[own][~oblique]
         middles = middles[~oblique]
         across = steps[:, 0] > steps[:, 1]  # the ends of these walls share their second coordinate

@@ -9,10 +9,17 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from geoseg.options import Thresholds
-from geoseg.vectorization.outlines.right_angles import KEPT, RAW, RegularOutlines, regularize
+from geoseg.vectorization.outlines.rectangles import fit_rectangles
+from geoseg.vectorization.outlines.right_angles import (
+    KEPT,
+    RAW,
+    RECTANGLE,
+    RegularOutlines,
+    regularize,
+)
 from geoseg.vectorization.outlines.shared_corners import share_corners
 from geoseg.vectorization.outlines.simplification import simplify_within
-from geoseg.vectorization.outlines.zones import extend_zone
+from geoseg.vectorization.outlines.zones import extend_zone, stay_in_own
 
 # Maximum shift of right-angled outlines: metres or pixels, whichever is larger.
 _MAX_SHIFT_M, _MAX_SHIFT_PX = 1.0, 2.0
@@ -63,32 +70,92 @@ def shape_outlines(
         steps_m: float64 (n, 2, 2), steps to the next column and row, see `Grid.steps_m`.
         thresholds: `simplify_m` and `regularize` are used.
     """
+    if not len(traced):
+        return RegularOutlines(traced, np.empty(0, dtype=object))
     sides = np.sqrt(np.linalg.det(steps_m))
     extended = {
         int(groups[own.start]): extend_zone(zones[int(groups[own.start])], traced[own])
         for own in _group_slices(groups)
     }
     tolerances = _round(thresholds.simplify_m / sides)
-    outlines = simplify_within(traced, groups, extended, tolerances)
     status = np.where(tolerances > 0, KEPT, RAW).astype(object)
     if not thresholds.regularize:
-        return RegularOutlines(outlines, status)
+        return RegularOutlines(simplify_within(traced, groups, extended, tolerances), status)
     max_shifts = max_regular_shifts_m(steps_m)
     least = _round(np.maximum(_WALL_TOLERANCE_M / sides, _WALL_TOLERANCE_PX))
-    of_walls = np.maximum(tolerances, least)
-    walls = outlines.copy()
-    if (of_walls > tolerances).any():
-        walls = simplify_within(traced, groups, extended, of_walls)
+    walls = simplify_within(traced, groups, extended, np.maximum(tolerances, least))
+    outlines = walls.copy()
+    done = _place_rectangles(outlines, traced, groups, extended, steps_m, max_shifts)
+    status[done] = RECTANGLE
     for own in _group_slices(groups):
-        if _is_texture(walls[own]):
-            continue
         first = own.start
+        if done[first] or _is_texture(walls[own]):
+            continue
         zone, steps = extended[int(groups[first])], steps_m[first]
         regular = _regularize_in_metres(walls[own], traced[own], zone, steps, max_shifts[first])
         if (regular.status != KEPT).any():  # neighbours share walls: all or none
-            outlines[own] = regular.polygons
-            status[own] = regular.status
+            outlines[own], status[own], done[own] = regular.polygons, regular.status, True
+    rest = ~done
+    outlines[rest] = simplify_within(traced[rest], groups[rest], extended, tolerances[rest])
     return RegularOutlines(outlines, status)
+
+
+def _place_rectangles(
+    outlines: np.ndarray,
+    traced: np.ndarray,
+    groups: np.ndarray,
+    zones: Mapping[int, BaseGeometry],
+    steps_m: np.ndarray,
+    max_shifts_m: np.ndarray,
+) -> np.ndarray:
+    """Replace outlines that touch no other one by rectangles where these fit.
+
+    Args:
+        outlines: Polygons (n,) in pixels, simplified for the alignment of walls; changed in place.
+        traced: See `shape_outlines`, as are `groups` and `steps_m`.
+        groups: Component of each polygon.
+        zones: Zone of each component with its traced outlines.
+        steps_m: Steps to the next column and row.
+        max_shifts_m: float64 (n,), maximum shifts of outlines.
+
+    Returns:
+        bool (n,), which outlines were replaced.
+    """
+    changes = groups[1:] != groups[:-1]
+    chosen = np.flatnonzero(np.append(True, changes) & np.append(changes, True))
+    steps = steps_m[chosen]
+    # The origin is a pixel of the component, so that rounding does not depend on the window.
+    origins = np.floor(shapely.bounds(outlines[chosen])[:, :2])
+    walls, exact = (_to_metres(one[chosen], origins, steps) for one in (outlines, traced))
+    rectangles = fit_rectangles(walls, exact, max_shifts_m[chosen])
+    fits = ~shapely.is_empty(rectangles)
+    chosen = chosen[fits]
+    pixels = _to_pixels(rectangles[fits], origins[fits], steps[fits])
+    inside = stay_in_own([zones[group] for group in groups[chosen].tolist()], pixels)
+    outlines[chosen[inside]] = pixels[inside]
+    replaced = np.zeros(len(outlines), dtype=bool)
+    replaced[chosen[inside]] = True
+    return replaced
+
+
+def _to_metres(polygons: np.ndarray, origins: np.ndarray, steps_m: np.ndarray) -> np.ndarray:
+    """Return polygons (n,) in metres from their origins (n, 2)."""
+    points, owner = shapely.get_coordinates(polygons, return_index=True)
+    moved, steps = points - origins[owner], steps_m[owner]
+    return _set_points(polygons, moved[:, :1] * steps[:, 0] + moved[:, 1:] * steps[:, 1])
+
+
+def _to_pixels(polygons: np.ndarray, origins: np.ndarray, steps_m: np.ndarray) -> np.ndarray:
+    """Return polygons (n,) in pixels of the grid, see `_to_metres`."""
+    points, owner = shapely.get_coordinates(polygons, return_index=True)
+    inverse = np.linalg.inv(steps_m)[owner]
+    placed = points[:, :1] * inverse[:, 0] + points[:, 1:] * inverse[:, 1]
+    return _set_points(polygons, placed + origins[owner])
+
+
+def _set_points(polygons: np.ndarray, points: np.ndarray) -> np.ndarray:
+    placed: np.ndarray = shapely.set_coordinates(polygons.copy(), points)
+    return placed
 
 
 def _round(tolerances: np.ndarray) -> np.ndarray:

@@ -22,6 +22,8 @@ def share_corners(polygons: np.ndarray) -> np.ndarray:
     Returns:
         Polygons (n,); one that would become invalid is returned unchanged.
     """
+    if len(polygons) == 1:
+        return polygons
     rings, owners = shapely.get_rings(polygons, return_index=True)
     points, ring = shapely.get_coordinates(rings, return_index=True)
     walls, corners = _corners_on_walls(points, ring, owners[ring])

@@ -10,6 +10,8 @@ computed in. Outlines that stay inside their zone never overlap.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import shapely
 from rasterio.windows import Window
@@ -131,6 +133,17 @@ def stay_within(polygons: np.ndarray, zone: BaseGeometry) -> np.ndarray:
     shapely.prepare(zone)
     kept: np.ndarray = shapely.covers(zone, polygons)
     kept[~kept] = [_is_within(polygon, zone) for polygon in polygons[~kept]]
+    return kept
+
+
+def stay_in_own(zones: Sequence[BaseGeometry], polygons: np.ndarray) -> np.ndarray:
+    """Return which outlines (n,) stay within their own zone, see `stay_within`."""
+    areas = np.array(zones, dtype=object)
+    kept: np.ndarray = shapely.is_empty(areas) | shapely.covers(areas, polygons)
+    kept[~kept] = [
+        _is_within(polygon, zone)
+        for polygon, zone in zip(polygons[~kept], areas[~kept], strict=True)
+    ]
     return kept
 
 
