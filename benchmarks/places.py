@@ -8,7 +8,8 @@ TOWNS is a folder of scenes NAME.tif with footprints NAME.parquet, BANEPA one of
 footprints.geojson. Without --all, each region in turn is predicted by a model that is trained on
 all others. Each result is a line of work/places.jsonl, so that an interrupted run is continued; the
 table is work/places.md. With --all, one model is trained on all places, and continued when the
-command is repeated; --publish then writes it as it is installed with geoseg.
+command is repeated; --publish then writes it as it is installed with geoseg, with the rule for
+confidences that `benchmarks/confidence.py --rule` wrote.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from geoseg.evaluation import evaluate_layers
 from geoseg.evaluation.metrics import AreaCounts, Score
 from geoseg.geo.vector import read_footprints
 from geoseg.networks.model_file import load_model, load_spec, save_model
+from geoseg.options import Thresholds
 
 # Scenes of each region, by the beginning of their names.
 REGIONS = {
@@ -157,6 +159,7 @@ class Study:
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE")
 @click.option("--all", "whole", is_flag=True, help="Train one model on all places.")
 @click.option("--publish", type=Path, help="With --all: write the model there, as float16.")
+@click.option("--rule", type=Path, help="With --publish: rule for confidences.")
 def main(
     towns: Path,
     banepa: Path,
@@ -168,6 +171,7 @@ def main(
     overrides: tuple[str, ...],
     whole: bool,
     publish: Path | None,
+    rule: Path | None,
 ) -> None:
     """Train, predict and tabulate."""
     study = Study(output, steps, overrides)
@@ -177,7 +181,7 @@ def main(
             if whole:
                 model = train(study, recipe, seed, leave_out=None)
                 if publish:
-                    publish_model(model, publish)
+                    publish_model(model, publish, rule)
                 continue
             for region in regions or REGIONS:
                 do_fold(study, recipe, region, seed)
@@ -289,15 +293,26 @@ def train(study: Study, recipe: str, seed: int, *, leave_out: str | None) -> Pat
     return run / "model.safetensors"
 
 
-def publish_model(model: Path, path: Path) -> None:
-    """Write a model with half the bytes, and with its sources and licences in the header."""
+def publish_model(model: Path, path: Path, rule: Path | None) -> None:
+    """Write a model with half the bytes, and with its sources and licences in the header.
+
+    Args:
+        model: The trained model.
+        path: The file.
+        rule: JSON file of thresholds, fitted to places that a model never saw; None keeps the rule
+            that training fitted to the validation tiles of the training places.
+    """
     spec, weights = load_model(model)
     halved = {
         name: tensor.half() if tensor.is_floating_point() else tensor
         for name, tensor in weights.items()
     }
     provenance = spec.provenance | {"sources": list(SOURCES), "licence": LICENCE}
-    save_model(path, halved, spec.model_copy(update={"provenance": provenance}))
+    changes = {} if rule is None else json.loads(rule.read_text())
+    thresholds = Thresholds(**spec.thresholds.model_dump() | changes)
+    save_model(
+        path, halved, spec.model_copy(update={"provenance": provenance, "thresholds": thresholds})
+    )
 
 
 def used_patterns(patterns: Sequence[str], scenes: Sequence[Path]) -> tuple[str, ...]:
