@@ -16,8 +16,9 @@ from geoseg.api.info import describe_file
 from geoseg.cli import cli
 from geoseg.errors import GeosegError, SceneReadError
 from geoseg.geo.raster import make_prob_tags, read_info, write_array
-from geoseg.networks.model_file import find_model
+from geoseg.networks.model_file import find_model, load_model, save_model
 from geoseg.options import Thresholds
+from geoseg.options.confidence import ConfidenceRule
 
 
 def run(*words):
@@ -52,6 +53,44 @@ def test_a_model_is_described_in_a_few_lines_with_its_scores():
     described = json.loads(CliRunner().invoke(cli, ["info", "buildings", "--json"]).output)
     assert described["thresholds"]["min_area_m2"] == 20
     assert len(described["scores"]) == 5
+
+
+def lines_of(path):
+    return CliRunner().invoke(cli, ["info", str(path)]).output.splitlines()
+
+
+def test_a_model_says_what_its_confidences_are(tmp_path):
+    spec, weights = load_model(find_model())
+    plain = spec.thresholds.model_copy(update={"confidence": None, "min_confidence": 0.0})
+    rated = plain.model_copy(
+        update={"confidence": ConfidenceRule(constant=1), "min_confidence": 0.3}
+    )
+    calibration = {"temperature": 1.5, "footprints": 431, "footprint_ece": 0.062}
+    provenance = spec.provenance | {"calibration": calibration}
+    for name, thresholds in (("plain", plain), ("rated", rated)):
+        changes = {"thresholds": thresholds, "provenance": provenance}
+        save_model(tmp_path / f"{name}.safetensors", weights, spec.model_copy(update=changes))
+    assert "confidence    mean probability inside a footprint" in lines_of(
+        tmp_path / "plain.safetensors"
+    )
+    assert (
+        "confidence    probability that a footprint is a building; mean error 0.062 on 431 "
+        "footprints of validation tiles; footprints below 0.3 are dropped"
+    ) in lines_of(tmp_path / "rated.safetensors")
+
+
+def test_the_thresholds_of_a_raster_are_words(tmp_path):
+    path = tmp_path / "prob.tif"
+    grid = read_info(write(tmp_path / "a.tif", np.ones((1, 5, 7), np.uint8))).grid
+    thresholds = Thresholds(body=0.4, split_m=2, confidence=ConfidenceRule(constant=1))
+    tags = make_prob_tags(thresholds)
+    write_array(path, grid, np.ones((1, 5, 7), np.float32), tags=tags)
+    (line,) = [line for line in lines_of(path) if line.startswith("thresholds")]
+    assert "body 0.4, seed 0.6, border 1, contact 1, split_m 2" in line
+    assert line.endswith("temperature 1, confidences by a rule")
+    write_array(path, grid, np.ones((1, 5, 7), np.float32), tags={next(iter(tags)): "{oops"})
+    (line,) = [line for line in lines_of(path) if line.startswith("thresholds")]
+    assert line.endswith("  {oops")
 
 
 def test_a_model_without_a_card_has_no_scores(tmp_path):

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from geoseg.options import Thresholds
+
 
 @click.command()
 @click.argument("path")
@@ -52,8 +54,20 @@ def _format_raster(described: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for name in described["subdatasets"]:
         yield "subdataset", name
     if described["thresholds"]:
-        yield "thresholds", described["thresholds"]
+        yield "thresholds", _format_thresholds(described["thresholds"])
     yield "default model", described["default_model"]
+
+
+def _format_thresholds(tag: str) -> str:
+    """Return the thresholds that are set; the tag itself if another program wrote it."""
+    try:
+        thresholds = Thresholds.model_validate_json(tag).model_dump(exclude_none=True)
+    except ValueError:
+        return tag
+    rule = thresholds.pop("confidence", None)
+    texts = [f"{name} {value if isinstance(value, bool) else f'{value:g}'}"
+             for name, value in thresholds.items()]  # fmt: skip
+    return ", ".join([*texts, *(["confidences by a rule"] if rule else [])])
 
 
 def _format_band(band: dict[str, Any]) -> str:
@@ -84,11 +98,28 @@ def _format_model(described: dict[str, Any]) -> Iterator[tuple[str, str]]:
     scores = {"building F1": origin.get("val_f1"), iou: origin.get("val_iou")}
     if known := [f"{name} {score:.2f}" for name, score in scores.items() if score is not None]:
         yield "validation", f"{', '.join(known)}, on the tiles by which the model was chosen"
+    calibration = origin.get("calibration")
+    if described["task"] != "boxes" and not described["exclusive"]:
+        yield "confidence", _format_confidence(described["thresholds"], calibration)
     for line in described["scores"]:
         yield "score", line
     if "licence" in origin:
         yield "licence", str(origin["licence"])
     yield "all settings", "geoseg info --json"
+
+
+def _format_confidence(thresholds: dict[str, Any], calibration: Any) -> str:
+    """Say how confidences are computed, and how far they were off on validation tiles."""
+    if not thresholds.get("confidence"):
+        return "mean probability inside a footprint"
+    text = "probability that a footprint is a building"
+    if isinstance(calibration, dict) and "footprint_ece" in calibration:
+        text += (
+            f"; mean error {calibration['footprint_ece']} on {calibration.get('footprints')} "
+            "footprints of validation tiles"
+        )
+    least = thresholds.get("min_confidence")
+    return text + (f"; footprints below {least:g} are dropped" if least else "")
 
 
 def _format_training(origin: Any) -> Iterator[tuple[str, str]]:
