@@ -1,6 +1,7 @@
 """Depthwise convolutions in mixed precision on a CPU."""
 
 import copy
+import pickle
 
 import torch
 from torch import nn
@@ -47,7 +48,11 @@ def test_without_mixed_precision_nothing_changes():
 def test_a_copy_uses_its_own_weights():
     network = Small()
     compute_depthwise_in_float32(network)
-    twin = copy.deepcopy(network)
+    for twin in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        check_own_weights(network, twin)
+
+
+def check_own_weights(network, twin):
     with torch.no_grad():
         twin.depthwise.weight.zero_()
         twin.depthwise.bias.zero_()

@@ -113,4 +113,8 @@ def test_what_is_no_rectangle(shape):
     found = fit_rectangles(np.array([shape, other]), np.array([shape, other]), np.full(2, 1.0))
     assert found[0].is_empty
     assert shapely.hausdorff_distance(found[1], other) < 1e-9
+    # Outlines whose corners are no vertices of the traced outline, and empty ones.
+    for traced in (box(0, 0, 9, 6), shapely.Polygon()):
+        (none,) = fit_rectangles(np.array([box(0, 0, 10, 6)]), np.array([traced]), np.ones(1))
+        assert none.is_empty
     assert fit_rectangles(np.empty(0, object), np.empty(0, object), np.empty(0)).size == 0

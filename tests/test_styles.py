@@ -37,7 +37,7 @@ def lab(colour, sight):
 
 @pytest.mark.parametrize("sight", SEEN)
 def test_colours_differ_for_everybody(sight):
-    confidences = [colour for *_, colour in styles._CONFIDENCES]
+    confidences = [colour for *_, colour in styles.LIMITS_OF_RULES.classes()]
     report = [styles.FOUND_COLOUR, styles.WRONG_COLOUR, styles.MISSED_COLOUR]
     for colours in (confidences, report):
         assert len(colours) == 3

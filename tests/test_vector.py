@@ -559,12 +559,12 @@ def test_the_size_of_a_shapefile_is_known_before_it_is_written(tmp_path_factory,
 def test_a_geopackage_has_points_to_review(tmp_path):
     path = tmp_path / "out.gpkg"
     first, second = houses(3), houses(2, first=4)
-    first["confidence"], second["confidence"] = [0.9, 0.3, 0.49], [0.2, 0.5]
+    first["confidence"], second["confidence"] = [0.9, 0.5, 0.69], [0.4, 0.7]
     write_footprints(path, [first, second], crs=UTM)
     assert list_layers(path) == ["footprints", "review", "layer_styles"]
     points = gpd.read_file(path, layer="review")
     assert points["id"].tolist() == [4, 2, 3]
-    assert points["confidence"].tolist() == [0.2, 0.3, 0.49]
+    assert points["confidence"].tolist() == [0.4, 0.5, 0.69]
     assert points.crs == UTM
     found = read_footprints(path).set_index("id")
     for point in points.itertuples():
@@ -579,11 +579,11 @@ def test_a_geopackage_has_points_to_review(tmp_path):
     assert kinds == {"footprints": "features", "review": "features", "layer_styles": "attributes"}
     renderers = [ElementTree.fromstring(row[3]).find("renderer-v2") for row in rows]
     assert [one.get("type") for one in renderers] == ["graduatedSymbol", "RuleRenderer"]
-    # QGIS takes the first range that contains a value: 0.5 needs no review.
+    # QGIS takes the first range that contains a value: 0.7 needs no review.
     ranges = [(float(r.get("lower")), float(r.get("upper"))) for r in renderers[0].find("ranges")]
-    assert ranges == [(0.8, 1), (0.5, 0.8), (0, 0.5)]
+    assert ranges == [(0.85, 1), (0.7, 0.85), (0, 0.7)]
     labels = [r.get("label") for r in renderers[0].find("ranges")]
-    assert labels == ["confidence from 0.80", "confidence 0.50 to 0.80", "confidence below 0.50"]
+    assert labels == ["confidence from 0.85", "confidence 0.70 to 0.85", "confidence below 0.70"]
     write_footprints(tmp_path / "none.gpkg", [], crs=UTM)
     assert len(gpd.read_file(tmp_path / "none.gpkg", layer="review")) == 0
 

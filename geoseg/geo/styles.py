@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
@@ -33,18 +34,37 @@ _BLUE, _YELLOW, _RED = "#1e88ff", "#ffee33", "#e04400"
 # Of an evaluation: true positives, false positives, false negatives.
 FOUND_COLOUR, WRONG_COLOUR, MISSED_COLOUR = _BLUE, _RED, _YELLOW
 
-# Of the footprints with a higher confidence most are buildings; those below the lower one are
-# doubtful.
-_SURE = 0.8
-DOUBTFUL = 0.5
 
-# Least and largest confidence, text in the legend and colour of each class of footprints. The first
-# class that contains a confidence is its class.
-_CONFIDENCES: tuple[tuple[float, float, str, Colour], ...] = (
-    (_SURE, 1.0, "confidence from 0.80", _BLUE),
-    (DOUBTFUL, _SURE, "confidence 0.50 to 0.80", _YELLOW),
-    (0.0, DOUBTFUL, "confidence below 0.50", _RED),
-)
+@dataclass(frozen=True)
+class ConfidenceLimits:
+    """Confidences that separate the colours of footprints.
+
+    Attributes:
+        sure: From here on most footprints are right.
+        doubtful: Footprints below are to be reviewed.
+    """
+
+    sure: float
+    doubtful: float
+
+    def classes(self) -> tuple[tuple[float, float, str, Colour], ...]:
+        """Return least and largest confidence, text in the legend and colour of each class.
+
+        The first class that contains a confidence is its class.
+        """
+        return (
+            (self.sure, 1.0, f"confidence from {self.sure:.2f}", _BLUE),
+            (
+                self.doubtful, self.sure, f"confidence {self.doubtful:.2f} to {self.sure:.2f}",
+                _YELLOW,
+            ),
+            (0.0, self.doubtful, f"confidence below {self.doubtful:.2f}", _RED),
+        )  # fmt: skip
+
+
+# Of confidences that are mean probabilities, most of which are high, and of those by a rule.
+LIMITS_OF_MEANS = ConfidenceLimits(0.85, 0.7)
+LIMITS_OF_RULES = ConfidenceLimits(0.8, 0.5)
 
 # Probability, colour and opacity: the lightness rises with the probability.
 _RAMP: tuple[tuple[float, Colour], ...] = (
@@ -157,12 +177,12 @@ def write_raster_style(raster: Path, style: str) -> None:
         partial.write_text(style, encoding="utf-8")
 
 
-def confidence_style(aliases: Mapping[str, str]) -> str:
+def confidence_style(aliases: Mapping[str, str], limits: ConfidenceLimits) -> str:
     """Return the style of footprints, coloured by confidence; aliases by column."""
     ranges, symbols = [], []
-    for number, (low, high, label, colour) in enumerate(_CONFIDENCES):
-        limits = f'lower="{low}" upper="{high}" symbol="{number}" label="{label}"'
-        ranges.append(f'   <range {limits} render="true"/>')
+    for number, (low, high, label, colour) in enumerate(limits.classes()):
+        bounds = f'lower="{low}" upper="{high}" symbol="{number}" label="{label}"'
+        ranges.append(f'   <range {bounds} render="true"/>')
         symbols.append(_fill(number, colour))
     renderer = 'type="graduatedSymbol" attr="confidence" graduatedMethod="GraduatedColor"'
     return _layer(renderer, "ranges", ranges, symbols, aliases)
@@ -188,9 +208,9 @@ def outline_style(aliases: Mapping[str, str], label: str, colour: Colour) -> str
     return _one_rule(label, _fill(0, colour), aliases)
 
 
-def review_style(aliases: Mapping[str, str]) -> str:
+def review_style(aliases: Mapping[str, str], limits: ConfidenceLimits) -> str:
     """Return the style of points in doubtful footprints."""
-    _, _, label, colour = _CONFIDENCES[-1]
+    *_, (_, _, label, colour) = limits.classes()
     marker = {
         "name": "circle", "size": "2.4", "size_unit": "MM", "color": _qgis(colour),
         "outline_color": "255,255,255,255",

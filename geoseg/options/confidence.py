@@ -8,8 +8,8 @@ from pydantic import Field
 
 from geoseg.options.base import Options
 
-_MOST = 1e4
-Weight = Annotated[float, Field(ge=-_MOST, le=_MOST)]
+MOST_WEIGHT = 1e4
+Weight = Annotated[float, Field(ge=-MOST_WEIGHT, le=MOST_WEIGHT)]
 
 
 class ConfidenceRule(Options):
@@ -29,7 +29,7 @@ class ConfidenceRule(Options):
     large: Weight = Field(0.0, description="log2(area / 200 m²), at least 0")
     compactness: Weight = Field(0.0, description="4 pi area / perimeter²: 1 of a circle")
     edge: Weight = Field(0.0, description="1 at the edge of the scene or at nodata, else 0")
-    touching: Weight = Field(0.0, description="1 if another footprint touches it, else 0")
+    touching: Weight = Field(0.0, description="1 if it shares a wall with another building, else 0")
 
 
 FEATURES = tuple(name for name in ConfidenceRule.model_fields if name != "constant")

@@ -118,6 +118,7 @@ _ONLY_BUILDINGS = (
     *("body", "seed", "border", "contact", "split_m", "subpixel", "regularize", "min_hole_m2"),
     "min_part_m2",
     "temperature",
+    "confidence",
 )
 
 

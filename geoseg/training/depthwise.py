@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import MethodType
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,8 @@ def compute_depthwise_in_float32(network: nn.Module) -> None:
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
-            # A method of the instance, which follows the module into its copies.
-            module.forward = MethodType(_forward, module)  # type: ignore[method-assign]
+            # Not a method, which cannot be pickled. Copies get a function of their own module.
+            module.forward = partial(_forward, module)  # type: ignore[method-assign]
 
 
 def _forward(module: nn.Conv2d, image: Tensor) -> Tensor:

@@ -33,24 +33,14 @@ from geoseg.training.validation.areas import (
     predict_tiles,
 )
 from geoseg.training.validation.calibration import calibrate
-from geoseg.training.validation.confidence import (
-    FootprintReliability,
-    choose_least_confidence,
-    collect_footprints,
-    cross_rate,
-    fit_rule,
-    keep_confident,
-    measure_footprints,
-)
 from geoseg.training.validation.merged_labels import (
     add_not_counted,
-    count_buildings_in,
     describe_merged,
     list_counted_places,
     measure_merged_f1,
 )
+from geoseg.training.validation.rating import rate_areas
 from geoseg.training.validation.tuning import Drawing, Tuned, name_counts, tune_thresholds
-from geoseg.vectorization.confidence import rate_footprints
 
 VALIDATION_NAME, RELIABILITY_NAME = "validation.png", "reliability.png"
 
@@ -116,63 +106,6 @@ def finish(spec: ModelSpec, weights: dict[str, Tensor], device: str, tiles: Tile
         notes=describe_merged(areas.areas(), merged_f1),
         places=name_counts(names, counted),
         merged_places=name_counts(names, merged),
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class _Rated:
-    """Validation areas with their footprints, rated and chosen by confidence.
-
-    Attributes:
-        thresholds: Thresholds with the rule of confidences and `min_confidence`.
-        evaluated: The areas with their evaluation.
-        count: Number of footprints to which the rule was fitted.
-        reliability: Of confidences by rules that did not see the place of the footprint; None
-            without a rule.
-    """
-
-    thresholds: Thresholds
-    evaluated: list[tuple[ValidationArea, Evaluation]]
-    count: int = 0
-    reliability: FootprintReliability | None = None
-
-    @property
-    def summary(self) -> dict[str, float]:
-        """The values that a model file stores; empty without a rule."""
-        if self.reliability is None:
-            return {}
-        return {"footprints": self.count, "footprint_ece": round(self.reliability.ece, 4)}
-
-
-def rate_areas(areas: ValidationAreas, thresholds: Thresholds) -> _Rated:
-    """Fit how confidences follow from features, and choose the confidence from which to keep.
-
-    With too few footprints the thresholds stay as they are.
-
-    Args:
-        areas: Validation areas, predicted.
-        thresholds: Thresholds of the footprints.
-    """
-    every = areas.areas()
-    found = [area.find(thresholds) for area in every]
-    evaluated = [(area, area.compare(own)) for area, own in zip(every, found, strict=True)]
-    is_counted = count_buildings_in(every)
-    counted = [pair for pair, counts in zip(evaluated, is_counted, strict=True) if counts]
-    footprints = collect_footprints((area.place, one) for area, one in counted)
-    rule = fit_rule(footprints)
-    if rule is None:
-        return _Rated(thresholds, evaluated)
-    missed = [0] * len(areas.places.names)
-    for area, one in counted:
-        missed[area.place] += one.score.fn
-    confidences = rate_footprints(rule, footprints.features)
-    least = choose_least_confidence(confidences, footprints, missed)
-    kept = (keep_confident(own, rule, least) for own in found)
-    return _Rated(
-        thresholds.model_copy(update={"confidence": rule, "min_confidence": least}),
-        [(area, area.compare(own)) for area, own in zip(every, kept, strict=True)],
-        len(footprints),
-        measure_footprints(cross_rate(footprints), footprints.found),
     )
 
 

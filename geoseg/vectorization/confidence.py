@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 
+from geoseg.options import Thresholds
 from geoseg.options.confidence import FEATURES, ConfidenceRule
+
+logger = logging.getLogger(__name__)
+
+# Features that are means of a band.
+_BANDS = ("border", "contact")
 
 # Probabilities nearer to 0 and 1 have the logits of these.
 _LEAST_PROB = 1e-3
@@ -52,6 +59,27 @@ def rate_footprints(rule: ConfidenceRule, features: NDArray[np.float64]) -> NDAr
     # Not `@`: its sums depend on the number of rows, and so would files on the block size.
     confidences: NDArray[np.float64] = expit(rule.constant + (features * weights).sum(axis=1))
     return confidences
+
+
+def without_unusable_rule(thresholds: Thresholds, bands: Iterable[str]) -> Thresholds:
+    """Return the thresholds, without a rule that needs a band which is missing.
+
+    Args:
+        thresholds: Thresholds of footprints.
+        bands: Names of the bands of probabilities.
+    """
+    rule, present = thresholds.confidence, set(bands)
+    if rule is None:
+        return thresholds
+    missing = [name for name in _BANDS if getattr(rule, name) and name not in present]
+    if not missing:
+        return thresholds
+    logger.warning(
+        "the confidences of this model depend on the band %s, which is missing; they are mean "
+        "probabilities instead, and no footprint is dropped for its confidence",
+        missing[0],
+    )
+    return thresholds.model_copy(update={"confidence": None, "min_confidence": 0.0})
 
 
 def _bounded_logit(prob: ArrayLike) -> NDArray[np.float64]:

@@ -124,16 +124,16 @@ def build_frame(
     crs = as_crs(grid.crs)
     polygons = shapely.orient_polygons(_to_crs(batch.polygons, grid))
     areas, perimeters = geodesic_measures(polygons, crs)
-    measured = {**batch.attributes, "area_m2": areas, "perimeter_m": perimeters}
     attributes = {
         name: values.round(4) if values.dtype.kind == "f" else values
-        for name, values in {**_confidence(measured, rule), **batch.attributes}.items()
+        for name, values in batch.attributes.items()
     }
+    measured = {"area_m2": areas.round(3), "perimeter_m": perimeters.round(3)}
     frame = pd.DataFrame(
         {
             "id": np.zeros(len(polygons), dtype=np.int64),
-            "area_m2": areas.round(3),
-            "perimeter_m": perimeters.round(3),
+            **measured,
+            **_confidence({**measured, **attributes}, rule),
             **attributes,
         }
     )
@@ -147,7 +147,7 @@ def _confidence(
         return {}
     if rule is None:
         return {"confidence": columns["mean_prob"]}
-    return {"confidence": rate_footprints(rule, compute_features(columns))}
+    return {"confidence": rate_footprints(rule, compute_features(columns)).round(4)}
 
 
 def _to_crs(polygons: np.ndarray, grid: Grid) -> np.ndarray:

@@ -18,7 +18,7 @@ from rasterio.windows import Window
 from geoseg.geo.grid import Grid
 from geoseg.geo.paths import absolute_path
 from geoseg.geo.raster import ProbInfo
-from geoseg.geo.styles import choose_class_colours
+from geoseg.geo.styles import LIMITS_OF_MEANS, LIMITS_OF_RULES, choose_class_colours
 from geoseg.geo.vector import ParquetParts, write_footprints
 from geoseg.jobs.memory import resident_bytes
 from geoseg.jobs.output import Work
@@ -34,9 +34,10 @@ from geoseg.vectorization.components.selection import (
     select_components,
 )
 from geoseg.vectorization.components.trace_windows import TraceWindow, plan_windows
+from geoseg.vectorization.confidence import without_unusable_rule
 from geoseg.vectorization.footprint_frames import concatenate_frames, number_footprints
 from geoseg.vectorization.footprints import BUILDING_COLUMNS, building_margins
-from geoseg.vectorization.prob_sources import ArrayProb
+from geoseg.vectorization.prob_sources import ArrayProb, prob_bands
 from geoseg.vectorization.tasks import (
     FindTask,
     TraceTask,
@@ -102,6 +103,7 @@ def write_layer(
     count = write_footprints(
         output, frames, crs=prob.grid.crs, columns=tracer.columns, grid=prob.grid,
         class_colours=_choose_colours(prob),
+        limits=LIMITS_OF_MEANS if tracer.thresholds.confidence is None else LIMITS_OF_RULES,
     )  # fmt: skip
     work.journal.add("count", count)
     return count
@@ -145,7 +147,9 @@ class _Tracer:
         pool: Pool,
         progress: Progress | None,
     ) -> None:
-        self._prob, self._thresholds, self._folder = prob, thresholds, folder
+        bands = () if prob.classes else prob_bands(prob)
+        self._prob, self._folder = prob, folder
+        self.thresholds = without_unusable_rule(thresholds, bands)
         self._journal, self._pool, self._progress = work.journal, pool, progress
         self._kind = _CLASSES if prob.classes else _BUILDINGS
         self.columns = self._kind.columns
@@ -155,13 +159,13 @@ class _Tracer:
         layout = self._choose_layout(max_memory_gb, block_px)
         components = self._find(layout.rows)
         grid, margins = self._prob.grid, self._kind.margins
-        selection = select_components(components, grid, self._thresholds, margins)
+        selection = select_components(components, grid, self.thresholds, margins)
         windows = list(plan_windows(selection.components, grid, layout.side, selection.margins))
         if self._kind.holds_pixels:
             for window in windows:
                 check_window(window.window, max_memory_gb, resident_bytes() / 1e9)
         self._trace_windows(selection, windows)
-        minimum = self._thresholds.min_area_m2, self._thresholds.min_confidence
+        minimum = self.thresholds.min_area_m2, self.thresholds.min_confidence
         for frame in number_footprints(self._read_strips(windows), *minimum):
             yield frame[[*self.columns, "geometry"]]
 
@@ -185,7 +189,7 @@ class _Tracer:
         table = self._journal.find_array("components", "int64", Components.COLUMNS)
         if table is None or not Components.fits(table, self._prob.grid.shape):
             windows = list(self._prob.grid.row_windows(rows))
-            tasks = [FindTask(self._prob, self._thresholds, window) for window in windows]
+            tasks = [FindTask(self._prob, self.thresholds, window) for window in windows]
             parts: list[BlockComponents] = list(
                 self._run(run_find_task, tasks, 0, len(tasks), "blocks searched")
             )
@@ -204,7 +208,7 @@ class _Tracer:
     def _task(self, selection: ComponentSelection, one: TraceWindow, output: Path) -> TraceTask:
         indices = selection.beginning_in(one.window)
         return TraceTask(
-            prob=self._prob, thresholds=self._thresholds, window=one.window,
+            prob=self._prob, thresholds=self.thresholds, window=one.window,
             selection=selection.pick(indices), indices=indices,
             chosen=np.isin(indices, one.indices), output=output,
         )  # fmt: skip
@@ -260,6 +264,10 @@ def vectorize_arrays(
         All footprints, with these columns.
     """
     source = ArrayProb(body, border, valid, grid, contact)
+    bands = {"border": border, "contact": contact}
+    thresholds = without_unusable_rule(
+        thresholds, [name for name, band in bands.items() if band is not None]
+    )
     whole = Window(0, 0, grid.width, grid.height)
     components = merge_blocks([find_components(source, whole, thresholds)], grid.width)
     selection = select_components(components, grid, thresholds, building_margins)

@@ -12,7 +12,10 @@ _TEXTS: Mapping[str, tuple[str, str]] = {
     "class": ("Class", "class of the polygon"),
     "area_m2": ("Area (m²)", "geodesic area in square metres"),
     "perimeter_m": ("Perimeter (m)", "geodesic perimeter in metres, holes included"),
-    "confidence": ("Confidence", "probability that the footprint is a building, 0 to 1"),
+    "confidence": (
+        "Confidence",
+        "0 to 1: probability that the footprint is a building, or the mean probability inside",
+    ),
     "mean_prob": ("Mean probability", "mean calibrated probability of the pixels inside, 0 to 1"),
     "conf_p10": (
         "Confidence of the weakest tenth",

@@ -18,13 +18,9 @@ import shapely
 from pyproj import CRS
 
 from geoseg.errors import VectorReadError, one_line
-from geoseg.geo.styles import DOUBTFUL
 from geoseg.geo.vector.columns import described
 
 REVIEW_LAYER = "review"
-
-# Footprints of lower confidence get a point in the review layer.
-REVIEW_BELOW = DOUBTFUL
 
 # Largest number of review points, those of lowest confidence.
 MAX_POINTS = 100_000
@@ -46,16 +42,21 @@ class ReviewPoints:
     """Points in footprints of low confidence, collected while these are written.
 
     At most `MAX_POINTS` are kept, those of lowest confidence.
+
+    Args:
+        crs: CRS of the points.
+        below: Footprints of lower confidence get a point.
     """
 
-    def __init__(self, crs: CRS) -> None:
+    def __init__(self, crs: CRS, below: float) -> None:
+        self._below = below
         columns = {"id": np.zeros(0, dtype=np.int64), "confidence": np.zeros(0)}
         self._empty = gpd.GeoDataFrame(columns, geometry=np.zeros(0, dtype=object), crs=crs)
         self._parts: list[gpd.GeoDataFrame] = []
 
     def add(self, frame: gpd.GeoDataFrame) -> None:
         """Add the footprints of low confidence of a frame with `id` and `confidence`."""
-        low = frame[frame["confidence"] < REVIEW_BELOW]
+        low = frame[frame["confidence"] < self._below]
         if low.empty:
             return
         points = shapely.point_on_surface(low.geometry.to_numpy())

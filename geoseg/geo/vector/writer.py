@@ -18,7 +18,13 @@ from pyproj import CRS
 from geoseg.errors import ConfigError
 from geoseg.geo.crs import as_crs, check_location
 from geoseg.geo.grid import Grid
-from geoseg.geo.styles import class_style, confidence_style, review_style
+from geoseg.geo.styles import (
+    LIMITS_OF_MEANS,
+    ConfidenceLimits,
+    class_style,
+    confidence_style,
+    review_style,
+)
 from geoseg.geo.vector.antimeridian import DECIMALS, to_degrees
 from geoseg.geo.vector.columns import column_aliases, described, free_name
 from geoseg.geo.vector.geopackage import (
@@ -72,6 +78,7 @@ def write_footprints(
     grid: Grid | None = None,
     class_colours: Mapping[str, str] | None = None,
     is_review: bool = True,
+    limits: ConfidenceLimits = LIMITS_OF_MEANS,
     keeps_parts: bool = False,
     has_z: bool = False,
 ) -> int:
@@ -97,6 +104,7 @@ def write_footprints(
             of a GeoPackage.
         is_review: Whether a GeoPackage of footprints with confidences gets the layer `review` and
             styles.
+        limits: Confidences that decide about the colours, and which footprints are to be reviewed.
         keeps_parts: Whether the layer is one of MultiPolygons, and its rows are not divided.
         has_z: Whether polygons have Z; in formats of `SAME_DIMENSION_SUFFIXES` all of them must.
 
@@ -116,7 +124,7 @@ def write_footprints(
     source_crs = as_crs(crs, path)
     target_crs = CRS.from_epsg(4326) if suffix in _IN_DEGREES else source_crs
     frames = _right_handed(batches, suffix, source_crs, keeps_parts)
-    review = ReviewPoints(target_crs)
+    review = ReviewPoints(target_crs, limits.doubtful)
     is_review = is_review and suffix == ".gpkg"
     if is_review:
         frames = _collect_review_points(frames, review)
@@ -135,7 +143,7 @@ def write_footprints(
             kind = "MultiPolygon" if keeps_parts else "Polygon"
             _write_ogr(partial, stream, suffix, f"{kind} Z" if has_z else kind)
         if is_review and set(stream.schema.names) >= _REVIEW_COLUMNS:
-            _finish_geopackage(partial, stream.schema.names, review, class_colours)
+            _finish_geopackage(partial, stream.schema.names, review, class_colours, limits)
     return stream.count
 
 
@@ -144,13 +152,16 @@ def _finish_geopackage(
     columns: list[str],
     review: ReviewPoints,
     class_colours: Mapping[str, str] | None,
+    limits: ConfidenceLimits,
 ) -> None:
     """Add the review points, and the default styles of both layers."""
     points, aliases = review.points(), column_aliases(columns)
     add_layer(path, REVIEW_LAYER, points, "Point")
-    style = class_style(aliases, class_colours) if class_colours else confidence_style(aliases)
+    style = (
+        class_style(aliases, class_colours) if class_colours else confidence_style(aliases, limits)
+    )
     point_aliases = column_aliases(points.columns)
-    add_styles(path, {FOOTPRINT_LAYER: style, REVIEW_LAYER: review_style(point_aliases)})
+    add_styles(path, {FOOTPRINT_LAYER: style, REVIEW_LAYER: review_style(point_aliases, limits)})
 
 
 def _collect_review_points(

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import geopandas as gpd
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from geoseg.evaluation import Evaluation
-from geoseg.options.confidence import FEATURES, ConfidenceRule
+from geoseg.options.confidence import FEATURES, MOST_WEIGHT, ConfidenceRule
 from geoseg.vectorization.confidence import compute_features, rate_footprints
 from geoseg.vectorization.footprints import MEASURED_COLUMNS
 
 BINS = 10
 
-# With fewer footprints, or fewer true or false ones, no rule is fitted.
+# With fewer footprints, or fewer true or false ones, no rule is fitted. Cross-validation fits rules
+# to parts of the footprints.
 _LEAST_FOOTPRINTS, _LEAST_OF_EACH = 40, 8
+_LEAST_OF_PART = 20
 
 # Features that can only raise a confidence, and those that can only lower it.
 _RAISING, _LOWERING = ("mean_prob", "conf_p10", "border", "small", "compactness"), ("edge",)
@@ -26,14 +27,17 @@ _RAISING, _LOWERING = ("mean_prob", "conf_p10", "border", "small", "compactness"
 # Weight of the squared weights of standardised features, which a few footprints could inflate.
 _PENALTY = 1.0
 
-# A feature that varies less has no weight.
-_LEAST_STD = 1e-6
+# A feature that varies less has no weight: it would be large, and decide in another place.
+_LEAST_STD = 0.01
 
 # Half of F1 is the best limit of perfectly calibrated confidences.
 _LIMITS = (0.0, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
 
 # Smaller gains of F1 are noise and change nothing.
 _LEAST_GAIN = 0.005
+
+# A place with so many footprints has half the weight of one with very many.
+_HALF_WEIGHT = 50
 
 # Parts of a cross-validation if there is a single place.
 _FOLDS = 5
@@ -100,19 +104,21 @@ def collect_footprints(evaluated: Iterable[tuple[int, Evaluation]]) -> RatedFoot
     return RatedFootprints(np.concatenate(features), np.concatenate(found), np.concatenate(places))
 
 
-def fit_rule(footprints: RatedFootprints) -> ConfidenceRule | None:
-    """Fit a rule by logistic regression, in which places count equally.
+def fit_rule(footprints: RatedFootprints, least: int = _LEAST_FOOTPRINTS) -> ConfidenceRule | None:
+    """Fit a rule by logistic regression.
 
-    Weights of features that can only raise or only lower a confidence have that sign.
+    Large places count equally, and small ones less. Weights of features that can only raise or only
+    lower a confidence have that sign.
 
     Args:
         footprints: Footprints whose truth is known.
+        least: Least number of footprints.
 
     Returns:
         The rule; None with too few footprints, or too few true or false ones.
     """
     found = footprints.found
-    if len(found) < _LEAST_FOOTPRINTS or min(found.sum(), (~found).sum()) < _LEAST_OF_EACH:
+    if len(found) < least or min(found.sum(), (~found).sum()) < _LEAST_OF_EACH:
         return None
     mean, std = footprints.features.mean(axis=0), footprints.features.std(axis=0)
     used = std > _LEAST_STD
@@ -132,44 +138,29 @@ def fit_rule(footprints: RatedFootprints) -> ConfidenceRule | None:
     start = np.zeros(1 + len(names))
     bounds = [(-50.0, 50.0), *map(_bounds, names)]
     best = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
-    weights = best[1:] / std[used]
+    weights = np.clip(best[1:] / std[used], -MOST_WEIGHT, MOST_WEIGHT)
     constant = best[0] - (weights * mean[used]).sum()
     named = dict(zip(names, weights.tolist(), strict=True))
     rounded = {name: round(value, 4) for name, value in {"constant": constant, **named}.items()}
     return ConfidenceRule(**rounded)
 
 
-def keep_confident(
-    footprints: gpd.GeoDataFrame, rule: ConfidenceRule, least: float
-) -> gpd.GeoDataFrame:
-    """Return footprints with their confidence by a rule, without those below the least one.
-
-    Args:
-        footprints: Footprints with the columns `MEASURED_COLUMNS`.
-        rule: The rule.
-        least: Least confidence.
-    """
-    features = compute_features({name: footprints[name].to_numpy() for name in MEASURED_COLUMNS})
-    rated = footprints.assign(confidence=rate_footprints(rule, features))
-    return rated[rated["confidence"] >= least]
-
-
 def cross_rate(footprints: RatedFootprints) -> NDArray[np.float64]:
-    """Return the confidences (n,) by rules that did not see the footprint or its place.
+    """Return the confidences (n,) by rules that did not see the footprint.
 
     Args:
-        footprints: Footprints whose truth is known; with a single place, every fifth one is left
-            out in turn.
+        footprints: Footprints whose truth is known. The rule for those of a place is fitted to all
+            other places; with a single place, a fifth is left out in turn, in their order.
 
     Returns:
         Confidences; NaN where no rule could be fitted to the others.
     """
     groups = footprints.place
     if len(np.unique(groups)) < 2:
-        groups = np.arange(len(footprints)) % _FOLDS
+        groups = np.arange(len(footprints)) * _FOLDS // max(1, len(footprints))
     confidences = np.full(len(footprints), np.nan)
     for group in np.unique(groups):
-        rule = fit_rule(footprints.pick(groups != group))
+        rule = fit_rule(footprints.pick(groups != group), _LEAST_OF_PART)
         if rule is not None:
             own = groups == group
             confidences[own] = rate_footprints(rule, footprints.features[own])
@@ -196,33 +187,35 @@ def choose_least_confidence(
     footprints: RatedFootprints,
     missed: Sequence[int],
 ) -> float:
-    """Return the confidence from which footprints are kept: that of the best F1 over places.
+    """Return the confidence from which footprints are kept: that of the best F1.
+
+    F1 is the mean over places, of which small ones count less.
 
     Args:
         confidences: (n,), of the footprints.
         footprints: All footprints that would be kept without a limit.
         missed: Number of true footprints that none of them matches, for each place.
     """
+    places = [footprints.place == number for number in range(len(missed))]
+    true = np.array([(footprints.found & own).sum() for own in places]) + np.array(missed)
+    weights = true / (true + _HALF_WEIGHT)
 
     def mean_f1(limit: float) -> float:
         kept = confidences >= limit
-        scores = []
-        for place, missed_here in enumerate(missed):
-            own = footprints.place == place
-            hits = (footprints.found & own & kept).sum()
-            true = (footprints.found & own).sum() + missed_here
-            if true:
-                scores.append(2 * hits / (true + (own & kept).sum()))
-        return float(np.mean(scores)) if scores else 0.0
+        hits = np.array([(footprints.found & own & kept).sum() for own in places])
+        counts = np.array([(own & kept).sum() for own in places])
+        scores = 2 * hits / np.maximum(true + counts, 1)
+        return float((weights * scores).sum() / max(weights.sum(), 1e-9))
 
     best = max(_LIMITS, key=mean_f1)
     return best if mean_f1(best) > mean_f1(0.0) + _LEAST_GAIN else 0.0
 
 
 def _weigh_places(place: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return weights (n,) with the mean 1, whose sums are the same for each place."""
+    """Return weights (n,) with the mean 1; their sums hardly depend on the size of large places."""
     _, index, counts = np.unique(place, return_inverse=True, return_counts=True)
-    weights: NDArray[np.float64] = len(place) / (len(counts) * counts[index])
+    shares = 1 / (counts + _HALF_WEIGHT)[index]
+    weights: NDArray[np.float64] = shares / shares.mean()
     return weights
 
 

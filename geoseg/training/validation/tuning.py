@@ -51,7 +51,8 @@ class Tuned:
         merged_f1: Building F1@0.5 of the buildings that `f1` does not contain for that reason, the
             mean over places; None without any.
         notes: Lines for the user.
-        calibration: The `summary` of the calibration for the model file; None without one.
+        calibration: For the model file, the `summary` of the calibration and that of `RatedAreas`;
+            None without a calibration.
         pictures: Functions that draw figures, by file name; called after the model is saved.
     """
 

@@ -36,11 +36,13 @@ def fit_rectangles(outlines: np.ndarray, traced: np.ndarray, max_shifts: np.ndar
     """
     rectangles = np.full(len(outlines), shapely.Polygon(), dtype=object)
     holes = shapely.get_num_interior_rings(outlines) + shapely.get_num_interior_rings(traced)
-    simple = np.flatnonzero(holes == 0)
+    simple = np.flatnonzero((holes == 0) & ~shapely.is_empty(outlines) & ~shapely.is_empty(traced))
     if not len(simple):
         return rectangles
     walls, known = _find_walls(outlines[simple], traced[simple])
     simple = simple[known]
+    if not len(simple):
+        return rectangles
     fitted = _fit(walls)
     good = fitted.exist & _resemble(fitted, traced[simple], max_shifts[simple])
     if good.any():
@@ -162,8 +164,13 @@ def _resemble(rectangles: _Rectangles, traced: np.ndarray, max_shifts: np.ndarra
     passed &= shared >= MIN_IOU * (own + true - shared)
     far = _distances_to_sides(rectangles.sides, vertices, owner) > SPUR * max_shifts[owner]
     passed &= np.bincount(owner, far, len(traced)) == 0
-    reached = _distances_to_edges(rectangles.own_corners(), begins, ends, edge_owner)
-    near: np.ndarray = passed & (reached <= max_shifts[:, None]).all(axis=1)
+    used = passed[edge_owner]
+    numbers = np.cumsum(passed) - 1
+    reached = _distances_to_edges(
+        rectangles.own_corners()[passed], begins[used], ends[used], numbers[edge_owner[used]]
+    )
+    near: np.ndarray = passed.copy()
+    near[passed] = (reached <= max_shifts[passed, None]).all(axis=1)
     return near
 
 
@@ -209,14 +216,16 @@ def _distances_to_edges(
     corners: np.ndarray, begins: np.ndarray, ends: np.ndarray, owner: np.ndarray
 ) -> np.ndarray:
     """Return the distance (n, 4) of each corner from the nearest edge of its polygon."""
-    steps = (ends - begins)[:, None]
-    offsets = corners[owner] - begins[:, None]
-    lengths = np.maximum((steps**2).sum(axis=-1), 1e-300)
-    share = np.clip((offsets * steps).sum(axis=-1) / lengths, 0, 1)
-    distances = np.hypot(*np.moveaxis(offsets - share[..., None] * steps, -1, 0))
-    nearest: np.ndarray = np.minimum.reduceat(
-        distances, np.flatnonzero(np.diff(owner, prepend=-1)), axis=0
-    )
+    nearest = np.empty(corners.shape[:2])
+    if not len(corners):
+        return nearest
+    steps, first = ends - begins, np.flatnonzero(np.diff(owner, prepend=-1))
+    lengths = np.maximum((steps**2).sum(axis=1), 1e-300)
+    for corner in range(corners.shape[1]):  # one at a time, which takes less memory
+        offsets = corners[owner, corner] - begins
+        share = np.clip((offsets * steps).sum(axis=1) / lengths, 0, 1)
+        distances = np.hypot(*(offsets - share[:, None] * steps).T)
+        nearest[:, corner] = np.minimum.reduceat(distances, first)
     return nearest
 
 
@@ -229,11 +238,12 @@ def _find_walls(outlines: np.ndarray, traced: np.ndarray) -> tuple[_Walls, np.nd
     """
     vertices, owner = shapely.get_coordinates(traced, return_index=True)
     corners, of_corner = shapely.get_coordinates(outlines, return_index=True)
-    closing = np.append(np.flatnonzero(np.diff(owner)), len(owner) - 1)
     is_corner = _are_among(vertices, owner, corners, of_corner)
-    is_corner[closing] = False  # it repeats the first vertex
+    is_corner &= np.append(owner[1:] == owner[:-1], False)  # the last repeats the first
     sizes = np.bincount(of_corner, minlength=len(outlines)) - 1
     known = np.bincount(owner, is_corner, len(outlines)) == sizes
+    if not known.any():
+        return _Walls(vertices[:0], vertices[:0], owner[:0]), known
     used = known[owner]
     vertices, is_corner, owner = vertices[used], is_corner[used], owner[used]
     owner = (np.cumsum(known) - 1)[owner]

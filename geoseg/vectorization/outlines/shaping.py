@@ -122,7 +122,8 @@ def _place_rectangles(
         bool (n,), which outlines were replaced.
     """
     changes = groups[1:] != groups[:-1]
-    chosen = np.flatnonzero(np.append(True, changes) & np.append(changes, True))
+    alone = np.append(True, changes) & np.append(changes, True)
+    chosen = np.flatnonzero(alone & (shapely.get_num_coordinates(outlines) <= _most_corners(1)))
     steps = steps_m[chosen]
     # The origin is a pixel of the component, so that rounding does not depend on the window.
     origins = np.floor(shapely.bounds(outlines[chosen])[:, :2])
@@ -166,7 +167,11 @@ def _round(tolerances: np.ndarray) -> np.ndarray:
 
 def _is_texture(outlines: np.ndarray) -> bool:
     corners = int(shapely.get_num_coordinates(outlines).sum())
-    return corners > _CORNERS_EACH * len(outlines) + _CORNERS_MORE
+    return corners > _most_corners(len(outlines))
+
+
+def _most_corners(count: int) -> int:
+    return _CORNERS_EACH * count + _CORNERS_MORE
 
 
 def _regularize_in_metres(
