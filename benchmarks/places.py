@@ -26,6 +26,7 @@ from typing import Any
 
 import click
 import geopandas as gpd
+import numpy as np
 import rasterio
 import torch
 from rasterio.windows import Window
@@ -53,6 +54,8 @@ REGIONS = {
 
 # Scenes whose footprints were made from masks, in which touching buildings are one piece.
 MERGED = ("accra*", "inria*", "rio*", "spacenet2*")
+
+SCENES = "scenes"
 
 # Columns that are used, as shares of the width. The shipped model is tested on the eastern part of
 # Banepa, and the sample that is installed with geoseg is the middle of a scene of Zanzibar.
@@ -89,6 +92,10 @@ SOURCES = (
 )
 LICENCE = "CC BY-SA 4.0"
 
+# Recipes whose scenes are standardised one by one, each band to this mean and standard deviation.
+STANDARDISED = ("per_scene",)
+MEAN, STD = 110.0, 45.0
+
 PRESENT = ("tile.gsd_m=0.3", "tile.overlap=0", "tile.fractions=[0.85,0.15,0]")
 PLACES = ("train.sampling=places",)
 UNKNOWN = (f"tile.merged=[{','.join(MERGED)}]",)
@@ -110,6 +117,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "places_merged": (*PLACES, *UNKNOWN),
     "shipped": SHIPPED,
     "wide": (*SHIPPED, *WIDE),
+    "per_scene": SHIPPED,
 }
 
 
@@ -134,7 +142,9 @@ class Study:
 
     def key(self, recipe: str) -> str:
         """Return a short hash of everything that a result depends on, except its seed."""
+        folder = self.scenes_of(recipe).name
         text = f"{self.steps} {self.settings(recipe, 0).model_dump_json()}"
+        text += "" if folder == SCENES else f" {folder}"
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
     def run(self, recipe: str, leave_out: str | None, seed: int) -> Path:
@@ -142,10 +152,10 @@ class Study:
         name = name_of(leave_out)
         return self.output / "runs" / f"{recipe}_{name}_{seed}_{self.key(recipe)}"
 
-    @property
-    def scenes(self) -> list[Path]:
-        """The scenes of all regions."""
-        return sorted((self.output / "scenes").glob("*.tif"))
+    def scenes_of(self, recipe: str) -> Path:
+        """Return the folder of the scenes of all regions."""
+        is_standardised = recipe in STANDARDISED
+        return self.output / (f"{SCENES}_standardised" if is_standardised else SCENES)
 
 
 @click.command(help=__doc__)
@@ -175,7 +185,9 @@ def main(
 ) -> None:
     """Train, predict and tabulate."""
     study = Study(output, steps, overrides)
-    gather_scenes(towns, banepa, output / "scenes")
+    gather_scenes(towns, banepa, output / SCENES)
+    if set(recipes or RECIPES) & set(STANDARDISED):
+        standardise_scenes(output / SCENES, study.scenes_of(STANDARDISED[0]))
     for seed in map(int, seeds.split(",")):
         for recipe in recipes or RECIPES:
             if whole:
@@ -218,6 +230,32 @@ def gather_scenes(towns: Path, banepa: Path, folder: Path) -> None:
     partial.rename(folder)
 
 
+def standardise_scenes(scenes: Path, folder: Path) -> None:
+    """Write all scenes with the same mean and standard deviation of each band."""
+    if folder.exists():
+        return
+    partial = folder.with_name(f".{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    for scene in sorted(scenes.glob("*.tif")):
+        labels = scene.with_suffix(".parquet")
+        (partial / labels.name).symlink_to(labels.resolve())
+        with rasterio.open(scene) as source:
+            data, valid = source.read().astype(np.float32), source.dataset_mask() > 0
+            profile = source.profile | {"compress": "deflate", "photometric": None}
+        used = data[:, valid]
+        mean, std = used.mean(axis=1)[:, None, None], used.std(axis=1)[:, None, None]
+        # Not 0, which is nodata in some scenes.
+        equal = np.clip((data - mean) / std * STD + MEAN, 1, 255).round().astype(np.uint8)
+        if profile["nodata"] is not None:
+            equal[:, ~valid] = np.uint8(profile["nodata"])
+        with rasterio.open(partial / scene.name, "w", **profile) as sink:
+            sink.write(equal)
+            if profile["nodata"] is None and not valid.all():
+                sink.write_mask(valid)
+    partial.rename(folder)
+
+
 def crop(scene: Path, left: float, right: float, path: Path) -> None:
     """Write the columns of a scene between two shares of its width."""
     with rasterio.open(scene) as source:
@@ -238,7 +276,8 @@ def do_fold(study: Study, recipe: str, region: str, seed: int) -> None:
         return
     model = train(study, recipe, seed, leave_out=region)
     start = time.perf_counter()
-    scenes = [scene for scene in study.scenes if is_in(scene, region)]
+    folder = study.scenes_of(recipe)
+    scenes = [scene for scene in sorted(folder.glob("*.tif")) if is_in(scene, region)]
     buildings, area = Score(0, 0, 0), AreaCounts(0.0, 0.0, 0.0)
     for scene in scenes:
         found = score_scene(scene, model, study.output / "predicted" / recipe)
@@ -268,17 +307,19 @@ def do_fold(study: Study, recipe: str, region: str, seed: int) -> None:
 def train(study: Study, recipe: str, seed: int, *, leave_out: str | None) -> Path:
     """Train on all scenes but those of a region; return the model file."""
     settings = study.settings(recipe, seed)
-    scenes = [s for s in study.scenes if leave_out is None or not is_in(s, leave_out)]
-    tiles = (
-        study.output
-        / "tiles"
-        / f"{name_of(leave_out)}_{short_hash(settings.tile.model_dump_json())}"
-    )
+    folder = study.scenes_of(recipe)
+    scenes = [
+        scene
+        for scene in sorted(folder.glob("*.tif"))
+        if leave_out is None or not is_in(scene, leave_out)
+    ]
+    key = short_hash(settings.tile.model_dump_json())
+    tiles = study.output / f"tiles_of_{folder.name}" / f"{name_of(leave_out)}_{key}"
     if not tiles.exists():
         options = settings.tile.model_copy(
             update={"merged": used_patterns(settings.tile.merged, scenes)}
         ) if settings.tile.model_dump().get("merged") else settings.tile  # fmt: skip
-        geoseg.tile(scenes, study.output / "scenes" / "{}.parquet", tiles, options=options)
+        geoseg.tile(scenes, folder / "{}.parquet", tiles, options=options)
     run = study.run(recipe, leave_out, seed)
     per_epoch = max(25, -(-load_tiles_info(tiles).tiles["train"] // settings.train.batch_size))
     epochs = max(1, round(study.steps / per_epoch))
