@@ -1,11 +1,16 @@
 """Benchmark of vectorization: speed compared with GDAL, scaling, and quality of outlines.
 
-    python benchmarks/vectorize.py [speed] [growth] [--repeat 3]
+    python benchmarks/vectorize.py [verb] [speed] [growth] [--repeat 3]
     python benchmarks/vectorize.py quality --prob PROB --truth FOOTPRINTS [--aoi POLYGONS]
     python benchmarks/vectorize.py picture --prob PROB --scene SCENE --window ROW,COLUMN,SIDE -o PNG
 
 Prints one JSON line per part.
 
+- `verb`: `geoseg vectorize` as a user runs it, whole processes, on a probability raster of 10,000²
+  with 20,000 buildings: with all defaults, with two workers, without regularization, and the exact
+  outlines of pixels; ratios to a process that reads the raster and calls `rasterio.features.shapes`
+  and `shapely.geometry.shape`. On a quarter of it, the ratio to the same followed by
+  `buildingregulariser`, if that package is installed. Medians of `--repeat` turns.
 - `speed`: tracing the exact outlines of 20,000 buildings in an array of 10,000² by two threads,
   compared with `rasterio.features.shapes` over the array and `shapely.geometry.shape`: the ratio of
   seconds, and whether the polygons are the same.
@@ -20,7 +25,9 @@ Prints one JSON line per part.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -53,6 +60,7 @@ from geoseg.vectorization.outlines.rings import trace_rings
 from geoseg.vectorization.outlines.tracing import move_polygons
 
 SIDE, BUILDINGS, BLOCK = 10_000, 20_000, 2048
+VERB = (sys.executable, "-m", "geoseg", "vectorize", "PROB", "-o", "OUTPUT")
 RIGHT_DEGREES = 3.0
 KINDS: dict[str, dict[str, Any]] = {
     "raw": {"simplify_m": 0, "subpixel": False, "regularize": False},
@@ -65,8 +73,12 @@ KINDS: dict[str, dict[str, Any]] = {
 def main() -> None:
     """Run the selected parts."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("parts", nargs="*", metavar="PART", help="speed, growth, quality, picture")
-    parser.add_argument("--repeat", type=int, default=3, help="repeats; the fastest counts")
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help="verb, speed, growth, quality, picture"
+    )
+    parser.add_argument(
+        "--repeat", type=int, default=3, help="repeats; of speed the fastest counts"
+    )
     for name in ("prob", "truth", "aoi"):
         parser.add_argument(f"--{name}", help="for quality")
     for name in ("scene", "window"):
@@ -74,6 +86,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", help="PNG file, for picture")
     arguments = parser.parse_args()
     parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "verb": partial(verb, repeat=arguments.repeat),
         "speed": partial(speed, repeat=arguments.repeat),
         "growth": growth,
         "quality": partial(quality, arguments.prob, arguments.truth, arguments.aoi),
@@ -84,7 +97,7 @@ def main() -> None:
     unknown = [name for name in arguments.parts if name not in parts]
     if unknown:
         parser.error(f"unknown part {unknown[0]}; choose from {', '.join(parts)}")
-    for name in arguments.parts or ("speed", "growth"):
+    for name in arguments.parts or ("verb", "speed", "growth"):
         print(json.dumps({"part": name, **parts[name]()}), flush=True)
 
 
@@ -104,6 +117,48 @@ def build_mask(side: int, buildings: int) -> np.ndarray:
         part = mask[max(top, 0) : top + 68, max(left, 0) : left + 68]
         part |= inside[max(-top, 0) :, max(-left, 0) :][: part.shape[0], : part.shape[1]]
     return mask
+
+
+def verb(*, repeat: int) -> dict[str, Any]:
+    """Time whole processes, in turns, so that all have the same conditions."""
+    commands: dict[str, list[str]] = {
+        "shapes": [sys.executable, "-c", POLYGONIZED, "PROB"],
+        "defaults": [*VERB],
+        "defaults, 2 workers": [*VERB, "--workers", "2"],
+        "not regularized": [*VERB, "--no-regularize"],
+        "raw": [*VERB, "--no-regularize", "--no-subpixel", "--set", "vectorize.simplify_m=0"],
+    }
+    small = {"defaults": [*VERB]}
+    if importlib.util.find_spec("buildingregulariser"):
+        small["buildingregulariser"] = [sys.executable, "-c", POLYGONIZED, "PROB", "regularize"]
+    with tempfile.TemporaryDirectory() as work:
+        whole = write_prob(Path(work) / "whole.tif", 1)
+        part = crop(whole, Path(work) / "part.tif", SIDE // 2)
+        seconds = {
+            SIDE: time_in_turns(commands, whole, repeat),
+            SIDE // 2: time_in_turns(small, part, repeat),
+        }
+    found = {"seconds": seconds, "to_shapes": ratios(seconds[SIDE], "shapes")}
+    if "buildingregulariser" in small:
+        found["to_peer"] = ratios(seconds[SIDE // 2], "buildingregulariser")
+    return found
+
+
+def time_in_turns(commands: dict[str, list[str]], prob: Path, repeat: int) -> dict[str, float]:
+    """Return the median seconds of each command, with the files for PROB and OUTPUT."""
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(repeat):
+        for name, command in commands.items():
+            output = prob.with_suffix(".gpkg")
+            output.unlink(missing_ok=True)
+            start = time.perf_counter()
+            files = {"PROB": str(prob), "OUTPUT": str(output)}
+            subprocess.run(
+                [files.get(word, word) for word in command],
+                check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            seconds[name].append(time.perf_counter() - start)
+    return {name: round(statistics.median(values), 2) for name, values in seconds.items()}
 
 
 def speed(*, repeat: int) -> dict[str, Any]:
@@ -188,6 +243,39 @@ def write_prob(path: Path, times: int) -> Path:
             part = values[row % SIDE : row % SIDE + 500]
             for left in range(0, SIDE * times, SIDE):
                 sink.write(part, 1, window=Window(left, row, SIDE, 500))
+    return path
+
+
+# What a user would write without geoseg; with a second argument also right angles.
+POLYGONIZED = """
+import sys
+import geopandas as gpd, rasterio
+from rasterio.features import shapes
+from shapely.geometry import shape
+with rasterio.open(sys.argv[1]) as source:
+    mask = (source.read(1) >= 128).astype("uint8")
+    found = shapes(mask, mask=mask > 0, connectivity=4, transform=source.transform)
+    polygons = [shape(geometry) for geometry, _ in found]
+    crs = source.crs
+if len(sys.argv) > 2:
+    from buildingregulariser import regularize_geodataframe
+    frame = gpd.GeoDataFrame(geometry=polygons, crs=crs)
+    print(len(regularize_geodataframe(frame, num_cores=1)))
+"""
+
+
+def ratios(seconds: dict[str, float], floor: str) -> dict[str, float]:
+    """Return the seconds of all others in terms of one of them."""
+    return {name: round(one / seconds[floor], 2) for name, one in seconds.items() if name != floor}
+
+
+def crop(raster: Path, path: Path, side: int) -> Path:
+    """Write the first rows and columns of a raster."""
+    with rasterio.open(raster) as source:
+        profile = source.profile | {"width": side, "height": side}
+        with rasterio.open(path, "w", **profile) as sink:
+            sink.write(source.read(window=Window(0, 0, side, side)))
+            sink.update_tags(**source.tags())
     return path
 
 

@@ -71,15 +71,19 @@ def regularize(
     directions, strengths = _directions(graph, len(outlines))
     max_shifts = np.where(strengths < _MIN_STRENGTH, 0.0, max_shift)
     polygons, accepted = outlines.copy(), np.zeros(len(outlines), dtype=bool)
+    points, pinned = np.full_like(graph.points, np.nan), np.zeros(len(graph.points), dtype=bool)
     for attempt in range(_ATTEMPTS):
         moving = max_shifts > 0
+        before = points, pinned
         pinned = _pinned(graph, directions, ~moving)
-        drawn = outlines.copy()
-        drawn[moving] = graph.draw(
-            _straighten(graph, directions, pinned, max_shifts), pinned, moving
-        )
-        # Outlines that did not change since the last attempt need not be checked again.
-        new = moving & (~shapely.equals_exact(drawn, polygons) | (attempt == 0))
+        points = _straighten(graph, directions, pinned, max_shifts)
+        # Outlines whose corners did not change need not be drawn again, nor those that did not
+        # change be checked again.
+        changed = (points != before[0]).any(axis=1) | (pinned != before[1])
+        new = moving & graph.touch(changed)
+        drawn = np.where(moving, polygons, outlines)
+        drawn[new] = graph.draw(points, pinned, new)
+        new[new] = ~shapely.equals_exact(drawn[new], polygons[new]) | (attempt == 0)
         accepted[new] = is_acceptable(drawn[new], traced[new], max_shift)
         new[new] = accepted[new]
         accepted[new] = stay_within(drawn[new], zone)

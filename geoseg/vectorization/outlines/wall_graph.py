@@ -38,6 +38,16 @@ class OutlineGraph:
         vectors: np.ndarray = self.points[self.walls[:, 1]] - self.points[self.walls[:, 0]]
         return vectors
 
+    def touch(self, corners: np.ndarray) -> np.ndarray:
+        """Return the polygons, bool (n,), of which at least one of some corners is a corner.
+
+        Args:
+            corners: bool (corners,), which corners.
+        """
+        touched = np.array([corners[ring].any() for ring in self.rings], dtype=bool)
+        polygons: np.ndarray = np.bincount(self.owners, touched) > 0
+        return polygons
+
     def draw(self, points: np.ndarray, kept: np.ndarray, chosen: np.ndarray) -> np.ndarray:
         """Return polygons (n,) of the same rings with other coordinates.
 
