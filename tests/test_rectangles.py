@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely import affinity, box
 
-from geoseg.vectorization.outlines import rectangles
+from geoseg.vectorization.outlines import distances, rectangles
 from geoseg.vectorization.outlines.acceptance import is_acceptable
+from geoseg.vectorization.outlines.distances import distances_to_edges, stay_near
 from geoseg.vectorization.outlines.rectangles import fit_rectangles
 
 
@@ -66,11 +67,31 @@ def test_shared_areas_and_distances_equal_those_of_geos(seed):
     assert to_sides == pytest.approx(
         shapely.distance(shapely.points(points), shapely.boundary(boxes)[owner]), abs=1e-9
     )
-    corners = np.stack([shapely.get_coordinates(one)[:4] for one in boxes])
-    to_edges = rectangles._distances_to_edges(corners, begins, ends, of_edge)
-    assert to_edges == pytest.approx(
-        shapely.distance(shapely.points(corners), shapely.boundary(polygons)[:, None]), abs=1e-9
-    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([1, 40, 10**6]), st.sampled_from([0, 10**9]))
+def test_distances_from_outlines_equal_those_of_geos(seed, pairs, most):
+    rng = np.random.default_rng(seed)
+    polygons = np.array([rough(rng, 8 + i, 5, 20 * i, 0.3) for i in range(7)])
+    others = np.array([rough(rng, 8 + i, 5, 20 * i, 0.3) for i in range(7)])
+    others[3] = box(3e5, 2e4, 3e5 + 9, 2e4 + 6).difference(box(3e5 + 2, 2e4 + 2, 3e5 + 4, 2e4 + 5))
+    points, owner = shapely.get_coordinates(polygons, return_index=True)
+    rings, of_ring = shapely.get_rings(others, return_index=True)
+    vertices, ring = shapely.get_coordinates(rings, return_index=True)
+    inside = ring[1:] == ring[:-1]
+    expected = shapely.distance(shapely.points(points), shapely.boundary(others)[owner])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distances, "_PAIRS", pairs)
+        patch.setattr(distances, "_MOST_PAIRS", most)
+        found = distances_to_edges(
+            points, owner, vertices[:-1][inside], vertices[1:][inside], of_ring[ring[1:][inside]]
+        )
+        assert found == pytest.approx(expected, abs=1e-9)
+        for limit in (0.2, 0.5, 1.0):
+            far = np.bincount(owner, expected > limit, 7) > 0
+            assert stay_near(polygons, others, limit).tolist() == (~far).tolist()
+    assert stay_near(polygons[:0], others[:0], 1.0).tolist() == []
 
 
 def test_the_sides_are_mean_positions_of_the_walls():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import shapely
 
+from geoseg.vectorization.outlines.distances import stay_near
+
 # Limits for a right-angled outline compared with the traced one: least IoU and largest relative
 # change of the area.
 MIN_IOU = 0.8
@@ -48,16 +50,6 @@ def _has_similar_area(polygons: np.ndarray, traced: np.ndarray) -> np.ndarray:
 
 def _is_near(polygons: np.ndarray, traced: np.ndarray, max_shift: float) -> np.ndarray:
     """Return which polygons are near the traced outline, and the traced outline near them."""
-    near: np.ndarray = _within(polygons, traced, max_shift)
-    near[near] = _within(traced[near], polygons[near], SPUR * max_shift)
+    near: np.ndarray = stay_near(polygons, traced, max_shift)
+    near[near] = stay_near(traced[near], polygons[near], SPUR * max_shift)
     return near
-
-
-def _within(polygons: np.ndarray, others: np.ndarray, distance: float) -> np.ndarray:
-    """Return which polygons have all corners within a distance of the other outline."""
-    points, owners = shapely.get_coordinates(polygons, return_index=True)
-    lines = shapely.boundary(others)
-    shapely.prepare(lines)
-    far = ~shapely.dwithin(lines[owners], shapely.points(points), distance)
-    within: np.ndarray = np.bincount(owners, far, len(polygons)) == 0
-    return within

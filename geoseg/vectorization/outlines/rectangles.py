@@ -14,6 +14,7 @@ from geoseg.vectorization.outlines.acceptance import (
     MIN_IOU,
     SPUR,
 )
+from geoseg.vectorization.outlines.distances import distances_to_edges
 
 # A wall that deviates by more from the direction of its building belongs to no side.
 OBLIQUE = math.radians(28)
@@ -164,13 +165,15 @@ def _resemble(rectangles: _Rectangles, traced: np.ndarray, max_shifts: np.ndarra
     passed &= shared >= MIN_IOU * (own + true - shared)
     far = _distances_to_sides(rectangles.sides, vertices, owner) > SPUR * max_shifts[owner]
     passed &= np.bincount(owner, far, len(traced)) == 0
-    used = passed[edge_owner]
-    numbers = np.cumsum(passed) - 1
-    reached = _distances_to_edges(
-        rectangles.own_corners()[passed], begins[used], ends[used], numbers[edge_owner[used]]
-    )
-    near: np.ndarray = passed.copy()
-    near[passed] = (reached <= max_shifts[passed, None]).all(axis=1)
+    used, corner_owner = passed[edge_owner], np.repeat(np.flatnonzero(passed), 4)
+    far = (
+        distances_to_edges(
+            rectangles.own_corners()[passed].reshape(-1, 2), corner_owner,
+            begins[used], ends[used], edge_owner[used],
+        )
+        > max_shifts[corner_owner]
+    )  # fmt: skip
+    near: np.ndarray = passed & (np.bincount(corner_owner, far, len(traced)) == 0)
     return near
 
 
@@ -210,23 +213,6 @@ def _distances_to_sides(sides: np.ndarray, points: np.ndarray, owner: np.ndarray
     outside = np.hypot(*np.maximum(beyond, 0).T)
     distances: np.ndarray = np.where(outside > 0, outside, -beyond.max(axis=1))
     return distances
-
-
-def _distances_to_edges(
-    corners: np.ndarray, begins: np.ndarray, ends: np.ndarray, owner: np.ndarray
-) -> np.ndarray:
-    """Return the distance (n, 4) of each corner from the nearest edge of its polygon."""
-    nearest = np.empty(corners.shape[:2])
-    if not len(corners):
-        return nearest
-    steps, first = ends - begins, np.flatnonzero(np.diff(owner, prepend=-1))
-    lengths = np.maximum((steps**2).sum(axis=1), 1e-300)
-    for corner in range(corners.shape[1]):  # one at a time, which takes less memory
-        offsets = corners[owner, corner] - begins
-        share = np.clip((offsets * steps).sum(axis=1) / lengths, 0, 1)
-        distances = np.hypot(*(offsets - share[:, None] * steps).T)
-        nearest[:, corner] = np.minimum.reduceat(distances, first)
-    return nearest
 
 
 def _find_walls(outlines: np.ndarray, traced: np.ndarray) -> tuple[_Walls, np.ndarray]:
