@@ -83,7 +83,7 @@ def test_distances_from_outlines_equal_those_of_geos(seed, pairs, most):
     expected = shapely.distance(shapely.points(points), shapely.boundary(others)[owner])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distances, "_PAIRS", pairs)
-        patch.setattr(distances, "_MOST_PAIRS", most)
+        patch.setattr(distances, "_MOST_EDGES", most)
         found = distances_to_edges(
             points, owner, vertices[:-1][inside], vertices[1:][inside], of_ring[ring[1:][inside]]
         )

@@ -12,8 +12,8 @@ from geoseg.vectorization.components.runs import expand_ranges
 # Pairs of a point and an edge that are in memory at a time.
 _PAIRS = 250_000
 
-# For polygons with more pairs, an index of GEOS is faster than all pairs.
-_MOST_PAIRS = 50_000
+# For outlines with more edges, an index of GEOS is faster than all pairs.
+_MOST_EDGES = 40
 
 
 def distances_to_edges(
@@ -61,10 +61,7 @@ def stay_near(polygons: np.ndarray, others: np.ndarray, distance: float) -> np.n
     vertices, ring = shapely.get_coordinates(rings, return_index=True)
     inside = ring[1:] == ring[:-1]
     begins, ends, of_edge = vertices[:-1][inside], vertices[1:][inside], of_ring[ring[1:][inside]]
-    pairs = np.bincount(owner, minlength=len(polygons)) * np.bincount(
-        of_edge, minlength=len(polygons)
-    )
-    is_small = pairs <= _MOST_PAIRS
+    is_small = np.bincount(of_edge, minlength=len(polygons)) <= _MOST_EDGES
     near = np.empty(len(polygons), dtype=bool)
     used, used_edges = is_small[owner], is_small[of_edge]
     far = (
