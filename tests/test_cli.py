@@ -15,7 +15,7 @@ import pytest
 import rasterio
 from click.testing import CliRunner
 
-from geoseg.cli import COMMANDS, _report_unraisable, cli, main
+from geoseg.cli import COMMANDS, _report_exception, _report_unraisable, cli, main
 from geoseg.geo.vector import count_features, read_footprints
 from geoseg.town import build_town, write_town
 
@@ -614,3 +614,11 @@ def test_only_messages_of_gdal_that_are_no_text_are_not_reported(monkeypatch):
     for one in ignored:
         _report_unraisable(one)
     assert reported == ignored[1:]
+    printed = []
+    monkeypatch.setattr(sys, "__excepthook__", lambda *given: printed.append(given))
+    trace = object()
+    for error, where in ((undecodable, None), (undecodable, trace), (ValueError(), None)):
+        _report_exception(type(error), error, where)
+    assert [(kind, where) for kind, _, where in printed] == [
+        (UnicodeDecodeError, trace), (ValueError, None),
+    ]  # fmt: skip

@@ -93,6 +93,19 @@ def test_the_thresholds_of_a_raster_are_words(tmp_path):
     assert line.endswith("  {oops")
 
 
+def test_messages_of_gdal_that_are_no_text_are_not_printed(tmp_path):
+    path = write(tmp_path / "a.tif", np.ones((1, 5, 7), np.uint8))
+    with rasterio.open(path, "r+") as source:
+        source.update_tags(made_by="hand")
+    content = path.read_bytes()
+    assert content.count(b"</Item>") == 1
+    path.write_bytes(content.replace(b"</Item>", b"</It\x95m>"))
+    command = [sys.executable, "-m", "geoseg", "info", str(path)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert found.stdout.startswith("raster")
+    assert found.stderr == ""
+
+
 def test_a_model_without_a_card_has_no_scores(tmp_path):
     path = tmp_path / "land.safetensors"
     shutil.copy(find_model(), path)

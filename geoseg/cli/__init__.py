@@ -16,6 +16,7 @@ from geoseg.version import __version__
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
+    from types import TracebackType
 
 # Exit code after ctrl-C, as in shells.
 _INTERRUPTED = 130
@@ -69,6 +70,7 @@ def main() -> None:
     """Run the command line; an error that a user can correct ends with one line and code 2."""
     _allow_any_character(sys.stdout)
     sys.unraisablehook = _report_unraisable
+    sys.excepthook = _report_exception
     for line in drop_unsuitable_data(os.environ):
         _complain(line)
     sys.exit(_run())
@@ -93,6 +95,15 @@ def _report_unraisable(ignored: UnraisableHookArgs) -> None:
     if isinstance(ignored.exc_value, UnicodeDecodeError) and "rasterio" in source:
         return
     sys.__unraisablehook__(ignored)
+
+
+def _report_exception(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Print an exception that ends the program; rasterio prints what it ignores here as well."""
+    if trace is None and kind is UnicodeDecodeError:
+        return
+    sys.__excepthook__(kind, error, trace)
 
 
 def _run() -> int:
