@@ -95,13 +95,29 @@ def _grow(
     """Grow seeds over a mask by a watershed of the relief."""
     labels = np.zeros(mask.shape, dtype=np.int32)
     if seeds.any():
-        labels = watershed(relief, seeds, mask=mask, connectivity=1).astype(np.int32)
+        labels = _flood(seeds, relief, mask)
         kept = _keep_large(seeds, labels, min_area_px)
         if (kept != seeds).any():  # the remaining objects only grow, so once is enough
-            labels = watershed(relief, kept, mask=mask, connectivity=1).astype(np.int32)
+            labels = _flood(kept, relief, mask)
     rest, _ = ndimage.label(mask & (labels == 0), structure=_FOUR_CONNECTED)
     labels = np.where(rest > 0, rest + labels.max(), labels)
     return _in_scan_order(_keep_large(labels, labels, min_area_px))
+
+
+def _flood(seeds: np.ndarray, relief: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return the watershed of a relief, int32 (H, W), from seeds inside a mask.
+
+    The inside of seeds is left out: nothing grows from there, but each of its pixels would be
+    queued.
+    """
+    around = np.pad(seeds, 1)
+    neighbours = around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:]
+    inside = (seeds > 0) & np.all([one == seeds for one in neighbours], axis=0)
+    labels: np.ndarray = watershed(
+        relief, np.where(inside, 0, seeds), mask=mask & ~inside, connectivity=1
+    ).astype(np.int32)
+    labels[inside] = seeds[inside]
+    return labels
 
 
 def _keep_large(labels: np.ndarray, areas_of: np.ndarray, min_px: float) -> np.ndarray:

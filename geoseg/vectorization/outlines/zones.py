@@ -31,6 +31,9 @@ from geoseg.vectorization.components.runs import (
 from geoseg.vectorization.outlines.rings import trace_rings
 from geoseg.vectorization.outlines.tracing import move_polygons
 
+# Side of the squares in which distances are computed. Large components have few neighbours.
+_SIDE = 128
+
 # Share of the area of a polygon that may be outside by rounding errors.
 _ROUNDING = 1e-9
 
@@ -69,29 +72,49 @@ def find_zones(
         part = slice(top, top + wide.height), slice(left, left + wide.width)
         row, column = component.first
         own = labels[row - window.row_off, column - window.col_off]
-        zone = _find_zone(labels[part], own, valid[part], inside=inside)
+        zone = _find_zone(labels[part], own, valid[part], margin, inside=inside)
         zones.append(find_runs(zone.view(np.uint8)).move(below, 0))
         moves.append((wide.col_off, wide.row_off - below))
         below += wide.height + 1
     return _outline(zones, np.array(moves).reshape(-1, 2))
 
 
-def _find_zone(labels: np.ndarray, own: int, valid: np.ndarray, *, inside: bool) -> np.ndarray:
+def _find_zone(
+    labels: np.ndarray, own: int, valid: np.ndarray, margin: int, *, inside: bool
+) -> np.ndarray:
     """Return the pixels of a zone, bool (H, W); none if the zone is not limited.
 
     Args:
         labels: int32 (H, W), component of each pixel, 0 for background.
         own: Label of the component.
         valid: bool (H, W), False on nodata.
+        margin: Pixels farther from the component may be in the zone or not.
         inside: Whether the margin is completely inside the grid.
     """
     foreign = (labels > 0) & (labels != own)
     if not foreign.any():
         return np.zeros_like(valid) if inside and valid.all() else valid
-    zone: np.ndarray = valid & (
-        distance_transform_edt(labels != own) < distance_transform_edt(~foreign)
-    )
+    zone = valid.copy()
+    height, width = labels.shape
+    for top in range(0, height, _SIDE):
+        for left in range(0, width, _SIDE):
+            # Distances up to the margin do not depend on what is farther away.
+            first = max(0, top - margin), max(0, left - margin)
+            rows, columns = (slice(begin, side + _SIDE + margin)
+                             for begin, side in zip(first, (top, left), strict=True))  # fmt: skip
+            if foreign[rows, columns].any():
+                nearer = _is_nearer(labels[rows, columns] == own, foreign[rows, columns])
+                part = slice(top, top + _SIDE), slice(left, left + _SIDE)
+                zone[part] &= nearer[top - first[0] :, left - first[1] :][:_SIDE, :_SIDE]
     return zone
+
+
+def _is_nearer(mask: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return which pixels are nearer to a mask than to the other one, which has a pixel."""
+    if not mask.any():
+        return np.zeros_like(mask)
+    nearer: np.ndarray = distance_transform_edt(~mask) < distance_transform_edt(~other)
+    return nearer
 
 
 def _outline(zones: list[Runs], moves: np.ndarray) -> list[BaseGeometry]:
