@@ -22,17 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
-import geopandas as gpd
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from places import MERGED, REGIONS, is_in, scene_box
+from places import MERGED, REGIONS, compare, is_in
 from rasterio.windows import Window
 from scipy.stats import spearmanr
 
-from geoseg.evaluation import evaluate_layers
 from geoseg.geo.raster import read_prob
-from geoseg.geo.vector import read_footprints
 from geoseg.options import Thresholds
 from geoseg.options.confidence import FEATURES
 from geoseg.training.validation.confidence import (
@@ -121,9 +118,7 @@ def find_scene(scene: Path, prob_file: Path, region: int) -> Found:
         prob.body, prob.border, prob.valid, info.grid, thresholds, prob.contact,
         columns=MEASURED_COLUMNS,
     )  # fmt: skip
-    crs = gpd.GeoSeries([scene_box(scene)], crs=4326).estimate_utm_crs()
-    truth = read_footprints(scene.with_suffix(".parquet")).to_crs(crs)
-    evaluation = evaluate_layers(found.to_crs(crs), truth)
+    evaluation = compare(scene, found)
     return Found(
         scene,
         region,

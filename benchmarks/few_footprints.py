@@ -23,7 +23,7 @@ import click
 import geopandas as gpd
 import numpy as np
 import shapely
-from places import Study, machine, read_lines, scene_box
+from places import Study, machine, read_lines, scene_extent
 
 import geoseg
 from geoseg.config import load_config
@@ -92,7 +92,7 @@ class Place:
         self.labels = self.scene.with_suffix(".parquet")
         self.folder = work / "few" / SCENES[region]
         self.folder.mkdir(parents=True, exist_ok=True)
-        extent = gpd.GeoSeries([scene_box(self.scene)], crs=4326)
+        extent = scene_extent(self.scene)
         self.crs = extent.estimate_utm_crs()
         self.footprints = gpd.read_parquet(self.labels).to_crs(self.crs)
         self.left, self.bottom, self.right, self.top = extent.to_crs(self.crs).total_bounds

@@ -28,14 +28,16 @@ import click
 import geopandas as gpd
 import numpy as np
 import rasterio
+import shapely
 import torch
 from rasterio.windows import Window
 
 import geoseg
 from geoseg.config import Config, load_config
 from geoseg.data.tiles import load_tiles_info
-from geoseg.evaluation import evaluate_layers
+from geoseg.evaluation import Evaluation, evaluate_layers
 from geoseg.evaluation.metrics import AreaCounts, Score
+from geoseg.geo.aoi import AOI
 from geoseg.geo.vector import read_footprints
 from geoseg.networks.model_file import load_model, load_spec, save_model
 from geoseg.options import Thresholds
@@ -365,20 +367,24 @@ def score_scene(scene: Path, model: Path, folder: Path) -> tuple[Score, AreaCoun
     """Predict a scene with the defaults, and compare it with its footprints."""
     out = folder / scene.stem
     geoseg.predict(scene, out, model=model, overwrite=True)
-    truth = read_footprints(scene.with_suffix(".parquet"))
     found = read_footprints(out / "footprints.gpkg", layer="footprints")
-    crs = gpd.GeoSeries([scene_box(scene)], crs=4326).estimate_utm_crs()
-    evaluation = evaluate_layers(found.to_crs(crs), truth.to_crs(crs))
+    evaluation = compare(scene, found)
     return evaluation.score, evaluation.area
 
 
-def scene_box(scene: Path) -> Any:
-    """Return the bounds of a scene in longitude and latitude."""
-    from rasterio.warp import transform_bounds
-    from shapely import box
+def compare(scene: Path, found: gpd.GeoDataFrame) -> Evaluation:
+    """Compare footprints with those of a scene, inside the scene, whose labels may be larger."""
+    extent = scene_extent(scene)
+    crs = extent.estimate_utm_crs()
+    truth = read_footprints(scene.with_suffix(".parquet")).to_crs(crs)
+    aoi = AOI(tuple(extent.to_crs(crs)), crs)
+    return evaluate_layers(found.to_crs(crs), truth, aoi=aoi)
 
+
+def scene_extent(scene: Path) -> gpd.GeoSeries:
+    """Return the rectangle of a scene."""
     with rasterio.open(scene) as source:
-        return box(*transform_bounds(source.crs, 4326, *source.bounds))
+        return gpd.GeoSeries([shapely.box(*source.bounds)], crs=source.crs)
 
 
 def is_in(scene: Path, region: str) -> bool:
