@@ -48,7 +48,7 @@ from geoseg.data.tiles.tile_table import check_table
 from geoseg.errors import EmptyDatasetError, GeosegError, ModelFileError, VectorReadError
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import is_raster
-from geoseg.geo.vector import list_layers
+from geoseg.geo.vector import ParquetParts, list_layers, read_footprints
 from geoseg.jobs.manifest import MANIFEST_NAME, find_foreign_file, read_manifest
 from geoseg.jobs.memory import resident_bytes
 from geoseg.networks.model_file import ModelSpec, load_spec
@@ -1045,3 +1045,22 @@ def test_a_message_of_gdal_that_is_no_text_is_a_refusal(tmp_path, monkeypatch):
     (tmp_path / "a.gpkg").write_bytes(b"")
     monkeypatch.setattr(rasterio, "open", fail)
     assert not is_raster(tmp_path / "a.gpkg")
+
+
+def test_text_that_is_no_utf8_in_a_table(valid, tmp_path):
+    """A damaged byte inside a text, which pandas decodes only when it is used."""
+    tiles = copy_tiles(valid, tmp_path)
+    path = tiles / "footprints.parquet"
+    frame = gpd.read_parquet(path)
+    frame["scene"] = "a-name-of-a-scene"
+    path.unlink()
+    frame.to_parquet(path, compression=None)
+    content = path.read_bytes()
+    assert content.count(b"a-name-of-a-scene") >= 1
+    path.write_bytes(content.replace(b"a-name-of", b"a-n\xef\xefe-of"))
+    message = refusal("train", tiles, "-o", tmp_path / "run", *TRAIN)
+    assert "footprints.parquet: is damaged" in message
+    with pytest.raises(VectorReadError):
+        list(ParquetParts(path))
+    with pytest.raises(VectorReadError):
+        read_footprints(path)

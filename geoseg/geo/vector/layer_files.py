@@ -76,9 +76,13 @@ def read_geoparquet(path: str | Path) -> gpd.GeoDataFrame:
         VectorReadError: If it is missing or damaged.
     """
     try:
-        return gpd.read_parquet(readable_name(path))
+        frame = gpd.read_parquet(readable_name(path))
+        # Texts are decoded when they are used, which may be much later.
+        for column in frame.select_dtypes("string"):
+            pa.array(frame[column]).validate(full=True)
     except PARQUET_ERRORS as error:
         raise not_vector_error(path, error) from error
+    return frame
 
 
 def is_geoparquet(path: str | Path) -> bool:

@@ -91,6 +91,7 @@ def _iter_box(
     ) as (described, batches):  # fmt: skip
         name = described["geometry_name"] or "wkb_geometry"
         for batch in batches:
+            batch.validate(full=True)  # texts are decoded when they are used
             numbers = batch.column(described["fid_column"] or _FID).to_numpy()
             encoded = batch.column(name).to_numpy(zero_copy_only=False)
             found = [column for column in columns if column in batch.schema.names]
@@ -146,7 +147,9 @@ class ParquetParts(Sequence[gpd.GeoDataFrame]):
     def __getitem__(self, index: Any) -> gpd.GeoDataFrame:
         """Read one part."""
         try:
-            table = self._file.read_row_group(index).to_pandas()
+            columns = self._file.read_row_group(index)
+            columns.validate(full=True)  # texts are decoded when they are used
+            table = columns.to_pandas()
             shapes = shapely.from_wkb(table.pop("geometry").to_numpy())
             return gpd.GeoDataFrame(table, geometry=shapes, crs=self._crs)
         except PARQUET_ERRORS as error:
