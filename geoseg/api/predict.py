@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 # Warning of the verbs that predict without a given model.
 ABOUT_DEFAULT = (
-    "using the default model, which was trained briefly on small parts of ten places; elsewhere "
+    "using the default model, which was trained on small parts of ten places; elsewhere "
     "many of its footprints may be wrong (scores: geoseg info buildings), so check them, or "
     "continue the model on your own area"
 )
