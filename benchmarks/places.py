@@ -7,9 +7,10 @@
 TOWNS is a folder of scenes NAME.tif with footprints NAME.parquet, BANEPA one of scene.tif with
 footprints.geojson. Without --all, each region in turn is predicted by a model that is trained on
 all others. Each result is a line of work/places.jsonl, so that an interrupted run is continued
-(benchmarks/results/places.jsonl has the results so far); the table is work/places.md. With --all, one model is trained on all places, and continued when the
-command is repeated; --publish then writes it as it is installed with geoseg, with the rule for
-confidences that `benchmarks/confidence.py --rule` wrote.
+(benchmarks/results/places.jsonl has the results so far); the table is work/places.md. With --all,
+one model is trained on all places, and continued when the command is repeated; --publish then
+writes it as it is installed with geoseg, with the rule for confidences that
+`benchmarks/confidence.py --rule` wrote.
 """
 
 from __future__ import annotations
