@@ -83,7 +83,9 @@ def score(
     tiles = output / f"tiles_{name}"
     if not tiles.exists():
         after = names[(names.index(name) + 1) % len(names)]
-        options = config.tile.model_copy(update={"test_scenes": (name,), "val_scenes": (after,)})
+        options = config.tile.model_copy(
+            update={"test_scenes": (f"{name}.tif",), "val_scenes": (f"{after}.tif",)}
+        )
         used = [scenes / f"{one}.tif" for one in names]
         geoseg.tile(used, scenes / "{}_landcover.tif", tiles, options=options)
     info = load_tiles_info(tiles)
@@ -103,7 +105,7 @@ def score(
     return {
         "miou": round(report.mean_iou, 4),
         "accuracy": round(report.accuracy, 4),
-        "classes": [one["name"] for one in report.classes],
+        "classes": [one["class"] for one in report.classes],
         "confusion": report.confusion,
     }
 
