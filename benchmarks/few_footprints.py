@@ -13,7 +13,6 @@ work/few_footprints.md.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +22,8 @@ import click
 import geopandas as gpd
 import numpy as np
 import shapely
-from places import Study, machine, read_lines, scene_extent
+from places import Study, machine, scene_extent
+from result_lines import append_line, has_line, read_lines
 
 import geoseg
 from geoseg.config import load_config
@@ -67,12 +67,9 @@ def main(
             for kind, count in tasks:
                 key = {"region": region, "kind": kind, "count": count, "seed": seed}
                 key |= {"longest": minutes, "recipe": recipe, "steps": steps}
-                if any(key.items() <= row.items() for row in read_lines(results)):
+                if has_line(results, key):
                     continue
-                row = key | place.score(kind, count, minutes, seed)
-                with results.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-                click.echo(json.dumps(row))
+                append_line(results, key | place.score(kind, count, minutes, seed))
     table = format_table(read_lines(results))
     (work / "few_footprints.md").write_text(table)
     click.echo(table)

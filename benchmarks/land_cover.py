@@ -11,14 +11,13 @@ interrupted run is continued; the tables are work/land_cover.md.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-from places import read_lines
+from result_lines import append_line, has_line, read_lines
 
 import geoseg
 from geoseg.config import Config, load_config
@@ -59,12 +58,10 @@ def main(
         for recipe in recipes or RECIPES:
             for name in tested or names:
                 key = {"recipe": recipe, "scene": name, "seed": seed, "steps": steps}
-                if any(key.items() <= row.items() for row in read_lines(results)):
+                if has_line(results, key):
                     continue
-                row = key | score(scenes, names, name, output, settings(recipe, seed), steps)
-                with results.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-                click.echo(json.dumps(row))
+                config = settings(recipe, seed)
+                append_line(results, key | score(scenes, names, name, output, config, steps))
     table = format_tables(read_lines(results))
     (output / "land_cover.md").write_text(table)
     click.echo(table)

@@ -32,6 +32,7 @@ import rasterio
 import shapely
 import torch
 from rasterio.windows import Window
+from result_lines import append_line, has_line, read_lines
 
 import geoseg
 from geoseg.config import Config, load_config
@@ -58,7 +59,7 @@ REGIONS = {
 # Scenes whose footprints were made from masks, in which touching buildings are one piece.
 MERGED = ("accra*", "inria*", "rio*", "spacenet2*")
 
-SCENES = "scenes"
+SCENES, RESULTS = "scenes", "places.jsonl"
 
 # Columns that are used, as shares of the width. The shipped model is tested on the eastern part of
 # Banepa, and the sample that is installed with geoseg is the middle of a scene of Zanzibar.
@@ -201,7 +202,7 @@ def main(
             for region in regions or REGIONS:
                 do_fold(study, recipe, region, seed)
     if not whole:
-        table = format_table(read_results(output))
+        table = format_table(read_lines(output / RESULTS))
         (output / "places.md").write_text(table)
         click.echo(table)
 
@@ -274,8 +275,9 @@ def crop(scene: Path, left: float, right: float, path: Path) -> None:
 
 def do_fold(study: Study, recipe: str, region: str, seed: int) -> None:
     """Train without a region, predict it, and append the result."""
-    done = {(r["recipe"], r["region"], r["seed"], r["key"]) for r in read_results(study.output)}
-    if (recipe, region, seed, study.key(recipe)) in done:
+    results = study.output / RESULTS
+    key = {"recipe": recipe, "region": region, "seed": seed, "key": study.key(recipe)}
+    if has_line(results, key):
         return
     model = train(study, recipe, seed, leave_out=region)
     start = time.perf_counter()
@@ -286,11 +288,7 @@ def do_fold(study: Study, recipe: str, region: str, seed: int) -> None:
         found = score_scene(scene, model, study.output / "predicted" / recipe)
         buildings, area = buildings + found[0], area + found[1]
     provenance = load_spec(model).provenance
-    result = {
-        "recipe": recipe,
-        "region": region,
-        "seed": seed,
-        "key": study.key(recipe),
+    figures = {
         "steps": study.steps,
         "machine": machine(),
         "minutes": provenance["minutes"],
@@ -302,9 +300,7 @@ def do_fold(study: Study, recipe: str, region: str, seed: int) -> None:
         "fn": buildings.fn,
         "seconds_of_mapping": round(time.perf_counter() - start, 1),
     }
-    with (study.output / "places.jsonl").open("a") as file:
-        file.write(json.dumps(result) + "\n")
-    click.echo(json.dumps(result))
+    append_line(results, key | figures)
 
 
 def train(study: Study, recipe: str, seed: int, *, leave_out: str | None) -> Path:
@@ -408,16 +404,6 @@ def machine() -> str:
     if torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
     return f"{torch.get_num_threads()} CPU threads"
-
-
-def read_results(output: Path) -> list[dict[str, Any]]:
-    """Read the results written so far."""
-    return read_lines(output / "places.jsonl")
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a file of a JSON object per line, which may not exist yet."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def format_table(rows: Sequence[dict[str, Any]]) -> str:

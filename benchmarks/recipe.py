@@ -28,6 +28,7 @@ from typing import Any
 
 import click
 import torch
+from result_lines import append_line, read_lines
 
 from geoseg.api.predict import predict
 from geoseg.api.vectorize import vectorize
@@ -189,7 +190,10 @@ def main(
         site, name, seed = one
         click.echo(json.dumps(do_row(study, site, name, int(seed))))
         return
-    done = {(r["scene"], r["row"], str(r["seed"]), r["hash"]) for r in read_results(output)}
+    done = {
+        (r["scene"], r["row"], str(r["seed"]), r["hash"])
+        for r in read_lines(output / "results.jsonl")
+    }
     jobs_left = [
         (site, name, seed)
         for seed in seeds.split(",")
@@ -204,7 +208,7 @@ def main(
     for group in (trained, reused):
         with ThreadPoolExecutor(jobs) as pool:
             list(pool.map(lambda job: run_job(output, job), group))
-    table = format_table(read_results(output))
+    table = format_table(read_lines(output / "results.jsonl"))
     (output / "recipe.md").write_text(table)
     click.echo(table)
 
@@ -216,11 +220,8 @@ def run_job(output: Path, job: tuple[str, str, str]) -> None:
     if done.returncode:
         click.echo(f"{' '.join(job)}: failed\n{done.stderr[-2000:]}", err=True)
         return
-    line = done.stdout.splitlines()[-1]
     output.mkdir(parents=True, exist_ok=True)
-    with (output / "results.jsonl").open("a") as file:
-        file.write(line + "\n")
-    click.echo(line)
+    append_line(output / "results.jsonl", json.loads(done.stdout.splitlines()[-1]))
 
 
 def do_row(study: Study, site: str, name: str, seed: int) -> dict[str, Any]:
@@ -264,12 +265,6 @@ def machine() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"{torch.get_num_threads()} CPU threads, {platform.machine()}"
-
-
-def read_results(output: Path) -> list[dict[str, Any]]:
-    """Read the results written so far."""
-    path = output / "results.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def format_table(rows: list[dict[str, Any]]) -> str:

@@ -13,7 +13,6 @@ also get their average precision against the bounding boxes of the footprints.
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from result_lines import append_line, read_lines
 
 from geoseg.api.predict import predict
 from geoseg.config import Config, load_config
@@ -81,7 +81,7 @@ def main(
         sites[scene.parent.name] = (scene, footprints)
     results = output / "results.jsonl"
     seed = settings.train.seed
-    done = {(row["scene"], row["arch"], row["seed"]) for row in read_results(results)}
+    done = {(row["scene"], row["arch"], row["seed"]) for row in read_lines(results)}
     for site, (source, truth) in sites.items():
         tiles = cut(source, truth, output / f"tiles_{site}", settings)
         training = settings if steps is None else last_steps(settings, tiles, steps)
@@ -89,11 +89,9 @@ def main(
             if (site, arch, seed) not in done:
                 model = choose_model(arch, own_encoders, settings)
                 row = score(site, source, truth, tiles, model, training, output / "runs")
-                with results.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-                click.echo(json.dumps(row))
+                append_line(results, row)
     budget = "as many steps" if steps else f"{minutes:g} min of training"
-    table = format_table(read_results(results), budget)
+    table = format_table(read_lines(results), budget)
     (output / "zoo.md").write_text(table)
     click.echo(table)
 
@@ -194,11 +192,6 @@ def device_name() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"{torch.get_num_threads()} CPU threads, {platform.machine()}"
-
-
-def read_results(path: Path) -> list[dict[str, Any]]:
-    """Read the results written so far."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def format_table(rows: list[dict[str, Any]], budget: str) -> str:

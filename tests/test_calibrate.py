@@ -68,7 +68,7 @@ def test_ece_by_hand():
     prob, true = np.array([0.9, 0.9, 0.1, 0.1]), np.array([True, False, False, False])
     found = measure_reliability(count_logits(prob, true))
     assert found.ece == pytest.approx((2 * 0.4 + 2 * 0.1) / 4, abs=1e-3)
-    assert found.pixels.tolist() == [0, 2] + [0] * 11 + [2, 0]
+    assert found.counts.tolist() == [0, 2] + [0] * 11 + [2, 0]
     assert len(found.predicted) == BINS
     assert np.isnan(found.predicted[0])
     assert found.predicted[13] == pytest.approx(0.9, abs=1e-3)

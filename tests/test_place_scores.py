@@ -277,7 +277,7 @@ def test_places_are_calibrated_with_equal_weights():
     assert found.temperature == pytest.approx(expected.temperature, abs=2e-3)
     assert found.temperature > calibrate_counts(large + small).temperature + 0.2
     np.testing.assert_allclose(found.before.observed, expected.before.observed)
-    assert found.before.pixels.sum() == pytest.approx(large.sum() + small.sum(), abs=15)
+    assert found.before.counts.sum() == pytest.approx(large.sum() + small.sum(), abs=15)
     assert calibrate([town, more]).temperature == calibrate_counts(large).temperature
 
 

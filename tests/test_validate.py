@@ -411,7 +411,7 @@ def test_calibration_counts_the_labelled_pixels_of_all_areas(areas, tiles):
     (one,) = areas.areas()
     found, known = calibrate([one, one]), one.target != tiles.info.ignore
     assert 0 < known.sum() < known.size
-    assert found.before.pixels.sum() == 2 * known.sum()
+    assert found.before.counts.sum() == 2 * known.sum()
     counts = count_logits(one.prob[0][known], one.target[known] == 1)
     assert found.temperature == calibrate_counts(counts).temperature
 

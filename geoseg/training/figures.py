@@ -23,7 +23,7 @@ from geoseg.geo.raster import Scene
 from geoseg.jobs.files import replace_file
 from geoseg.training.score_names import label_score, list_place_columns
 from geoseg.training.validation.calibration import Calibration
-from geoseg.training.validation.confidence import FootprintReliability
+from geoseg.training.validation.reliability import Reliability
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ def _draw_places(axes: Any, rows: Sequence[Mapping[str, float]]) -> None:
 
 
 def draw_reliability(
-    calibration: Calibration, path: Path, *, footprints: FootprintReliability | None = None
+    calibration: Calibration, path: Path, *, footprints: Reliability | None = None
 ) -> None:
     """Draw the reliability of pixels, before and after calibration, and that of footprints.
 
@@ -185,17 +185,16 @@ def draw_reliability(
         (calibration.before, "uncalibrated", _RED),
         (calibration.after, name, _GREEN),
     ):
-        curve_of = reliability.predicted, reliability.observed, reliability.pixels
-        _draw_curve(panels[:, 0], curve_of, f"{label}: ECE {100 * reliability.ece:.2f} %", colour)
+        label = f"{label}: ECE {100 * reliability.ece:.2f} %"
+        _draw_reliability(panels[:, 0], reliability, label, colour)
     curve.set(title="Pixels of the validation areas", ylabel="Observed share of building pixels")
     histogram.set(xlabel="Predicted probability of building", ylabel="Share of pixels")
-    if calibration.before.pixels.any():
+    if calibration.before.counts.any():
         histogram.set_yscale("log")
     if footprints is not None:
         curve, histogram = panels[:, 1]
-        curve_of = footprints.predicted, footprints.observed, footprints.counts
         label = f"cross-validated: ECE {100 * footprints.ece:.1f} %"
-        _draw_curve(panels[:, 1], curve_of, label, _GREEN)
+        _draw_reliability(panels[:, 1], footprints, label, _GREEN)
         curve.set(title="Footprints of the validation areas", ylabel="Observed share of buildings")
         histogram.set(xlabel="Confidence", ylabel="Share of footprints")
     for axes in panels[0]:
@@ -207,15 +206,16 @@ def draw_reliability(
     _save(figure, path)
 
 
-def _draw_curve(
-    panels: np.ndarray, curve_of: Sequence[np.ndarray], label: str, colour: str
+def _draw_reliability(
+    panels: np.ndarray, reliability: Reliability, label: str, colour: str
 ) -> None:
-    """Draw predicted and observed shares, and below them how many there are in each bin."""
-    (curve, histogram), (predicted, observed, counts) = panels, curve_of
+    """Draw predicted and observed shares, and below them the share of each bin."""
+    (curve, histogram), counts = panels, reliability.counts
     filled = counts > 0
     curve.plot(
-        predicted[filled], observed[filled], marker="o", markersize=4, label=label, color=colour
-    )
+        reliability.predicted[filled], reliability.observed[filled], marker="o", markersize=4,
+        label=label, color=colour,
+    )  # fmt: skip
     edges = np.linspace(0, 1, len(counts) + 1)
     histogram.stairs(counts / max(1, counts.sum()), edges, color=colour, linewidth=1.4)
 

@@ -10,6 +10,7 @@ from rasterio.windows import Window
 from geoseg.geo.grid import Grid
 from geoseg.geo.vector import FOOTPRINT_COLUMNS
 from geoseg.options import Thresholds
+from geoseg.vectorization.components.neighbours import four_neighbours
 from geoseg.vectorization.components.runs import rasterize_runs, run_pixels
 from geoseg.vectorization.components.selection import ComponentSelection
 from geoseg.vectorization.footprint_frames import OutlineBatch
@@ -141,10 +142,10 @@ def _summarise(
 
 
 def _describe_outlines(objects: Objects, prob: ProbWindow) -> dict[str, np.ndarray]:
-    """Return what is known about the pixels of each object that lie at its outline."""
+    """Return the mean probabilities at the outline of each object, and which share a wall."""
     labels = np.pad(rasterize_runs(objects.runs, prob.body.shape).astype(np.int32), 1)
     own = labels[1:-1, 1:-1]
-    neighbours = labels[:-2, 1:-1], labels[2:, 1:-1], labels[1:-1, :-2], labels[1:-1, 2:]
+    neighbours = four_neighbours(labels)
     at = np.flatnonzero((own > 0) & np.any([own != one for one in neighbours], axis=0))
     owner = own.ravel()[at] - 1
     shared = np.zeros(len(at), dtype=bool)
@@ -173,7 +174,7 @@ def _touch_edge(objects: Objects, prob: ProbWindow, window: Window, grid: Grid) 
         unknown[-1] = False
     if window.col_off + window.width < grid.width:
         unknown[:, -1] = False
-    beside = unknown[:-2, 1:-1] | unknown[2:, 1:-1] | unknown[1:-1, :-2] | unknown[1:-1, 2:]
+    beside = np.any(four_neighbours(unknown), axis=0)
     flat, owners = run_pixels(objects.runs, window.width)
     touching = np.bincount(objects.runs.values[owners] - 1, beside.ravel()[flat], len(objects))
     edge: np.ndarray = touching > 0

@@ -78,8 +78,9 @@ def read_geoparquet(path: str | Path) -> gpd.GeoDataFrame:
     try:
         frame = gpd.read_parquet(readable_name(path))
         # Texts are decoded when they are used, which may be much later.
-        for column in frame.select_dtypes("string"):
-            pa.array(frame[column]).validate(full=True)
+        texts = frame.select_dtypes("string")
+        for column in range(texts.shape[1]):  # two may have the same name
+            pa.array(texts.iloc[:, column]).validate(full=True)
     except PARQUET_ERRORS as error:
         raise not_vector_error(path, error) from error
     return frame

@@ -12,6 +12,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 
 from geoseg.training.validation.areas import ValidationArea
+from geoseg.training.validation.reliability import Reliability, bin_probabilities
 
 BINS = 15
 
@@ -23,27 +24,6 @@ _LOGITS = (_EDGES[1:] + _EDGES[:-1]) / 2
 
 # Bounds of the search; a fit beyond them reflects the validation areas rather than the network.
 _LOWEST, _HIGHEST = 0.1, 10.0
-
-
-@dataclass(frozen=True, eq=False)
-class Reliability:
-    """Predicted probability and observed frequency of buildings, in equal bins of probability.
-
-    Attributes:
-        predicted: (bins,), mean probability; NaN in empty bins.
-        observed: (bins,), share of building pixels; NaN in empty bins.
-        pixels: (bins,), number of pixels, weighted so that several places count equally.
-    """
-
-    predicted: NDArray[np.float64]
-    observed: NDArray[np.float64]
-    pixels: NDArray[np.int64]
-
-    @property
-    def ece(self) -> float:
-        """Expected calibration error: mean distance of both, weighted by pixels; 0 without any."""
-        gaps = np.nan_to_num(np.abs(self.predicted - self.observed))
-        return float((gaps * self.pixels).sum() / max(1, self.pixels.sum()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,11 +125,4 @@ def fit_temperature(counts: NDArray[Any]) -> float:
 
 def measure_reliability(counts: NDArray[Any], temperature: float = 1.0) -> Reliability:
     """Bin the counts of `count_logits` by probability."""
-    prob = expit(_LOGITS / temperature)
-    bins = np.minimum((prob * BINS).astype(int), BINS - 1)
-    pixels = np.bincount(bins, counts.sum(axis=0), BINS)
-    sums = (np.bincount(bins, weights, BINS) for weights in (prob * counts.sum(axis=0), counts[1]))
-    predicted, observed = (
-        np.divide(total, pixels, out=np.full(BINS, np.nan), where=pixels > 0) for total in sums
-    )
-    return Reliability(predicted, observed, np.rint(pixels).astype(np.int64))
+    return bin_probabilities(expit(_LOGITS / temperature), counts.sum(axis=0), counts[1], BINS)

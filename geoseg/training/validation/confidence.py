@@ -11,6 +11,7 @@ from scipy.optimize import minimize
 
 from geoseg.evaluation import Evaluation
 from geoseg.options.confidence import FEATURES, MOST_WEIGHT, ConfidenceRule
+from geoseg.training.validation.reliability import Reliability, bin_probabilities
 from geoseg.vectorization.confidence import compute_features, rate_footprints
 from geoseg.vectorization.footprints import MEASURED_COLUMNS
 
@@ -65,27 +66,6 @@ class RatedFootprints:
         return RatedFootprints(self.features[chosen], self.found[chosen], self.place[chosen])
 
 
-@dataclass(frozen=True, eq=False)
-class FootprintReliability:
-    """Confidence and observed share of buildings, in equal bins of confidence.
-
-    Attributes:
-        predicted: (bins,), mean confidence; NaN in empty bins.
-        observed: (bins,), share of footprints that a true one matches; NaN in empty bins.
-        counts: (bins,), number of footprints.
-    """
-
-    predicted: NDArray[np.float64]
-    observed: NDArray[np.float64]
-    counts: NDArray[np.int64]
-
-    @property
-    def ece(self) -> float:
-        """Expected calibration error: mean distance of both, weighted by footprints."""
-        gaps = np.nan_to_num(np.abs(self.predicted - self.observed))
-        return float((gaps * self.counts).sum() / max(1, self.counts.sum()))
-
-
 def collect_footprints(evaluated: Iterable[tuple[int, Evaluation]]) -> RatedFootprints:
     """Collect footprints from evaluations.
 
@@ -138,11 +118,10 @@ def fit_rule(footprints: RatedFootprints, least: int = _LEAST_FOOTPRINTS) -> Con
     start = np.zeros(1 + len(names))
     bounds = [(-50.0, 50.0), *map(_bounds, names)]
     best = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
-    weights = np.clip(best[1:] / std[used], -MOST_WEIGHT, MOST_WEIGHT)
+    weights = best[1:] / std[used]
     constant = best[0] - (weights * mean[used]).sum()
-    named = dict(zip(names, weights.tolist(), strict=True))
-    rounded = {name: round(value, 4) for name, value in {"constant": constant, **named}.items()}
-    return ConfidenceRule(**rounded)
+    values = np.clip([constant, *weights], -MOST_WEIGHT, MOST_WEIGHT).round(4)
+    return ConfidenceRule(**dict(zip(("constant", *names), values.tolist(), strict=True)))
 
 
 def cross_rate(footprints: RatedFootprints) -> NDArray[np.float64]:
@@ -167,19 +146,10 @@ def cross_rate(footprints: RatedFootprints) -> NDArray[np.float64]:
     return confidences
 
 
-def measure_footprints(
-    confidences: NDArray[np.float64], found: NDArray[np.bool_]
-) -> FootprintReliability:
+def measure_footprints(confidences: NDArray[np.float64], found: NDArray[np.bool_]) -> Reliability:
     """Bin confidences (n,), and compare them with the share of footprints that are buildings."""
     known = np.isfinite(confidences)
-    confidences, found = confidences[known], found[known]
-    bins = np.minimum((confidences * BINS).astype(int), BINS - 1)
-    counts = np.bincount(bins, minlength=BINS)
-    sums = (np.bincount(bins, weights, BINS) for weights in (confidences, found))
-    predicted, observed = (
-        np.divide(total, counts, out=np.full(BINS, np.nan), where=counts > 0) for total in sums
-    )
-    return FootprintReliability(predicted, observed, counts)
+    return bin_probabilities(confidences[known], np.ones(known.sum()), found[known], BINS)
 
 
 def choose_least_confidence(

@@ -12,7 +12,6 @@ from geoseg.options import Thresholds
 from geoseg.options.confidence import ConfidenceRule
 from geoseg.training.validation.areas import ValidationArea, ValidationAreas
 from geoseg.training.validation.confidence import (
-    FootprintReliability,
     choose_least_confidence,
     collect_footprints,
     cross_rate,
@@ -20,6 +19,7 @@ from geoseg.training.validation.confidence import (
     measure_footprints,
 )
 from geoseg.training.validation.merged_labels import count_buildings_in
+from geoseg.training.validation.reliability import Reliability
 from geoseg.vectorization.confidence import compute_features, rate_footprints
 from geoseg.vectorization.footprints import MEASURED_COLUMNS
 
@@ -37,7 +37,7 @@ class RatedAreas:
 
     thresholds: Thresholds
     evaluated: list[tuple[ValidationArea, Evaluation]]
-    reliability: FootprintReliability | None = None
+    reliability: Reliability | None = None
 
     @property
     def summary(self) -> dict[str, float]:

@@ -8,6 +8,7 @@ from skimage.morphology import reconstruction
 from skimage.segmentation import watershed
 
 from geoseg.options import Thresholds
+from geoseg.vectorization.components.neighbours import four_neighbours
 from geoseg.vectorization.prob_sources import ProbWindow
 
 _FOUR_CONNECTED = ndimage.generate_binary_structure(2, 1)
@@ -110,8 +111,7 @@ def _flood(seeds: np.ndarray, relief: np.ndarray, mask: np.ndarray) -> np.ndarra
     The inside of seeds is left out: nothing grows from there, but each of its pixels would be
     queued.
     """
-    around = np.pad(seeds, 1)
-    neighbours = around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:]
+    neighbours = four_neighbours(np.pad(seeds, 1))
     inside = (seeds > 0) & np.all([one == seeds for one in neighbours], axis=0)
     labels: np.ndarray = watershed(
         relief, np.where(inside, 0, seeds), mask=mask & ~inside, connectivity=1

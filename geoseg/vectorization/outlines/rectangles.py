@@ -142,13 +142,20 @@ def _fit(walls: _Walls) -> _Rectangles:
 
 def _main_directions(vectors: np.ndarray, owner: np.ndarray, count: int) -> np.ndarray:
     """Return the main direction of the walls of each polygon in radians, modulo right angles."""
-    x, y = vectors.T
-    square, fourfold = x**2 + y**2, 4 * np.arctan2(y, x)
-    real, imaginary = (
-        np.bincount(owner, square * part, count) for part in (np.cos(fourfold), np.sin(fourfold))
-    )
+    walls = fourfold(vectors)
+    real, imaginary = (np.bincount(owner, part, count) for part in (walls.real, walls.imag))
     directions: np.ndarray = np.arctan2(imaginary, real) / 4
     return directions
+
+
+def fourfold(vectors: np.ndarray) -> np.ndarray:
+    """Return complex numbers with the squared length and four times the angle of each vector.
+
+    Directions that differ by right angles coincide, and long walls weigh more than short ones.
+    """
+    squares = vectors[:, 0] ** 2 + vectors[:, 1] ** 2
+    numbers: np.ndarray = squares * np.exp(4j * np.arctan2(vectors[:, 1], vectors[:, 0]))
+    return numbers
 
 
 def _resemble(rectangles: _Rectangles, traced: np.ndarray, max_shifts: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from geoseg.vectorization.outlines.acceptance import is_acceptable
-from geoseg.vectorization.outlines.rectangles import OBLIQUE
+from geoseg.vectorization.outlines.rectangles import OBLIQUE, fourfold
 from geoseg.vectorization.outlines.wall_graph import OutlineGraph, build_graph
 from geoseg.vectorization.outlines.zones import stay_within
 
@@ -132,16 +132,6 @@ def _reduce_shifts(max_shifts: np.ndarray, max_shift: float) -> np.ndarray:
     return lower
 
 
-def _fourfold(vectors: np.ndarray) -> np.ndarray:
-    """Return complex numbers with the squared length and four times the angle of each vector.
-
-    Directions that differ by right angles coincide, and long walls weigh more than short ones.
-    """
-    squares = vectors[:, 0] ** 2 + vectors[:, 1] ** 2
-    fourfold: np.ndarray = squares * np.exp(4j * np.arctan2(vectors[:, 1], vectors[:, 0]))
-    return fourfold
-
-
 def _turn(points: np.ndarray, angle: float) -> np.ndarray:
     cos, sin = math.cos(angle), math.sin(angle)
     turned: np.ndarray = points @ np.array([[cos, sin], [-sin, cos]])
@@ -152,9 +142,9 @@ def _directions(graph: OutlineGraph, count: int) -> tuple[np.ndarray, np.ndarray
     """Return the main direction of each polygon in radians; similar neighbours share it.
 
     Returns:
-        Directions, and their strengths 0..1: the length of the mean vector of `_fourfold`.
+        Directions, and their strengths 0..1: the length of the mean vector of `fourfold`.
     """
-    walls = _fourfold(graph.vectors)
+    walls = fourfold(graph.vectors)
     sums, lengths = np.zeros(count, dtype=complex), np.zeros(count)
     twice = graph.sides[:, 0] != graph.sides[:, 1]
     for side, chosen in ((0, slice(None)), (1, twice)):

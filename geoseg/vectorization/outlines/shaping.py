@@ -142,16 +142,14 @@ def _place_rectangles(
 def _to_metres(polygons: np.ndarray, origins: np.ndarray, steps_m: np.ndarray) -> np.ndarray:
     """Return polygons (n,) in metres from their origins (n, 2)."""
     points, owner = shapely.get_coordinates(polygons, return_index=True)
-    moved, steps = points - origins[owner], steps_m[owner]
-    return _set_points(polygons, moved[:, :1] * steps[:, 0] + moved[:, 1:] * steps[:, 1])
+    return _set_points(polygons, _combine_steps(points - origins[owner], steps_m[owner]))
 
 
 def _to_pixels(polygons: np.ndarray, origins: np.ndarray, steps_m: np.ndarray) -> np.ndarray:
     """Return polygons (n,) in pixels of the grid, see `_to_metres`."""
     points, owner = shapely.get_coordinates(polygons, return_index=True)
-    inverse = np.linalg.inv(steps_m)[owner]
-    placed = points[:, :1] * inverse[:, 0] + points[:, 1:] * inverse[:, 1]
-    return _set_points(polygons, placed + origins[owner])
+    pixels = _combine_steps(points, np.linalg.inv(steps_m)[owner])
+    return _set_points(polygons, pixels + origins[owner])
 
 
 def _set_points(polygons: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -206,8 +204,13 @@ def _regularize_in_metres(
 
 
 def _combine_steps(points: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Return points (n, 2) as sums of two steps, added in a fixed order for stable rounding."""
-    summed: np.ndarray = points[:, :1] * steps[0] + points[:, 1:] * steps[1]
+    """Return points (n, 2) as sums of two steps, added in a fixed order for stable rounding.
+
+    Args:
+        points: float64 (n, 2).
+        steps: The two steps, (2, 2), or those of each point, (n, 2, 2).
+    """
+    summed: np.ndarray = points[:, :1] * steps[..., 0, :] + points[:, 1:] * steps[..., 1, :]
     return summed
 
 
