@@ -137,7 +137,9 @@ def test_merged_scores_by_hand():
     scores = [Score(6, 1, 3), Score(5, 0, 0), Score(2, 1, 1), Score(1, 1, 1)]
     merged = add_not_counted(areas, scores)
     assert merged == {1: Score(8, 2, 4), 2: Score(1, 1, 1)}
-    assert measure_merged_f1(merged) == pytest.approx((16 / 22 + 0.5) / 2)
+    assert measure_merged_f1(merged) == pytest.approx(
+        (16 / 22 * 12 / 62 + 0.5 * 2 / 52) / (12 / 62 + 2 / 52)
+    )
     assert list_counted_places(areas) == [0]
     # Without separate buildings the merged ones count, and nothing is left out.
     areas[1] = area_with(False, 0, 0)
@@ -164,17 +166,17 @@ def test_merged_labels_without_buildings_have_no_score():
         ({}, {}, ""),
         (
             {"rio": Score(8, 2, 2)}, {"accra": Score(4, 0, 0), "kano": Score(0, 2, 0)},
-            " (mean of rio 0.800; accra, kano not counted, merged labels)",
+            " (weighted mean of rio 0.800; accra, kano not counted, merged labels)",
         ),
         (
             {"rio": Score(8, 2, 2), "lima": Score(0, 3, 0), "desert": Score(0, 0, 0)},
             {"rio": Score(1, 0, 0), "lima": Score(4, 0, 0)},
-            " (mean of rio 0.800; false buildings where there are none: lima 3, desert 0; "
+            " (weighted mean of rio 0.800; false buildings where there are none: lima 3, desert 0; "
             "lima not counted, merged labels)",
         ),
         (
             {"rio": Score(8, 2, 2), "lima": Score(0, 0, 0)}, {"lima": Score(4, 0, 0)},
-            " (mean of rio 0.800; lima not counted, merged labels)",
+            " (weighted mean of rio 0.800; lima not counted, merged labels)",
         ),
     ],
 )  # fmt: skip
@@ -218,7 +220,7 @@ def test_a_run_keeps_merged_places_apart(partly_merged, tmp_path, capsys, monkey
     assert not ended.value.code
     printed = capsys.readouterr()
     assert re.search(
-        r"val building F1 (\d\.\d{3}) \(mean of rio \1; false buildings where there are none: "
+        r"val building F1 (\d\.\d{3}) \(weighted mean of rio \1; false buildings where there are none: "
         r"(lima \d+, )?desert \d+; accra, lima not counted, merged labels\) → ",
         printed.out.strip().splitlines()[-1],
     )

@@ -25,7 +25,12 @@ from geoseg.detection.box_arrays import Boxes
 from geoseg.detection.box_dataset import BoxDataset
 from geoseg.detection.scoring import build_areas, score_boxes
 from geoseg.evaluation.metrics import AreaCounts, Confusion, Score
-from geoseg.evaluation.place_scores import mean_class_scores, mean_f1, mean_iou
+from geoseg.evaluation.place_scores import (
+    mean_building_f1,
+    mean_class_scores,
+    mean_f1,
+    mean_iou,
+)
 from geoseg.networks.model_file import load_spec
 from geoseg.options import ModelOptions, Thresholds, TileOptions, TrainOptions
 from geoseg.training.checkpoints import describe_run
@@ -56,21 +61,32 @@ def test_means_by_hand():
     # Six false buildings where there are none: half a false one per true one, 5 and 1.
     desert = [*places, Score(0, 6, 0)]
     assert mean_f1(desert) == pytest.approx((16 / (16 + 2 + 2 + 5) + 2 / (2 + 3 + 1 + 1)) / 2)
-    assert (
-        mean_f1([]) == mean_iou([]) == mean_f1([Score(0, 3, 0)]) == mean_iou([Score(0, 0, 0)]) == 0
-    )
+    # Of buildings, places of 10 and 2 have the weights 10 / 60 and 2 / 52.
+    weighted = (0.8 * 10 / 60 + 2 / 6 * 2 / 52) / (10 / 60 + 2 / 52)
+    assert mean_building_f1(places) == pytest.approx(weighted)
+    for mean in (mean_f1, mean_iou, mean_building_f1):
+        assert mean([]) == mean([Score(0, 3, 0)]) == mean([Score(0, 0, 0)]) == 0
+
+
+def test_large_places_count_alike_and_a_few_buildings_hardly():
+    towns = [Score(4000, 1000, 1000), Score(900, 300, 300)]
+    assert mean_building_f1(towns) == pytest.approx(mean_f1(towns), abs=0.002)
+    hamlets = [Score(4, 0, 0), Score(0, 4, 4)]
+    scores = [mean_building_f1([*towns, hamlet]) for hamlet in hamlets]
+    assert abs(scores[0] - scores[1]) < 0.04 < abs(mean_f1([towns[0], hamlets[0]]) - 0.8) / 2
 
 
 @given(counts)
 def test_a_single_place_has_its_own_scores(one):
     assert (mean_f1([one]), mean_iou([one])) == (one.f1, one.iou)
+    assert mean_building_f1([one]) == pytest.approx(one.f1)
     confusion = Confusion(np.array([[9, one.fp], [one.fn, one.tp]]))
     assert mean_class_scores([confusion]) == (confusion.mean_iou, confusion.mean_f1)
 
 
 @given(st.lists(counts, min_size=1, max_size=6), st.integers(1, 30))
 def test_false_buildings_anywhere_lower_the_score_and_empty_places_do_not(places, more):
-    for mean in (mean_f1, mean_iou):
+    for mean in (mean_f1, mean_iou, mean_building_f1):
         score = mean(places)
         assert mean([*places, Score(0, 0, 0)]) == pytest.approx(score)
         worse = mean([*places, Score(0, more, 0)])
@@ -188,12 +204,13 @@ def validate(module, tiles, order):
     return logged
 
 
-def test_logged_scores_are_means_over_places(tiles):
+def test_logged_scores_are_means_over_places(tiles, monkeypatch):
     info = tiles.info.model_copy(update={"mean": (60.0,) * 3, "std": (20.0,) * 3})
     order = np.random.default_rng(0).permutation(len(tiles)).tolist()
-    module = Segmenter(
-        Bright(), info, TrainOptions(), areas=ValidationAreas(tiles), places=tiles.places
-    )
+    areas, scored = ValidationAreas(tiles), []
+    score_places = areas.score_places
+    monkeypatch.setattr(areas, "score_places", lambda _: scored.append(score_places(_)) or scored[-1])
+    module = Segmenter(Bright(), info, TrainOptions(), areas=areas, places=tiles.places)
     logged = validate(module, tiles, order)
     of_place = {}
     for place, name in enumerate(tiles.places.names):
@@ -204,9 +221,10 @@ def test_logged_scores_are_means_over_places(tiles):
     assert logged["val_iou[village]"] == of_place["village"]
     # The network finds nothing in the desert, which then has no score.
     assert logged["val_iou"] == pytest.approx((of_place["town"] + of_place["village"]) / 2)
-    assert logged["val_f1"] == pytest.approx(
-        (logged["val_f1[town]"] + logged["val_f1[village]"]) / 2
-    )
+    ((town, _), (village, _), _) = scored[0]
+    weights = [(one.tp + one.fn) / (one.tp + one.fn + 50) for one in (town, village)]
+    weighted = logged["val_f1[town]"] * weights[0] + logged["val_f1[village]"] * weights[1]
+    assert logged["val_f1"] == pytest.approx(weighted / sum(weights))
     assert logged["val_score"] == pytest.approx((logged["val_iou"] + logged["val_f1"]) / 2)
     assert [name for name in logged if "[" in name] == [
         "val_iou[town]", "val_iou[village]", "val_f1[town]", "val_f1[village]"
@@ -296,7 +314,7 @@ def test_boxes_are_scored_by_place(folder):
     assert village.fn > 0
     assert desert == Score(0, 0, 0)
     assert town.f1 > 0.6
-    assert score.f1 == pytest.approx(town.f1 / 2)
+    assert score.f1 == mean_building_f1([town, village]) < town.f1
     assert score.iou == pytest.approx(score.pixels[0].iou / 2)
     assert sum(score.buildings, Score(0, 0, 0)).f1 > score.f1
 
@@ -437,7 +455,7 @@ def test_a_run_has_columns_for_places_and_one_line_per_epoch(run):
     assert len(epochs) == 2
     assert not any("town" in line or "\n" in line for line in epochs)
     assert list(result.places) == ["town", "village", "desert"]
-    assert result.val_f1 == mean_f1(list(result.places.values()))
+    assert result.val_f1 == mean_building_f1(list(result.places.values()))
     assert load_spec(result.model).provenance["val_f1_by_place"] == {
         "town": round(result.places["town"].f1, 4),
         "village": round(result.places["village"].f1, 4),
@@ -470,7 +488,7 @@ def test_the_command_lists_the_places_at_the_end(folder, tmp_path, capsys, monke
         main()
     assert not ended.value.code
     assert re.search(
-        r"val building F1 \d\.\d{3} \(mean of town \d\.\d{3}, village \d\.\d{3}; false buildings "
+        r"val building F1 \d\.\d{3} \(weighted mean of town \d\.\d{3}, village \d\.\d{3}; false buildings "
         r"where there are none: desert \d+\) → ",
         capsys.readouterr().out.strip().splitlines()[-1],
     )

@@ -2,6 +2,8 @@
 
 import csv
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from geoseg.networks.model_file import load_model
 from geoseg.options import LossOptions, ModelOptions, TileOptions, TrainOptions, WeightMapOptions
 from geoseg.prediction.predictor import Predictor
 from geoseg.town import build_town, write_town
+from geoseg.training.checkpoints import EQUAL_SCORES, RunCheckpoints
 from geoseg.training.dataset import TileDataset
 from geoseg.training.lr_finder import HIGHEST, LOWEST, find_lr, smooth_losses, steepest_rate
 from geoseg.training.run import train
@@ -146,6 +149,33 @@ def test_a_running_average_is_validated_and_kept(tiles, tmp_path):
     assert not any(name.startswith(("module.", "n_averaged")) for name in kept)
 
 
+@pytest.mark.parametrize(
+    ("scores", "kept"),
+    [
+        ([0.5, 0.6, 0.4], 1),
+        ([0.5, 0.6, 0.59, 0.585, 0.57], 3),  # the last that is as good as the best
+        ([0.5, 0.515, 0.53, 0.505], 2),  # as good as the highest score, not as the one kept before
+        ([0.6, None, 0.59, None], 2),  # not validated
+        ([0.0, 0.0, 0.0], 2),
+    ],
+)
+def test_the_best_epoch_is_the_last_that_is_as_good_as_the_highest_score(tmp_path, scores, kept):
+    callback = RunCheckpoints(tmp_path)
+    for epoch, score in enumerate(scores):
+        trainer = SimpleNamespace(
+            sanity_checking=False, is_global_zero=True, current_epoch=epoch,
+            callback_metrics={"val_score": score},
+            save_checkpoint=lambda path, epoch=epoch: Path(path).write_text(str(epoch)),
+        )  # fmt: skip
+        if score is not None:
+            callback.on_validation_end(trainer, None)
+        callback.on_train_epoch_end(trainer, None)
+        # A resumed run goes on as if it had not been interrupted.
+        state, callback = callback.state_dict(), RunCheckpoints(tmp_path)
+        callback.load_state_dict(state)
+    assert (tmp_path / "best.ckpt").read_text() == str(kept)
+
+
 def test_a_run_that_was_moved_keeps_its_best_epoch(run, tiles, tmp_path, monkeypatch):
     folder, _, _ = run
     moved = tmp_path / "moved"
@@ -156,7 +186,7 @@ def test_a_run_that_was_moved_keeps_its_best_epoch(run, tiles, tmp_path, monkeyp
     result = train(tiles, moved, model=MODEL, options=longer, resume=True)
     scores = [float(row["val_score"]) for row in rows(moved)]
     assert len(scores) == 4
-    best = int(np.argmax(scores))
+    best = np.flatnonzero(np.array(scores) >= max(scores) - EQUAL_SCORES)[-1]
     assert best < 2
     assert torch.load(moved / "best.ckpt", weights_only=True)["epoch"] == best
     assert result.val_iou == pytest.approx(float(rows(moved)[best]["val_iou"]))

@@ -106,7 +106,7 @@ def _describe_places(places: Mapping[str, Score], merged_places: Mapping[str, Sc
         for name, counts in places.items()
         if name not in scores and (counts.fp or name not in not_counted)
     ]
-    text = f"mean of {', '.join(parts)}" if parts else "no place has buildings"
+    text = f"weighted mean of {', '.join(parts)}" if parts else "no place has buildings"
     text += f"; false buildings where there are none: {', '.join(false)}" if false else ""
     text += f"; {', '.join(not_counted)} not counted, merged labels" if not_counted else ""
     return f" ({text})" if places else ""

@@ -20,7 +20,7 @@ from geoseg.detection.detector import BoxPredictor
 from geoseg.detection.merging import BoxMerger
 from geoseg.evaluation import Evaluation, evaluate_layers
 from geoseg.evaluation.metrics import AreaCounts, Score
-from geoseg.evaluation.place_scores import mean_f1, mean_iou
+from geoseg.evaluation.place_scores import mean_building_f1, mean_iou
 from geoseg.geo.aoi import AOI
 from geoseg.geo.grid import Grid
 from geoseg.networks.model_file import ModelSpec
@@ -86,7 +86,7 @@ class BoxArea:
 
 @dataclass(frozen=True)
 class BoxScore:
-    """Agreement of boxes with the reference; scores are means over places.
+    """Agreement of boxes with the reference; scores are means over places, see `place_scores`.
 
     Attributes:
         threshold: The score threshold with the highest building F1@0.5.
@@ -146,7 +146,7 @@ def score_boxes(areas: Sequence[BoxArea], predictions: Mapping[int, Boxes]) -> B
         _add_by_place(areas, _count_if(counted, evaluations, min_score))
         for min_score in _CANDIDATES
     ]
-    f1 = np.array([mean_f1(places) for places in counts])
+    f1 = np.array([mean_building_f1(places) for places in counts])
     # The middle of the best thresholds, which is the most robust choice.
     best = np.flatnonzero(f1 == f1.max())
     middle = int(best[len(best) // 2])

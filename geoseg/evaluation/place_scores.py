@@ -1,6 +1,7 @@
-"""Scores over several places in which each place counts equally.
+"""Scores over several places, of which the largest does not decide.
 
-The score is the mean of the scores of the places with true objects. A place without any has no
+The score is the mean of the scores of the places with true objects: of pixels the plain mean, of
+buildings one in which places with few of them count less. A place without any has no
 score of its own: it would be 0 with one false object and undefined without. Its false objects are
 distributed over the other places instead, in proportion to their true ones, so that each place has
 the same number of them per true object. So false objects lower the score wherever they are.
@@ -10,7 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from geoseg.evaluation.metrics import AreaCounts, Confusion
+
+# A place with so many buildings has half the weight of one with very many.
+_HALF_WEIGHT = 50
 
 
 def mean_iou(places: Sequence[AreaCounts]) -> float:
@@ -29,6 +36,27 @@ def mean_f1(places: Sequence[AreaCounts]) -> float:
         places: Counts of each place.
     """
     return _mean([one.f1 for one in _distribute_false(places)])
+
+
+def mean_building_f1(places: Sequence[AreaCounts]) -> float:
+    """Return the mean building F1 of places, in which few buildings count less; 0 without any.
+
+    The F1 of five buildings is mostly chance: as much as that of a hundred, it would decide about
+    the best epoch and the thresholds.
+
+    Args:
+        places: Counts of the buildings of each place.
+    """
+    known = _distribute_false(places)
+    weights = weigh_places([one.tp + one.fn for one in known])
+    scores = np.array([one.f1 for one in known])
+    return float((weights * scores).sum() / weights.sum()) if known else 0.0
+
+
+def weigh_places(counts: Sequence[float] | NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the weights of places with so many buildings; large ones have nearly the same."""
+    buildings = np.asarray(counts, dtype=np.float64)
+    return buildings / (buildings + _HALF_WEIGHT)
 
 
 def mean_class_scores(places: Sequence[Confusion]) -> tuple[float, float]:

@@ -28,6 +28,9 @@ from geoseg.training.state_file import MONITOR, check_module, check_optimizer, r
 
 LAST_NAME, BEST_NAME = "last.ckpt", "best.ckpt"
 
+# `val_score` of a few hundred buildings differs by chance as much.
+EQUAL_SCORES = 0.02
+
 # What a run writes, except for loggers and the mosaic.
 RUN_NAMES = (
     *(LAST_NAME, BEST_NAME, MODEL_NAME),
@@ -54,8 +57,11 @@ class RunCheckpoints(Checkpoint):
     """Save every epoch, validated or not, as `last.ckpt`, and the best of them as `best.ckpt`.
 
     The best is a copy of the last and is written after it. If a run is killed between the two,
-    `last.ckpt` records that its epoch is the best, and the copy is made on resume. Among epochs
-    with the same score the last is the best, because all score 0 until something is found.
+    `last.ckpt` records that its epoch is the best, and the copy is made on resume.
+
+    Among epochs whose scores are as good as the best one, the last is the best: differences of
+    `EQUAL_SCORES` are chance with a few hundred buildings, and later weights have seen more and
+    are averaged at a lower learning rate. So all that find nothing are equally good, too.
 
     Args:
         folder: The run's folder.
@@ -90,8 +96,9 @@ class RunCheckpoints(Checkpoint):
         """Save the epoch."""
         if self._validated:
             score = float(trainer.callback_metrics[MONITOR])
-            if score >= self.best_score:
-                self.best_score, self.best_epoch = score, trainer.current_epoch
+            self.best_score = max(score, self.best_score)
+            if score >= self.best_score - EQUAL_SCORES:
+                self.best_epoch = trainer.current_epoch
         self._validated = False
         trainer.save_checkpoint(self.last)
         if self.best_epoch == trainer.current_epoch and trainer.is_global_zero:

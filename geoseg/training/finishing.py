@@ -14,7 +14,7 @@ from torch import Tensor
 
 from geoseg.evaluation import Evaluation
 from geoseg.evaluation.metrics import compare_areas, count_classes
-from geoseg.evaluation.place_scores import mean_f1
+from geoseg.evaluation.place_scores import mean_building_f1
 from geoseg.networks.model_file import ModelSpec
 from geoseg.options import Thresholds
 from geoseg.prediction.predictor import Predictor
@@ -99,7 +99,7 @@ def finish(spec: ModelSpec, weights: dict[str, Tensor], device: str, tiles: Tile
     names = areas.places.names
     return Tuned(
         rated.thresholds,
-        mean_f1(buildings),
+        mean_building_f1(buildings),
         calibration=calibration.summary | rated.summary,
         pictures=pictures,
         merged_f1=merged_f1,

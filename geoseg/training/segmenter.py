@@ -13,7 +13,7 @@ from geoseg.data.labels import BACKGROUND_VALUES, FULL_SCALE_VALUES
 from geoseg.data.tiles import TilesInfo
 from geoseg.errors import ConfigError
 from geoseg.evaluation.metrics import Confusion, count_classes
-from geoseg.evaluation.place_scores import mean_class_scores, mean_f1, mean_iou
+from geoseg.evaluation.place_scores import mean_building_f1, mean_class_scores, mean_f1, mean_iou
 from geoseg.networks.losses import CompositeLoss, WeightMap, build_batch, sample_losses
 from geoseg.networks.models.deeplabv2 import DeepLabV2
 from geoseg.networks.normalization import normalise
@@ -158,7 +158,7 @@ class Segmenter(Learner):
                 self.areas.predictions |= found
             buildings = [counted for counted, _ in self.areas.score_places(_WHILE_TRAINING)]
             self.areas.reset()
-            building_f1 = mean_f1(buildings)
+            building_f1 = mean_building_f1(buildings)
             scores |= {"val_f1": building_f1, "val_score": (iou + building_f1) / 2}
             by_place["val_f1"] = rate_places(buildings, "f1")
         return scores | (name_place_scores(self.places, by_place) if self.places else {})

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from geoseg.evaluation import Evaluation
+from geoseg.evaluation.place_scores import weigh_places
 from geoseg.options.confidence import FEATURES, MOST_WEIGHT, ConfidenceRule
 from geoseg.training.validation.reliability import Reliability, bin_probabilities
 from geoseg.vectorization.confidence import compute_features, rate_footprints
@@ -36,9 +37,6 @@ _LIMITS = (0.0, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
 
 # Smaller gains of F1 are noise and change nothing.
 _LEAST_GAIN = 0.005
-
-# A place with so many footprints has half the weight of one with very many.
-_HALF_WEIGHT = 50
 
 # Parts of a cross-validation if there is a single place.
 _FOLDS = 5
@@ -168,7 +166,7 @@ def choose_least_confidence(
     """
     places = [footprints.place == number for number in range(len(missed))]
     true = np.array([(footprints.found & own).sum() for own in places]) + np.array(missed)
-    weights = true / (true + _HALF_WEIGHT)
+    weights = weigh_places(true)
 
     def mean_f1(limit: float) -> float:
         kept = confidences >= limit
@@ -184,7 +182,7 @@ def choose_least_confidence(
 def _weigh_places(place: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return weights (n,) with the mean 1; their sums hardly depend on the size of large places."""
     _, index, counts = np.unique(place, return_inverse=True, return_counts=True)
-    shares = 1 / (counts + _HALF_WEIGHT)[index]
+    shares = (weigh_places(counts) / counts)[index]
     weights: NDArray[np.float64] = shares / shares.mean()
     return weights
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import geopandas as gpd
 
 from geoseg.evaluation.metrics import Score
-from geoseg.evaluation.place_scores import has_truth, mean_f1
+from geoseg.evaluation.place_scores import has_truth, mean_building_f1
 
 
 class LabelledArea(Protocol):
@@ -63,7 +63,7 @@ def list_counted_places(areas: Sequence[LabelledArea]) -> list[int]:
 
 
 def measure_merged_f1(places: Mapping[int, Score]) -> float | None:
-    """Return building F1 where labels merge touching buildings, the mean over places.
+    """Return building F1 where labels merge touching buildings, `mean_building_f1`.
 
     Args:
         places: Result of `add_not_counted`.
@@ -72,7 +72,7 @@ def measure_merged_f1(places: Mapping[int, Score]) -> float | None:
         Building F1; None without true buildings there.
     """
     scores = list(places.values())
-    return mean_f1(scores) if any(map(has_truth, scores)) else None
+    return mean_building_f1(scores) if any(map(has_truth, scores)) else None
 
 
 def describe_merged(areas: Sequence[LabelledArea], merged_f1: float | None) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from geoseg.evaluation.metrics import Score
-from geoseg.evaluation.place_scores import has_truth, mean_f1, mean_iou
+from geoseg.evaluation.place_scores import has_truth, mean_building_f1, mean_iou
 from geoseg.options import Thresholds
 from geoseg.training.validation.areas import ValidationAreas
 
@@ -43,13 +43,13 @@ class Tuned:
     Attributes:
         thresholds: The best thresholds; the defaults for exclusive classes, whose mask is the
             argmax.
-        f1: Their building F1@0.5, the mean over places; None for exclusive classes.
+        f1: Their building F1@0.5, `mean_building_f1`; None for exclusive classes.
         places: Counts of buildings of each place that counts in `f1`, if there are several places.
         merged_places: Counts of buildings where labels merge touching buildings and which `f1`
             does not contain, of each place that has such areas; only if there are several places.
             A place with both kinds of labels is also in `places`.
         merged_f1: Building F1@0.5 of the buildings that `f1` does not contain for that reason, the
-            mean over places; None without any.
+            `mean_building_f1`; None without any.
         notes: Lines for the user.
         calibration: For the model file, the `summary` of the calibration and that of `RatedAreas`;
             None without a calibration.
@@ -104,7 +104,8 @@ def tune_thresholds(areas: ValidationAreas) -> Thresholds:
     is computed from a few hundred buildings, and its noise would move every outline. The
     thresholds that separate and remove buildings are chosen by the sum of both. With a weak
     network, pixel IoU may rise by merging buildings: if F1 falls too much, `body` is chosen by the
-    sum as well, and if that does not help the defaults are kept. All scores are means over places.
+    sum as well, and if that does not help the defaults are kept. All scores are
+    means over places (`place_scores`).
 
     Args:
         areas: Validation areas, predicted.
@@ -117,7 +118,7 @@ def tune_thresholds(areas: ValidationAreas) -> Thresholds:
     def score(thresholds: Thresholds) -> tuple[float, float]:
         if thresholds not in scores:
             buildings, pixels = zip(*areas.score_places(thresholds), strict=True)
-            scores[thresholds] = mean_f1(buildings), mean_iou(pixels)
+            scores[thresholds] = mean_building_f1(buildings), mean_iou(pixels)
         return scores[thresholds]
 
     # Regularization takes most of the time, and hardly changes the scores.
