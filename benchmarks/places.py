@@ -9,8 +9,8 @@ footprints.geojson. Without --all, each region in turn is predicted by a model t
 all others. Each result is a line of work/places.jsonl, so that an interrupted run is continued
 (benchmarks/results/places.jsonl has the results so far); the table is work/places.md. With --all,
 one model is trained on all places, and continued when the command is repeated; --publish then
-writes it as it is installed with geoseg, with the rule for confidences that
-`benchmarks/confidence.py --rule` wrote.
+writes it as it is installed with geoseg, with the thresholds and the rule for confidences that
+`benchmarks/left_out.py --write` wrote.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ class Study:
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE")
 @click.option("--all", "whole", is_flag=True, help="Train one model on all places.")
 @click.option("--publish", type=Path, help="With --all: write the model there, as float16.")
-@click.option("--rule", type=Path, help="With --publish: rule for confidences.")
+@click.option("--thresholds", type=Path, help="With --publish: file of left_out.py.")
 def main(
     towns: Path,
     banepa: Path,
@@ -185,7 +185,7 @@ def main(
     overrides: tuple[str, ...],
     whole: bool,
     publish: Path | None,
-    rule: Path | None,
+    thresholds: Path | None,
 ) -> None:
     """Train, predict and tabulate."""
     study = Study(output, steps, overrides)
@@ -197,7 +197,7 @@ def main(
             if whole:
                 model = train(study, recipe, seed, leave_out=None)
                 if publish:
-                    publish_model(model, publish, rule)
+                    publish_model(model, publish, thresholds)
                 continue
             for region in regions or REGIONS:
                 do_fold(study, recipe, region, seed)
@@ -333,14 +333,14 @@ def train(study: Study, recipe: str, seed: int, *, leave_out: str | None) -> Pat
     return run / "model.safetensors"
 
 
-def publish_model(model: Path, path: Path, rule: Path | None) -> None:
+def publish_model(model: Path, path: Path, thresholds: Path | None) -> None:
     """Write a model with half the bytes, and with its sources and licences in the header.
 
     Args:
         model: The trained model.
         path: The file.
-        rule: JSON file of thresholds, fitted to places that a model never saw; None keeps the rule
-            that training fitted to the validation tiles of the training places.
+        thresholds: JSON file of thresholds and the rule for confidences, tuned on places that a
+            model never saw; None keeps what training tuned on the validation tiles.
     """
     spec, weights = load_model(model)
     halved = {
@@ -348,10 +348,10 @@ def publish_model(model: Path, path: Path, rule: Path | None) -> None:
         for name, tensor in weights.items()
     }
     provenance = spec.provenance | {"sources": list(SOURCES), "licence": LICENCE}
-    changes = {} if rule is None else json.loads(rule.read_text())
-    thresholds = Thresholds(**spec.thresholds.model_dump() | changes)
+    changes = {} if thresholds is None else json.loads(thresholds.read_text())
+    changed = Thresholds(**spec.thresholds.model_dump() | changes)
     save_model(
-        path, halved, spec.model_copy(update={"provenance": provenance, "thresholds": thresholds})
+        path, halved, spec.model_copy(update={"provenance": provenance, "thresholds": changed})
     )
 
 

@@ -259,6 +259,19 @@ def test_images_are_normalized_as_the_model_knows_them(work, tmp_path):
     assert "statistics of the tiles" in lines[-1]
 
 
+def test_the_places_of_the_model_are_kept(work, tmp_path):
+    setup = plan_train(work.tiles, tmp_path / "run", start_from=work.model)
+    info = load_tiles_info(work.tiles)
+    own, before = setup.spec.places
+    assert (own.mean, own.std) == (info.mean, info.std)
+    assert (before.mean, before.std) == (work.spec.mean, work.spec.std)
+    several = tmp_path / "several.safetensors"
+    places = {"places": (own, before)}
+    save_model(several, load_model(work.model)[1], work.spec.model_copy(update=places))
+    setup = plan_train(work.tiles, tmp_path / "run", start_from=several)
+    assert setup.spec.places == (own, own, before)
+
+
 def test_what_is_new_is_listed(work, tmp_path):
     other = work.spec.model_copy(update={"outputs": ("building", "distance"), "gsd_m": 1.0})
     make_model(tmp_path / "other.safetensors", other)

@@ -220,8 +220,8 @@ def test_a_run_keeps_merged_places_apart(partly_merged, tmp_path, capsys, monkey
     assert not ended.value.code
     printed = capsys.readouterr()
     assert re.search(
-        r"val building F1 (\d\.\d{3}) \(weighted mean of rio \1; false buildings where there are none: "
-        r"(lima \d+, )?desert \d+; accra, lima not counted, merged labels\) → ",
+        r"val building F1 (\d\.\d{3}) \(weighted mean of rio \1; false buildings where there are "
+        r"none: (lima \d+, )?desert \d+; accra, lima not counted, merged labels\) → ",
         printed.out.strip().splitlines()[-1],
     )
     provenance = load_spec(run / "model.safetensors").provenance

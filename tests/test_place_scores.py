@@ -10,6 +10,7 @@ import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
+import rasterio
 import torch
 from conftest import write_scene
 from hypothesis import given
@@ -136,6 +137,21 @@ def tiles(folder):
     return TileDataset(folder, "val")
 
 
+def test_statistics_of_each_place_are_stored(folder):
+    info = load_tiles_info(folder)
+    table = pd.read_parquet(folder / "tiles.parquet")
+    assert [one.name for one in info.place_bands] == ["town", "village", "desert"]
+    for place in info.place_bands:
+        scenes = [scene for scene, name in info.scene_places.items() if name == place.name]
+        pixels = []
+        for id_ in table.id[(table.split == "train") & table.scene.isin(scenes)]:
+            with rasterio.open(folder / "images" / f"{id_}.tif") as image:
+                pixels.append(image.read()[:, image.dataset_mask() > 0])
+        used = np.concatenate(pixels, axis=1)
+        assert place.mean == pytest.approx(used.mean(axis=1), abs=1e-5)
+        assert place.std == pytest.approx(used.std(axis=1), abs=1e-3)
+
+
 def good_in_town(tiles):
     """Predict buildings in the town, half of them in the village, and a false one in the desert."""
 
@@ -209,7 +225,9 @@ def test_logged_scores_are_means_over_places(tiles, monkeypatch):
     order = np.random.default_rng(0).permutation(len(tiles)).tolist()
     areas, scored = ValidationAreas(tiles), []
     score_places = areas.score_places
-    monkeypatch.setattr(areas, "score_places", lambda _: scored.append(score_places(_)) or scored[-1])
+    monkeypatch.setattr(
+        areas, "score_places", lambda _: scored.append(score_places(_)) or scored[-1]
+    )
     module = Segmenter(Bright(), info, TrainOptions(), areas=areas, places=tiles.places)
     logged = validate(module, tiles, order)
     of_place = {}
@@ -488,8 +506,8 @@ def test_the_command_lists_the_places_at_the_end(folder, tmp_path, capsys, monke
         main()
     assert not ended.value.code
     assert re.search(
-        r"val building F1 \d\.\d{3} \(weighted mean of town \d\.\d{3}, village \d\.\d{3}; false buildings "
-        r"where there are none: desert \d+\) → ",
+        r"val building F1 \d\.\d{3} \(weighted mean of town \d\.\d{3}, village \d\.\d{3}; "
+        r"false buildings where there are none: desert \d+\) → ",
         capsys.readouterr().out.strip().splitlines()[-1],
     )
 

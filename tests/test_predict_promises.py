@@ -25,6 +25,7 @@ from geoseg.networks.device import choose_device
 from geoseg.networks.model_file import ModelSpec, load_model, save_model
 from geoseg.networks.models import build_model
 from geoseg.options import PredictOptions, Thresholds, VectorizeOptions
+from geoseg.options.headers import PlaceBands
 from geoseg.prediction.blocks import BlockTask, predict_block
 from geoseg.prediction.predictor import Predictor
 from geoseg.prediction.scheduling import split_blocks, split_panels
@@ -414,6 +415,28 @@ def test_a_scene_of_other_statistics_is_warned_of(tmp_path, caplog, changed, wor
         assert caplog.text == ""
     else:
         assert re.search(f"scene.tif: differs from the training scenes.*{words}", caplog.text)
+
+
+def test_a_scene_like_one_of_the_training_places_is_not_warned_of(tmp_path, caplog):
+    town = build_town(150, 210, seed=3, gsd_m=0.5, nodata_corner=False)
+    mean, std = (f(town.image.reshape(3, -1), axis=1) for f in (np.mean, np.std))
+    desert = PlaceBands(name="desert", mean=tuple(mean + 3 * std), std=tuple(std))
+    places = (desert, PlaceBands(name="rio", mean=tuple(mean), std=tuple(std)))
+    write_array(tmp_path / "scene.tif", town.grid, town.image, descriptions=SPEC.bands)
+    pooled = {"mean": tuple(mean + 1.5 * std), "std": tuple(2 * std)}
+    for known, is_like in ((places, True), (places[:1], False)):
+        caplog.clear()
+        model = make_model(tmp_path / "model.safetensors", places=known, **pooled)
+        predict(
+            tmp_path / "scene.tif", tmp_path / "out", model=model, options=cpu(), overwrite=True
+        )
+        assert ("differs from" not in caplog.text) == is_like
+    far = PlaceBands(name="moon", mean=tuple(mean + 9 * std), std=tuple(std))
+    model = make_model(tmp_path / "model.safetensors", places=(far, desert), **pooled)
+    caplog.clear()
+    predict(tmp_path / "scene.tif", tmp_path / "out", model=model, options=cpu(), overwrite=True)
+    assert "differs from all places that the model was trained on: band" in caplog.text
+    assert "the most similar place, desert, had" in caplog.text
 
 
 # Odd pixels

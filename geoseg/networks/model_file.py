@@ -22,6 +22,7 @@ from geoseg.options.headers import (
     Overlap,
     PixelSize,
     PixelType,
+    Places,
     TileSide,
     check_classes,
     check_lengths,
@@ -57,6 +58,8 @@ class ModelSpec(BaseModel):
         scene_dtypes: Data types of the scenes that the tiles were cut from; `dtype` if empty.
         mean: Mean of each band, in the units of the scene.
         std: Standard deviation of each band, in the units of the scene.
+        places: Mean and standard deviation of the bands in each place of the training tiles; empty
+            if there is only one place.
         gsd_m: Ground sampling distance, metres per pixel.
         classes: Class names.
         colours: Colour of each class as #rrggbb; exclusive classes only.
@@ -81,6 +84,7 @@ class ModelSpec(BaseModel):
     scene_dtypes: tuple[PixelType, ...] = ()
     mean: tuple[Mean, ...]
     std: tuple[Deviation, ...]
+    places: Places = ()
     gsd_m: PixelSize
     classes: ClassNames = ("building",)
     colours: tuple[Colour, ...] = ()
@@ -94,7 +98,7 @@ class ModelSpec(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        check_lengths(self.bands, self.mean, self.std, self.size, self.overlap)
+        check_lengths(self.bands, self.mean, self.std, self.size, self.overlap, self.places)
         check_classes(self.classes, self.colours, self.background, self.outputs, self.exclusive)
         return self
 

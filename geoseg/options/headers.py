@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 # Sides of tiles and numbers of bands and classes beyond these would need more memory than any
 # machine has. Mask values are bytes, of which 255 means ignored.
@@ -22,6 +22,9 @@ MIN_GSD_M, MAX_GSD_M = 1e-6, 1e6
 
 # Beyond these, normalised pixels are not numbers in float32.
 _LEAST_STD, _MAX_PIXEL = 1e-12, 1e30
+
+# Statistics of more places are not stored.
+MAX_PLACES = 200
 
 # Limits of the arguments of a network, whose layers are built one by one.
 _MAX_ARGUMENT, _MAX_ARGUMENTS, _MAX_TEXT, _MAX_LEVELS = 8192, 32, 200, 2
@@ -44,6 +47,25 @@ Overlap = Annotated[int, Field(ge=0, le=MAX_TILE // 2)]
 PixelSize = Annotated[float, Field(gt=0, le=MAX_GSD_M)]
 Mean = Annotated[float, Field(ge=-_MAX_PIXEL, le=_MAX_PIXEL)]
 Deviation = Annotated[float, Field(ge=_LEAST_STD, le=_MAX_PIXEL)]
+
+
+class PlaceBands(BaseModel):
+    """Statistics of the bands in one of the places of the training tiles.
+
+    Attributes:
+        name: Name of the place.
+        mean: Mean of each band.
+        std: Standard deviation of each band.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: Name
+    mean: tuple[Mean, ...]
+    std: tuple[Deviation, ...]
+
+
+Places = Annotated[tuple[PlaceBands, ...], Field(max_length=MAX_PLACES)]
 
 
 def _check_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -85,7 +107,12 @@ def fits_name(text: str) -> bool:
 
 
 def check_lengths(
-    bands: Sequence[str], mean: Sequence[float], std: Sequence[float], size: int, overlap: int
+    bands: Sequence[str],
+    mean: Sequence[float],
+    std: Sequence[float],
+    size: int,
+    overlap: int,
+    places: Sequence[PlaceBands] = (),
 ) -> None:
     """Check what the values of a header have to do with each other.
 
@@ -94,6 +121,8 @@ def check_lengths(
     """
     if not len(mean) == len(std) == len(bands):
         raise ValueError("bands, mean and std must have the same length")
+    if any(not len(one.mean) == len(one.std) == len(bands) for one in places):
+        raise ValueError("each place must have a mean and a std for each band")
     if overlap > size // 2:
         raise ValueError(f"overlap must be at most half the size ({size // 2})")
 

@@ -11,15 +11,16 @@ from rasterio.windows import Window
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import SceneInfo
 from geoseg.networks.model_file import ModelSpec
+from geoseg.options.headers import PlaceBands
 
 logger = logging.getLogger(__name__)
 
 # Sampled windows along each side of a scene, and the side of each window in pixels.
 _WINDOWS, _SIDE = 8, 64
 
-# Largest allowed shift of a band's mean, in standard deviations of the training scenes, and
-# largest allowed ratio of the standard deviations. Scenes of one town and one camera differ by a
-# tenth of that.
+# Largest allowed shift of a band's mean from that of the nearest training place, in standard
+# deviations, and largest allowed ratio of the standard deviations. Scenes of one town and one
+# camera differ by a tenth of that.
 _MAX_SHIFT, _MAX_RATIO = 0.75, 2.0
 
 # Largest allowed ratio of the scene's pixel size to the model's.
@@ -27,7 +28,7 @@ _MAX_COARSENING = 1.5
 
 
 def warn_of_drift(scene: SceneInfo, specs: Sequence[ModelSpec]) -> None:
-    """Warn if a scene is coarser, brighter, darker or of other contrast than the training scenes.
+    """Warn if a scene is coarser, brighter, darker or of other contrast than all training places.
 
     The scene is sampled once for all models.
 
@@ -56,21 +57,35 @@ def _warn_of_gsd(scene: SceneInfo, spec: ModelSpec) -> None:
 def _warn_of_statistics(
     scene: SceneInfo, spec: ModelSpec, mean: np.ndarray, std: np.ndarray
 ) -> None:
-    shift = np.abs(mean - spec.mean) / spec.std
-    ratio = np.maximum(std, 1e-9) / spec.std
-    worst = int(np.argmax(np.maximum(shift / _MAX_SHIFT, np.abs(np.log2(ratio)))))
-    if shift[worst] <= _MAX_SHIFT and 1 / _MAX_RATIO <= ratio[worst] <= _MAX_RATIO:
+    places = spec.places or (PlaceBands(name="all", mean=spec.mean, std=spec.std),)
+    differences = [_difference(one, mean, std) for one in places]
+    nearest = int(np.argmin([of_bands.max() for of_bands in differences]))
+    if differences[nearest].max() <= 1:
         return
+    worst = int(np.argmax(differences[nearest]))
+    place, several = places[nearest], len(places) > 1
     logger.warning(
-        "%s: differs from the training scenes: band %s has mean %.4g and standard deviation %.4g, "
-        "the training scenes had %.4g and %.4g; check the result, or train on such scenes, too",
+        "%s: differs from %s: band %s has mean %.4g and standard deviation %.4g, %s had %.4g and "
+        "%.4g; check the result, or train on such scenes, too",
         scene.path,
+        "all places that the model was trained on" if several else "the training scenes",
         spec.bands[worst],
         mean[worst],
         std[worst],
-        spec.mean[worst],
-        spec.std[worst],
+        f"the most similar place, {place.name}," if several else "the training scenes",
+        place.mean[worst],
+        place.std[worst],
     )
+
+
+def _difference(place: PlaceBands, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """Return how different each band is from a place; above 1 is more than allowed."""
+    shift = np.abs(mean - place.mean) / place.std
+    ratio = np.maximum(std, 1e-9) / place.std
+    difference: np.ndarray = np.maximum(
+        shift / _MAX_SHIFT, np.abs(np.log2(ratio)) / np.log2(_MAX_RATIO)
+    )
+    return difference
 
 
 def _sample_statistics(scene: SceneInfo) -> tuple[np.ndarray, np.ndarray] | None:

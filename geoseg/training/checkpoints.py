@@ -173,7 +173,8 @@ def describe_run(
 ) -> dict[str, Any]:
     """Return everything that must be the same on resume, as JSON values."""
     # Tiles that were cut before these were recorded keep the hash that they had.
-    absent = {name for name in ("blank", "merged") if not getattr(info, name)}
+    names = ("blank", "merged", "place_bands")
+    absent = {name for name in names if not getattr(info, name)}
     if len(set(info.scene_places.values())) == len(info.scenes):  # as without `places`
         absent.add("places")
     tiles = info.model_dump_json(exclude=absent)

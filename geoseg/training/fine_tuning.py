@@ -16,6 +16,7 @@ from geoseg.geo.training_area import parse_area
 from geoseg.networks.models.transfer import find_new_outputs
 from geoseg.networks.starting_model import StartingModel
 from geoseg.options import TrainOptions
+from geoseg.options.headers import MAX_PLACES, PlaceBands
 from geoseg.training.dataset import TileDataset
 
 # Defaults of settings that the user did not give. A trained network needs smaller steps and fewer
@@ -24,6 +25,9 @@ DEFAULTS = {"lr": 5e-4, "epochs": 12, "ema": 0.98}
 
 # A validation tile counts as trained on if so much of it is; rounding may move edges.
 _LEAST_OVERLAP = 0.1
+
+# Name of what a model was trained on if its places are not stored.
+_BEFORE = "earlier training"
 
 # Beyond this ratio of pixel sizes, objects look too different from those that the model was trained
 # on; up to the other, the difference is not reported.
@@ -77,10 +81,24 @@ def keeps_statistics(start: StartingModel, info: TilesInfo) -> bool:
 
 
 def use_statistics(start: StartingModel, info: TilesInfo) -> TilesInfo:
-    """Return the description of the tiles with the statistics by which images are normalized."""
+    """Return the description of the tiles with the statistics by which images are normalized.
+
+    The places of the model come after those of the tiles.
+    """
     if not keeps_statistics(start, info):
         return info
-    return info.model_copy(update={"mean": start.spec.mean, "std": start.spec.std})
+    changes = {"mean": start.spec.mean, "std": start.spec.std, "place_bands": _join(start, info)}
+    return info.model_copy(update=changes)
+
+
+def _join(start: StartingModel, info: TilesInfo) -> tuple[PlaceBands, ...]:
+    """Return the statistics of the places of the tiles and of the model."""
+    spec = start.spec
+    own = info.place_bands or (
+        PlaceBands(name=next(iter(info.scene_places.values())), mean=info.mean, std=info.std),
+    )
+    before = spec.places or (PlaceBands(name=_BEFORE, mean=spec.mean, std=spec.std),)
+    return (*own, *before)[:MAX_PLACES]
 
 
 def describe_start(

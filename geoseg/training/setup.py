@@ -225,6 +225,7 @@ def _describe(info: TilesInfo, model: ModelOptions, recipe: Recipe) -> ModelSpec
         scene_dtypes=info.scene_dtypes,
         mean=info.mean,
         std=info.std,
+        places=info.place_bands,
         gsd_m=info.gsd_m,
         classes=info.classes,
         colours=info.colours,

@@ -21,7 +21,7 @@ from geoseg.errors import EmptyDatasetError, LabelError
 from geoseg.geo.crs import has_location
 from geoseg.geo.plain_names import writable_name
 from geoseg.geo.vector import to_crs_near, wrap_lonlat, write_layers, write_parts
-from geoseg.options.headers import first_problem
+from geoseg.options.headers import MAX_PLACES, PlaceBands, first_problem
 
 # Columns of tiles that are only needed to compute statistics; not written to tiles.parquet.
 _INTERNAL_COLUMNS = ("pixels", "sums", "squares", "of_value", "scene_index")
@@ -81,12 +81,8 @@ def _summarise(
     if train.empty:
         raise _no_training_data_error(plan, bool(len(tiles)))
     _check_classes(plan, np.sum(tiles.of_value.tolist(), axis=0))
-    pixels = train.pixels.sum()
-    mean = np.sum(train.sums.tolist(), axis=0) / pixels
-    squares = np.sum(train.squares.tolist(), axis=0) / pixels
-    std = np.sqrt(np.maximum(squares - mean**2, 0))
     try:
-        return _build_info(plan, tiles, failed, mean, std)
+        return _build_info(plan, tiles, failed)
     except ValidationError as error:
         raise LabelError(
             f"{plan.scenes[0].path}: cannot be tiled ({first_problem(error)}); check the names and "
@@ -98,10 +94,10 @@ def _build_info(
     plan: TilingPlan,
     tiles: gpd.GeoDataFrame,
     failed: Sequence[dict[str, Any]],
-    mean: np.ndarray,
-    std: np.ndarray,
 ) -> TilesInfo:
     first, options = plan.scenes[0], plan.options
+    train = tiles[tiles.split == "train"]
+    mean, std = _measure_bands(train)
     return TilesInfo(
         bands=first.bands,
         dtype=plan.dtype,
@@ -114,9 +110,9 @@ def _build_info(
         colours=plan.scheme.colours,
         background=plan.scheme.background_name,
         targets=options.target_names,
-        mean=tuple(round(float(m), 6) for m in mean),
-        # A band without contrast must not divide by zero.
-        std=tuple(round(float(s), 6) or 1.0 for s in std),
+        mean=mean,
+        std=std,
+        place_bands=_measure_places(plan, train),
         scenes=tuple(info.path for info in plan.scenes),
         places=plan.places,
         blank={info.path: round(info.blank.share, 4) for info in plan.scenes if info.blank},
@@ -128,6 +124,27 @@ def _build_info(
         shared_pixels=plan.shared_pixels,
         failed=_describe_failed(plan, failed),
     )
+
+
+def _measure_places(plan: TilingPlan, train: gpd.GeoDataFrame) -> tuple[PlaceBands, ...]:
+    """Return the statistics of each place, in the order of the scenes; empty for a single one."""
+    of_scene = np.array(plan.places, dtype=object)
+    of_tile = of_scene[train.scene_index.to_numpy()]
+    names = [name for name in dict.fromkeys(plan.places) if (of_tile == name).any()]
+    if not 1 < len(names) <= MAX_PLACES:
+        return ()
+    measured = ((name, _measure_bands(train[of_tile == name])) for name in names)
+    return tuple(PlaceBands(name=name, mean=mean, std=std) for name, (mean, std) in measured)
+
+
+def _measure_bands(tiles: gpd.GeoDataFrame) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each band over the valid pixels of tiles."""
+    pixels = tiles.pixels.sum()
+    mean = np.sum(tiles.sums.tolist(), axis=0) / pixels
+    squares = np.sum(tiles.squares.tolist(), axis=0) / pixels
+    std = np.sqrt(np.maximum(squares - mean**2, 0))
+    # A band without contrast must not divide by zero.
+    return tuple(round(float(m), 6) for m in mean), tuple(round(float(s), 6) or 1.0 for s in std)
 
 
 def _no_training_data_error(plan: TilingPlan, elsewhere: bool) -> EmptyDatasetError:

@@ -29,6 +29,7 @@ from geoseg.options.headers import (
     Overlap,
     PixelSize,
     PixelType,
+    Places,
     TileSide,
     check_classes,
     check_lengths,
@@ -77,6 +78,8 @@ class TilesInfo(BaseModel):
         mean: Mean per band over the valid pixels of the training split.
         std: Standard deviation per band over the valid pixels of the training split.
         scenes: Paths of the scenes.
+        place_bands: Statistics of the bands in each place with training tiles; empty if there is
+            only one, or more than are stored.
         places: Name of each scene's place; empty if the folder was made before places were stored.
         blank: Share of each scene with blank areas that is blank and treated as nodata.
         merged: Paths of the scenes whose labels merge touching buildings.
@@ -106,6 +109,7 @@ class TilesInfo(BaseModel):
     mean: tuple[Mean, ...]
     std: tuple[Deviation, ...]
     scenes: tuple[str, ...] = Field(min_length=1)
+    place_bands: Places = ()
     places: tuple[PlaceName, ...] = ()
     blank: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
     merged: tuple[str, ...] = ()
@@ -118,7 +122,7 @@ class TilesInfo(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        check_lengths(self.bands, self.mean, self.std, self.size, self.overlap)
+        check_lengths(self.bands, self.mean, self.std, self.size, self.overlap, self.place_bands)
         check_classes(self.classes, self.colours, self.background, self.outputs, self.exclusive)
         if self.targets != ("class",) and (
             self.targets[0] != "building" or len(set(self.targets)) < len(self.targets)
