@@ -113,6 +113,9 @@ WIDE = (
     *("train.augment.band_gain=0.15", "train.augment.band_shift=0.2"),
 )
 
+# A decoder with skip connections at every resolution, of as many steps per second.
+UNET = ("model.arch=smp-unet", "model.options={}")
+
 # Changes of configs/small.yaml.
 RECIPES: dict[str, tuple[str, ...]] = {
     "present": (),
@@ -121,6 +124,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "places_merged": (*PLACES, *UNKNOWN),
     "shipped": SHIPPED,
     "wide": (*SHIPPED, *WIDE),
+    "unet": (*SHIPPED, *UNET),
     "per_scene": SHIPPED,
 }
 
