@@ -1,13 +1,14 @@
 """Benchmark of thresholds and confidences in places that a model never saw.
 
-    python benchmarks/left_out.py work/ [--recipe shipped] [--write FILE]
+    python benchmarks/left_out.py work/ [--recipe shipped] [--set KEY=VALUE ...] [--sweep]
+        [--write FILE]
 
 WORK is the folder of `benchmarks/places.py`, which has predicted each region by a model that was
 trained on all others; regions that it has not predicted yet are left out.
 
 The first table compares thresholds: the defaults, those that training tuned on the validation tiles
-of the other regions, and those that are tuned on all other regions as predicted by models that
-never saw them. Only labels of single buildings are used for it.
+of the other regions, and the defaults with the changes of --set. --sweep adds a line for other
+values of each threshold. Only labels of single buildings are used for it.
 
 The next tables compare confidences: the mean probability, the rule that training fitted to the
 validation tiles of the other regions, and a rule that is fitted to the footprints found in all
@@ -17,8 +18,8 @@ The last table has a line per scene: F1, the mean confidence, and how far the co
 are from those of the nearest scene that the model was trained on; below it is the correlation of
 both with F1.
 
---write writes the thresholds, the rule and the least confidence that all regions give, for
-`benchmarks/places.py --publish`.
+With --set, the confidences are those of footprints by these thresholds. --write writes them with
+the rule and the least confidence that all regions give, for `benchmarks/places.py --publish`.
 """
 
 from __future__ import annotations
@@ -49,7 +50,6 @@ from geoseg.training.validation.confidence import (
     fit_rule,
     measure_footprints,
 )
-from geoseg.training.validation.tuning import tune_thresholds
 from geoseg.vectorization.confidence import rate_footprints
 from geoseg.vectorization.footprints import MEASURED_COLUMNS
 from geoseg.vectorization.layer import vectorize_arrays
@@ -57,6 +57,15 @@ from geoseg.vectorization.prob_sources import ClassProb, ProbWindow, open_prob
 
 # Confidences from here on should be right, and limits of the footprints that are kept.
 _SURE, _KEPT = 0.8, (0.0, 0.2, 0.3)
+
+# Values of --sweep.
+_SWEPT = {
+    "body": (0.3, 0.4, 0.5, 0.6),
+    "seed": (0.4, 0.5, 0.6, 0.7, 0.8),
+    "border": (0.4, 0.7, 1.0, 1.4),
+    "contact": (0.0, 0.5, 1.0, 1.5),
+    "min_area_m2": (3.0, 6.0, 12.0, 20.0),
+}
 
 
 @dataclass(frozen=True)
@@ -101,19 +110,8 @@ class Scores:
     """
 
     def __init__(self, predicted: Sequence[Predicted]) -> None:
-        self.predicted, self.outputs = predicted, ("building", "border", "contact")
+        self.predicted = predicted
         self._known: dict[tuple[Path, Thresholds], tuple[Score, AreaCounts]] = {}
-
-    def without(self, region: int) -> Scores:
-        """Return the scores of all other regions."""
-        others = Scores([one for one in self.predicted if one.region != region])
-        others._known = self._known
-        return others
-
-    def score_places(self, thresholds: Thresholds) -> list[tuple[Score, AreaCounts]]:
-        """Return counts of buildings, and areas in square metres, of each region."""
-        regions = sorted({one.region for one in self.predicted})
-        return [self._count(region, thresholds) for region in regions]
 
     def score_region(self, region: int, thresholds: Thresholds) -> tuple[float, float]:
         """Return building F1 and pixel IoU of a region."""
@@ -163,12 +161,19 @@ class Found:
 @click.command(help=__doc__)
 @click.argument("work", type=Path)
 @click.option("--recipe", default="shipped", show_default=True)
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE")
+@click.option("--sweep", is_flag=True)
 @click.option("--write", "file", type=Path)
-def main(work: Path, recipe: str, file: Path | None) -> None:
-    """Find, tune, rate and tabulate."""
+def main(work: Path, recipe: str, changes: tuple[str, ...], sweep: bool, file: Path | None) -> None:
+    """Find, rate and tabulate."""
     predicted = list_predicted(work, recipe)
-    click.echo(describe_thresholds(predicted))
-    scenes = [find_footprints(one, one.info.thresholds) for one in predicted]
+    pairs = (change.split("=", 1) for change in changes)
+    chosen = Thresholds(**{key: float(value) for key, value in pairs})
+    click.echo(describe_thresholds(predicted, chosen, sweep))
+    scenes = [
+        find_footprints(one, adopt(one, chosen) if changes else one.info.thresholds)
+        for one in predicted
+    ]
     unseen = rate_in_turn(scenes)
     kinds = {
         "mean probability": [mean_probabilities(one) for one in scenes],
@@ -179,7 +184,7 @@ def main(work: Path, recipe: str, file: Path | None) -> None:
         click.echo(describe(name, scenes, confidences))
     click.echo(describe_scenes(scenes, unseen))
     if file:
-        file.write_text(json.dumps(fit_to_all(predicted), indent=1) + "\n")
+        file.write_text(json.dumps(fit_to_all(scenes, chosen), indent=1) + "\n")
 
 
 def list_predicted(work: Path, recipe: str) -> list[Predicted]:
@@ -206,35 +211,37 @@ def find_footprints(one: Predicted, thresholds: Thresholds) -> Found:
     )
 
 
-def describe_thresholds(predicted: Sequence[Predicted]) -> str:
-    """Return a table of F1 and IoU by thresholds, and what all regions give."""
+def adopt(one: Predicted, thresholds: Thresholds) -> Thresholds:
+    """Return thresholds with the calibration and the rule of the model that predicted a scene."""
+    own = one.info.thresholds
+    changes = {"temperature": own.temperature, "confidence": own.confidence}
+    return thresholds.model_copy(update=changes)
+
+
+def describe_thresholds(predicted: Sequence[Predicted], chosen: Thresholds, sweep: bool) -> str:
+    """Return a table of F1 and IoU of each region by thresholds."""
     single = [one for one in predicted if not is_merged(one.scene)]
-    lines = [
-        "\nthresholds\n",
-        "| region | defaults | of validation tiles | of other regions | these |",
-        "|---|---:|---:|---:|---|",
-    ]
-    columns: list[list[tuple[float, float]]] = []
+    regions = sorted({one.region for one in single})
     scores = Scores(single)
-    for number, region in enumerate(REGIONS):
-        own = [one for one in single if one.region == number]
-        if not own:
-            continue
-        tuned = tune_thresholds(scores.without(number))
-        kinds = (Thresholds(), own[0].info.thresholds, tuned)
-        columns.append([scores.score_region(number, kind) for kind in kinds])
-        cells = [f"{f1:.3f} / {iou:.3f}" for f1, iou in columns[-1]]
-        lines.append(f"| {region} | {' | '.join(cells)} | {_changed(tuned)} |")
-    means = np.mean(columns, axis=0)
-    cells = [f"{f1:.3f} / {iou:.3f}" for f1, iou in means]
-    return "\n".join([*lines, f"| mean | {' | '.join(cells)} | |"])
+    names = [list(REGIONS)[number] for number in regions]
+    lines = [
+        f"\n| thresholds | {' | '.join(names)} | mean |",
+        "|---|" + "---:|" * (len(regions) + 1),
+    ]
 
+    def add(name: str, of_regions: Sequence[Thresholds]) -> None:
+        found = [scores.score_region(*pair) for pair in zip(regions, of_regions, strict=True)]
+        cells = [f"{f1:.3f} / {iou:.3f}" for f1, iou in [*found, np.mean(found, axis=0)]]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
 
-def _changed(thresholds: Thresholds) -> str:
-    default = Thresholds()
-    names = ("body", "seed", "border", "contact", "min_area_m2")
-    values = {name: getattr(thresholds, name) for name in names}
-    return ", ".join(f"{k} {v:g}" for k, v in values.items() if v != getattr(default, k))
+    own = {one.region: one.info.thresholds for one in single}
+    add("defaults", [Thresholds()] * len(regions))
+    add("of the validation tiles", [own[number] for number in regions])
+    add("--set", [chosen] * len(regions))
+    for key, values in _SWEPT.items() if sweep else ():
+        for value in values:
+            add(f"{key} {value:g}", [chosen.model_copy(update={key: value})] * len(regions))
+    return "\n".join(lines)
 
 
 def mean_probabilities(found: Found) -> NDArray[np.float64]:
@@ -265,17 +272,12 @@ def rate_in_turn(scenes: Sequence[Found]) -> list[NDArray[np.float64]]:
     return rated
 
 
-def fit_to_all(predicted: Sequence[Predicted]) -> dict[str, object]:
-    """Tune thresholds and fit a rule on all regions.
+def fit_to_all(scenes: Sequence[Found], chosen: Thresholds) -> dict[str, object]:
+    """Return thresholds with a rule that is fitted to all regions.
 
     The least confidence is chosen by the confidences of rules that did not see the region.
     """
-    unmerged = [one for one in predicted if not is_merged(one.scene)]
-    tuned = tune_thresholds(Scores(unmerged))
-    single = [
-        find_footprints(one, tuned.model_copy(update={"temperature": _temperature(one)}))
-        for one in unmerged
-    ]
+    single = [one for one in scenes if not is_merged(one.scene)]
     footprints, rule = join(single), fit_rule(join(single))
     assert rule is not None
     missed = [0] * len(REGIONS)
@@ -283,11 +285,7 @@ def fit_to_all(predicted: Sequence[Predicted]) -> dict[str, object]:
         missed[one.region] += one.missed
     least = choose_least_confidence(np.concatenate(rate_in_turn(single)), footprints, missed)
     changes = {"confidence": rule, "min_confidence": least}
-    return tuned.model_copy(update=changes).model_dump(mode="json", exclude={"temperature"})
-
-
-def _temperature(one: Predicted) -> float:
-    return one.info.thresholds.temperature
+    return chosen.model_copy(update=changes).model_dump(mode="json", exclude={"temperature"})
 
 
 def is_merged(scene: Path) -> bool:

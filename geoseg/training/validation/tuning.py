@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from geoseg.evaluation.metrics import AreaCounts, Score
+from geoseg.evaluation.metrics import Score
 from geoseg.evaluation.place_scores import has_truth, mean_building_f1, mean_iou
 from geoseg.options import Thresholds
+from geoseg.training.validation.areas import ValidationAreas
 
 # Building F1 and pixel IoU of thresholds, and the objective made of both.
 Scoring = Callable[[Thresholds], tuple[float, float]]
@@ -17,17 +18,6 @@ Objective = Callable[[tuple[float, float]], float]
 
 # Draws a figure into a file.
 Drawing = Callable[[Path], None]
-
-
-class ScoredAreas(Protocol):
-    """Predicted areas with their reference, such as `ValidationAreas`."""
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """Names of the outputs that are predicted for each pixel."""
-
-    def score_places(self, thresholds: Thresholds) -> list[tuple[Score, AreaCounts]]:
-        """Return counts of buildings and areas of each place."""
 
 
 # Candidate values, searched one threshold at a time, since each score vectorizes all areas.
@@ -108,7 +98,7 @@ def list_not_counted(places: Mapping[str, Score], merged_places: Mapping[str, Sc
     return [name for name in merged_places if name not in places or not has_truth(places[name])]
 
 
-def tune_thresholds(areas: ScoredAreas) -> Thresholds:
+def tune_thresholds(areas: ValidationAreas) -> Thresholds:
     """Search the thresholds: `body` by pixel IoU, the others by building F1@0.5 plus pixel IoU.
 
     `body` determines the extent of all buildings, which pixel IoU measures reliably; building F1
@@ -119,7 +109,7 @@ def tune_thresholds(areas: ScoredAreas) -> Thresholds:
     means over places (`place_scores`).
 
     Args:
-        areas: Areas of places, predicted.
+        areas: Validation areas, predicted.
 
     Returns:
         The best thresholds; the defaults if there are no buildings.
