@@ -23,6 +23,9 @@ _WINDOWS, _SIDE = 8, 64
 # camera differ by a tenth of that.
 _MAX_SHIFT, _MAX_RATIO = 0.75, 2.0
 
+# What the differences of `_difference` are called, by their sign.
+_COMPARED = (("darker", "brighter"), ("of less contrast", "of more contrast"))
+
 # Largest allowed ratio of the scene's pixel size to the model's.
 _MAX_COARSENING = 1.5
 
@@ -59,33 +62,37 @@ def _warn_of_statistics(
 ) -> None:
     places = spec.places or (PlaceBands(name="all", mean=spec.mean, std=spec.std),)
     differences = [_difference(one, mean, std) for one in places]
-    nearest = int(np.argmin([of_bands.max() for of_bands in differences]))
-    if differences[nearest].max() <= 1:
+    nearest = int(np.argmin([np.abs(of_bands).max() for of_bands in differences]))
+    worst = np.unravel_index(np.abs(differences[nearest]).argmax(), differences[nearest].shape)
+    if abs(difference := differences[nearest][worst]) <= 1:
         return
-    worst = int(np.argmax(differences[nearest]))
-    place, several = places[nearest], len(places) > 1
+    kind, band = worst
     logger.warning(
-        "%s: differs from %s: band %s has mean %.4g and standard deviation %.4g, %s had %.4g and "
-        "%.4g; check the result, or train on such scenes, too",
+        "%s: band %s is %s than in %s; check the result, or train on such scenes, too",
         scene.path,
-        "all places that the model was trained on" if several else "the training scenes",
-        spec.bands[worst],
-        mean[worst],
-        std[worst],
-        f"the most similar place, {place.name}," if several else "the training scenes",
-        place.mean[worst],
-        place.std[worst],
+        spec.bands[band],
+        _COMPARED[kind][int(difference > 0)],
+        _name_training(places, nearest),
+    )
+
+
+def _name_training(places: Sequence[PlaceBands], nearest: int) -> str:
+    if len(places) == 1:
+        return "the scenes that the model was trained on"
+    return (
+        f"all places that the model was trained on, of which {places[nearest].name} is most like it"
     )
 
 
 def _difference(place: PlaceBands, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-    """Return how different each band is from a place; above 1 is more than allowed."""
-    shift = np.abs(mean - place.mean) / place.std
-    ratio = np.maximum(std, 1e-9) / place.std
-    difference: np.ndarray = np.maximum(
-        shift / _MAX_SHIFT, np.abs(np.log2(ratio)) / np.log2(_MAX_RATIO)
-    )
-    return difference
+    """Return the differences from a place in units of the largest allowed ones.
+
+    Returns:
+        (2, bands): brighter or darker, of more or less contrast.
+    """
+    shift = (mean - place.mean) / place.std / _MAX_SHIFT
+    contrast = np.log2(np.maximum(std, 1e-9) / place.std) / np.log2(_MAX_RATIO)
+    return np.stack([shift, contrast])
 
 
 def _sample_statistics(scene: SceneInfo) -> tuple[np.ndarray, np.ndarray] | None:

@@ -19,7 +19,6 @@ Objective = Callable[[tuple[float, float]], float]
 # Draws a figure into a file.
 Drawing = Callable[[Path], None]
 
-
 # Candidate values, searched one threshold at a time, since each score vectorizes all areas.
 _CANDIDATES = {
     "body": (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6),
@@ -105,8 +104,8 @@ def tune_thresholds(areas: ValidationAreas) -> Thresholds:
     is computed from a few hundred buildings, and its noise would move every outline. The
     thresholds that separate and remove buildings are chosen by the sum of both. With a weak
     network, pixel IoU may rise by merging buildings: if F1 falls too much, `body` is chosen by the
-    sum as well, and if that does not help the defaults are kept. All scores are
-    means over places (`place_scores`).
+    sum as well, and if that does not help the defaults are kept. All scores are means over
+    places (`place_scores`).
 
     Args:
         areas: Validation areas, predicted.
