@@ -4,7 +4,7 @@
         [--counts 25,50,100,200,400] [--minutes 5] [--seeds 0]
 
 WORK is the folder of `benchmarks/places.py`, which has trained a model on all other regions. In
-each region the western part of a scene is labelled, from its north-western corner until it contains
+each region the western part of a scene is labelled, from its south-western corner until it contains
 so many footprints; the eastern part is predicted: by the model as it is, by a model trained from
 scratch on the labelled area, and by one that continues from the model. Each result is a line of
 work/few_footprints.jsonl, so that an interrupted run is continued; the table is
@@ -94,11 +94,11 @@ class Place:
         self.footprints = gpd.read_parquet(self.labels).to_crs(self.crs)
         self.left, self.bottom, self.right, self.top = extent.to_crs(self.crs).total_bounds
         self.border = self.right - _TESTED * (self.right - self.left)
-        self.tested = self._write("tested", self.border, self.right, self.bottom)
+        self.tested = self._write("tested", self.border, self.right, self.top)
 
-    def _write(self, name: str, left: float, right: float, bottom: float) -> Path:
-        """Write the area between two meridians and above a parallel as a layer."""
-        area = shapely.box(left, bottom, right, self.top)
+    def _write(self, name: str, left: float, right: float, top: float) -> Path:
+        """Write the area between two meridians and below a parallel as a layer."""
+        area = shapely.box(left, self.bottom, right, top)
         path = self.folder / f"{name}.geojson"
         gpd.GeoDataFrame(geometry=[area], crs=self.crs).to_crs(4326).to_file(path)
         return path
@@ -110,12 +110,12 @@ class Place:
         """
         points = shapely.get_coordinates(self.footprints.representative_point())
         width, height = self.border - _GAP_M - self.left, self.top - self.bottom
-        east, south = (points[:, 0] - self.left) / width, (self.top - points[:, 1]) / height
-        reach = np.sort(np.maximum(east, south)[(east <= 1) & (south <= 1)])
+        east, north = (points[:, 0] - self.left) / width, (points[:, 1] - self.bottom) / height
+        reach = np.sort(np.maximum(east, north)[(east <= 1) & (north <= 1)])
         count = min(count, len(reach))
         share = float(reach[count - 1])
         path = self._write(
-            f"labelled_{count}", self.left, self.left + share * width, self.top - share * height
+            f"labelled_{count}", self.left, self.left + share * width, self.bottom + share * height
         )
         return path, count
 

@@ -19,8 +19,9 @@ from geoseg.options import TileOptions
 def split_areas(scenes: Sequence[SplitScene], options: TileOptions) -> SplitRegions:
     """Split scenes by polygons with an attribute `split`: train, val or test.
 
-    Polygons without the attribute are the areas that were labelled. Each is divided into stripes;
-    those smaller than a tile are for training, unless all are.
+    Polygons without the attribute are the areas that were labelled. Each is divided into stripes,
+    without one for test where it would be smaller than a tile; areas smaller than a tile are for
+    training, unless all are.
     """
     if options.areas is None:
         raise ConfigError(
@@ -42,9 +43,7 @@ def split_areas(scenes: Sequence[SplitScene], options: TileOptions) -> SplitRegi
             region
             for part in own
             for region in (
-                _divide(scene, part, options.fractions, gap)
-                if _longer_side(part) >= least
-                else [part]
+                _divide(scene, part, options, gap) if _longer_side(part) >= least else [part]
             )
         ]
         for scene, own in zip(scenes, parts, strict=True)
@@ -81,16 +80,18 @@ def _list_parts(scene: SplitScene, areas: gpd.GeoDataFrame, path: str) -> list[R
         inside = area.intersection(scene.grid.polygon)
         window = _bounding_window(scene, inside) if inside.area > 0 else None
         if window is not None:
-            regions.append(Region(split, window, inside))
+            regions.append(Region(split, window, inside, Window(0, 0, *scene.grid.shape[::-1])))
     return regions
 
 
-def _divide(
-    scene: SplitScene, area: Region, fractions: tuple[float, float, float], gap: int
-) -> Iterator[Region]:
+def _divide(scene: SplitScene, area: Region, options: TileOptions, gap: int) -> Iterator[Region]:
     """Yield the stripes of an area."""
-    around = area.window
-    for stripe in divide(around.height, around.width, fractions, gap):
+    around, (train, val, test) = area.window, options.fractions
+    length = max(around.height, around.width)
+    if test * (length - 2 * gap) < options.size:
+        val, test = val + test, 0.0
+    stripes = divide(around.height, around.width, (train, val, test), gap)
+    for number, stripe in enumerate(stripes):
         window = Window(
             around.col_off + stripe.window.col_off,
             around.row_off + stripe.window.row_off,
@@ -99,7 +100,22 @@ def _divide(
         )
         inside = area.polygon(scene.grid).intersection(scene.grid.window_polygon(window))
         if inside.area > 0:
-            yield Region(stripe.split, window, inside)
+            frame = _frame(scene, window, number == 0, number == len(stripes) - 1, around)
+            yield Region(stripe.split, window, inside, frame)
+
+
+def _frame(
+    scene: SplitScene, stripe: Window, is_first: bool, is_last: bool, around: Window
+) -> Window:
+    """Return where tiles of a stripe may lie: anywhere but towards the other stripes."""
+    height, width = scene.grid.shape
+    if around.width >= around.height:
+        left = 0 if is_first else stripe.col_off
+        right = width if is_last else stripe.col_off + stripe.width
+        return Window(left, 0, right - left, height)
+    top = 0 if is_first else stripe.row_off
+    bottom = height if is_last else stripe.row_off + stripe.height
+    return Window(0, top, width, bottom - top)
 
 
 def _bounding_window(scene: SplitScene, area: shapely.Geometry) -> Window | None:

@@ -10,7 +10,9 @@ from typing import Annotated, Any
 import geopandas as gpd
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
+from rasterio.features import geometry_mask
 from rasterio.windows import Window
+from shapely.geometry.base import BaseGeometry
 
 from geoseg.data.labels import IGNORE, ClassScheme, Labels, margin_px, rasterize_targets
 from geoseg.data.tiles.tile_index import tile_window
@@ -39,6 +41,7 @@ class RowTask:
     tiles: list[tuple[str, Window]] = field(repr=False)
     strip_tiles: int = TILES_PER_STRIP
     merged: bool = False
+    labelled: BaseGeometry | None = None
 
 
 class CutTile(BaseModel):
@@ -83,6 +86,7 @@ def build_row_task(
         tiles=list(zip(part.id, windows, strict=True)),
         strip_tiles=strip_tiles,
         merged=plan.scenes[index].path in plan.merged,
+        labelled=plan.labelled[index],
     )
 
 
@@ -142,6 +146,9 @@ def _cut_strip(
     pixels, valid = scene.read(whole)
     pixels = pixels.astype(task.dtype, copy=False)
     targets = rasterize_targets(task.labels, whole, valid, task.targets, merged=task.merged)
+    if task.labelled is not None:
+        transform = task.grid.window_transform(whole)
+        targets[:, geometry_mask([task.labelled], valid.shape, transform)] = IGNORE
     for id_, window in strip:
         left = window.col_off - whole.col_off
         own = (..., slice(left, left + window.width))

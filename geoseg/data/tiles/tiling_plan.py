@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,9 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pyproj
+import shapely
 from rasterio.windows import Window
+from shapely.geometry.base import BaseGeometry
 
 from geoseg.data.labels import (
     ClassScheme,
@@ -59,7 +60,7 @@ from geoseg.data.tiles.plan_notes import (
     describe_pixel_size,
 )
 from geoseg.data.tiles.scene_overlaps import LOCATION_REMEDY, describe_left_out
-from geoseg.errors import ConfigError
+from geoseg.errors import ConfigError, EmptyDatasetError
 from geoseg.geo.grid import Grid
 from geoseg.geo.paths import absolute_path
 from geoseg.geo.raster import SceneInfo, is_raster, mark_blank_areas, read_info
@@ -68,6 +69,9 @@ from geoseg.geo.vector import count_features, select_layer, to_crs_near
 from geoseg.options import TileOptions
 
 logger = logging.getLogger(__name__)
+
+# Least labelled share of a tile of a drawn area, unless no tile has so much.
+_LEAST_LABELLED = 0.5
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,8 @@ class TilingPlan:
         labels: Labels of each scene.
         tiles: One row per tile, in longitude and latitude, or in the local CRS of all scenes.
         regions: Area of each split, one row per split, in the same CRS.
+        labelled: Area outside of which tiles have no labels, for each scene, in its CRS; None for
+            the whole scene.
         shared_pixels: Number of pixels that are in tiles of two splits.
         gap: Minimum distance in pixels between tiles of different splits.
         options: Tiling options.
@@ -93,6 +99,7 @@ class TilingPlan:
     labels: list[Labels]
     tiles: gpd.GeoDataFrame
     regions: gpd.GeoDataFrame
+    labelled: list[BaseGeometry | None]
     shared_pixels: int
     gap: int
     options: TileOptions
@@ -190,6 +197,7 @@ def plan_tiles(
         scene_labels,
         _reproject_tiles(tiles, grids, crs),
         regions,
+        [_join_areas(grid, own) for grid, own in zip(grids, split.regions, strict=True)],
         count_shared_pixels(tiles, grids[0].pixel_area),
         split.gap,
         options,
@@ -265,6 +273,11 @@ def _place_tiles(
         for region in split.regions[index]
         for record in _region_tiles(index, infos[index].path, grid, region, options)
     ]
+    if not records:
+        raise EmptyDatasetError(
+            f"{options.areas or infos[0].path}: no tile of {options.size} pixels fits into its "
+            "areas; draw larger areas, or choose a smaller --size"
+        )
     tiles = _to_common_crs(records, grids, grids[0].crs.to_wkt())
     close = find_close_tiles(tiles, grids, split.gap)
     left_out = describe_left_out(tiles, close, [info.path for info in infos], grids)
@@ -279,20 +292,16 @@ def _place_tiles(
 def _region_tiles(
     index: int, scene: str, grid: Grid, region: Region, options: TileOptions
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of the tile table for the tiles that are completely inside a region."""
-    bounds = region.window
-    # Tolerate rounding errors where a tile shares an edge with the region.
-    area = None if region.area is None else region.area.buffer(1e-6 * _pixel_side(grid))
-    for tile in TileGrid(bounds.height, bounds.width, options.size, options.overlap_px):
-        window = Window(
-            bounds.col_off + tile.window.col_off,
-            bounds.row_off + tile.window.row_off,
-            tile.window.width,
-            tile.window.height,
-        )
+    """Yield the rows of the tile table for the tiles of a region.
+
+    Those of a drawn area may reach beyond it, within its frame.
+    """
+    windows = _list_windows(region.window, options)
+    if region.area is not None and region.frame is not None:
+        around = _grow(region.window, options.size, region.frame)
+        windows = _choose_labelled(_list_windows(around, options), region.area, grid)
+    for window in windows:
         outline = grid.window_polygon(window)
-        if area is not None and not area.covers(outline):
-            continue
         yield {
             "id": f"{index:03d}_{window.row_off:06d}_{window.col_off:06d}",
             "scene": scene,
@@ -306,10 +315,48 @@ def _region_tiles(
         }
 
 
-def _pixel_side(grid: Grid) -> float:
-    """Return the length of a pixel's longer side in units of the CRS."""
-    transform = grid.transform
-    return max(math.hypot(transform.a, transform.d), math.hypot(transform.b, transform.e))
+def _list_windows(bounds: Window, options: TileOptions) -> list[Window]:
+    """Return the windows of the tiles of a window, the first at its first pixel."""
+    return [
+        Window(
+            bounds.col_off + tile.window.col_off,
+            bounds.row_off + tile.window.row_off,
+            tile.window.width,
+            tile.window.height,
+        )
+        for tile in TileGrid(bounds.height, bounds.width, options.size, options.overlap_px)
+    ]
+
+
+def _choose_labelled(windows: Sequence[Window], area: BaseGeometry, grid: Grid) -> list[Window]:
+    """Return the windows of which half is labelled; the best one if there are none."""
+    outlines = np.array([grid.window_polygon(window) for window in windows])
+    shares = shapely.area(shapely.intersection(outlines, area)) / shapely.area(outlines)
+    least = min(_LEAST_LABELLED, shares.max())
+    return [window for window, share in zip(windows, shares, strict=True) if share >= least]
+
+
+def _grow(window: Window, size: int, frame: Window) -> Window:
+    """Return a window with sides of at least a tile, or as large as its frame allows."""
+    left, width = _grow_side(
+        window.col_off, window.width, size, frame.col_off, frame.col_off + frame.width
+    )
+    top, height = _grow_side(
+        window.row_off, window.height, size, frame.row_off, frame.row_off + frame.height
+    )
+    return Window(left, top, width, height)
+
+
+def _grow_side(start: int, length: int, size: int, low: int, high: int) -> tuple[int, int]:
+    grown = max(length, min(size, high - low))
+    return int(np.clip(start - (grown - length) // 2, low, high - grown)), int(grown)
+
+
+def _join_areas(grid: Grid, regions: Sequence[Region]) -> BaseGeometry | None:
+    """Return the union of regions whose tiles may reach beyond them; None for whole scenes."""
+    if all(region.frame is None for region in regions):
+        return None
+    return shapely.union_all([region.polygon(grid) for region in regions])
 
 
 def _to_common_crs(records: list[dict[str, Any]], grids: list[Grid], crs: str) -> gpd.GeoDataFrame:
