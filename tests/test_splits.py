@@ -259,22 +259,40 @@ def test_areas_need_a_split(tmp_path):
 
 
 def test_areas_without_a_split_are_divided_into_stripes(tmp_path):
-    path = drawn(tmp_path, ("", 10, 50, 60, 0), ("", 70, 50, 80, 0))
+    path = drawn(tmp_path, ("", 10, 100, 110, 0), ("", 130, 100, 150, 0))
     gpd.read_file(path).drop(columns="split").to_file(path)
-    scene = split_scene(100, 160)  # of 0.5 m
-    made = separate("areas", scene, areas=str(path), fractions=(0.6, 0.2, 0.2), size=32)
-    assert made.gap == 10  # a tenth of the longest side
+    scene = split_scene(200, 320)  # of 0.5 m
+    made = separate("areas", scene, areas=str(path), fractions=(0.5, 0.25, 0.25), size=32)
+    assert made.gap == 20  # a tenth of the longest side
     wide, high = made.regions[0][:3], made.regions[0][3:]
     assert [region.split for region in wide] == ["train", "val", "test"]
     assert [region.split for region in high] == ["train", "val", "test"]
-    # 100 x 100 pixels, of which two gaps of 10 pixels leave 80; conversion moves corners slightly.
-    assert [region.window.width for region in wide] == pytest.approx([48, 16, 16], abs=2)
-    assert [region.window.height for region in high] == pytest.approx([48, 16, 16], abs=2)
-    assert [region.window.col_off for region in wide] == pytest.approx([20, 78, 104], abs=2)
-    assert all(region.window.width == pytest.approx(20, abs=2) for region in high)
+    # 200 x 200 pixels, of which two gaps of 20 pixels leave 160; conversion moves corners slightly.
+    assert [region.window.width for region in wide] == pytest.approx([80, 40, 40], abs=2)
+    assert [region.window.height for region in high] == pytest.approx([80, 40, 40], abs=2)
+    assert [region.window.col_off for region in wide] == pytest.approx([20, 120, 180], abs=2)
+    assert all(region.window.width == pytest.approx(40, abs=2) for region in high)
     for region in made.regions[0]:
         area = region.polygon(scene.grid)
         assert area.area == pytest.approx(region.window.width * region.window.height / 4, rel=0.15)
+    # Tiles may reach beyond the area, but not towards another stripe.
+    train, val, test = (region.frame for region in wide)
+    assert (train.col_off, train.width) == (0, wide[0].window.col_off + wide[0].window.width)
+    assert (val.col_off, val.width) == (wide[1].window.col_off, wide[1].window.width)
+    assert (test.col_off, test.col_off + test.width) == (wide[2].window.col_off, 320)
+    assert {frame.height for frame in (train, val, test)} == {200}
+
+
+def test_an_area_with_a_test_stripe_smaller_than_a_tile_has_none(tmp_path):
+    path = drawn(tmp_path, ("", 10, 50, 60, 0))
+    gpd.read_file(path).drop(columns="split").to_file(path)
+    options = {"areas": str(path), "fractions": (0.6, 0.2, 0.2), "size": 32}
+    ((train, val),) = separate("areas", split_scene(100, 160), **options).regions
+    # A gap of 10 of 100 pixels.
+    assert (train.split, val.split) == ("train", "val")
+    assert (train.window.width, val.window.width) == (
+        pytest.approx(54, abs=2), pytest.approx(36, abs=2)
+    )  # fmt: skip
 
 
 def test_a_small_area_is_for_training_and_does_not_change_the_gap(tmp_path):
@@ -282,7 +300,7 @@ def test_a_small_area_is_for_training_and_does_not_change_the_gap(tmp_path):
     gpd.read_file(path).drop(columns="split").to_file(path)
     made = separate("areas", split_scene(100, 160), areas=str(path), size=32)
     assert made.gap == 10
-    assert [region.split for region in made.regions[0]] == ["train", "val", "test", "train"]
+    assert [region.split for region in made.regions[0]] == ["train", "val", "train"]
     small = made.regions[0][-1].window
     assert (small.height, small.width) == (pytest.approx(6, abs=2), pytest.approx(2, abs=2))
 

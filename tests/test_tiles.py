@@ -13,13 +13,16 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
+import shapely
 from pools import WorkersOf
 from rasterio.errors import NotGeoreferencedWarning
+from rasterio.features import geometry_mask
 from rasterio.io import MemoryFile
 from rasterio.windows import Window
 from scipy.ndimage import binary_dilation
 from shapely.geometry import Polygon
 
+from geoseg.data.labels import IGNORE
 from geoseg.data.splits import count_shared_pixels
 from geoseg.data.tiles import (
     build_row_task,
@@ -40,7 +43,7 @@ from geoseg.errors import (
     VectorReadError,
     WorkerLostError,
 )
-from geoseg.geo.raster import Scene, read_info
+from geoseg.geo.raster import Scene, read_info, write_array
 from geoseg.jobs.manifest import MANIFEST_NAME
 from geoseg.jobs.workers import Failure, Workers
 from geoseg.options import ClassOptions, TileOptions
@@ -217,27 +220,80 @@ def test_a_fraction_of_empty_training_tiles_is_kept(make_scene, tmp_path):
         assert counts[0.0][1][split] == counts[1.0][1][split] > 0
 
 
-def test_tiles_are_completely_inside_drawn_areas(make_scene, tmp_path):
-    made = make_scene(height=160, width=300)
+def write_areas(made, path, **areas):
+    """Write polygons, in metres from the corner of a scene, with their names as splits."""
     left, top = made.grid.transform * (0, 0)
-    areas = {
-        "train": Polygon([(0, 0), (100, 0), (60, -80), (0, -80)]),
-        "test": Polygon([(110, 0), (150, 0), (150, -80), (110, -80)]),
-    }
-    layer = gpd.GeoDataFrame({"split": list(areas)}, geometry=list(areas.values()), crs=32645)
+    layer = gpd.GeoDataFrame(geometry=list(areas.values()), crs=made.grid.crs.to_wkt())
     layer.geometry = layer.geometry.translate(left, top)
-    layer.to_file(tmp_path / "areas.gpkg")
-    info = cut(
-        made.path, made.labels, tmp_path / "tiles", split="areas",
-        areas=str(tmp_path / "areas.gpkg"),
+    if "area" not in areas:
+        layer["split"] = list(areas)
+    layer.to_file(path)
+    return layer
+
+
+def check_labels_of(folder, layer):
+    """Check that pixels are labelled where they are inside an area, and nowhere else."""
+    area = layer.geometry.union_all()
+    tiles = read_tiles(folder)
+    for id_ in tiles.id:
+        with rasterio.open(folder / "targets" / f"{id_}.tif") as target:
+            known = target.read(1) != IGNORE
+            inside = ~geometry_mask([area], target.shape, target.transform)
+        assert not (known & ~inside).any()
+        # The bounds of an area that is divided are whole pixels.
+        assert (inside & ~known).sum() <= max(known.shape)
+    return tiles
+
+
+def test_tiles_reach_beyond_drawn_areas_without_labels_there(make_scene, tmp_path):
+    made = make_scene(height=160, width=300)
+    layer = write_areas(
+        made, tmp_path / "areas.gpkg",
+        train=Polygon([(0, 0), (100, 0), (60, -80), (0, -80)]),
+        test=Polygon([(110, 0), (150, 0), (150, -80), (110, -80)]),
     )  # fmt: skip
-    tiles = read_tiles(tmp_path / "tiles").to_crs(32645)
+    options = {"split": "areas", "areas": str(tmp_path / "areas.gpkg")}
+    info = cut(made.path, made.labels, tmp_path / "tiles", **options)
     assert info.tiles["val"] == 0
     assert min(info.tiles["train"], info.tiles["test"]) > 5
+    check_labels_of(tmp_path / "tiles", layer)
+    tiles = read_tiles(tmp_path / "tiles").to_crs(layer.crs)
     for split, area in layer.set_index("split").geometry.items():
-        assert tiles[tiles.split == split].within(area.buffer(0.01)).all()
-        region = gpd.read_file(tmp_path / "tiles" / f"{split}.geojson").to_crs(32645)
+        own = tiles[tiles.split == split].geometry
+        assert (own.intersection(area).area >= 0.49 * own.area).all()
+        if split == "train":
+            assert not own.within(area.buffer(0.01)).all()
+        region = gpd.read_file(tmp_path / "tiles" / f"{split}.geojson").to_crs(layer.crs)
         assert region.area.sum() == pytest.approx(area.area, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("width", "height"), [(5, 4), (14, 40), (40, 15), (20, 20), (70, 50), (75, 12)]
+)
+def test_a_labelled_area_of_any_size_has_tiles_to_train_and_to_validate(
+    make_scene, tmp_path, width, height
+):
+    made = make_scene(height=160, width=300)
+    area = shapely.affinity.rotate(shapely.box(30, -15 - height, 30 + width, -15), 3)
+    layer = write_areas(made, tmp_path / "areas.gpkg", area=area)
+    options = {"split": "areas", "areas": str(tmp_path / "areas.gpkg")}
+    info = cut(made.path, made.labels, tmp_path / "tiles", **options)
+    assert min(info.tiles["train"], info.tiles["val"]) > 0
+    assert info.shared_pixels == 0
+    tiles = check_labels_of(tmp_path / "tiles", layer)
+    assert (tiles.height == info.size).all()
+    assert (tiles.width == info.size).all()
+
+
+def test_a_mask_is_not_used_outside_of_the_labelled_area(make_scene, tmp_path):
+    made = make_scene(height=96, width=160)
+    mask = np.zeros((96, 160), np.uint8)
+    mask[10:50, 20:60] = 255
+    write_array(tmp_path / "mask.tif", made.grid, mask[None])
+    layer = write_areas(made, tmp_path / "areas.gpkg", area=shapely.box(2, -24, 46, -2))
+    options = {"split": "areas", "areas": str(tmp_path / "areas.gpkg"), "targets": ("building",)}
+    cut(made.path, tmp_path / "mask.tif", tmp_path / "tiles", **options)
+    check_labels_of(tmp_path / "tiles", layer)
 
 
 def test_statistics_are_computed_from_training_pixels(make_scene, tmp_path):
