@@ -353,6 +353,11 @@ def publish_model(model: Path, path: Path, thresholds: Path | None) -> None:
     }
     provenance = spec.provenance | {"sources": list(SOURCES), "licence": LICENCE}
     changes = {} if thresholds is None else json.loads(thresholds.read_text())
+    if changes:  # of footprints by other thresholds and another rule
+        provenance = {key: one for key, one in provenance.items() if not key.startswith("val_f1")}
+        calibration = spec.provenance["calibration"].items()
+        kept = {key: one for key, one in calibration if not key.startswith("footprint")}
+        provenance["calibration"] = kept
     changed = Thresholds(**spec.thresholds.model_dump() | changes)
     save_model(
         path, halved, spec.model_copy(update={"provenance": provenance, "thresholds": changed})

@@ -46,12 +46,12 @@ def test_a_model_is_described_in_a_few_lines_with_its_scores():
     scores = [line for line in lines if line.startswith("score ")]
     assert len(scores) == 5
     assert scores[0].endswith(
-        "F1 0.56, pixel IoU 0.48: Massachusetts, suburb, aerial, 1 m, a place that was never seen"
+        "F1 0.61, pixel IoU 0.47: Massachusetts, suburb, aerial, 1 m, a place that was never seen"
     )
     assert sum(line.startswith("source ") for line in lines) == 6
     assert "licence       CC BY-SA 4.0" in lines
     described = json.loads(CliRunner().invoke(cli, ["info", "buildings", "--json"]).output)
-    assert described["thresholds"]["min_area_m2"] == 20
+    assert described["thresholds"]["min_area_m2"] == 5
     assert len(described["scores"]) == 5
 
 
@@ -112,7 +112,7 @@ def test_a_model_without_a_card_has_no_scores(tmp_path):
     assert describe_file(path)["scores"] == []
     lines = CliRunner().invoke(cli, ["info", str(path)]).output.splitlines()
     assert not [line for line in lines if line.startswith("score")]
-    assert any(line.startswith("validation") and "pixel IoU 0.59" in line for line in lines)
+    assert any(line.startswith("validation") and "pixel IoU 0.60" in line for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -94,8 +94,6 @@ def _format_model(described: dict[str, Any]) -> Iterator[tuple[str, str]]:
     )
     origin = described["provenance"]
     yield from _format_training(origin)
-    if described["places"]:
-        yield "places", _shorten([place["name"] for place in described["places"]], most=12)
     iou = "mean IoU of classes" if described["exclusive"] else "pixel IoU"
     scores = {"building F1": origin.get("val_f1"), iou: origin.get("val_iou")}
     if known := [f"{name} {score:.2f}" for name, score in scores.items() if score is not None]:
