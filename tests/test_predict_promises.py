@@ -436,10 +436,8 @@ def test_a_scene_like_one_of_the_training_places_is_not_warned_of(tmp_path, capl
     model = make_model(tmp_path / "model.safetensors", places=(far, desert), **pooled)
     caplog.clear()
     predict(tmp_path / "scene.tif", tmp_path / "out", model=model, options=cpu(), overwrite=True)
-    told = (
-        r"is darker than in all places that the model was trained on, of which desert is most like"
-    )
-    assert re.search(told, caplog.text)
+    told = "is darker than in desert, the most similar place that the model was trained on; check"
+    assert told in caplog.text
 
 
 # Odd pixels

@@ -275,12 +275,7 @@ def test_areas_without_a_split_are_divided_into_stripes(tmp_path):
     for region in made.regions[0]:
         area = region.polygon(scene.grid)
         assert area.area == pytest.approx(region.window.width * region.window.height / 4, rel=0.15)
-    # Tiles may reach beyond the area, but not towards another stripe.
-    train, val, test = (region.frame for region in wide)
-    assert (train.col_off, train.width) == (0, wide[0].window.col_off + wide[0].window.width)
-    assert (val.col_off, val.width) == (wide[1].window.col_off, wide[1].window.width)
-    assert (test.col_off, test.col_off + test.width) == (wide[2].window.col_off, 320)
-    assert {frame.height for frame in (train, val, test)} == {200}
+        assert region.is_loose
 
 
 def test_an_area_with_a_test_stripe_smaller_than_a_tile_has_none(tmp_path):

@@ -157,6 +157,8 @@ def test_a_running_average_is_validated_and_kept(tiles, tmp_path):
         ([0.5, 0.515, 0.53, 0.505], 2),  # as good as the highest score, not as the one kept before
         ([0.6, None, 0.59, None], 2),  # not validated
         ([0.0, 0.0, 0.0], 2),
+        ([0.0, 0.018, 0.0], 1),  # to find nothing is worse than to find little
+        ([0.8, float("nan"), 0.3], 0),
     ],
 )
 def test_the_best_epoch_is_the_last_that_is_as_good_as_the_highest_score(tmp_path, scores, kept):

@@ -1,4 +1,4 @@
-"""Scores over several places, of which the largest does not decide.
+"""Scores over several places that the largest does not dominate.
 
 The score is the mean of the scores of the places with true objects: of pixels the plain mean, of
 buildings one in which places with few of them count less. A place without any has no
@@ -54,7 +54,7 @@ def mean_building_f1(places: Sequence[AreaCounts]) -> float:
 
 
 def weigh_places(counts: Sequence[float] | NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the weights of places with so many buildings; large ones have nearly the same."""
+    """Return the weights of places by their numbers of buildings; large ones weigh nearly alike."""
     buildings = np.asarray(counts, dtype=np.float64)
     return buildings / (buildings + _HALF_WEIGHT)
 

@@ -31,7 +31,7 @@ _MAX_COARSENING = 1.5
 
 
 def warn_of_drift(scene: SceneInfo, specs: Sequence[ModelSpec]) -> None:
-    """Warn if a scene is coarser, brighter, darker or of other contrast than all training places.
+    """Warn if a scene is coarser, brighter, darker or of other contrast than any training place.
 
     The scene is sampled once for all models.
 
@@ -79,9 +79,7 @@ def _warn_of_statistics(
 def _name_training(places: Sequence[PlaceBands], nearest: int) -> str:
     if len(places) == 1:
         return "the scenes that the model was trained on"
-    return (
-        f"all places that the model was trained on, of which {places[nearest].name} is most like it"
-    )
+    return f"{places[nearest].name}, the most similar place that the model was trained on"
 
 
 def _difference(place: PlaceBands, mean: np.ndarray, std: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ from geoseg.training.state_file import MONITOR, check_module, check_optimizer, r
 
 LAST_NAME, BEST_NAME = "last.ckpt", "best.ckpt"
 
-# `val_score` of a few hundred buildings differs by chance as much.
+# With a few hundred buildings `val_score` varies by as much by chance.
 EQUAL_SCORES = 0.02
 
 # What a run writes, except for loggers and the mosaic.
@@ -60,8 +60,8 @@ class RunCheckpoints(Checkpoint):
     `last.ckpt` records that its epoch is the best, and the copy is made on resume.
 
     Among epochs whose scores are as good as the best one, the last is the best: differences of
-    `EQUAL_SCORES` are chance with a few hundred buildings, and later weights have seen more and
-    are averaged at a lower learning rate. So all that find nothing are equally good, too.
+    `EQUAL_SCORES` are chance with a few hundred buildings, and later weights have seen more, at
+    a lower learning rate.
 
     Args:
         folder: The run's folder.
@@ -96,8 +96,10 @@ class RunCheckpoints(Checkpoint):
         """Save the epoch."""
         if self._validated:
             score = float(trainer.callback_metrics[MONITOR])
-            self.best_score = max(score, self.best_score)
-            if score >= self.best_score - EQUAL_SCORES:
+            if score > self.best_score:
+                self.best_score = score
+            # The margin of low scores is smaller: to find nothing is not as good as to find little.
+            if score >= self.best_score - min(EQUAL_SCORES, 0.1 * self.best_score):
                 self.best_epoch = trainer.current_epoch
         self._validated = False
         trainer.save_checkpoint(self.last)

@@ -87,11 +87,15 @@ def use_statistics(start: StartingModel, info: TilesInfo) -> TilesInfo:
     """
     if not keeps_statistics(start, info):
         return info
-    changes = {"mean": start.spec.mean, "std": start.spec.std, "place_bands": _join(start, info)}
+    changes = {
+        "mean": start.spec.mean,
+        "std": start.spec.std,
+        "place_bands": _join_places(start, info),
+    }
     return info.model_copy(update=changes)
 
 
-def _join(start: StartingModel, info: TilesInfo) -> tuple[PlaceBands, ...]:
+def _join_places(start: StartingModel, info: TilesInfo) -> tuple[PlaceBands, ...]:
     """Return the statistics of the places of the tiles and of the model."""
     spec = start.spec
     own = info.place_bands or (

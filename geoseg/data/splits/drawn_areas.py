@@ -80,7 +80,7 @@ def _list_parts(scene: SplitScene, areas: gpd.GeoDataFrame, path: str) -> list[R
         inside = area.intersection(scene.grid.polygon)
         window = _bounding_window(scene, inside) if inside.area > 0 else None
         if window is not None:
-            regions.append(Region(split, window, inside, Window(0, 0, *scene.grid.shape[::-1])))
+            regions.append(Region(split, window, inside, is_loose="split" not in projected))
     return regions
 
 
@@ -88,10 +88,9 @@ def _divide(scene: SplitScene, area: Region, options: TileOptions, gap: int) -> 
     """Yield the stripes of an area."""
     around, (train, val, test) = area.window, options.fractions
     length = max(around.height, around.width)
-    if test * (length - 2 * gap) < options.size:
+    if val and test and test * (length - 2 * gap) < options.size:
         val, test = val + test, 0.0
-    stripes = divide(around.height, around.width, (train, val, test), gap)
-    for number, stripe in enumerate(stripes):
+    for stripe in divide(around.height, around.width, (train, val, test), gap):
         window = Window(
             around.col_off + stripe.window.col_off,
             around.row_off + stripe.window.row_off,
@@ -100,22 +99,7 @@ def _divide(scene: SplitScene, area: Region, options: TileOptions, gap: int) -> 
         )
         inside = area.polygon(scene.grid).intersection(scene.grid.window_polygon(window))
         if inside.area > 0:
-            frame = _frame(scene, window, number == 0, number == len(stripes) - 1, around)
-            yield Region(stripe.split, window, inside, frame)
-
-
-def _frame(
-    scene: SplitScene, stripe: Window, is_first: bool, is_last: bool, around: Window
-) -> Window:
-    """Return where tiles of a stripe may lie: anywhere but towards the other stripes."""
-    height, width = scene.grid.shape
-    if around.width >= around.height:
-        left = 0 if is_first else stripe.col_off
-        right = width if is_last else stripe.col_off + stripe.width
-        return Window(left, 0, right - left, height)
-    top = 0 if is_first else stripe.row_off
-    bottom = height if is_last else stripe.row_off + stripe.height
-    return Window(0, top, width, bottom - top)
+            yield Region(stripe.split, window, inside, is_loose=True)
 
 
 def _bounding_window(scene: SplitScene, area: shapely.Geometry) -> Window | None:

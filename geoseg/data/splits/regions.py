@@ -38,14 +38,14 @@ class Region:
         split: `train`, `val` or `test`.
         window: Bounding window; the first tile starts at its first pixel.
         area: Part of the window that belongs to the region, in the grid's CRS; None for all.
-        frame: Where the tiles of a drawn area may lie, which have no labels outside of it; None: in
-            the window.
+        is_loose: Whether tiles may reach beyond the area, within the window; they have no labels
+            there.
     """
 
     split: str
     window: Window
     area: BaseGeometry | None = None
-    frame: Window | None = None
+    is_loose: bool = False
 
     def polygon(self, grid: Grid) -> BaseGeometry:
         """Return the area of the region in the grid's CRS."""

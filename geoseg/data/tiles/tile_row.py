@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import geopandas as gpd
 import numpy as np
+import shapely
 from pydantic import BaseModel, ConfigDict, Field
 from rasterio.features import geometry_mask
 from rasterio.windows import Window
@@ -29,7 +30,10 @@ TILES_PER_STRIP = 8
 
 @dataclass(frozen=True)
 class RowTask:
-    """Description of one row of tiles of one scene, for any process."""
+    """Description of one row of tiles of one scene, for any process.
+
+    `labelled` has the labelled part of the tiles that are not labelled everywhere, by their id.
+    """
 
     folder: Path
     scene: SceneInfo
@@ -41,7 +45,7 @@ class RowTask:
     tiles: list[tuple[str, Window]] = field(repr=False)
     strip_tiles: int = TILES_PER_STRIP
     merged: bool = False
-    labelled: BaseGeometry | None = None
+    labelled: dict[str, BaseGeometry] = field(default_factory=dict, repr=False)
 
 
 class CutTile(BaseModel):
@@ -86,7 +90,7 @@ def build_row_task(
         tiles=list(zip(part.id, windows, strict=True)),
         strip_tiles=strip_tiles,
         merged=plan.scenes[index].path in plan.merged,
-        labelled=plan.labelled[index],
+        labelled=_clip_labelled(plan.labelled[index], part, windows, grid),
     )
 
 
@@ -146,14 +150,37 @@ def _cut_strip(
     pixels, valid = scene.read(whole)
     pixels = pixels.astype(task.dtype, copy=False)
     targets = rasterize_targets(task.labels, whole, valid, task.targets, merged=task.merged)
-    if task.labelled is not None:
-        transform = task.grid.window_transform(whole)
-        targets[:, geometry_mask([task.labelled], valid.shape, transform)] = IGNORE
     for id_, window in strip:
         left = window.col_off - whole.col_off
         own = (..., slice(left, left + window.width))
         image = _pad_to_size(pixels[own], task.size, 0), _pad_to_size(valid[own], task.size, False)
-        yield _write(task, id_, window, *image, _pad_to_size(targets[own], task.size, IGNORE))
+        target = _pad_to_size(_ignore_outside(task, id_, window, targets[own]), task.size, IGNORE)
+        yield _write(task, id_, window, *image, target)
+
+
+def _ignore_outside(task: RowTask, id_: str, window: Window, targets: np.ndarray) -> np.ndarray:
+    """Return the targets (bands, H, W) of a tile, ignored outside of what is labelled."""
+    if id_ not in task.labelled:
+        return targets
+    outside = geometry_mask(
+        [task.labelled[id_]], targets.shape[1:], task.grid.window_transform(window)
+    )
+    return np.where(outside, np.uint8(IGNORE), targets)
+
+
+def _clip_labelled(
+    areas: Mapping[str, BaseGeometry],
+    tiles: gpd.GeoDataFrame,
+    windows: Sequence[Window],
+    grid: Grid,
+) -> dict[str, BaseGeometry]:
+    """Return the labelled part of the tiles that are not labelled everywhere, by their id."""
+    found = {}
+    for id_, split, window in zip(tiles.id, tiles.split, windows, strict=True):
+        outline = grid.window_polygon(window)
+        if split in areas and not areas[split].covers(outline):
+            found[id_] = shapely.intersection(areas[split], outline)
+    return found
 
 
 def _write(
@@ -178,10 +205,11 @@ def _tile_statistics(
     count = int(np.count_nonzero(valid))
     sums, squares = zip(*(_sum_and_squares(band, valid, count) for band in data), strict=True)
     of_value = np.bincount(mask.ravel(), minlength=IGNORE + 1)
+    known = mask.size - int(of_value[IGNORE])
     return {
         "id": id_,
         "valid_fraction": count / valid.size,
-        "building_fraction": int(of_value[1:IGNORE].sum()) / max(1, count),
+        "building_fraction": int(of_value[1:IGNORE].sum()) / max(1, min(count, known)),
         "of_value": of_value[: scheme.value_count].tolist(),
         "pixels": count,
         "sums": sums,

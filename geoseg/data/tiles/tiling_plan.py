@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +72,11 @@ from geoseg.options import TileOptions
 
 logger = logging.getLogger(__name__)
 
-# Least labelled share of a tile of a drawn area, unless no tile has so much.
+# Labelled share of a tile of a drawn area from which it is used.
 _LEAST_LABELLED = 0.5
+
+# Least part of a tile with labels that other tiles do not have, if less than half of it has labels.
+_LEAST_GAIN = 0.1
 
 
 @dataclass(frozen=True)
@@ -84,8 +89,8 @@ class TilingPlan:
         labels: Labels of each scene.
         tiles: One row per tile, in longitude and latitude, or in the local CRS of all scenes.
         regions: Area of each split, one row per split, in the same CRS.
-        labelled: Area outside of which tiles have no labels, for each scene, in its CRS; None for
-            the whole scene.
+        labelled: For each scene, the area outside of which tiles of a split have no labels, in its
+            CRS; splits whose tiles are labelled everywhere are missing.
         shared_pixels: Number of pixels that are in tiles of two splits.
         gap: Minimum distance in pixels between tiles of different splits.
         options: Tiling options.
@@ -99,7 +104,7 @@ class TilingPlan:
     labels: list[Labels]
     tiles: gpd.GeoDataFrame
     regions: gpd.GeoDataFrame
-    labelled: list[BaseGeometry | None]
+    labelled: list[dict[str, BaseGeometry]]
     shared_pixels: int
     gap: int
     options: TileOptions
@@ -197,7 +202,7 @@ def plan_tiles(
         scene_labels,
         _reproject_tiles(tiles, grids, crs),
         regions,
-        [_join_areas(grid, own) for grid, own in zip(grids, split.regions, strict=True)],
+        [_join_splits(grid, own) for grid, own in zip(grids, split.regions, strict=True)],
         count_shared_pixels(tiles, grids[0].pixel_area),
         split.gap,
         options,
@@ -267,18 +272,23 @@ def _place_tiles(
     infos: Sequence[SceneInfo], grids: list[Grid], split: SplitRegions, options: TileOptions
 ) -> gpd.GeoDataFrame:
     """Return the tiles of all scenes in the CRS of the first, without those near other splits."""
-    records = [
-        record
-        for index, grid in enumerate(grids)
-        for region in split.regions[index]
-        for record in _region_tiles(index, infos[index].path, grid, region, options)
-    ]
+    records: dict[tuple[str, str], dict[str, Any]] = {}  # areas with one corner share tiles
+    for index, (grid, regions) in enumerate(zip(grids, split.regions, strict=True)):
+        unlike = {
+            name: _join_areas(grid, regions, [other for other in SPLITS if other != name])
+            for name in {region.split for region in regions}
+        }
+        for region in regions:
+            others = unlike[region.split]
+            path = infos[index].path
+            for record in _region_tiles(index, path, grid, region, others, options):
+                records[record["id"], record["split"]] = record
     if not records:
         raise EmptyDatasetError(
-            f"{options.areas or infos[0].path}: no tile of {options.size} pixels fits into its "
-            "areas; draw larger areas, or choose a smaller --size"
+            f"{options.areas}: no tile of {options.size} pixels is completely inside its areas; "
+            "draw larger areas, or choose a smaller --size"
         )
-    tiles = _to_common_crs(records, grids, grids[0].crs.to_wkt())
+    tiles = _to_common_crs(list(records.values()), grids, grids[0].crs.to_wkt())
     close = find_close_tiles(tiles, grids, split.gap)
     left_out = describe_left_out(tiles, close, [info.path for info in infos], grids)
     tiles = tiles.drop(index=close.index).reset_index(drop=True)
@@ -290,18 +300,34 @@ def _place_tiles(
 
 
 def _region_tiles(
-    index: int, scene: str, grid: Grid, region: Region, options: TileOptions
+    index: int,
+    scene: str,
+    grid: Grid,
+    region: Region,
+    others: BaseGeometry,
+    options: TileOptions,
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of the tile table for the tiles of a region.
 
-    Those of a drawn area may reach beyond it, within its frame.
+    Args:
+        index: Number of the scene.
+        scene: Path of the scene.
+        grid: Grid of the scene.
+        region: The region. Its tiles are completely inside it, unless it is loose.
+        others: Regions of other splits, in which no tile of a loose region may lie.
+        options: Tiling options.
     """
     windows = _list_windows(region.window, options)
-    if region.area is not None and region.frame is not None:
-        around = _grow(region.window, options.size, region.frame)
-        windows = _choose_labelled(_list_windows(around, options), region.area, grid)
-    for window in windows:
-        outline = grid.window_polygon(window)
+    outlines = np.array([grid.window_polygon(window) for window in windows])
+    chosen = np.ones(len(windows), dtype=bool)
+    if region.area is not None:
+        # Tolerate rounding errors where a tile shares an edge with the region.
+        tolerance = 1e-6 * _pixel_side(grid)
+        chosen = shapely.covers(region.area.buffer(tolerance), outlines)
+        if region.is_loose:
+            free = shapely.area(shapely.intersection(outlines, others)) <= grid.pixel_area / 2
+            chosen |= _choose_labelled(outlines, region.area, free)
+    for window, outline in zip(compress(windows, chosen), outlines[chosen], strict=True):
         yield {
             "id": f"{index:03d}_{window.row_off:06d}_{window.col_off:06d}",
             "scene": scene,
@@ -328,35 +354,46 @@ def _list_windows(bounds: Window, options: TileOptions) -> list[Window]:
     ]
 
 
-def _choose_labelled(windows: Sequence[Window], area: BaseGeometry, grid: Grid) -> list[Window]:
-    """Return the windows of which half is labelled; the best one if there are none."""
-    outlines = np.array([grid.window_polygon(window) for window in windows])
-    shares = shapely.area(shapely.intersection(outlines, area)) / shapely.area(outlines)
-    least = min(_LEAST_LABELLED, shares.max())
-    return [window for window, share in zip(windows, shares, strict=True) if share >= least]
+def _choose_labelled(outlines: np.ndarray, area: BaseGeometry, free: np.ndarray) -> np.ndarray:
+    """Return which tiles are used of an area of any shape.
+
+    Tiles of which half is labelled, and then others in the order of their labelled share, if they
+    add a tenth of a tile that no other tile covers.
+
+    Args:
+        outlines: Outlines of the tiles (n,).
+        area: The area.
+        free: Whether a tile may be used (n,).
+    """
+    sizes = shapely.area(outlines)
+    shares = shapely.area(shapely.intersection(outlines, area)) / sizes
+    chosen: np.ndarray = free & (shares >= _LEAST_LABELLED)
+    left = shapely.difference(area, shapely.union_all(outlines[chosen]))
+    for position in np.argsort(-shares, kind="stable"):
+        if chosen[position] or not free[position] or not shares[position]:
+            continue
+        gain = shapely.area(shapely.intersection(outlines[position], left)) / sizes[position]
+        if gain >= _LEAST_GAIN or not chosen.any():
+            chosen[position] = True
+            left = shapely.difference(left, outlines[position])
+    return chosen
 
 
-def _grow(window: Window, size: int, frame: Window) -> Window:
-    """Return a window with sides of at least a tile, or as large as its frame allows."""
-    left, width = _grow_side(
-        window.col_off, window.width, size, frame.col_off, frame.col_off + frame.width
-    )
-    top, height = _grow_side(
-        window.row_off, window.height, size, frame.row_off, frame.row_off + frame.height
-    )
-    return Window(left, top, width, height)
+def _join_splits(grid: Grid, regions: Sequence[Region]) -> dict[str, BaseGeometry]:
+    """Return the area of each split outside of which its tiles have no labels, if there are any."""
+    loose = {region.split for region in regions if region.is_loose}
+    return {split: _join_areas(grid, regions, [split]) for split in SPLITS if split in loose}
 
 
-def _grow_side(start: int, length: int, size: int, low: int, high: int) -> tuple[int, int]:
-    grown = max(length, min(size, high - low))
-    return int(np.clip(start - (grown - length) // 2, low, high - grown)), int(grown)
+def _join_areas(grid: Grid, regions: Sequence[Region], splits: Sequence[str]) -> BaseGeometry:
+    """Return the union of the regions of some splits."""
+    return shapely.union_all([one.polygon(grid) for one in regions if one.split in splits])
 
 
-def _join_areas(grid: Grid, regions: Sequence[Region]) -> BaseGeometry | None:
-    """Return the union of regions whose tiles may reach beyond them; None for whole scenes."""
-    if all(region.frame is None for region in regions):
-        return None
-    return shapely.union_all([region.polygon(grid) for region in regions])
+def _pixel_side(grid: Grid) -> float:
+    """Return the length of a pixel's longer side in units of the CRS."""
+    transform = grid.transform
+    return max(math.hypot(transform.a, transform.d), math.hypot(transform.b, transform.e))
 
 
 def _to_common_crs(records: list[dict[str, Any]], grids: list[Grid], crs: str) -> gpd.GeoDataFrame:
