@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,6 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pyproj
-import shapely
-from rasterio.windows import Window
 from shapely.geometry.base import BaseGeometry
 
 from geoseg.data.labels import (
@@ -55,6 +51,7 @@ from geoseg.data.tiles.checks import (
     warn_unlabelled_scenes,
     warn_upsampled_scenes,
 )
+from geoseg.data.tiles.placement import find_labelled, place_tiles
 from geoseg.data.tiles.places import describe_places, find_places
 from geoseg.data.tiles.plan_notes import (
     describe_labels,
@@ -66,17 +63,10 @@ from geoseg.errors import ConfigError, EmptyDatasetError
 from geoseg.geo.grid import Grid
 from geoseg.geo.paths import absolute_path
 from geoseg.geo.raster import SceneInfo, is_raster, mark_blank_areas, read_info
-from geoseg.geo.tiling import TileGrid
 from geoseg.geo.vector import count_features, select_layer, to_crs_near
 from geoseg.options import TileOptions
 
 logger = logging.getLogger(__name__)
-
-# Labelled share of a tile of a drawn area from which it is used.
-_LEAST_LABELLED = 0.5
-
-# Least part of a tile with labels that other tiles do not have, if less than half of it has labels.
-_LEAST_GAIN = 0.1
 
 
 @dataclass(frozen=True)
@@ -202,7 +192,7 @@ def plan_tiles(
         scene_labels,
         _reproject_tiles(tiles, grids, crs),
         regions,
-        [_join_splits(grid, own) for grid, own in zip(grids, split.regions, strict=True)],
+        [find_labelled(grid, own) for grid, own in zip(grids, split.regions, strict=True)],
         count_shared_pixels(tiles, grids[0].pixel_area),
         split.gap,
         options,
@@ -272,23 +262,17 @@ def _place_tiles(
     infos: Sequence[SceneInfo], grids: list[Grid], split: SplitRegions, options: TileOptions
 ) -> gpd.GeoDataFrame:
     """Return the tiles of all scenes in the CRS of the first, without those near other splits."""
-    records: dict[tuple[str, str], dict[str, Any]] = {}  # areas with one corner share tiles
-    for index, (grid, regions) in enumerate(zip(grids, split.regions, strict=True)):
-        unlike = {
-            name: _join_areas(grid, regions, [other for other in SPLITS if other != name])
-            for name in {region.split for region in regions}
-        }
-        for region in regions:
-            others = unlike[region.split]
-            path = infos[index].path
-            for record in _region_tiles(index, path, grid, region, others, options):
-                records[record["id"], record["split"]] = record
+    records = [
+        {"id": tile["id"], "scene": infos[index].path, "scene_index": index} | tile
+        for index, (grid, regions) in enumerate(zip(grids, split.regions, strict=True))
+        for tile in place_tiles(f"{index:03d}", grid, regions, options)
+    ]
     if not records:
         raise EmptyDatasetError(
             f"{options.areas}: no tile of {options.size} pixels is completely inside its areas; "
             "draw larger areas, or choose a smaller --size"
         )
-    tiles = _to_common_crs(list(records.values()), grids, grids[0].crs.to_wkt())
+    tiles = _to_common_crs(records, grids, grids[0].crs.to_wkt())
     close = find_close_tiles(tiles, grids, split.gap)
     left_out = describe_left_out(tiles, close, [info.path for info in infos], grids)
     tiles = tiles.drop(index=close.index).reset_index(drop=True)
@@ -297,103 +281,6 @@ def _place_tiles(
         logger.warning("%s; %s", left_out, LOCATION_REMEDY)
     warn_unbalanced_splits(tiles.split, options)
     return tiles
-
-
-def _region_tiles(
-    index: int,
-    scene: str,
-    grid: Grid,
-    region: Region,
-    others: BaseGeometry,
-    options: TileOptions,
-) -> Iterator[dict[str, Any]]:
-    """Yield the rows of the tile table for the tiles of a region.
-
-    Args:
-        index: Number of the scene.
-        scene: Path of the scene.
-        grid: Grid of the scene.
-        region: The region. Its tiles are completely inside it, unless it is loose.
-        others: Regions of other splits, in which no tile of a loose region may lie.
-        options: Tiling options.
-    """
-    windows = _list_windows(region.window, options)
-    outlines = np.array([grid.window_polygon(window) for window in windows])
-    chosen = np.ones(len(windows), dtype=bool)
-    if region.area is not None:
-        # Tolerate rounding errors where a tile shares an edge with the region.
-        tolerance = 1e-6 * _pixel_side(grid)
-        chosen = shapely.covers(region.area.buffer(tolerance), outlines)
-        if region.is_loose:
-            free = shapely.area(shapely.intersection(outlines, others)) <= grid.pixel_area / 2
-            chosen |= _choose_labelled(outlines, region.area, free)
-    for window, outline in zip(compress(windows, chosen), outlines[chosen], strict=True):
-        yield {
-            "id": f"{index:03d}_{window.row_off:06d}_{window.col_off:06d}",
-            "scene": scene,
-            "scene_index": index,
-            "row_off": int(window.row_off),
-            "col_off": int(window.col_off),
-            "height": int(window.height),
-            "width": int(window.width),
-            "split": region.split,
-            "geometry": outline,
-        }
-
-
-def _list_windows(bounds: Window, options: TileOptions) -> list[Window]:
-    """Return the windows of the tiles of a window, the first at its first pixel."""
-    return [
-        Window(
-            bounds.col_off + tile.window.col_off,
-            bounds.row_off + tile.window.row_off,
-            tile.window.width,
-            tile.window.height,
-        )
-        for tile in TileGrid(bounds.height, bounds.width, options.size, options.overlap_px)
-    ]
-
-
-def _choose_labelled(outlines: np.ndarray, area: BaseGeometry, free: np.ndarray) -> np.ndarray:
-    """Return which tiles are used of an area of any shape.
-
-    Tiles of which half is labelled, and then others in the order of their labelled share, if they
-    add a tenth of a tile that no other tile covers.
-
-    Args:
-        outlines: Outlines of the tiles (n,).
-        area: The area.
-        free: Whether a tile may be used (n,).
-    """
-    sizes = shapely.area(outlines)
-    shares = shapely.area(shapely.intersection(outlines, area)) / sizes
-    chosen: np.ndarray = free & (shares >= _LEAST_LABELLED)
-    left = shapely.difference(area, shapely.union_all(outlines[chosen]))
-    for position in np.argsort(-shares, kind="stable"):
-        if chosen[position] or not free[position] or not shares[position]:
-            continue
-        gain = shapely.area(shapely.intersection(outlines[position], left)) / sizes[position]
-        if gain >= _LEAST_GAIN or not chosen.any():
-            chosen[position] = True
-            left = shapely.difference(left, outlines[position])
-    return chosen
-
-
-def _join_splits(grid: Grid, regions: Sequence[Region]) -> dict[str, BaseGeometry]:
-    """Return the area of each split outside of which its tiles have no labels, if there are any."""
-    loose = {region.split for region in regions if region.is_loose}
-    return {split: _join_areas(grid, regions, [split]) for split in SPLITS if split in loose}
-
-
-def _join_areas(grid: Grid, regions: Sequence[Region], splits: Sequence[str]) -> BaseGeometry:
-    """Return the union of the regions of some splits."""
-    return shapely.union_all([one.polygon(grid) for one in regions if one.split in splits])
-
-
-def _pixel_side(grid: Grid) -> float:
-    """Return the length of a pixel's longer side in units of the CRS."""
-    transform = grid.transform
-    return max(math.hypot(transform.a, transform.d), math.hypot(transform.b, transform.e))
 
 
 def _to_common_crs(records: list[dict[str, Any]], grids: list[Grid], crs: str) -> gpd.GeoDataFrame:
