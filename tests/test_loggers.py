@@ -12,7 +12,7 @@ import geoseg.training.history
 from geoseg.data.tiles import plan_tiles, tile_scenes
 from geoseg.errors import ConfigError
 from geoseg.options import ModelOptions, TileOptions, TrainOptions
-from geoseg.training.checkpoints import EQUAL_SCORES
+from geoseg.training.best_epoch import EQUAL_SCORES
 from geoseg.training.history import COLUMNS
 from geoseg.training.loggers import check_loggers
 from geoseg.training.run import train

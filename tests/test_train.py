@@ -25,8 +25,10 @@ from geoseg.networks.model_file import load_model
 from geoseg.options import LossOptions, ModelOptions, TileOptions, TrainOptions, WeightMapOptions
 from geoseg.prediction.predictor import Predictor
 from geoseg.town import build_town, write_town
-from geoseg.training.checkpoints import EQUAL_SCORES, RunCheckpoints
+from geoseg.training.best_epoch import EQUAL_SCORES
+from geoseg.training.checkpoints import RunCheckpoints
 from geoseg.training.dataset import TileDataset
+from geoseg.training.history import History
 from geoseg.training.lr_finder import HIGHEST, LOWEST, find_lr, smooth_losses, steepest_rate
 from geoseg.training.run import train
 from geoseg.training.validation.areas import ValidationAreas
@@ -176,6 +178,13 @@ def test_the_best_epoch_is_the_last_that_is_as_good_as_the_highest_score(tmp_pat
         state, callback = callback.state_dict(), RunCheckpoints(tmp_path)
         callback.load_state_dict(state)
     assert (tmp_path / "best.ckpt").read_text() == str(kept)
+    # The pixel IoU in the header is that of the same epoch.
+    history = History(tmp_path, OPTIONS, lambda _: None)
+    history.rows = [
+        {"epoch": n} if score is None else {"val_score": score, "val_iou": float(n)}
+        for n, score in enumerate(scores)
+    ]
+    assert history.best_iou == kept
 
 
 def test_a_run_that_was_moved_keeps_its_best_epoch(run, tiles, tmp_path, monkeypatch):

@@ -23,13 +23,11 @@ from geoseg.jobs.files import disk_full_error, is_disk_full, replace_file
 from geoseg.networks.model_file import MODEL_NAME
 from geoseg.networks.starting_model import StartingModel
 from geoseg.options import ModelOptions, TrainOptions
+from geoseg.training.best_epoch import is_as_good
 from geoseg.training.learner import Learner
 from geoseg.training.state_file import MONITOR, check_module, check_optimizer, read_state
 
 LAST_NAME, BEST_NAME = "last.ckpt", "best.ckpt"
-
-# With a few hundred buildings `val_score` varies by as much by chance.
-EQUAL_SCORES = 0.02
 
 # What a run writes, except for loggers and the mosaic.
 RUN_NAMES = (
@@ -60,7 +58,7 @@ class RunCheckpoints(Checkpoint):
     `last.ckpt` records that its epoch is the best, and the copy is made on resume.
 
     Among epochs whose scores are as good as the best one, the last is the best: differences of
-    `EQUAL_SCORES` are chance with a few hundred buildings, and later weights have seen more, at
+    `is_as_good` are chance with a few hundred buildings, and later weights have seen more, at
     a lower learning rate.
 
     Args:
@@ -98,8 +96,7 @@ class RunCheckpoints(Checkpoint):
             score = float(trainer.callback_metrics[MONITOR])
             if score > self.best_score:
                 self.best_score = score
-            # The margin of low scores is smaller: to find nothing is not as good as to find little.
-            if score >= self.best_score - min(EQUAL_SCORES, 0.1 * self.best_score):
+            if is_as_good(score, self.best_score):
                 self.best_epoch = trainer.current_epoch
         self._validated = False
         trainer.save_checkpoint(self.last)

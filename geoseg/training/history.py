@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import Logger
 from geoseg.jobs.files import replace_file
 from geoseg.jobs.progress import Report
 from geoseg.options import TrainOptions
+from geoseg.training.best_epoch import is_as_good
 from geoseg.training.figures import draw_curves, draw_or_warn
 from geoseg.training.loggers import close_loggers, open_loggers
 from geoseg.training.schedule import momentum, rate_share
@@ -71,8 +72,10 @@ class History(Callback):
     @property
     def best_iou(self) -> float | None:
         """Validation pixel IoU of the best epoch so far; None before the first validation."""
-        scored = [row for row in self.rows if MONITOR in row]
-        return max(reversed(scored), key=lambda row: row[MONITOR])["val_iou"] if scored else None
+        scored = [row for row in self.rows if not math.isnan(row.get(MONITOR, math.nan))]
+        highest = max((row[MONITOR] for row in scored), default=0.0)
+        good = [row for row in scored if is_as_good(row[MONITOR], highest)]
+        return good[-1]["val_iou"] if good else None
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for a checkpoint."""
