@@ -1,5 +1,6 @@
-"""PROJ and GDAL read the data that suit them, whatever other programs have set."""
+"""Libraries read variables that suit them, whatever other programs have set."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -66,3 +67,18 @@ def test_commands_work_and_doctor_diagnoses(foreign, tmp_path):
     assert found.returncode == 1
     assert "wrong variables" in found.stdout
     assert "ok    proj" in found.stdout
+
+
+@pytest.mark.parametrize(("chosen", "used"), [(None, "PASSIVE"), ("active", "ACTIVE")])
+def test_waiting_threads_leave_the_core_to_others(chosen, used):
+    variables = os.environ | {"OMP_DISPLAY_ENV": "true"}
+    variables.pop("OMP_WAIT_POLICY", None)
+    if chosen:
+        variables["OMP_WAIT_POLICY"] = chosen
+    found = subprocess.run(
+        [sys.executable, "-m", "geoseg", "doctor"], capture_output=True, text=True, check=False,
+        env=variables,
+    )  # fmt: skip
+    lines = [line for line in found.stderr.splitlines() if "OMP_WAIT_POLICY" in line]
+    assert lines, found.stderr
+    assert all(f"'{used}'" in line for line in lines)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from geoseg.cli.environment import drop_unsuitable_data
+from geoseg.cli.environment import drop_unsuitable_data, let_threads_sleep
 from geoseg.errors import GeosegError, describe_os_error
 from geoseg.version import __version__
 
@@ -71,6 +71,7 @@ def main() -> None:
     _allow_any_character(sys.stdout)
     sys.unraisablehook = _report_unraisable
     sys.excepthook = _report_exception
+    let_threads_sleep(os.environ)
     for line in drop_unsuitable_data(os.environ):
         _complain(line)
     sys.exit(_run())
