@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+from unittest import mock
 
 import geopandas as gpd
 import numpy as np
@@ -26,15 +27,20 @@ from geoseg.geo.raster import THRESHOLDS_TAG, open_for_writing, read_prob, write
 from geoseg.geo.vector import LAYER_SUFFIXES, read_footprints
 from geoseg.geo.vector.geodesic import geodesic_measures
 from geoseg.options import Thresholds
+from geoseg.vectorization import footprints
+from geoseg.vectorization.components.labelling import label_block, merge_blocks
 from geoseg.vectorization.components.runs import find_runs, label_runs, rasterize_runs
 from geoseg.vectorization.footprints import _summarise
 from geoseg.vectorization.layer import vectorize_arrays
+from geoseg.vectorization.objects import buildings
 from geoseg.vectorization.objects.buildings import Objects
 from geoseg.vectorization.objects.holes import fill_holes
+from geoseg.vectorization.objects.pixels import ObjectPixels
 from geoseg.vectorization.objects.separation import seed_score, separate, split_necks
 from geoseg.vectorization.outlines.rings import trace_rings
 from geoseg.vectorization.outlines.simplification import simplify_within
 from geoseg.vectorization.outlines.tracing import cross_rings, step_rings
+from geoseg.vectorization.outlines.zones import find_zones
 from geoseg.vectorization.prob_sources import ArrayProb, ProbWindow, SceneProb
 
 EIGHT, FOUR = np.ones((3, 3)), ndimage.generate_binary_structure(2, 1)
@@ -221,8 +227,10 @@ def test_the_tenth_percentile_is_the_least_level_that_a_tenth_reaches(labels, se
     names = np.searchsorted(np.unique(labels[labels > 0]), labels) + 1
     runs = find_runs(np.where(labels > 0, names, 0))
     count = int(names[labels > 0].max(initial=0))
-    objects = Objects(runs, np.zeros(count, dtype=np.int64), runs)
-    mean, tenth = _summarise(objects, body, 1.0)
+    pixels = ObjectPixels.of_runs(runs, body.shape, count)
+    mean, tenth = _summarise(pixels, body, 1.0)
+    with mock.patch.object(footprints, "_MOST_BINS", 0):  # the way of many objects
+        assert tenth.tolist() == _summarise(pixels, body, 1.0)[1].tolist()
     for name in range(1, count + 1):
         inside = np.rint(body[(names == name) & (labels > 0)] * 1020)
         shares = (inside[:, None] <= np.arange(1021)).sum(axis=0)
@@ -235,13 +243,77 @@ def test_percentiles_of_many_small_objects_take_little_memory():
     body[::2, ::2] = 0.9
     runs = find_runs((body > 0.5).view(np.uint8))
     runs = runs.with_values(np.arange(1, len(runs) + 1))
-    objects = Objects(runs, np.arange(len(runs)), runs)
+    pixels = ObjectPixels.of_runs(runs, body.shape, len(runs))
     tracemalloc.start()
-    _, tenth = _summarise(objects, body, 1.0)
+    _, tenth = _summarise(pixels, body, 1.0)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert tenth == pytest.approx(0.9)
     assert peak < 64 * body.size
+
+
+@given(label_arrays, st.integers(0, 99))
+@settings(max_examples=100, deadline=None)
+def test_outlines_of_objects_are_described(labels, seed):
+    names = np.searchsorted(np.unique(labels[labels > 0]), labels) + 1
+    names = np.where(labels > 0, names, 0)
+    count, runs = int(names.max()), find_runs(names)
+    border = np.random.default_rng(seed).random(labels.shape)
+    valid = np.ones(labels.shape, dtype=bool)
+    prob = ProbWindow((names > 0) * 0.9, border, valid, None)
+    objects = Objects(runs, np.zeros(count, dtype=np.int64), runs)
+    pixels = ObjectPixels.of_runs(runs, labels.shape, count)
+    found = footprints._describe_outlines(objects, pixels, prob)
+    around = np.pad(names, 1)
+    beside = np.stack([around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:]])
+    assert (pixels.beside(around) == beside.reshape(4, -1)[:, pixels.places]).all()
+    for name in range(1, count + 1):
+        own, others = names == name, beside != name
+        at = own & others.any(axis=0)
+        assert found["border"][name - 1] == pytest.approx(border[at].mean())
+        assert found["touching"][name - 1] == bool(
+            (own & (others & (beside > 0)).any(axis=0)).any()
+        )
+    assert not found["contact"].any()
+
+
+@given(label_arrays, masks)
+@settings(max_examples=100, deadline=None)
+def test_the_parts_of_runs_in_a_mask(labels, mask):
+    height, width = np.minimum(labels.shape, mask.shape)
+    labels, mask = labels[:height, :width], mask[:height, :width]
+    parts = buildings._pick_pixels(find_runs(labels), mask)
+    expected = find_runs(np.where(mask, labels, 0))
+    for name in ("rows", "starts", "stops", "values"):
+        assert getattr(parts, name).tolist() == getattr(expected, name).tolist()
+
+
+@given(masks, st.integers(0, 4), st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_zones_of_components_alone_are_not_limited(mask, margin, is_known):
+    grid, valid = utm_grid(*mask.shape), np.ones(mask.shape, dtype=bool)
+    valid[0, 0] = is_known
+    mask = mask & valid
+    runs = find_runs(mask.view(np.uint8))
+    owners, count = label_runs(runs, diagonal=True)
+    runs = runs.with_values(owners + 1)
+    window = Window(0, 0, *mask.shape[::-1])
+    components = merge_blocks([label_block(mask.view(np.uint8), 0)], mask.shape[1])
+    found = find_zones(runs, valid, window, grid, components, np.full(count, margin))
+    names = rasterize_runs(runs, mask.shape)
+    for component, zone in zip(components, found, strict=True):
+        wide = grid.widen(component.window, margin)
+        inside = (wide.width, wide.height) == (
+            component.window.width + 2 * margin, component.window.height + 2 * margin,
+        )  # fmt: skip
+        part = wide.toslices()
+        own = names[component.first]
+        if inside and valid[part].all() and np.isin(names[part], (0, own)).all():
+            # A zone of the whole margin limits nothing either.
+            assert zone.is_empty or zone.area == wide.width * wide.height
+        else:
+            assert not zone.is_empty
+            assert zone.area < wide.width * wide.height or not inside
 
 
 def test_what_overshoots_is_clipped(tmp_path):

@@ -10,11 +10,11 @@ from rasterio.windows import Window
 from geoseg.geo.grid import Grid
 from geoseg.geo.vector import FOOTPRINT_COLUMNS
 from geoseg.options import Thresholds
-from geoseg.vectorization.components.neighbours import four_neighbours
-from geoseg.vectorization.components.runs import rasterize_runs, run_pixels
+from geoseg.vectorization.components.runs import rasterize_runs, touching_pairs
 from geoseg.vectorization.components.selection import ComponentSelection
 from geoseg.vectorization.footprint_frames import OutlineBatch
 from geoseg.vectorization.objects.buildings import Objects, find_objects
+from geoseg.vectorization.objects.pixels import ObjectPixels
 from geoseg.vectorization.outlines.rings import trace_rings
 from geoseg.vectorization.outlines.shaping import max_shifts_m, shape_outlines
 from geoseg.vectorization.outlines.tracing import cross_rings, move_polygons, step_rings
@@ -39,6 +39,9 @@ MEASURED_COLUMNS: Mapping[str, str] = {
 
 # Probabilities are rounded to this many levels, a multiple of 255, so that bytes stay exact.
 _LEVELS = 1020
+
+# Up to so many bins, and so many per pixel, histograms are faster than sorting and small in memory.
+_MOST_BINS, _MOST_BINS_EACH = 1 << 20, 8
 
 # Additional margin: outlines start up to half a pixel beside their pixels, and zones consist of
 # whole pixels. Both hold for a component and for its neighbour.
@@ -91,16 +94,16 @@ def trace_buildings(
         traced, objects.groups, dict(zip(own.tolist(), zones, strict=True)),
         selection.steps_m[objects.groups], thresholds,
     )  # fmt: skip
-    mean, tenth = _summarise(objects, prob.body, thresholds.temperature)
-    edge = _touch_edge(objects, prob, window, source.grid)
+    pixels = ObjectPixels.of_runs(objects.runs, prob.body.shape, len(objects))
+    mean, tenth = _summarise(pixels, prob.body, thresholds.temperature)
     return OutlineBatch(
         regular.polygons,
         {
             "component": objects.groups,
             "mean_prob": mean,
             "conf_p10": tenth,
-            **_describe_outlines(objects, prob),
-            "edge": edge,
+            **_describe_outlines(objects, pixels, prob),
+            "edge": _touch_edge(pixels, prob, window, source.grid),
             "reg_status": regular.status,
         },
     )
@@ -126,43 +129,58 @@ def _calibrate(prob: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def _summarise(
-    objects: Objects, body: np.ndarray, temperature: float
+    pixels: ObjectPixels, body: np.ndarray, temperature: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean and the tenth percentile of the calibrated probabilities in each object."""
-    flat, owners = run_pixels(objects.runs, body.shape[1])
-    numbers = objects.runs.values[owners] - 1
-    inside = _calibrate(body.ravel()[flat], temperature)
-    counts = np.bincount(numbers, minlength=len(objects))
-    mean = np.bincount(numbers, inside, len(objects)) / counts
-    # After sorting by object and level, the index of each tenth percentile is known.
-    levels = numbers * (_LEVELS + 1) + np.rint(inside * _LEVELS).astype(np.int64)
-    levels.sort()
-    ranks = np.cumsum(counts) - counts + np.ceil(0.1 * counts).astype(np.int64) - 1
-    return mean, levels[ranks] % (_LEVELS + 1) / _LEVELS
+    inside = _calibrate(body.ravel()[pixels.places], temperature)
+    counts = pixels.total()
+    levels = np.rint(inside * _LEVELS).astype(np.int64)
+    tenth = _find_ranked(pixels, levels, np.ceil(0.1 * counts).astype(np.int64)) / _LEVELS
+    return pixels.total(inside) / counts, tenth
 
 
-def _describe_outlines(objects: Objects, prob: ProbWindow) -> dict[str, np.ndarray]:
+def _find_ranked(pixels: ObjectPixels, levels: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """Return the level of each object that has a rank among its levels, from 1 for the lowest."""
+    size = _LEVELS + 1
+    keys = pixels.numbers * size + levels
+    if pixels.count * size <= min(_MOST_BINS, _MOST_BINS_EACH * len(keys)):
+        table = np.bincount(keys, minlength=pixels.count * size).reshape(-1, size)
+        return np.asarray((table.cumsum(axis=1) < ranks[:, None]).sum(axis=1))
+    keys.sort()
+    counts = pixels.total()
+    ranked: np.ndarray = keys[np.cumsum(counts) - counts + ranks - 1] % size
+    return ranked
+
+
+def _describe_outlines(
+    objects: Objects, pixels: ObjectPixels, prob: ProbWindow
+) -> dict[str, np.ndarray]:
     """Return the mean probabilities at the outline of each object, and which share a wall."""
-    labels = np.pad(rasterize_runs(objects.runs, prob.body.shape).astype(np.int32), 1)
-    own = labels[1:-1, 1:-1]
-    neighbours = four_neighbours(labels)
-    at = np.flatnonzero((own > 0) & np.any([own != one for one in neighbours], axis=0))
-    owner = own.ravel()[at] - 1
-    shared = np.zeros(len(at), dtype=bool)
-    for one in neighbours:
-        near = one.ravel()[at]
-        shared |= (near > 0) & (near != owner + 1)
-    counts = np.bincount(owner, minlength=len(objects))
-    means = {
-        name: np.zeros(len(objects))
-        if band is None
-        else np.bincount(owner, band.ravel()[at], len(objects)) / counts
-        for name, band in (("border", prob.border), ("contact", prob.contact))
-    }
-    return means | {"touching": np.bincount(owner, shared, len(objects)) > 0}
+    bands = {"border": prob.border, "contact": prob.contact}
+    means = {name: np.zeros(pixels.count) for name in bands}
+    if any(band is not None for band in bands.values()):
+        labels = np.zeros([side + 2 for side in pixels.shape], dtype=np.int32)
+        labels.ravel()[pixels.in_padded()] = pixels.numbers + 1
+        outline = pixels.pick(np.any(pixels.beside(labels) != pixels.numbers + 1, axis=0))
+        for name, band in bands.items():
+            if band is not None:
+                means[name] = outline.total(band.ravel()[outline.places]) / outline.total()
+    return means | {"touching": _share_walls(objects)}
 
 
-def _touch_edge(objects: Objects, prob: ProbWindow, window: Window, grid: Grid) -> np.ndarray:
+def _share_walls(objects: Objects) -> np.ndarray:
+    """Return which objects touch another one, bool (n,)."""
+    runs, touching = objects.runs, np.zeros(len(objects), dtype=bool)
+    upper, lower = touching_pairs(runs, diagonal=False)
+    left = np.flatnonzero((runs.stops[:-1] == runs.starts[1:]) & (runs.rows[:-1] == runs.rows[1:]))
+    ones, others = np.append(upper, left), np.append(lower, left + 1)
+    ones, others = runs.values[ones] - 1, runs.values[others] - 1
+    differ = ones != others
+    touching[ones[differ]] = touching[others[differ]] = True
+    return touching
+
+
+def _touch_edge(pixels: ObjectPixels, prob: ProbWindow, window: Window, grid: Grid) -> np.ndarray:
     """Return which objects touch nodata or the border of the grid and may be incomplete."""
     unknown = np.ones((window.height + 2, window.width + 2), dtype=bool)
     unknown[1:-1, 1:-1] = ~prob.valid
@@ -174,8 +192,7 @@ def _touch_edge(objects: Objects, prob: ProbWindow, window: Window, grid: Grid) 
         unknown[-1] = False
     if window.col_off + window.width < grid.width:
         unknown[:, -1] = False
-    beside = np.any(four_neighbours(unknown), axis=0)
-    flat, owners = run_pixels(objects.runs, window.width)
-    touching = np.bincount(objects.runs.values[owners] - 1, beside.ravel()[flat], len(objects))
-    edge: np.ndarray = touching > 0
+    if not unknown.any():
+        return np.zeros(pixels.count, dtype=bool)
+    edge: np.ndarray = pixels.total(np.any(pixels.beside(unknown), axis=0)) > 0
     return edge

@@ -15,6 +15,7 @@ from geoseg.vectorization.components.runs import (
     find_runs,
     label_runs,
     rasterize_runs,
+    run_pixels,
 )
 from geoseg.vectorization.components.selection import ComponentSelection
 from geoseg.vectorization.objects.holes import fill_holes
@@ -130,13 +131,26 @@ def _has_several_seeds(
     score: np.ndarray, pieces: Runs, min_areas: np.ndarray, seed: float
 ) -> np.ndarray:
     """Return which pieces contain more than one seed of sufficient size."""
-    seeds = find_runs(np.where(score >= seed, rasterize_runs(pieces, score.shape), 0))
+    seeds = _pick_pixels(pieces, score >= seed)
     owners, count = label_runs(seeds, diagonal=False)
     piece = np.zeros(count, dtype=np.int64)
     piece[owners] = seeds.values - 1
     large = np.bincount(owners, seeds.lengths, count) >= _SEED_SHARE * min_areas[piece]
     several: np.ndarray = np.bincount(piece[large], minlength=len(min_areas)) > 1
     return several
+
+
+def _pick_pixels(runs: Runs, mask: np.ndarray) -> Runs:
+    """Return the parts of runs, in scan order, that are in a mask (H, W)."""
+    places, owners = run_pixels(runs, mask.shape[1])
+    inside = np.flatnonzero(mask.ravel()[places])
+    places, owners = places[inside], owners[inside]
+    begins = np.ones(len(places), dtype=bool)
+    begins[1:] = (places[1:] != places[:-1] + 1) | (owners[1:] != owners[:-1])
+    ends = np.append(begins[1:], True)[: len(begins)]
+    rows, starts = np.divmod(places[begins], mask.shape[1])
+    stops = places[ends] - rows * mask.shape[1] + 1
+    return Runs(rows, starts, stops, runs.values[owners[begins]])
 
 
 def _split_pieces(

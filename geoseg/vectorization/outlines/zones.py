@@ -60,40 +60,81 @@ def find_zones(
     Returns:
         A MultiPolygon per component; empty if the whole margin is in the zone.
     """
+    zones: list[BaseGeometry] = [MultiPolygon()] * len(components)
+    if not len(components):
+        return zones
+    limited = np.flatnonzero(~_are_alone(mask, valid, window, grid, components, margins))
     labels = rasterize_runs(mask, valid.shape)
-    zones, moves, below = [], [], 0
-    for component, margin in zip(components, margins.tolist(), strict=True):
+    runs, moves, below = [], [], 0
+    for component, margin in zip(components.pick(limited), margins[limited].tolist(), strict=True):
         wide = grid.widen(component.window, margin)
-        inside = (wide.height, wide.width) == (
-            component.window.height + 2 * margin,
-            component.window.width + 2 * margin,
-        )
         top, left = wide.row_off - window.row_off, wide.col_off - window.col_off
         part = slice(top, top + wide.height), slice(left, left + wide.width)
         row, column = component.first
         own = labels[row - window.row_off, column - window.col_off]
-        zone = _find_zone(labels[part], own, valid[part], margin, inside=inside)
-        zones.append(find_runs(zone.view(np.uint8)).move(below, 0))
+        zone = _find_zone(labels[part], own, valid[part], margin)
+        runs.append(find_runs(zone.view(np.uint8)).move(below, 0))
         moves.append((wide.col_off, wide.row_off - below))
         below += wide.height + 1
-    return _outline(zones, np.array(moves).reshape(-1, 2))
+    outlines = _outline(runs, np.array(moves).reshape(-1, 2))
+    for number, outline in zip(limited.tolist(), outlines, strict=True):
+        zones[number] = outline
+    return zones
 
 
-def _find_zone(
-    labels: np.ndarray, own: int, valid: np.ndarray, margin: int, *, inside: bool
+def _are_alone(
+    mask: Runs,
+    valid: np.ndarray,
+    window: Window,
+    grid: Grid,
+    components: Components,
+    margins: np.ndarray,
 ) -> np.ndarray:
-    """Return the pixels of a zone, bool (H, W); none if the zone is not limited.
+    """Return which components (n,) have their whole margin inside the grid and to themselves.
+
+    Boxes around components decide, so that a few others may have it, too. For the arguments see
+    `find_zones`.
+    """
+    if not valid.all():
+        return np.zeros(len(components), dtype=bool)
+    wide = shapely.box(
+        components.lefts - margins, components.tops - margins,
+        components.rights + margins, components.bottoms + margins,
+    )  # fmt: skip
+    alone: np.ndarray = shapely.covers(shapely.box(0, 0, grid.width, grid.height), wide)
+    every = shapely.STRtree(_boxes_around(mask.move(window.row_off, window.col_off)))
+    hits, _ = every.query(wide)
+    alone &= np.bincount(hits, minlength=len(components)) == 1  # each hits its own box
+    return alone
+
+
+def _boxes_around(runs: Runs) -> np.ndarray:
+    """Return the bounding boxes of the pixels of each value, as polygons."""
+    runs = runs.pick(np.argsort(runs.values, kind="stable"))
+    begins = np.flatnonzero(np.diff(runs.values, prepend=0))
+    ends = np.append(begins[1:], len(runs)) - 1
+    # Boxes that only touch the margin do not reach into it.
+    left, right = (
+        np.minimum.reduceat(runs.starts, begins),
+        np.maximum.reduceat(runs.stops, begins),
+    )
+    top, bottom = runs.rows[begins], runs.rows[ends] + 1
+    boxes: np.ndarray = shapely.box(left + 0.5, top + 0.5, right - 0.5, bottom - 0.5)
+    return boxes
+
+
+def _find_zone(labels: np.ndarray, own: int, valid: np.ndarray, margin: int) -> np.ndarray:
+    """Return the pixels of a zone, bool (H, W).
 
     Args:
         labels: int32 (H, W), component of each pixel, 0 for background.
         own: Label of the component.
         valid: bool (H, W), False on nodata.
         margin: Pixels farther from the component may be in the zone or not.
-        inside: Whether the margin is completely inside the grid.
     """
     foreign = (labels > 0) & (labels != own)
     if not foreign.any():
-        return np.zeros_like(valid) if inside and valid.all() else valid
+        return valid
     zone = valid.copy()
     height, width = labels.shape
     for top in range(0, height, _SIDE):
