@@ -1,6 +1,7 @@
 """Training that continues from a trained model."""
 
 import json
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from geoseg.api.train import plan_train
 from geoseg.cli import cli
 from geoseg.data.tiles import describe_training_area, load_tiles_info
 from geoseg.errors import ConfigError, ModelFileError
+from geoseg.evaluation.place_scores import mean_building_f1
 from geoseg.geo.training_area import format_area, join_areas
 from geoseg.networks.architectures import ARCHITECTURES, list_architectures
 from geoseg.networks.model_file import ModelSpec, find_model, load_model, load_spec, save_model
@@ -24,9 +26,13 @@ from geoseg.networks.models import build_model, load_network
 from geoseg.networks.models.transfer import transfer_weights
 from geoseg.networks.starting_model import find_start, use_network
 from geoseg.options import ModelOptions, TileOptions, TrainOptions
+from geoseg.prediction.predictor import Predictor
 from geoseg.town import build_town, write_town
+from geoseg.training.dataset import TileDataset
 from geoseg.training.fine_tuning import DEFAULTS, describe_start, use_defaults
 from geoseg.training.run import train
+from geoseg.training.validation.areas import ValidationAreas
+from geoseg.training.validation.gain import describe_gain
 
 # A constant rate, so that a run of one epoch that is resumed is as one of two epochs.
 OPTIONS = TrainOptions(
@@ -303,6 +309,65 @@ def run(work):
     train(work.tiles, work.folder / "run", model=start_of(work.model), options=OPTIONS,
           report=lines.append)  # fmt: skip
     return work.folder / "run", lines
+
+
+def statistics_of(path):
+    weights = load_model(path)[1]
+    return {n: t for n, t in weights.items() if n.endswith(("running_mean", "running_var"))}
+
+
+def test_statistics_of_batch_normalization_stay_those_of_the_model(work, run):
+    before, after = statistics_of(work.model), statistics_of(find_model(run[0]))
+    assert before
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    weights, trained = load_model(work.model)[1], load_model(find_model(run[0]))[1]
+    assert any(not torch.equal(weights[name], trained[name]) for name in weights)
+
+
+def test_statistics_stay_with_an_average_over_the_end_of_the_run(work, tmp_path):
+    options = OPTIONS.model_copy(update={"swa": 0.5})
+    train(work.tiles, tmp_path / "r", model=start_of(work.model), options=options)
+    before, after = statistics_of(work.model), statistics_of(find_model(tmp_path / "r"))
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_statistics_are_learned_where_images_are_normalized_anew(work, tmp_path):
+    spec = work.spec.model_copy(update={"dtype": "uint16", "scene_dtypes": ("uint16",)})
+    save_model(tmp_path / "other.safetensors", load_model(work.model)[1], spec)
+    train(work.tiles, tmp_path / "r", model=start_of(tmp_path / "other.safetensors"),
+          options=OPTIONS)  # fmt: skip
+    before, after = statistics_of(work.model), statistics_of(find_model(tmp_path / "r"))
+    assert any(not torch.equal(after[name], before[name]) for name in before)
+
+
+def test_thresholds_stay_with_few_validation_buildings(work, run, tmp_path):
+    own = load_spec(run[0] / "model.safetensors")
+    assert own.thresholds == work.spec.thresholds
+    (line,) = [line for line in run[1] if "too few to tune thresholds" in line]
+    count = int(line.split()[0])
+    assert 0 < count < 40
+    assert line.endswith(f"keeping those of {work.model}")
+
+
+def test_the_gain_over_the_model_is_reported(work, run):
+    (line,) = [line for line in run[1] if line.startswith("building F1 on the validation tiles")]
+    before, after = (float(word) for word in re.findall(r"\d\.\d{3}", line))
+    tiles = TileDataset(work.tiles, "val")
+    for path, f1 in ((work.model, before), (find_model(run[0]), after)):
+        spec, weights = load_model(path)
+        areas = ValidationAreas(tiles)
+        areas.predict(Predictor(spec, weights, "cpu"))
+        scores = [one for one, _ in areas.score_places(spec.thresholds)]
+        assert mean_building_f1(scores) == pytest.approx(f1, abs=6e-4)
+    assert ("no gain" in line) == (after <= before)
+
+
+@pytest.mark.parametrize(("after", "advice"), [(0.6, ""), (0.5, "; that is no gain, so keep m")])
+def test_no_gain_is_said(after, advice):
+    line = describe_gain("m", 0.5, after)
+    assert line.startswith(f"building F1 on the validation tiles: 0.500 with m, {after:.3f} now")
+    assert line.partition(" now")[2].startswith(advice)
+    assert bool(line.partition(" now")[2]) == bool(advice)
 
 
 def test_the_model_records_where_it_comes_from(work, run):

@@ -24,9 +24,11 @@ from geoseg.evaluation.place_scores import mean_building_f1, mean_iou
 from geoseg.geo.aoi import AOI
 from geoseg.geo.grid import Grid
 from geoseg.networks.model_file import ModelSpec
+from geoseg.networks.starting_model import StartingModel
 from geoseg.options import Thresholds
 from geoseg.training.dataset import TileDataset, tile_corners
 from geoseg.training.validation.areas import read_area_labels
+from geoseg.training.validation.gain import describe_gain, is_comparable
 from geoseg.training.validation.merged_labels import (
     add_not_counted,
     count_buildings_in,
@@ -172,6 +174,7 @@ def tune_boxes(
     weights: dict[str, Tensor],
     device: str,
     tiles: TileDataset,
+    start: StartingModel | None = None,
 ) -> Tuned:
     """Search the score threshold with the highest building F1@0.5 on validation tiles.
 
@@ -180,31 +183,41 @@ def tune_boxes(
         weights: Its state dict.
         device: `auto`, `cpu` or `gpu`.
         tiles: Validation tiles.
+        start: The model that training continued from.
 
     Returns:
         Thresholds whose `body` is that threshold.
     """
-    predictor = BoxPredictor(spec, weights, device)
-    predictions: dict[int, Boxes] = {}
-    for start in range(0, len(tiles), _BATCH):
-        indexes = range(start, min(start + _BATCH, len(tiles)))
-        samples = [tiles[index] for index in indexes]
-        data = np.stack([sample["image"].numpy() for sample in samples])
-        valid = np.stack([sample["valid"][0].numpy() for sample in samples])
-        predictions |= zip(indexes, predictor(data, valid), strict=True)
     areas = build_areas(tiles)
-    score = score_boxes(areas, predictions)
+    score = score_boxes(areas, _predict_boxes(BoxPredictor(spec, weights, device), tiles))
     names = tiles.places.scored.names
     counted = {place: score.buildings[place] for place in list_counted_places(areas)}
     merged_f1 = measure_merged_f1(score.merged)
+    notes = describe_merged(areas, merged_f1)
+    if start and is_comparable(start, spec):
+        earlier = BoxPredictor(start.spec, start.load_weights(), device)
+        before = score_boxes(areas, _predict_boxes(earlier, tiles))
+        notes = (*notes, describe_gain(start.name, before.f1, score.f1))
     return Tuned(
         Thresholds(body=score.threshold),
         score.f1,
         merged_f1=merged_f1,
-        notes=describe_merged(areas, merged_f1),
+        notes=notes,
         places=name_counts(names, counted),
         merged_places=name_counts(names, score.merged),
     )
+
+
+def _predict_boxes(predictor: BoxPredictor, tiles: TileDataset) -> dict[int, Boxes]:
+    """Return the boxes of each tile, by its row."""
+    predictions: dict[int, Boxes] = {}
+    for first in range(0, len(tiles), _BATCH):
+        indexes = range(first, min(first + _BATCH, len(tiles)))
+        samples = [tiles[index] for index in indexes]
+        data = np.stack([sample["image"].numpy() for sample in samples])
+        valid = np.stack([sample["valid"][0].numpy() for sample in samples])
+        predictions |= zip(indexes, predictor(data, valid), strict=True)
+    return predictions
 
 
 def _is_labelled(rows: pd.DataFrame) -> bool:

@@ -16,6 +16,7 @@ from geoseg.evaluation import Evaluation
 from geoseg.evaluation.metrics import compare_areas, count_classes
 from geoseg.evaluation.place_scores import mean_building_f1
 from geoseg.networks.model_file import ModelSpec
+from geoseg.networks.starting_model import StartingModel
 from geoseg.options import Thresholds
 from geoseg.prediction.predictor import Predictor
 from geoseg.training.dataset import TileDataset, tile_corners
@@ -33,13 +34,20 @@ from geoseg.training.validation.areas import (
     predict_tiles,
 )
 from geoseg.training.validation.calibration import calibrate
+from geoseg.training.validation.gain import (
+    describe_gain,
+    describe_kept,
+    has_few_buildings,
+    is_comparable,
+    score_start,
+)
 from geoseg.training.validation.merged_labels import (
     add_not_counted,
     describe_merged,
     list_counted_places,
     measure_merged_f1,
 )
-from geoseg.training.validation.rating import rate_areas
+from geoseg.training.validation.rating import evaluate_areas, rate_areas
 from geoseg.training.validation.tuning import Drawing, Tuned, name_counts, tune_thresholds
 
 VALIDATION_NAME, RELIABILITY_NAME = "validation.png", "reliability.png"
@@ -65,14 +73,24 @@ class _Scored(Protocol):
 AnyTile = TypeVar("AnyTile", bound=_Scored)
 
 
-def finish(spec: ModelSpec, weights: dict[str, Tensor], device: str, tiles: TileDataset) -> Tuned:
+def finish(
+    spec: ModelSpec,
+    weights: dict[str, Tensor],
+    device: str,
+    tiles: TileDataset,
+    start: StartingModel | None = None,
+) -> Tuned:
     """Tune and calibrate a pixel network on the validation tiles.
+
+    With few validation buildings a model keeps the thresholds and the rule of confidences of the
+    one that its training continued from.
 
     Args:
         spec: The model's header.
         weights: Its state dict.
         device: `auto`, `cpu` or `gpu`.
         tiles: Validation tiles.
+        start: The model that training continued from.
 
     Returns:
         The best thresholds with the temperature, or the defaults for exclusive classes. Its
@@ -83,12 +101,22 @@ def finish(spec: ModelSpec, weights: dict[str, Tensor], device: str, tiles: Tile
         draw_classes = partial(_draw_classes, predictor, tiles, spec)
         return Tuned(Thresholds(), None, pictures={VALIDATION_NAME: draw_classes})
     areas = ValidationAreas(tiles)
+    start = start if start and is_comparable(start, spec) else None
+    before = score_start(start, areas, device) if start else None
     areas.predict(predictor)
     calibration = calibrate(areas.areas())
-    tuned = tune_thresholds(areas).model_copy(update={"temperature": calibration.temperature})
-    rated = rate_areas(areas, tuned)
+    if start and has_few_buildings(areas.areas()):
+        notes, used = [describe_kept(start.name, areas.areas())], None
+        rated = evaluate_areas(areas, start.spec.thresholds)
+    else:
+        notes, used = [], calibration.summary
+        tuned = tune_thresholds(areas).model_copy(update={"temperature": calibration.temperature})
+        rated = rate_areas(areas, tuned)
     evaluated = rated.evaluated
     buildings = [counted for counted, _ in areas.add_by_place(evaluated)]
+    f1 = mean_building_f1(buildings)
+    if start and before is not None:
+        notes.append(describe_gain(start.name, before, f1))
     merged = add_not_counted(areas.areas(), [one.score for _, one in evaluated])
     merged_f1 = measure_merged_f1(merged)
     pictures: dict[str, Drawing] = {
@@ -99,11 +127,11 @@ def finish(spec: ModelSpec, weights: dict[str, Tensor], device: str, tiles: Tile
     names = areas.places.names
     return Tuned(
         rated.thresholds,
-        mean_building_f1(buildings),
-        calibration=calibration.summary | rated.summary,
+        f1,
+        calibration=None if used is None else used | rated.summary,
         pictures=pictures,
         merged_f1=merged_f1,
-        notes=describe_merged(areas.areas(), merged_f1),
+        notes=(*describe_merged(areas.areas(), merged_f1), *notes),
         places=name_counts(names, counted),
         merged_places=name_counts(names, merged),
     )

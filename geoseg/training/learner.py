@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import lightning as L
 import torch
@@ -17,6 +17,7 @@ from geoseg.data.tiles import TilesInfo
 from geoseg.networks.architectures import Task
 from geoseg.networks.model_file import ModelSpec
 from geoseg.networks.models import encoder_of
+from geoseg.networks.starting_model import StartingModel
 from geoseg.options import TrainOptions
 from geoseg.training.dataset import TileDataset
 from geoseg.training.depthwise import compute_depthwise_in_float32
@@ -54,6 +55,26 @@ class Learner(L.LightningModule):
         self.register_buffer("mean", torch.tensor(info.mean), persistent=False)
         self.register_buffer("std", torch.tensor(info.std), persistent=False)
         self._val_loss, self._val_samples = torch.zeros(()), 0
+        self.has_fixed_statistics = False
+
+    def fix_statistics(self) -> None:
+        """Normalize by the statistics that the network has, in training, too, and keep them.
+
+        A network that continues on a few tiles would otherwise be normalized by the statistics of
+        these, which are not those that it knows: its predictions fall apart, and what it knew is
+        lost before it has learned anything.
+        """
+        self.has_fixed_statistics = True
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training or evaluation mode; fixed statistics stay in that of evaluation."""
+        super().train(mode)
+        if self.has_fixed_statistics:
+            for module in self.network.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return AdamW or SGD, with a lower rate for a pretrained encoder."""
@@ -174,7 +195,8 @@ class Recipe:
             `val_score` and, for buildings, `val_f1_pixel`, `val_f1` or both. The epoch with the
             highest `val_score` is the best.
         finish: Returns the best thresholds, and the pictures to draw after the model is saved,
-            for header, weights, device and validation tiles.
+            for header, weights, device, validation tiles and the model that training continued
+            from, if any.
         windows: Whether training samples are windows of the mosaic; tiles otherwise.
     """
 
@@ -182,5 +204,5 @@ class Recipe:
     datasets: Callable[[str | Path, TrainOptions], tuple[TileDataset, TileDataset]]
     outputs: Callable[[TilesInfo], tuple[str, ...]]
     learner: Callable[[nn.Module, TileDataset, TileDataset, TrainOptions, bool], Learner]
-    finish: Callable[[ModelSpec, dict[str, Tensor], str, TileDataset], Tuned]
+    finish: Callable[[ModelSpec, dict[str, Tensor], str, TileDataset, StartingModel | None], Tuned]
     windows: bool = False

@@ -306,7 +306,7 @@ def _finish(setup: Setup, folder: Path, history: History, report: Report) -> Tra
     spec, weights = setup.spec, best_weights(folder)
     if not spec.exclusive:
         report("tuning thresholds on the validation tiles")
-    tuned = setup.recipe.finish(spec, weights, setup.options.device, setup.val_set)
+    tuned = setup.recipe.finish(spec, weights, setup.options.device, setup.val_set, setup.start)
     if tuned.f1 == 0:
         report("no building of the validation tiles is found; train longer, or check the labels")
     for note in tuned.notes:

@@ -25,6 +25,8 @@ _KNOWN_WARNINGS = (
     "treespec",
     # Forked workers copy arrays of the mosaic and open no file; other loaders do not fork.
     "is multi-threaded, use of fork",
+    # Statistics of batch normalization that stay those of the starting model.
+    "in eval mode at the start of training",
 )
 
 # How torch's own settings are read and written.

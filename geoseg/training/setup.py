@@ -23,7 +23,12 @@ from geoseg.options import ModelOptions, TrainOptions
 from geoseg.training.batch_size import find_batch_size
 from geoseg.training.dataset import Sample, TileDataset
 from geoseg.training.distributed import adopt_started, check_processes, is_first
-from geoseg.training.fine_tuning import check_tiles, use_defaults, use_statistics
+from geoseg.training.fine_tuning import (
+    check_tiles,
+    keeps_statistics,
+    use_defaults,
+    use_statistics,
+)
 from geoseg.training.finishing import finish
 from geoseg.training.learner import Learner, Recipe
 from geoseg.training.loading.loaders import build_train_loader, build_val_loader
@@ -112,6 +117,8 @@ def prepare(
     module = recipe.learner(
         network, train_set, val_set, options, is_pretrained and spec.encoder is not None
     )
+    if start and keeps_statistics(start, train_set.info):
+        module.fix_statistics()
     batch_size = options.batch_size
     if batch_size == "auto":
         batch_size = find_batch_size(module, spec, device, most=len(train_set))

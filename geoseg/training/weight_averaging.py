@@ -97,7 +97,8 @@ class LateAverage(RunningAverage):
             network = self._average_model.module.network
             assert isinstance(pl_module, Learner)
             assert isinstance(network, torch.nn.Module)
-            recompute_statistics(trainer, pl_module, network)
+            if not pl_module.has_fixed_statistics:
+                recompute_statistics(trainer, pl_module, network)
         super().on_validation_epoch_start(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:

@@ -50,6 +50,16 @@ class RatedAreas:
         }
 
 
+def evaluate_areas(areas: ValidationAreas, thresholds: Thresholds) -> RatedAreas:
+    """Find and evaluate footprints by thresholds that stay as they are.
+
+    Args:
+        areas: Validation areas, predicted.
+        thresholds: Thresholds of the footprints, with a rule or without.
+    """
+    return RatedAreas(thresholds, [(area, area.evaluate(thresholds)) for area in areas.areas()])
+
+
 def rate_areas(areas: ValidationAreas, thresholds: Thresholds) -> RatedAreas:
     """Fit how confidences follow from features, and choose the confidence from which to keep.
 
