@@ -1,7 +1,7 @@
 """Benchmark of how many footprints a user needs.
 
     python benchmarks/few_footprints.py work/ [--recipe shipped] [--region Nepal ...]
-        [--counts 25,50,100,200,400] [--minutes 5] [--seeds 0]
+        [--counts 25,50,100,200,400] [--kind=--from] [--minutes 5] [--seeds 0]
 
 WORK is the folder of `benchmarks/places.py`, which has trained a model on all other regions. In
 each region the western part of a scene is labelled, from its south-western corner until it contains
@@ -45,6 +45,7 @@ START, SCRATCH, TUNED = "as it is", "from scratch", "--from"
 @click.option("--steps", default=700, show_default=True, help="Of the models of places.py.")
 @click.option("--region", "regions", multiple=True, type=click.Choice(list(SCENES)))
 @click.option("--counts", default="25,50,100,200,400", show_default=True)
+@click.option("--kind", "kinds", multiple=True, type=click.Choice([SCRATCH, TUNED]))
 @click.option("--minutes", default=5.0, show_default=True, help="Longest training.")
 @click.option("--seeds", default="0", show_default=True)
 def main(
@@ -53,6 +54,7 @@ def main(
     steps: int,
     regions: tuple[str, ...],
     counts: str,
+    kinds: tuple[str, ...],
     minutes: float,
     seeds: str,
 ) -> None:
@@ -63,7 +65,7 @@ def main(
             place = Place(work, region, study.run(recipe, region, 0) / "model.safetensors")
             tasks = [(START, 0)]
             for count in sorted(map(int, counts.split(",")), reverse=True):
-                tasks += [(TUNED, count), (SCRATCH, count)]
+                tasks += [(kind, count) for kind in kinds or (TUNED, SCRATCH)]
             for kind, count in tasks:
                 key = {"region": region, "kind": kind, "count": count, "seed": seed}
                 key |= {"longest": minutes, "recipe": recipe, "steps": steps}
