@@ -473,12 +473,15 @@ def test_an_area_with_too_many_corners_is_replaced_by_one_that_contains_it():
 
 def test_validation_where_the_model_was_trained_is_named(work, tmp_path):
     own = describe_training_area(work.tiles)
-    for area, wanted in ((own, ["100% of the validation tiles are where"]), (square(0), [])):
+    for area, wanted in (
+        (own, ["100% of the validation tiles are in the"]),
+        (square(0), []),
+    ):
         spec = work.spec.model_copy(update={"provenance": {"training_area": area}})
         save_model(tmp_path / "m.safetensors", load_model(work.model)[1], spec)
         setup = plan_train(work.tiles, tmp_path / "r", start_from=tmp_path / "m.safetensors")
         lines = describe_start(setup.start, setup.val_set, setup.spec.outputs)
-        assert [line[:38] for line in lines if "% of the validation" in line] == wanted
+        assert [line[:39] for line in lines if "% of the validation" in line] == wanted
 
 
 @pytest.mark.parametrize("start", ["x", {"model": 1, "provenance": None}, {"provenance": "x"}])

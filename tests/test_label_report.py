@@ -644,6 +644,11 @@ def test_headline_summarizes_the_report(report):
         "shift 0.4, -1.2 px (clear)"
     )
     assert format_headline(report.model_copy(update={"shift": None})).endswith("; shift unclear")
+    val = report.splits["val"]
+    empty = val.model_copy(update={"classes": {"ground": val.pixels - val.ignored, "building": 0}})
+    splits = {**report.splits, "val": empty}
+    text = format_headline(report.model_copy(update={"splits": splits}))
+    assert f" on {share} of the pixels, none in val" in text
 
 
 @pytest.mark.parametrize(

@@ -325,6 +325,38 @@ def test_labelled_areas_near_each_other_share_neither_tiles_nor_labels(make_scen
         assert apart.area < 1
 
 
+def test_areas_without_validation_are_warned_of(make_scene, tmp_path, caplog):
+    made = make_scene(height=160, width=300)
+    options = {"split": "areas", "areas": str(tmp_path / "areas.gpkg")}
+    write_areas(made, tmp_path / "areas.gpkg", train=shapely.box(0, -80, 100, 0))
+    cut(made.path, made.labels, tmp_path / "one", **options)
+    assert "areas.gpkg: leaves no tile for validation" in caplog.text
+    caplog.clear()
+    write_areas(made, tmp_path / "areas.gpkg", area=shapely.box(0, -80, 100, 0))
+    cut(made.path, made.labels, tmp_path / "two", **options)
+    assert "leaves no tile" not in caplog.text
+
+
+@pytest.mark.parametrize("crossing", [True, False])
+def test_an_area_whose_edge_no_building_crosses_is_warned_of(
+    make_scene, tmp_path, caplog, crossing
+):
+    made = make_scene(height=160, width=300)
+    area = shapely.box(1, -79, 149, -1)
+    write_areas(made, tmp_path / "areas.gpkg", area=area)
+    buildings = [
+        shapely.box(x, -y - 6, x + 6, -y) for y in range(5, 70, 16) for x in range(5, 140, 25)
+    ]
+    buildings += [shapely.box(145, -30, 149.5, -26)] * crossing
+    write_areas(made, tmp_path / "labels.gpkg", **{f"b{n}": b for n, b in enumerate(buildings)})
+    cut(
+        made.path, tmp_path / "labels.gpkg", tmp_path / "tiles",
+        split="areas", areas=str(tmp_path / "areas.gpkg"),
+    )  # fmt: skip
+    expected = "none of the 30 footprints inside crosses the edge"
+    assert (expected in caplog.text) != crossing
+
+
 def test_a_mask_is_not_used_outside_of_the_labelled_area(make_scene, tmp_path):
     made = make_scene(height=96, width=160)
     mask = np.zeros((96, 160), np.uint8)

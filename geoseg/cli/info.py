@@ -139,6 +139,8 @@ def _format_training(origin: Any) -> Iterator[tuple[str, str]]:
             return
         yield "continued from", str(start.get("model"))
         origin = start.get("provenance")
+        if isinstance(origin, dict) and "licence" in origin:
+            yield "its licence", str(origin["licence"])
 
 
 def _format_sources(sources: Any) -> Iterator[tuple[str, str]]:

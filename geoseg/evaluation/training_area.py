@@ -70,7 +70,7 @@ def warn_of_training_pixels(predicted: str | Path, compared: BaseGeometry, crs: 
 def _warn(predicted: str | Path, what: str) -> None:
     logger.warning(
         "%s: %s inside the training and validation areas of its model, so the scores are better "
-        "than elsewhere; compare the test area only, --aoi TILES/test.geojson",
+        "than elsewhere; compare an area that was not used, such as --aoi TILES/test.geojson",
         predicted,
         what,
     )

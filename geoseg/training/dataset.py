@@ -72,7 +72,8 @@ class TileDataset(Dataset[Sample]):
         self.tiles: gpd.GeoDataFrame = tiles[tiles.split == split].reset_index(drop=True)
         if self.tiles.empty:
             raise EmptyDatasetError(
-                f"{folder}: split {split} has no tiles; tile again with other --fractions"
+                f"{folder}: split {split} has no tiles; tile again with other --fractions, or with "
+                "larger --areas"
             )
         self.places = self._find_places()
         self.sigma_px = sigma_px

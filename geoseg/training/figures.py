@@ -40,6 +40,7 @@ _OUTLINES = {
 _DPI = 110
 _JPEG_QUALITY = 85
 _TILE_INCHES = 2.2
+_SHEET_INCHES = 6.6  # least width, for the legend
 _TITLE_INCHES = 0.26
 _PAIR_INCHES = 10.0
 
@@ -321,9 +322,10 @@ def _sheet(
     """Return a figure and the panels of each tile, `columns` tiles in a row."""
     rows = -(-len(shapes) // columns)
     height, width = shapes[0]
+    side = max(_TILE_INCHES, _SHEET_INCHES / (columns * panels))
     size = (
-        _TILE_INCHES * columns * panels,
-        (_TILE_INCHES * height / width + _TITLE_INCHES) * rows + 2 * _TITLE_INCHES,
+        side * columns * panels,
+        (side * height / width + _TITLE_INCHES) * rows + 2 * _TITLE_INCHES,
     )
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(rows, columns * panels, squeeze=False).ravel()

@@ -125,8 +125,8 @@ def describe_start(
         yield "images are normalized by the statistics of the tiles, as their data type is new"
     if share := _share_inside(val_set, parse_area(spec.provenance.get("training_area"))):
         yield (
-            f"{share:.0%} of the validation tiles are where {start.name} was trained, so scores "
-            "are higher than elsewhere"
+            f"{share:.0%} of the validation tiles are in the training area of {start.name}, so its "
+            "scores, and those of this run, are higher than elsewhere"
         )
 
 

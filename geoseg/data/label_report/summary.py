@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from geoseg.errors import EmptyDatasetError
+from geoseg.errors import EmptyDatasetError, counted
 from geoseg.jobs.files import read_text
 
 JSON_NAME = "labels.json"
@@ -214,8 +214,11 @@ def format_headline(report: LabelReport) -> str:
         text = ", ".join(f"{share} {name}" for name, share in shares.items())
     else:
         text = f"{list(shares.values())[-1]} of the pixels"
+        for split, counts in report.splits.items():
+            if not list(counts.shares.values())[-1]:
+                text += f", none in {split}"
     if report.footprints:
-        number = f"{report.footprints.number:,} footprints"
+        number = counted(report.footprints.number, "footprint")
         text = f"{number}: {text}" if report.exclusive else f"{number} on {text}"
         for name in ("repaired", "dropped", "duplicates", "overlaps"):
             count = getattr(report.footprints, name)

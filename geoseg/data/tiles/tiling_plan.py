@@ -36,6 +36,7 @@ from geoseg.data.splits import (
     matches_any,
     merge_by_split,
 )
+from geoseg.data.tiles.area_checks import warn_left_out_buildings, warn_missing_validation
 from geoseg.data.tiles.checks import (
     check_classes_fit,
     check_mask_georeferencing,
@@ -178,6 +179,8 @@ def plan_tiles(
     split = STRATEGIES[options.split](split_scenes, options)
     tiles = _place_tiles(infos, grids, split, options)
     warn_only_merged(tiles, options)
+    warn_missing_validation(tiles, options)
+    warn_left_out_buildings(scene_labels, options)
     regions = merge_by_split(
         [
             _labelled_regions(grid, own_regions, own_labels, crs)
