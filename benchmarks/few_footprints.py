@@ -3,8 +3,9 @@
     python benchmarks/few_footprints.py work/ [--recipe shipped] [--region Nepal ...]
         [--counts 25,50,100,200,400] [--kind=--from] [--minutes 5] [--seeds 0]
 
-WORK is the folder of `benchmarks/places.py`, which has trained a model on all other regions. In
-each region the western part of a scene is labelled, from its south-western corner until it contains
+WORK is the folder of `benchmarks/places.py`, which has trained a model on all other regions.
+--massachusetts names a folder with scene.tif and footprints.gpkg of a place that the default model
+never saw; there, that is the model. In each region the western part of a scene is labelled, from its south-western corner until it contains
 so many footprints; the eastern part is predicted: by the model as it is, by a model trained from
 scratch on the labelled area, and by one that continues from the model. Each result is a line of
 work/few_footprints.jsonl, so that an interrupted run is continued; the table is
@@ -28,10 +29,13 @@ from result_lines import append_line, has_line, read_lines
 import geoseg
 from geoseg.config import load_config
 from geoseg.evaluation import Report
+from geoseg.networks.model_file import find_model
 from geoseg.options import PredictOptions, TrainOptions
 
 # A scene of each region with several hundred footprints.
 SCENES = {"Nepal": "banepa", "Ghana": "accra", "Dhaka": "dhaka_a"}
+
+_MASSACHUSETTS = "Massachusetts"
 
 # The eastern part of a scene, by area, is predicted; a gap of one tile before it is not used.
 _TESTED, _GAP_M = 0.3, 77.0
@@ -43,7 +47,8 @@ START, SCRATCH, TUNED = "as it is", "from scratch", "--from"
 @click.argument("work", type=Path)
 @click.option("--recipe", default="shipped", show_default=True)
 @click.option("--steps", default=700, show_default=True, help="Of the models of places.py.")
-@click.option("--region", "regions", multiple=True, type=click.Choice(list(SCENES)))
+@click.option("--region", "regions", multiple=True, type=click.Choice([*SCENES, _MASSACHUSETTS]))
+@click.option("--massachusetts", type=Path, help="Folder of its scene and footprints.")
 @click.option("--counts", default="25,50,100,200,400", show_default=True)
 @click.option("--kind", "kinds", multiple=True, type=click.Choice([SCRATCH, TUNED]))
 @click.option("--minutes", default=5.0, show_default=True, help="Longest training.")
@@ -53,6 +58,7 @@ def main(
     recipe: str,
     steps: int,
     regions: tuple[str, ...],
+    massachusetts: Path | None,
     counts: str,
     kinds: tuple[str, ...],
     minutes: float,
@@ -62,7 +68,14 @@ def main(
     study, results = Study(work, steps, ()), work / "few_footprints.jsonl"
     for seed in map(int, seeds.split(",")):
         for region in regions or SCENES:
-            place = Place(work, region, study.run(recipe, region, 0) / "model.safetensors")
+            if region == _MASSACHUSETTS:
+                assert massachusetts is not None, "give --massachusetts FOLDER"
+                scene, model = massachusetts / "scene.tif", find_model("buildings")
+                place = Place(work, scene, massachusetts / "footprints.gpkg", model)
+            else:
+                scene = work / "scenes" / f"{SCENES[region]}.tif"
+                model = study.run(recipe, region, 0) / "model.safetensors"
+                place = Place(work, scene, scene.with_suffix(".parquet"), model)
             tasks = [(START, 0)]
             for count in sorted(map(int, counts.split(",")), reverse=True):
                 tasks += [(kind, count) for kind in kinds or (TUNED, SCRATCH)]
@@ -82,18 +95,19 @@ class Place:
 
     Args:
         work: Folder of `benchmarks/places.py`.
-        region: Name of the region.
+        scene: The scene.
+        labels: Its footprints.
         model: Model that never saw it.
     """
 
-    def __init__(self, work: Path, region: str, model: Path) -> None:
-        self.scene, self.model = work / "scenes" / f"{SCENES[region]}.tif", model
-        self.labels = self.scene.with_suffix(".parquet")
-        self.folder = work / "few" / SCENES[region]
+    def __init__(self, work: Path, scene: Path, labels: Path, model: Path) -> None:
+        self.scene, self.labels, self.model = scene, labels, model
+        self.folder = work / "few" / (scene.parent.name if scene.stem == "scene" else scene.stem)
         self.folder.mkdir(parents=True, exist_ok=True)
         extent = scene_extent(self.scene)
         self.crs = extent.estimate_utm_crs()
-        self.footprints = gpd.read_parquet(self.labels).to_crs(self.crs)
+        read = gpd.read_parquet if labels.suffix == ".parquet" else gpd.read_file
+        self.footprints = read(self.labels).to_crs(self.crs)
         self.left, self.bottom, self.right, self.top = extent.to_crs(self.crs).total_bounds
         self.border = self.right - _TESTED * (self.right - self.left)
         self.tested = self._write("tested", self.border, self.right, self.top)
