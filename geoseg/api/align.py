@@ -302,12 +302,13 @@ def _with_same_dimension(frame: gpd.GeoDataFrame, output: Path) -> tuple[gpd.Geo
 def _predict(plan: AlignPlan, work: Work, workers: Workers, progress: Progress | None) -> Path:
     """Predict the scene into the working folder; finished parts of an earlier run are kept."""
     from geoseg.networks.device import count_gpus
+    from geoseg.prediction.blocks import predict_block
     from geoseg.prediction.scene_prediction import predict_rasters
 
     job = plan.job
     assert job is not None
     workers = workers.with_default_processes(count_gpus(job.options.device))
-    with workers.open() as pool:
+    with workers.open(predict_block) as pool:
         return predict_rasters(
             job, work, {}, job.specs[0].thresholds, workers=workers, pool=pool, progress=progress
         )

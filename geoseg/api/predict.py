@@ -104,7 +104,10 @@ def predict(
             return _predict_boxes(plan, overwrite, workers, progress)
         with _open_output(plan, overwrite) as work:
             if not work.is_complete:
-                with workers.open() as pool:
+                from geoseg.prediction.blocks import predict_block
+                from geoseg.vectorization.tasks import run_trace_task
+
+                with workers.open(predict_block, run_trace_task) as pool:
                     _write_outputs(plan, work, workers, pool, progress)
     return _find_outputs(plan)
 
@@ -343,7 +346,10 @@ def predict_scenes(
         for scene, folder in zip(scenes, folders, strict=True)
         if not read_manifest(folder)
     ]
-    with workers.open() as pool:
+    from geoseg.prediction.blocks import predict_block
+    from geoseg.vectorization.tasks import run_trace_task
+
+    with workers.open(predict_task, predict_block, run_trace_task) as pool:
         for _ in pool.map(predict_task, tasks):
             pass
     return [_find_written(scene, folder) for scene, folder in zip(scenes, folders, strict=True)]

@@ -20,6 +20,7 @@ from geoseg.vectorization.block_layout import BlockLayout, choose_layout
 from geoseg.vectorization.layer import write_layer
 from geoseg.vectorization.prob_sources import SceneProb
 from geoseg.vectorization.prob_sources import prob_bands as check_bands
+from geoseg.vectorization.tasks import run_trace_task
 
 # Rows that are read at a time to find the largest value.
 _ROWS = 512
@@ -150,7 +151,7 @@ def _write(plan: VectorizePlan, work: Work, workers: Workers, progress: Progress
     prob = plan.prob
     if plan.scene is not None:
         prob = read_prob(_refine(plan, plan.scene, work, progress))
-    with workers.open() as pool:
+    with workers.open(run_trace_task) as pool:
         write_layer(
             prob, work.result, work, plan.thresholds,
             max_memory_gb=workers.max_memory_gb, block_px=plan.block_px, pool=pool,

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -134,11 +136,15 @@ class Workers:
         return replace(self, processes=max(1, processes))
 
     @contextmanager
-    def open(self) -> Iterator[Pool]:
+    def open(self, *functions: Callable[..., Any]) -> Iterator[Pool]:
         """Start the workers, and stop them in the end.
 
         A worker that dies is replaced and its tasks are repeated. A task with which workers die
         repeatedly is given up.
+
+        Args:
+            functions: Functions of the tasks. Local processes start as forks of one that has
+                imported their modules, where the system allows it.
 
         Raises:
             ConfigError: If the scheduler cannot be reached.
@@ -151,7 +157,8 @@ class Workers:
                 "--workers %d: this machine has %d cores; using %d",
                 self.processes, count_cores(), self.local_processes,
             )  # fmt: skip
-        with self._connect() as client:
+        modules = [function.__module__ for function in functions]
+        with self._connect(modules) as client:
             yield Pool(client, self._count(client))
 
     def _count(self, client: Any) -> int:
@@ -161,14 +168,14 @@ class Workers:
         return min(self.processes or available, available)
 
     @contextmanager
-    def _connect(self) -> Iterator[Any]:
+    def _connect(self, modules: Sequence[str]) -> Iterator[Any]:
         if self.client:
             yield self.client
         elif self.is_remote:
             with self._reach_scheduler() as client:
                 yield client
         else:
-            with _start_cluster(self.local_processes) as client:
+            with _start_cluster(self.local_processes, modules) as client:
                 yield client
 
     def _reach_scheduler(self) -> Any:
@@ -306,20 +313,54 @@ def _wait_for(future: Any) -> Success[Any] | Failure:
 
 
 @contextmanager
-def _start_cluster(processes: int) -> Iterator[Any]:
-    """Start local worker processes, each numbered by `WORKER_VARIABLE`, and connect to them."""
+def _start_cluster(processes: int, modules: Sequence[str]) -> Iterator[Any]:
+    """Start local worker processes, each numbered by `WORKER_VARIABLE`, and connect to them.
+
+    Args:
+        processes: Number of processes.
+        modules: Modules that all of them need.
+    """
     with _restored_process():
         import dask
         from distributed import Client, LocalCluster
 
         inherited = dask.config.get("distributed.nanny.pre-spawn-environ", {})
-        with dask.config.set({"distributed.nanny.pre-spawn-environ": {**inherited, **_MALLOC}}):
-            cluster = LocalCluster(
-                n_workers=processes, threads_per_worker=1, dashboard_address=":0", silence_logs=40
-            )
-        with cluster, Client(cluster) as client:
+        environment = {"distributed.nanny.pre-spawn-environ": {**inherited, **_MALLOC}}
+        with ExitStack() as stack:
+            with dask.config.set(environment), _forking(modules) as end:
+                stack.callback(end)
+                cluster = stack.enter_context(
+                    LocalCluster(
+                        n_workers=processes,
+                        threads_per_worker=1,
+                        dashboard_address=":0",
+                        silence_logs=40,
+                    )
+                )
+            client = stack.enter_context(Client(cluster))
             _number_workers(client)
             yield client
+
+
+@contextmanager
+def _forking(modules: Sequence[str]) -> Iterator[Callable[[], None]]:
+    """Let processes start as forks of a server that has imported what they need.
+
+    Yields:
+        A function that ends the server: it has the environment of its start, which may be another
+        one when the next workers are started.
+    """
+    if sys.platform != "linux":  # elsewhere forking is not safe
+        yield lambda: None
+        return
+    import dask
+    from distributed.utils import get_mp_context
+
+    server: Any = forkserver._forkserver
+    is_ours = server._forkserver_pid is None
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        get_mp_context().set_forkserver_preload(["distributed", "distributed.nanny", *modules])
+        yield server._stop if is_ours else lambda: None
 
 
 @contextmanager

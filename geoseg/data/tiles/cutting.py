@@ -78,7 +78,7 @@ def tile_scenes(
         if not work.is_complete:
             workers = workers or Workers()
             strip_tiles = choose_strip(plan, workers.max_memory_gb)
-            with workers.open() as pool:
+            with workers.open(cut_tile_row) as pool:
                 _fill(plan, work, pool, strip_tiles, progress)
             if finish:
                 finish(work.result)
