@@ -37,6 +37,9 @@ SCENES = {"Nepal": "banepa", "Ghana": "accra", "Dhaka": "dhaka_a"}
 
 _MASSACHUSETTS = "Massachusetts"
 
+# Labelled from the north-western corner, as the south-western one has no image.
+_FROM_NORTH = ("accra",)
+
 # The eastern part of a scene, by area, is predicted; a gap of one tile before it is not used.
 _TESTED, _GAP_M = 0.3, 77.0
 
@@ -112,9 +115,11 @@ class Place:
         self.border = self.right - _TESTED * (self.right - self.left)
         self.tested = self._write("tested", self.border, self.right, self.top)
 
-    def _write(self, name: str, left: float, right: float, top: float) -> Path:
-        """Write the area between two meridians and below a parallel as a layer."""
-        area = shapely.box(left, self.bottom, right, top)
+    def _write(
+        self, name: str, left: float, right: float, top: float, bottom: float | None = None
+    ) -> Path:
+        """Write the area between two meridians and two parallels as a layer."""
+        area = shapely.box(left, self.bottom if bottom is None else bottom, right, top)
         path = self.folder / f"{name}.geojson"
         gpd.GeoDataFrame(geometry=[area], crs=self.crs).to_crs(4326).to_file(path)
         return path
@@ -127,13 +132,15 @@ class Place:
         points = shapely.get_coordinates(self.footprints.representative_point())
         width, height = self.border - _GAP_M - self.left, self.top - self.bottom
         east, north = (points[:, 0] - self.left) / width, (points[:, 1] - self.bottom) / height
+        from_north = self.folder.name in _FROM_NORTH
+        north = 1 - north if from_north else north
         reach = np.sort(np.maximum(east, north)[(east <= 1) & (north <= 1)])
         count = min(count, len(reach))
         share = float(reach[count - 1])
-        path = self._write(
-            f"labelled_{count}", self.left, self.left + share * width, self.bottom + share * height
-        )
-        return path, count
+        name, right = f"labelled_{count}", self.left + share * width
+        if from_north:
+            return self._write(name, self.left, right, self.top, self.top - share * height), count
+        return self._write(name, self.left, right, self.bottom + share * height), count
 
     def score(self, kind: str, count: int, minutes: float, seed: int) -> dict[str, Any]:
         """Train and predict the tested part; return scores and minutes."""
