@@ -41,7 +41,7 @@ from geoseg.training.run import train
 LITE = "tu-tf_efficientnet_lite0"
 
 # Small encoders for networks that need a certain kind of encoder.
-SMALL = {"fcn": "vgg11", "smp-dpt": "tu-vit_tiny_patch16_224"}
+SMALL = {"fcn": "vgg11_bn", "smp-dpt": "tu-vit_tiny_patch16_224"}
 
 _SECONDS_OF_SPEED = 5.0
 

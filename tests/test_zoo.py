@@ -274,13 +274,13 @@ def test_fcn_lays_its_maps_where_they_were_seen(padding, stride, level):
 
     def columns(pixels):
         maps = [torch.zeros_like(m) for m in encode(pixels)]
-        # The skips are pooled and scaled before they are scored.
-        place, scale = {5: (5, 1), 4: (3, 0.01), 3: (2, 0.0001)}[level]
+        # The skips are pooled before they are scored.
+        place = {5: 5, 4: 3, 3: 2}[level]
         cell = 2**level if level == 5 else 2 ** (level - 1)
         ramp = torch.arange(maps[place].shape[3]) * cell + (cell - 1) / 2 - margin
         if level < 5:
             ramp -= cell / 2  # of two neighbours the pooling takes the right one
-        maps[place] += (ramp + 1000) / scale
+        maps[place] += ramp + 1000
         return maps
 
     network.encoder.forward = columns
@@ -289,6 +289,18 @@ def test_fcn_lays_its_maps_where_they_were_seen(padding, stride, level):
     inner = slice(33, -33)
     expected = torch.arange(210.0)[inner].expand(150, -1)[inner]
     torch.testing.assert_close(found[inner, inner], expected, rtol=0, atol=0.01)
+
+
+@pytest.mark.parametrize("name", ["score_pool4", "score_pool3"])
+def test_skips_of_fcn_start_at_zero_and_learn(name):
+    network = build("fcn8s", "vgg11_bn", width=16)
+    score = getattr(network, name)
+    assert not score.weight.any()
+    assert not score.bias.any()
+    network(image(2, 3, 64, 96)).mean().backward()
+    # As much as the deepest score: AdamW then moves both by the same steps.
+    deepest = network.score.weight.grad.abs().mean()
+    assert score.weight.grad.abs().mean() > 0.01 * deepest
 
 
 def pass_on(layer):

@@ -24,17 +24,16 @@ _MARGIN = 99
 # each layer back to the image.
 _PAPER_OFFSETS = {"pool4": 5, "pool3": 9, 8: 31, 16: 27, 32: 19}
 
-# Shallow maps are scaled down, so that all strides can be trained at once, as in the "at-once" nets
-# of the reference implementation.
-_POOL4_SCALE, _POOL3_SCALE = 0.01, 0.0001
-
 
 class FCN(nn.Module):
     """VGG with a convolutional classifier, and scores of shallow maps added during upsampling.
 
     The last upsampling is bilinear and fixed; the others are initialized as bilinear and trained.
-    The scores are initialized from N(0, 0.01): zeros, which the paper found to be no better,
-    would give the encoder no gradient in the first step.
+    The scores of shallow maps start at zero, as in the paper, so that training starts with the
+    predictions of stride 32. All strides are trained at once. The reference implementation scales
+    the shallow maps down by 0.01 and 0.0001 for that; with AdamW, whose steps do not grow with the
+    gradients, they would never count. The deepest score starts from N(0, 0.01): zeros would give
+    the encoder no gradient in the first step.
 
     Args:
         encoder: Builds a VGG encoder.
@@ -73,19 +72,18 @@ class FCN(nn.Module):
         self.fc6 = nn.Conv2d(pool5, width, 7, padding=3 if padding == "same" else 0)
         self.fc7 = nn.Conv2d(width, width, 1)
         self.score = nn.Conv2d(width, classes, 1)
-        scores = [self.score]
+        for layer in (self.fc6, self.fc7):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        nn.init.normal_(self.score.weight, std=0.01)
+        nn.init.zeros_(self.score.bias)  # type: ignore[arg-type]
         if stride <= 16:
             self.up_score = BilinearDeconv(classes, 2)
-            self.score_pool4 = nn.Conv2d(pool4, classes, 1)
-            scores.append(self.score_pool4)
+            self.score_pool4 = _zero_score(pool4, classes)
         if stride == 8:
             self.up_pool4 = BilinearDeconv(classes, 2)
-            self.score_pool3 = nn.Conv2d(pool3, classes, 1)
-            scores.append(self.score_pool3)
+            self.score_pool3 = _zero_score(pool3, classes)
         self.up = BilinearDeconv(classes, stride, learn=False)
-        for layer in scores:
-            nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, bands, H, W) → logits (N, classes, H, W), any H and W."""
@@ -96,10 +94,10 @@ class FCN(nn.Module):
         features = F.dropout(F.relu(self.fc7(features)), training=self.training)
         score: Tensor = self.score(features)
         if self.stride <= 16:
-            skip = self.score_pool4(pool4 * _POOL4_SCALE)
+            skip = self.score_pool4(pool4)
             score = self._join(self.up_score(score), skip, _PAPER_OFFSETS["pool4"])
         if self.stride == 8:
-            skip = self.score_pool3(pool3 * _POOL3_SCALE)
+            skip = self.score_pool3(pool3)
             score = self._join(self.up_pool4(score), skip, _PAPER_OFFSETS["pool3"])
         offset = _PAPER_OFFSETS[self.stride] if paper else self.stride // 2
         return crop(self.up(score), image.shape[2:], offset)
@@ -109,3 +107,11 @@ class FCN(nn.Module):
         if self.padding == "paper":
             return upsampled + crop(skip, upsampled.shape[2:], offset)
         return crop(upsampled, skip.shape[2:], 1) + skip
+
+
+def _zero_score(channels: int, classes: int) -> nn.Conv2d:
+    """Build a convolution that scores every pixel 0 until it is trained."""
+    layer = nn.Conv2d(channels, classes, 1)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer
