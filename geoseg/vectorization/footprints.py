@@ -113,7 +113,8 @@ def _outline(objects: Objects, prob: ProbWindow, thresholds: Thresholds) -> np.n
     """Trace outlines in pixels of a window; objects have the same vertices on shared walls."""
     rings = step_rings(trace_rings(objects.runs, objects.runs.values - 1))
     if thresholds.subpixel:
-        body = np.where(prob.valid, prob.body, np.float32(np.nan))
+        known = prob.valid.all()
+        body = prob.body if known else np.where(prob.valid, prob.body, np.float32(np.nan))
         rings = cross_rings(rings, rasterize_runs(objects.runs, body.shape), body, thresholds.body)
     return rings.polygons()
 

@@ -258,8 +258,15 @@ def _find_passing(
     """
     passing = np.zeros(len(chords.arcs), dtype=bool)
     of_chords = arcs.groups[chords.arcs]
-    for group in np.unique(of_chords).tolist():
-        own = slice(*np.searchsorted(groups, [group, group + 1]).tolist())
+    checked = np.unique(of_chords)
+    begins = np.searchsorted(groups, checked)
+    ends = np.searchsorted(groups, checked, side="right")
+    # Of many outlines that touch no other one and whose zones are not limited, at once.
+    single = (ends - begins == 1) & [zones[group].is_empty for group in checked.tolist()]
+    single[single] = shapely.is_valid(polygons[begins[single]])
+    limits = zip(checked.tolist(), begins.tolist(), ends.tolist(), strict=True)
+    for group, begin, end in (one for one, done in zip(limits, single, strict=True) if not done):
+        own = slice(begin, end)
         mine = np.flatnonzero(of_chords == group)
         if not _is_coverage(polygons[own]):
             passing[mine] = True

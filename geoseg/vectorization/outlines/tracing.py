@@ -52,7 +52,9 @@ def cross_rings(rings: Rings, labels: np.ndarray, prob: np.ndarray, threshold: f
     before = np.empty_like(following)
     before[following] = np.arange(len(following))
     padded = np.pad(labels, 2)
-    junction = _is_junction(begin, padded) | _is_beside(begin, np.pad(np.isnan(prob), 2))
+    junction, unknown = _is_junction(begin, padded), np.isnan(prob)
+    if unknown.any():
+        junction |= _is_beside(begin, np.pad(unknown, 2))
     corner = ~junction & _is_corner(begin, step[before], step, padded)
     extra = begin + np.where(corner[:, None], moved[before] + moved, 0.0)
     return _interleave(rings, extra, junction | corner, middle + moved)
@@ -117,9 +119,10 @@ def _is_corner(
 
     The result depends on edges between any labels, so neighbours get the same corners.
     """
-    turns = (arriving != leaving).any(axis=1)
-    continues = _is_edge(points - 2 * arriving, arriving, padded)
-    corner: np.ndarray = turns & continues & _is_edge(points + leaving, leaving, padded)
+    corner: np.ndarray = (arriving != leaving).any(axis=1)
+    for before, step in ((-2 * arriving, arriving), (leaving, leaving)):
+        turns = np.flatnonzero(corner)
+        corner[turns] = _is_edge(points[turns] + before[turns], step[turns], padded)
     return corner
 
 
