@@ -10,6 +10,9 @@ from shapely.geometry import Polygon
 
 from geoseg.geo.grid import WGS84_ELLIPSOID, unit_m
 
+# Up to about 500 m, and not near the poles, measures in a plane are off by less than a millionth.
+_SMALL_DEGREES, _LEAST_COSINE = 0.005, 0.05
+
 
 def geodesic_measures(polygons: np.ndarray, crs: CRS) -> tuple[np.ndarray, np.ndarray]:
     """Measure polygons on the ellipsoid.
@@ -25,8 +28,11 @@ def geodesic_measures(polygons: np.ndarray, crs: CRS) -> tuple[np.ndarray, np.nd
     if lonlat is None:
         factor = unit_m(crs)
         return shapely.area(polygons) * factor**2, shapely.length(polygons) * factor
-    measures = [_measure(polygon) for polygon in lonlat]
-    areas, perimeters = np.array(measures, dtype=np.float64).reshape(-1, 2).T
+    is_small = _are_small(lonlat)
+    areas, perimeters = np.empty(len(polygons)), np.empty(len(polygons))
+    areas[is_small], perimeters[is_small] = _measure_small(lonlat[is_small])
+    for number in np.flatnonzero(~is_small).tolist():
+        areas[number], perimeters[number] = _measure(lonlat[number])
     return areas, perimeters
 
 
@@ -40,6 +46,44 @@ def _to_lonlat(polygons: np.ndarray, crs: CRS) -> np.ndarray | None:
     except ProjError:
         return None
     return lonlat if np.isfinite(shapely.bounds(lonlat)).all() else None
+
+
+def _are_small(lonlat: np.ndarray) -> np.ndarray:
+    """Return which polygons are so small that they can be measured in a plane."""
+    left, low, right, high = shapely.bounds(lonlat).T
+    least = np.cos(np.radians(np.maximum(np.abs(low), np.abs(high))))
+    small: np.ndarray = (
+        (high - low <= _SMALL_DEGREES)
+        & ((right - left) * least <= _SMALL_DEGREES)
+        & (least >= _LEAST_COSINE)
+    )
+    return small
+
+
+def _measure_small(lonlat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Measure areas and perimeters of many small polygons, each in a plane of its own.
+
+    The coordinates in the plane are the length of the parallel from the central meridian, and that
+    of the meridian plus the rise of the parallel above the plane's first axis. Geodesic lines are
+    straight there but for third powers of their length.
+    """
+    left, low, right, high = shapely.bounds(lonlat).T
+    points, owner = shapely.get_coordinates(lonlat, return_index=True)
+    middle = np.radians((low + high) / 2)[owner]
+    lon, lat = np.radians(points[:, 0] - ((left + right) / 2)[owner]), np.radians(points[:, 1])
+    east = _normal_radius(lat) * np.cos(lat) * lon
+    square = WGS84_ELLIPSOID.es
+    between = (lat + middle) / 2
+    meridian = (1 - square) * _normal_radius(between) ** 3 / WGS84_ELLIPSOID.a**2
+    north = meridian * (lat - middle) + east * np.sin(lat) * lon / 2
+    plane = shapely.set_coordinates(lonlat.copy(), np.column_stack([east, north]))
+    return shapely.area(plane), shapely.length(plane)
+
+
+def _normal_radius(lat: np.ndarray) -> np.ndarray:
+    """Return the radius of curvature across the meridian at latitudes in radians, metres."""
+    radius: np.ndarray = WGS84_ELLIPSOID.a / np.sqrt(1 - WGS84_ELLIPSOID.es * np.sin(lat) ** 2)
+    return radius
 
 
 def _measure(polygon: Polygon) -> tuple[float, float]:
