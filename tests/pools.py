@@ -29,5 +29,5 @@ class WorkersOf(Workers):
     run: object = map
 
     @contextmanager
-    def open(self):
+    def open(self, *_):
         yield PoolOf(self.run)

@@ -16,7 +16,12 @@ from geoseg.vectorization.footprint_frames import OutlineBatch
 from geoseg.vectorization.objects.buildings import Objects, find_objects
 from geoseg.vectorization.objects.pixels import ObjectPixels
 from geoseg.vectorization.outlines.rings import trace_rings
-from geoseg.vectorization.outlines.shaping import max_shifts_m, shape_outlines
+from geoseg.vectorization.outlines.shaping import (
+    are_alone,
+    keep_pixels,
+    max_shifts_m,
+    shape_outlines,
+)
 from geoseg.vectorization.outlines.tracing import cross_rings, move_polygons, step_rings
 from geoseg.vectorization.outlines.zones import find_zones
 from geoseg.vectorization.prob_sources import ProbSource, ProbWindow
@@ -111,12 +116,24 @@ def trace_buildings(
 
 def _outline(objects: Objects, prob: ProbWindow, thresholds: Thresholds) -> np.ndarray:
     """Trace outlines in pixels of a window; objects have the same vertices on shared walls."""
+    if keep_pixels(thresholds):
+        return _outline_pixels(objects)
     rings = step_rings(trace_rings(objects.runs, objects.runs.values - 1))
     if thresholds.subpixel:
         known = prob.valid.all()
         body = prob.body if known else np.where(prob.valid, prob.body, np.float32(np.nan))
         rings = cross_rings(rings, rasterize_runs(objects.runs, body.shape), body, thresholds.body)
     return rings.polygons()
+
+
+def _outline_pixels(objects: Objects) -> np.ndarray:
+    """Trace outlines along pixel edges; those of objects that are alone have corners only."""
+    outlines, alone = np.empty(len(objects), dtype=object), are_alone(objects.groups)
+    for chosen in (alone, ~alone):
+        runs = objects.runs.pick(chosen[objects.runs.values - 1])
+        rings = trace_rings(runs, (np.cumsum(chosen) - 1)[runs.values - 1])
+        outlines[chosen] = (rings if chosen is alone else step_rings(rings)).polygons()
+    return outlines
 
 
 def _calibrate(prob: np.ndarray, temperature: float) -> np.ndarray:

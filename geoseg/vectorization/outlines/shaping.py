@@ -53,6 +53,21 @@ def max_shifts_m(steps_m: np.ndarray, thresholds: Thresholds) -> np.ndarray:
     return np.maximum(max_shifts, thresholds.simplify_m)
 
 
+def keep_pixels(thresholds: Thresholds) -> bool:
+    """Return whether outlines follow the edges of pixels exactly.
+
+    Those of objects that are alone in their component are then complete when they are traced.
+    """
+    return not (thresholds.subpixel or thresholds.regularize or thresholds.simplify_m)
+
+
+def are_alone(groups: np.ndarray) -> np.ndarray:
+    """Return which objects (n,) are the only one of their group; groups are sorted."""
+    changes = groups[1:] != groups[:-1]
+    alone: np.ndarray = np.append(True, changes) & np.append(changes, True)
+    return alone[: len(groups)]
+
+
 def shape_outlines(
     traced: np.ndarray,
     groups: np.ndarray,
@@ -80,7 +95,9 @@ def shape_outlines(
     tolerances = _round(thresholds.simplify_m / sides)
     status = np.where(tolerances > 0, KEPT, RAW).astype(object)
     if not thresholds.regularize:
-        return RegularOutlines(simplify_within(traced, groups, extended, tolerances), status)
+        outlines, rest = traced.copy(), ~(keep_pixels(thresholds) & are_alone(groups))
+        outlines[rest] = simplify_within(traced[rest], groups[rest], extended, tolerances[rest])
+        return RegularOutlines(outlines, status)
     max_shifts = max_regular_shifts_m(steps_m)
     least = _round(np.maximum(_WALL_TOLERANCE_M / sides, _WALL_TOLERANCE_PX))
     walls = simplify_within(traced, groups, extended, np.maximum(tolerances, least))
@@ -121,9 +138,9 @@ def _place_rectangles(
     Returns:
         bool (n,), which outlines were replaced.
     """
-    changes = groups[1:] != groups[:-1]
-    alone = np.append(True, changes) & np.append(changes, True)
-    chosen = np.flatnonzero(alone & (shapely.get_num_coordinates(outlines) <= _most_corners(1)))
+    chosen = np.flatnonzero(
+        are_alone(groups) & (shapely.get_num_coordinates(outlines) <= _most_corners(1))
+    )
     steps = steps_m[chosen]
     # The origin is a pixel of the component, so that rounding does not depend on the window.
     origins = np.floor(shapely.bounds(outlines[chosen])[:, :2])

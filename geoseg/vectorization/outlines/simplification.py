@@ -262,7 +262,8 @@ def _find_passing(
     begins = np.searchsorted(groups, checked)
     ends = np.searchsorted(groups, checked, side="right")
     # Of many outlines that touch no other one and whose zones are not limited, at once.
-    single = (ends - begins == 1) & [zones[group].is_empty for group in checked.tolist()]
+    free = np.array([zones[group].is_empty for group in checked.tolist()], dtype=bool)
+    single = free & (ends - begins == 1)
     single[single] = shapely.is_valid(polygons[begins[single]])
     limits = zip(checked.tolist(), begins.tolist(), ends.tolist(), strict=True)
     for group, begin, end in (one for one, done in zip(limits, single, strict=True) if not done):
