@@ -171,6 +171,7 @@ def test_a_task_that_kills_its_workers_is_a_failure():
 def test_a_local_cluster_leaves_the_process_as_it_was():
     code = """
 import logging, os, threading
+from multiprocessing import forkserver
 from geoseg.jobs.workers import Workers
 
 def state():
@@ -178,7 +179,8 @@ def state():
     loggers = map(logging.getLogger, names)
     changed = [one.name for one in loggers if one.handlers or one.level or not one.propagate]
     threads = sorted(one.name for one in threading.enumerate() if not one.daemon)
-    return dict(os.environ), changed, threads
+    server = forkserver._forkserver
+    return dict(os.environ), changed, threads, server._preload_modules, server._forkserver_pid
 
 if __name__ == "__main__":
     before = state()
@@ -189,6 +191,51 @@ if __name__ == "__main__":
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+ENVIRONMENT = """
+import multiprocessing, os, sys
+import distributed
+from geoseg.jobs.workers import Workers
+
+def read(name):
+    return os.environ.get(name), name in open("/proc/self/environ").read()
+
+def fail(*args, **kwargs):
+    started = distributed.deploy.local.LocalCluster(*args, **kwargs)
+    raise OSError("no more processes")
+
+if __name__ == "__main__":
+    if "own server" in sys.argv:
+        process = multiprocessing.get_context("forkserver").Process(target=print)
+        process.start()
+        process.join()
+    for value in ("1", "2"):
+        os.environ["CHANGED"] = value
+        with Workers(processes=2).open() as pool:
+            read_by_workers = list(pool.map(read, ["CHANGED", "MALLOC_TRIM_THRESHOLD_"]))
+        assert read_by_workers[0] == (value, True), read_by_workers
+        assert read_by_workers[1][1], read_by_workers
+    distributed.LocalCluster = fail
+    try:
+        with Workers(processes=2).open():
+            pass
+    except OSError as error:
+        print(error, flush=True)
+        os._exit(0)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("arguments", [[], ["own server"]])
+def test_local_workers_have_the_present_environment_and_may_fail_to_start(tmp_path, arguments):
+    (tmp_path / "code.py").write_text(ENVIRONMENT)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "code.py"), *arguments],
+        capture_output=True, text=True, check=False, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("no more processes\n")
 
 
 def die_beside(task):

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -320,47 +320,50 @@ def _start_cluster(processes: int, modules: Sequence[str]) -> Iterator[Any]:
         processes: Number of processes.
         modules: Modules that all of them need.
     """
-    with _restored_process():
+    with _restored_process(), ExitStack() as stack:
         import dask
         from distributed import Client, LocalCluster
 
+        stack.enter_context(_forking(modules))
         inherited = dask.config.get("distributed.nanny.pre-spawn-environ", {})
-        environment = {"distributed.nanny.pre-spawn-environ": {**inherited, **_MALLOC}}
-        with ExitStack() as stack:
-            with dask.config.set(environment), _forking(modules) as end:
-                stack.callback(end)
-                cluster = stack.enter_context(
-                    LocalCluster(
-                        n_workers=processes,
-                        threads_per_worker=1,
-                        dashboard_address=":0",
-                        silence_logs=40,
-                    )
-                )
-            client = stack.enter_context(Client(cluster))
-            _number_workers(client)
-            yield client
+        with dask.config.set({"distributed.nanny.pre-spawn-environ": {**inherited, **_MALLOC}}):
+            cluster = LocalCluster(
+                n_workers=processes, threads_per_worker=1, dashboard_address=":0", silence_logs=40
+            )
+        stack.enter_context(cluster)
+        client = stack.enter_context(Client(cluster))
+        _number_workers(client)
+        yield client
 
 
 @contextmanager
-def _forking(modules: Sequence[str]) -> Iterator[Callable[[], None]]:
-    """Let processes start as forks of a server that has imported what they need.
+def _forking(modules: Sequence[str]) -> Iterator[None]:
+    """Let worker processes start as forks of a server that has imported what they need.
 
-    Yields:
-        A function that ends the server: it has the environment of its start, which may be another
-        one when the next workers are started.
+    The server ends with the workers, as it keeps the environment in which it was started. One that
+    runs already has another environment, and is not used.
     """
-    if sys.platform != "linux":  # elsewhere forking is not safe
-        yield lambda: None
+    from multiprocessing import forkserver
+
+    server: Any = forkserver._forkserver
+    if sys.platform != "linux" or server._forkserver_pid is not None:
+        yield  # on other systems forking is not safe
         return
     import dask
     from distributed.utils import get_mp_context
 
-    server: Any = forkserver._forkserver
-    is_ours = server._forkserver_pid is None
     with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
-        get_mp_context().set_forkserver_preload(["distributed", "distributed.nanny", *modules])
-        yield server._stop if is_ours else lambda: None
+        before = list(server._preload_modules)
+        context = get_mp_context()  # which preloads some modules itself
+        context.set_forkserver_preload(["distributed", "distributed.nanny", *modules])
+        try:
+            yield
+        finally:
+            context.set_forkserver_preload(before)
+            if server._forkserver_pid is not None:
+                # Otherwise it waits for workers, which are left if the cluster did not start.
+                os.kill(server._forkserver_pid, signal.SIGKILL)
+                server._stop()
 
 
 @contextmanager
