@@ -353,8 +353,16 @@ def test_an_area_whose_edge_no_building_crosses_is_warned_of(
         made.path, tmp_path / "labels.gpkg", tmp_path / "tiles",
         split="areas", areas=str(tmp_path / "areas.gpkg"),
     )  # fmt: skip
-    expected = "none of the 30 footprints inside crosses the edge"
+    expected = "no footprint crosses the edge of the areas, and 30 are inside"
     assert (expected in caplog.text) != crossing
+
+
+def test_areas_that_end_with_the_scene_are_not_warned_of(make_scene, tmp_path, caplog):
+    made = make_scene(height=160, width=300)
+    write_areas(made, tmp_path / "areas.gpkg", area=shapely.box(-9, -90, 160, 9))
+    areas = str(tmp_path / "areas.gpkg")
+    cut(made.path, made.labels, tmp_path / "tiles", split="areas", areas=areas)
+    assert "crosses the edge" not in caplog.text
 
 
 def test_a_mask_is_not_used_outside_of_the_labelled_area(make_scene, tmp_path):

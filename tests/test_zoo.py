@@ -266,7 +266,7 @@ def test_fcn_lays_its_maps_where_they_were_seen(padding, stride, level):
     network = build(f"fcn{stride}s", "vgg11", padding=padding, classes=1).eval()
     for layer in (network.fc6, network.fc7, network.score):
         pass_on(layer)
-    for name in ("score_pool4", "score_pool3"):
+    for name in ("skip_pool4", "skip_pool3"):
         if hasattr(network, name):
             pass_on(getattr(network, name))
     margin = 99 if padding == "paper" else 0
@@ -291,7 +291,7 @@ def test_fcn_lays_its_maps_where_they_were_seen(padding, stride, level):
     torch.testing.assert_close(found[inner, inner], expected, rtol=0, atol=0.01)
 
 
-@pytest.mark.parametrize("name", ["score_pool4", "score_pool3"])
+@pytest.mark.parametrize("name", ["skip_pool4", "skip_pool3"])
 def test_skips_of_fcn_start_at_zero_and_learn(name):
     network = build("fcn8s", "vgg11_bn", width=16)
     score = getattr(network, name)

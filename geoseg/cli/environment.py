@@ -24,14 +24,14 @@ _LAYOUT = "SELECT value FROM metadata WHERE key = 'DATABASE.LAYOUT.VERSION.{}'"
 
 
 def let_threads_sleep(environment: MutableMapping[str, str]) -> None:
-    """Let the threads of torch sleep while they wait for each other, unless the user decides.
+    """Let threads of OpenMP, such as those of torch, sleep while they wait for each other.
 
     By default they wait busily. As soon as another program needs one of the cores, each of the
     thousands of waits of a training step lasts until the system takes the core from the thread
     that waits, and the training is more than ten times slower.
 
     Args:
-        environment: `os.environ`, before torch is loaded.
+        environment: `os.environ`, before torch is loaded. A policy that the user has set is kept.
     """
     environment.setdefault("OMP_WAIT_POLICY", "passive")
 

@@ -28,7 +28,13 @@ from geoseg.networks.starting_model import StartingModel
 from geoseg.options import Thresholds
 from geoseg.training.dataset import TileDataset, tile_corners
 from geoseg.training.validation.areas import read_area_labels
-from geoseg.training.validation.gain import describe_gain, is_comparable
+from geoseg.training.validation.gain import (
+    are_few,
+    count_buildings,
+    describe_gain,
+    is_comparable,
+    load_start,
+)
 from geoseg.training.validation.merged_labels import (
     add_not_counted,
     count_buildings_in,
@@ -42,7 +48,7 @@ from geoseg.vectorization.footprint_frames import concatenate_frames, georeferen
 Counts = TypeVar("Counts", bound=AreaCounts)
 
 # Candidate score thresholds.
-_CANDIDATES = np.arange(5, 100, 5) / 100
+_CANDIDATES = tuple((np.arange(5, 100, 5) / 100).tolist())
 
 _BATCH = 8
 
@@ -131,12 +137,17 @@ def build_areas(tiles: TileDataset) -> list[BoxArea]:
     return areas
 
 
-def score_boxes(areas: Sequence[BoxArea], predictions: Mapping[int, Boxes]) -> BoxScore:
+def score_boxes(
+    areas: Sequence[BoxArea],
+    predictions: Mapping[int, Boxes],
+    candidates: Sequence[float] = _CANDIDATES,
+) -> BoxScore:
     """Find the best score threshold over all areas where buildings count, and score its boxes.
 
     Args:
         areas: Validation areas.
         predictions: Boxes of each tile, in pixels of the tile, by its row in the dataset.
+        candidates: Score thresholds to choose from.
     """
     layers = [area.merge(predictions) for area in areas]
     evaluations = [
@@ -145,14 +156,13 @@ def score_boxes(areas: Sequence[BoxArea], predictions: Mapping[int, Boxes]) -> B
     ]
     counted = count_buildings_in(areas)
     counts = [
-        _add_by_place(areas, _count_if(counted, evaluations, min_score))
-        for min_score in _CANDIDATES
+        _add_by_place(areas, _count_if(counted, evaluations, min_score)) for min_score in candidates
     ]
     f1 = np.array([mean_building_f1(places) for places in counts])
     # The middle of the best thresholds, which is the most robust choice.
     best = np.flatnonzero(f1 == f1.max())
     middle = int(best[len(best) // 2])
-    threshold = float(_CANDIDATES[middle])
+    threshold = float(candidates[middle])
     confident = [
         evaluate_layers(layer[layer.confidence >= threshold], area.truth, aoi=area.aoi)
         for layer, area in zip(layers, areas, strict=True)
@@ -186,23 +196,29 @@ def tune_boxes(
         start: The model that training continued from.
 
     Returns:
-        Thresholds whose `body` is that threshold.
+        Thresholds whose `body` is that threshold; with few validation buildings, that of the model
+        that training continued from.
     """
     areas = build_areas(tiles)
-    score = score_boxes(areas, _predict_boxes(BoxPredictor(spec, weights, device), tiles))
+    boxes = _predict_boxes(BoxPredictor(spec, weights, device), tiles)
+    gain: tuple[str, ...] = ()
+    before_weights = load_start(start) if start and is_comparable(start, spec) else None
+    if start and before_weights:
+        earlier = BoxPredictor(start.spec, before_weights, device)
+        own, known = (start.spec.thresholds.body,), count_buildings(areas)
+        before = score_boxes(areas, _predict_boxes(earlier, tiles), own)
+        score = score_boxes(areas, boxes, own if are_few(known) else _CANDIDATES)
+        gain = describe_gain(start.name, before.f1, score.f1, known)
+    else:
+        score = score_boxes(areas, boxes)
     names = tiles.places.scored.names
     counted = {place: score.buildings[place] for place in list_counted_places(areas)}
     merged_f1 = measure_merged_f1(score.merged)
-    notes = describe_merged(areas, merged_f1)
-    if start and is_comparable(start, spec):
-        earlier = BoxPredictor(start.spec, start.load_weights(), device)
-        before = score_boxes(areas, _predict_boxes(earlier, tiles))
-        notes = (*notes, describe_gain(start.name, before.f1, score.f1))
     return Tuned(
         Thresholds(body=score.threshold),
         score.f1,
         merged_f1=merged_f1,
-        notes=notes,
+        notes=(*describe_merged(areas, merged_f1), *gain),
         places=name_counts(names, counted),
         merged_places=name_counts(names, score.merged),
     )

@@ -35,9 +35,9 @@ from geoseg.training.validation.areas import (
 )
 from geoseg.training.validation.calibration import calibrate
 from geoseg.training.validation.gain import (
+    are_few,
+    count_buildings,
     describe_gain,
-    describe_kept,
-    has_few_buildings,
     is_comparable,
     score_start,
 )
@@ -105,18 +105,19 @@ def finish(
     before = score_start(start, areas, device) if start else None
     areas.predict(predictor)
     calibration = calibrate(areas.areas())
-    if start and has_few_buildings(areas.areas()):
-        notes, used = [describe_kept(start.name, areas.areas())], None
+    known, used = count_buildings(areas.areas()), None
+    if start and are_few(known):
         rated = evaluate_areas(areas, start.spec.thresholds)
     else:
-        notes, used = [], calibration.summary
+        used = calibration.summary
         tuned = tune_thresholds(areas).model_copy(update={"temperature": calibration.temperature})
         rated = rate_areas(areas, tuned)
     evaluated = rated.evaluated
     buildings = [counted for counted, _ in areas.add_by_place(evaluated)]
     f1 = mean_building_f1(buildings)
+    gain: tuple[str, ...] = ()
     if start and before is not None:
-        notes.append(describe_gain(start.name, before, f1))
+        gain = describe_gain(start.name, before, f1, known)
     merged = add_not_counted(areas.areas(), [one.score for _, one in evaluated])
     merged_f1 = measure_merged_f1(merged)
     pictures: dict[str, Drawing] = {
@@ -131,7 +132,7 @@ def finish(
         calibration=None if used is None else used | rated.summary,
         pictures=pictures,
         merged_f1=merged_f1,
-        notes=(*describe_merged(areas.areas(), merged_f1), *notes),
+        notes=(*describe_merged(areas.areas(), merged_f1), *gain),
         places=name_counts(names, counted),
         merged_places=name_counts(names, merged),
     )

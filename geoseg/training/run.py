@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +27,7 @@ from geoseg.jobs.manifest import read_manifest
 from geoseg.jobs.output import check_output
 from geoseg.jobs.progress import Report
 from geoseg.networks.device import lacks_memory
-from geoseg.networks.model_file import MODEL_NAME, save_model
+from geoseg.networks.model_file import MODEL_NAME, find_model, save_model
 from geoseg.options import ModelOptions, Thresholds, TrainOptions
 from geoseg.training.batch_size import no_room_for
 from geoseg.training.checkpoints import (
@@ -228,7 +228,8 @@ def _check_run(
         raise ConfigError(f"{folder}: contains the tiles; choose another folder for the run")
     resuming = resume and (folder / LAST_NAME).is_file()
     if is_first() and not resuming:
-        _check_folder(folder, tiles, resume=resume, overwrite=overwrite)
+        inputs = [tiles, *([find_model(model.start_from)] if model.start_from else [])]
+        _check_folder(folder, inputs, resume=resume, overwrite=overwrite)
     # A resumed run reads its weights from the state, so pretrained ones are not needed.
     setup = prepare_once(tiles, model, options, recipe=recipe, pretrained=not resuming)
     # Of the tiles as they are stored: images may be normalized by another model's statistics.
@@ -240,7 +241,9 @@ def _check_run(
     return setup, settings, epochs
 
 
-def _check_folder(folder: Path, tiles: str | Path, *, resume: bool, overwrite: bool) -> None:
+def _check_folder(
+    folder: Path, inputs: Sequence[str | Path], *, resume: bool, overwrite: bool
+) -> None:
     """Check that a run may start in a folder."""
     if LAST_NAME in read_manifest(folder) and not (resume or overwrite):
         raise OutputExistsError(
@@ -250,7 +253,7 @@ def _check_folder(folder: Path, tiles: str | Path, *, resume: bool, overwrite: b
     # A run that was killed before its first epoch has a record, but nothing to resume.
     started = RunFolder(folder, ()).holds_run and not (folder / MODEL_NAME).exists()
     if not (resume and started):
-        check_output(folder, overwrite=overwrite, inputs=[tiles])
+        check_output(folder, overwrite=overwrite, inputs=inputs)
 
 
 def _fit(setup: Setup, trainer: L.Trainer, folder: Path, history: History, epochs: int) -> None:

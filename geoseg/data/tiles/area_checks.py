@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+import geopandas as gpd
 import pandas as pd
 import shapely
 
@@ -35,29 +36,40 @@ def warn_missing_validation(tiles: pd.DataFrame, options: TileOptions) -> None:
 
 
 def warn_left_out_buildings(labels: Sequence[Labels], options: TileOptions) -> None:
-    """Warn if no footprint crosses the edge of the drawn areas, though many are inside.
+    """Warn if no building crosses the edge of the drawn areas, though many are inside.
 
     Args:
         labels: Labels of each scene.
         options: Tiling options.
     """
-    if options.areas is None:
+    if options.areas is None or options.classes is not None:
         return
     areas, inside = read_footprints(options.areas), 0
     for one in labels:
-        if not isinstance(one, FootprintLabels) or not len(one):
-            continue
-        own = to_crs_near(areas, one.grid.crs, one.grid).union_all()
-        footprints = one.footprints.geometry.to_numpy()
-        shapely.prepare(own)
-        covered = shapely.covers(own, footprints)
-        if (shapely.intersects(own, footprints) & ~covered).any():
-            return
-        inside += int(covered.sum())
+        if isinstance(one, FootprintLabels) and len(one):
+            crossing, covered = _count_buildings(one, areas)
+            if crossing:
+                return
+            inside += covered
     if inside >= _MANY:
         logger.warning(
-            "%s: none of the %d footprints inside crosses the edge; where buildings do, draw them, "
-            "too, or they are learned as ground",
+            "%s: no footprint crosses the edge of the areas, and %d are inside; if buildings cross "
+            "it, label them, too: buildings without a label are learned as ground",
             options.areas,
             inside,
         )
+
+
+def _count_buildings(labels: FootprintLabels, areas: gpd.GeoDataFrame) -> tuple[int, int]:
+    """Return how many footprints cross the edge of areas inside a scene, and how many are inside.
+
+    Without such an edge, both are 0.
+    """
+    scene, own = labels.grid.polygon, to_crs_near(areas, labels.grid.crs, labels.grid).union_all()
+    edge = own.boundary.intersection(scene.buffer(-(labels.grid.pixel_area**0.5)))
+    if edge.is_empty:
+        return 0, 0
+    footprints = labels.footprints.geometry.to_numpy()
+    shapely.prepare([edge, own])
+    crossing = shapely.intersects(edge, footprints)
+    return int(crossing.sum()), int((shapely.intersects(own, footprints) & ~crossing).sum())

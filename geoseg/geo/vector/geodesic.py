@@ -45,7 +45,8 @@ def _to_lonlat(polygons: np.ndarray, crs: CRS) -> np.ndarray | None:
         )
     except ProjError:
         return None
-    return lonlat if np.isfinite(shapely.bounds(lonlat)).all() else None
+    known = np.isfinite(shapely.bounds(lonlat)).all(axis=1) | shapely.is_empty(lonlat)
+    return lonlat if known.all() else None
 
 
 def _are_small(lonlat: np.ndarray) -> np.ndarray:

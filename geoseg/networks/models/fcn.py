@@ -79,10 +79,10 @@ class FCN(nn.Module):
         nn.init.zeros_(self.score.bias)  # type: ignore[arg-type]
         if stride <= 16:
             self.up_score = BilinearDeconv(classes, 2)
-            self.score_pool4 = _zero_score(pool4, classes)
+            self.skip_pool4 = _build_skip(pool4, classes)
         if stride == 8:
             self.up_pool4 = BilinearDeconv(classes, 2)
-            self.score_pool3 = _zero_score(pool3, classes)
+            self.skip_pool3 = _build_skip(pool3, classes)
         self.up = BilinearDeconv(classes, stride, learn=False)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -94,10 +94,10 @@ class FCN(nn.Module):
         features = F.dropout(F.relu(self.fc7(features)), training=self.training)
         score: Tensor = self.score(features)
         if self.stride <= 16:
-            skip = self.score_pool4(pool4)
+            skip = self.skip_pool4(pool4)
             score = self._join(self.up_score(score), skip, _PAPER_OFFSETS["pool4"])
         if self.stride == 8:
-            skip = self.score_pool3(pool3)
+            skip = self.skip_pool3(pool3)
             score = self._join(self.up_pool4(score), skip, _PAPER_OFFSETS["pool3"])
         offset = _PAPER_OFFSETS[self.stride] if paper else self.stride // 2
         return crop(self.up(score), image.shape[2:], offset)
@@ -109,7 +109,7 @@ class FCN(nn.Module):
         return crop(upsampled, skip.shape[2:], 1) + skip
 
 
-def _zero_score(channels: int, classes: int) -> nn.Conv2d:
+def _build_skip(channels: int, classes: int) -> nn.Conv2d:
     """Build a convolution that scores every pixel 0 until it is trained."""
     layer = nn.Conv2d(channels, classes, 1)
     nn.init.zeros_(layer.weight)

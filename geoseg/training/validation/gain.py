@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from geoseg.errors import counted
+from torch import Tensor
+
+from geoseg.errors import GeosegError, counted
 from geoseg.evaluation.place_scores import mean_building_f1
 from geoseg.networks.model_file import ModelSpec
 from geoseg.networks.starting_model import StartingModel
@@ -21,45 +23,59 @@ def is_comparable(start: StartingModel, spec: ModelSpec) -> bool:
     return start.spec.outputs == spec.outputs and start.spec.mean == spec.mean
 
 
-def score_start(start: StartingModel, areas: ValidationAreas, device: str) -> float:
+def load_start(start: StartingModel) -> dict[str, Tensor] | None:
+    """Return the weights of a starting model; None if its file is gone since training began."""
+    try:
+        return start.load_weights()
+    except GeosegError:  # no reason to lose the run
+        return None
+
+
+def score_start(start: StartingModel, areas: ValidationAreas, device: str) -> float | None:
     """Return the building F1 of a starting model by its own thresholds, `mean_building_f1`.
 
     Args:
         start: A model that predicts the outputs of the areas.
         areas: Validation areas; their predictions are replaced.
         device: `auto`, `cpu` or `gpu`.
+
+    Returns:
+        Building F1; None without its weights.
     """
-    areas.predict(Predictor(start.spec, start.load_weights(), device))
+    weights = load_start(start)
+    if weights is None:
+        return None
+    areas.predict(Predictor(start.spec, weights, device))
     return mean_building_f1([one for one, _ in areas.score_places(start.spec.thresholds)])
 
 
-def has_few_buildings(areas: Sequence[LabelledArea]) -> bool:
-    """Return whether validation areas have too few buildings to tune thresholds on them."""
-    return _count_buildings(areas) < _LEAST_BUILDINGS
+def count_buildings(areas: Sequence[LabelledArea]) -> int:
+    """Return the number of true buildings by which validation areas are scored."""
+    is_counted = count_buildings_in(areas)
+    return sum(len(area.truth) for use, area in zip(is_counted, areas, strict=True) if use)
 
 
-def describe_kept(name: str, areas: Sequence[LabelledArea]) -> str:
-    """Return a line about the thresholds that are kept, see `has_few_buildings`."""
-    number = counted(_count_buildings(areas), "building")
-    return (
-        f"{number} in the validation tiles are too few to tune thresholds; keeping those of {name}"
-    )
+def are_few(buildings: int) -> bool:
+    """Return whether so many validation buildings are too few to tune thresholds on them."""
+    return buildings < _LEAST_BUILDINGS
 
 
-def describe_gain(name: str, before: float, after: float) -> str:
-    """Return a line about building F1 before and after.
+def describe_gain(name: str, before: float, after: float, buildings: int) -> tuple[str, ...]:
+    """Return lines about the thresholds that are kept, and about building F1 before and after.
 
     Args:
         name: Name of the starting model.
         before: Its building F1 on the validation tiles.
         after: That of the new model.
+        buildings: Number of true buildings there.
     """
-    scores = f"building F1 on the validation tiles: {before:.3f} with {name}, {after:.3f} now"
-    if after > before:
-        return scores
-    return f"{scores}; that is no gain, so keep {name}, or label more buildings and train again"
-
-
-def _count_buildings(areas: Sequence[LabelledArea]) -> int:
-    is_counted = count_buildings_in(areas)
-    return sum(len(area.truth) for use, area in zip(is_counted, areas, strict=True) if use)
+    number = counted(buildings, "validation building")
+    kept = f"{number}, too few to tune thresholds; keeping those of {name}"
+    if not buildings:
+        return (kept,)
+    gain = f"building F1 on the validation tiles: {before:.3f} with {name}, {after:.3f} now"
+    if are_few(buildings):
+        return kept, f"{gain}; with so few buildings this is uncertain"
+    if round(after, 3) > round(before, 3):
+        return (gain,)
+    return (f"{gain}; that is no gain, so keep {name}, or label more buildings and train again",)

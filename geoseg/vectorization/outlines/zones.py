@@ -72,7 +72,11 @@ def find_zones(
         part = slice(top, top + wide.height), slice(left, left + wide.width)
         row, column = component.first
         own = labels[row - window.row_off, column - window.col_off]
-        zone = _find_zone(labels[part], own, valid[part], margin)
+        inside = (wide.height, wide.width) == (
+            component.window.height + 2 * margin,
+            component.window.width + 2 * margin,
+        )
+        zone = _find_zone(labels[part], own, valid[part], margin, inside=inside)
         runs.append(find_runs(zone.view(np.uint8)).move(below, 0))
         moves.append((wide.col_off, wide.row_off - below))
         below += wide.height + 1
@@ -95,8 +99,6 @@ def _are_alone(
     Boxes around components decide, so that a few others may have it, too. For the arguments see
     `find_zones`.
     """
-    if not valid.all():
-        return np.zeros(len(components), dtype=bool)
     wide = shapely.box(
         components.lefts - margins, components.tops - margins,
         components.rights + margins, components.bottoms + margins,
@@ -105,6 +107,11 @@ def _are_alone(
     every = shapely.STRtree(_boxes_around(mask.move(window.row_off, window.col_off)))
     hits, _ = every.query(wide)
     alone &= np.bincount(hits, minlength=len(components)) == 1  # each hits its own box
+    if not valid.all():
+        for number in np.flatnonzero(alone).tolist():
+            left, top, right, bottom = (int(side) for side in shapely.bounds(wide[number]))
+            rows = slice(top - window.row_off, bottom - window.row_off)
+            alone[number] = valid[rows, left - window.col_off : right - window.col_off].all()
     return alone
 
 
@@ -123,18 +130,21 @@ def _boxes_around(runs: Runs) -> np.ndarray:
     return boxes
 
 
-def _find_zone(labels: np.ndarray, own: int, valid: np.ndarray, margin: int) -> np.ndarray:
-    """Return the pixels of a zone, bool (H, W).
+def _find_zone(
+    labels: np.ndarray, own: int, valid: np.ndarray, margin: int, *, inside: bool
+) -> np.ndarray:
+    """Return the pixels of a zone, bool (H, W); none if the zone is not limited.
 
     Args:
         labels: int32 (H, W), component of each pixel, 0 for background.
         own: Label of the component.
         valid: bool (H, W), False on nodata.
         margin: Pixels farther from the component may be in the zone or not.
+        inside: Whether the margin is completely inside the grid.
     """
     foreign = (labels > 0) & (labels != own)
     if not foreign.any():
-        return valid
+        return np.zeros_like(valid) if inside and valid.all() else valid
     zone = valid.copy()
     height, width = labels.shape
     for top in range(0, height, _SIDE):
