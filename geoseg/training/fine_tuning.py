@@ -21,7 +21,7 @@ from geoseg.training.dataset import TileDataset
 
 # Defaults of settings that the user did not give. A trained network needs smaller steps and fewer
 # of them than one that starts from random weights.
-DEFAULTS = {"lr": 5e-4, "epochs": 12, "ema": 0.98}
+DEFAULTS = {"lr": 2e-4, "epochs": 12, "ema": 0.98}
 
 # A validation tile counts as trained on if so much of it is; rounding may move edges.
 _LEAST_OVERLAP = 0.1
