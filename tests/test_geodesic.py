@@ -56,3 +56,11 @@ def test_the_scale_of_a_projection_does_not_count():
     (area,), (perimeter,) = geodesic_measures(metres, CRS.from_epsg(32633))
     assert area == pytest.approx(200 / 0.9996**2, rel=1e-6)
     assert perimeter == pytest.approx(60 / 0.9996, rel=1e-6)
+
+
+def test_an_empty_polygon_does_not_change_how_others_are_measured():
+    polygon = star(12, 60, 30, 1)
+    alone = geodesic_measures(np.array([polygon], dtype=object), WGS84)
+    both = geodesic_measures(np.array([polygon, shapely.Polygon()], dtype=object), WGS84)
+    for one, two in zip(alone, both, strict=True):
+        assert two.tolist() == [one[0], 0.0]
