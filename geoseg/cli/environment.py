@@ -29,10 +29,10 @@ _LAYOUT = "SELECT value FROM metadata WHERE key = 'DATABASE.LAYOUT.VERSION.{}'"
 def let_threads_sleep(environment: MutableMapping[str, str]) -> None:
     """Let threads of OpenMP, such as those of torch, wait busily for a short time only.
 
-    By default they wait busily for a millisecond. As soon as another program needs one of the cores,
-    each of the thousands of waits of a training step lasts until the system takes the core from
-    the thread that waits, and the training is more than ten times slower. Threads that sleep at
-    once (`OMP_WAIT_POLICY=passive`) cost a quarter of the speed on an idle machine.
+    By default they wait busily for a millisecond. As soon as another program needs one of the
+    cores, each of the thousands of waits of a training step lasts until the system takes the core
+    from the thread that waits, and the training is more than ten times slower. Threads that sleep
+    at once (`OMP_WAIT_POLICY=passive`) cost a quarter of the speed on an idle machine.
 
     Args:
         environment: `os.environ`, before torch is loaded. What the user has set is kept.
