@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from geoseg.api.results import PredictResult
 from geoseg.errors import ConfigError
@@ -104,10 +104,7 @@ def predict(
             return _predict_boxes(plan, overwrite, workers, progress)
         with _open_output(plan, overwrite) as work:
             if not work.is_complete:
-                from geoseg.prediction.blocks import predict_block
-                from geoseg.vectorization.tasks import run_trace_task
-
-                with workers.open(predict_block, run_trace_task) as pool:
+                with workers.open(*_tasks_of_scene()) as pool:
                     _write_outputs(plan, work, workers, pool, progress)
     return _find_outputs(plan)
 
@@ -346,10 +343,7 @@ def predict_scenes(
         for scene, folder in zip(scenes, folders, strict=True)
         if not read_manifest(folder)
     ]
-    from geoseg.prediction.blocks import predict_block
-    from geoseg.vectorization.tasks import run_trace_task
-
-    with workers.open(predict_task, predict_block, run_trace_task) as pool:
+    with workers.open(predict_task, *_tasks_of_scene()) as pool:
         for _ in pool.map(predict_task, tasks):
             pass
     return [_find_written(scene, folder) for scene, folder in zip(scenes, folders, strict=True)]
@@ -359,6 +353,14 @@ def _find_written(scene: str | Path, folder: Path) -> PredictResult:
     names = read_manifest(folder)
     paths = [folder / name if name in names else None for name in (_PROB, _MASK, _FOOTPRINTS)]
     return PredictResult(str(scene), *paths)
+
+
+def _tasks_of_scene() -> tuple[Callable[..., Any], ...]:
+    """Return the functions by which workers predict and vectorize a scene."""
+    from geoseg.prediction.blocks import predict_block
+    from geoseg.vectorization.tasks import run_trace_task
+
+    return predict_block, run_trace_task
 
 
 def predict_task(task: PredictTask) -> None:

@@ -27,7 +27,7 @@ COMMANDS = {
     "train": "Train a network on tiles.",
     "predict": "Find the buildings of a scene: probabilities, mask, footprints.",
     "vectorize": "Turn a probability raster into footprints.",
-    "align": "Move labels that lie beside their buildings.",
+    "align": "Move labels that are beside their buildings.",
     "evaluate": "Score footprints against the truth.",
     "export": "Export a model as ONNX for QGIS, as torch.export, or as a STAC item.",
     "demo": "Predict a real scene, then run all steps on a synthetic town.",

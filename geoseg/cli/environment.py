@@ -17,7 +17,7 @@ from pathlib import Path
 
 _PROJ, _GDAL = ("PROJ_DATA", "PROJ_LIB"), "GDAL_DATA"
 
-# Turns of the loop in which a thread waits, some ten microseconds.
+# Turns of the loop in which a thread waits before it sleeps.
 _SPINS = "20000"
 
 # What `geoseg doctor` reports.
@@ -29,7 +29,7 @@ _LAYOUT = "SELECT value FROM metadata WHERE key = 'DATABASE.LAYOUT.VERSION.{}'"
 def let_threads_sleep(environment: MutableMapping[str, str]) -> None:
     """Let threads of OpenMP, such as those of torch, wait busily for a short time only.
 
-    By default they wait busily for a millisecond. As soon as another program needs one of the
+    By default they wait busily for longer. As soon as another program needs one of the
     cores, each of the thousands of waits of a training step lasts until the system takes the core
     from the thread that waits, and the training is more than ten times slower. Threads that sleep
     at once (`OMP_WAIT_POLICY=passive`) cost a quarter of the speed on an idle machine.

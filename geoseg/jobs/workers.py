@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from geoseg.errors import ConfigError, WorkerLostError
+from geoseg.jobs.process_state import restored_process
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +38,6 @@ _MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(256 << 20), "MALLOC_MMAP_THRESHOLD_": s
 _TASKS_PER_WORKER = 4
 
 DEFAULT_MEMORY_GB = 4.0
-
-_DASK_LOGGERS = ("dask", "distributed", "bokeh", "tornado")
 
 
 @dataclass(frozen=True)
@@ -320,7 +319,7 @@ def _start_cluster(processes: int, modules: Sequence[str]) -> Iterator[Any]:
         processes: Number of processes.
         modules: Modules that all of them need.
     """
-    with _restored_process(), ExitStack() as stack:
+    with restored_process(), ExitStack() as stack:
         import dask
         from distributed import Client, LocalCluster
 
@@ -364,35 +363,6 @@ def _forking(modules: Sequence[str]) -> Iterator[None]:
                 # Otherwise it waits for workers, which are left if the cluster did not start.
                 os.kill(server._forkserver_pid, signal.SIGKILL)
                 server._stop()
-
-
-@contextmanager
-def _restored_process() -> Iterator[None]:
-    """Restore environment variables and loggers, which a local Dask cluster changes for good.
-
-    Otherwise a network that is trained after it would have a single thread.
-    """
-    environment, loggers = dict(os.environ), _read_loggers()
-    try:
-        yield
-    finally:
-        for name in os.environ.keys() - environment.keys():
-            del os.environ[name]
-        os.environ.update(environment)
-        for name in _read_loggers():
-            logger = logging.getLogger(name)
-            level, logger.propagate, handlers = loggers.get(name, (logging.NOTSET, True, ()))
-            logger.setLevel(level)
-            logger.handlers[:] = handlers
-
-
-def _read_loggers() -> dict[str, tuple[int, bool, tuple[logging.Handler, ...]]]:
-    """Read level, propagation and handlers of the loggers of Dask's packages."""
-    return {
-        name: (logger.level, logger.propagate, tuple(logger.handlers))
-        for name, logger in logging.root.manager.loggerDict.items()
-        if isinstance(logger, logging.Logger) and name.split(".")[0] in _DASK_LOGGERS
-    }
 
 
 def _number_workers(client: Any) -> None:

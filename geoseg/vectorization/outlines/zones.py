@@ -63,7 +63,7 @@ def find_zones(
     zones: list[BaseGeometry] = [MultiPolygon()] * len(components)
     if not len(components):
         return zones
-    limited = np.flatnonzero(~_are_alone(mask, valid, window, grid, components, margins))
+    limited = np.flatnonzero(~_have_free_margins(mask, valid, window, grid, components, margins))
     labels = rasterize_runs(mask, valid.shape)
     runs, moves, below = [], [], 0
     for component, margin in zip(components.pick(limited), margins[limited].tolist(), strict=True):
@@ -86,7 +86,7 @@ def find_zones(
     return zones
 
 
-def _are_alone(
+def _have_free_margins(
     mask: Runs,
     valid: np.ndarray,
     window: Window,
@@ -103,16 +103,16 @@ def _are_alone(
         components.lefts - margins, components.tops - margins,
         components.rights + margins, components.bottoms + margins,
     )  # fmt: skip
-    alone: np.ndarray = shapely.covers(shapely.box(0, 0, grid.width, grid.height), wide)
+    free: np.ndarray = shapely.covers(shapely.box(0, 0, grid.width, grid.height), wide)
     every = shapely.STRtree(_boxes_around(mask.move(window.row_off, window.col_off)))
     hits, _ = every.query(wide)
-    alone &= np.bincount(hits, minlength=len(components)) == 1  # each hits its own box
+    free &= np.bincount(hits, minlength=len(components)) == 1  # each hits its own box
     if not valid.all():
-        for number in np.flatnonzero(alone).tolist():
+        for number in np.flatnonzero(free).tolist():
             left, top, right, bottom = (int(side) for side in shapely.bounds(wide[number]))
             rows = slice(top - window.row_off, bottom - window.row_off)
-            alone[number] = valid[rows, left - window.col_off : right - window.col_off].all()
-    return alone
+            free[number] = valid[rows, left - window.col_off : right - window.col_off].all()
+    return free
 
 
 def _boxes_around(runs: Runs) -> np.ndarray:
