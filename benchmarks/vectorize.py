@@ -1,6 +1,6 @@
 """Benchmark of vectorization: speed compared with GDAL, scaling, and quality of outlines.
 
-    python benchmarks/vectorize.py [verb] [speed] [growth] [--repeat 3]
+    python benchmarks/vectorize.py [verb] [stages] [speed] [growth] [--repeat 3]
     python benchmarks/vectorize.py quality --prob PROB --truth FOOTPRINTS [--aoi POLYGONS]
     python benchmarks/vectorize.py picture --prob PROB --scene SCENE --window ROW,COLUMN,SIDE -o PNG
 
@@ -11,6 +11,8 @@ Prints one JSON line per part.
   outlines of pixels; ratios to a process that reads the raster and calls `rasterio.features.shapes`
   and `shapely.geometry.shape`. On a quarter of it, the ratio to the same followed by
   `buildingregulariser`, if that package is installed. Medians of `--repeat` turns.
+- `stages`: where the time of the verb goes, in one process: seconds of each stage without the
+  stages inside it. `--prob` measures another raster.
 - `speed`: tracing the exact outlines of 20,000 buildings in an array of 10,000² by two threads,
   compared with `rasterio.features.shapes` over the array and `shapely.geometry.shape`: the ratio of
   seconds, and whether the polygons are the same.
@@ -47,6 +49,7 @@ from affine import Affine
 from rasterio.features import shapes
 from rasterio.windows import Window
 from shapely.geometry import shape
+from stopwatch import Stopwatch
 
 from geoseg.api.vectorize import vectorize
 from geoseg.evaluation import evaluate_footprints as evaluate
@@ -62,6 +65,26 @@ from geoseg.vectorization.outlines.tracing import move_polygons
 SIDE, BUILDINGS, BLOCK = 10_000, 20_000, 2048
 VERB = (sys.executable, "-m", "geoseg", "vectorize", "PROB", "-o", "OUTPUT")
 RIGHT_DEGREES = 3.0
+# Functions of each stage, as of `Stopwatch.watch`.
+OUTLINES = "geoseg.vectorization.outlines"
+STAGES = {
+    "reading": ["geoseg.vectorization.prob_sources:SceneProb.read"],
+    "components": [
+        "geoseg.vectorization.tasks:find_components",
+        "geoseg.vectorization.components.labelling:merge_blocks",
+        "geoseg.vectorization.components.selection:select_components",
+    ],
+    "seeds and watershed": ["geoseg.vectorization.objects.buildings:find_objects"],
+    "tracing": ["geoseg.vectorization.footprints:_outline"],
+    "zones": [f"{OUTLINES}.zones:find_zones"],
+    "simplification": [f"{OUTLINES}.simplification:simplify_within"],
+    "right angles": [f"{OUTLINES}.shaping:shape_outlines"],
+    "attributes": [
+        "geoseg.vectorization.footprints:trace_buildings",
+        "geoseg.vectorization.footprint_frames:build_frame",
+    ],
+    "writing": ["geoseg.geo.vector.writer:write_parts", "pyogrio:write_arrow"],
+}
 KINDS: dict[str, dict[str, Any]] = {
     "raw": {"simplify_m": 0, "subpixel": False, "regularize": False},
     "simplified": {"subpixel": False, "regularize": False},
@@ -74,19 +97,20 @@ def main() -> None:
     """Run the selected parts."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
-        "parts", nargs="*", metavar="PART", help="verb, speed, growth, quality, picture"
+        "parts", nargs="*", metavar="PART", help="verb, stages, speed, growth, quality, picture"
     )
     parser.add_argument(
         "--repeat", type=int, default=3, help="repeats; of speed the fastest counts"
     )
     for name in ("prob", "truth", "aoi"):
-        parser.add_argument(f"--{name}", help="for quality")
+        parser.add_argument(f"--{name}", help="for quality, and --prob for stages")
     for name in ("scene", "window"):
         parser.add_argument(f"--{name}", help="for picture")
     parser.add_argument("-o", "--output", help="PNG file, for picture")
     arguments = parser.parse_args()
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "verb": partial(verb, repeat=arguments.repeat),
+        "stages": partial(stages, arguments.prob),
         "speed": partial(speed, repeat=arguments.repeat),
         "growth": growth,
         "quality": partial(quality, arguments.prob, arguments.truth, arguments.aoi),
@@ -97,7 +121,7 @@ def main() -> None:
     unknown = [name for name in arguments.parts if name not in parts]
     if unknown:
         parser.error(f"unknown part {unknown[0]}; choose from {', '.join(parts)}")
-    for name in arguments.parts or ("verb", "speed", "growth"):
+    for name in arguments.parts or ("verb", "stages", "speed", "growth"):
         print(json.dumps({"part": name, **parts[name]()}), flush=True)
 
 
@@ -159,6 +183,20 @@ def time_in_turns(commands: dict[str, list[str]], prob: Path, repeat: int) -> di
             )  # fmt: skip
             seconds[name].append(time.perf_counter() - start)
     return {name: round(statistics.median(values), 2) for name, values in seconds.items()}
+
+
+def stages(prob: str | None) -> dict[str, Any]:
+    """Time each stage of the verb in this process; imports are not counted."""
+    stopwatch = Stopwatch()
+    with tempfile.TemporaryDirectory() as work:
+        raster = Path(prob) if prob else write_prob(Path(work) / "whole.tif", 1)
+        with stopwatch.watch(STAGES):
+            start = time.perf_counter()
+            count = vectorize(raster, Path(work) / "layer.gpkg").count
+            total = time.perf_counter() - start
+    seconds = {name: round(stopwatch.seconds[name], 2) for name in STAGES}
+    rest = round(total - sum(seconds.values()), 2)
+    return {"footprints": count, "seconds": round(total, 2), "stages": {**seconds, "rest": rest}}
 
 
 def speed(*, repeat: int) -> dict[str, Any]:

@@ -565,7 +565,46 @@ def test_a_file_is_replaced_as_a_whole(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+# Reduced reading
+
+
+@pytest.mark.parametrize("shape", [(7, 13), (40, 60), (55, 61), (1, 1)])
+@pytest.mark.parametrize("interleave", ["pixel", "band"])
+def test_a_reduced_scene_has_the_pixels_that_gdal_takes(tmp_path, shape, interleave):
+    data, valid = noise(3), np.ones(GRID.shape, dtype=bool)
+    valid[5:30, 20:45] = False
+    write_array(tmp_path / "a.tif", GRID, data, valid=valid, interleave=interleave)
+    window = Window(3, 2, 50, 36)
+    with Scene(tmp_path / "a.tif", bands=[3, 1]) as scene, rasterio.open(tmp_path / "a.tif") as raw:
+        for part in (None, window):
+            found, known = scene.read(part, shape=shape)
+            np.testing.assert_array_equal(
+                known, raw.read_masks(1, window=part, out_shape=shape) > 0
+            )
+            expected = raw.read([3, 1], window=part, out_shape=(2, *shape)) * known
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_a_reduced_scene_comes_from_overviews_if_there_are_any(tmp_path):
+    grid = Grid(UTM, GRID.transform, 700, 900)
+    write_array(tmp_path / "plain.tif", grid, noise(1, grid=grid))
+    write_cog(tmp_path / "plain.tif", tmp_path / "cog.tif", resampling="average")
+    with Scene(tmp_path / "cog.tif") as scene, rasterio.open(tmp_path / "cog.tif") as raw:
+        found, _ = scene.read(shape=(175, 225))
+        np.testing.assert_array_equal(found, raw.read(out_shape=(1, 175, 225)))
+        assert found.std() < 0.5 * noise(1, grid=grid).std()
+
+
 # Cloud Optimized GeoTIFF
+
+
+def test_a_cog_does_not_depend_on_the_number_of_threads(tmp_path):
+    grid = Grid(UTM, GRID.transform, 700, 900)
+    write_array(tmp_path / "plain.tif", grid, noise(3, grid=grid))
+    for threads in (1, 3):
+        path = tmp_path / f"{threads}.tif"
+        write_cog(tmp_path / "plain.tif", path, resampling="average", threads=threads)
+    assert (tmp_path / "1.tif").read_bytes() == (tmp_path / "3.tif").read_bytes()
 
 
 @pytest.mark.parametrize(("resampling", "bands"), [("average", 2), ("mode", 1)])

@@ -21,7 +21,7 @@ MASK_NODATA = 255
 _WINDOW = (512, 4096)
 
 
-def write_mask(prob: Path, path: Path, spec: ModelSpec, threshold: float) -> None:
+def write_mask(prob: Path, path: Path, spec: ModelSpec, threshold: float, threads: int = 1) -> None:
     """Write a mask: 1 where a building is at least `threshold`, or the most probable class.
 
     Args:
@@ -31,6 +31,7 @@ def write_mask(prob: Path, path: Path, spec: ModelSpec, threshold: float) -> Non
             it.
         spec: Header of the model.
         threshold: Smallest probability of a building; not used for exclusive classes.
+        threads: Threads that compress.
     """
     classes = _name_values(spec)
     names = {CLASS_TAG.format(value): name for value, (name, _) in classes.items()}
@@ -48,7 +49,7 @@ def write_mask(prob: Path, path: Path, spec: ModelSpec, threshold: float) -> Non
             mask = likeliest_class(data) if spec.exclusive else data[0] >= least
             sink.write(np.where(valid, mask, MASK_NODATA).astype(np.uint8), 1, window=window)
     # `mode` would suit classes better but takes 1.5 times as long.
-    write_cog(plain, path, resampling="nearest")
+    write_cog(plain, path, resampling="nearest", threads=threads)
     plain.unlink()
     write_raster_style(path, mask_style({**classes, MASK_NODATA: ("nodata", TRANSPARENT)}))
 

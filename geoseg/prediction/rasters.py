@@ -23,6 +23,7 @@ from geoseg.geo.raster import (
 )
 from geoseg.geo.styles import prob_style, write_raster_style
 from geoseg.jobs.progress import Progress
+from geoseg.jobs.workers import count_cores
 from geoseg.options import PredictOptions, Thresholds
 from geoseg.prediction.batches import within
 from geoseg.prediction.class_mask import write_mask
@@ -89,10 +90,12 @@ class OutputRasters:
             mask: Output path of the mask; None to write no mask.
             thresholds: Thresholds of a building.
         """
+        threads = max(1, count_cores() // (2 if mask else 1))
         with without_georeferencing_warnings(), ThreadPoolExecutor(2) as pool:
-            writes = [pool.submit(write_cog, prob, path, resampling="average")]
+            writes = [pool.submit(write_cog, prob, path, resampling="average", threads=threads)]
             if mask:
-                writes.append(pool.submit(write_mask, prob, mask, self._plan.spec, thresholds.body))
+                task = (prob, mask, self._plan.spec, thresholds.body, threads)
+                writes.append(pool.submit(write_mask, *task))
             for write in writes:
                 write.result()
         spec = self._plan.spec

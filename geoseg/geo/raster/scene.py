@@ -48,6 +48,9 @@ from geoseg.jobs.files import process_folder
 
 logger = logging.getLogger(__name__)
 
+# Centres this close to the next pixel count as being in it, as in GDAL.
+_SAME_PX = 1e-10
+
 
 @dataclass(frozen=True)
 class SceneInfo:
@@ -183,7 +186,12 @@ class Scene:
         """
         window = window or self.grid.window
         try:
-            data, valid = self._read(window, shape or (window.height, window.width))
+            if shape is None:
+                data, valid = self._read(window, (window.height, window.width))
+            elif self._is_warped or self._reader.overviews(self._indexes[0]):
+                data, valid = self._read(window, shape)
+            else:
+                data, valid = self._sample(window, shape)
         except RasterioError as error:
             raise self._unreadable(window, error) from error
         if data.dtype.kind == "f":
@@ -222,6 +230,24 @@ class Scene:
             valid &= differs.any(axis=0) if is_colour else differs.all(axis=0)
         return data, valid
 
+    def _sample(self, window: Window, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Read the nearest pixels from whole rows.
+
+        Otherwise GDAL decodes the blocks once for each band.
+        """
+        rows, columns = (
+            _nearest(length, count)
+            for length, count in zip((window.height, window.width), shape, strict=True)
+        )
+        parts = [
+            self._read(
+                Window(window.col_off, window.row_off + row, window.width, 1), (1, window.width)
+            )
+            for row in rows.tolist()
+        ]
+        data = np.concatenate([one[..., columns] for one, _ in parts], axis=1)
+        return data, np.concatenate([one[:, columns] for _, one in parts])
+
     def _find_alpha(self) -> str | None:
         """Return the number of a view's alpha band, which follows the data bands."""
         bands = len(self._indexes)
@@ -237,6 +263,12 @@ class Scene:
             nodata=nodata,
             is_colour=may_be_colour(nodata, self.info.dtype),
         )
+
+
+def _nearest(length: int, count: int) -> np.ndarray:
+    """Return the pixels (count,) of a side that GDAL takes as nearest to those of another one."""
+    centres = (np.arange(count) + 0.5) * (length / count) + _SAME_PX
+    return np.minimum(centres.astype(np.int64), length - 1)
 
 
 def mark_blank_areas(info: SceneInfo) -> SceneInfo:
