@@ -1,0 +1,65 @@
+"""The benchmark for GPUs runs on a CPU with small sizes, so that it runs once a GPU is at hand."""
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import gpu
+    import predict
+
+    monkeypatch.setattr(gpu, "TOWN", 512)
+    monkeypatch.setattr(gpu.logging, "disable", lambda _: None)
+    monkeypatch.setattr(predict, "TOWN", 512)
+    yield gpu
+    for name in ("gpu", "predict", "train", "stopwatch"):
+        sys.modules.pop(name, None)
+
+
+def test_every_part_measures_what_it_says(gpu, capsys):
+    words = "--device cpu --side 512 --network lite0 --batch 2 --backend torch --steps 1 --repeat 1"
+    gpu.main(words.split())
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["part"] for row in rows] == ["predict", "footprints", "train"]
+    predicted, footprints, train = rows
+    assert (predicted["backend"], predicted["batch_size"], predicted["tile"]) == ("torch", 2, 256)
+    speeds = predicted["tiles_per_s"]
+    assert predicted["ratio"] == pytest.approx(speeds["predict"] / speeds["network"], abs=0.05)
+    assert footprints["footprints"] > 0
+    assert footprints["megapixels_per_s"] == pytest.approx(
+        512**2 / 1e6 / footprints["seconds"], abs=0.05
+    )
+    # Each stage was found under its name; two of them run in threads of their own.
+    assert all(seconds > 0 for seconds in footprints["stages"].values())
+    assert footprints["stages"]["vectorizing"] < footprints["seconds"]
+    assert train["ratio"]["step"] == pytest.approx(
+        train["steps_per_s"]["train"] / train["steps_per_s"]["step"], rel=0.01
+    )
+
+
+def test_a_stage_does_not_count_the_stages_inside_it(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from stopwatch import Stopwatch
+
+    home, user = ModuleType("geoseg.home"), ModuleType("geoseg.user")
+    home.inner = user.known_as = inner = lambda: "inner"
+    home.outer = lambda: [home.inner(), user.known_as()]
+    for module in (home, user):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    ticks = iter(range(100))
+    monkeypatch.setattr("stopwatch.time.perf_counter", lambda: next(ticks))
+    stopwatch = Stopwatch()
+    with stopwatch.watch({"inside": ["geoseg.home:inner"], "all": ["geoseg.home:outer"]}):
+        assert home.outer() == ["inner", "inner"]
+    # Each call takes one tick, and each of the three intervals between them one.
+    assert stopwatch.seconds == {"inside": 2, "all": 3}
+    assert home.inner is user.known_as is inner
+    sys.modules.pop("stopwatch")
