@@ -357,6 +357,23 @@ def test_an_area_whose_edge_no_building_crosses_is_warned_of(
     assert (expected in caplog.text) != crossing
 
 
+@pytest.mark.parametrize("crs", [None, 4326])
+def test_exchanged_areas_and_labels_are_refused(make_scene, tmp_path, crs):
+    made = make_scene(height=160, width=300)
+    write_areas(made, tmp_path / "drawn.gpkg", area=shapely.box(0, -80, 90, 0))
+    houses = [shapely.box(9 * n, -9, 9 * n + 6, -2) for n in range(9)]
+    write_areas(made, tmp_path / "houses.gpkg", area=shapely.union_all(houses))
+    gpd.read_file(tmp_path / "houses.gpkg").explode().to_file(tmp_path / "houses.gpkg")
+    if crs:
+        for name in ("drawn", "houses"):
+            frame = gpd.read_file(tmp_path / f"{name}.gpkg").to_crs(crs)
+            frame.to_file(tmp_path / f"{name}.gpkg")
+    labels, areas = tmp_path / "drawn.gpkg", str(tmp_path / "houses.gpkg")
+    with pytest.raises(ConfigError, match=r"houses\.gpkg: its polygons are smaller .* exchange"):
+        cut(made.path, labels, tmp_path / "tiles", split="areas", areas=areas)
+    cut(made.path, areas, tmp_path / "tiles", split="areas", areas=str(labels))
+
+
 def test_areas_that_end_with_the_scene_are_not_warned_of(make_scene, tmp_path, caplog):
     made = make_scene(height=160, width=300)
     write_areas(made, tmp_path / "areas.gpkg", area=shapely.box(-9, -90, 160, 9))

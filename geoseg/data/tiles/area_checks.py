@@ -1,4 +1,4 @@
-"""Warnings about drawn areas from which a network would learn less than the user thinks."""
+"""Checks of drawn areas from which a network would learn less than the user thinks."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import logging
 from collections.abc import Sequence
 
 import geopandas as gpd
+import numpy as np
 import pandas as pd
 import shapely
 
 from geoseg.data.labels import FootprintLabels, Labels
+from geoseg.errors import ConfigError
 from geoseg.geo.vector import read_footprints, to_crs_near
 from geoseg.options import TileOptions
 
@@ -17,6 +19,41 @@ logger = logging.getLogger(__name__)
 
 # Of so many footprints in an area of any shape, some cross its edge, unless they were left out.
 _MANY = 20
+
+
+def check_exchanged(labels: Sequence[Labels], path: str, options: TileOptions) -> None:
+    """Check that the drawn areas are not the buildings, and the labels the areas.
+
+    Args:
+        labels: Labels of each scene.
+        path: What the user gave as labels.
+        options: Tiling options.
+
+    Raises:
+        ConfigError: If the areas are smaller than the footprints.
+    """
+    if options.areas is None or options.classes is not None:
+        return
+    areas = read_footprints(options.areas)
+    sizes = [
+        (_measure(one.footprints), _measure(to_crs_near(areas, one.grid.crs, one.grid)))
+        for one in labels
+        if isinstance(one, FootprintLabels) and len(one)
+    ]
+    if not sizes or areas.empty:
+        return
+    footprints, drawn = (np.median(np.concatenate(each)) for each in zip(*sizes, strict=True))
+    if drawn < footprints:
+        raise ConfigError(
+            f"--areas {options.areas}: its polygons are smaller than the footprints in {path}; "
+            "--labels takes the buildings, --areas what was drawn around them: exchange the two"
+        )
+
+
+def _measure(frame: gpd.GeoDataFrame) -> np.ndarray:
+    """Return the areas of polygons in the units of their CRS, degrees included."""
+    areas: np.ndarray = shapely.area(frame.geometry.to_numpy())
+    return areas
 
 
 def warn_missing_validation(tiles: pd.DataFrame, options: TileOptions) -> None:

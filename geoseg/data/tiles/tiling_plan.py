@@ -36,7 +36,11 @@ from geoseg.data.splits import (
     matches_any,
     merge_by_split,
 )
-from geoseg.data.tiles.area_checks import warn_left_out_buildings, warn_missing_validation
+from geoseg.data.tiles.area_checks import (
+    check_exchanged,
+    warn_left_out_buildings,
+    warn_missing_validation,
+)
 from geoseg.data.tiles.checks import (
     check_classes_fit,
     check_mask_georeferencing,
@@ -171,6 +175,7 @@ def plan_tiles(
     grids = [info.grid.resampled(gsd_m) for info in infos]
     files = [find_labels_path(info.path, labels) for info in infos]
     scene_labels = _read_all_labels(infos, grids, files, labels, scheme, options)
+    check_exchanged(scene_labels, str(labels), options)
     warn_upsampled_scenes(infos, gsd_m, chosen=options.gsd_m is not None)
     split_scenes = [
         SplitScene(info.path, grid, one.foreground_pixels)
