@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from geoseg.geo.aoi import AOI
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import SceneInfo, limited_block_cache, without_georeferencing_warnings
 from geoseg.jobs.memory import release_memory, resident_bytes
+from geoseg.jobs.threads import map_in_order
 from geoseg.networks.device import choose_device, lacks_memory
 from geoseg.networks.model_file import load_model
 from geoseg.networks.models.building import NETWORK_ERRORS
@@ -45,9 +45,6 @@ from geoseg.prediction.memory import (
 from geoseg.prediction.predictor import Predictor, tile_error
 from geoseg.prediction.stitching import Stitcher, TileBlock
 from geoseg.prediction.strip_writer import StripWriter
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 # Called with the number of tiles that were finished since the last call.
 TileCallback = Callable[[int], None]
@@ -278,7 +275,7 @@ def predict_batches(
         yield from map(predict, batches)
         return
     with _SINGLE_THREADS, ThreadPoolExecutor(threads) as pool:
-        yield from _map_in_order(pool, predict, batches, ahead=threads)
+        yield from map_in_order(pool, predict, batches, ahead=threads)
 
 
 def _predict_batch(predictor: Predictor, data: np.ndarray, valid: np.ndarray) -> Tensor:
@@ -324,16 +321,3 @@ class _SingleThreads:
 
 
 _SINGLE_THREADS = _SingleThreads()
-
-
-def _map_in_order(
-    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int
-) -> Generator[Result, None, None]:
-    """Yield results in the order of the items, with `ahead` more items in progress."""
-    waiting: deque[Future[Result]] = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
+from typing import Any, Self
 
 import numpy as np
 from rasterio.windows import Window
@@ -23,6 +25,7 @@ from geoseg.geo.raster import (
 )
 from geoseg.geo.styles import prob_style, write_raster_style
 from geoseg.jobs.progress import Progress
+from geoseg.jobs.threads import map_in_order
 from geoseg.jobs.workers import count_cores
 from geoseg.options import PredictOptions, Thresholds
 from geoseg.prediction.batches import within
@@ -32,6 +35,9 @@ from geoseg.prediction.encoding import OutputEncoding
 from geoseg.prediction.plan import ScenePlan
 
 _WINDOW = (512, 4096)
+
+# Threads that read windows at the same time; each takes some tens of megabytes.
+_MOST_THREADS = 4
 
 
 class OutputRasters:
@@ -104,20 +110,16 @@ class OutputRasters:
     def _warp_to_output_grid(self, stitched: Path) -> Path:
         """Warp probabilities to the pixels of the scene, and apply the scene's own nodata."""
         warped, grid = self._folder / "placed.tif", self._plan.out_grid
+        threads = min(_MOST_THREADS, count_cores())
         with (
-            Scene(stitched, grid=grid) as prob,
-            self._plan.scene.open() as scene,
             self._open(warped, grid) as sink,
+            _Placer(self._plan, stitched, threads) as placer,
+            ThreadPoolExecutor(threads) as pool,
         ):
-            # Pixels at an edge may be filled from neighbours this far outside the window.
-            margin = 2 + math.ceil(2 * self._plan.grid.gsd_m / grid.gsd_m)
-            for window in grid.windows(*_WINDOW):
-                around = grid.widen(window, margin)
-                data = _fill_invalid(*prob.read(around))[(..., *within(around, window))]
-                _, valid = scene.read(window)
-                if self._plan.aoi is not None:
-                    valid &= self._plan.aoi.covers(grid, window)
-                sink.write(data * valid, window=window)
+            windows = list(grid.windows(*_WINDOW))
+            placed = map_in_order(pool, placer.place, windows, ahead=threads)
+            for window, (data, valid) in zip(windows, placed, strict=True):
+                sink.write(data, window=window)
                 sink.write_mask(valid, window=window)
         return warped
 
@@ -127,6 +129,47 @@ class OutputRasters:
             path, grid, count=len(encoding.bands), dtype=encoding.dtype,
             descriptions=encoding.bands, scales=encoding.scales, tags=self._tags, scratch=True,
         )  # fmt: skip
+
+
+class _Placer:
+    """Reads stitched probabilities on the pixels of the scene, by several threads.
+
+    Args:
+        plan: Plan of the prediction.
+        stitched: Probabilities on the grid of the tiles.
+        threads: Number of threads that read at the same time.
+    """
+
+    def __init__(self, plan: ScenePlan, stitched: Path, threads: int) -> None:
+        self._plan, self._stitched, self._threads = plan, stitched, threads
+        # Pixels at an edge may be filled from neighbours this far outside the window.
+        self._margin = 2 + math.ceil(2 * plan.grid.gsd_m / plan.out_grid.gsd_m)
+        # A file may be read by one thread at a time.
+        self._free: SimpleQueue[tuple[Scene, Scene]] = SimpleQueue()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            for _ in range(self._threads):
+                prob = stack.enter_context(Scene(self._stitched, grid=self._plan.out_grid))
+                self._free.put((prob, stack.enter_context(self._plan.scene.open())))
+            self._files = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.close()
+
+    def place(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        """Return the values (bands, h, w) of a window of the scene, and valid (h, w)."""
+        prob, scene = self._free.get()
+        try:
+            around = self._plan.out_grid.widen(window, self._margin)
+            data = _fill_invalid(*prob.read(around))[(..., *within(around, window))]
+            _, valid = scene.read(window)
+        finally:
+            self._free.put((prob, scene))
+        if self._plan.aoi is not None:
+            valid &= self._plan.aoi.covers(self._plan.out_grid, window)
+        return data * valid, valid
 
 
 def _fill_invalid(data: np.ndarray, valid: np.ndarray) -> np.ndarray:
