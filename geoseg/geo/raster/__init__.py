@@ -1,5 +1,6 @@
 """Raster files: windows on any grid with their validity, GeoTIFF and COG writers."""
 
+from geoseg.geo.raster.blank_scenes import mark_blank_areas
 from geoseg.geo.raster.block_cache import limited_block_cache
 from geoseg.geo.raster.geotiff import open_for_writing, write_array, write_cog
 from geoseg.geo.raster.nearest import NearestRaster
@@ -24,7 +25,7 @@ from geoseg.geo.raster.prob import (
     read_mask_classes,
     read_prob,
 )
-from geoseg.geo.raster.scene import Scene, SceneInfo, mark_blank_areas, read_info, read_tags
+from geoseg.geo.raster.scene import Scene, SceneInfo, read_info, read_tags
 from geoseg.geo.raster.scene_vrt import are_numbered
 from geoseg.geo.raster.virtual_mosaic import write_mosaic
 

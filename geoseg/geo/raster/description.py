@@ -15,9 +15,10 @@ from rasterio.errors import NodataShadowWarning, RasterioError
 from geoseg.errors import DataError, SceneReadError, one_line
 from geoseg.geo.crs import build_transformer
 from geoseg.geo.grid import Grid
+from geoseg.geo.raster.blank_scenes import describe_blank_areas
 from geoseg.geo.raster.opening import as_read_errors, check_blocks, open_raster
 from geoseg.geo.raster.prob import CLASS_TAG, CLASSES_TAG, THRESHOLDS_TAG
-from geoseg.geo.raster.scene import describe_blank_areas, describe_source
+from geoseg.geo.raster.scene import describe_source
 from geoseg.geo.raster.scene_vrt import name_band
 
 # Longer side of the reduced image from which statistics are computed.

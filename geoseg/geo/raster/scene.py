@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -17,9 +16,9 @@ from affine import Affine
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from geoseg.errors import ConfigError, DataError, SceneReadError, one_line
+from geoseg.errors import ConfigError, SceneReadError, one_line
 from geoseg.geo.grid import Grid
-from geoseg.geo.raster.blank import BlankAreas, find_blank_areas, write_blank_mask
+from geoseg.geo.raster.blank import BlankAreas, write_blank_mask
 from geoseg.geo.raster.georeferencing import (
     GeoreferencedBy,
     Georeferencing,
@@ -45,8 +44,6 @@ from geoseg.geo.raster.scene_vrt import (
     validity_band,
 )
 from geoseg.jobs.files import process_folder
-
-logger = logging.getLogger(__name__)
 
 # Centres this close to the next pixel count as being in it, as in GDAL.
 _SAME_PX = 1e-10
@@ -129,7 +126,7 @@ class Scene:
     ) -> None:
         with ExitStack() as stack:
             source = stack.enter_context(open_raster(path))
-            self.info, self._georeferencing, chosen = _inspect(
+            self.info, self._georeferencing, chosen = inspect_source(
                 source, str(path), bands, assume_gsd_m, palette
             )
             by_points = self.info.georeferenced_by in ("gcps", "rpcs")
@@ -271,42 +268,6 @@ def _nearest(length: int, count: int) -> np.ndarray:
     return np.minimum(centres.astype(np.int64), length - 1)
 
 
-def mark_blank_areas(info: SceneInfo) -> SceneInfo:
-    """Return a scene whose blank areas, if it has any, are treated as nodata; warn of them."""
-    blank = _find_blank_areas(info)
-    if blank is None:
-        return info
-    logger.warning(
-        "%s: %s and is treated as nodata; --keep-blank uses it as an image",
-        info.path,
-        blank.describe(),
-    )
-    return replace(info, blank=blank)
-
-
-def _find_blank_areas(info: SceneInfo) -> BlankAreas | None:
-    try:
-        with info.open_pixels() as scene:
-            return find_blank_areas(scene)
-    except SceneReadError:  # damaged somewhere: the rest may be read
-        return None
-
-
-def describe_blank_areas(source: Any, path: str | Path) -> str | None:
-    """Return the share and the values of a raster's blank areas; None if it has none.
-
-    Args:
-        source: The open rasterio dataset, with or without georeferencing.
-        path: Its path.
-    """
-    try:
-        info, _, _ = _inspect(source, str(path), None, 1.0)
-    except DataError:  # its bands are no image
-        return None
-    blank = _find_blank_areas(info)
-    return None if blank is None else blank.describe()
-
-
 @lru_cache(maxsize=64)
 def _write_mask(info: SceneInfo, _: int) -> str:
     """Write the mask of a scene with blank areas, once per process."""
@@ -343,7 +304,7 @@ def describe_source(
 ) -> SceneInfo:
     """Return the description of an open rasterio dataset, see `read_info` and `Scene`."""
     with as_read_errors(path):
-        info, georeferencing, _ = _inspect(source, str(path), bands, assume_gsd_m, palette)
+        info, georeferencing, _ = inspect_source(source, str(path), bands, assume_gsd_m, palette)
     warn_if_approximate(georeferencing, info.path, assume_gsd_m)
     return info
 
@@ -354,13 +315,17 @@ def read_tags(path: str | Path) -> dict[str, str]:
         return dict(source.tags())
 
 
-def _inspect(
+def inspect_source(
     source: Any,
     path: str,
     wanted: Sequence[int | str] | None,
     assume_gsd_m: float | None,
     palette: bool = True,
 ) -> tuple[SceneInfo, Georeferencing, list[Band]]:
+    """Return the description of an open rasterio dataset, its georeferencing and its bands.
+
+    Arguments and errors are those of `Scene`.
+    """
     if source.count == 0:
         others = f" but {len(source.subdatasets)} subdatasets" if source.subdatasets else ""
         raise SceneReadError(
