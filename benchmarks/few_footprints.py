@@ -5,7 +5,8 @@
 
 WORK is the folder of `benchmarks/places.py`, which has trained a model on all other regions.
 --massachusetts names a folder with scene.tif and footprints.gpkg of a place that the default model
-never saw; there, that is the model. In each region the western part of a scene is labelled, from
+never saw; there, that is the model. Models of regions get the thresholds of the default model, as
+users have them. In each region the western part of a scene is labelled, from
 its south-western corner until it contains so many footprints; the eastern part is predicted: by the
 model as it is, by a model trained from scratch on the labelled area, and by one that continues from
 the model. Each result is a line of work/few_footprints.jsonl, so that an interrupted run is
@@ -29,7 +30,7 @@ from result_lines import append_line, has_line, read_lines
 import geoseg
 from geoseg.config import load_config
 from geoseg.evaluation import Report
-from geoseg.networks.model_file import find_model
+from geoseg.networks.model_file import find_model, load_model, load_spec, save_model
 from geoseg.options import PredictOptions, TrainOptions
 
 # A scene of each region with several hundred footprints.
@@ -77,7 +78,8 @@ def main(
                 place = Place(work, scene, massachusetts / "footprints.gpkg", model)
             else:
                 scene = work / "scenes" / f"{SCENES[region]}.tif"
-                model = study.run(recipe, region, 0) / "model.safetensors"
+                trained = study.run(recipe, region, 0) / "model.safetensors"
+                model = with_default_thresholds(trained, work / f"few_{SCENES[region]}.safetensors")
                 place = Place(work, scene, scene.with_suffix(".parquet"), model)
             tasks = [(START, 0)]
             for count in sorted(map(int, counts.split(",")), reverse=True):
@@ -85,12 +87,21 @@ def main(
             for kind, count in tasks:
                 key = {"region": region, "kind": kind, "count": count, "seed": seed}
                 key |= {"longest": minutes, "recipe": recipe, "steps": steps}
+                key |= {"thresholds": "default model"}
                 if has_line(results, key):
                     continue
                 append_line(results, key | place.score(kind, count, minutes, seed))
     table = format_table(read_lines(results))
     (work / "few_footprints.md").write_text(table)
     click.echo(table)
+
+
+def with_default_thresholds(model: Path, path: Path) -> Path:
+    """Write a model with the thresholds of the default model; return its path."""
+    spec, weights = load_model(model)
+    thresholds = load_spec(find_model("buildings")).thresholds
+    save_model(path, weights, spec.model_copy(update={"thresholds": thresholds}))
+    return path
 
 
 class Place:
