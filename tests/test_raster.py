@@ -565,6 +565,25 @@ def test_a_file_is_replaced_as_a_whole(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("nodata", [None, 11])
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("moved", [0, 0.4])
+def test_validity_alone_is_that_of_the_values(tmp_path, dtype, nodata, masked, moved):
+    data, valid = noise(2, dtype), np.ones(GRID.shape, dtype=bool)
+    data[:, 3, 7:9] = np.nan if dtype == "float32" else 11
+    valid[5:30, 20:45] = not masked
+    options = {"valid": valid} if masked else {}
+    write_array(tmp_path / "a.tif", GRID, data, nodata=nodata, **options)
+    grid = shifted(GRID, moved, 0) if moved else None
+    with Scene(tmp_path / "a.tif", grid=grid) as scene:
+        window = Window(2, 1, 50, 36)
+        np.testing.assert_array_equal(scene.read_valid(window), scene.read(window)[1])
+        assert scene.read_valid(window).all() == (
+            not masked and (dtype == "uint8" and nodata is None)
+        )
+
+
 # Reduced reading
 
 

@@ -164,7 +164,7 @@ class _Placer:
         try:
             around = self._plan.out_grid.widen(window, self._margin)
             data = _fill_invalid(*prob.read(around))[(..., *within(around, window))]
-            _, valid = scene.read(window)
+            valid = scene.read_valid(window)
         finally:
             self._free.put((prob, scene))
         if self._plan.aoi is not None:

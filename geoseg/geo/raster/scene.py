@@ -33,6 +33,7 @@ from geoseg.geo.raster.opening import (
     missing_source,
     open_raster,
 )
+from geoseg.geo.raster.reduced import read_reduced
 from geoseg.geo.raster.scene_vrt import (
     Band,
     check_dtypes,
@@ -44,9 +45,6 @@ from geoseg.geo.raster.scene_vrt import (
     validity_band,
 )
 from geoseg.jobs.files import process_folder
-
-# Centres this close to the next pixel count as being in it, as in GDAL.
-_SAME_PX = 1e-10
 
 
 @dataclass(frozen=True)
@@ -188,13 +186,26 @@ class Scene:
             elif self._is_warped or self._reader.overviews(self._indexes[0]):
                 data, valid = self._read(window, shape)
             else:
-                data, valid = self._sample(window, shape)
+                data, valid = read_reduced(self._read, window, shape)
         except RasterioError as error:
             raise self._unreadable(window, error) from error
         if data.dtype.kind == "f":
             valid &= np.isfinite(data).all(axis=0)
         data[:, ~valid] = 0
         return data, valid
+
+    def read_valid(self, window: Window) -> np.ndarray:
+        """Read which pixels of a window are valid (H, W), and their values only if these tell.
+
+        Raises:
+            SceneReadError: If the file is damaged inside the window.
+        """
+        if self.info.nodata is not None or np.dtype(self.info.dtype).kind == "f":
+            return self.read(window)[1]
+        try:
+            return self._read_validity(window, (window.height, window.width))
+        except RasterioError as error:
+            raise self._unreadable(window, error) from error
 
     def _unreadable(self, window: Window, error: RasterioError) -> SceneReadError:
         reason = one_line(error)
@@ -214,12 +225,7 @@ class Scene:
         data = self._reader.read(
             self._indexes, window=window, out_shape=(len(self._indexes), *shape)
         ).astype(self.info.dtype, copy=False)  # a warp gives int8 as int16
-        nodata = self.info.nodata
-        valid = np.ones(shape, dtype=bool)
-        if self._validity is not None:
-            band = self._validity.removeprefix("mask,")
-            read = self._reader.read if band == self._validity else self._reader.read_masks
-            valid = read(int(band), window=window, out_shape=shape) > 0
+        nodata, valid = self.info.nodata, self._read_validity(window, shape)
         is_colour = may_be_colour(nodata, self.info.dtype)
         # A warp makes alpha of such a sentinel, and may mix colours to its value.
         if nodata is not None and not (is_colour and self._is_warped):
@@ -227,23 +233,14 @@ class Scene:
             valid &= differs.any(axis=0) if is_colour else differs.all(axis=0)
         return data, valid
 
-    def _sample(self, window: Window, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Read the nearest pixels from whole rows.
-
-        Otherwise GDAL decodes the blocks once for each band.
-        """
-        rows, columns = (
-            _nearest(length, count)
-            for length, count in zip((window.height, window.width), shape, strict=True)
-        )
-        parts = [
-            self._read(
-                Window(window.col_off, window.row_off + row, window.width, 1), (1, window.width)
-            )
-            for row in rows.tolist()
-        ]
-        data = np.concatenate([one[..., columns] for one, _ in parts], axis=1)
-        return data, np.concatenate([one[:, columns] for _, one in parts])
+    def _read_validity(self, window: Window, shape: tuple[int, int]) -> np.ndarray:
+        """Read which pixels (H, W) are valid by the mask or alpha band."""
+        if self._validity is None:
+            return np.ones(shape, dtype=bool)
+        band = self._validity.removeprefix("mask,")
+        read = self._reader.read if band == self._validity else self._reader.read_masks
+        valid: np.ndarray = read(int(band), window=window, out_shape=shape) > 0
+        return valid
 
     def _find_alpha(self) -> str | None:
         """Return the number of a view's alpha band, which follows the data bands."""
@@ -260,12 +257,6 @@ class Scene:
             nodata=nodata,
             is_colour=may_be_colour(nodata, self.info.dtype),
         )
-
-
-def _nearest(length: int, count: int) -> np.ndarray:
-    """Return the pixels (count,) of a side that GDAL takes as nearest to those of another one."""
-    centres = (np.arange(count) + 0.5) * (length / count) + _SAME_PX
-    return np.minimum(centres.astype(np.int64), length - 1)
 
 
 @lru_cache(maxsize=64)
