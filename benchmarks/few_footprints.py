@@ -70,6 +70,7 @@ def main(
 ) -> None:
     """Train, predict and tabulate."""
     study, results = Study(work, steps, ()), work / "few_footprints.jsonl"
+    settings = {"longest": minutes, "recipe": recipe, "steps": steps, "thresholds": "default model"}
     for seed in map(int, seeds.split(",")):
         for region in regions or SCENES:
             if region == _MASSACHUSETTS:
@@ -85,13 +86,11 @@ def main(
             for count in sorted(map(int, counts.split(",")), reverse=True):
                 tasks += [(kind, count) for kind in kinds or (TUNED, SCRATCH)]
             for kind, count in tasks:
-                key = {"region": region, "kind": kind, "count": count, "seed": seed}
-                key |= {"longest": minutes, "recipe": recipe, "steps": steps}
-                key |= {"thresholds": "default model"}
+                key = {"region": region, "kind": kind, "count": count, "seed": seed} | settings
                 if has_line(results, key):
                     continue
                 append_line(results, key | place.score(kind, count, minutes, seed))
-    table = format_table(read_lines(results))
+    table = format_table([row for row in read_lines(results) if settings.items() <= row.items()])
     (work / "few_footprints.md").write_text(table)
     click.echo(table)
 

@@ -7,11 +7,12 @@ Prints one JSON line per measurement, the device in each. A scene is repetitions
 town. With --device cpu and a small --side it runs without a GPU, too.
 
 - `predict`: for each network, backend and number of tiles per batch, tiles per second of the
-  network alone, on a batch that is on the device, and from the file to finished strips; their
-  ratio is the share of the time in which the device computes. 0 tiles stands for the number that
-  `geoseg predict` chooses.
+  network alone, which normalizes one batch and computes it again and again, and from the file to
+  finished strips; medians. Their ratio is the share of the time in which the device computes.
+  0 tiles stands for the number that `geoseg predict` chooses.
 - `footprints`: megapixels per second of `geoseg predict` from the scene to footprints, and the
-  seconds of each stage. Stages of several threads run at the same time.
+  seconds of each stage. Stages of several threads run at the same time. A GPU computes after the
+  network was called: its time is in the stage that waits for it, stitching or writing strips.
 - `train`: steps per second of `geoseg train`, and the ratio to the same steps on a batch that is on
   the device.
 
@@ -24,6 +25,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import statistics
 import tempfile
 import time
 import warnings
@@ -32,6 +34,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from predict import make_model, make_scene, run_bare, run_bare_by_thread
 from stopwatch import Stopwatch
@@ -63,13 +66,14 @@ BARE_BATCHES = 40
 
 # Functions of each stage, as of `Stopwatch.watch`.
 STAGES = {
-    "looking for blank areas": ["geoseg.geo.raster.blank:find_blank_areas"],
+    "planning and blank areas": ["geoseg.prediction.plan:plan_prediction"],
     "comparing colours": ["geoseg.prediction.drift:warn_of_drift"],
-    "reading": ["geoseg.geo.raster.scene:Scene.read"],
+    "reading tiles": ["geoseg.geo.raster.scene:Scene.read"],
     "network": ["geoseg.prediction.blocks:_predict_batch"],
     "stitching": ["geoseg.prediction.stitching:Stitcher.add"],
-    "strips": ["geoseg.prediction.strip_writer:StripWriter._write"],
-    "rasters": ["geoseg.prediction.rasters:OutputRasters.write"],
+    "writing strips": ["geoseg.prediction.strip_writer:StripWriter._write"],
+    "placing on the scene's pixels": ["geoseg.prediction.rasters:OutputRasters.assemble"],
+    "writing rasters": ["geoseg.prediction.rasters:OutputRasters.write"],
     "vectorizing": ["geoseg.vectorization.layer:write_layer"],
 }
 
@@ -102,7 +106,7 @@ def main(words: list[str] | None = None) -> None:
             for network in arguments.network or NETWORKS:
                 for found in measure[part](work, network, arguments):
                     row = {"part": part, "device": name_device(arguments.device)}
-                    print(json.dumps({**row, "network": network, **found}), flush=True)
+                    print(json.dumps({**found, **row, "network": network}), flush=True)
 
 
 def name_device(device: str) -> str:
@@ -135,8 +139,8 @@ def measure_predict(
                 arguments.device, backend, "none", wanted or None, torch.get_num_threads(),
                 OutputEncoding(spec.outputs),
             )  # fmt: skip
-            task = replace(task, batch_size=choose_batch(task).batch_size)
             try:
+                task = replace(task, batch_size=choose_batch(task).batch_size)
                 yield {"backend": backend, **time_task(task, arguments.repeat)}
             except ConfigError as error:  # no compiler is installed
                 yield {"backend": backend, "error": str(error)}
@@ -154,7 +158,9 @@ def time_task(task: BlockTask, repeat: int) -> dict[str, Any]:
             if len(batches) == BARE_BATCHES:
                 break
     on_cpu = predictor.device.type == "cpu"
-    bare, all_, tiles = 0.0, 0.0, len(batches) * task.batch_size
+    # Both count tiles that only fill the last batch: the device computes them, too.
+    full = -(-len(task.block) // task.batch_size) * task.batch_size
+    bare, whole = [], []
     for turn in range(repeat + 1):  # the first one is a warm-up, and compiles
         start = time.perf_counter()
         if on_cpu:
@@ -164,13 +170,14 @@ def time_task(task: BlockTask, repeat: int) -> dict[str, Any]:
         middle = time.perf_counter()
         predict_block(task)
         if turn:
-            bare = max(bare, tiles / (middle - start))
-            all_ = max(all_, len(task.block) / (time.perf_counter() - middle))
+            bare.append(len(batches) * task.batch_size / (middle - start))
+            whole.append(full / (time.perf_counter() - middle))
+    speeds = {"network": statistics.median(bare), "predict": statistics.median(whole)}
     return {
         "batch_size": task.batch_size,
         "tile": spec.size,
-        "tiles_per_s": {"network": round(bare, 1), "predict": round(all_, 1)},
-        "ratio": round(all_ / bare, 3),
+        "tiles_per_s": {name: round(speed, 1) for name, speed in speeds.items()},
+        "ratio": round(statistics.median(np.divide(whole, bare)), 3),
     }
 
 
@@ -181,7 +188,7 @@ def measure_footprints(
     scene, model = make_scene(work, arguments.side), model_of(work, network)
     options = PredictOptions(device=arguments.device)
     predict(scene, work / "out", model=model, options=options, overwrite=True)  # a warm-up
-    stopwatch = Stopwatch()
+    stopwatch = Stopwatch(nested=False)
     with stopwatch.watch(STAGES):
         start = time.perf_counter()
         result = predict(scene, work / "out", model=model, options=options, overwrite=True)
@@ -200,9 +207,10 @@ def measure_train(
     """Yield steps per second of training."""
     changes = [f"train.device={arguments.device}", "train.max_minutes=null", "train.epochs=100000"]
     config = load_config(NETWORKS[network], changes)
-    tiles = work / "tiles"
+    tiles = work / "tiled" / "tiles"
     if not tiles.exists():
-        make_tiles(work, 256)
+        (work / "tiled").mkdir(exist_ok=True)
+        make_tiles(work / "tiled", 256)
     folder = work / f"train_{network}"
     folder.mkdir()
     yield speed(tiles, folder, config, steps=arguments.steps, repeat=arguments.repeat)

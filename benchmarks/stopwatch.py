@@ -1,4 +1,4 @@
-"""Stopwatch of the stages of a job: seconds in their functions, without those in each other."""
+"""Stopwatch of the stages of a job: seconds in their functions, none counted twice."""
 
 from __future__ import annotations
 
@@ -14,16 +14,21 @@ from typing import Any
 
 
 class Stopwatch:
-    """Seconds per stage; those of a stage that calls another one do not count twice.
+    """Seconds per stage.
 
     Threads are added up, so that stages of several threads may take longer than the job.
+
+    Args:
+        nested: Whether the seconds of a stage inside another one are its own; otherwise they are
+            those of the outermost one.
 
     Attributes:
         seconds: Seconds by stage.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, nested: bool) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
+        self._nested = nested
         self._lock, self._local = threading.Lock(), threading.local()
 
     @contextmanager
@@ -32,7 +37,8 @@ class Stopwatch:
 
         Args:
             stages: Functions, as `module:name` or `module:class.name`, by stage. None of them may
-                be a generator, whose work is done after it returns.
+                be a generator, whose work is done after it returns. Of a generator that a function
+                is given, the seconds that belong to no other stage are those of the function.
         """
         undo: list[tuple[Any, str, Any]] = []
         try:
@@ -61,7 +67,10 @@ class Stopwatch:
     def _measure(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def measured(*arguments: Any, **named: Any) -> Any:
-            outer = getattr(self._local, "inside", 0.0)
+            # The seconds of stages inside the running one; None outside of all.
+            outer: float | None = getattr(self._local, "inside", None)
+            if outer is not None and not self._nested:
+                return function(*arguments, **named)
             self._local.inside, start = 0.0, time.perf_counter()
             try:
                 return function(*arguments, **named)
@@ -69,7 +78,7 @@ class Stopwatch:
                 taken = time.perf_counter() - start
                 with self._lock:
                     self.seconds[stage] += taken - self._local.inside
-                self._local.inside = outer + taken
+                self._local.inside = None if outer is None else outer + taken
 
         return measured
 

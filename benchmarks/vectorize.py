@@ -12,7 +12,8 @@ Prints one JSON line per part.
   and `shapely.geometry.shape`. On a quarter of it, the ratio to the same followed by
   `buildingregulariser`, if that package is installed. Medians of `--repeat` turns.
 - `stages`: where the time of the verb goes, in one process: seconds of each stage without the
-  stages inside it. `--prob` measures another raster.
+  stages inside it; the objects are runs of pixels, seeds, watershed and holes. `--prob` measures
+  another raster.
 - `speed`: tracing the exact outlines of 20,000 buildings in an array of 10,000² by two threads,
   compared with `rasterio.features.shapes` over the array and `shapely.geometry.shape`: the ratio of
   seconds, and whether the polygons are the same.
@@ -74,7 +75,7 @@ STAGES = {
         "geoseg.vectorization.components.labelling:merge_blocks",
         "geoseg.vectorization.components.selection:select_components",
     ],
-    "seeds and watershed": ["geoseg.vectorization.objects.buildings:find_objects"],
+    "objects": ["geoseg.vectorization.objects.buildings:find_objects"],
     "tracing": ["geoseg.vectorization.footprints:_outline"],
     "zones": [f"{OUTLINES}.zones:find_zones"],
     "simplification": [f"{OUTLINES}.simplification:simplify_within"],
@@ -83,7 +84,9 @@ STAGES = {
         "geoseg.vectorization.footprints:trace_buildings",
         "geoseg.vectorization.footprint_frames:build_frame",
     ],
-    "writing": ["geoseg.geo.vector.writer:write_parts", "pyogrio:write_arrow"],
+    # The layer is written while its footprints are read back and numbered.
+    "windows to files": ["geoseg.geo.vector.writer:write_parts"],
+    "numbering and writing": ["pyogrio:write_arrow"],
 }
 KINDS: dict[str, dict[str, Any]] = {
     "raw": {"simplify_m": 0, "subpixel": False, "regularize": False},
@@ -187,7 +190,7 @@ def time_in_turns(commands: dict[str, list[str]], prob: Path, repeat: int) -> di
 
 def stages(prob: str | None) -> dict[str, Any]:
     """Time each stage of the verb in this process; imports are not counted."""
-    stopwatch = Stopwatch()
+    stopwatch = Stopwatch(nested=True)
     with tempfile.TemporaryDirectory() as work:
         raster = Path(prob) if prob else write_prob(Path(work) / "whole.tif", 1)
         with stopwatch.watch(STAGES):

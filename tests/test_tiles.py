@@ -369,9 +369,23 @@ def test_exchanged_areas_and_labels_are_refused(make_scene, tmp_path, crs):
             frame = gpd.read_file(tmp_path / f"{name}.gpkg").to_crs(crs)
             frame.to_file(tmp_path / f"{name}.gpkg")
     labels, areas = tmp_path / "drawn.gpkg", str(tmp_path / "houses.gpkg")
-    with pytest.raises(ConfigError, match=r"houses\.gpkg: its polygons are smaller .* exchange"):
+    with pytest.raises(
+        ConfigError, match=r"houses\.gpkg: 9 of its 9 polygons are inside .*: exchange"
+    ):
         cut(made.path, labels, tmp_path / "tiles", split="areas", areas=areas)
     cut(made.path, areas, tmp_path / "tiles", split="areas", areas=str(labels))
+
+
+def test_areas_smaller_than_buildings_are_allowed(make_scene, tmp_path):
+    made = make_scene(height=160, width=300)
+    halls = [shapely.box(left, -70, left + 45, -5) for left in (5, 60, 104)]
+    write_areas(made, tmp_path / "halls.gpkg", area=shapely.union_all(halls))
+    patches = [shapely.box(left, -80, left + 40, -2) for left in (-3, 30, 100)]
+    write_areas(made, tmp_path / "areas.gpkg", area=shapely.union_all(patches))
+    for name in ("halls", "areas"):
+        gpd.read_file(tmp_path / f"{name}.gpkg").explode().to_file(tmp_path / f"{name}.gpkg")
+    options = {"split": "areas", "areas": str(tmp_path / "areas.gpkg")}
+    assert cut(made.path, tmp_path / "halls.gpkg", tmp_path / "tiles", **options).tiles["train"]
 
 
 def test_areas_that_end_with_the_scene_are_not_warned_of(make_scene, tmp_path, caplog):

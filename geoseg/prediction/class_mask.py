@@ -31,7 +31,7 @@ def write_mask(prob: Path, path: Path, spec: ModelSpec, threshold: float, thread
             it.
         spec: Header of the model.
         threshold: Smallest probability of a building; not used for exclusive classes.
-        threads: Threads that compress.
+        threads: Number of threads that compress.
     """
     classes = _name_values(spec)
     names = {CLASS_TAG.format(value): name for value, (name, _) in classes.items()}

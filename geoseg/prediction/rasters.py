@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any, Self
+from typing import Any
 
-import numpy as np
 from rasterio.windows import Window
-from scipy.ndimage import distance_transform_edt
 
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import (
-    Scene,
     limited_block_cache,
     open_for_writing,
     without_georeferencing_warnings,
@@ -26,18 +20,13 @@ from geoseg.geo.raster import (
 from geoseg.geo.styles import prob_style, write_raster_style
 from geoseg.jobs.progress import Progress
 from geoseg.jobs.threads import map_in_order
-from geoseg.jobs.workers import count_cores
+from geoseg.jobs.workers import Workers, count_cores
 from geoseg.options import PredictOptions, Thresholds
-from geoseg.prediction.batches import within
 from geoseg.prediction.class_mask import write_mask
 from geoseg.prediction.crf.refinement import refine_raster
 from geoseg.prediction.encoding import OutputEncoding
+from geoseg.prediction.placing import WINDOW, Placer, count_threads
 from geoseg.prediction.plan import ScenePlan
-
-_WINDOW = (512, 4096)
-
-# Threads that read windows at the same time; each takes some tens of megabytes.
-_MOST_THREADS = 4
 
 
 class OutputRasters:
@@ -48,12 +37,19 @@ class OutputRasters:
         folder: Folder for intermediate rasters.
         encoding: Bands of the strips.
         tags: Dataset tags of the rasters.
+        workers: Limits of threads and memory; the bytes do not depend on them.
     """
 
     def __init__(
-        self, plan: ScenePlan, folder: Path, encoding: OutputEncoding, tags: dict[str, str]
+        self,
+        plan: ScenePlan,
+        folder: Path,
+        encoding: OutputEncoding,
+        tags: dict[str, str],
+        workers: Workers,
     ) -> None:
         self._plan, self._folder, self._encoding, self._tags = plan, folder, encoding, tags
+        self._workers = workers
 
     @limited_block_cache()
     def assemble(
@@ -109,15 +105,18 @@ class OutputRasters:
 
     def _warp_to_output_grid(self, stitched: Path) -> Path:
         """Warp probabilities to the pixels of the scene, and apply the scene's own nodata."""
-        warped, grid = self._folder / "placed.tif", self._plan.out_grid
-        threads = min(_MOST_THREADS, count_cores())
+        warped, grid, workers = self._folder / "placed.tif", self._plan.out_grid, self._workers
+        threads = count_threads(
+            self._plan, self._encoding, workers.local_threads, workers.max_memory_gb
+        )
         with (
             self._open(warped, grid) as sink,
-            _Placer(self._plan, stitched, threads) as placer,
+            without_georeferencing_warnings(),
+            Placer(self._plan, stitched, threads) as placer,
             ThreadPoolExecutor(threads) as pool,
         ):
-            windows = list(grid.windows(*_WINDOW))
-            placed = map_in_order(pool, placer.place, windows, ahead=threads)
+            windows = list(grid.windows(*WINDOW))
+            placed = map_in_order(pool, placer.place, windows, ahead=threads - 1)
             for window, (data, valid) in zip(windows, placed, strict=True):
                 sink.write(data, window=window)
                 sink.write_mask(valid, window=window)
@@ -129,57 +128,3 @@ class OutputRasters:
             path, grid, count=len(encoding.bands), dtype=encoding.dtype,
             descriptions=encoding.bands, scales=encoding.scales, tags=self._tags, scratch=True,
         )  # fmt: skip
-
-
-class _Placer:
-    """Reads stitched probabilities on the pixels of the scene, by several threads.
-
-    Args:
-        plan: Plan of the prediction.
-        stitched: Probabilities on the grid of the tiles.
-        threads: Number of threads that read at the same time.
-    """
-
-    def __init__(self, plan: ScenePlan, stitched: Path, threads: int) -> None:
-        self._plan, self._stitched, self._threads = plan, stitched, threads
-        # Pixels at an edge may be filled from neighbours this far outside the window.
-        self._margin = 2 + math.ceil(2 * plan.grid.gsd_m / plan.out_grid.gsd_m)
-        # A file may be read by one thread at a time.
-        self._free: SimpleQueue[tuple[Scene, Scene]] = SimpleQueue()
-
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            for _ in range(self._threads):
-                prob = stack.enter_context(Scene(self._stitched, grid=self._plan.out_grid))
-                self._free.put((prob, stack.enter_context(self._plan.scene.open())))
-            self._files = stack.pop_all()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._files.close()
-
-    def place(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
-        """Return the values (bands, h, w) of a window of the scene, and valid (h, w)."""
-        prob, scene = self._free.get()
-        try:
-            around = self._plan.out_grid.widen(window, self._margin)
-            data = _fill_invalid(*prob.read(around))[(..., *within(around, window))]
-            valid = scene.read_valid(window)
-        finally:
-            self._free.put((prob, scene))
-        if self._plan.aoi is not None:
-            valid &= self._plan.aoi.covers(self._plan.out_grid, window)
-        return data * valid, valid
-
-
-def _fill_invalid(data: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Give invalid pixels the values of the nearest valid pixel.
-
-    The coarser grid of the model has no value for some pixels at the edge of valid areas that are
-    valid in the scene.
-    """
-    if valid.all() or not valid.any():
-        return data
-    rows, columns = distance_transform_edt(~valid, return_distances=False, return_indices=True)
-    filled: np.ndarray = data[:, rows, columns]
-    return filled

@@ -65,7 +65,8 @@ def predict_rasters(
     """
     encoding = OutputEncoding(job.plan.spec.outputs, job.options.uncertainty, job.options.floats)
     strips = _Strips(job, encoding, work, workers, progress).predict(pool)
-    rasters = OutputRasters(job.plan, work.folder, encoding, _make_tags(job, encoding, thresholds))
+    tags = _make_tags(job, encoding, thresholds)
+    rasters = OutputRasters(job.plan, work.folder, encoding, tags, workers)
     prob = rasters.assemble(strips, job.options, progress)
     if "prob" in targets:
         rasters.write(prob, targets["prob"], targets.get("mask"), thresholds)

@@ -1,4 +1,4 @@
-"""Checks of drawn areas from which a network would learn less than the user thinks."""
+"""Checks of drawn areas: are they areas, and will a network learn what the user thinks?"""
 
 from __future__ import annotations
 
@@ -30,30 +30,39 @@ def check_exchanged(labels: Sequence[Labels], path: str, options: TileOptions) -
         options: Tiling options.
 
     Raises:
-        ConfigError: If the areas are smaller than the footprints.
+        ConfigError: If most areas are inside footprints, and no footprint is inside an area.
     """
     if options.areas is None or options.classes is not None:
         return
-    areas = read_footprints(options.areas)
-    sizes = [
-        (_measure(one.footprints), _measure(to_crs_near(areas, one.grid.crs, one.grid)))
-        for one in labels
-        if isinstance(one, FootprintLabels) and len(one)
-    ]
-    if not sizes or areas.empty:
-        return
-    footprints, drawn = (np.median(np.concatenate(each)) for each in zip(*sizes, strict=True))
-    if drawn < footprints:
+    areas, drawn, enclosed = read_footprints(options.areas), 0, 0
+    for one in labels:
+        if isinstance(one, FootprintLabels) and len(one):
+            own, inside, holds_footprint = _compare(one, areas)
+            if holds_footprint:
+                return
+            drawn, enclosed = drawn + own, enclosed + inside
+    if enclosed > drawn / 2:
         raise ConfigError(
-            f"--areas {options.areas}: its polygons are smaller than the footprints in {path}; "
-            "--labels takes the buildings, --areas what was drawn around them: exchange the two"
+            f"--areas {options.areas}: {enclosed} of its {drawn} polygons are inside footprints of "
+            f"{path}, and no footprint is inside an area; --labels takes the buildings, --areas "
+            "what was drawn around them: exchange the two"
         )
 
 
-def _measure(frame: gpd.GeoDataFrame) -> np.ndarray:
-    """Return the areas of polygons in the units of their CRS, degrees included."""
-    areas: np.ndarray = shapely.area(frame.geometry.to_numpy())
-    return areas
+def _compare(labels: FootprintLabels, areas: gpd.GeoDataFrame) -> tuple[int, int, bool]:
+    """Compare areas in a scene with its footprints.
+
+    Returns:
+        Number of areas in the scene, how many of them are inside a footprint, and whether a
+        footprint is inside an area.
+    """
+    drawn = to_crs_near(areas, labels.grid.crs, labels.grid).geometry.to_numpy()
+    drawn = drawn[shapely.intersects(drawn, labels.grid.polygon)]
+    footprints = labels.footprints.geometry.to_numpy()
+    tree = shapely.STRtree(footprints)
+    inside = np.unique(tree.query(drawn, predicate="within")[0])
+    holds_footprint = bool(tree.query(drawn, predicate="contains").size)
+    return len(drawn), len(inside), holds_footprint
 
 
 def warn_missing_validation(tiles: pd.DataFrame, options: TileOptions) -> None:

@@ -139,7 +139,7 @@ def write_cog(source: str | Path, path: str | Path, *, resampling: str, threads:
         path: Final name.
         resampling: Method for overviews: `average` for probabilities, `nearest` or `mode`
             for classes.
-        threads: Threads that compress. Two of them take half as much CPU time again as one.
+        threads: Number of threads that compress. Two take half as much CPU time again as one.
     """
     with replace_file(path) as partial:
         with (

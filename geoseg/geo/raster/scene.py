@@ -33,7 +33,7 @@ from geoseg.geo.raster.opening import (
     missing_source,
     open_raster,
 )
-from geoseg.geo.raster.reduced import read_reduced
+from geoseg.geo.raster.reduced import is_faster_by_rows, read_reduced
 from geoseg.geo.raster.scene_vrt import (
     Band,
     check_dtypes,
@@ -181,12 +181,10 @@ class Scene:
         """
         window = window or self.grid.window
         try:
-            if shape is None:
-                data, valid = self._read(window, (window.height, window.width))
-            elif self._is_warped or self._reader.overviews(self._indexes[0]):
-                data, valid = self._read(window, shape)
-            else:
+            if shape and is_faster_by_rows(self._reader, self._indexes, window.width, shape[1]):
                 data, valid = read_reduced(self._read, window, shape)
+            else:
+                data, valid = self._read(window, shape or (window.height, window.width))
         except RasterioError as error:
             raise self._unreadable(window, error) from error
         if data.dtype.kind == "f":
@@ -195,10 +193,12 @@ class Scene:
         return data, valid
 
     def read_valid(self, window: Window) -> np.ndarray:
-        """Read which pixels of a window are valid (H, W), and their values only if these tell.
+        """Read which pixels of a window are valid, bool (H, W).
+
+        Their values are read only if validity depends on them: on a sentinel or on NaN.
 
         Raises:
-            SceneReadError: If the file is damaged inside the window.
+            SceneReadError: If what must be read is damaged inside the window.
         """
         if self.info.nodata is not None or np.dtype(self.info.dtype).kind == "f":
             return self.read(window)[1]
