@@ -1,5 +1,6 @@
 """Prediction of scenes tile by tile."""
 
+import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
@@ -24,6 +25,8 @@ from geoseg.options import CRFOptions, PredictOptions
 from geoseg.prediction.batches import iter_batches
 from geoseg.prediction.blocks import _load_predictor
 from geoseg.prediction.crf.refinement import refine_raster
+from geoseg.prediction.encoding import OutputEncoding
+from geoseg.prediction.placing import count_threads
 from geoseg.prediction.plan import plan_prediction
 from geoseg.prediction.predictor import Predictor
 from geoseg.prediction.stitching import TileBlock
@@ -299,6 +302,36 @@ def test_a_scene_is_resampled_to_the_model_and_back(model, tmp_path):
     assert np.array_equal(valid, town.valid)
     predict(scene, tmp_path / "own.tif", model=model, options=PredictOptions(keep_model_grid=True))
     assert read_info(tmp_path / "own.tif").grid == plan.grid
+
+
+@pytest.mark.parametrize("with_aoi", [True, False])
+def test_several_threads_place_the_same_pixels(model, tmp_path, monkeypatch, with_aoi):
+    town = build_town(180, 260, seed=5, gsd_m=0.3)
+    scene, _ = write_town(town, tmp_path)
+    monkeypatch.setattr("geoseg.prediction.rasters.WINDOW", (48, 64))
+    options = PredictOptions()
+    if with_aoi:
+        window = town.grid.window_polygon(Window(30, 20, 170, 110))
+        area = gpd.GeoSeries([window.buffer(-5)], crs=town.grid.crs.to_wkt())
+        area.to_file(tmp_path / "aoi.gpkg")
+        options = PredictOptions(aoi=str(tmp_path / "aoi.gpkg"))
+    for threads in (1, 3):
+        monkeypatch.setattr("geoseg.prediction.rasters.count_threads", lambda *_, n=threads: n)
+        predict(scene, tmp_path / f"{threads}.tif", model=model, options=options)
+    one = (tmp_path / "1.tif").read_bytes()
+    assert one == (tmp_path / "3.tif").read_bytes()
+    with Scene(tmp_path / "1.tif") as prob:
+        data, valid = prob.read()
+    assert data[:, valid].std() > 1
+    assert (valid.sum() < 0.5 * town.valid.sum()) == with_aoi
+
+
+def test_threads_that_place_pixels_keep_to_the_memory(town):
+    _, scene, _ = town
+    plan, encoding = plan_prediction(scene, SPEC), OutputEncoding(("building", "border"))
+    assert count_threads(plan, encoding, 3, 100.0) == 3
+    assert count_threads(plan, encoding, 64, 100.0) == 4
+    assert count_threads(plan, encoding, 3, 0.001) == 1
 
 
 def test_a_constant_stays_constant_when_it_is_resampled(model, tmp_path):
