@@ -239,14 +239,18 @@ def _write_outputs(
     from geoseg.vectorization.layer import write_layer
 
     targets, layer = _name_targets(plan, work)
-    prob = predict_rasters(
-        plan.job, work, targets, plan.thresholds, workers=workers, pool=pool, progress=progress
-    )
-    if layer is not None:
-        write_layer(
-            read_prob(prob), layer, work, plan.thresholds,
-            max_memory_gb=workers.max_memory_gb, pool=pool, progress=progress,
-        )  # fmt: skip
+
+    def vectorize(prob: Path) -> None:
+        if layer is not None:
+            write_layer(
+                read_prob(prob), layer, work, plan.thresholds,
+                max_memory_gb=workers.max_memory_gb, pool=pool, progress=progress,
+            )  # fmt: skip
+
+    predict_rasters(
+        plan.job, work, targets, plan.thresholds,
+        workers=workers, pool=pool, progress=progress, meanwhile=vectorize,
+    )  # fmt: skip
 
 
 def _name_targets(plan: PredictPlan, work: Work) -> tuple[dict[str, Path], Path | None]:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 @click.option("--scene", metavar="SCENE", help="The scene on which the polygons were drawn.")
 @click.option(
     "-m", "--model", "models", multiple=True, metavar="MODEL",
-    help="A model file, the folder of a run, or buildings, the default model; repeat it to average several.  "
-    "[default: buildings]",
+    help="A model file, the folder of a run, or buildings, the default model; repeat it to average "
+    "several.  [default: buildings]",
 )  # fmt: skip
 @click.option(
     "--prob", metavar="PROB",

@@ -41,10 +41,10 @@ def command(
 ) -> None:
     """Predict a real scene, then run all steps on a synthetic town.
 
-    The scene is a village in Zanzibar, which the default model was not trained on. The prediction of the
-    default model is evaluated and shown in sample/sample.jpg. Options and settings apply to the
-    town: train on part of it, predict all of it, and evaluate on the quarter that was kept from
-    training. The result is shown in demo.png.
+    The scene is a village in Zanzibar, on which the default model was not trained. Its prediction
+    is evaluated and shown in sample/sample.jpg. Options and settings apply to the town: train on
+    part of it, predict all of it, and evaluate on the quarter that was kept from training. The
+    result is shown in demo.png.
     """
     settings = resolve("demo", config or "configs/demo.yaml", overrides)
     folder = Path(output)

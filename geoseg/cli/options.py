@@ -32,7 +32,9 @@ def config_options(function: Function) -> Function:
         help="Override a setting, e.g. train.lr=1e-4. May be repeated.",
     )(function)
     return click.option(
-        "--config", metavar="FILE", help="A YAML file, or one that comes with geoseg, such as configs/small.yaml."
+        "--config",
+        metavar="FILE",
+        help="A YAML file, or one that comes with geoseg, such as configs/small.yaml.",
     )(function)
 
 

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 @click.argument("scene")
 @click.option(
     "-m", "--model", "models", multiple=True, metavar="MODEL",
-    help="A model file, the folder of a run, or buildings, the default model; repeat it to average several.  "
-    "[default: buildings]",
+    help="A model file, the folder of a run, or buildings, the default model; repeat it to average "
+    "several.  [default: buildings]",
 )  # fmt: skip
 @output_option("A folder (prob.tif, mask.tif, footprints.gpkg), or one file, by its suffix.")
 @click.option("--bands", help="Bands of the scene in the model's order.  [default: by name]")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from geoseg.geo.paths import absolute_path
-from geoseg.geo.raster import TRAINING_AREA_TAG, ExclusiveClasses, make_prob_tags
+from geoseg.geo.raster import (
+    TRAINING_AREA_TAG,
+    ExclusiveClasses,
+    make_prob_tags,
+    without_georeferencing_warnings,
+)
 from geoseg.geo.training_area import join_areas
 from geoseg.jobs.output import Work
 from geoseg.jobs.progress import Progress
@@ -48,6 +54,7 @@ def predict_rasters(
     workers: Workers,
     pool: Pool,
     progress: Progress | None = None,
+    meanwhile: Callable[[Path], None] | None = None,
 ) -> Path:
     """Predict a scene and write the rasters of it that are wanted.
 
@@ -59,6 +66,7 @@ def predict_rasters(
         workers: Who predicts; the bytes do not depend on it.
         pool: The same workers, open.
         progress: Called with the finished and the total number of tiles, then of CRF blocks.
+        meanwhile: Called with the raster that is returned, while those that are wanted are written.
 
     Returns:
         A raster of all probabilities in the working folder.
@@ -68,8 +76,16 @@ def predict_rasters(
     tags = _make_tags(job, encoding, thresholds)
     rasters = OutputRasters(job.plan, work.folder, encoding, tags, workers)
     prob = rasters.assemble(strips, job.options, progress)
-    if "prob" in targets:
-        rasters.write(prob, targets["prob"], targets.get("mask"), thresholds)
+    with without_georeferencing_warnings(), ThreadPoolExecutor(1) as background:
+        writing = (
+            background.submit(rasters.write, prob, targets["prob"], targets.get("mask"), thresholds)
+            if "prob" in targets
+            else None
+        )
+        if meanwhile:
+            meanwhile(prob)
+        if writing:
+            writing.result()
     return prob
 
 
