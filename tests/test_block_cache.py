@@ -12,7 +12,7 @@ from rasterio.env import get_gdal_config, set_gdal_config
 
 from geoseg.geo.raster import Scene, limited_block_cache
 
-LIMIT = 32 * 2**20
+LIMIT = 64 * 2**20
 BEFORE = 200 * 2**20
 
 

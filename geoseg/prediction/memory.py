@@ -28,8 +28,8 @@ _ACTIVATION_FACTOR = 1.25
 # Peaks of whole predictions were up to 15 % above the sum of their parts, most on a busy machine.
 _ESTIMATE_FACTOR = 1.25
 
-# Estimate for the block cache of GDAL (32 MB) and the buffers of decoder, warp and writer.
-_RASTER_BYTES = 96_000_000
+# Estimate for the block cache of GDAL (64 MB) and the buffers of decoder, warp and writer.
+_RASTER_BYTES = 128_000_000
 
 # Fewest batches to read ahead; with fewer, the network waits for every read.
 _MIN_READ_AHEAD = 2

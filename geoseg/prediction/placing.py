@@ -74,19 +74,18 @@ class Placer:
 
     def place(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Return the values (bands, h, w) of a window of the scene, and valid (h, w)."""
-        around = self._plan.out_grid.widen(window, self._margin)
-        inner = within(around, window)
         prob, scene = self._free.get()
         try:
-            data, known = prob.read(around)
+            data, known = prob.read(window)
             valid = scene.read_valid(window)
+            if self._plan.aoi is not None:
+                valid &= self._plan.aoi.covers(self._plan.out_grid, window)
+            if (valid & ~known).any():
+                around = self._plan.out_grid.widen(window, self._margin)
+                data = _fill_invalid(*prob.read(around))[(..., *within(around, window))]
         finally:
             self._free.put((prob, scene))
-        if self._plan.aoi is not None:
-            valid &= self._plan.aoi.covers(self._plan.out_grid, window)
-        if (valid & ~known[inner]).any():
-            data = _fill_invalid(data, known)
-        return data[(..., *inner)] * valid, valid
+        return data * valid, valid
 
 
 def _fill_invalid(data: np.ndarray, valid: np.ndarray) -> np.ndarray:

@@ -12,8 +12,9 @@ from rasterio.env import get_gdal_config, set_gdal_config
 _OPTION = "GDAL_CACHEMAX"
 
 # By default GDAL keeps decoded blocks until they fill a twentieth of the machine's memory, so that
-# reading a large scene seems to need that much.
-_LIMIT_BYTES = 32 * 2**20
+# reading a large scene seems to need that much. With half of this limit, two threads that warp and
+# one that writes evict what the others need next, and take twice the CPU time.
+_LIMIT_BYTES = 64 * 2**20
 
 
 class _BlockCache:
@@ -46,7 +47,7 @@ _BLOCK_CACHE = _BlockCache()
 
 @contextmanager
 def limited_block_cache() -> Iterator[None]:
-    """Limit GDAL's block cache to 32 MB; restore its size when the last caller leaves.
+    """Limit GDAL's block cache to 64 MB; restore its size when the last caller leaves.
 
     Works as a decorator, too; can be nested and used from several threads. Where the user sets
     `GDAL_CACHEMAX` in the environment, that size is kept.
