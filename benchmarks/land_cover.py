@@ -123,7 +123,10 @@ def format_tables(rows: Sequence[dict[str, Any]]) -> str:
             for scene in scenes
         ]
         total = Confusion(np.sum([row["confusion"] for row in own], axis=0))
-        cells = (f"{mean:.3f}" for mean in (*means, np.mean(means), total.mean_iou))
+        cells = (
+            "" if np.isnan(mean) else f"{mean:.3f}"
+            for mean in (*means, np.mean(means), total.mean_iou)
+        )
         lines.append(f"| `{recipe}` | {steps} | {' | '.join(cells)} |")
         matrices.append(_format_confusion(f"{recipe}, {steps} steps", own[0]["classes"], total))
     return "\n".join([*lines, *matrices]) + "\n"
