@@ -56,8 +56,6 @@ from geoseg.prediction.stitching import TileBlock
 from geoseg.town import build_town, write_town
 
 PARTS = ("predict", "footprints", "train")
-TOWN = 2048
-
 # Configuration of each network, for training.
 NETWORKS = {"lite0": "small", "seresnext50": "deepglobe"}
 
@@ -78,20 +76,19 @@ STAGES = {
 }
 
 
-def main(words: list[str] | None = None) -> None:
+def main() -> None:
     """Run the selected parts."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu"))
-    parser.add_argument(
-        "--side", type=int, default=8192, help="side of the scene, a multiple of 2048"
-    )
+    parser.add_argument("--side", type=int, default=8192, help="side of the scene")
+    parser.add_argument("--town", type=int, default=2048, help="side of its town, a divisor")
     parser.add_argument("--network", action="append", choices=tuple(NETWORKS))
     parser.add_argument("--batch", default="0,8,32", help="tiles per batch; 0 for the default")
     parser.add_argument("--backend", default="torch,compile")
     parser.add_argument("--steps", type=int, default=20, help="training steps per measurement")
     parser.add_argument("--repeat", type=int, default=3, help="repeats")
-    arguments = parser.parse_args(words)
+    arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"unknown part {unknown.pop()}; choose from {', '.join(PARTS)}")
     logging.disable(logging.WARNING)
@@ -99,7 +96,7 @@ def main(words: list[str] | None = None) -> None:
     arguments.device = "gpu" if choose_device(arguments.device).type == "cuda" else "cpu"
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        write_town(build_town(TOWN, TOWN, seed=7, gsd_m=0.3), work)
+        write_town(build_town(arguments.town, arguments.town, seed=7, gsd_m=0.3), work)
         measure = {"predict": measure_predict, "footprints": measure_footprints,
                    "train": measure_train}  # fmt: skip
         for part in arguments.parts or PARTS:
@@ -125,7 +122,7 @@ def measure_predict(
     """Yield tiles per second of the network alone and of prediction."""
     model = model_of(work, network)
     spec = load_spec(model)
-    plan = plan_prediction(make_scene(work, arguments.side), spec)
+    plan = plan_prediction(make_scene(work, arguments.side, arguments.town), spec)
     (work / "bands").mkdir(exist_ok=True)
     for backend in arguments.backend.split(","):
         try:
@@ -185,7 +182,7 @@ def measure_footprints(
     work: Path, network: str, arguments: argparse.Namespace
 ) -> Iterator[dict[str, Any]]:
     """Yield the seconds from a scene to footprints, in all and by stage."""
-    scene, model = make_scene(work, arguments.side), model_of(work, network)
+    scene, model = make_scene(work, arguments.side, arguments.town), model_of(work, network)
     options = PredictOptions(device=arguments.device)
     predict(scene, work / "out", model=model, options=options, overwrite=True)  # a warm-up
     stopwatch = Stopwatch(nested=False)

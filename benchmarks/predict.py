@@ -107,7 +107,7 @@ def make_model(folder: Path, arch: str, encoder: str | None = None) -> Path:
     return path
 
 
-def make_scene(folder: Path, side: int) -> Path:
+def make_scene(folder: Path, side: int, town_side: int = TOWN) -> Path:
     """Write a square GeoTIFF of repetitions of the town."""
     path = folder / f"scene_{side}.tif"
     if path.exists():
@@ -117,9 +117,9 @@ def make_scene(folder: Path, side: int) -> Path:
     profile |= {"height": side, "width": side, "tiled": True, "compress": "deflate"}
     profile |= {"blockxsize": 512, "blockysize": 512, "nodata": None}
     with rasterio.open(path, "w", **profile) as sink:
-        for top in range(0, side, TOWN):
-            for left in range(0, side, TOWN):
-                sink.write(pixels, window=Window(left, top, TOWN, TOWN))
+        for top in range(0, side, town_side):
+            for left in range(0, side, town_side):
+                sink.write(pixels, window=Window(left, top, town_side, town_side))
         sink.descriptions = ("red", "green", "blue")
     return path
 

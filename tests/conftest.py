@@ -1,5 +1,6 @@
 """What all tests share: Hypothesis profiles, one thread, and small scenes with known footprints."""
 
+import gc
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from shapely.geometry import Polygon
 from geoseg.data.tiles import plan_tiles, tile_scenes
 from geoseg.errors import GeosegError
 from geoseg.geo.grid import Grid
+from geoseg.jobs.memory import release_memory
 from geoseg.options import TileOptions
 
 # `HYPOTHESIS_PROFILE=ci pytest` tries more examples, the same ones each time.
@@ -66,6 +68,14 @@ class MadeScene:
         for left, top, right, bottom in self.boxes:
             mask[top:bottom, left:right] = True
         return mask
+
+
+@pytest.fixture(autouse=True, scope="module")
+def free_memory():
+    """Give back what the tests of a file have used: limits of memory count the whole process."""
+    yield
+    gc.collect()
+    release_memory()
 
 
 @pytest.fixture

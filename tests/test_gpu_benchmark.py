@@ -1,6 +1,7 @@
 """The benchmark for GPUs runs on a CPU with small sizes, so that it runs once a GPU is at hand."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -10,24 +11,12 @@ import pytest
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-@pytest.fixture
-def gpu(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import gpu
-    import predict
-
-    monkeypatch.setattr(gpu, "TOWN", 512)
-    monkeypatch.setattr(gpu.logging, "disable", lambda _: None)
-    monkeypatch.setattr(predict, "TOWN", 512)
-    yield gpu
-    for name in ("gpu", "predict", "train", "stopwatch"):
-        sys.modules.pop(name, None)
-
-
-def test_every_part_measures_what_it_says(gpu, capsys):
-    words = "--device cpu --side 512 --network lite0 --batch 2 --backend torch --steps 1 --repeat 1"
-    gpu.main(words.split())
-    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+def test_every_part_measures_what_it_says():
+    sizes = ["--town", "512", "--side", "512", "--batch", "2", "--steps", "1", "--repeat", "1"]
+    choice = ["--device", "cpu", "--network", "lite0", "--backend", "torch"]
+    command = [sys.executable, BENCHMARKS / "gpu.py", *sizes, *choice]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["part"] for row in rows] == ["predict", "footprints", "train"]
     predicted, footprints, train = rows
     assert (predicted["backend"], predicted["batch_size"], predicted["tile"]) == ("torch", 2, 256)

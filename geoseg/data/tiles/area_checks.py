@@ -37,7 +37,7 @@ def check_exchanged(labels: Sequence[Labels], path: str, options: TileOptions) -
     areas, drawn, enclosed = read_footprints(options.areas), 0, 0
     for one in labels:
         if isinstance(one, FootprintLabels) and len(one):
-            own, inside, holds_footprint = _compare(one, areas)
+            own, inside, holds_footprint = _compare(one, areas, options.areas)
             if holds_footprint:
                 return
             drawn, enclosed = drawn + own, enclosed + inside
@@ -49,14 +49,14 @@ def check_exchanged(labels: Sequence[Labels], path: str, options: TileOptions) -
         )
 
 
-def _compare(labels: FootprintLabels, areas: gpd.GeoDataFrame) -> tuple[int, int, bool]:
-    """Compare areas in a scene with its footprints.
+def _compare(labels: FootprintLabels, areas: gpd.GeoDataFrame, path: str) -> tuple[int, int, bool]:
+    """Compare areas, of a file, in a scene with its footprints.
 
     Returns:
         Number of areas in the scene, how many of them are inside a footprint, and whether a
         footprint is inside an area.
     """
-    drawn = to_crs_near(areas, labels.grid.crs, labels.grid).geometry.to_numpy()
+    drawn = to_crs_near(areas, labels.grid.crs, labels.grid, where=path).geometry.to_numpy()
     drawn = drawn[shapely.intersects(drawn, labels.grid.polygon)]
     footprints = labels.footprints.geometry.to_numpy()
     tree = shapely.STRtree(footprints)
