@@ -6,11 +6,11 @@
 WORK is the folder of `benchmarks/places.py`, which has trained a model on all other regions.
 --massachusetts names a folder with scene.tif and footprints.gpkg of a place that the default model
 never saw; there, that is the model. Models of regions get the thresholds of the default model, as
-users have them. In each region the western part of a scene is labelled, from
-its south-western corner until it contains so many footprints; the eastern part is predicted: by the
-model as it is, by a model trained from scratch on the labelled area, and by one that continues from
-the model. Each result is a line of work/few_footprints.jsonl, so that an interrupted run is
-continued; the table is work/few_footprints.md.
+users have them. In each region the western part of a scene is labelled, from its south-western
+corner until it contains so many footprints; the eastern part is predicted: by the model as it is,
+by a model trained from scratch on the labelled area, and by one that continues from the model. Each
+result is a line of work/few_footprints.jsonl, so that an interrupted run is continued; the table is
+work/few_footprints.md.
 """
 
 from __future__ import annotations

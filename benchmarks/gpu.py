@@ -9,7 +9,7 @@ town. With --device cpu and a small --side it runs without a GPU, too.
 - `predict`: for each network, backend and number of tiles per batch, tiles per second of the
   network alone, which normalizes one batch and computes it again and again, and from the file to
   finished strips; medians. Their ratio is the share of the time in which the device computes.
-  0 tiles stands for the number that `geoseg predict` chooses.
+  With 0 tiles it is the number that `geoseg predict` chooses.
 - `footprints`: megapixels per second of `geoseg predict` from the scene to footprints, and the
   seconds of each stage. Stages of several threads run at the same time. A GPU computes after the
   network was called: its time is in the stage that waits for it, stitching or writing strips.
@@ -56,6 +56,7 @@ from geoseg.prediction.stitching import TileBlock
 from geoseg.town import build_town, write_town
 
 PARTS = ("predict", "footprints", "train")
+
 # Configuration of each network, for training.
 NETWORKS = {"lite0": "small", "seresnext50": "deepglobe"}
 

@@ -150,7 +150,7 @@ def write_scene(
         height: Rows.
         width: Columns.
         bands: Bands.
-        dtype: Data type; values lie between 20 and 120.
+        dtype: Data type; values are between 20 and 120.
         crs: Anything rasterio takes, or None.
         gsd: Pixel size in the CRS's unit, or (x, y).
         origin: Upper left corner in the CRS.

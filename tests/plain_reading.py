@@ -142,7 +142,7 @@ def write_polygon(path, place, window, **attributes):
 
 
 def find_data(path, place):
-    """Row and column of the valid pixel that lies nearest to the middle."""
+    """Row and column of the valid pixel that is nearest to the middle."""
     if place.points:
         return place.height // 2, place.width // 2
     thinned = (min(150, place.height), min(150, place.width))

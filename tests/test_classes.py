@@ -118,7 +118,7 @@ def test_simplified_neighbours_share_their_lines(tmp_path, seed):
     whole = shapely.union_all(simple.geometry.values)
     total = shapely.area(simple.geometry.values).sum()
     assert total == pytest.approx(whole.area, rel=1e-9)
-    # What is not covered lies along the scene's own nodata, nowhere between two classes.
+    # What is not covered is along the scene's own nodata, nowhere between two classes.
     holes = [ring for part in shapely.get_parts(whole) for ring in part.interiors]
     assert holes == []
     assert (burnt(simple, grid) == classes).mean() > 0.97

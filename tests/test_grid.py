@@ -1,4 +1,4 @@
-"""Where pixels lie: ground distances in any CRS, windows and resampling under rotation."""
+"""Positions of pixels: ground distances in any CRS, windows and resampling under rotation."""
 
 import math
 

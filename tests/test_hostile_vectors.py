@@ -387,7 +387,7 @@ def nothing_but_huge_coordinates(town, tmp_path):
 @case
 def curves(town, tmp_path):
     left, bottom, right, top = box_inside(town)
-    # No pixel's centre lies between the circle and the chords that GDAL draws for it.
+    # No pixel's centre is between the circle and the chords that GDAL draws for it.
     x, y, radius = (left + right) / 2, (bottom + top) / 2, 14.1
     write_curve(tmp_path / "a.gpkg", town, x, y, radius)
     return Given(tmp_path / "a.gpkg", [Point(x, y).buffer(radius, quad_segs=64)])
@@ -595,7 +595,7 @@ def test_burnt_right_or_refused_with_a_reason(town, tmp_path, give_to_tile, name
 
 
 def split_at_180(polygon):
-    """As RFC 7946 has it: two parts, of which one lies at -180."""
+    """As RFC 7946 has it: two parts, of which one is at -180."""
     east = polygon.intersection(box(0, -90, 180, 90))
     west = shapely.transform(polygon.intersection(box(180, -90, 360, 90)), turn(-360))
     return MultiPolygon([part for part in (east, west) if part.area > 0])

@@ -1,4 +1,4 @@
-"""The rooms: imports go down, one door for files and for Dask, one name for one thing."""
+"""Imports only from rooms above, files and Dask only in their modules, one name for one thing."""
 
 import ast
 import subprocess

@@ -77,7 +77,7 @@ def rasterize(labels, *, merged, window=None):
 
 
 def divide(boxes):
-    """Houses (ids) of boxes, of which later ones lie over earlier ones, and their pieces."""
+    """Houses (ids) of boxes, of which later ones cover earlier ones, and their pieces."""
     houses = np.zeros(GRID.shape, np.int32)
     for number, (top, left, height, width) in enumerate(boxes, start=1):
         houses[top : top + height, left : left + width] = number

@@ -1,4 +1,4 @@
-"""Public data sets as they lie on the disk when downloaded."""
+"""Public data sets in the folders in which they are downloaded."""
 
 import importlib
 import json

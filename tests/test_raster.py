@@ -1,4 +1,4 @@
-"""The door for rasters: values and validity come in as stored, files go out whole or not at all."""
+"""Reading and writing of rasters: values and validity as stored, files complete or not at all."""
 
 import subprocess
 import sys

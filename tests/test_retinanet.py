@@ -72,7 +72,7 @@ def test_it_is_torchvisions(paper_sizes):
     ).eval()
     sizes = {"anchor_sizes": PAPER_SIZES} if paper_sizes else {}
     ours = build("resnet50", classes=5, channels=256, **sizes).eval()
-    # Both list their tensors in the order of the data's way through the network.
+    # Both list their tensors in the order in which the network uses them.
     tensors = theirs.state_dict().values()
     ours.load_state_dict(dict(zip(ours.state_dict(), tensors, strict=True)))
     pixels = image(2, height=128, width=256)
@@ -264,7 +264,7 @@ def test_the_compiler_follows_the_network():
             torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore")  # the exporter's, of its own making
+@pytest.mark.filterwarnings("ignore")  # the exporter warns about its own code
 def test_onnx_runs_as_the_network_does(caplog):
     network = build().eval()
     with caplog.at_level(logging.ERROR), torch.inference_mode():

@@ -1,4 +1,4 @@
-"""The door for vectors: whatever a file holds comes in valid, and goes out whole or not at all."""
+"""Reading and writing of vector layers: valid polygons, files complete or not at all."""
 
 import json
 import logging

@@ -148,7 +148,7 @@ def test_the_compiler_follows_the_network(network):
         torch.testing.assert_close(compiled(image()), network(image()), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore")  # the exporter's, of its own making
+@pytest.mark.filterwarnings("ignore")  # the exporter warns about its own code
 def test_onnx_runs_as_the_network_does(network, caplog):
     network.eval()
     with caplog.at_level(logging.ERROR), torch.inference_mode():
@@ -261,7 +261,7 @@ def test_the_kernel_of_a_factor_of_two_by_hand():
 
 @pytest.mark.parametrize(("stride", "level"), [(32, 5), (16, 5), (16, 4), (8, 5), (8, 4), (8, 3)])
 @pytest.mark.parametrize("padding", ["same", "paper"])
-def test_fcn_lays_its_maps_where_they_were_seen(padding, stride, level):
+def test_logits_of_fcn_are_at_the_pixels_that_they_belong_to(padding, stride, level):
     """Where the map of a level holds the columns of its own pixels, so do the logits."""
     network = build(f"fcn{stride}s", "vgg11", padding=padding, classes=1).eval()
     for layer in (network.fc6, network.fc7, network.score):
@@ -433,7 +433,7 @@ def test_deeplabv3_is_torchvisions_in_the_mode_that_says_so():
         "deeplabv3", "resnet50", bands=RGB, outputs=4,
         options={"torchvision": True, "output_stride": 8},
     ).eval()  # fmt: skip
-    # Both list their tensors in the order of the data's way through the network.
+    # Both list their tensors in the order in which the network uses them.
     state = dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True))
     ours.load_state_dict(state)
     with torch.inference_mode():

@@ -56,7 +56,7 @@ def command(
     overrides: tuple[str, ...],
     **given: Any,
 ) -> None:
-    """Move polygons to the buildings beside which they lie.
+    """Move polygons that are beside their buildings onto them.
 
     Each polygon is moved by a few metres at most, to where the probabilities of a model agree best
     with it. Polygons that touch are moved together.

@@ -1,4 +1,4 @@
-"""Work on several threads of this process, in order."""
+"""A function applied to items by several threads, with results in the order of the items."""
 
 from __future__ import annotations
 

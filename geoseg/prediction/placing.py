@@ -1,4 +1,4 @@
-"""Probabilities on the grid of the tiles, placed on the pixels of the scene."""
+"""Resampling of probabilities from the grid of the tiles to the pixels of the scene."""
 
 from __future__ import annotations
 

@@ -77,15 +77,14 @@ def predict_rasters(
     rasters = OutputRasters(job.plan, work.folder, encoding, tags, workers)
     prob = rasters.assemble(strips, job.options, progress)
     with without_georeferencing_warnings(), ThreadPoolExecutor(1) as background:
-        writing = (
-            background.submit(rasters.write, prob, targets["prob"], targets.get("mask"), thresholds)
-            if "prob" in targets
-            else None
-        )
+        writing = []
+        if "prob" in targets:
+            wanted = targets["prob"], targets.get("mask")
+            writing.append(background.submit(rasters.write, prob, *wanted, thresholds))
         if meanwhile:
             meanwhile(prob)
-        if writing:
-            writing.result()
+        for one in writing:
+            one.result()
     return prob
 
 

@@ -1,4 +1,4 @@
-"""Checks of drawn areas: are they areas, and will a network learn what the user thinks?"""
+"""Checks of the areas that a user has drawn for training."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def check_exchanged(labels: Sequence[Labels], path: str, options: TileOptions) -
 
 
 def _compare(labels: FootprintLabels, areas: gpd.GeoDataFrame, path: str) -> tuple[int, int, bool]:
-    """Compare areas, of a file, in a scene with its footprints.
+    """Compare the areas of a file that are in a scene with its footprints.
 
     Returns:
         Number of areas in the scene, how many of them are inside a footprint, and whether a

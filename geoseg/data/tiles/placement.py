@@ -82,7 +82,7 @@ def _iter_windows(
     Args:
         grid: Grid of the scene.
         region: The region.
-        others: Regions of other splits, in which no tile of a loose region may lie.
+        others: Regions of other splits, in which no tile of a loose region may be.
         options: Tiling options.
     """
     windows = _list_windows(region.window, options)

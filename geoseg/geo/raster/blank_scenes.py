@@ -1,4 +1,4 @@
-"""Scenes with blank areas: which scenes have them, and what users are told."""
+"""Detection of blank areas in scenes, and the warning about them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reduced images of rasters without overviews."""
+"""Reading of reduced images from rasters without overviews."""
 
 from __future__ import annotations
 
