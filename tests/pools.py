@@ -29,5 +29,5 @@ class WorkersOf(Workers):
     run: object = map
 
     @contextmanager
-    def open(self, *_):
+    def open(self, *_, **__):
         yield PoolOf(self.run)

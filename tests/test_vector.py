@@ -292,6 +292,19 @@ def test_an_error_in_a_batch_is_raised_as_it_is_and_leaves_the_old_file(tmp_path
         assert sorted(file.name for file in tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize("suffix", LAYER_SUFFIXES)
+def test_an_interruption_between_batches_is_one_and_leaves_nothing(tmp_path, suffix):
+    """GDAL, which asks for the batches, would report it as an error of its own."""
+
+    def batches():
+        yield houses(3)[[*FOOTPRINT_COLUMNS, "geometry"]]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_footprints(tmp_path / f"out{suffix}", batches(), crs=UTM)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_shapefile_replaces_all_of_its_files(tmp_path):
     path = tmp_path / "out.shp"
     write_footprints(path, [houses(5)], crs=UTM)

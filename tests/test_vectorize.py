@@ -29,14 +29,18 @@ from geoseg.geo.vector.geodesic import geodesic_measures
 from geoseg.options import Thresholds
 from geoseg.vectorization import footprints
 from geoseg.vectorization.components.labelling import label_block, merge_blocks
-from geoseg.vectorization.components.runs import find_runs, label_runs, rasterize_runs
+from geoseg.vectorization.components.runs import (
+    find_runs,
+    intersect_runs,
+    label_runs,
+    rasterize_runs,
+)
 from geoseg.vectorization.footprints import _summarise
 from geoseg.vectorization.layer import vectorize_arrays
-from geoseg.vectorization.objects import buildings
-from geoseg.vectorization.objects.buildings import Objects
+from geoseg.vectorization.objects.buildings import Objects, seed_score
 from geoseg.vectorization.objects.holes import fill_holes
 from geoseg.vectorization.objects.pixels import ObjectPixels
-from geoseg.vectorization.objects.separation import seed_score, separate, split_necks
+from geoseg.vectorization.objects.separation import separate, split_necks
 from geoseg.vectorization.outlines.rings import trace_rings
 from geoseg.vectorization.outlines.simplification import simplify_within
 from geoseg.vectorization.outlines.tracing import cross_rings, step_rings
@@ -282,7 +286,7 @@ def test_outlines_of_objects_are_described(labels, seed):
 def test_the_parts_of_runs_in_a_mask(labels, mask):
     height, width = np.minimum(labels.shape, mask.shape)
     labels, mask = labels[:height, :width], mask[:height, :width]
-    parts = buildings._pick_pixels(find_runs(labels), mask)
+    parts = intersect_runs(find_runs(labels), find_runs(mask.view(np.uint8)))
     expected = find_runs(np.where(mask, labels, 0))
     for name in ("rows", "starts", "stops", "values"):
         assert getattr(parts, name).tolist() == getattr(expected, name).tolist()

@@ -12,8 +12,10 @@ from scipy import ndimage
 from geoseg.errors import ConfigError, WorkerLostError
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import CLASSES_TAG, describe_classes, make_prob_tags, write_array
+from geoseg.geo.vector import read_footprints
 from geoseg.jobs.workers import Failure, Workers
 from geoseg.options import Thresholds
+from geoseg.vectorization import footprint_frames, layer
 from geoseg.vectorization.block_layout import BlockLayout, check_window, choose_layout
 from geoseg.vectorization.components.labelling import label_block
 from geoseg.vectorization.tasks import FindTask, TraceTask
@@ -83,6 +85,28 @@ def test_what_is_traced_is_not_traced_again(tmp_path):
     run, rest = stop_after(1000)
     vectorize(prob, output, run=run)
     assert len(rest) == len(all_of_them) - 7
+
+
+def test_a_layer_is_written_while_it_is_traced(tmp_path, monkeypatch):
+    prob, traced = write_blobs(tmp_path / "prob.tif"), {}
+    vectorize(prob, tmp_path / "whole.parquet")
+    monkeypatch.setattr(footprint_frames, "_FRAME_ROWS", 5)
+    run, done = stop_after(1000)
+    real_write = layer.write_footprints
+
+    def write(path, frames, **options):
+        def counted():
+            for frame in frames:
+                traced.setdefault("first", len(done))
+                yield frame
+
+        return real_write(path, counted(), **options)
+
+    monkeypatch.setattr(layer, "write_footprints", write)
+    vectorize(prob, tmp_path / "out.parquet", block_px=60, run=run)
+    assert 0 < traced["first"] < len(done)
+    layers = [read_footprints(tmp_path / name) for name in ("whole.parquet", "out.parquet")]
+    assert layers[0].equals(layers[1])
 
 
 def test_another_job_starts_over(tmp_path):

@@ -15,12 +15,11 @@ from geoseg.jobs.output import Work, check_output, file_output
 from geoseg.jobs.progress import Progress
 from geoseg.jobs.workers import Workers
 from geoseg.options import CRFOptions, Thresholds, VectorizeOptions, check_thresholds
-from geoseg.prediction.crf.refinement import check_colours, refine_raster
 from geoseg.vectorization.block_layout import BlockLayout, choose_layout
 from geoseg.vectorization.layer import write_layer
 from geoseg.vectorization.prob_sources import SceneProb
 from geoseg.vectorization.prob_sources import prob_bands as check_bands
-from geoseg.vectorization.tasks import run_trace_task
+from geoseg.vectorization.tasks import LATE_MODULES, run_trace_task
 
 # Rows that are read at a time to find the largest value.
 _ROWS = 512
@@ -138,6 +137,8 @@ def plan_vectorize(
         check_thresholds(options, info.thresholds)
     thresholds = options.over(info.thresholds)
     if scene is not None:
+        from geoseg.prediction.crf.refinement import check_colours  # slow to load
+
         check_colours(prob, scene)
     plan = VectorizePlan(
         info, Path(output), thresholds, None if scene is None else str(scene),
@@ -151,7 +152,7 @@ def _write(plan: VectorizePlan, work: Work, workers: Workers, progress: Progress
     prob = plan.prob
     if plan.scene is not None:
         prob = read_prob(_refine(plan, plan.scene, work, progress))
-    with workers.open(run_trace_task) as pool:
+    with workers.open(run_trace_task, preload=LATE_MODULES) as pool:
         write_layer(
             prob, work.result, work, plan.thresholds,
             max_memory_gb=workers.max_memory_gb, block_px=plan.block_px, pool=pool,
@@ -201,6 +202,8 @@ def _describe_values(most: int) -> str:
 
 def _refine(plan: VectorizePlan, scene: str, work: Work, progress: Progress | None) -> Path:
     """Refine the probabilities into the working folder, unless an earlier run has done it."""
+    from geoseg.prediction.crf.refinement import refine_raster  # slow to load
+
     refined = work.folder / "refined.tif"
     if "refined" not in work.journal.done:
         refine_raster(plan.prob.path, scene, refined, options=plan.crf, progress=progress)

@@ -135,7 +135,7 @@ class Workers:
         return replace(self, processes=max(1, processes))
 
     @contextmanager
-    def open(self, *functions: Callable[..., Any]) -> Iterator[Pool]:
+    def open(self, *functions: Callable[..., Any], preload: Sequence[str] = ()) -> Iterator[Pool]:
         """Start the workers, and stop them in the end.
 
         A worker that dies is replaced and its tasks are repeated. A task with which workers die
@@ -144,6 +144,7 @@ class Workers:
         Args:
             functions: Functions of the tasks. Local processes start as forks of one that has
                 imported their modules, where the system allows it.
+            preload: Further modules that it imports.
 
         Raises:
             ConfigError: If the scheduler cannot be reached.
@@ -156,7 +157,7 @@ class Workers:
                 "--workers %d: this machine has %d cores; using %d",
                 self.processes, count_cores(), self.local_processes,
             )  # fmt: skip
-        modules = [function.__module__ for function in functions]
+        modules = [*(function.__module__ for function in functions), *preload]
         with self._connect(modules) as client:
             yield Pool(client, self._count(client))
 

@@ -23,7 +23,6 @@ from geoseg.jobs.threads import map_in_order
 from geoseg.jobs.workers import Workers, count_cores
 from geoseg.options import PredictOptions, Thresholds
 from geoseg.prediction.class_mask import write_mask
-from geoseg.prediction.crf.refinement import refine_raster
 from geoseg.prediction.encoding import OutputEncoding
 from geoseg.prediction.placing import WINDOW, Placer, count_threads
 from geoseg.prediction.plan import ScenePlan
@@ -74,6 +73,8 @@ class OutputRasters:
         if options.crf:
             refined = self._folder / "refined.tif"
             if not refined.exists():  # complete, from an interrupted run
+                from geoseg.prediction.crf.refinement import refine_raster  # slow to load
+
                 refine_raster(
                     prob, scene.path, refined, options=options.crf, bands=scene.indexes,
                     assume_gsd_m=scene.assume_gsd_m, progress=progress,

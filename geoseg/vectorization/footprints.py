@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 from rasterio.windows import Window
+from shapely.geometry import MultiPolygon
+from shapely.geometry.base import BaseGeometry
 
 from geoseg.geo.grid import Grid
 from geoseg.geo.vector import FOOTPRINT_COLUMNS
@@ -90,15 +92,10 @@ def trace_buildings(
     prob = source.read(window)
     objects = find_objects(prob, window, selection, chosen, thresholds)
     traced = move_polygons(_outline(objects, prob, thresholds), window.col_off, window.row_off)
-    own = np.unique(objects.groups)
-    zones = find_zones(
-        objects.mask, prob.valid, window, source.grid, selection.components.pick(own),
-        selection.margins[own],
-    )  # fmt: skip
+    zones = _find_zones(objects, prob.valid, window, source.grid, selection, thresholds)
     regular = shape_outlines(
-        traced, objects.groups, dict(zip(own.tolist(), zones, strict=True)),
-        selection.steps_m[objects.groups], thresholds,
-    )  # fmt: skip
+        traced, objects.groups, zones, selection.steps_m[objects.groups], thresholds
+    )
     pixels = ObjectPixels.of_runs(objects.runs, prob.body.shape, len(objects))
     mean, tenth = _summarise(pixels, prob.body, thresholds.temperature)
     return OutlineBatch(
@@ -112,6 +109,24 @@ def trace_buildings(
             "reg_status": regular.status,
         },
     )
+
+
+def _find_zones(
+    objects: Objects,
+    valid: np.ndarray,
+    window: Window,
+    grid: Grid,
+    selection: ComponentSelection,
+    thresholds: Thresholds,
+) -> dict[int, BaseGeometry]:
+    """Return the zone of each component that has objects, by its index in the selection."""
+    own = np.unique(objects.groups)
+    if keep_pixels(thresholds):  # outlines do not move
+        return dict.fromkeys(own.tolist(), MultiPolygon())
+    zones = find_zones(
+        objects.mask, valid, window, grid, selection.components.pick(own), selection.margins[own]
+    )
+    return dict(zip(own.tolist(), zones, strict=True))
 
 
 def _outline(objects: Objects, prob: ProbWindow, thresholds: Thresholds) -> np.ndarray:
@@ -151,6 +166,9 @@ def _summarise(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean and the tenth percentile of the calibrated probabilities in each object."""
     inside = _calibrate(body.ravel()[pixels.places], temperature)
+    if len(inside) and inside.min() == inside.max():  # a mask
+        level = float(np.rint(inside[0] * _LEVELS)) / _LEVELS
+        return np.full(pixels.count, float(inside[0])), np.full(pixels.count, level)
     counts = pixels.total()
     levels = np.rint(inside * _LEVELS).astype(np.int64)
     tenth = _find_ranked(pixels, levels, np.ceil(0.1 * counts).astype(np.int64)) / _LEVELS

@@ -155,7 +155,7 @@ class _Tracer:
         self.columns = self._kind.columns
 
     def trace(self, max_memory_gb: float, block_px: int | None) -> Iterator[gpd.GeoDataFrame]:
-        """Trace all components, then yield the layer in batches, in order."""
+        """Yield the layer in batches, in order, while further components are traced."""
         layout = self._choose_layout(max_memory_gb, block_px)
         components = self._find(layout.rows)
         grid, margins = self._prob.grid, self._kind.margins
@@ -164,9 +164,9 @@ class _Tracer:
         if self._kind.holds_pixels:
             for window in windows:
                 check_window(window.window, max_memory_gb, resident_bytes() / 1e9)
-        self._trace_windows(selection, windows)
+        traced = self._trace_windows(selection, windows)
         minimum = self.thresholds.min_area_m2, self.thresholds.min_confidence
-        for frame in number_footprints(self._read_strips(windows), *minimum):
+        for frame in number_footprints(_read_strips(traced), *minimum):
             yield frame[[*self.columns, "geometry"]]
 
     def _choose_layout(self, max_memory_gb: float, block_px: int | None) -> BlockLayout:
@@ -197,13 +197,20 @@ class _Tracer:
             self._journal.add_array("components", table)
         return Components(table, width)
 
-    def _trace_windows(self, selection: ComponentSelection, windows: list[TraceWindow]) -> None:
-        """Trace the windows that have no file yet."""
-        missing = [number for number in range(len(windows)) if not self._file(number).exists()]
-        tasks = (self._task(selection, windows[number], self._file(number)) for number in missing)
+    def _trace_windows(
+        self, selection: ComponentSelection, windows: list[TraceWindow]
+    ) -> Iterator[tuple[TraceWindow, Path]]:
+        """Trace the windows that have no file yet; yield each window with its file, in order."""
+        files = [self._folder / f"{number:06d}.parquet" for number in range(len(windows))]
+        traced = list(zip(windows, files, strict=True))
+        missing = {file for file in files if not file.exists()}
+        tasks = (self._task(selection, *pair) for pair in traced if pair[1] in missing)
         done = len(windows) - len(missing)
-        for _ in self._run(run_trace_task, tasks, done, len(windows), "windows traced"):
-            pass
+        results = self._run(run_trace_task, tasks, done, len(windows), "windows traced")
+        for window, file in traced:
+            if file in missing:
+                next(results)
+            yield window, file
 
     def _task(self, selection: ComponentSelection, one: TraceWindow, output: Path) -> TraceTask:
         indices = selection.beginning_in(one.window)
@@ -212,9 +219,6 @@ class _Tracer:
             selection=selection.pick(indices), indices=indices,
             chosen=np.isin(indices, one.indices), output=output,
         )  # fmt: skip
-
-    def _file(self, number: int) -> Path:
-        return self._folder / f"{number:06d}.parquet"
 
     def _run(
         self,
@@ -230,13 +234,13 @@ class _Tracer:
                 self._progress(number, total, what)
             yield result
 
-    def _read_strips(self, windows: list[TraceWindow]) -> Iterator[gpd.GeoDataFrame]:
-        """Yield the footprints that begin in each strip of rows, in the order of components."""
-        numbered = enumerate(windows)
-        for _, strip in groupby(numbered, key=lambda pair: pair[1].strip):
-            frames = [frame for number, _ in strip for frame in ParquetParts(self._file(number))]
-            if frames := [frame for frame in frames if len(frame)]:
-                yield pd.concat(frames).sort_values("component", kind="stable", ignore_index=True)
+
+def _read_strips(traced: Iterable[tuple[TraceWindow, Path]]) -> Iterator[gpd.GeoDataFrame]:
+    """Yield the footprints that begin in each strip of rows, in the order of components."""
+    for _, strip in groupby(traced, key=lambda pair: pair[0].strip):
+        frames = [frame for _, file in strip for frame in ParquetParts(file)]
+        if frames := [frame for frame in frames if len(frame)]:
+            yield pd.concat(frames).sort_values("component", kind="stable", ignore_index=True)
 
 
 def vectorize_arrays(

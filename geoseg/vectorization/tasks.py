@@ -20,6 +20,9 @@ from geoseg.vectorization.footprints import trace_buildings
 from geoseg.vectorization.objects.buildings import building_mask
 from geoseg.vectorization.prob_sources import ClassProb, ProbSource, open_prob
 
+# Modules that tasks import only if they need them, for processes that start together.
+LATE_MODULES = ("geoseg.vectorization.objects.separation",)
+
 # Columns whose probabilities are read at a time.
 _COLUMNS = 4096
 

@@ -64,10 +64,11 @@ def write_frames(path: Path, frames: Iterable[gpd.GeoDataFrame]) -> None:
     """
     frames = iter(frames)
     first = next(frames)
-    schema = _describe(_table(first).schema, first.crs)
+    table = _table(first)
+    schema = _describe(table.schema, first.crs)
     with parquet.ParquetWriter(path, schema) as writer:
-        for frame in chain([first], frames):
-            writer.write_table(_table(frame).cast(schema))
+        for one in chain([table], map(_table, frames)):
+            writer.write_table(one.cast(schema))
 
 
 def _describe(

@@ -245,7 +245,7 @@ class _RecordStream:
     ) -> None:
         self.crs = crs
         self.count = 0
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.on_batch: Callable[[list[pa.Array], np.ndarray], None] | None = None
         template = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in columns.items()})
         for frame in frames:  # an empty frame has no reliable dtypes
@@ -270,7 +270,7 @@ class _RecordStream:
                 if self.on_batch:
                     self.on_batch(columns, shapes)
                 yield columns, shapes
-        except Exception as error:  # GDAL reports only that the stream has ended
+        except (Exception, KeyboardInterrupt) as error:  # GDAL says only that the stream ended
             self.error = error
             raise
 

@@ -114,6 +114,30 @@ def touching_pairs(runs: Runs, *, diagonal: bool) -> tuple[np.ndarray, np.ndarra
     return upper, expand_ranges(first, last - first)
 
 
+def intersect_runs(runs: Runs, others: Runs) -> Runs:
+    """Return the parts of runs that other runs cover, with the values of the former.
+
+    Args:
+        runs: In scan order; none overlap.
+        others: Likewise.
+    """
+    if not len(runs) or not len(others):
+        return runs.pick(slice(0))
+    # Row and column as one sorted number, so that partners are found by binary search.
+    stride = int(max(runs.stops.max(), others.stops.max())) + 1
+    begins, ends = runs.rows * stride + runs.starts, runs.rows * stride + runs.stops
+    first = np.searchsorted(others.rows * stride + others.stops, begins, side="right")
+    last = np.searchsorted(others.rows * stride + others.starts, ends)
+    own = np.repeat(np.arange(len(runs)), last - first)
+    other = expand_ranges(first, last - first)
+    return Runs(
+        runs.rows[own],
+        np.maximum(runs.starts[own], others.starts[other]),
+        np.minimum(runs.stops[own], others.stops[other]),
+        runs.values[own],
+    )
+
+
 def concatenate_runs(*some: Runs) -> Runs:
     """Concatenate runs."""
     return Runs(

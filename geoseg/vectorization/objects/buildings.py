@@ -13,13 +13,12 @@ from geoseg.vectorization.components.runs import (
     Runs,
     concatenate_runs,
     find_runs,
+    intersect_runs,
     label_runs,
     rasterize_runs,
-    run_pixels,
 )
 from geoseg.vectorization.components.selection import ComponentSelection
 from geoseg.vectorization.objects.holes import fill_holes
-from geoseg.vectorization.objects.separation import seed_score, separate, split_necks
 from geoseg.vectorization.prob_sources import ProbWindow
 
 # Smallest seed, as a share of the minimum area; smaller ones are noise.
@@ -52,6 +51,21 @@ def building_mask(prob: ProbWindow, thresholds: Thresholds) -> np.ndarray:
     """Return the valid pixels whose building probability reaches the threshold, bool (H, W)."""
     mask: np.ndarray = prob.valid & (prob.body >= np.float32(thresholds.body))
     return mask
+
+
+def seed_score(prob: ProbWindow, thresholds: Thresholds) -> np.ndarray:
+    """Return the seed score of each pixel, (H, W); it is high in the core of a building.
+
+    The score is p_body · (1 - border · p_border) · (1 - contact · p_contact), without the factors
+    of bands that are missing.
+    """
+    score = prob.body
+    if prob.border is not None:
+        score = score * (1 - np.float32(thresholds.border) * prob.border)
+    if prob.contact is not None:
+        factor = 1 - np.float32(thresholds.contact) * prob.contact
+        score = np.where(score > 0, score * factor, score)
+    return score
 
 
 def find_objects(
@@ -105,6 +119,8 @@ def _split_by_seeds(
     min_areas = selection.min_part_px[groups]
 
     def split(piece: int, place: tuple[slice, slice], mask: np.ndarray) -> np.ndarray:
+        from geoseg.vectorization.objects.separation import separate  # slow to load
+
         min_area = float(min_areas[piece])
         return separate(
             score[place], mask, thresholds.seed,
@@ -122,6 +138,8 @@ def _split_at_necks(
     min_areas, sizes_m = selection.min_part_px[groups], np.hypot(*selection.steps_m[groups].T).T
 
     def split(piece: int, _: tuple[slice, slice], mask: np.ndarray) -> np.ndarray:
+        from geoseg.vectorization.objects.separation import split_necks  # slow to load
+
         return split_necks(mask, thresholds.split_m, sizes_m[piece], float(min_areas[piece]))
 
     return _split_pieces(pieces, np.unique(pieces.values) - 1, groups, split)
@@ -131,26 +149,13 @@ def _has_several_seeds(
     score: np.ndarray, pieces: Runs, min_areas: np.ndarray, seed: float
 ) -> np.ndarray:
     """Return which pieces contain more than one seed of sufficient size."""
-    seeds = _pick_pixels(pieces, score >= seed)
+    seeds = intersect_runs(pieces, find_runs((score >= seed).view(np.uint8)))
     owners, count = label_runs(seeds, diagonal=False)
     piece = np.zeros(count, dtype=np.int64)
     piece[owners] = seeds.values - 1
     large = np.bincount(owners, seeds.lengths, count) >= _SEED_SHARE * min_areas[piece]
     several: np.ndarray = np.bincount(piece[large], minlength=len(min_areas)) > 1
     return several
-
-
-def _pick_pixels(runs: Runs, mask: np.ndarray) -> Runs:
-    """Return the parts of runs, in scan order, that are in a mask (H, W)."""
-    places, owners = run_pixels(runs, mask.shape[1])
-    inside = np.flatnonzero(mask.ravel()[places])
-    places, owners = places[inside], owners[inside]
-    begins = np.ones(len(places), dtype=bool)
-    begins[1:] = (places[1:] != places[:-1] + 1) | (owners[1:] != owners[:-1])
-    ends = np.append(begins[1:], True)[: len(begins)]
-    rows, starts = np.divmod(places[begins], mask.shape[1])
-    stops = places[ends] - rows * mask.shape[1] + 1
-    return Runs(rows, starts, stops, runs.values[owners[begins]])
 
 
 def _split_pieces(

@@ -7,29 +7,12 @@ from scipy import ndimage
 from skimage.morphology import reconstruction
 from skimage.segmentation import watershed
 
-from geoseg.options import Thresholds
 from geoseg.vectorization.components.neighbours import four_neighbours
-from geoseg.vectorization.prob_sources import ProbWindow
 
 _FOUR_CONNECTED = ndimage.generate_binary_structure(2, 1)
 
 # Distances in metres that differ by less are treated as equal.
 _SAME_M = 1e-6
-
-
-def seed_score(prob: ProbWindow, thresholds: Thresholds) -> np.ndarray:
-    """Return the seed score of each pixel, (H, W); it is high in the core of a building.
-
-    The score is p_body · (1 - border · p_border) · (1 - contact · p_contact), without the factors
-    of bands that are missing.
-    """
-    score = prob.body
-    if prob.border is not None:
-        score = score * (1 - np.float32(thresholds.border) * prob.border)
-    if prob.contact is not None:
-        factor = 1 - np.float32(thresholds.contact) * prob.contact
-        score = np.where(score > 0, score * factor, score)
-    return score
 
 
 def separate(
@@ -47,7 +30,7 @@ def separate(
     of the mask without a seed become separate objects, so that no building is lost.
 
     Args:
-        score: Float32 (H, W), see `seed_score`.
+        score: Float32 (H, W), see `buildings.seed_score`.
         mask: Boolean (H, W).
         min_score: Least score of the pixels of a seed.
         min_seed_px: Smaller seeds are ignored.

@@ -8,6 +8,7 @@ import numpy as np
 import shapely
 
 from geoseg.vectorization.components.runs import expand_ranges
+from geoseg.vectorization.outlines.distances import dot
 
 
 @dataclass(frozen=True)
@@ -155,9 +156,11 @@ def _find_vertices(rings: np.ndarray, groups: np.ndarray) -> _Vertices:
 def _number(points: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Number points (n, 2) by group, x and y; equal ones have the same number."""
     order = np.lexsort([points[:, 1], points[:, 0], groups])
-    keys = np.column_stack([points, groups])[order]
+    changes = np.zeros(len(points), dtype=bool)
+    for key in (*points.T, groups):
+        changes[1:] |= key[order[1:]] != key[order[:-1]]
     numbers = np.empty(len(points), dtype=np.int64)
-    numbers[order] = np.cumsum(np.append(False, (keys[1:] != keys[:-1]).any(axis=1)))
+    numbers[order] = np.cumsum(changes)
     return numbers
 
 
@@ -165,8 +168,14 @@ def _find_corners(vertices: _Vertices) -> np.ndarray:
     """Return the vertex of each ring that is farthest from the centre of the ring's extent."""
     points, begins = vertices.points, vertices.begins
     centres = (np.minimum.reduceat(points, begins) + np.maximum.reduceat(points, begins)) / 2
-    squares = ((points - centres[vertices.rings]) ** 2).sum(axis=1)
-    corners: np.ndarray = np.lexsort([vertices.numbers, -squares, vertices.rings])[begins]
+    offsets = points - centres[vertices.rings]
+    squares = dot(offsets, offsets)
+    farthest = np.flatnonzero(squares == np.maximum.reduceat(squares, begins)[vertices.rings])
+    # Of several, the one with the lowest number, wherever the ring begins.
+    ring, number = vertices.rings[farthest], vertices.numbers[farthest]
+    firsts = np.flatnonzero(np.diff(ring, prepend=-1))
+    lowest = farthest[number == np.minimum.reduceat(number, firsts)[ring]]
+    corners: np.ndarray = lowest[np.flatnonzero(np.diff(vertices.rings[lowest], prepend=-1))]
     return corners
 
 

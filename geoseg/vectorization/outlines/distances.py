@@ -16,6 +16,12 @@ _PAIRS = 250_000
 _MOST_EDGES = 40
 
 
+def dot(ones: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the dot products (n,) of vectors (n, 2), faster than by a sum over their axis."""
+    products: np.ndarray = ones[:, 0] * others[:, 0] + ones[:, 1] * others[:, 1]
+    return products
+
+
 def distances_to_edges(
     points: np.ndarray, owner: np.ndarray, begins: np.ndarray, ends: np.ndarray, of_edge: np.ndarray
 ) -> np.ndarray:
@@ -31,14 +37,15 @@ def distances_to_edges(
     first = np.searchsorted(of_edge, owner, side="left")
     counts = np.searchsorted(of_edge, owner, side="right") - first
     steps = ends - begins
-    lengths = np.maximum((steps**2).sum(axis=1), 1e-300)
+    lengths = np.maximum(dot(steps, steps), 1e-300)
     distances = np.empty(len(points))
     for part in _parts(counts):
         edge = expand_ranges(first[part], counts[part])
         point = np.repeat(np.arange(part.start, part.stop), counts[part])
         offsets = points[point] - begins[edge]
-        share = np.clip((offsets * steps[edge]).sum(axis=1) / lengths[edge], 0, 1)
-        pairs = np.hypot(*(offsets - share[:, None] * steps[edge]).T)
+        along = steps[edge]
+        share = np.clip(dot(offsets, along) / lengths[edge], 0, 1)
+        pairs = np.hypot(*(offsets - share[:, None] * along).T)
         starts = np.cumsum(counts[part]) - counts[part]
         distances[part] = np.minimum.reduceat(pairs, starts)
     return distances

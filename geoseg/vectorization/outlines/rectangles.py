@@ -19,6 +19,9 @@ from geoseg.vectorization.outlines.distances import distances_to_edges
 # A wall that deviates by more from the direction of its building belongs to no side.
 OBLIQUE = math.radians(28)
 
+# Of the lines on which sorted points have the same key.
+_SLANT = math.sqrt(2)
+
 # An edge whose ends differ by less, in metres, is perpendicular to the other axis.
 _SAME = 1e-6
 
@@ -264,10 +267,15 @@ def _are_among(
     x, y = np.concatenate([others, points]).T
     groups = np.concatenate([of_others, group])
     is_other = np.arange(len(groups)) < len(others)
-    order = np.lexsort((~is_other, y, x, groups))
+    # One key for both coordinates is half the work. Sorting is stable: others come first.
+    key = x + _SLANT * y
+    order = np.lexsort((key, groups))
+    same, before = order[1:], order[:-1]
+    rounded = (key[same] == key[before]) & ((x[same] != x[before]) | (y[same] != y[before]))
+    if rounded.any():  # different points may have the same key
+        order = np.lexsort((y, x, groups))
     x, y, groups = x[order], y[order], groups[order]
     new = np.append(True, (x[1:] != x[:-1]) | (y[1:] != y[:-1]) | (groups[1:] != groups[:-1]))
-    # The others come first among equal points.
     among = np.empty(len(order), dtype=bool)
     among[order] = is_other[order][np.flatnonzero(new)][np.cumsum(new) - 1]
     found: np.ndarray = among[len(others) :]

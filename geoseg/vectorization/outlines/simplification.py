@@ -17,6 +17,7 @@ from shapely.geometry.base import BaseGeometry
 
 from geoseg.vectorization.components.runs import expand_ranges
 from geoseg.vectorization.outlines.arcs import Arcs, split_into_arcs
+from geoseg.vectorization.outlines.distances import dot
 from geoseg.vectorization.outlines.zones import stay_within
 
 # Tolerance in pixels that removes little more than vertices on straight lines.
@@ -157,8 +158,8 @@ def _farthest(
     chord = np.repeat(np.arange(len(counts)), counts)
     begins, vectors = points[chords.begins], points[chords.ends] - points[chords.begins]
     along, offset = vectors[chord], points[inner] - begins[chord]
-    squares = (along**2).sum(axis=1)
-    share = np.clip((offset * along).sum(axis=1) / np.where(squares > 0, squares, 1), 0, 1)
+    squares = dot(along, along)
+    share = np.clip(dot(offset, along) / np.where(squares > 0, squares, 1), 0, 1)
     distances = np.hypot(*(offset - share[:, None] * along).T)
     left = along[:, 0] * offset[:, 1] - along[:, 1] * offset[:, 0]
     firsts = np.cumsum(counts) - counts
@@ -210,7 +211,7 @@ def _cross(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.nda
 
     The coordinates of traced outlines are multiples of 1/256, so the products are exact.
     """
-    common = [(p == q).all(axis=1) for p in (a, b) for q in (c, d)]
+    common = [_are_equal(p, q) for p in (a, b) for q in (c, d)]
     turns = [_turn(a, b, c), _turn(a, b, d), _turn(c, d, a), _turn(c, d, b)]
     straddle = (turns[0] * turns[1] <= 0) & (turns[2] * turns[3] <= 0)
     collinear = np.logical_and.reduce([turn == 0 for turn in turns])
@@ -218,6 +219,12 @@ def _cross(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.nda
     shared = np.logical_or.reduce(common)
     crossing: np.ndarray = np.where(collinear | shared, overlap, straddle)
     return crossing
+
+
+def _are_equal(ones: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return which points (n, 2) are equal, faster than by `all` over their axis."""
+    equal: np.ndarray = (ones[:, 0] == others[:, 0]) & (ones[:, 1] == others[:, 1])
+    return equal
 
 
 def _turn(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ _GRAIN = 256
 def step_rings(rings: Rings) -> Rings:
     """Add a vertex at every pixel corner along the rings."""
     steps = rings.points[rings.following] - rings.points
-    lengths = np.abs(steps).sum(axis=1)
+    lengths = np.abs(steps[:, 0]) + np.abs(steps[:, 1])
     edges = np.repeat(np.arange(len(lengths)), lengths)
     done = expand_ranges(np.zeros(len(lengths), dtype=np.int64), lengths)
     points = rings.points[edges] + np.sign(steps)[edges] * done[:, None]
@@ -119,7 +119,8 @@ def _is_corner(
 
     The result depends on edges between any labels, so neighbours get the same corners.
     """
-    corner: np.ndarray = (arriving != leaving).any(axis=1)
+    turning = arriving != leaving
+    corner: np.ndarray = turning[:, 0] | turning[:, 1]
     for before, step in ((-2 * arriving, arriving), (leaving, leaving)):
         turns = np.flatnonzero(corner)
         corner[turns] = _is_edge(points[turns] + before[turns], step[turns], padded)

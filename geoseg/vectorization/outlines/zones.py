@@ -15,7 +15,6 @@ from collections.abc import Sequence
 import numpy as np
 import shapely
 from rasterio.windows import Window
-from scipy.ndimage import distance_transform_edt
 from shapely.geometry import MultiPolygon
 from shapely.geometry.base import BaseGeometry
 
@@ -162,6 +161,8 @@ def _find_zone(
 
 def _is_nearer(mask: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Return which pixels are nearer to a mask than to the other one, which has a pixel."""
+    from scipy.ndimage import distance_transform_edt  # slow to load
+
     if not mask.any():
         return np.zeros_like(mask)
     nearer: np.ndarray = distance_transform_edt(~mask) < distance_transform_edt(~other)
