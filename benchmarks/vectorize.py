@@ -1,6 +1,7 @@
 """Benchmark of vectorization: speed compared with GDAL, scaling, and quality of outlines.
 
     python benchmarks/vectorize.py [verb] [stages] [speed] [growth] [--repeat 3]
+    python benchmarks/vectorize.py versions --prob PROB --before CHECKOUT [--side 10000]
     python benchmarks/vectorize.py quality --prob PROB --truth FOOTPRINTS [--aoi POLYGONS]
     python benchmarks/vectorize.py picture --prob PROB --scene SCENE --window ROW,COLUMN,SIDE -o PNG
 
@@ -20,6 +21,8 @@ Prints one JSON line per part.
 - `growth`: the verb on a probability raster of 10,000² and on one of 20,000² with four times the
   buildings, each in a separate process: the ratios of wall-clock seconds and of CPU seconds, which
   depend less on other processes, and the peak memory.
+- `versions`: the verb of this checkout and that of another one on a probability raster, which is
+  mirrored until it has `--side` rows and columns if that is given. Medians of `--repeat` turns.
 - `quality`: building F1@0.5, mean IoU of matched buildings, vertices per building and share of
   right angles (within 3 degrees), for four kinds of outlines of one probability raster.
 - `picture`: part of a scene with the polygonized mask and with the footprints.
@@ -30,6 +33,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -100,13 +104,18 @@ def main() -> None:
     """Run the selected parts."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
-        "parts", nargs="*", metavar="PART", help="verb, stages, speed, growth, quality, picture"
+        "parts",
+        nargs="*",
+        metavar="PART",
+        help="verb, stages, speed, growth, versions, quality, picture",
     )
     parser.add_argument(
         "--repeat", type=int, default=3, help="repeats; of speed the fastest counts"
     )
     for name in ("prob", "truth", "aoi"):
-        parser.add_argument(f"--{name}", help="for quality, and --prob for stages")
+        parser.add_argument(f"--{name}", help="for quality, and --prob for stages and versions")
+    parser.add_argument("--before", help="checkout of another version, for versions")
+    parser.add_argument("--side", type=int, help="rows and columns, for versions")
     for name in ("scene", "window"):
         parser.add_argument(f"--{name}", help="for picture")
     parser.add_argument("-o", "--output", help="PNG file, for picture")
@@ -116,6 +125,9 @@ def main() -> None:
         "stages": partial(stages, arguments.prob),
         "speed": partial(speed, repeat=arguments.repeat),
         "growth": growth,
+        "versions": partial(
+            versions, arguments.prob, arguments.before, arguments.side, repeat=arguments.repeat
+        ),
         "quality": partial(quality, arguments.prob, arguments.truth, arguments.aoi),
         "picture": partial(
             picture, arguments.prob, arguments.scene, arguments.window, arguments.output
@@ -171,8 +183,58 @@ def verb(*, repeat: int) -> dict[str, Any]:
     return found
 
 
-def time_in_turns(commands: dict[str, list[str]], prob: Path, repeat: int) -> dict[str, float]:
-    """Return the median seconds of each command, with the files for PROB and OUTPUT."""
+def versions(prob: str, before: str, side: int | None, *, repeat: int) -> dict[str, Any]:
+    """Time the verb of two checkouts, in turns."""
+    checkouts = {"before": Path(before).resolve(), "now": Path(__file__).resolve().parents[1]}
+    with tempfile.TemporaryDirectory() as work:
+        copied = mirror(Path(prob), Path(work) / "prob.tif", side)
+        seconds = time_in_turns(
+            {name: [*VERB] for name in checkouts}, copied, repeat,
+            {name: {"PYTHONPATH": str(path)} for name, path in checkouts.items()},
+        )  # fmt: skip
+        count = vectorize(copied, Path(work) / "layer.parquet").count
+        with rasterio.open(copied) as source:
+            shape = source.shape
+    return {
+        "shape": shape,
+        "footprints": count,
+        "seconds": seconds,
+        "times_as_fast": round(seconds["before"] / seconds["now"], 2),
+    }
+
+
+def mirror(prob: Path, path: Path, side: int | None) -> Path:
+    """Write a raster with all its bands and tags, mirrored at its edges to a number of pixels."""
+    with rasterio.open(prob) as source:
+        values, valid, tags = source.read(), source.dataset_mask() > 0, source.tags()
+        more = [(0, max(0, (side or 0) - length)) for length in source.shape]
+        values = np.pad(values, [(0, 0), *more], mode="symmetric")[:, :side, :side]
+        valid = np.pad(valid, more, mode="symmetric")[:side, :side]
+        grid = Grid(source.crs, source.transform, *valid.shape)
+        with open_for_writing(
+            path, grid, count=len(values), dtype=values.dtype.name, tags=tags, scratch=True,
+            descriptions=source.descriptions, masked=not valid.all(),
+        ) as sink:  # fmt: skip
+            sink.write(values)
+            if not valid.all():
+                sink.write_mask(valid)
+    return path
+
+
+def time_in_turns(
+    commands: dict[str, list[str]],
+    prob: Path,
+    repeat: int,
+    variables: dict[str, dict[str, str]] | None = None,
+) -> dict[str, float]:
+    """Return the median seconds of each command, with the files for PROB and OUTPUT.
+
+    Args:
+        commands: Words of each command.
+        prob: Raster of probabilities.
+        repeat: Number of turns.
+        variables: Additional environment variables of commands.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(repeat):
         for name, command in commands.items():
@@ -183,6 +245,7 @@ def time_in_turns(commands: dict[str, list[str]], prob: Path, repeat: int) -> di
             subprocess.run(
                 [files.get(word, word) for word in command],
                 check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                env=os.environ | (variables or {}).get(name, {}), cwd=prob.parent,
             )  # fmt: skip
             seconds[name].append(time.perf_counter() - start)
     return {name: round(statistics.median(values), 2) for name, values in seconds.items()}
