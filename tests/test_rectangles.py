@@ -139,3 +139,16 @@ def test_what_is_no_rectangle(shape):
         (none,) = fit_rectangles(np.array([box(0, 0, 10, 6)]), np.array([traced]), np.ones(1))
         assert none.is_empty
     assert fit_rectangles(np.empty(0, object), np.empty(0, object), np.empty(0)).size == 0
+
+
+@pytest.mark.parametrize("slant", [1.0, rectangles._SLANT])
+def test_points_that_are_also_corners(monkeypatch, slant):
+    """With a slant of 1, many different points have the same key."""
+    monkeypatch.setattr(rectangles, "_SLANT", slant)
+    rng = np.random.default_rng(3)
+    points, others = rng.integers(0, 6, (90, 2)) / 7, rng.integers(0, 6, (40, 2)) / 7
+    group, of_others = np.sort(rng.integers(0, 4, 90)), np.sort(rng.integers(0, 4, 40))
+    corners = {(g, *xy) for g, xy in zip(of_others.tolist(), others.tolist(), strict=True)}
+    expected = [(g, *xy) in corners for g, xy in zip(group.tolist(), points.tolist(), strict=True)]
+    assert 10 < sum(expected) < 80
+    assert rectangles._are_among(points, group, others, of_others).tolist() == expected

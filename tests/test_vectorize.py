@@ -242,6 +242,18 @@ def test_the_tenth_percentile_is_the_least_level_that_a_tenth_reaches(labels, se
         assert mean[name - 1] == pytest.approx(inside.mean() / 1020, abs=1e-3)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_equal_probabilities_are_summarised_as_different_ones_are(temperature):
+    labels = np.array([[1, 1, 0, 2], [1, 0, 0, 2], [0, 3, 3, 3]], dtype=np.int32)
+    body = np.full(labels.shape, 230 / 255, dtype=np.float32)
+    pixels = ObjectPixels.of_runs(find_runs(labels), labels.shape, 3)
+    more = ObjectPixels.of_runs(find_runs(np.where(labels == 0, 4, labels)), labels.shape, 4)
+    equal = _summarise(pixels, body, temperature)
+    body[labels == 0] = 0.1
+    for one, other in zip(equal, _summarise(more, body, temperature), strict=True):
+        assert one.tolist() == pytest.approx(other[:3].tolist(), abs=1e-12)
+
+
 def test_percentiles_of_many_small_objects_take_little_memory():
     body = np.zeros((128, 192), dtype=np.float32)
     body[::2, ::2] = 0.9
