@@ -22,7 +22,7 @@ Prints one JSON line per part.
   buildings, each in a separate process: the ratios of wall-clock seconds and of CPU seconds, which
   depend less on other processes, and the peak memory.
 - `versions`: the verb of this checkout and that of another one on a probability raster, which is
-  mirrored until it has `--side` rows and columns if that is given. Medians of `--repeat` turns.
+  mirrored or cropped to `--side` rows and columns if that is given. Medians of `--repeat` turns.
 - `quality`: building F1@0.5, mean IoU of matched buildings, vertices per building and share of
   right angles (within 3 degrees), for four kinds of outlines of one probability raster.
 - `picture`: part of a scene with the polygonized mask and with the footprints.
@@ -136,6 +136,8 @@ def main() -> None:
     unknown = [name for name in arguments.parts if name not in parts]
     if unknown:
         parser.error(f"unknown part {unknown[0]}; choose from {', '.join(parts)}")
+    if "versions" in arguments.parts and not (arguments.prob and arguments.before):
+        parser.error("versions needs --prob and --before")
     for name in arguments.parts or ("verb", "stages", "speed", "growth"):
         print(json.dumps({"part": name, **parts[name]()}), flush=True)
 
@@ -204,7 +206,7 @@ def versions(prob: str, before: str, side: int | None, *, repeat: int) -> dict[s
 
 
 def mirror(prob: Path, path: Path, side: int | None) -> Path:
-    """Write a raster with all its bands and tags, mirrored at its edges to a number of pixels."""
+    """Write a raster with all its bands and tags, mirrored or cropped to a number of pixels."""
     with rasterio.open(prob) as source:
         values, valid, tags = source.read(), source.dataset_mask() > 0, source.tags()
         more = [(0, max(0, (side or 0) - length)) for length in source.shape]

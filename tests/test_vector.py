@@ -2,6 +2,7 @@
 
 import json
 import logging
+import signal
 import sqlite3
 import zipfile
 from xml.etree import ElementTree
@@ -293,15 +294,35 @@ def test_an_error_in_a_batch_is_raised_as_it_is_and_leaves_the_old_file(tmp_path
 
 
 @pytest.mark.parametrize("suffix", LAYER_SUFFIXES)
-def test_an_interruption_between_batches_is_one_and_leaves_nothing(tmp_path, suffix):
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_what_ends_the_batches_is_raised_and_leaves_nothing(tmp_path, suffix, kind):
     """GDAL, which asks for the batches, would report it as an error of its own."""
 
     def batches():
         yield houses(3)[[*FOOTPRINT_COLUMNS, "geometry"]]
-        raise KeyboardInterrupt
+        raise kind
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(kind):
         write_footprints(tmp_path / f"out{suffix}", batches(), crs=UTM)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".shp"])
+@pytest.mark.parametrize("after_s", [0.02, 0.05, 0.1])
+def test_a_signal_at_any_moment_of_writing_is_an_interruption(tmp_path, suffix, after_s):
+    frame = pd.concat([houses(50)[[*FOOTPRINT_COLUMNS, "geometry"]]] * 20, ignore_index=True)
+
+    def batches():
+        signal.setitimer(signal.ITIMER_REAL, after_s)
+        while True:
+            yield frame
+
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            write_footprints(tmp_path / f"out{suffix}", batches(), crs=UTM)
+    finally:
+        signal.signal(signal.SIGALRM, before)
     assert list(tmp_path.iterdir()) == []
 
 

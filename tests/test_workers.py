@@ -112,6 +112,32 @@ def work_any(task):
     return task
 
 
+def test_tasks_are_cancelled_when_the_caller_needs_no_more(cluster):
+    begun = []
+
+    def begin(task):
+        begun.append(task)
+        time.sleep(0.3)
+
+    results = run_tasks(begin, range(40), scheduler=cluster.scheduler_address)
+    next(results)
+    results.close()
+    at_the_end = len(begun)
+    time.sleep(1)
+    assert at_the_end <= len(begun) <= 2 + 2 + 1  # finished, running, and perhaps one in between
+
+
+def has_loaded(name):
+    return name in sys.modules
+
+
+def test_local_processes_load_modules_before_they_start():
+    names = ["wave", "colorsys"]
+    assert not any(name in sys.modules for name in names)
+    with Workers(processes=2).open(has_loaded, preload=["wave"]) as pool:
+        assert list(pool.map(has_loaded, names)) == [sys.platform == "linux", False]
+
+
 @pytest.mark.parametrize("dask", [False, True])
 def test_an_error_of_a_task_is_raised_as_it_is(cluster, dask):
     address = cluster.scheduler_address if dask else None

@@ -104,7 +104,7 @@ def predict(
             return _predict_boxes(plan, overwrite, workers, progress)
         with _open_output(plan, overwrite) as work:
             if not work.is_complete:
-                with workers.open(*_tasks_of_scene()) as pool:
+                with workers.open(*_tasks_of_scene(), preload=_late_modules()) as pool:
                     _write_outputs(plan, work, workers, pool, progress)
     return _find_outputs(plan)
 
@@ -347,7 +347,7 @@ def predict_scenes(
         for scene, folder in zip(scenes, folders, strict=True)
         if not read_manifest(folder)
     ]
-    with workers.open(predict_task, *_tasks_of_scene()) as pool:
+    with workers.open(predict_task, *_tasks_of_scene(), preload=_late_modules()) as pool:
         for _ in pool.map(predict_task, tasks):
             pass
     return [_find_written(scene, folder) for scene, folder in zip(scenes, folders, strict=True)]
@@ -365,6 +365,12 @@ def _tasks_of_scene() -> tuple[Callable[..., Any], ...]:
     from geoseg.vectorization.tasks import run_trace_task
 
     return predict_block, run_trace_task
+
+
+def _late_modules() -> tuple[str, ...]:
+    from geoseg.vectorization.tasks import LATE_MODULES
+
+    return LATE_MODULES
 
 
 def predict_task(task: PredictTask) -> None:

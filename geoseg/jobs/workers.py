@@ -144,7 +144,7 @@ class Workers:
         Args:
             functions: Functions of the tasks. Local processes start as forks of one that has
                 imported their modules, where the system allows it.
-            preload: Further modules that it imports.
+            preload: Further modules that this one imports.
 
         Raises:
             ConfigError: If the scheduler cannot be reached.
@@ -244,19 +244,23 @@ class Pool:
         limit = _TASKS_PER_WORKER * self.size
         pending: deque[tuple[Task, Any]] = deque()
         remaining = iter(tasks)
-        for task in islice(remaining, limit):
-            pending.append((task, self._submit(function, task)))
-        while pending:
-            task, future = pending.popleft()
-            outcome = _wait_for(future)
-            if isinstance(outcome, Failure):
-                # Dask also blames the tasks that only waited on the workers that died. A task that
-                # runs alone shows whether it was the cause.
-                _settle([future for _, future in pending])
-                outcome = _wait_for(self._submit(function, task))
-            yield outcome
-            for task in islice(remaining, 1):
+        try:
+            for task in islice(remaining, limit):
                 pending.append((task, self._submit(function, task)))
+            while pending:
+                task, future = pending.popleft()
+                outcome = _wait_for(future)
+                if isinstance(outcome, Failure):
+                    # Dask also blames the tasks that only waited on the workers that died. A task
+                    # that runs alone shows whether it was the cause.
+                    _settle([future for _, future in pending])
+                    outcome = _wait_for(self._submit(function, task))
+                yield outcome
+                for task in islice(remaining, 1):
+                    pending.append((task, self._submit(function, task)))
+        finally:
+            for _, future in pending:  # of an error, or of a caller that needs no more outcomes
+                future.cancel()
 
     def _submit(self, function: Callable[[Task], Value], task: Task) -> Any:
         return self._client.submit(function, task, pure=False)

@@ -166,9 +166,9 @@ def _summarise(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean and the tenth percentile of the calibrated probabilities in each object."""
     inside = _calibrate(body.ravel()[pixels.places], temperature)
-    if len(inside) and inside.min() == inside.max():  # a mask
-        level = float(np.rint(inside[0] * _LEVELS)) / _LEVELS
-        return np.full(pixels.count, float(inside[0])), np.full(pixels.count, level)
+    if len(inside) and inside.min() == inside.max():  # as in a mask
+        level = np.rint(inside[:1] * _LEVELS).astype(np.int64) / _LEVELS
+        return np.full(pixels.count, float(inside[0])), np.full(pixels.count, level[0])
     counts = pixels.total()
     levels = np.rint(inside * _LEVELS).astype(np.int64)
     tenth = _find_ranked(pixels, levels, np.ceil(0.1 * counts).astype(np.int64)) / _LEVELS

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -99,12 +100,12 @@ def write_layer(
     folder.mkdir(exist_ok=True)
     prob = replace(prob, path=absolute_path(prob.path))  # workers may run in another folder
     tracer = _Tracer(prob, thresholds, folder, work, pool, progress)
-    frames = tracer.trace(max_memory_gb, block_px)
-    count = write_footprints(
-        output, frames, crs=prob.grid.crs, columns=tracer.columns, grid=prob.grid,
-        class_colours=_choose_colours(prob),
-        limits=LIMITS_OF_MEANS if tracer.thresholds.confidence is None else LIMITS_OF_RULES,
-    )  # fmt: skip
+    with closing(tracer.trace(max_memory_gb, block_px)) as frames:
+        count = write_footprints(
+            output, frames, crs=prob.grid.crs, columns=tracer.columns, grid=prob.grid,
+            class_colours=_choose_colours(prob),
+            limits=LIMITS_OF_MEANS if tracer.thresholds.confidence is None else LIMITS_OF_RULES,
+        )  # fmt: skip
     work.journal.add("count", count)
     return count
 
@@ -154,7 +155,9 @@ class _Tracer:
         self._kind = _CLASSES if prob.classes else _BUILDINGS
         self.columns = self._kind.columns
 
-    def trace(self, max_memory_gb: float, block_px: int | None) -> Iterator[gpd.GeoDataFrame]:
+    def trace(
+        self, max_memory_gb: float, block_px: int | None
+    ) -> Generator[gpd.GeoDataFrame, None, None]:
         """Yield the layer in batches, in order, while further components are traced."""
         layout = self._choose_layout(max_memory_gb, block_px)
         components = self._find(layout.rows)
@@ -207,6 +210,8 @@ class _Tracer:
         tasks = (self._task(selection, *pair) for pair in traced if pair[1] in missing)
         done = len(windows) - len(missing)
         results = self._run(run_trace_task, tasks, done, len(windows), "windows traced")
+        if missing:  # tracing begins at once, also where many windows have files
+            results = chain([next(results)], results)
         for window, file in traced:
             if file in missing:
                 next(results)
@@ -238,9 +243,13 @@ class _Tracer:
 def _read_strips(traced: Iterable[tuple[TraceWindow, Path]]) -> Iterator[gpd.GeoDataFrame]:
     """Yield the footprints that begin in each strip of rows, in the order of components."""
     for _, strip in groupby(traced, key=lambda pair: pair[0].strip):
-        frames = [frame for _, file in strip for frame in ParquetParts(file)]
-        if frames := [frame for frame in frames if len(frame)]:
-            yield pd.concat(frames).sort_values("component", kind="stable", ignore_index=True)
+        files = [file for _, file in strip]  # all are traced before one is read into memory
+        frames = [frame for file in files for frame in ParquetParts(file) if len(frame)]
+        if frames:
+            frame = pd.concat(frames)
+            del frames
+            yield frame.sort_values("component", kind="stable", ignore_index=True)
+            del frame
 
 
 def vectorize_arrays(

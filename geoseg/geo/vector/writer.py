@@ -245,7 +245,6 @@ class _RecordStream:
     ) -> None:
         self.crs = crs
         self.count = 0
-        self.error: BaseException | None = None
         self.on_batch: Callable[[list[pa.Array], np.ndarray], None] | None = None
         template = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in columns.items()})
         for frame in frames:  # an empty frame has no reliable dtypes
@@ -261,16 +260,41 @@ class _RecordStream:
 
     def __iter__(self) -> Iterator[tuple[list[pa.Array], np.ndarray]]:
         """Yields the attribute columns and the geometries (N,) of each frame."""
+        for frame in self._frames:
+            table = pa.Table.from_pandas(_attributes(frame), self.schema, preserve_index=False)
+            self.count += len(frame)
+            columns = [column.combine_chunks() for column in table.columns]
+            shapes = np.asarray(frame.geometry.array, dtype=object)
+            if self.on_batch:
+                self.on_batch(columns, shapes)
+            yield columns, shapes
+
+
+class _ArrowBatches:
+    """Batches of a stream for GDAL, which reports of an error in them only that the stream ended.
+
+    Attributes:
+        error: The error or signal that ended them, if any.
+    """
+
+    def __init__(
+        self,
+        stream: _RecordStream,
+        schema: pa.Schema,
+        convert: Callable[[list[pa.Array]], list[pa.Array]],
+    ) -> None:
+        self._stream, self._schema, self._convert = stream, schema, convert
+        self.error: BaseException | None = None
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        """Yields the attribute columns and the geometries as WKB."""
         try:
-            for frame in self._frames:
-                table = pa.Table.from_pandas(_attributes(frame), self.schema, preserve_index=False)
-                self.count += len(frame)
-                columns = [column.combine_chunks() for column in table.columns]
-                shapes = np.asarray(frame.geometry.array, dtype=object)
-                if self.on_batch:
-                    self.on_batch(columns, shapes)
-                yield columns, shapes
-        except (Exception, KeyboardInterrupt) as error:  # GDAL says only that the stream ended
+            for columns, shapes in self._stream:
+                encoded = pa.array(shapely.to_wkb(shapes), pa.binary())
+                yield pa.record_batch([*self._convert(columns), encoded], schema=self._schema)
+        except GeneratorExit:  # GDAL needs no more batches
+            raise
+        except BaseException as error:
             self.error = error
             raise
 
@@ -325,15 +349,10 @@ def _write_ogr(path: Path, stream: _RecordStream, suffix: str, kind: str) -> Non
     shape = pa.field("geometry", pa.binary(), metadata={"ARROW:extension:name": "geoarrow.wkb"})
     schema = pa.schema([*fields, shape])
     convert = shapefile_columns if suffix == ".shp" else list
-    batches = (
-        pa.record_batch(
-            [*convert(columns), pa.array(shapely.to_wkb(shapes), pa.binary())], schema=schema
-        )
-        for columns, shapes in stream
-    )
+    batches = _ArrowBatches(stream, schema, convert)
     try:
         pyogrio.write_arrow(
-            pa.RecordBatchReader.from_batches(schema, batches),
+            pa.RecordBatchReader.from_batches(schema, iter(batches)),
             path,
             layer=path.stem if suffix == ".shp" else FOOTPRINT_LAYER,
             driver=_DRIVERS[suffix],
@@ -344,7 +363,7 @@ def _write_ogr(path: Path, stream: _RecordStream, suffix: str, kind: str) -> Non
             layer_options=options,
         )
     except RuntimeError as error:
-        raise stream.error or error from None
+        raise batches.error or error from None
 
 
 def _write_spacenet(path: Path, stream: _RecordStream, grid: Grid | None, image: str) -> None:

@@ -19,7 +19,7 @@ from geoseg.vectorization.outlines.distances import distances_to_edges
 # A wall that deviates by more from the direction of its building belongs to no side.
 OBLIQUE = math.radians(28)
 
-# Of the lines on which sorted points have the same key.
+# Factor of the sort key x + slant · y; irrational, so that different points hardly share a key.
 _SLANT = math.sqrt(2)
 
 # An edge whose ends differ by less, in metres, is perpendicular to the other axis.
