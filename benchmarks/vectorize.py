@@ -206,15 +206,18 @@ def versions(prob: str, before: str, side: int | None, *, repeat: int) -> dict[s
 
 
 def mirror(prob: Path, path: Path, side: int | None) -> Path:
-    """Write a raster with all its bands and tags, mirrored or cropped to a number of pixels."""
+    """Write the bands of a raster, mirrored or cropped to a number of pixels.
+
+    Its tags are left out: another version may refuse its thresholds. Both have their defaults.
+    """
     with rasterio.open(prob) as source:
-        values, valid, tags = source.read(), source.dataset_mask() > 0, source.tags()
+        values, valid = source.read(), source.dataset_mask() > 0
         more = [(0, max(0, (side or 0) - length)) for length in source.shape]
         values = np.pad(values, [(0, 0), *more], mode="symmetric")[:, :side, :side]
         valid = np.pad(valid, more, mode="symmetric")[:side, :side]
         grid = Grid(source.crs, source.transform, *valid.shape)
         with open_for_writing(
-            path, grid, count=len(values), dtype=values.dtype.name, tags=tags, scratch=True,
+            path, grid, count=len(values), dtype=values.dtype.name, scratch=True,
             descriptions=source.descriptions, masked=not valid.all(),
         ) as sink:  # fmt: skip
             sink.write(values)
