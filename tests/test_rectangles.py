@@ -43,7 +43,7 @@ def test_a_rectangle_is_accepted_as_by_geos(seed, noise, max_shift):
     every = fit_rectangles(outlines, traced, np.full(len(traced), np.inf))
     found = fit_rectangles(outlines, traced, np.full(len(traced), max_shift))
     drawn = ~shapely.is_empty(every)
-    wanted = is_acceptable(every[drawn], traced[drawn], max_shift)
+    wanted = is_acceptable(every[drawn], traced[drawn], np.full(drawn.sum(), max_shift))
     assert (~shapely.is_empty(found[drawn])).tolist() == wanted.tolist()
 
 
@@ -90,8 +90,8 @@ def test_distances_from_outlines_equal_those_of_geos(seed, pairs, most):
         assert found == pytest.approx(expected, abs=1e-9)
         for limit in (0.2, 0.5, 1.0):
             far = np.bincount(owner, expected > limit, 7) > 0
-            assert stay_near(polygons, others, limit).tolist() == (~far).tolist()
-    assert stay_near(polygons[:0], others[:0], 1.0).tolist() == []
+            assert stay_near(polygons, others, np.full(7, limit)).tolist() == (~far).tolist()
+    assert stay_near(polygons[:0], others[:0], np.ones(0)).tolist() == []
 
 
 def test_the_sides_are_mean_positions_of_the_walls():

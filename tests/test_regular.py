@@ -301,7 +301,7 @@ def test_a_corner_on_a_neighbours_wall_becomes_a_corner_of_both(turn):
     houses = [affinity.rotate(one, turn, origin=(0, 0)) for one in (court, inside, *beside)]
     apart = affinity.rotate(box(50, 40, 60, 44), turn, origin=(0, 0))
     houses = np.array([*houses, apart], dtype=object)
-    shared = share_corners(houses)
+    shared = share_corners(houses, np.zeros(len(houses), dtype=np.int64))
     more = shapely.get_num_coordinates(shared) - shapely.get_num_coordinates(houses)
     assert more.tolist() == [5, 0, 0, 0, 0]
     assert shapely.area(shared) == pytest.approx(shapely.area(houses), rel=1e-9)

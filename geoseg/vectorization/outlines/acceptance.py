@@ -19,22 +19,22 @@ SPUR = 2.0
 MIN_CLEARANCE = 0.02
 
 
-def is_acceptable(polygons: np.ndarray, traced: np.ndarray, max_shift: float) -> np.ndarray:
+def is_acceptable(polygons: np.ndarray, traced: np.ndarray, max_shifts: np.ndarray) -> np.ndarray:
     """Return which polygons are valid and close enough to the traced ones.
 
     Args:
         polygons: Right-angled polygons (n,), in metres.
         traced: The traced polygons (n,).
-        max_shift: Maximum shift of an outline.
+        max_shifts: float64 (n,), maximum shift of each outline.
     """
     accepted: np.ndarray = (
         shapely.get_type_id(polygons) == shapely.GeometryType.POLYGON
     ) & shapely.is_valid(polygons)
     # Polygons that are barely valid could become invalid when coordinates are rounded.
-    accepted &= shapely.minimum_clearance(polygons) > MIN_CLEARANCE * max_shift
+    accepted &= shapely.minimum_clearance(polygons) > MIN_CLEARANCE * max_shifts
     # Each test takes longer than the one before it, so it runs only where that one passed.
     accepted[accepted] = _has_similar_area(polygons[accepted], traced[accepted])
-    accepted[accepted] = _is_near(polygons[accepted], traced[accepted], max_shift)
+    accepted[accepted] = _is_near(polygons[accepted], traced[accepted], max_shifts[accepted])
     return accepted
 
 
@@ -48,8 +48,8 @@ def _has_similar_area(polygons: np.ndarray, traced: np.ndarray) -> np.ndarray:
     return agree
 
 
-def _is_near(polygons: np.ndarray, traced: np.ndarray, max_shift: float) -> np.ndarray:
+def _is_near(polygons: np.ndarray, traced: np.ndarray, max_shifts: np.ndarray) -> np.ndarray:
     """Return which polygons are near the traced outline, and the traced outline near them."""
-    near: np.ndarray = stay_near(polygons, traced, max_shift)
-    near[near] = stay_near(traced[near], polygons[near], SPUR * max_shift)
+    near: np.ndarray = stay_near(polygons, traced, max_shifts)
+    near[near] = stay_near(traced[near], polygons[near], SPUR * max_shifts[near])
     return near

@@ -150,10 +150,10 @@ def _find_vertices(rings: np.ndarray, groups: np.ndarray) -> _Vertices:
     following = np.arange(1, len(points) + 1)
     following[begins + sizes - 1] = begins
     ring = np.repeat(np.arange(len(rings)), sizes)
-    return _Vertices(points, _number(points, groups[ring]), ring, begins, sizes, following)
+    return _Vertices(points, number_points(points, groups[ring]), ring, begins, sizes, following)
 
 
-def _number(points: np.ndarray, groups: np.ndarray) -> np.ndarray:
+def number_points(points: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Number points (n, 2) by group, x and y; equal ones have the same number."""
     order = np.lexsort([points[:, 1], points[:, 0], groups])
     changes = np.zeros(len(points), dtype=bool)

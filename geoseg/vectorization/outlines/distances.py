@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import shapely
@@ -61,8 +61,8 @@ def _parts(counts: np.ndarray) -> Iterator[slice]:
         begin = end
 
 
-def stay_near(polygons: np.ndarray, others: np.ndarray, distance: float) -> np.ndarray:
-    """Return which polygons (n,) have all corners within a distance of the other outline (n,)."""
+def stay_near(polygons: np.ndarray, others: np.ndarray, distances: np.ndarray) -> np.ndarray:
+    """Return which polygons (n,) have all corners within a distance (n,) of the other one (n,)."""
     points, owner = shapely.get_coordinates(polygons, return_index=True)
     rings, of_ring = shapely.get_rings(others, return_index=True)
     vertices, ring = shapely.get_coordinates(rings, return_index=True)
@@ -75,17 +75,22 @@ def stay_near(polygons: np.ndarray, others: np.ndarray, distance: float) -> np.n
         distances_to_edges(
             points[used], owner[used], begins[used_edges], ends[used_edges], of_edge[used_edges]
         )
-        > distance
+        > distances[owner[used]]
     )
     near[is_small] = (np.bincount(owner[used], far, len(polygons)) == 0)[is_small]
-    near[~is_small] = _stay_near_by_index(polygons[~is_small], others[~is_small], distance)
+    near[~is_small] = _stay_near_by_index(
+        polygons[~is_small], others[~is_small], distances[~is_small]
+    )
     return near
 
 
-def _stay_near_by_index(polygons: np.ndarray, others: np.ndarray, distance: float) -> np.ndarray:
+def _stay_near_by_index(
+    polygons: np.ndarray, others: np.ndarray, distances: np.ndarray
+) -> np.ndarray:
     points, owners = shapely.get_coordinates(polygons, return_index=True)
     lines = shapely.boundary(others)
     shapely.prepare(lines)
-    far = ~shapely.dwithin(lines[owners], shapely.points(points), distance)
+    is_near: Callable[..., np.ndarray] = shapely.dwithin  # its stubs know one distance only
+    far = ~is_near(lines[owners], shapely.points(points), distances[owners])
     near: np.ndarray = np.bincount(owners, far, len(polygons)) == 0
     return near

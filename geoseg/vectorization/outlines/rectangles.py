@@ -100,7 +100,7 @@ class _Rectangles:
 
     def turn(self, points: np.ndarray, owner: np.ndarray) -> np.ndarray:
         """Return points (m, 2) in the axes of their rectangle."""
-        return _turn(points, np.cos(self.angles)[owner], -np.sin(self.angles)[owner])
+        return turn(points, np.cos(self.angles)[owner], -np.sin(self.angles)[owner])
 
     def own_corners(self) -> np.ndarray:
         """Return the corners (n, 4, 2) in the axes of each rectangle."""
@@ -114,7 +114,7 @@ class _Rectangles:
     def corners(self) -> np.ndarray:
         """Return the corners (n, 4, 2)."""
         cos, sin = np.cos(self.angles)[:, None], np.sin(self.angles)[:, None]
-        return _turn(self.own_corners(), cos, sin)
+        return turn(self.own_corners(), cos, sin)
 
 
 def _fit(walls: _Walls) -> _Rectangles:
@@ -282,6 +282,7 @@ def _are_among(
     return found
 
 
-def _turn(points: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
+def turn(points: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
+    """Return points (..., 2) turned by angles, given as their cosines and sines (...)."""
     x, y = points[..., 0], points[..., 1]
     return np.stack([x * cos - y * sin, x * sin + y * cos], axis=-1)

@@ -1,24 +1,27 @@
 """Right-angled outlines: walls are aligned with the main direction of their building.
 
-A group of touching outlines is one graph of corners and walls. A wall that is nearly parallel or
+Touching outlines form a group, with common corners and walls. A wall that is nearly parallel or
 perpendicular to the direction of its building is aligned with it: its two corners get the same
 coordinate, as do all corners that are connected by such walls. Corners are shared by neighbours,
-so walls stay shared.
+so walls stay shared. All groups are processed together, and none depends on another.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
 from geoseg.vectorization.outlines.acceptance import is_acceptable
-from geoseg.vectorization.outlines.rectangles import OBLIQUE, fourfold
+from geoseg.vectorization.outlines.distances import dot
+from geoseg.vectorization.outlines.rectangles import OBLIQUE, fourfold, turn
+from geoseg.vectorization.outlines.shared_corners import share_corners
 from geoseg.vectorization.outlines.wall_graph import OutlineGraph, build_graph
-from geoseg.vectorization.outlines.zones import stay_within
+from geoseg.vectorization.outlines.zones import stay_in_own
 
 RECTANGLE, RECTILINEAR, PARTLY, KEPT = "rectangle", "rectilinear", "partly", "simplified"
 RAW = "raw"  # neither right-angled nor simplified
@@ -53,56 +56,152 @@ class RegularOutlines:
     status: np.ndarray
 
 
+@dataclass(frozen=True)
+class _State:
+    """Outlines of groups between two attempts; arrays are (n,) over polygons.
+
+    Attributes:
+        indices: Index of each polygon among all.
+        groups: Group of each polygon, sorted.
+        outlines: Simplified polygons.
+        traced: Traced polygons.
+        zones: Zone of each polygon's group; empty if it is not limited.
+        limits: Maximum shift of an outline in the first attempt.
+        directions: Main direction in radians.
+        max_shifts: Maximum shift in the next attempt; 0 for outlines that stay as they are.
+        polygons: Polygons of the last attempt.
+        accepted: Which of these passed all tests.
+    """
+
+    indices: np.ndarray
+    groups: np.ndarray
+    outlines: np.ndarray
+    traced: np.ndarray
+    zones: np.ndarray
+    limits: np.ndarray
+    directions: np.ndarray
+    max_shifts: np.ndarray
+    polygons: np.ndarray
+    accepted: np.ndarray
+
+    def pick(self, chosen: np.ndarray) -> _State:
+        """Return the state of some polygons."""
+        return _State(*(getattr(self, one.name)[chosen] for one in fields(self)))
+
+    def spread(self, polygons: np.ndarray) -> np.ndarray:
+        """Return which polygons are in a group with one of some polygons, bool (n,)."""
+        groups = np.unique(self.groups[polygons])
+        return np.isin(self.groups, groups)
+
+
 def regularize(
-    outlines: np.ndarray, traced: np.ndarray, zone: BaseGeometry, max_shift: float
+    outlines: np.ndarray,
+    traced: np.ndarray,
+    groups: np.ndarray,
+    zones: Mapping[int, BaseGeometry],
+    max_shifts: np.ndarray,
 ) -> RegularOutlines:
-    """Make the outlines of one group right-angled.
+    """Make the outlines of groups right-angled.
 
     Outlines that do not pass `is_acceptable`, or leave the zone, are tried again with a smaller
-    shift.
+    shift, together with their group.
 
     Args:
-        outlines: Simplified polygons (n,), in metres; touching ones share the vertices of walls.
+        outlines: Simplified polygons (n,), in metres from an origin of the group; touching ones
+            share the vertices of walls.
         traced: The same polygons before simplification, (n,).
-        zone: Zone in which the outlines must stay; empty if it is not limited.
-        max_shift: Maximum shift of an outline.
+        groups: int64 (n,), group of each polygon, sorted.
+        zones: Zone of each group, in which its outlines must stay; empty if it is not limited.
+        max_shifts: float64 (n,), maximum shift of each outline, equal within a group.
     """
-    graph = build_graph(outlines, traced)
+    if not len(outlines):
+        return RegularOutlines(outlines, np.empty(0, dtype=object))
+    graph = build_graph(outlines, traced, groups)
     directions, strengths = _directions(graph, len(outlines))
-    max_shifts = np.where(strengths < _MIN_STRENGTH, 0.0, max_shift)
-    polygons, accepted = outlines.copy(), np.zeros(len(outlines), dtype=bool)
+    state = _State(
+        np.arange(len(outlines)), groups, outlines, traced,
+        np.array([zones[group] for group in groups.tolist()], dtype=object), max_shifts, directions,
+        np.where(strengths < _MIN_STRENGTH, 0.0, max_shifts), outlines.copy(),
+        np.zeros(len(outlines), dtype=bool),
+    )  # fmt: skip
+    shapely.prepare(state.zones)
+    polygons, moved = outlines.copy(), np.zeros(len(outlines), dtype=bool)
     points, pinned = np.full_like(graph.points, np.nan), np.zeros(len(graph.points), dtype=bool)
-    for attempt in range(_ATTEMPTS):
-        moving = max_shifts > 0
+    for _ in range(_ATTEMPTS):
         before = points, pinned
-        pinned = _pinned(graph, directions, ~moving)
-        points = _straighten(graph, directions, pinned, max_shifts)
-        # Outlines whose corners did not change need not be drawn again, nor those that did not
-        # change be checked again.
-        changed = (points != before[0]).any(axis=1) | (pinned != before[1])
-        new = moving & graph.touch(changed)
-        drawn = np.where(moving, polygons, outlines)
-        drawn[new] = graph.draw(points, pinned, new)
-        new[new] = ~shapely.equals_exact(drawn[new], polygons[new]) | (attempt == 0)
-        accepted[new] = is_acceptable(drawn[new], traced[new], max_shift)
-        new[new] = accepted[new]
-        accepted[new] = stay_within(drawn[new], zone)
-        polygons = drawn
-        rejected = moving & ~accepted
-        if not rejected.any() and len(outlines) > 1:
-            torn = ~shapely.is_empty(shapely.coverage_invalid_edges(polygons))
-            rejected = moving & (torn if (torn & moving).any() else torn.any())
-        if not rejected.any():
+        pinned = _pinned(graph, state.directions, state.max_shifts == 0)
+        points = _straighten(graph, state.directions, pinned, state.max_shifts)
+        state = _attempt(state, graph, points, pinned, before)
+        rejected = _find_rejected(state)
+        going = state.spread(rejected)
+        done = state.indices[~going]
+        polygons[done], moved[done] = state.polygons[~going], state.max_shifts[~going] > 0
+        if not going.any():
             break
-        max_shifts[rejected] = _reduce_shifts(max_shifts[rejected], max_shift)
-    else:
-        max_shifts[:] = 0
-    kept = max_shifts == 0
-    if kept.all():
-        polygons = outlines
+        lower = state.max_shifts.copy()
+        lower[rejected] = _reduce_shifts(lower[rejected], state.limits[rejected])
+        corners = graph.find_corners(going)
+        points, pinned, graph = points[corners], pinned[corners], graph.pick(going)
+        state = replace(state, max_shifts=lower).pick(going)
+    # A group of which no outline moved stays as it was, without removed corners.
+    whole = np.isin(groups, groups[moved])
+    polygons[~whole] = outlines[~whole]
     status = np.where(_is_rectilinear(polygons), RECTILINEAR, PARTLY).astype(object)
-    status[kept] = KEPT
+    status[~moved] = KEPT
     return RegularOutlines(polygons, status)
+
+
+def _attempt(
+    state: _State,
+    graph: OutlineGraph,
+    points: np.ndarray,
+    pinned: np.ndarray,
+    before: tuple[np.ndarray, np.ndarray],
+) -> _State:
+    """Draw and test outlines with new corners.
+
+    Args:
+        state: The outlines.
+        graph: Their graph.
+        points: float64 (corners, 2), new coordinates.
+        pinned: bool (corners,), corners that did not move.
+        before: Both of the attempt before; NaN in the first one.
+    """
+    # Outlines whose corners did not change need not be drawn again, nor those that did not change
+    # be tested again.
+    differ = points != before[0]
+    moving = state.max_shifts > 0
+    new = moving & graph.touch(differ[:, 0] | differ[:, 1] | (pinned != before[1]))
+    drawn, accepted = np.where(moving, state.polygons, state.outlines), state.accepted.copy()
+    drawn[new] = graph.draw(points, pinned, new)
+    is_first = bool(np.isnan(before[0]).any())
+    new[new] = ~shapely.equals_exact(drawn[new], state.polygons[new]) | is_first
+    accepted[new] = is_acceptable(drawn[new], state.traced[new], state.limits[new])
+    new[new] = accepted[new]
+    accepted[new] = stay_in_own(state.zones[new], drawn[new])
+    return replace(state, polygons=drawn, accepted=accepted)
+
+
+def _find_rejected(state: _State) -> np.ndarray:
+    """Return which polygons failed a test or are torn from their neighbours, bool (n,)."""
+    moving = state.max_shifts > 0
+    rejected: np.ndarray = moving & ~state.accepted
+    passed = np.flatnonzero(~state.spread(rejected))
+    # Groups have coordinates of their own, in which they lie over each other.
+    for own in np.split(passed, np.flatnonzero(np.diff(state.groups[passed])) + 1):
+        if len(own) > 1:
+            torn = _are_torn(state.polygons[own])
+            rejected[own] = moving[own] & (torn if (torn & moving[own]).any() else torn.any())
+    return rejected
+
+
+def _are_torn(polygons: np.ndarray) -> np.ndarray:
+    """Return which polygons (n,) of a group overlap another one or have a gap beside it."""
+    torn: np.ndarray = ~shapely.is_empty(shapely.coverage_invalid_edges(polygons))
+    if torn.any():  # perhaps a corner is beside the wall of a neighbour by a rounding error
+        shared = share_corners(polygons, np.zeros(len(polygons), dtype=np.int64))
+        torn = ~shapely.is_empty(shapely.coverage_invalid_edges(shared))
+    return torn
 
 
 def _is_rectilinear(polygons: np.ndarray) -> np.ndarray:
@@ -116,26 +215,18 @@ def _is_rectilinear(polygons: np.ndarray) -> np.ndarray:
     inside = np.delete(np.arange(len(points)), ends - 1)
     steps = np.diff(points, axis=0, append=0)
     steps, after, owner = steps[inside], steps[following[inside]], owners[ring[inside]]
-    along = np.abs((steps * after).sum(axis=1))
+    along = np.abs(dot(steps, after))
     right = along <= _RIGHT * np.hypot(*steps.T) * np.hypot(*after.T)
     rectilinear: np.ndarray = np.bincount(owner, ~right, len(polygons)) == 0
     return rectilinear
 
 
-def _reduce_shifts(max_shifts: np.ndarray, max_shift: float) -> np.ndarray:
+def _reduce_shifts(max_shifts: np.ndarray, limits: np.ndarray) -> np.ndarray:
     """Return the next smaller shift of each outline; 0 after the last one."""
     shares = np.array([*_SHIFT_SHARES, 0.0])
-    lower: np.ndarray = (
-        max_shift
-        * shares[1:][np.argmin(np.abs(max_shifts[:, None] - max_shift * shares[:-1]), axis=1)]
-    )
+    present = np.argmin(np.abs(max_shifts[:, None] - limits[:, None] * shares[:-1]), axis=1)
+    lower: np.ndarray = limits * shares[1:][present]
     return lower
-
-
-def _turn(points: np.ndarray, angle: float) -> np.ndarray:
-    cos, sin = math.cos(angle), math.sin(angle)
-    turned: np.ndarray = points @ np.array([[cos, sin], [-sin, cos]])
-    return turned
 
 
 def _directions(graph: OutlineGraph, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -170,7 +261,7 @@ def _directions(graph: OutlineGraph, count: int) -> tuple[np.ndarray, np.ndarray
 def _pinned(graph: OutlineGraph, directions: np.ndarray, fixed: np.ndarray) -> np.ndarray:
     """Return the corners that must not move: of fixed polygons, and where directions differ."""
     pinned = np.zeros(len(graph.points), dtype=bool)
-    pinned[graph.walls[fixed[graph.sides].any(axis=1)].ravel()] = True
+    pinned[graph.walls[fixed[graph.sides[:, 0]] | fixed[graph.sides[:, 1]]].ravel()] = True
     low, high = np.full(len(graph.points), np.inf), np.full(len(graph.points), -np.inf)
     for corner in graph.walls.T:
         for side in graph.sides.T:
@@ -185,29 +276,31 @@ def _straighten(
 ) -> np.ndarray:
     """Align walls with the directions, within the maximum shifts; return the corners (n, 2)."""
     points = graph.points.copy()
-    max_shift = max_shifts[graph.sides].min(axis=1)
-    free = np.flatnonzero(~pinned[graph.walls].any(axis=1))
-    free = free[np.argsort(directions[graph.sides[free, 0]], kind="stable")]
-    own_directions, begins = np.unique(directions[graph.sides[free, 0]], return_index=True)
-    for direction, own in zip(own_directions, np.split(free, begins[1:]), strict=False):
-        corners, ends = np.unique(graph.walls[own], return_inverse=True)
-        ends, turned = ends.reshape(-1, 2), _turn(graph.points[corners], -direction)
-        middles = _turn(graph.middles[own], -direction)
-        steps = np.abs(turned[ends[:, 1]] - turned[ends[:, 0]])
-        across, along = steps.min(axis=1), steps.max(axis=1)
-        oblique = across > 2 * max_shift[own]  # each end would move by half of it
-        oblique |= (across > along * math.tan(OBLIQUE)) & (along > 2 * max_shift[own])
-        ends, steps, near = ends[~oblique], steps[~oblique], max_shift[own][~oblique]
-        middles = middles[~oblique]
-        across = steps[:, 0] > steps[:, 1]  # the ends of these walls share their second coordinate
-        moving, ends = np.unique(ends, return_inverse=True)
-        ends, moved = ends.reshape(-1, 2), turned[moving]
-        for axis, same in ((0, ~across), (1, across)):
-            shared = _SharedCoordinate(moved[:, axis])
-            shared.join(ends[same], steps[same, 1 - axis], middles[same, axis])
-            shared.join_near(ends[~same], steps[~same, axis], near[~same])
-            moved[:, axis] = shared.values()
-        points[corners[moving]] = _turn(moved, direction)
+    # The corners of free walls have one direction, that of all their polygons.
+    free = np.flatnonzero(~(pinned[graph.walls[:, 0]] | pinned[graph.walls[:, 1]]))
+    walls, sides = graph.walls[free], graph.sides[free]
+    max_shift = np.minimum(max_shifts[sides[:, 0]], max_shifts[sides[:, 1]])
+    direction = directions[sides[:, 0]]
+    cos, sin = np.cos(direction), np.sin(direction)
+    ends = turn(points[walls], cos[:, None], -sin[:, None])
+    middles = turn(graph.middles[free], cos, -sin)
+    steps = np.abs(ends[:, 1] - ends[:, 0])
+    across, along = np.minimum(*steps.T), np.maximum(*steps.T)
+    oblique = across > 2 * max_shift  # each end would move by half of it
+    oblique |= (across > along * math.tan(OBLIQUE)) & (along > 2 * max_shift)
+    used = np.flatnonzero(~oblique)
+    steps, near, middles = steps[used], max_shift[used], middles[used]
+    corners, places = np.unique(walls[used], return_inverse=True)
+    places = places.reshape(-1, 2)
+    moved, angle = np.empty((len(corners), 2)), np.empty(len(corners))
+    moved[places], angle[places] = ends[used], direction[used, None]
+    is_across = steps[:, 0] > steps[:, 1]  # the ends of these walls share their second coordinate
+    for axis, same in ((0, ~is_across), (1, is_across)):
+        shared = _SharedCoordinate(moved[:, axis])
+        shared.join(places[same], steps[same, 1 - axis], middles[same, axis])
+        shared.join_near(places[~same], steps[~same, axis], near[~same])
+        moved[:, axis] = shared.values()
+    points[corners] = turn(moved, np.cos(angle), np.sin(angle))
     return points
 
 

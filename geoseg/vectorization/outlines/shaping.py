@@ -9,6 +9,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from geoseg.options import Thresholds
+from geoseg.vectorization.outlines.arcs import number_points
 from geoseg.vectorization.outlines.rectangles import fit_rectangles
 from geoseg.vectorization.outlines.right_angles import (
     KEPT,
@@ -104,14 +105,15 @@ def shape_outlines(
     outlines = walls.copy()
     done = _place_rectangles(outlines, traced, groups, extended, steps_m, max_shifts)
     status[done] = RECTANGLE
-    for own in _group_slices(groups):
-        first = own.start
-        if done[first] or _is_texture(walls[own]):
-            continue
-        zone, steps = extended[int(groups[first])], steps_m[first]
-        regular = _regularize_in_metres(walls[own], traced[own], zone, steps, max_shifts[first])
-        if (regular.status != KEPT).any():  # neighbours share walls: all or none
-            outlines[own], status[own], done[own] = regular.polygons, regular.status, True
+    left = np.flatnonzero(~done & ~_are_texture(walls, groups))
+    regular = _regularize_in_metres(
+        walls[left], traced[left], groups[left], extended, steps_m[left], max_shifts[left]
+    )
+    # Neighbours share walls: all or none.
+    found = np.isin(groups[left], groups[left][regular.status != KEPT])
+    chosen = left[found]
+    outlines[chosen], status[chosen] = regular.polygons[found], regular.status[found]
+    done[chosen] = True
     rest = ~done
     outlines[rest] = simplify_within(traced[rest], groups[rest], extended, tolerances[rest])
     return RegularOutlines(outlines, status)
@@ -180,44 +182,51 @@ def _round(tolerances: np.ndarray) -> np.ndarray:
     return rounded
 
 
-def _is_texture(outlines: np.ndarray) -> bool:
-    corners = int(shapely.get_num_coordinates(outlines).sum())
-    return corners > _most_corners(len(outlines))
+def _are_texture(outlines: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return which outlines (n,) are in a group with so many corners that it is texture."""
+    _, number, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    corners = np.bincount(number, shapely.get_num_coordinates(outlines))
+    texture: np.ndarray = (corners > _most_corners(counts))[number]
+    return texture
 
 
-def _most_corners(count: int) -> int:
+def _most_corners(count: np.ndarray | int) -> np.ndarray | int:
     return _CORNERS_EACH * count + _CORNERS_MORE
 
 
 def _regularize_in_metres(
     outlines: np.ndarray,
     traced: np.ndarray,
-    zone: BaseGeometry,
+    groups: np.ndarray,
+    zones: Mapping[int, BaseGeometry],
     steps_m: np.ndarray,
-    max_shift_m: float,
+    max_shifts_m: np.ndarray,
 ) -> RegularOutlines:
-    """Make a component right-angled in metres; return its outlines in pixels."""
+    """Make groups right-angled in metres; return their outlines in pixels."""
+    names, firsts, number = np.unique(groups, return_index=True, return_inverse=True)
     # The origin is a pixel of the component, so that rounding does not depend on the window.
-    origin = np.floor(shapely.total_bounds(outlines)[:2])
-
-    def to_metres(geometries: np.ndarray) -> np.ndarray:
-        placed: np.ndarray = shapely.transform(
-            geometries, lambda xy: _combine_steps(xy - origin, steps_m)
-        )
-        return placed
-
-    zone_m, metres = to_metres(np.array([zone], dtype=object))[0], to_metres(outlines)
-    regular = regularize(metres, to_metres(traced), zone_m, max_shift_m)
+    lows = np.full((len(names), 2), np.inf)
+    np.minimum.at(lows, number, shapely.bounds(outlines)[:, :2])
+    origins = np.floor(lows)
+    own_zones = np.array([zones[group] for group in names.tolist()], dtype=object)
+    zones_m = _to_metres(own_zones, origins, steps_m[firsts])
+    metres, exact = (_to_metres(one, origins[number], steps_m) for one in (outlines, traced))
+    regular = regularize(
+        metres, exact, groups, dict(zip(names.tolist(), zones_m, strict=True)), max_shifts_m
+    )
     # Corners that did not move stay as they were, to the last digit, since outlines that are not
     # right-angled share them.
-    corners, which = np.unique(
-        shapely.get_coordinates([*metres, *regular.polygons]), axis=0, return_inverse=True
+    before, owner = shapely.get_coordinates(metres, return_index=True)
+    after, owner_after = shapely.get_coordinates(regular.polygons, return_index=True)
+    owners = np.concatenate([owner, owner_after])
+    corner = number_points(np.concatenate([before, after]), groups[owners])
+    pixels = np.empty((int(corner.max(initial=-1)) + 1, 2))
+    pixels[corner[len(before) :]] = (
+        _combine_steps(after, np.linalg.inv(steps_m)[owner_after]) + origins[number[owner_after]]
     )
-    before, which = shapely.get_coordinates(outlines), which.ravel()
-    pixels = _combine_steps(corners, np.linalg.inv(steps_m)) + origin
-    pixels[which[: len(before)]] = before
-    polygons = shapely.set_coordinates(regular.polygons.copy(), pixels[which[len(before) :]])
-    return RegularOutlines(share_corners(polygons), regular.status)
+    pixels[corner[: len(before)]] = shapely.get_coordinates(outlines)
+    polygons = _set_points(regular.polygons, pixels[corner[len(before) :]])
+    return RegularOutlines(share_corners(polygons, groups), regular.status)
 
 
 def _combine_steps(points: np.ndarray, steps: np.ndarray) -> np.ndarray:

@@ -9,24 +9,25 @@ from __future__ import annotations
 import numpy as np
 import shapely
 
+from geoseg.vectorization.outlines.arcs import number_points
+
 # Largest distance between a corner and the wall that it is on, in pixels.
 _ON_WALL = 1e-5
 
 
-def share_corners(polygons: np.ndarray) -> np.ndarray:
-    """Insert the corners of each outline that are on a wall of another one into that wall.
+def share_corners(polygons: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Insert the corners of each outline that are on a wall of another one of its group into it.
 
     Args:
         polygons: Valid polygons (n,) in pixels.
+        groups: int64 (n,), group of each polygon.
 
     Returns:
         Polygons (n,); one that would become invalid is returned unchanged.
     """
-    if len(polygons) == 1:
-        return polygons
     rings, owners = shapely.get_rings(polygons, return_index=True)
     points, ring = shapely.get_coordinates(rings, return_index=True)
-    walls, corners = _corners_on_walls(points, ring, owners[ring])
+    walls, corners = _corners_on_walls(points, ring, owners[ring], groups)
     paths = np.split(
         np.insert(points, walls + 1, corners, axis=0),
         np.cumsum(np.bincount(np.concatenate([ring, ring[walls]]), minlength=len(rings)))[:-1],
@@ -41,28 +42,33 @@ def share_corners(polygons: np.ndarray) -> np.ndarray:
 
 
 def _corners_on_walls(
-    points: np.ndarray, ring: np.ndarray, owner: np.ndarray
+    points: np.ndarray, ring: np.ndarray, owner: np.ndarray, groups: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Find the corners inside walls of other outlines.
+    """Find the corners inside walls of other outlines of the same group.
 
     Args:
         points: Vertices of closed rings (m, 2).
         ring: Ring of each vertex (m,), ascending.
         owner: Polygon of each vertex (m,).
+        groups: Group of each polygon (n,).
 
     Returns:
         Index of the vertex at which the wall of each corner begins, and the corners, in the order
         in which they are passed along the rings.
     """
-    corners, indices = np.unique(points, axis=0, return_inverse=True)
+    indices = number_points(points, groups[owner])
+    count = int(indices.max(initial=-1)) + 1
+    corners, group = np.empty((count, 2)), np.empty(count, dtype=np.int64)
+    corners[indices], group[indices] = points, groups[owner]
     begins = np.flatnonzero(ring[:-1] == ring[1:])
     ends = np.stack([points[begins], points[begins + 1]], axis=1)
     corner, wall = shapely.STRtree(np.asarray(shapely.linestrings(ends))).query(
         shapely.points(corners), predicate="dwithin", distance=_ON_WALL
     )
     begin = begins[wall]
-    known = owner * len(corners) + indices.ravel()
+    known = owner * len(corners) + indices
     others = ~np.isin(owner[begin] * len(corners) + corner, known)
+    others &= group[corner] == groups[owner[begin]]
     begin, found = begin[others], corners[corner[others]]
     order = np.lexsort([np.hypot(*(found - points[begin]).T), begin])
     return begin[order], found[order]

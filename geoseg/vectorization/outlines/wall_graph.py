@@ -7,17 +7,23 @@ from dataclasses import dataclass
 import numpy as np
 import shapely
 
+from geoseg.vectorization.outlines.arcs import number_points
+
 # Corners that turn by a smaller sine are removed as straight.
 _STRAIGHT = 1e-6
 
 
 @dataclass(frozen=True)
 class OutlineGraph:
-    """Polygons as rings of shared corners.
+    """Polygons of many groups as rings of corners, which are shared within a group.
+
+    Corners, rings and walls are sorted by group.
 
     Attributes:
         points: float64 (corners, 2), coordinates.
-        rings: Corners of each ring in order; the first one is not repeated at the end.
+        corners: int64 (vertices,), corners of each ring in order, one ring after the other; the
+            first one is not repeated at the end.
+        sizes: int64 (rings,), vertices of each ring; at least one.
         owners: int64 (rings,), polygon of each ring; the outer ring of a polygon comes first.
         walls: int64 (walls, 2), two corners each; a wall of two polygons is stored once.
         sides: int64 (walls, 2), polygons on both sides of a wall; twice the same if only one.
@@ -26,7 +32,8 @@ class OutlineGraph:
     """
 
     points: np.ndarray
-    rings: tuple[np.ndarray, ...]
+    corners: np.ndarray
+    sizes: np.ndarray
     owners: np.ndarray
     walls: np.ndarray
     sides: np.ndarray
@@ -44,9 +51,31 @@ class OutlineGraph:
         Args:
             corners: bool (corners,), which corners.
         """
-        touched = np.array([corners[ring].any() for ring in self.rings], dtype=bool)
-        polygons: np.ndarray = np.bincount(self.owners, touched) > 0
+        owner = np.repeat(self.owners, self.sizes)
+        polygons: np.ndarray = np.bincount(owner, corners[self.corners]) > 0
         return polygons
+
+    def find_corners(self, polygons: np.ndarray) -> np.ndarray:
+        """Return the corners, bool (corners,), of some polygons, bool (n,)."""
+        corners = np.zeros(len(self.points), dtype=bool)
+        corners[self.corners[np.repeat(polygons[self.owners], self.sizes)]] = True
+        return corners
+
+    def pick(self, polygons: np.ndarray) -> OutlineGraph:
+        """Return the graph of some polygons, bool (n,), which are whole groups."""
+        corners, walls, rings = (
+            self.find_corners(polygons), polygons[self.sides[:, 0]], polygons[self.owners]
+        )  # fmt: skip
+        corner, polygon = np.cumsum(corners) - 1, np.cumsum(polygons) - 1
+        return OutlineGraph(
+            points=self.points[corners],
+            corners=corner[self.corners[np.repeat(rings, self.sizes)]],
+            sizes=self.sizes[rings],
+            owners=polygon[self.owners[rings]],
+            walls=corner[self.walls[walls]],
+            sides=polygon[self.sides[walls]],
+            middles=self.middles[walls],
+        )
 
     def draw(self, points: np.ndarray, kept: np.ndarray, chosen: np.ndarray) -> np.ndarray:
         """Return polygons (n,) of the same rings with other coordinates.
@@ -60,53 +89,67 @@ class OutlineGraph:
         """
         ends = np.bincount(self.walls.ravel(), minlength=len(points))
         kept = kept | (ends > 2)
-        indices = np.flatnonzero(chosen[self.owners])
-        if not len(indices):
+        rings = chosen[self.owners]
+        if not rings.any():
             return np.empty(0, dtype=object)
-        rings = [self.rings[index] for index in indices.tolist()]
-        corners = np.concatenate(rings)
-        ring = np.repeat(np.arange(len(rings)), [len(one) for one in rings])
+        corners, sizes = self.corners[np.repeat(rings, self.sizes)], self.sizes[rings]
+        ring = np.repeat(np.arange(len(sizes)), sizes)
         paths, ring = _without_straight(points[corners], kept[corners], ring)
-        return _polygons(paths, ring, self.owners[indices])
+        return _polygons(paths, ring, self.owners[rings])
 
 
-def build_graph(polygons: np.ndarray, traced: np.ndarray) -> OutlineGraph:
+def build_graph(polygons: np.ndarray, traced: np.ndarray, groups: np.ndarray) -> OutlineGraph:
     """Build the graph of simplified polygons.
 
     Args:
-        polygons: Polygons (n,) that share the vertices of their common walls.
+        polygons: Polygons (n,); those of a group share the vertices of their common walls.
         traced: The same polygons with all vertices, (n,).
+        groups: int64 (n,), group of each polygon, sorted.
     """
-    parts = shapely.get_parts(shapely.get_rings(polygons))
-    owners = np.repeat(np.arange(len(polygons)), 1 + shapely.get_num_interior_rings(polygons))
-    coordinates = shapely.get_coordinates(parts)
-    points, corners = np.unique(coordinates, axis=0, return_inverse=True)
-    sizes = shapely.get_num_coordinates(parts)
-    rings = np.split(corners.ravel(), np.cumsum(sizes)[:-1])
-    rings = [ring[:-1] for ring in rings]
-    pairs = np.concatenate([np.column_stack([ring, np.roll(ring, -1)]) for ring in rings])
-    owner = np.repeat(owners, sizes - 1)
-    walls, which = np.unique(np.sort(pairs, axis=1), axis=0, return_inverse=True)
+    rings, owners = shapely.get_rings(polygons, return_index=True)
+    sizes = shapely.get_num_coordinates(rings) - 1
+    first = np.cumsum(sizes) - sizes
+    repeated = np.cumsum(sizes + 1) - 1
+    vertices = np.delete(shapely.get_coordinates(rings), repeated, axis=0)
+    owner = np.repeat(owners, sizes)
+    corners = number_points(vertices, groups[owner])
+    points = np.empty((int(corners.max()) + 1, 2))
+    points[corners] = vertices
+    following = np.arange(1, len(vertices) + 1)
+    following[first + sizes - 1] = first
+    pairs = np.sort(np.column_stack([corners, corners[following]]), axis=1)
+    count = len(points)
+    keys, which = np.unique(pairs @ [count, 1], return_inverse=True)
+    walls, which = np.column_stack(np.divmod(keys, count)), which.ravel()
     sides = np.zeros((len(walls), 2), dtype=np.int64)
-    sides[which.ravel(), 0] = owner
-    sides[which.ravel()[::-1], 1] = owner[::-1]
-    middles = _mean_positions(points, walls, traced)
-    return OutlineGraph(points, tuple(rings), owners, walls, sides, middles)
+    sides[which, 0] = owner
+    sides[which[::-1], 1] = owner[::-1]
+    group = np.empty(count, dtype=np.int64)
+    group[corners] = groups[owner]
+    middles = _mean_positions(points, group, walls, traced, groups)
+    return OutlineGraph(points, corners, sizes, owners, walls, sides, middles)
 
 
-def _mean_positions(points: np.ndarray, walls: np.ndarray, traced: np.ndarray) -> np.ndarray:
+def _mean_positions(
+    points: np.ndarray, group: np.ndarray, walls: np.ndarray, traced: np.ndarray, groups: np.ndarray
+) -> np.ndarray:
     """Return the mean position of the traced outlines along each wall, (walls, 2).
 
     Args:
-        points: float64 (corners, 2), coordinates of the corners, sorted by x and y.
+        points: float64 (corners, 2), coordinates of the corners, sorted by group, x and y.
+        group: int64 (corners,), group of each corner.
         walls: int64 (walls, 2), the two corners of each wall, sorted.
         traced: Polygons (n,), whose vertices include the corners.
+        groups: int64 (n,), group of each polygon.
     """
-    vertices, ring = shapely.get_coordinates(shapely.get_rings(traced), return_index=True)
-    keys, found = _as_complex(points), _as_complex(vertices)
-    corners = np.searchsorted(keys, found) % len(points)
-    corners[keys[corners] != found] = -1
-    begins, ends = _surrounding(corners, ring)
+    rings, owners = shapely.get_rings(traced, return_index=True)
+    vertices, ring = shapely.get_coordinates(rings, return_index=True)
+    numbers = number_points(
+        np.concatenate([points, vertices]), np.concatenate([group, groups[owners[ring]]])
+    )
+    corner = np.full(int(numbers.max()) + 1, -1)
+    corner[numbers[: len(points)]] = np.arange(len(points))
+    begins, ends = _surrounding(corner[numbers[len(points) :]], ring)
     inside = np.flatnonzero(ring[1:] == ring[:-1])
     pairs = np.sort(np.column_stack([begins[inside], ends[inside + 1]]), axis=1)
     wall = np.searchsorted(walls @ [len(points), 1], pairs @ [len(points), 1])
@@ -115,12 +158,6 @@ def _mean_positions(points: np.ndarray, walls: np.ndarray, traced: np.ndarray) -
     sums = [np.bincount(wall, lengths * middles[:, axis], len(walls)) for axis in (0, 1)]
     mean: np.ndarray = np.column_stack(sums) / np.bincount(wall, lengths, len(walls))[:, None]
     return mean
-
-
-def _as_complex(points: np.ndarray) -> np.ndarray:
-    """Return points (n, 2) as complex numbers, which are compared by x first, then by y."""
-    numbers: np.ndarray = points[:, 0] + 1j * points[:, 1]
-    return numbers
 
 
 def _surrounding(corners: np.ndarray, ring: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
