@@ -102,6 +102,22 @@ def test_commands_have_the_options_of_the_examples(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_page)
+def test_commands_in_blocks_have_all_that_is_required(page):
+    blocks = re.findall(r"^(```\w*\n.*?^```)", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    for line in find_commands("\n".join(blocks)):
+        name, *words = shlex.split(line.split(" # ")[0], comments=True)
+        if name.startswith("-") or {"--help", "..."} & set(words):
+            continue
+        command = cli.get_command(click.Context(cli), name)
+        for parameter in command.params:
+            if parameter.required and isinstance(parameter, click.Option):
+                assert {*parameter.opts} & set(words), f"{page}: geoseg {line}"
+        arguments = [one for one in command.params if isinstance(one, click.Argument)]
+        if any(one.required for one in arguments):
+            assert words and not words[0].startswith("-"), f"{page}: geoseg {line}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_page)
 def test_options_in_the_text_belong_to_some_command(page):
     """An option in inline code, such as `--tta flips`, is one of geoseg's."""
     known = {"--help", "--version"}
