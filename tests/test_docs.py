@@ -114,7 +114,8 @@ def test_commands_in_blocks_have_all_that_is_required(page):
                 assert {*parameter.opts} & set(words), f"{page}: geoseg {line}"
         arguments = [one for one in command.params if isinstance(one, click.Argument)]
         if any(one.required for one in arguments):
-            assert words and not words[0].startswith("-"), f"{page}: geoseg {line}"
+            first = words[0] if words else "-"
+            assert not first.startswith("-"), f"{page}: geoseg {line}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_page)

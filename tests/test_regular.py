@@ -14,14 +14,14 @@ from rasterio.crs import CRS
 from rasterio.features import shapes
 from scipy import ndimage
 from shapely import affinity
-from shapely.geometry import Point, Polygon, box
+from shapely.geometry import MultiPolygon, Point, Polygon, box
 from shapely.geometry import shape as as_shape
 
 from geoseg.geo.grid import Grid
 from geoseg.options import Thresholds
 from geoseg.vectorization.layer import vectorize_arrays
-from geoseg.vectorization.outlines import shaping
-from geoseg.vectorization.outlines.right_angles import _is_rectilinear
+from geoseg.vectorization.outlines import right_angles, shaping
+from geoseg.vectorization.outlines.right_angles import RECTANGLE, RECTILINEAR, _is_rectilinear
 from geoseg.vectorization.outlines.shared_corners import share_corners
 from geoseg.vectorization.outlines.simplification import simplify_within
 from geoseg.vectorization.outlines.zones import extend_zone, stay_within
@@ -348,3 +348,49 @@ def test_neighbours_share_all_corners_on_their_walls():
             moved = found.to_crs(crs).geometry.to_numpy()
             one, other = shapely.STRtree(houses).query(houses, predicate="touches")
             assert shapely.area(shapely.intersection(moved[one], moved[other])).max() == 0
+
+
+def row_houses(turn, origin):
+    """Three houses that share walls, as traced: with a vertex every pixel, in pixels of a grid."""
+    houses = [box(left, 0, right, 14) for left, right in ((0, 9), (9, 21), (21, 30))]
+    traced = shapely.segmentize(np.array(houses, dtype=object), 1.0)
+    turned = [affinity.rotate(house, turn, origin=(0, 0)) for house in traced]
+    return shapely.transform(turned, lambda xy: np.rint((xy + origin) * 256) / 256)
+
+
+@pytest.mark.parametrize("batch", [1, 150, shaping._BATCH])
+def test_right_angles_of_a_group_do_not_depend_on_other_groups(monkeypatch, batch):
+    monkeypatch.setattr(shaping, "_BATCH", batch)
+    turns = (0, 3, 11, 30, 44)
+    parts = [row_houses(turn, (100 * number, 40)) for number, turn in enumerate(turns)]
+    traced = np.concatenate([*parts, [box(900, 3, 911, 12)]])
+    groups = np.append(np.repeat(np.arange(len(turns)), 3), len(turns))
+    zones = dict.fromkeys(range(len(turns) + 1), MultiPolygon())
+    steps = np.tile(np.array([[0.3, 0.0], [0.0, 0.3]]), (len(traced), 1, 1))
+    whole = shaping.shape_outlines(traced, groups, zones, steps, Thresholds())
+    assert set(whole.status) == {RECTANGLE, RECTILINEAR}
+    for group in range(len(turns) + 1):
+        own = groups == group
+        alone = shaping.shape_outlines(traced[own], groups[own], zones, steps[own], Thresholds())
+        assert alone.status.tolist() == whole.status[own].tolist()
+        assert shapely.to_wkb(alone.polygons).tolist() == (
+            shapely.to_wkb(whole.polygons[own]).tolist()
+        )
+
+
+def test_corners_are_shared_within_a_group_only():
+    house, two = box(0, 0, 20, 10), [box(20, 0, 30, 4), box(20, 4, 30, 10)]
+    houses = np.array([house, *two, *two], dtype=object)
+    counts = [shapely.get_num_coordinates(share_corners(houses, np.array(groups))).tolist()
+              for groups in ([0, 0, 0, 1, 1], [0, 1, 1, 0, 0], [0, 1, 1, 2, 2])]  # fmt: skip
+    assert counts == [[6, 5, 5, 5, 5], [6, 5, 5, 5, 5], [5, 5, 5, 5, 5]]
+
+
+@pytest.mark.parametrize(("beside", "is_torn"), [(0, False), (-1e-14, False), (-1e-6, True)])
+def test_a_corner_beside_a_wall_by_rounding_is_not_torn(beside, is_torn):
+    corner = 20 + beside, 4
+    low = Polygon([(20, 0), (30, 0), (30, 4), corner])
+    high = Polygon([corner, (30, 4), (30, 10), (20, 10)])
+    houses = [affinity.rotate(one, 17, origin=(0, 0)) for one in (box(0, 0, 20, 10), low, high)]
+    torn = right_angles._are_torn(np.array(houses, dtype=object))
+    assert bool(torn.any()) == is_torn

@@ -62,7 +62,13 @@ def _parts(counts: np.ndarray) -> Iterator[slice]:
 
 
 def stay_near(polygons: np.ndarray, others: np.ndarray, distances: np.ndarray) -> np.ndarray:
-    """Return which polygons (n,) have all corners within a distance (n,) of the other one (n,)."""
+    """Return which polygons have all corners near the outline of their counterpart.
+
+    Args:
+        polygons: Polygons (n,).
+        others: Their counterparts (n,).
+        distances: float64 (n,), largest distance of each pair.
+    """
     points, owner = shapely.get_coordinates(polygons, return_index=True)
     rings, of_ring = shapely.get_rings(others, return_index=True)
     vertices, ring = shapely.get_coordinates(rings, return_index=True)

@@ -35,6 +35,9 @@ _SAME_DIRECTION = math.radians(10)
 # Least strength of the main direction of a building, see `_directions`.
 _MIN_STRENGTH = 0.4
 
+# A corner that is so far from a wall is on it, in metres.
+_ROUNDING_M = 1e-8
+
 # Shares of the maximum shift that are tried in turn; after the last one the outline is kept.
 _SHIFT_SHARES = (1.0, 0.5, 0.2)
 
@@ -66,7 +69,7 @@ class _State:
         outlines: Simplified polygons.
         traced: Traced polygons.
         zones: Zone of each polygon's group; empty if it is not limited.
-        limits: Maximum shift of an outline in the first attempt.
+        limits: Maximum shift that the tests allow; `_SHIFT_SHARES` are shares of it.
         directions: Main direction in radians.
         max_shifts: Maximum shift in the next attempt; 0 for outlines that stay as they are.
         polygons: Polygons of the last attempt.
@@ -199,7 +202,8 @@ def _are_torn(polygons: np.ndarray) -> np.ndarray:
     """Return which polygons (n,) of a group overlap another one or have a gap beside it."""
     torn: np.ndarray = ~shapely.is_empty(shapely.coverage_invalid_edges(polygons))
     if torn.any():  # perhaps a corner is beside the wall of a neighbour by a rounding error
-        shared = share_corners(polygons, np.zeros(len(polygons), dtype=np.int64))
+        group = np.zeros(len(polygons), dtype=np.int64)
+        shared = share_corners(polygons, group, _ROUNDING_M)
         torn = ~shapely.is_empty(shapely.coverage_invalid_edges(shared))
     return torn
 

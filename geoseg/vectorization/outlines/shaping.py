@@ -32,6 +32,9 @@ _TOLERANCE_GRAIN = 64
 # slanted wall between two buildings is a staircase of pixels.
 _WALL_TOLERANCE_M, _WALL_TOLERANCE_PX = 0.25, 1.2
 
+# Traced vertices of the groups that are made right-angled together, about 10 MB of memory.
+_BATCH = 50_000
+
 # A component with more corners than this per outline, plus a constant, is texture rather than
 # buildings, and gets no right angles; models that are hardly trained predict it.
 _CORNERS_EACH, _CORNERS_MORE = 32, 30_000
@@ -106,14 +109,15 @@ def shape_outlines(
     done = _place_rectangles(outlines, traced, groups, extended, steps_m, max_shifts)
     status[done] = RECTANGLE
     left = np.flatnonzero(~done & ~_are_texture(walls, groups))
-    regular = _regularize_in_metres(
-        walls[left], traced[left], groups[left], extended, steps_m[left], max_shifts[left]
-    )
-    # Neighbours share walls: all or none.
-    found = np.isin(groups[left], groups[left][regular.status != KEPT])
-    chosen = left[found]
-    outlines[chosen], status[chosen] = regular.polygons[found], regular.status[found]
-    done[chosen] = True
+    for own in _split_batches(left, traced, groups):
+        regular = _regularize_in_metres(
+            walls[own], traced[own], groups[own], extended, steps_m[own], max_shifts[own]
+        )
+        # Neighbours share walls: all or none.
+        found = np.isin(groups[own], groups[own][regular.status != KEPT])
+        chosen = own[found]
+        outlines[chosen], status[chosen] = regular.polygons[found], regular.status[found]
+        done[chosen] = True
     rest = ~done
     outlines[rest] = simplify_within(traced[rest], groups[rest], extended, tolerances[rest])
     return RegularOutlines(outlines, status)
@@ -180,6 +184,14 @@ def _round(tolerances: np.ndarray) -> np.ndarray:
     """Round tolerances to multiples of `1 / _TOLERANCE_GRAIN`."""
     rounded: np.ndarray = np.rint(tolerances * _TOLERANCE_GRAIN) / _TOLERANCE_GRAIN
     return rounded
+
+
+def _split_batches(chosen: np.ndarray, traced: np.ndarray, groups: np.ndarray) -> list[np.ndarray]:
+    """Split indices of polygons into batches of whole groups, see `_BATCH`."""
+    total = np.cumsum(shapely.get_num_coordinates(traced[chosen]))
+    is_first = np.diff(groups[chosen], prepend=-1) > 0
+    batch = np.maximum.accumulate(np.where(is_first, total // _BATCH, 0))
+    return np.split(chosen, np.flatnonzero(np.diff(batch)) + 1) if len(chosen) else []
 
 
 def _are_texture(outlines: np.ndarray, groups: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ class OutlineGraph:
         points: float64 (corners, 2), coordinates.
         corners: int64 (vertices,), corners of each ring in order, one ring after the other; the
             first one is not repeated at the end.
-        sizes: int64 (rings,), vertices of each ring; at least one.
+        sizes: int64 (rings,), vertices of each ring.
         owners: int64 (rings,), polygon of each ring; the outer ring of a polygon comes first.
         walls: int64 (walls, 2), two corners each; a wall of two polygons is stored once.
         sides: int64 (walls, 2), polygons on both sides of a wall; twice the same if only one.
