@@ -313,8 +313,9 @@ def test_a_signal_at_any_moment_of_writing_is_an_interruption(tmp_path, suffix, 
     frame = pd.concat([houses(50)[[*FOOTPRINT_COLUMNS, "geometry"]]] * 20, ignore_index=True)
 
     def batches():
-        signal.setitimer(signal.ITIMER_REAL, after_s)
-        while True:
+        # Python ignores exceptions in destructors: the signal is sent again, long after the first.
+        signal.setitimer(signal.ITIMER_REAL, after_s, 3)
+        for _ in range(100_000):
             yield frame
 
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
@@ -322,6 +323,7 @@ def test_a_signal_at_any_moment_of_writing_is_an_interruption(tmp_path, suffix, 
         with pytest.raises(KeyboardInterrupt):
             write_footprints(tmp_path / f"out{suffix}", batches(), crs=UTM)
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert list(tmp_path.iterdir()) == []
 
