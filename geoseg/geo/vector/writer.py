@@ -287,8 +287,16 @@ class _ArrowBatches:
         self.error: BaseException | None = None
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
-        """Yields the attribute columns and the geometries as WKB."""
+        """Return an iterator over batches of the attribute columns and the geometries as WKB."""
+        batches = self._encode()
+        next(batches)
+        return batches
+
+    def _encode(self) -> Iterator[pa.RecordBatch | None]:
         try:
+            # A signal during GDAL's own work is raised where this function goes on: it has to be
+            # here already.
+            yield None
             for columns, shapes in self._stream:
                 encoded = pa.array(shapely.to_wkb(shapes), pa.binary())
                 yield pa.record_batch([*self._convert(columns), encoded], schema=self._schema)
