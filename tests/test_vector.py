@@ -307,6 +307,8 @@ def test_what_ends_the_batches_is_raised_and_leaves_nothing(tmp_path, suffix, ki
     assert list(tmp_path.iterdir()) == []
 
 
+# Of a signal in a destructor, which Python ignores.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("suffix", [".gpkg", ".geojson", ".shp"])
 @pytest.mark.parametrize("after_s", [0.02, 0.05, 0.1])
 def test_a_signal_at_any_moment_of_writing_is_an_interruption(tmp_path, suffix, after_s):
