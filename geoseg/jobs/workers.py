@@ -144,7 +144,7 @@ class Workers:
         Args:
             functions: Functions of the tasks. Local processes start as forks of one that has
                 imported their modules, where the system allows it.
-            preload: Further modules that this one imports.
+            preload: Further modules to import before local processes start.
 
         Raises:
             ConfigError: If the scheduler cannot be reached.

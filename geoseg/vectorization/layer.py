@@ -247,7 +247,7 @@ def _read_strips(traced: Iterable[tuple[TraceWindow, Path]]) -> Iterator[gpd.Geo
         frames = [frame for file in files for frame in ParquetParts(file) if len(frame)]
         if frames:
             frame = pd.concat(frames)
-            del frames
+            del frames  # the strip is in memory once while the next one is traced
             yield frame.sort_values("component", kind="stable", ignore_index=True)
             del frame
 

@@ -190,7 +190,7 @@ def _find_rejected(state: _State) -> np.ndarray:
     moving = state.max_shifts > 0
     rejected: np.ndarray = moving & ~state.accepted
     passed = np.flatnonzero(~state.spread(rejected))
-    # Groups have coordinates of their own, in which they lie over each other.
+    # Each group has its own origin, so the coordinates of different groups overlap.
     for own in np.split(passed, np.flatnonzero(np.diff(state.groups[passed])) + 1):
         if len(own) > 1:
             torn = _are_torn(state.polygons[own])
