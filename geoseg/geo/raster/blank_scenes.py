@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import rasterio
+
 from geoseg.errors import DataError, SceneReadError
 from geoseg.geo.raster.blank import BlankAreas, find_blank_areas
 from geoseg.geo.raster.scene import SceneInfo, inspect_source
@@ -29,7 +31,8 @@ def mark_blank_areas(info: SceneInfo) -> SceneInfo:
 
 def _find_blank_areas(info: SceneInfo) -> BlankAreas | None:
     try:
-        with info.open_pixels() as scene:
+        # All blocks of a scene without overviews are decoded, by several threads if it can be.
+        with rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS"), info.open_pixels() as scene:
             return find_blank_areas(scene)
     except SceneReadError:  # damaged somewhere: the rest may be read
         return None
