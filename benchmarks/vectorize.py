@@ -10,8 +10,8 @@ Prints one JSON line per part.
 - `verb`: `geoseg vectorize` as a user runs it, whole processes, on a probability raster of 10,000²
   with 20,000 buildings: with all defaults, with two workers, without regularization, and the exact
   outlines of pixels; ratios to a process that reads the raster and calls `rasterio.features.shapes`
-  and `shapely.geometry.shape`. On a quarter of it, the ratio to the same followed by
-  `buildingregulariser`, if that package is installed. Medians of `--repeat` turns.
+  and `shapely.geometry.shape`, and to the same followed by `buildingregulariser` on one core, if
+  that package is installed. Medians of `--repeat` turns.
 - `stages`: where the time of the verb goes, in one process: seconds of each stage without the
   stages inside it; the objects are runs of pixels, seeds, watershed and holes. `--prob` measures
   another raster.
@@ -169,19 +169,13 @@ def verb(*, repeat: int) -> dict[str, Any]:
         "not regularized": [*VERB, "--no-regularize"],
         "raw": [*VERB, "--no-regularize", "--no-subpixel", "--set", "vectorize.simplify_m=0"],
     }
-    small = {"defaults": [*VERB]}
     if importlib.util.find_spec("buildingregulariser"):
-        small["buildingregulariser"] = [sys.executable, "-c", POLYGONIZED, "PROB", "regularize"]
+        commands["buildingregulariser"] = [sys.executable, "-c", POLYGONIZED, "PROB", "regularize"]
     with tempfile.TemporaryDirectory() as work:
-        whole = write_prob(Path(work) / "whole.tif", 1)
-        part = crop(whole, Path(work) / "part.tif", SIDE // 2)
-        seconds = {
-            SIDE: time_in_turns(commands, whole, repeat),
-            SIDE // 2: time_in_turns(small, part, repeat),
-        }
-    found = {"seconds": seconds, "to_shapes": ratios(seconds[SIDE], "shapes")}
-    if "buildingregulariser" in small:
-        found["to_peer"] = ratios(seconds[SIDE // 2], "buildingregulariser")
+        seconds = time_in_turns(commands, write_prob(Path(work) / "whole.tif", 1), repeat)
+    found = {"seconds": seconds, "to_shapes": ratios(seconds, "shapes")}
+    if "buildingregulariser" in commands:
+        found["to_peer"] = ratios(seconds, "buildingregulariser")
     return found
 
 
@@ -376,16 +370,6 @@ if len(sys.argv) > 2:
 def ratios(seconds: dict[str, float], floor: str) -> dict[str, float]:
     """Return the seconds of all others in terms of one of them."""
     return {name: round(one / seconds[floor], 2) for name, one in seconds.items() if name != floor}
-
-
-def crop(raster: Path, path: Path, side: int) -> Path:
-    """Write the first rows and columns of a raster."""
-    with rasterio.open(raster) as source:
-        profile = source.profile | {"width": side, "height": side}
-        with rasterio.open(path, "w", **profile) as sink:
-            sink.write(source.read(window=Window(0, 0, side, side)))
-            sink.update_tags(**source.tags())
-    return path
 
 
 # VmHWM, since the peak reported by `resource` includes that of the parent process before exec.
