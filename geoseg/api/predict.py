@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from geoseg.jobs.progress import Progress
 from geoseg.jobs.workers import Pool, Workers
 from geoseg.options import PredictOptions, Thresholds, VectorizeOptions, check_thresholds
 from geoseg.prediction.backend_names import check_backend
-from geoseg.prediction.prediction_job import ModelNames, PredictionJob, plan_job
+from geoseg.prediction.prediction_job import ModelNames, PredictionJob, SceneNames, plan_job
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -63,7 +63,7 @@ class PredictPlan:
 
 
 def predict(
-    scene: str | Path,
+    scene: SceneNames,
     output: str | Path,
     *,
     model: ModelNames = None,
@@ -73,10 +73,12 @@ def predict(
     workers: Workers | None = None,
     progress: Progress | None = None,
 ) -> PredictResult:
-    """Predict a scene. An interrupted job continues when it is started again.
+    """Predict a scene, or several as one. An interrupted job continues when it is started again.
 
     Args:
-        scene: Any raster that GDAL opens.
+        scene: Any raster that GDAL opens; several scenes, folders, patterns or lists of them (see
+            `expand_scene_names`) are predicted as one, if they have the same pixel grid and bands.
+            Where they overlap, the first one is used.
         output: A folder for `prob.tif`, `mask.tif` and `footprints.gpkg`; or one file: `.tif` for
             probabilities, a vector format for footprints. A model of boxes writes footprints only.
         model: A model file that `geoseg.train` wrote or the name of a shipped model, or several
@@ -110,7 +112,7 @@ def predict(
 
 
 def plan_predict(
-    scene: str | Path,
+    scene: SceneNames,
     output: str | Path,
     *,
     model: ModelNames = None,
@@ -239,6 +241,7 @@ def _write_outputs(
     from geoseg.vectorization.layer import write_layer
 
     targets, layer = _name_targets(plan, work)
+    job = plan.job.join_scenes_in(work.folder)
 
     def vectorize(prob: Path) -> None:
         if layer is not None:
@@ -248,7 +251,7 @@ def _write_outputs(
             )  # fmt: skip
 
     predict_rasters(
-        plan.job, work, targets, plan.thresholds,
+        job, work, targets, plan.thresholds,
         workers=workers, pool=pool, progress=progress, meanwhile=vectorize,
     )  # fmt: skip
 
@@ -264,13 +267,16 @@ def _name_targets(plan: PredictPlan, work: Work) -> tuple[dict[str, Path], Path 
 
 
 def _find_outputs(plan: PredictPlan) -> PredictResult:
-    scene, output = plan.job.plan.scene.path, plan.output
+    result = PredictResult(plan.job.plan.scene.name, failed=plan.job.failed)
+    output = plan.output
     if plan.is_layer:
-        return PredictResult(scene, footprints_path=output)
+        return replace(result, footprints_path=output)
     if plan.suffix:
-        return PredictResult(scene, prob_path=output)
+        return replace(result, prob_path=output)
     layer = output / _FOOTPRINTS if plan.job.options.footprints else None
-    return PredictResult(scene, output / _PROB, output / _MASK, layer)
+    return replace(
+        result, prob_path=output / _PROB, mask_path=output / _MASK, footprints_path=layer
+    )
 
 
 def _predict_boxes(
@@ -286,7 +292,7 @@ def _predict_boxes(
     with kind(plan.output, overwrite=overwrite, inputs=plan.job.list_input_files()) as work:
         layer = work.result if plan.is_layer else work.result / _FOOTPRINTS
         predict_boxes(plan.job, layer, plan.thresholds, progress=progress)
-    return PredictResult(plan.job.plan.scene.path, footprints_path=path)
+    return PredictResult(plan.job.plan.scene.name, footprints_path=path, failed=plan.job.failed)
 
 
 @dataclass(frozen=True)
@@ -355,8 +361,10 @@ def predict_scenes(
 
 def _find_written(scene: str | Path, folder: Path) -> PredictResult:
     names = read_manifest(folder)
-    paths = [folder / name if name in names else None for name in (_PROB, _MASK, _FOOTPRINTS)]
-    return PredictResult(str(scene), *paths)
+    prob, mask, layer = (
+        folder / name if name in names else None for name in (_PROB, _MASK, _FOOTPRINTS)
+    )
+    return PredictResult(str(scene), prob, mask, layer)
 
 
 def _tasks_of_scene() -> tuple[Callable[..., Any], ...]:

@@ -95,16 +95,18 @@ class PredictResult:
     """The outputs of a predicted scene; those that were not requested are None.
 
     Attributes:
-        scene: The scene, as it was given.
+        scene: The scene, as it was given; of several, their number in words.
         prob_path: Raster of probabilities.
         mask_path: Raster of classes.
         footprints_path: Layer of footprints.
+        failed: Why scenes were left out, where several were given.
     """
 
     scene: str
     prob_path: Path | None = None
     mask_path: Path | None = None
     footprints_path: Path | None = None
+    failed: tuple[str, ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:

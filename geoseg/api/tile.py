@@ -18,6 +18,7 @@ from geoseg.data.tiles import TilingPlan, plan_tiles, tile_scenes
 from geoseg.errors import ConfigError
 from geoseg.geo.raster import read_info
 from geoseg.geo.raster.block_cache import limited_block_cache
+from geoseg.geo.scene_names import expand_scene_names
 from geoseg.jobs.output import check_output
 from geoseg.jobs.progress import Progress, Report
 from geoseg.jobs.workers import Workers
@@ -45,7 +46,8 @@ def tile(
     the result.
 
     Args:
-        scenes: Rasters that GDAL opens.
+        scenes: Rasters that GDAL opens; also folders, patterns and lists of them, see
+            `expand_scene_names`.
         labels: Footprints in any vector format and CRS, or a mask raster; `{}` in the name stands
             for the name of each scene.
         output: Folder of the tiles.
@@ -89,7 +91,7 @@ def plan_tile(
 ) -> TilingPlan:
     """Check scenes, labels and output, reading no pixels; arguments and errors as of `tile`."""
     check_output(output, overwrite=overwrite)
-    names = [scenes] if isinstance(scenes, str | Path) else list(scenes)
+    names = expand_scene_names(scenes)
     options = options or TileOptions()
     if for_model is not None:
         options = _suit(options, load_spec(find_model(for_model)), names)

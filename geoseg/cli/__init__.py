@@ -164,10 +164,5 @@ def _suggest(error: click.ClickException, ctx: click.Context) -> str:
         return suggest_option(str(ctx.info_name), ctx.command, error.option_name, words)
     verb = str(ctx.info_name)
     message = error.format_message()
-    hints = [suggest_for_word(verb, word) for word in words if word in message]
-    if verb == "predict" and "extra argument" in message:
-        hints.append(
-            "give one scene, in quotes if its path has spaces; join several by gdalbuildvrt, or "
-            "repeat the command"
-        )
+    hints = (suggest_for_word(verb, word) for word in words if word in message)
     return next(filter(None, hints), "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from glob import has_magic
 from typing import Any, TypeVar
 
 import click
@@ -14,6 +15,9 @@ from geoseg.config import Config, load_config
 from geoseg.errors import ConfigError, DataError
 from geoseg.geo.paths import is_missing, no_such_file
 from geoseg.jobs.workers import DEFAULT_MEMORY_GB, Workers
+
+# Exit code when a part of the inputs could not be read.
+INCOMPLETE = 3
 
 # Settings that are shares of 1, which users may give in percent.
 _SHARES = ("vectorize.body", "vectorize.min_confidence", "tile.fractions")
@@ -52,10 +56,11 @@ def refuse_missing(*inputs: str) -> None:
     """Refuse missing files before the libraries that read them are imported.
 
     Raises:
-        DataError: If a file is missing. Names with a colon may be GDAL's and are not checked.
+        DataError: If a file is missing. Names with a colon may be GDAL's and are not checked, like
+            patterns.
     """
     for name in inputs:
-        if ":" not in name and is_missing(name):
+        if ":" not in name and not has_magic(name) and is_missing(name):
             context = click.get_current_context(silent=True)
             hint = suggest_for_word(str(context.info_name), name) if context else ""
             raise DataError(no_such_file(name) if not hint else f"{name}: no such file; {hint}")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shlex
+import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from geoseg.cli.options import (
+    INCOMPLETE,
     config_options,
     output_option,
     overwrite_option,
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("scene")
+@click.argument("scenes", nargs=-1, required=True, metavar="SCENE...")
 @click.option(
     "-m", "--model", "models", multiple=True, metavar="MODEL",
     help="A model file, the folder of a run, or buildings, the default model; repeat it to average "
@@ -75,7 +78,7 @@ if TYPE_CHECKING:
 @overwrite_option
 @config_options
 def command(
-    scene: str,
+    scenes: tuple[str, ...],
     models: tuple[str, ...],
     output: str,
     crf: bool,
@@ -90,8 +93,12 @@ def command(
 
     Overlapping tiles are blended without a seam; the scene is never held in memory as a whole. An
     interrupted job continues when it is started again.
+
+    Several scenes on one pixel grid (files, folders, patterns, text files with names) are predicted
+    as one. Where they overlap, the first one is used. Those that cannot be read are left out, and
+    the exit code is 3.
     """
-    refuse_missing(scene)
+    refuse_missing(*scenes)
     workers = read_workers(given)
     settings = resolve(
         "predict",
@@ -115,24 +122,29 @@ def command(
     from geoseg.api.predict import plan_predict, predict
 
     if dry_run:
-        click.echo(_describe(scene, plan_predict(scene, output, **what)))
+        click.echo(_describe(plan_predict(scenes, output, **what)))
         return
     with progress_bar() as progress:
-        result = predict(scene, output, workers=workers, progress=progress, **what)
-    click.echo(f"{scene} → {_list_files(result)}")
+        result = predict(scenes, output, workers=workers, progress=progress, **what)
+    click.echo(f"{result.scene} → {_list_files(result)}")
     if not models:
-        click.echo(_describe_adaptation(scene), err=True)
+        click.echo(_describe_adaptation(scenes), err=True)
+    for message in result.failed:
+        click.echo(f"geoseg: left out {message}", err=True)
+    if result.failed:
+        sys.exit(INCOMPLETE)
 
 
-def _describe_adaptation(scene: str) -> str:
-    """Return how to adapt the default model to the area of a scene."""
+def _describe_adaptation(scenes: Sequence[str]) -> str:
+    """Return how to adapt the default model to the area of scenes."""
+    scene = shlex.join(scenes)
     return (
         "to adapt the model to your area, draw an area and the outlines of all buildings in it, "
         "some 50:\n"
-        f"  geoseg tile {shlex.quote(scene)} --labels OUTLINES --areas AREA --for {DEFAULT_MODEL} "
+        f"  geoseg tile {scene} --labels OUTLINES --areas AREA --for {DEFAULT_MODEL} "
         "-o tiles/\n"
         f"  geoseg train tiles/ --from {DEFAULT_MODEL} -o runs/own\n"
-        f"  geoseg predict {shlex.quote(scene)} -m runs/own -o OUT"
+        f"  geoseg predict {scene} -m runs/own -o OUT"
     )
 
 
@@ -147,15 +159,16 @@ def _list_files(result: PredictResult) -> str:
     )
 
 
-def _describe(scene: str, planned: PredictPlan) -> str:
+def _describe(planned: PredictPlan) -> str:
     plan, options = planned.job.plan, planned.job.options
     bands = len(plan.spec.outputs) + options.uncertainty
     pixels = plan.out_grid.height * plan.out_grid.width
     size = pixels * bands * (4 if options.floats else 1)
     aoi = f", inside {options.aoi}" if options.aoi else ""
     return (
-        f"{scene}: {plan.grid.height} rows x {plan.grid.width} columns at {plan.grid.gsd_m:.3g} m, "
-        f"{len(plan.tiles)} tiles of {plan.tiles.size} pixels, overlap {plan.tiles.overlap}{aoi}; "
+        f"{plan.scene.name}: {plan.grid.height} rows x {plan.grid.width} columns at "
+        f"{plan.grid.gsd_m:.3g} m, {len(plan.tiles)} tiles of {plan.tiles.size} pixels, "
+        f"overlap {plan.tiles.overlap}{aoi}; "
         f"outputs {plan.out_grid.height} rows x {plan.out_grid.width} columns, {size / 1e6:.0f} MB "
         "before compression"
     )

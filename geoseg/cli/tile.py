@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from geoseg.cli.options import (
+    INCOMPLETE,
     config_options,
     output_option,
     overwrite_option,
@@ -20,9 +21,6 @@ from geoseg.cli.options import (
 )
 from geoseg.cli.progress import progress_bar
 from geoseg.errors import ConfigError
-
-# Exit code when some tiles could not be read.
-INCOMPLETE = 3
 
 if TYPE_CHECKING:
     from geoseg.api.results import TileResult

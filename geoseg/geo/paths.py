@@ -53,6 +53,11 @@ def is_a_folder(path: str | Path, kind: Literal["raster", "layer"]) -> str:
     return f"{path}: is a folder with {counted(len(files), kind)}; give a file, such as {first}"
 
 
+def list_rasters(folder: Path) -> list[Path]:
+    """List the rasters directly in a folder, by their suffix."""
+    return _list_files(folder, _SUFFIXES["raster"])
+
+
 def _list_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     files = (file for file in folder.iterdir() if not file.name.startswith("."))
     return sorted(f for f in files if f.suffix.lower() in suffixes and f.is_file())

@@ -51,7 +51,7 @@ def _warn_of_gsd(scene: SceneInfo, spec: ModelSpec) -> None:
         logger.warning(
             "%s: its pixels of %.3g m are coarser than the %.3g m that the model was trained on; "
             "small objects may be missed, so check the result",
-            scene.path,
+            scene.name,
             scene.grid.gsd_m,
             spec.gsd_m,
         )
@@ -69,7 +69,7 @@ def _warn_of_statistics(
     kind, band = worst
     logger.warning(
         "%s: band %s is %s than in %s; check the result, or train on such scenes, too",
-        scene.path,
+        scene.name,
         spec.bands[band],
         _COMPARED[kind][int(difference > 0)],
         _name_training(places, nearest),

@@ -64,8 +64,25 @@ def plan_prediction(
         VectorReadError: If the area of interest cannot be read.
     """
     options = options or PredictOptions()
+    return plan_tiles(read_scene(scene, spec, options), spec, options)
+
+
+def read_scene(
+    scene: str | Path, spec: ModelSpec, options: PredictOptions, *, warn: bool = True
+) -> SceneInfo:
+    """Read the description of a scene, its bands in the order of the model.
+
+    Args:
+        scene: The scene.
+        spec: Header of the model.
+        options: Settings of the prediction.
+        warn: Whether to warn if bands are used in order because they have no names.
+
+    Raises:
+        SceneReadError: As `plan_prediction`, like `GridMismatchError`.
+    """
     check_is_image(scene)
-    info = _match_bands(scene, spec, options)
+    info = _match_bands(scene, spec, options, warn)
     dtypes = spec.scene_dtypes or (spec.dtype,)
     if info.dtype not in dtypes:
         raise GridMismatchError(
@@ -74,13 +91,16 @@ def plan_prediction(
             "train a model on such scenes"
         )
     check_gsd(str(scene), info.grid, spec)
-    if not options.keep_blank:
-        info = mark_blank_areas(info)
+    return info if options.keep_blank else mark_blank_areas(info)
+
+
+def plan_tiles(info: SceneInfo, spec: ModelSpec, options: PredictOptions) -> ScenePlan:
+    """Plan the tiles of a scene whose bands are those of the model; errors of `plan_prediction`."""
     grid = info.grid.resampled(spec.gsd_m)
     overlap = spec.overlap if options.overlap is None else options.overlap
     tiles = TileGrid(grid.height, grid.width, spec.size, overlap, options.blend)
     out_grid = grid if options.keep_model_grid else info.grid
-    aoi = None if options.aoi is None else _read_aoi(options.aoi, grid, scene)
+    aoi = None if options.aoi is None else _read_aoi(options.aoi, grid, info.name)
     return ScenePlan(info, spec, grid, out_grid, tiles, aoi)
 
 
@@ -104,7 +124,9 @@ def check_gsd(name: str, grid: Grid, spec: ModelSpec) -> None:
         )
 
 
-def _match_bands(scene: str | Path, spec: ModelSpec, options: PredictOptions) -> SceneInfo:
+def _match_bands(
+    scene: str | Path, spec: ModelSpec, options: PredictOptions, warn: bool
+) -> SceneInfo:
     bands, gsd_m = options.bands, options.assume_gsd_m
     info = read_info(scene, bands=bands, assume_gsd_m=gsd_m)
     names, wanted = [n.lower() for n in info.bands], [n.lower() for n in spec.bands]
@@ -115,7 +137,7 @@ def _match_bands(scene: str | Path, spec: ModelSpec, options: PredictOptions) ->
     named = bands is None and not (are_numbered(names) or are_numbered(wanted))
     if unlike or (named and names != wanted):
         raise _unlike_bands(scene, info.bands, spec.bands, chosen=bands is not None)
-    if bands is None and names != wanted:
+    if bands is None and names != wanted and warn:
         logger.warning(
             "%s: the bands of the scene or of the model have no names, so they are used in order "
             "as %s; --bands changes this",

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import logging
+import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from geoseg.errors import ConfigError, GridMismatchError
-from geoseg.geo.raster import list_files
+from geoseg.errors import ConfigError, DataError, GridMismatchError, counted
+from geoseg.geo.paths import absolute_path
+from geoseg.geo.raster import SceneInfo, list_files, read_info, write_scene_mosaic
+from geoseg.geo.scene_names import expand_scene_names
+from geoseg.jobs.files import process_folder
 from geoseg.networks.architectures import task_of
 from geoseg.networks.model_file import ModelSpec, find_model, load_spec
 from geoseg.options import PredictOptions
-from geoseg.prediction.plan import ScenePlan, plan_prediction
+from geoseg.prediction.plan import ScenePlan, plan_prediction, plan_tiles, read_scene
+
+logger = logging.getLogger(__name__)
+
+# Name of the mosaic of several scenes.
+_JOINED = "scenes.vrt"
 
 # Models whose pixel sizes differ by more than this share are not averaged.
 _GSD_TOLERANCE = 0.05
 
+SceneNames = str | Path | Sequence[str | Path]
 ModelNames = str | Path | Sequence[str | Path] | None
 
 
@@ -29,12 +40,17 @@ class PredictionJob:
         models: The model files; their probabilities are averaged.
         specs: Headers of the model files.
         options: Settings of the prediction.
+        parts: Scenes that are joined into the one of the plan, the first on top; empty if that is
+            a file of the user.
+        failed: Why other scenes were left out.
     """
 
     plan: ScenePlan
     models: tuple[Path, ...]
     specs: tuple[ModelSpec, ...]
     options: PredictOptions
+    parts: tuple[SceneInfo, ...] = ()
+    failed: tuple[str, ...] = ()
 
     @property
     def finds_boxes(self) -> bool:
@@ -43,20 +59,31 @@ class PredictionJob:
 
     def list_input_files(self) -> list[str | Path]:
         """Return all files that the result depends on, sources of a VRT included."""
+        scenes = [scene.path for scene in self.parts] or [self.plan.scene.path]
         # QGIS writes statistics beside a scene that it opens; the result does not depend on them.
-        scene: list[str | Path] = [
-            file for file in list_files(self.plan.scene.path) if not file.endswith(".aux.xml")
+        files: list[str | Path] = [
+            file for scene in scenes for file in list_files(scene) if not file.endswith(".aux.xml")
         ]
-        return [*scene, *self.models, *_list_layer_files(self.options.aoi)]
+        return [*files, *self.models, *_list_layer_files(self.options.aoi)]
+
+    def join_scenes_in(self, folder: Path) -> PredictionJob:
+        """Return the job with its scenes joined in another folder, which all workers can read."""
+        if not self.parts:
+            return self
+        path = folder / _JOINED
+        write_scene_mosaic(path, self.parts, self.plan.spec.bands)
+        return replace(self, plan=replace(self.plan, scene=_read_joined(path, self.parts)))
 
 
 def plan_job(
-    scene: str | Path, model: ModelNames = None, options: PredictOptions | None = None
+    scene: SceneNames, model: ModelNames = None, options: PredictOptions | None = None
 ) -> PredictionJob:
     """Check whether a scene can be predicted with a model, reading headers only.
 
     Args:
-        scene: Any raster that GDAL opens.
+        scene: Any raster that GDAL opens; or several, or other names of `expand_scene_names`, which
+            are joined if they have one pixel grid. Of several, those that cannot be read or do not
+            suit the model are left out with a warning.
         model: A model file or the name of a shipped model, or several; None for the default model.
         options: Settings of the prediction.
 
@@ -67,13 +94,58 @@ def plan_job(
     models = _find_models(model)
     specs = tuple(load_spec(path) for path in models)
     _check_same_kind(models, specs)
-    plan = plan_prediction(scene, specs[0], options)
-    job = PredictionJob(plan, models, specs, options)
+    names = _drop_repeated(expand_scene_names(scene))
+    if len(names) == 1:
+        job = PredictionJob(plan_prediction(names[0], specs[0], options), models, specs, options)
+    else:
+        parts, failed = _read_scenes(names, specs[0], options)
+        plan = _plan_joined(parts, specs[0], options)
+        job = PredictionJob(plan, models, specs, options, parts, failed)
     if job.finds_boxes and options.backend != "torch":
         raise ConfigError(
             f"predict.backend: {models[0]} finds boxes, which only the backend torch supports"
         )
     return job
+
+
+def _drop_repeated(names: Sequence[str]) -> list[str]:
+    first: dict[str, str] = {}
+    for name in names:
+        first.setdefault(absolute_path(name), name)
+    return list(first.values())
+
+
+def _read_scenes(
+    names: Sequence[str], spec: ModelSpec, options: PredictOptions
+) -> tuple[tuple[SceneInfo, ...], tuple[str, ...]]:
+    """Read the descriptions of scenes; return those that can be used, and why others cannot.
+
+    Raises:
+        DataError: If none can be used.
+    """
+    found: list[SceneInfo] = []
+    failed: list[DataError] = []
+    for name in names:
+        try:
+            found.append(read_scene(name, spec, options, warn=not found))
+        except DataError as error:
+            logger.warning("left out: %s", error)
+            failed.append(error)
+    if not found:
+        raise failed[0]
+    return tuple(found), tuple(str(error) for error in failed)
+
+
+def _plan_joined(parts: Sequence[SceneInfo], spec: ModelSpec, options: PredictOptions) -> ScenePlan:
+    """Plan the prediction of scenes that are joined in a folder of this process."""
+    folder = process_folder() / secrets.token_hex(8)
+    folder.mkdir()
+    write_scene_mosaic(folder / _JOINED, parts, spec.bands)
+    return plan_tiles(_read_joined(folder / _JOINED, parts), spec, options)
+
+
+def _read_joined(path: Path, parts: Sequence[SceneInfo]) -> SceneInfo:
+    return replace(read_info(path), label=counted(len(parts), "scene"))
 
 
 def _list_layer_files(aoi: str | None) -> list[Path]:

@@ -26,6 +26,7 @@ from geoseg.geo.raster.prob import (
     read_prob,
 )
 from geoseg.geo.raster.scene import Scene, SceneInfo, read_info, read_tags
+from geoseg.geo.raster.scene_mosaic import write_scene_mosaic
 from geoseg.geo.raster.scene_vrt import are_numbered
 from geoseg.geo.raster.virtual_mosaic import write_mosaic
 
@@ -59,4 +60,5 @@ __all__ = [
     "write_array",
     "write_cog",
     "write_mosaic",
+    "write_scene_mosaic",
 ]

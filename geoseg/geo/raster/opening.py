@@ -125,6 +125,8 @@ def missing_source(path: str | Path) -> str | None:
         return None
     for element in document.iter("SourceFilename"):
         name = element.text or ""
+        if name.startswith("<"):  # the text of another VRT
+            continue
         if element.get("relativeToVRT") == "1":
             name = str(Path(path).parent / name)
         if is_missing(name):

@@ -62,6 +62,7 @@ class SceneInfo:
             grid; `assumed` if the scene has no georeferencing.
         assume_gsd_m: Assumed pixel size in metres of a scene without georeferencing.
         blank: Blank areas that are treated as nodata, see `find_blank_areas`.
+        label: Its name in messages, where that is not the path.
     """
 
     path: str
@@ -73,6 +74,12 @@ class SceneInfo:
     georeferenced_by: GeoreferencedBy = "transform"
     assume_gsd_m: float | None = None
     blank: BlankAreas | None = None
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its name in messages."""
+        return self.label or self.path
 
     def open(self, grid: Grid | None = None) -> Scene:
         """Open the scene with the same bands, on its own grid or another."""

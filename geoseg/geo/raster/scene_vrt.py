@@ -155,6 +155,46 @@ def open_view(
         A dataset of `bands` in their common data type and, after them, alpha: 0 or 255.
         With a palette, or with different sentinels, there is always an alpha band.
     """
+    view, name = _describe_bands(source, bands, assumed)
+    if mask is not None:
+        _add_band(view, "uint8", _opacity(mask, "1"), ColorInterp.alpha)
+    elif parts := _validity_parts(source, name, bands, validity):
+        _add_band(view, "uint8", _intersect(parts, view.attrib), ColorInterp.alpha)
+    return open_description(ElementTree.tostring(view, encoding="unicode"))
+
+
+def describe_masked_view(
+    source: Any, bands: Sequence[Band], validity: str | None, mask: str | None = None
+) -> str | None:
+    """Return bands of a dataset as the text of a VRT whose mask band says which pixels are valid.
+
+    Args:
+        source: The dataset.
+        bands: Its bands, in order.
+        validity: From `validity_band`.
+        mask: Raster of the valid pixels, to be used instead of `validity` and sentinels.
+
+    Returns:
+        The text; None if the dataset itself has these bands and all its pixels are valid.
+    """
+    view, name = _describe_bands(source, bands)
+    if mask is not None:
+        parts = [[_opacity(mask, "1")]]
+    else:
+        parts = _all_validity_parts(source, name, bands, validity)
+    is_plain = not any(band.colour for band in bands) and len({b.dtype for b in bands}) == 1
+    if not parts and is_plain:
+        return None
+    if parts:
+        masked = ElementTree.SubElement(view, "MaskBand")
+        _add_band(masked, "uint8", _intersect(parts, view.attrib))
+    return ElementTree.tostring(view, encoding="unicode")
+
+
+def _describe_bands(
+    source: Any, bands: Sequence[Band], assumed: Grid | None = None
+) -> tuple[ElementTree.Element, str]:
+    """Return a VRT of bands of a dataset in their common data type, and the dataset's name."""
     described = ElementTree.fromstring(describe(source))
     name = _source_name(source, described)
     size = {"rasterXSize": str(source.width), "rasterYSize": str(source.height)}
@@ -168,11 +208,7 @@ def open_view(
     dtype = _common_dtype(bands)
     for band in bands:
         _add_band(view, dtype, _data_source(name, band))
-    if mask is not None:
-        _add_band(view, "uint8", _opacity(mask, "1"), ColorInterp.alpha)
-    elif parts := _validity_parts(source, name, bands, validity):
-        _add_band(view, "uint8", _intersect(parts, size), ColorInterp.alpha)
-    return open_description(ElementTree.tostring(view, encoding="unicode"))
+    return view, name
 
 
 def _common_dtype(bands: Sequence[Band]) -> str:
@@ -290,6 +326,21 @@ def _validity_parts(
     if parts and may_be_colour(nodata, _common_dtype(bands)):
         parts.append([_differs_from_nodata(name, replace(band, nodata=nodata)) for band in bands])
     return parts
+
+
+def _all_validity_parts(
+    source: Any, name: str, bands: Sequence[Band], validity: str | None
+) -> list[list[ElementTree.Element]]:
+    """Return what makes pixels valid, as `_validity_parts`, with sentinels and NaN in any case."""
+    parts = _validity_parts(source, name, bands, validity)
+    if any(band.colour for band in bands):
+        return parts
+    nodata = next((band.nodata for band in bands if band.nodata is not None), None)
+    if nodata is not None and not differing_nodata(bands):
+        parts += _own_nodata(name, [replace(band, nodata=nodata) for band in bands])
+    numbers = [band for band in bands if band.dtype.startswith("float")]
+    nan = float("nan")
+    return parts + [[_differs_from_nodata(name, replace(band, nodata=nan))] for band in numbers]
 
 
 def _own_nodata(name: str, bands: Sequence[Band]) -> list[list[ElementTree.Element]]:

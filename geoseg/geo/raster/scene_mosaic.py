@@ -1,0 +1,183 @@
+"""Virtual mosaics (VRT) of scenes that have one pixel grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+from affine import Affine
+from rasterio.dtypes import dtype_rev, typename_fwd
+from rasterio.windows import Window
+
+from geoseg.errors import GridMismatchError
+from geoseg.geo.grid import Grid
+from geoseg.geo.plain_names import readable_name
+from geoseg.geo.raster.blank import write_blank_mask
+from geoseg.geo.raster.opening import open_raster
+from geoseg.geo.raster.scene import SceneInfo, inspect_source
+from geoseg.geo.raster.scene_vrt import describe_masked_view, validity_band
+
+# Largest distance of the pixels of two scenes that count as the same, in pixels.
+_SAME_PX = 0.01
+
+
+@dataclass(frozen=True)
+class _MosaicPart:
+    """A scene in a mosaic.
+
+    Attributes:
+        name: Name by which GDAL opens it: its file, or the text of a VRT with a mask band.
+        bands: Number of each band there.
+        is_masked: Whether it has a mask band.
+        window: Its pixels in the mosaic.
+    """
+
+    name: str
+    bands: tuple[int, ...]
+    is_masked: bool
+    window: Window
+
+
+def write_scene_mosaic(path: Path, scenes: Sequence[SceneInfo], names: Sequence[str]) -> None:
+    """Write a VRT of scenes that have one pixel grid.
+
+    Where scenes overlap, the first one of those that are valid there is used. Sentinels, masks,
+    alpha bands and blank areas of each scene count; pixels that are in no scene are nodata.
+
+    Args:
+        path: Output, `.vrt`. Masks of scenes with blank areas are written beside it.
+        scenes: Scenes with the same number of bands.
+        names: Names of the bands.
+
+    Raises:
+        GridMismatchError: If the scenes differ in CRS, pixel grid or data type.
+        SceneReadError: If one cannot be read.
+    """
+    grid, windows = join_grids(scenes)
+    parts = [
+        _describe_part(scene, window, path.with_name(f"{path.stem}_{number}.tif"))
+        for number, (scene, window) in enumerate(zip(scenes, windows, strict=True))
+    ]
+    parts.reverse()  # later sources of a VRT are written over earlier ones
+    size = {"rasterXSize": str(grid.width), "rasterYSize": str(grid.height)}
+    mosaic = ElementTree.Element("VRTDataset", size)
+    ElementTree.SubElement(mosaic, "SRS").text = grid.crs.to_wkt()
+    transform = ElementTree.SubElement(mosaic, "GeoTransform")
+    transform.text = ", ".join(map(repr, grid.transform.to_gdal()))
+    kind = {"dataType": typename_fwd[dtype_rev[scenes[0].dtype]]}
+    for index, name in enumerate(names):
+        band = ElementTree.SubElement(mosaic, "VRTRasterBand", {**kind, "band": str(index + 1)})
+        ElementTree.SubElement(band, "Description").text = name
+        band.extend(_data_source(part, index) for part in parts)
+    mask = ElementTree.SubElement(ElementTree.SubElement(mosaic, "MaskBand"), "VRTRasterBand")
+    mask.set("dataType", "Byte")
+    mask.extend(_source("ComplexSource", part, "mask,1", NODATA="0") for part in parts)
+    path.write_bytes(ElementTree.tostring(mosaic))
+
+
+def join_grids(scenes: Sequence[SceneInfo]) -> tuple[Grid, list[Window]]:
+    """Return the grid that contains all scenes, and the window of each.
+
+    Raises:
+        GridMismatchError: If the scenes differ in CRS, pixel grid or data type.
+    """
+    first = scenes[0]
+    for scene in scenes:
+        _check_alike(first, scene)
+    offsets = np.array([_offset(first.grid, scene.grid) for scene in scenes])
+    corners = np.rint(offsets).astype(int)
+    shapes = np.array([scene.grid.shape[::-1] for scene in scenes])
+    (left, top), (right, bottom) = corners.min(axis=0), (corners + shapes).max(axis=0)
+    transform = first.grid.transform * Affine.translation(int(left), int(top))
+    grid = Grid(first.grid.crs, transform, int(bottom - top), int(right - left))
+    windows = [
+        Window(int(column - left), int(row - top), scene.grid.width, scene.grid.height)
+        for (column, row), scene in zip(corners, scenes, strict=True)
+    ]
+    return grid, windows
+
+
+def _check_alike(first: SceneInfo, scene: SceneInfo) -> None:
+    remedy = "predict them one by one, or make them alike with gdalwarp"
+    if scene.georeferenced_by != "transform":
+        raise GridMismatchError(
+            f"{scene.path}: has no transform, so it cannot be joined with other scenes; predict it "
+            "alone, or warp it with gdalwarp"
+        )
+    if scene.grid.crs != first.grid.crs:
+        raise GridMismatchError(
+            f"{scene.path}: has the CRS {scene.grid.crs}, {first.path} has {first.grid.crs}; "
+            f"{remedy}"
+        )
+    if scene.dtype != first.dtype:
+        raise GridMismatchError(
+            f"{scene.path}: has {scene.dtype} pixels, {first.path} has {first.dtype}; {remedy}"
+        )
+    offsets = np.array(_offset(first.grid, scene.grid))
+    if _stretch_px(first.grid, scene.grid) > _SAME_PX:
+        raise GridMismatchError(
+            f"{scene.path}: has pixels of {scene.grid.gsd_m:.6g} m, {first.path} of "
+            f"{first.grid.gsd_m:.6g} m, or is rotated differently; {remedy}"
+        )
+    if np.abs(offsets - np.rint(offsets)).max() > _SAME_PX:
+        raise GridMismatchError(
+            f"{scene.path}: its pixels are a part of a pixel beside those of {first.path}; {remedy}"
+        )
+
+
+def _offset(first: Grid, other: Grid) -> tuple[float, float]:
+    """Return column and row of the first corner of a grid in pixels of another."""
+    column, row = ~first.transform * (other.transform.c, other.transform.f)
+    return column, row
+
+
+def _stretch_px(first: Grid, other: Grid) -> float:
+    """Return by how many pixels two grids with one origin differ at the far corner."""
+    column, row = _offset(first, other)
+    corner = other.width, other.height
+    x, y = ~first.transform * (other.transform * corner)
+    return float(max(abs(x - column - corner[0]), abs(y - row - corner[1])))
+
+
+def _describe_part(scene: SceneInfo, window: Window, mask: Path) -> _MosaicPart:
+    """Return a scene as a part of a mosaic; write the mask of its blank areas, if it has any."""
+    if scene.blank:
+        with scene.open_pixels() as pixels:
+            write_blank_mask(pixels, scene.blank, mask)
+    with open_raster(scene.path) as source:
+        _, _, bands = inspect_source(source, scene.path, scene.indexes, None)
+        view = describe_masked_view(
+            source, bands, validity_band(source, bands), str(mask) if scene.blank else None
+        )
+        if view is None:
+            name = readable_name(Path(scene.path).absolute()) if _is_file(scene) else scene.path
+            return _MosaicPart(name, tuple(band.number for band in bands), False, window)
+    return _MosaicPart(view, tuple(range(1, len(bands) + 1)), "<MaskBand>" in view, window)
+
+
+def _is_file(scene: SceneInfo) -> bool:
+    return Path(scene.path).exists()
+
+
+def _data_source(part: _MosaicPart, index: int) -> ElementTree.Element:
+    band = str(part.bands[index])
+    if part.is_masked:
+        return _source("ComplexSource", part, band, UseMaskBand="true")
+    return _source("SimpleSource", part, band)
+
+
+def _source(kind: str, part: _MosaicPart, band: str, **parts: str) -> ElementTree.Element:
+    source = ElementTree.Element(kind)
+    ElementTree.SubElement(source, "SourceFilename", {"relativeToVRT": "0"}).text = part.name
+    ElementTree.SubElement(source, "SourceBand").text = band
+    window = part.window
+    size = {"xSize": str(window.width), "ySize": str(window.height)}
+    ElementTree.SubElement(source, "SrcRect", {"xOff": "0", "yOff": "0", **size})
+    offset = {"xOff": str(window.col_off), "yOff": str(window.row_off)}
+    ElementTree.SubElement(source, "DstRect", {**offset, **size})
+    for tag, text in parts.items():
+        ElementTree.SubElement(source, tag).text = text
+    return source

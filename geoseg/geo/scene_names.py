@@ -1,0 +1,77 @@
+"""Names of several scenes: folders, patterns and lists of files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from glob import glob, has_magic
+from pathlib import Path
+
+from geoseg.errors import ConfigError, SceneReadError
+from geoseg.geo.paths import (
+    is_a_folder,
+    is_missing,
+    is_remote,
+    list_rasters,
+    no_such_file,
+)
+
+_LIST = ".txt"
+
+
+def expand_scene_names(names: str | Path | Sequence[str | Path]) -> list[str]:
+    """Return the scenes that are meant, in order.
+
+    Args:
+        names: One or several of: a file, or another name that GDAL opens; a folder, for all rasters
+            directly in it; a pattern such as `2023/*.tif` (`**` for folders below); a text file
+            with one of these per line, relative to its folder. There `#` begins a comment.
+
+    Raises:
+        SceneReadError: If a folder, pattern or list has no scene.
+        ConfigError: If a list cannot be read.
+    """
+    given = [names] if isinstance(names, str | Path) else list(names)
+    if not given:
+        raise ConfigError("no scene was given")
+    return [scene for name in given for scene in _expand(str(name))]
+
+
+def _expand(name: str) -> Iterator[str]:
+    path = Path(name)
+    if is_remote(name) or name.lstrip().startswith("<"):  # the text of a VRT
+        yield name
+    elif path.is_dir():
+        yield from _in_folder(path)
+    elif path.suffix.lower() == _LIST and path.is_file():
+        yield from _in_list(path)
+    elif has_magic(name) and not path.exists():
+        matches = sorted(glob(name, recursive=True))
+        if not matches:
+            raise SceneReadError(f"{name}: matches no file; check the pattern")
+        yield from matches
+    else:
+        yield name
+
+
+def _in_folder(folder: Path) -> list[str]:
+    rasters = list_rasters(folder)
+    if not rasters:
+        raise SceneReadError(is_a_folder(folder, "raster"))
+    return [str(file) for file in rasters]
+
+
+def _in_list(path: Path) -> Iterator[str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is no text in UTF-8; save it as such") from error
+    lines = [line.strip() for line in lines]
+    named = [(n, line) for n, line in enumerate(lines, start=1) if line and line[0] != "#"]
+    if not named:
+        raise SceneReadError(f"{path}: lists no scene; write one per line")
+    for number, line in named:
+        local = str(path.parent / line)
+        name = line if is_remote(line) or (":" in line and is_missing(local)) else local
+        if ":" not in name and not has_magic(name) and is_missing(name):
+            raise SceneReadError(f"{path}, line {number}: {no_such_file(line)}")
+        yield from _expand(name)
