@@ -351,7 +351,7 @@ def test_thresholds_stay_with_few_validation_buildings(work, run, tmp_path):
 
 
 def test_the_gain_over_the_model_is_reported(work, run):
-    (line,) = [line for line in run[1] if line.startswith("building F1 on the validation tiles")]
+    (line,) = [line for line in run[1] if re.match(r"building F1 on \d+ val", line)]
     before, after = (float(word) for word in re.findall(r"\d\.\d{3}", line))
     tiles = TileDataset(work.tiles, "val")
     for path, f1 in ((work.model, before), (find_model(run[0]), after)):
@@ -366,17 +366,20 @@ def test_the_gain_over_the_model_is_reported(work, run):
 @pytest.mark.parametrize(
     ("after", "buildings", "advice"),
     [
-        (0.6, 40, [""]),
+        (0.601, 40, ["with the new one"]),
+        (0.59, 99, ["; so small a difference can be chance"]),
+        (0.59, 100, ["with the new one"]),
         (0.5004, 40, ["; that is no gain, so keep m, or label more buildings and train again"]),
         (0.4, 90, ["; that is no gain, so keep m, or label more buildings and train again"]),
-        (0.4, 39, ["", "; with so few buildings this is uncertain"]),
-        (0.0, 0, [""]),
+        (0.4, 39, ["keeping those of m", "; with so few buildings this is uncertain"]),
+        (0.0, 0, ["keeping those of m"]),
     ],
 )
 def test_a_gain_is_judged_by_enough_buildings(after, buildings, advice):
     lines = describe_gain("m", 0.5, after, buildings)
     assert len(lines) == len(advice)
-    assert lines[-1].endswith(advice[-1] or ("now" if buildings else "keeping those of m"))
+    assert lines[-1].endswith(advice[-1])
+    assert f"{buildings} validation buildings" in lines[-1]
     assert ("keeping those of m" in lines[0]) == (buildings < 40)
 
 

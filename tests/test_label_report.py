@@ -393,7 +393,9 @@ def test_polygons_can_have_several_classes(tiles, tmp_path):
     assert report.total.footprints == {
         "background": 0, "house": (number + 1) // 2, "hall": number // 2
     }  # fmt: skip
-    assert format_headline(report).startswith(f"{number} footprints: ")
+    assert format_headline(report).startswith(
+        f"{number} footprints (16 in train, 4 in val, 4 in test): "
+    )
     page = (folder / PAGE_NAME).read_text()
     colours = set(re.findall(r'Z" stroke="(#\w+)"', page))
     assert len(colours) == 2
@@ -639,9 +641,11 @@ def test_headline_summarizes_the_report(report):
     )
     text = format_headline(report.model_copy(update={"footprints": footprints, "shift": shift}))
     share = format_percent(report.total.shares["building"])
+    counts = [f"{sum(one.footprints.values())} in {split}" for split, one in report.splits.items()]
+    assert len(counts) > 1
     assert text == (
-        f"1,231 footprints on {share} of the pixels, 2 repaired, 11 overlaps; "
-        "shift 0.4, -1.2 px (clear)"
+        f"1,231 footprints ({', '.join(counts)}) on {share} of the pixels, 2 repaired, "
+        "11 overlaps; shift 0.4, -1.2 px (clear)"
     )
     assert format_headline(report.model_copy(update={"shift": None})).endswith("; shift unclear")
     val = report.splits["val"]

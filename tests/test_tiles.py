@@ -337,6 +337,43 @@ def test_areas_without_validation_are_warned_of(make_scene, tmp_path, caplog):
     assert "leaves no tile" not in caplog.text
 
 
+def test_the_attribute_split_may_have_capitals(make_scene, tmp_path):
+    made = make_scene(height=160, width=300)
+    path = tmp_path / "areas.gpkg"
+    parts = {"train": shapely.box(0, -80, 60, 0), "val": shapely.box(90, -80, 150, 0)}
+    layer = write_areas(made, path, **parts)
+    layer.rename(columns={"split": "Split"}).to_file(path)
+    options = {"split": "areas", "areas": str(path)}
+    info = cut(made.path, made.labels, tmp_path / "tiles", **options)
+    drawn = gpd.read_file(tmp_path / "tiles" / "val.geojson").to_crs(layer.crs).union_all()
+    wanted = layer.geometry[1]
+    assert drawn.symmetric_difference(wanted).area < 0.02 * wanted.area
+    assert info.tiles["test"] == 0
+    layer.assign(Split=["train", None]).drop(columns="split").to_file(path)
+    with pytest.raises(VectorReadError, match=r"area without a value in Split; write train, val"):
+        cut(made.path, made.labels, tmp_path / "none", **options)
+
+
+def test_areas_that_are_too_small_are_warned_of(make_scene, tmp_path, caplog):
+    made = make_scene(height=160, width=300)
+    path = tmp_path / "areas.gpkg"
+    options = {"split": "areas", "areas": str(path)}
+    write_areas(made, path, area=shapely.box(0, -80, 100, 0))
+    options["fractions"] = (0.7, 0.15, 0.15)
+    cut(made.path, made.labels, tmp_path / "one", **options)
+    assert "areas.gpkg: its areas are too small for a part for testing" in caplog.text
+    caplog.clear()
+    cut(made.path, made.labels, tmp_path / "two", **options | {"fractions": (0.8, 0.2, 0)})
+    assert "for testing" not in caplog.text
+    write_areas(
+        made, path, train=shapely.box(0, -80, 60, 0), val=shapely.box(90, -80, 100, 0),
+        test=shapely.box(130, -80, 140, -60),
+    )  # fmt: skip
+    cut(made.path, made.labels, tmp_path / "three", **options)
+    assert f"areas.gpkg: 2 areas are smaller than a tile of {SMALL['size']} pixels" in caplog.text
+    assert "for testing" not in caplog.text
+
+
 @pytest.mark.parametrize("crossing", [True, False])
 def test_an_area_whose_edge_no_building_crosses_is_warned_of(
     make_scene, tmp_path, caplog, crossing

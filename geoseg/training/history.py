@@ -135,8 +135,9 @@ class History(Callback):
         """Stop at the time limit, and report progress within long epochs."""
         if time.monotonic() - self._reported > _SECONDS_PER_LINE:
             self._report_line(
-                f"epoch {trainer.current_epoch + 1}: {self.minutes:.1f} min, in progress, batch "
-                f"{batch_idx + 1} of {trainer.num_training_batches}, {self.progress:.0%} of the run"
+                f"epoch {trainer.current_epoch + 1}: after {self.minutes:.1f} min, in progress, "
+                f"batch {batch_idx + 1} of {trainer.num_training_batches}, "
+                f"{self.progress:.0%} of the run"
             )
         if trainer.world_size == 1:
             self._update_clock(trainer)
@@ -194,7 +195,7 @@ class History(Callback):
         if time.monotonic() - self._drawn > _SECONDS_PER_PICTURE:
             self.draw()
         self._report_line(
-            f"epoch {row['epoch']}: {row['minutes']:.1f} min, "
+            f"epoch {row['epoch']}: after {row['minutes']:.1f} min, "
             + ", ".join(
                 f"{label_score(name, row)} {row[name]:.3f}" for name in COLUMNS[4:] if name in row
             )

@@ -218,12 +218,23 @@ def format_headline(report: LabelReport) -> str:
             if not list(counts.shares.values())[-1]:
                 text += f", none in {split}"
     if report.footprints:
-        number = counted(report.footprints.number, "footprint")
+        number = counted(report.footprints.number, "footprint") + _format_splits(report)
         text = f"{number}: {text}" if report.exclusive else f"{number} on {text}"
         for name in ("repaired", "dropped", "duplicates", "overlaps"):
             count = getattr(report.footprints, name)
             text += f", {count:,} {name}" if count else ""
     return f"{text}; {format_shift_px(report.shift)}"
+
+
+def _format_splits(report: LabelReport) -> str:
+    """Return the number of footprints in each split, e.g. ` (54 in train, 39 in val)`."""
+    counts = {
+        split: sum(one.footprints.values())
+        for split, one in report.splits.items()
+        if one.footprints
+    }
+    parts = ", ".join(f"{count:,} in {split}" for split, count in counts.items())
+    return f" ({parts})" if parts else ""
 
 
 def format_shift_px(shift: LabelShift | None) -> str:

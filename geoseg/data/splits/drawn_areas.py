@@ -60,8 +60,16 @@ def _read_areas(path: str) -> gpd.GeoDataFrame:
     if areas.empty:
         raise VectorReadError(f"{path}: has no polygon; draw the areas that were labelled")
     check_range(areas, path)
-    if "split" not in areas:
+    # GIS programs keep capitals, and Shapefiles are often written with them.
+    named = [one for one in areas.columns if one.strip().lower() == "split"]
+    if not named:
         return areas
+    column = "split" if "split" in named else named[0]
+    areas = areas.rename(columns={column: "split"})
+    if areas.split.isna().any():
+        raise VectorReadError(
+            f"{path}: has an area without a value in {column}; write train, val or test"
+        )
     names = areas.split.astype(str).str.strip().str.lower()
     unknown = sorted(set(names) - set(SPLITS))
     if unknown:

@@ -11,6 +11,7 @@ import pandas as pd
 import shapely
 
 from geoseg.data.labels import FootprintLabels, Labels
+from geoseg.data.splits import SplitRegions
 from geoseg.errors import ConfigError
 from geoseg.geo.vector import read_footprints, to_crs_near
 from geoseg.options import TileOptions
@@ -77,6 +78,39 @@ def warn_missing_validation(tiles: pd.DataFrame, options: TileOptions) -> None:
             "%s: leaves no tile for validation, without which train refuses the tiles; draw an "
             "area of several tiles of %d pixels, or one with the attribute split=val",
             options.areas,
+            options.size,
+        )
+
+
+def warn_missing_test(regions: SplitRegions, tiles: pd.DataFrame, options: TileOptions) -> None:
+    """Warn if areas that were divided are too small for a part for testing.
+
+    Args:
+        regions: The areas, divided.
+        tiles: All tiles, with the column `split`.
+        options: Tiling options.
+    """
+    divided = any(region.is_loose for own in regions.regions for region in own)
+    wanted = options.split == "areas" and options.fractions[-1] > 0 and divided
+    if wanted and not (tiles.split == "test").any():
+        logger.warning(
+            "%s: its areas are too small for a part for testing, so maps cannot be compared; draw "
+            "one more area, and write train, val or test into an attribute split",
+            options.areas,
+        )
+
+
+def warn_small_areas(regions: SplitRegions, options: TileOptions) -> None:
+    """Warn of areas with an attribute `split` that are smaller than a tile."""
+    drawn = [region for own in regions.regions for region in own if not region.is_loose]
+    sides = [min(region.window.width, region.window.height) for region in drawn]
+    small = sum(side < options.size for side in sides)
+    if options.split == "areas" and small:
+        logger.warning(
+            "%s: %s smaller than a tile of %d pixels, which is filled up with mirrored pixels; "
+            "draw larger areas",
+            options.areas,
+            "1 area is" if small == 1 else f"{small} areas are",
             options.size,
         )
 

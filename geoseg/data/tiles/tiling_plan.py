@@ -39,7 +39,9 @@ from geoseg.data.splits import (
 from geoseg.data.tiles.area_checks import (
     check_exchanged,
     warn_left_out_buildings,
+    warn_missing_test,
     warn_missing_validation,
+    warn_small_areas,
 )
 from geoseg.data.tiles.checks import (
     check_classes_fit,
@@ -185,6 +187,8 @@ def plan_tiles(
     tiles = _place_tiles(infos, grids, split, options)
     warn_only_merged(tiles, options)
     warn_missing_validation(tiles, options)
+    warn_missing_test(split, tiles, options)
+    warn_small_areas(split, options)
     warn_left_out_buildings(scene_labels, options)
     regions = merge_by_split(
         [

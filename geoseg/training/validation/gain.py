@@ -17,6 +17,10 @@ from geoseg.training.validation.merged_labels import LabelledArea, count_buildin
 # With fewer validation buildings, thresholds that fit them best are mostly chance.
 _LEAST_BUILDINGS = 40
 
+# With fewer buildings than this, a smaller difference of F1 can be chance: its standard error is
+# about 0.5 / sqrt(n), less what both models find.
+_MANY_BUILDINGS, _CLEAR_GAIN = 100, 0.1
+
 
 def is_comparable(start: StartingModel, spec: ModelSpec) -> bool:
     """Return whether a starting model predicts the same outputs from the same images."""
@@ -73,9 +77,12 @@ def describe_gain(name: str, before: float, after: float, buildings: int) -> tup
     kept = f"{number}, too few to tune thresholds; keeping those of {name}"
     if not buildings:
         return (kept,)
-    gain = f"building F1 on the validation tiles: {before:.3f} with {name}, {after:.3f} now"
+    gain = (
+        f"building F1 on {number}: {before:.3f} with the model {name}, {after:.3f} with the new one"
+    )
     if are_few(buildings):
         return kept, f"{gain}; with so few buildings this is uncertain"
     if round(after, 3) > round(before, 3):
-        return (gain,)
+        is_small = buildings < _MANY_BUILDINGS and after - before < _CLEAR_GAIN
+        return (f"{gain}; so small a difference can be chance" if is_small else gain,)
     return (f"{gain}; that is no gain, so keep {name}, or label more buildings and train again",)
