@@ -21,7 +21,7 @@ import geoseg
 from geoseg.cli import cli
 from geoseg.errors import ConfigError, GridMismatchError, SceneReadError
 from geoseg.geo.grid import Grid
-from geoseg.geo.raster import Scene, mark_blank_areas, read_info
+from geoseg.geo.raster import Scene, mark_all_blank_areas, mark_blank_areas, read_info
 from geoseg.geo.raster.scene_mosaic import join_grids, write_scene_mosaic
 from geoseg.geo.scene_names import expand_scene_names
 from geoseg.options import PredictOptions, VectorizeOptions
@@ -331,3 +331,14 @@ def test_names_that_mean_no_scene_are_refused(tmp_path, monkeypatch, name, messa
     (tmp_path / "latin.txt").write_bytes("ä.tif".encode("latin-1"))
     with pytest.raises((SceneReadError, ConfigError), match=re.escape(message)):
         expand_scene_names(name)
+
+
+def test_blank_areas_of_many_scenes_are_named_in_a_few_lines(tmp_path, caplog):
+    image = np.random.default_rng(2).integers(1, 200, (3, 150, 160)).astype("uint8")
+    image[:, :, 90:] = 0
+    grid = replace(WHOLE, height=150, width=160)
+    infos = [read_info(write(tmp_path / f"{n}.tif", grid, image)) for n in range(5)]
+    assert all(info.blank for info in mark_all_blank_areas(infos))
+    lines = caplog.messages
+    assert [line.partition(": ")[0] for line in lines[:3]] == [info.path for info in infos[:3]]
+    assert lines[3:] == ["2 more scenes have blank areas"]

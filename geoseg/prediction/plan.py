@@ -64,7 +64,8 @@ def plan_prediction(
         VectorReadError: If the area of interest cannot be read.
     """
     options = options or PredictOptions()
-    return plan_tiles(read_scene(scene, spec, options), spec, options)
+    info = read_scene(scene, spec, options)
+    return plan_tiles(info if options.keep_blank else mark_blank_areas(info), spec, options)
 
 
 def read_scene(
@@ -91,7 +92,7 @@ def read_scene(
             "train a model on such scenes"
         )
     check_gsd(str(scene), info.grid, spec)
-    return info if options.keep_blank else mark_blank_areas(info)
+    return info
 
 
 def plan_tiles(info: SceneInfo, spec: ModelSpec, options: PredictOptions) -> ScenePlan:

@@ -11,7 +11,13 @@ from typing import Any
 
 from geoseg.errors import ConfigError, DataError, GridMismatchError, counted
 from geoseg.geo.paths import absolute_path
-from geoseg.geo.raster import SceneInfo, list_files, read_info, write_scene_mosaic
+from geoseg.geo.raster import (
+    SceneInfo,
+    list_files,
+    mark_all_blank_areas,
+    read_info,
+    write_scene_mosaic,
+)
 from geoseg.geo.scene_names import expand_scene_names
 from geoseg.jobs.files import process_folder
 from geoseg.networks.architectures import task_of
@@ -133,7 +139,8 @@ def _read_scenes(
             failed.append(error)
     if not found:
         raise failed[0]
-    return tuple(found), tuple(str(error) for error in failed)
+    marked = found if options.keep_blank else mark_all_blank_areas(found)
+    return tuple(marked), tuple(str(error) for error in failed)
 
 
 def _plan_joined(parts: Sequence[SceneInfo], spec: ModelSpec, options: PredictOptions) -> ScenePlan:

@@ -69,7 +69,7 @@ from geoseg.data.tiles.scene_overlaps import LOCATION_REMEDY, describe_left_out
 from geoseg.errors import ConfigError, EmptyDatasetError
 from geoseg.geo.grid import Grid
 from geoseg.geo.paths import absolute_path
-from geoseg.geo.raster import SceneInfo, is_raster, mark_blank_areas, read_info
+from geoseg.geo.raster import SceneInfo, is_raster, mark_all_blank_areas, read_info
 from geoseg.geo.vector import count_features, select_layer, to_crs_near
 from geoseg.options import TileOptions
 
@@ -225,7 +225,7 @@ def _read_scenes(scenes: Sequence[str | Path], options: TileOptions) -> list[Sce
         read_info(scene, bands=options.bands, assume_gsd_m=options.assume_gsd_m) for scene in scenes
     ]
     if not options.keep_blank:
-        infos = [mark_blank_areas(info) for info in infos]
+        infos = mark_all_blank_areas(infos)
     check_placeholder_overlap([info for info in infos if info.georeferenced_by == "assumed"])
     check_same_bands(infos, chosen=options.bands is not None)
     return infos

@@ -1,6 +1,6 @@
 """Raster files: windows on any grid with their validity, GeoTIFF and COG writers."""
 
-from geoseg.geo.raster.blank_scenes import mark_blank_areas
+from geoseg.geo.raster.blank_scenes import mark_all_blank_areas, mark_blank_areas
 from geoseg.geo.raster.block_cache import limited_block_cache
 from geoseg.geo.raster.geotiff import open_for_writing, write_array, write_cog
 from geoseg.geo.raster.nearest import NearestRaster
@@ -50,6 +50,7 @@ __all__ = [
     "limited_block_cache",
     "list_files",
     "make_prob_tags",
+    "mark_all_blank_areas",
     "mark_blank_areas",
     "open_for_writing",
     "read_info",

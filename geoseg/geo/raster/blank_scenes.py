@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,34 @@ from geoseg.geo.raster.scene import SceneInfo, inspect_source
 
 logger = logging.getLogger(__name__)
 
+# Scenes with blank areas that are named.
+_MOST_NAMED = 3
+
 
 def mark_blank_areas(info: SceneInfo) -> SceneInfo:
     """Return a scene whose blank areas, if it has any, are treated as nodata; warn of them."""
-    blank = _find_blank_areas(info)
-    if blank is None:
-        return info
-    logger.warning(
-        "%s: %s and is treated as nodata; --keep-blank uses it as an image",
-        info.path,
-        blank.describe(),
-    )
-    return replace(info, blank=blank)
+    (marked,) = mark_all_blank_areas([info])
+    return marked
+
+
+def mark_all_blank_areas(infos: Sequence[SceneInfo]) -> list[SceneInfo]:
+    """Return scenes whose blank areas are treated as nodata; warn of them in a few lines."""
+    marked = [
+        info
+        if (blank_areas := _find_blank_areas(info)) is None
+        else replace(info, blank=blank_areas)
+        for info in infos
+    ]
+    blank = [info for info in marked if info.blank]
+    for info in blank[:_MOST_NAMED]:
+        logger.warning(
+            "%s: %s and is treated as nodata; --keep-blank uses it as an image",
+            info.name,
+            info.blank.describe() if info.blank else "",
+        )
+    if len(blank) > _MOST_NAMED:
+        logger.warning("%d more scenes have blank areas", len(blank) - _MOST_NAMED)
+    return marked
 
 
 def _find_blank_areas(info: SceneInfo) -> BlankAreas | None:
