@@ -19,7 +19,7 @@ from small_models import DEEPGLOBE, make_model
 
 import geoseg
 from geoseg.cli import cli
-from geoseg.errors import ConfigError, GridMismatchError, SceneReadError
+from geoseg.errors import ConfigError, GridMismatchError, OutputExistsError, SceneReadError
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import Scene, mark_all_blank_areas, mark_blank_areas, read_info
 from geoseg.geo.raster.scene_mosaic import join_grids, write_scene_mosaic
@@ -159,6 +159,54 @@ def test_scenes_that_cannot_be_joined_are_refused(tmp_path, change, message):
     assert not (tmp_path / "scenes.vrt").exists()
 
 
+def test_scenes_that_are_far_apart_are_refused(tmp_path):
+    pixels = np.ones((3, *WHOLE.shape), "uint8")
+    infos = []
+    for number, columns in enumerate((0, 80, 160, 200_000)):
+        grid = replace(WHOLE, transform=WHOLE.transform * Affine.translation(columns, 0))
+        infos.append(read_info(write(tmp_path / f"{number}.tif", grid, pixels)))
+    join_grids(infos[:3])
+    with pytest.raises(GridMismatchError, match=r"3\.tif: is far from the other scenes, which all"):
+        join_grids(infos)
+
+
+def test_what_geoseg_does_not_use_as_nodata_is_valid(tmp_path):
+    grid = WHOLE.window_grid(Window(0, 0, 30, 20))
+    pixels = np.random.default_rng(1).integers(1, 200, (3, *grid.shape)).astype("uint8")
+    alpha = (np.arange(600).reshape(20, 30) % 3 * 100).astype("uint8")
+    path = write(tmp_path / "rgba.tif", grid, pixels, alpha=alpha)
+    info = read_info(path, bands=[1, 2, 3, 4])  # alpha as data
+    _, data, valid = read_mosaic(tmp_path, [info], ["a", "b", "c", "d"])
+    assert valid.all()
+    np.testing.assert_array_equal(data, np.concatenate([pixels, alpha[None]]))
+    pixels[0, :7] = 0
+    write(tmp_path / "half.tif", grid, pixels)
+    with rasterio.open(tmp_path / "half.tif", "r+") as sink:
+        sink.nodata = 0
+    info = read_info(tmp_path / "half.tif", bands=[2, 3])
+    _, data, valid = read_mosaic(tmp_path, [info], ["b", "c"])
+    assert valid.all()
+    np.testing.assert_array_equal(data, pixels[1:])
+
+
+def test_names_that_only_rasterio_knows_are_joined(tmp_path):
+    pixels = np.random.default_rng(1).integers(1, 200, (3, *WHOLE.shape)).astype("uint8")
+    path = write(tmp_path / "a b.tif", WHOLE, pixels)
+    _, data, _ = read_mosaic(tmp_path, [read_info(f"file://{path}")])
+    np.testing.assert_array_equal(data, pixels)
+
+
+def test_a_scene_of_one_value_is_blank_among_others(tmp_path):
+    grid = replace(WHOLE, height=150, width=160)
+    image = np.random.default_rng(2).integers(1, 200, (3, 150, 160)).astype("uint8")
+    white = write(tmp_path / "white.tif", grid, np.full_like(image, 255))
+    infos = [read_info(white), read_info(write(tmp_path / "image.tif", grid, image))]
+    assert mark_blank_areas(infos[0]).blank is None
+    _, data, valid = read_mosaic(tmp_path, mark_all_blank_areas(infos, are_parts=True))
+    assert valid.all()
+    np.testing.assert_array_equal(data, image)
+
+
 def test_pixels_are_compared_at_the_far_corner(tmp_path):
     pixels = np.ones((3, *WHOLE.shape), "uint8")
     first = read_info(write(tmp_path / "a.tif", WHOLE, pixels))
@@ -215,7 +263,7 @@ def test_scenes_are_predicted_as_one(town, tmp_path):
     (rasters, layer) = read_all(tmp_path / "one")
     assert len(layer) > 20
     result = predict_all(folder / "parts", model, tmp_path / "twelve")
-    assert (result.scene, result.failed) == ("12 scenes", ())
+    assert (result.scene, result.left_out) == ("12 scenes", {})
     again, parts = read_all(tmp_path / "twelve")
     assert again == rasters
     assert_geodataframe_equal(layer, parts)
@@ -225,7 +273,7 @@ def test_scenes_are_predicted_as_one(town, tmp_path):
     assert read_all(tmp_path / "two")[0] == rasters
 
 
-def test_an_interrupted_prediction_of_scenes_continues(town, tmp_path, caplog, monkeypatch):
+def test_an_interrupted_prediction_of_scenes_continues(town, tmp_path, caplog):
     folder, _, model = town
     names = [str(folder / "parts"), str(folder / "parts" / "00.tif")]  # named twice, used once
     options = PredictOptions(device="cpu", footprints=False)
@@ -248,7 +296,7 @@ def test_an_interrupted_prediction_of_scenes_continues(town, tmp_path, caplog, m
     assert "an interrupted job had other settings or inputs" in caplog.text
 
 
-def test_scenes_that_cannot_be_read_are_named_and_left_out(town, tmp_path):
+def test_scenes_that_cannot_be_read_are_named_and_left_out(town, tmp_path, caplog):
     folder, _, model = town
     (tmp_path / "text.tif").write_text("no raster")
     with rasterio.open(folder / "parts" / "00.tif") as source:
@@ -258,11 +306,20 @@ def test_scenes_that_cannot_be_read_are_named_and_left_out(town, tmp_path):
     done = CliRunner().invoke(cli, [*arguments, "-o", str(tmp_path / "out" / ""), "--rasters-only"])
     assert done.exit_code == 3
     assert done.stdout.startswith("12 scenes → ")
-    left_out = [line for line in done.stderr.splitlines() if line.startswith("geoseg: left out ")]
+    left_out = [line for line in caplog.messages if line.startswith("left out: ")]
     assert len(left_out) == 2
+    pan, text = tmp_path / "pan.tif", tmp_path / "text.tif"
+    assert f"geoseg: left out: {pan}, {text}; reasons are above" in done.stderr
     assert f"{tmp_path / 'pan.tif'}: has 1 band (band1), the model needs 3" in left_out[0]
     assert f"{tmp_path / 'text.tif'}: GDAL cannot read this as a raster" in left_out[1]
     assert (tmp_path / "out" / "prob.tif").is_file()
+    # It is the same with chosen bands, and a scene that was left out is not replaced.
+    chosen = [*arguments, "--bands", "1,2,3", "--dry-run"]
+    assert CliRunner().invoke(cli, [*chosen, "-o", str(tmp_path / "new")]).exit_code == 3
+    before = pan.read_bytes()
+    done = CliRunner().invoke(cli, [*arguments, "--overwrite", "-o", str(pan)])
+    assert isinstance(done.exception, OutputExistsError)
+    assert pan.read_bytes() == before
     # Nothing is written if no scene is left, and the first reason is given.
     arguments = ["predict", str(tmp_path / "*.tif"), "-m", str(model), "-o", str(tmp_path / "new")]
     done = CliRunner().invoke(cli, arguments)
@@ -295,6 +352,7 @@ def test_names_of_scenes_are_expanded(tmp_path, monkeypatch):
     assert expand_scene_names(["deep", "b.tif"]) == ["deep/c.tif", "deep/d.jp2", "b.tif"]
     assert expand_scene_names(".") == ["a.TIF", "b.tif", "x[1].tif"]
     assert expand_scene_names("x[1].tif") == ["x[1].tif"]
+    assert expand_scene_names("*b*") == ["b.tif"]
     assert expand_scene_names("**/*.tif") == ["b.tif", "deep/c.tif", "x[1].tif"]
     assert expand_scene_names([tmp_path / "b.tif", "b.tif", "deep"]) == [
         f"{tmp_path}/b.tif",
@@ -314,7 +372,10 @@ def test_names_of_scenes_are_expanded(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("none/*.tif", "none/*.tif: matches no file; check the pattern"),
+        ("none/*.tif", "none/*.tif: matches no raster; check the pattern"),
+        ("*", "*: matches no raster; check the pattern"),
+        ("", "no scene was given"),
+        ("lists.txt", "lists.txt, line 1: comments.txt is a list, too; name its scenes"),
         ("empty", "empty: is a folder without a raster directly in it; give a file"),
         ("typo.txt", "typo.txt, line 3: bb.tif: no such file; check the path"),
         ("comments.txt", "comments.txt: lists no scene; write one per line"),
@@ -325,8 +386,8 @@ def test_names_of_scenes_are_expanded(tmp_path, monkeypatch):
 def test_names_that_mean_no_scene_are_refused(tmp_path, monkeypatch, name, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    (tmp_path / "a.tif").touch()
-    (tmp_path / "typo.txt").write_text("# scenes\na.tif\nbb.tif\n")
+    (tmp_path / "lists.txt").write_text("comments.txt")
+    (tmp_path / "typo.txt").write_text("# scenes\n\nbb.tif\n")
     (tmp_path / "comments.txt").write_text("# a.tif\n\n")
     (tmp_path / "latin.txt").write_bytes("ä.tif".encode("latin-1"))
     with pytest.raises((SceneReadError, ConfigError), match=re.escape(message)):

@@ -361,7 +361,7 @@ def test_areas_that_are_too_small_are_warned_of(make_scene, tmp_path, caplog):
     write_areas(made, path, area=shapely.box(0, -80, 100, 0))
     options["fractions"] = (0.7, 0.15, 0.15)
     cut(made.path, made.labels, tmp_path / "one", **options)
-    assert "areas.gpkg: its areas are too small for a part for testing" in caplog.text
+    assert "areas.gpkg: its areas are too small to divide off a part for testing" in caplog.text
     caplog.clear()
     cut(made.path, made.labels, tmp_path / "two", **options | {"fractions": (0.8, 0.2, 0)})
     assert "for testing" not in caplog.text

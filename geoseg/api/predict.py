@@ -13,6 +13,7 @@ from geoseg.api.results import PredictResult
 from geoseg.errors import ConfigError
 from geoseg.geo.paths import absolute_path
 from geoseg.geo.raster.block_cache import limited_block_cache
+from geoseg.geo.scene_names import expand_scene_names
 from geoseg.jobs.journal import describe_job
 from geoseg.jobs.manifest import read_manifest
 from geoseg.jobs.output import Work, check_output, file_output, folder_output
@@ -129,7 +130,7 @@ def plan_predict(
             ".tif"
         )
     check_backend(options.backend, options.device)
-    job = plan_job(scene, model, options)
+    job = plan_job(expand_scene_names(scene), model, options)
     if _is_layer(suffix):
         # geopandas, which this imports, is slow to load.
         from geoseg.geo.vector import check_layer
@@ -137,7 +138,9 @@ def plan_predict(
         check_layer(output, job.plan.scene.grid.crs)
     if job.finds_boxes:
         _check_boxes(job, Path(output), suffix)
-    check_output(output, overwrite=overwrite, inputs=job.list_input_files(), is_file=bool(suffix))
+    check_output(
+        output, overwrite=overwrite, inputs=job.list_protected_files(), is_file=bool(suffix)
+    )
     thresholds = _choose_thresholds(job, vectorize)
     settings = options.model_dump(exclude={"block_rows"})
     key = describe_job(
@@ -229,7 +232,9 @@ def _count_gpus(job: PredictionJob) -> int:
 
 def _open_output(plan: PredictPlan, overwrite: bool) -> AbstractContextManager[Work]:
     kind = file_output if plan.suffix else folder_output
-    return kind(plan.output, job=plan.key, overwrite=overwrite, inputs=plan.job.list_input_files())
+    return kind(
+        plan.output, job=plan.key, overwrite=overwrite, inputs=plan.job.list_protected_files()
+    )
 
 
 def _write_outputs(
@@ -267,7 +272,7 @@ def _name_targets(plan: PredictPlan, work: Work) -> tuple[dict[str, Path], Path 
 
 
 def _find_outputs(plan: PredictPlan) -> PredictResult:
-    result = PredictResult(plan.job.plan.scene.name, failed=plan.job.failed)
+    result = PredictResult(plan.job.plan.scene.name, left_out=plan.job.left_out)
     output = plan.output
     if plan.is_layer:
         return replace(result, footprints_path=output)
@@ -289,10 +294,10 @@ def _predict_boxes(
         logger.warning("%s finds boxes, which is done by this process alone", plan.job.models[0])
     path = plan.output if plan.is_layer else plan.output / _FOOTPRINTS
     kind = file_output if plan.is_layer else folder_output
-    with kind(plan.output, overwrite=overwrite, inputs=plan.job.list_input_files()) as work:
+    with kind(plan.output, overwrite=overwrite, inputs=plan.job.list_protected_files()) as work:
         layer = work.result if plan.is_layer else work.result / _FOOTPRINTS
         predict_boxes(plan.job, layer, plan.thresholds, progress=progress)
-    return PredictResult(plan.job.plan.scene.name, footprints_path=path, failed=plan.job.failed)
+    return PredictResult(plan.job.plan.scene.name, footprints_path=path, left_out=plan.job.left_out)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,14 +100,14 @@ class PredictResult:
         prob_path: Raster of probabilities.
         mask_path: Raster of classes.
         footprints_path: Layer of footprints.
-        failed: Why scenes were left out, where several were given.
+        left_out: Why scenes were left out, by their names, where several were given.
     """
 
     scene: str
     prob_path: Path | None = None
     mask_path: Path | None = None
     footprints_path: Path | None = None
-    failed: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -122,22 +122,27 @@ def command(
     from geoseg.api.predict import plan_predict, predict
 
     if dry_run:
-        click.echo(_describe(plan_predict(scenes, output, **what)))
+        plan = plan_predict(scenes, output, **what)
+        click.echo(_describe(plan))
+        _exit_if_left_out(plan.job.left_out)
         return
     with progress_bar() as progress:
         result = predict(scenes, output, workers=workers, progress=progress, **what)
     click.echo(f"{result.scene} → {_list_files(result)}")
     if not models:
         click.echo(_describe_adaptation(scenes), err=True)
-    for message in result.failed:
-        click.echo(f"geoseg: left out {message}", err=True)
-    if result.failed:
+    _exit_if_left_out(result.left_out)
+
+
+def _exit_if_left_out(left_out: Mapping[str, str]) -> None:
+    if left_out:
+        click.echo(f"geoseg: left out: {', '.join(left_out)}; reasons are above", err=True)
         sys.exit(INCOMPLETE)
 
 
 def _describe_adaptation(scenes: Sequence[str]) -> str:
     """Return how to adapt the default model to the area of scenes."""
-    scene = shlex.join(scenes)
+    scene = shlex.quote(scenes[0]) if len(scenes) == 1 else "SCENES"
     return (
         "to adapt the model to your area, draw an area and the outlines of all buildings in it, "
         "some 50:\n"

@@ -53,6 +53,11 @@ def is_a_folder(path: str | Path, kind: Literal["raster", "layer"]) -> str:
     return f"{path}: is a folder with {counted(len(files), kind)}; give a file, such as {first}"
 
 
+def has_raster_suffix(path: str | Path) -> bool:
+    """Return whether the suffix of a file is one of the usual suffixes of rasters."""
+    return Path(path).suffix.lower() in _SUFFIXES["raster"]
+
+
 def list_rasters(folder: Path) -> list[Path]:
     """List the rasters directly in a folder, by their suffix."""
     return _list_files(folder, _SUFFIXES["raster"])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from geoseg.errors import ConfigError, SceneReadError
 from geoseg.geo.paths import (
+    has_raster_suffix,
     is_a_folder,
     is_missing,
     is_remote,
@@ -23,15 +24,16 @@ def expand_scene_names(names: str | Path | Sequence[str | Path]) -> list[str]:
 
     Args:
         names: One or several of: a file, or another name that GDAL opens; a folder, for all rasters
-            directly in it; a pattern such as `2023/*.tif` (`**` for folders below); a text file
-            with one of these per line, relative to its folder. There `#` begins a comment.
+            directly in it; a pattern such as `2023/*.tif` (`**` for folders below), which finds
+            rasters only unless it ends in another suffix; a text file with one of these per line,
+            relative to its folder, in which lines that begin with `#` are comments.
 
     Raises:
         SceneReadError: If a folder, pattern or list has no scene.
         ConfigError: If a list cannot be read.
     """
     given = [names] if isinstance(names, str | Path) else list(names)
-    if not given:
+    if not given or "" in given:
         raise ConfigError("no scene was given")
     return [scene for name in given for scene in _expand(str(name))]
 
@@ -45,10 +47,7 @@ def _expand(name: str) -> Iterator[str]:
     elif path.suffix.lower() == _LIST and path.is_file():
         yield from _in_list(path)
     elif has_magic(name) and not path.exists():
-        matches = sorted(glob(name, recursive=True))
-        if not matches:
-            raise SceneReadError(f"{name}: matches no file; check the pattern")
-        yield from matches
+        yield from _matching(name)
     else:
         yield name
 
@@ -58,6 +57,16 @@ def _in_folder(folder: Path) -> list[str]:
     if not rasters:
         raise SceneReadError(is_a_folder(folder, "raster"))
     return [str(file) for file in rasters]
+
+
+def _matching(pattern: str) -> list[str]:
+    files = [name for name in sorted(glob(pattern, recursive=True)) if Path(name).is_file()]
+    suffix = Path(pattern).suffix
+    if not suffix or has_magic(suffix):  # sidecar files match it, too
+        files = [name for name in files if has_raster_suffix(name)]
+    if not files:
+        raise SceneReadError(f"{pattern}: matches no raster; check the pattern")
+    return files
 
 
 def _in_list(path: Path) -> Iterator[str]:
@@ -74,4 +83,6 @@ def _in_list(path: Path) -> Iterator[str]:
         name = line if is_remote(line) or (":" in line and is_missing(local)) else local
         if ":" not in name and not has_magic(name) and is_missing(name):
             raise SceneReadError(f"{path}, line {number}: {no_such_file(line)}")
+        if Path(name).suffix.lower() == _LIST:
+            raise ConfigError(f"{path}, line {number}: {line} is a list, too; name its scenes")
         yield from _expand(name)

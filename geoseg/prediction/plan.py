@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,25 +66,18 @@ def plan_prediction(
     """
     options = options or PredictOptions()
     info = read_scene(scene, spec, options)
+    warn_of_order([info], spec, options)
     return plan_tiles(info if options.keep_blank else mark_blank_areas(info), spec, options)
 
 
-def read_scene(
-    scene: str | Path, spec: ModelSpec, options: PredictOptions, *, warn: bool = True
-) -> SceneInfo:
+def read_scene(scene: str | Path, spec: ModelSpec, options: PredictOptions) -> SceneInfo:
     """Read the description of a scene, its bands in the order of the model.
-
-    Args:
-        scene: The scene.
-        spec: Header of the model.
-        options: Settings of the prediction.
-        warn: Whether to warn if bands are used in order because they have no names.
 
     Raises:
         SceneReadError: As `plan_prediction`, like `GridMismatchError`.
     """
     check_is_image(scene)
-    info = _match_bands(scene, spec, options, warn)
+    info = _match_bands(scene, spec, options)
     dtypes = spec.scene_dtypes or (spec.dtype,)
     if info.dtype not in dtypes:
         raise GridMismatchError(
@@ -125,9 +119,22 @@ def check_gsd(name: str, grid: Grid, spec: ModelSpec) -> None:
         )
 
 
-def _match_bands(
-    scene: str | Path, spec: ModelSpec, options: PredictOptions, warn: bool
-) -> SceneInfo:
+def warn_of_order(infos: Sequence[SceneInfo], spec: ModelSpec, options: PredictOptions) -> None:
+    """Warn once if bands of scenes are used in order because they or the model's have no names."""
+    wanted = [name.lower() for name in spec.bands]
+    unnamed = [info for info in infos if [name.lower() for name in info.bands] != wanted]
+    if options.bands is None and unnamed:
+        more = f" and {len(unnamed) - 1} more" if len(unnamed) > 1 else ""
+        logger.warning(
+            "%s%s: the bands of the scene or of the model have no names, so they are used in order "
+            "as %s; --bands changes this",
+            unnamed[0].path,
+            more,
+            ", ".join(spec.bands),
+        )
+
+
+def _match_bands(scene: str | Path, spec: ModelSpec, options: PredictOptions) -> SceneInfo:
     bands, gsd_m = options.bands, options.assume_gsd_m
     info = read_info(scene, bands=bands, assume_gsd_m=gsd_m)
     names, wanted = [n.lower() for n in info.bands], [n.lower() for n in spec.bands]
@@ -138,13 +145,6 @@ def _match_bands(
     named = bands is None and not (are_numbered(names) or are_numbered(wanted))
     if unlike or (named and names != wanted):
         raise _unlike_bands(scene, info.bands, spec.bands, chosen=bands is not None)
-    if bands is None and names != wanted and warn:
-        logger.warning(
-            "%s: the bands of the scene or of the model have no names, so they are used in order "
-            "as %s; --bands changes this",
-            scene,
-            ", ".join(spec.bands),
-        )
     return info
 
 

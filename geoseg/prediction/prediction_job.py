@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from geoseg.errors import ConfigError, DataError, GridMismatchError, counted
-from geoseg.geo.paths import absolute_path
+from geoseg.errors import (
+    ConfigError,
+    DataError,
+    GeosegError,
+    GridMismatchError,
+    SceneReadError,
+    counted,
+)
+from geoseg.geo.paths import absolute_path, is_missing, no_such_file
 from geoseg.geo.raster import (
     SceneInfo,
     list_files,
@@ -18,17 +25,22 @@ from geoseg.geo.raster import (
     read_info,
     write_scene_mosaic,
 )
-from geoseg.geo.scene_names import expand_scene_names
 from geoseg.jobs.files import process_folder
 from geoseg.networks.architectures import task_of
 from geoseg.networks.model_file import ModelSpec, find_model, load_spec
 from geoseg.options import PredictOptions
-from geoseg.prediction.plan import ScenePlan, plan_prediction, plan_tiles, read_scene
+from geoseg.prediction.plan import (
+    ScenePlan,
+    plan_prediction,
+    plan_tiles,
+    read_scene,
+    warn_of_order,
+)
 
 logger = logging.getLogger(__name__)
 
-# Name of the mosaic of several scenes.
-_JOINED = "scenes.vrt"
+# Name of the mosaic of several scenes, in a folder of its own.
+_JOINED = "scenes/scenes.vrt"
 
 # Models whose pixel sizes differ by more than this share are not averaged.
 _GSD_TOLERANCE = 0.05
@@ -48,7 +60,7 @@ class PredictionJob:
         options: Settings of the prediction.
         parts: Scenes that are joined into the one of the plan, the first on top; empty if that is
             a file of the user.
-        failed: Why other scenes were left out.
+        left_out: Why other scenes were left out, by their names.
     """
 
     plan: ScenePlan
@@ -56,7 +68,7 @@ class PredictionJob:
     specs: tuple[ModelSpec, ...]
     options: PredictOptions
     parts: tuple[SceneInfo, ...] = ()
-    failed: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def finds_boxes(self) -> bool:
@@ -72,11 +84,16 @@ class PredictionJob:
         ]
         return [*files, *self.models, *_list_layer_files(self.options.aoi)]
 
+    def list_protected_files(self) -> list[str | Path]:
+        """Return all files that no output may replace: inputs, and scenes that were left out."""
+        return [*self.list_input_files(), *self.left_out]
+
     def join_scenes_in(self, folder: Path) -> PredictionJob:
         """Return the job with its scenes joined in another folder, which all workers can read."""
         if not self.parts:
             return self
         path = folder / _JOINED
+        path.parent.mkdir(exist_ok=True)
         write_scene_mosaic(path, self.parts, self.plan.spec.bands)
         return replace(self, plan=replace(self.plan, scene=_read_joined(path, self.parts)))
 
@@ -87,9 +104,9 @@ def plan_job(
     """Check whether a scene can be predicted with a model, reading headers only.
 
     Args:
-        scene: Any raster that GDAL opens; or several, or other names of `expand_scene_names`, which
-            are joined if they have one pixel grid. Of several, those that cannot be read or do not
-            suit the model are left out with a warning.
+        scene: Any raster that GDAL opens; or several, which are joined if they have one pixel grid.
+            Of several, those that cannot be read or do not suit the model are left out with a
+            warning.
         model: A model file or the name of a shipped model, or several; None for the default model.
         options: Settings of the prediction.
 
@@ -100,13 +117,13 @@ def plan_job(
     models = _find_models(model)
     specs = tuple(load_spec(path) for path in models)
     _check_same_kind(models, specs)
-    names = _drop_repeated(expand_scene_names(scene))
+    names = [str(scene)] if isinstance(scene, str | Path) else _drop_repeated(scene)
     if len(names) == 1:
         job = PredictionJob(plan_prediction(names[0], specs[0], options), models, specs, options)
     else:
-        parts, failed = _read_scenes(names, specs[0], options)
+        parts, left_out = _read_scenes(names, specs[0], options)
         plan = _plan_joined(parts, specs[0], options)
-        job = PredictionJob(plan, models, specs, options, parts, failed)
+        job = PredictionJob(plan, models, specs, options, parts, left_out)
     if job.finds_boxes and options.backend != "torch":
         raise ConfigError(
             f"predict.backend: {models[0]} finds boxes, which only the backend torch supports"
@@ -114,41 +131,48 @@ def plan_job(
     return job
 
 
-def _drop_repeated(names: Sequence[str]) -> list[str]:
+def _drop_repeated(names: Sequence[str | Path]) -> list[str]:
     first: dict[str, str] = {}
     for name in names:
-        first.setdefault(absolute_path(name), name)
+        first.setdefault(absolute_path(name), str(name))
     return list(first.values())
 
 
 def _read_scenes(
     names: Sequence[str], spec: ModelSpec, options: PredictOptions
-) -> tuple[tuple[SceneInfo, ...], tuple[str, ...]]:
+) -> tuple[tuple[SceneInfo, ...], dict[str, str]]:
     """Read the descriptions of scenes; return those that can be used, and why others cannot.
 
     Raises:
-        DataError: If none can be used.
+        SceneReadError: If a file does not exist.
+        GeosegError: If none can be used.
     """
+    missing = next((name for name in names if ":" not in name and is_missing(name)), None)
+    if missing is not None:
+        raise SceneReadError(no_such_file(missing))
     found: list[SceneInfo] = []
-    failed: list[DataError] = []
+    failed: dict[str, GeosegError] = {}
     for name in names:
         try:
-            found.append(read_scene(name, spec, options, warn=not found))
-        except DataError as error:
-            logger.warning("left out: %s", error)
-            failed.append(error)
+            found.append(read_scene(name, spec, options))
+        except (DataError, ConfigError) as error:  # the latter if it lacks one of --bands
+            failed[name] = error
     if not found:
-        raise failed[0]
-    marked = found if options.keep_blank else mark_all_blank_areas(found)
-    return tuple(marked), tuple(str(error) for error in failed)
+        raise next(iter(failed.values()))
+    left_out = {name: str(error) for name, error in failed.items()}
+    for message in left_out.values():
+        logger.warning("left out: %s", message)
+    warn_of_order(found, spec, options)
+    marked = found if options.keep_blank else mark_all_blank_areas(found, are_parts=True)
+    return tuple(marked), left_out
 
 
 def _plan_joined(parts: Sequence[SceneInfo], spec: ModelSpec, options: PredictOptions) -> ScenePlan:
     """Plan the prediction of scenes that are joined in a folder of this process."""
-    folder = process_folder() / secrets.token_hex(8)
-    folder.mkdir()
-    write_scene_mosaic(folder / _JOINED, parts, spec.bands)
-    return plan_tiles(_read_joined(folder / _JOINED, parts), spec, options)
+    path = process_folder() / secrets.token_hex(8) / _JOINED
+    path.parent.mkdir(parents=True)
+    write_scene_mosaic(path, parts, spec.bands)
+    return plan_tiles(_read_joined(path, parts), spec, options)
 
 
 def _read_joined(path: Path, parts: Sequence[SceneInfo]) -> SceneInfo:

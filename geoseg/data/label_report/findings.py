@@ -81,7 +81,8 @@ def _check_shift(shift: LabelShift | None) -> Iterator[Finding]:
             False,
             f"The labels are shifted by {shift.length:.1f} pixels: moving them "
             f"{format_shift_m(shift)} would align them with the image. Check the sample tiles "
-            "below; `geoseg align` moves each building, and matters where houses are small.",
+            "below; `geoseg align` moves each outline onto its building. This matters most where "
+            "houses are small.",
         )
     else:
         yield Finding(

@@ -94,8 +94,8 @@ def warn_missing_test(regions: SplitRegions, tiles: pd.DataFrame, options: TileO
     wanted = options.split == "areas" and options.fractions[-1] > 0 and divided
     if wanted and not (tiles.split == "test").any():
         logger.warning(
-            "%s: its areas are too small for a part for testing, so maps cannot be compared; draw "
-            "one more area, and write train, val or test into an attribute split",
+            "%s: its areas are too small to divide off a part for testing, by which maps are "
+            "compared; draw one more area, and give each an attribute split: train, val or test",
             options.areas,
         )
 

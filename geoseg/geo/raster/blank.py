@@ -71,14 +71,16 @@ class PixelSource(Protocol):
         """Read data (C, H, W) and valid (H, W) of a window, reduced to a shape."""
 
 
-def find_blank_areas(scene: PixelSource) -> BlankAreas | None:
+def find_blank_areas(scene: PixelSource, *, is_part: bool = False) -> BlankAreas | None:
     """Find the blank areas of a scene in a reduced image.
 
     Args:
         scene: The scene with the pixels of its file.
+        is_part: Whether other scenes are around it, so that all of it may be blank.
 
     Returns:
-        The areas; None if there are none, or if nearly all of the scene has one value.
+        The areas; None if there are none. A scene that nearly all has one value may be an image of
+        something else than usual: it has none, unless it is a part of others.
     """
     height, width = scene.grid.shape
     if height * width < 4 * _LEAST_PX:
@@ -97,7 +99,7 @@ def find_blank_areas(scene: PixelSource) -> BlankAreas | None:
             values.append(tuple(float(value) for value in colours[index]))
             cells[kept] = len(values)
     share = float((cells > 0).mean())
-    if not values or share > _MOST_SHARE * valid.mean():
+    if not values or (share > _MOST_SHARE * valid.mean() and not is_part):
         return None
     return BlankAreas(tuple(values), shape, cells.tobytes(), share)
 

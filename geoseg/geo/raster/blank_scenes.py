@@ -26,11 +26,16 @@ def mark_blank_areas(info: SceneInfo) -> SceneInfo:
     return marked
 
 
-def mark_all_blank_areas(infos: Sequence[SceneInfo]) -> list[SceneInfo]:
-    """Return scenes whose blank areas are treated as nodata; warn of them in a few lines."""
+def mark_all_blank_areas(infos: Sequence[SceneInfo], *, are_parts: bool = False) -> list[SceneInfo]:
+    """Return scenes whose blank areas are treated as nodata; warn of them in a few lines.
+
+    Args:
+        infos: The scenes.
+        are_parts: Whether they are joined, so that all of one may be blank.
+    """
     marked = [
         info
-        if (blank_areas := _find_blank_areas(info)) is None
+        if (blank_areas := _find_blank_areas(info, is_part=are_parts)) is None
         else replace(info, blank=blank_areas)
         for info in infos
     ]
@@ -46,11 +51,11 @@ def mark_all_blank_areas(infos: Sequence[SceneInfo]) -> list[SceneInfo]:
     return marked
 
 
-def _find_blank_areas(info: SceneInfo) -> BlankAreas | None:
+def _find_blank_areas(info: SceneInfo, *, is_part: bool = False) -> BlankAreas | None:
     try:
         # All blocks of a scene without overviews are decoded, by several threads if it can be.
         with rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS"), info.open_pixels() as scene:
-            return find_blank_areas(scene)
+            return find_blank_areas(scene, is_part=is_part)
     except SceneReadError:  # damaged somewhere: the rest may be read
         return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -84,9 +84,11 @@ class SceneInfo:
     def open(self, grid: Grid | None = None) -> Scene:
         """Open the scene with the same bands, on its own grid or another."""
         mask = _write_mask(self, _modified(self.path)) if self.blank else None
-        return Scene(
+        scene = Scene(
             self.path, bands=self.indexes, grid=grid, assume_gsd_m=self.assume_gsd_m, mask=mask
         )
+        scene.info = replace(scene.info, label=self.label)
+        return scene
 
     def open_pixels(self) -> Scene:
         """Open the pixels of the file itself, not warped if it is georeferenced by points."""
@@ -220,6 +222,11 @@ class Scene:
             return SceneReadError(
                 f"{self.info.path}: refers to a file that does not exist ({reason}); copy "
                 "that file to its place, or create the scene again"
+            )
+        if self.info.label:  # rows and columns of joined scenes would mean nothing
+            return SceneReadError(
+                f"{self.info.label}: one of them cannot be read ({reason}); it looks damaged, copy "
+                "or download it again, or leave it out"
             )
         return SceneReadError(
             f"{self.info.path}: cannot read rows {window.row_off}-"

@@ -14,7 +14,6 @@ from rasterio.windows import Window
 
 from geoseg.errors import GridMismatchError
 from geoseg.geo.grid import Grid
-from geoseg.geo.plain_names import readable_name
 from geoseg.geo.raster.blank import write_blank_mask
 from geoseg.geo.raster.opening import open_raster
 from geoseg.geo.raster.scene import SceneInfo, inspect_source
@@ -23,20 +22,21 @@ from geoseg.geo.raster.scene_vrt import describe_masked_view, validity_band
 # Largest distance of the pixels of two scenes that count as the same, in pixels.
 _SAME_PX = 0.01
 
+# Smallest share of the rectangle around all scenes that they cover.
+_LEAST_COVERED = 0.01
+
 
 @dataclass(frozen=True)
 class _MosaicPart:
     """A scene in a mosaic.
 
     Attributes:
-        name: Name by which GDAL opens it: its file, or the text of a VRT with a mask band.
-        bands: Number of each band there.
-        is_masked: Whether it has a mask band.
+        path: VRT of its bands, in order.
+        is_masked: Whether that has a mask band; without one all pixels are valid.
         window: Its pixels in the mosaic.
     """
 
-    name: str
-    bands: tuple[int, ...]
+    path: Path
     is_masked: bool
     window: Window
 
@@ -48,17 +48,17 @@ def write_scene_mosaic(path: Path, scenes: Sequence[SceneInfo], names: Sequence[
     alpha bands and blank areas of each scene count; pixels that are in no scene are nodata.
 
     Args:
-        path: Output, `.vrt`. Masks of scenes with blank areas are written beside it.
+        path: Output, `.vrt`. A VRT of each scene is written beside it, and masks of blank areas.
         scenes: Scenes with the same number of bands.
         names: Names of the bands.
 
     Raises:
-        GridMismatchError: If the scenes differ in CRS, pixel grid or data type.
+        GridMismatchError: If the scenes differ in CRS, pixel grid or data type, or are far apart.
         SceneReadError: If one cannot be read.
     """
     grid, windows = join_grids(scenes)
     parts = [
-        _describe_part(scene, window, path.with_name(f"{path.stem}_{number}.tif"))
+        _write_part(scene, window, path.absolute().with_name(f"{path.stem}_{number}.vrt"))
         for number, (scene, window) in enumerate(zip(scenes, windows, strict=True))
     ]
     parts.reverse()  # later sources of a VRT are written over earlier ones
@@ -74,7 +74,7 @@ def write_scene_mosaic(path: Path, scenes: Sequence[SceneInfo], names: Sequence[
         band.extend(_data_source(part, index) for part in parts)
     mask = ElementTree.SubElement(ElementTree.SubElement(mosaic, "MaskBand"), "VRTRasterBand")
     mask.set("dataType", "Byte")
-    mask.extend(_source("ComplexSource", part, "mask,1", NODATA="0") for part in parts)
+    mask.extend(map(_mask_source, parts))
     path.write_bytes(ElementTree.tostring(mosaic))
 
 
@@ -82,7 +82,7 @@ def join_grids(scenes: Sequence[SceneInfo]) -> tuple[Grid, list[Window]]:
     """Return the grid that contains all scenes, and the window of each.
 
     Raises:
-        GridMismatchError: If the scenes differ in CRS, pixel grid or data type.
+        GridMismatchError: If the scenes differ in CRS, pixel grid or data type, or are far apart.
     """
     first = scenes[0]
     for scene in scenes:
@@ -93,6 +93,7 @@ def join_grids(scenes: Sequence[SceneInfo]) -> tuple[Grid, list[Window]]:
     (left, top), (right, bottom) = corners.min(axis=0), (corners + shapes).max(axis=0)
     transform = first.grid.transform * Affine.translation(int(left), int(top))
     grid = Grid(first.grid.crs, transform, int(bottom - top), int(right - left))
+    _check_distances(scenes, corners + shapes / 2, grid)
     windows = [
         Window(int(column - left), int(row - top), scene.grid.width, scene.grid.height)
         for (column, row), scene in zip(corners, scenes, strict=True)
@@ -128,6 +129,25 @@ def _check_alike(first: SceneInfo, scene: SceneInfo) -> None:
         )
 
 
+def _check_distances(scenes: Sequence[SceneInfo], centres: np.ndarray, grid: Grid) -> None:
+    """Check that scenes cover enough of the grid around them; one may have a wrong location.
+
+    Args:
+        scenes: The scenes.
+        centres: Their centres in pixels (n, 2).
+        grid: The grid.
+    """
+    covered = sum(scene.grid.width * scene.grid.height for scene in scenes)
+    share = covered / (grid.width * grid.height)
+    if share < _LEAST_COVERED:
+        distances = np.abs(centres - np.median(centres, axis=0)).max(axis=1)
+        raise GridMismatchError(
+            f"{scenes[int(distances.argmax())].path}: is far from the other scenes, which all "
+            f"together cover {100 * share:.1g} % of the rectangle around them; check its location, "
+            "or predict them in groups"
+        )
+
+
 def _offset(first: Grid, other: Grid) -> tuple[float, float]:
     """Return column and row of the first corner of a grid in pixels of another."""
     column, row = ~first.transform * (other.transform.c, other.transform.f)
@@ -142,36 +162,35 @@ def _stretch_px(first: Grid, other: Grid) -> float:
     return float(max(abs(x - column - corner[0]), abs(y - row - corner[1])))
 
 
-def _describe_part(scene: SceneInfo, window: Window, mask: Path) -> _MosaicPart:
-    """Return a scene as a part of a mosaic; write the mask of its blank areas, if it has any."""
+def _write_part(scene: SceneInfo, window: Window, path: Path) -> _MosaicPart:
+    """Write a VRT of a scene, with the mask of its blank areas if it has any."""
+    mask = None
     if scene.blank:
+        mask = str(path.with_suffix(".tif"))
         with scene.open_pixels() as pixels:
-            write_blank_mask(pixels, scene.blank, mask)
+            write_blank_mask(pixels, scene.blank, Path(mask))
     with open_raster(scene.path) as source:
         _, _, bands = inspect_source(source, scene.path, scene.indexes, None)
-        view = describe_masked_view(
-            source, bands, validity_band(source, bands), str(mask) if scene.blank else None
-        )
-        if view is None:
-            name = readable_name(Path(scene.path).absolute()) if _is_file(scene) else scene.path
-            return _MosaicPart(name, tuple(band.number for band in bands), False, window)
-    return _MosaicPart(view, tuple(range(1, len(bands) + 1)), "<MaskBand>" in view, window)
-
-
-def _is_file(scene: SceneInfo) -> bool:
-    return Path(scene.path).exists()
+        text, is_masked = describe_masked_view(source, bands, validity_band(source, bands), mask)
+    path.write_text(text, encoding="utf-8")
+    return _MosaicPart(path, is_masked, window)
 
 
 def _data_source(part: _MosaicPart, index: int) -> ElementTree.Element:
-    band = str(part.bands[index])
     if part.is_masked:
-        return _source("ComplexSource", part, band, UseMaskBand="true")
-    return _source("SimpleSource", part, band)
+        return _source("ComplexSource", part, str(index + 1), UseMaskBand="true")
+    return _source("SimpleSource", part, str(index + 1))
+
+
+def _mask_source(part: _MosaicPart) -> ElementTree.Element:
+    if part.is_masked:
+        return _source("ComplexSource", part, "mask,1", NODATA="0")
+    return _source("ComplexSource", part, "1", ScaleOffset="255", ScaleRatio="0")
 
 
 def _source(kind: str, part: _MosaicPart, band: str, **parts: str) -> ElementTree.Element:
     source = ElementTree.Element(kind)
-    ElementTree.SubElement(source, "SourceFilename", {"relativeToVRT": "0"}).text = part.name
+    ElementTree.SubElement(source, "SourceFilename", {"relativeToVRT": "0"}).text = str(part.path)
     ElementTree.SubElement(source, "SourceBand").text = band
     window = part.window
     size = {"xSize": str(window.width), "ySize": str(window.height)}

@@ -165,7 +165,7 @@ def open_view(
 
 def describe_masked_view(
     source: Any, bands: Sequence[Band], validity: str | None, mask: str | None = None
-) -> str | None:
+) -> tuple[str, bool]:
     """Return bands of a dataset as the text of a VRT whose mask band says which pixels are valid.
 
     Args:
@@ -175,20 +175,17 @@ def describe_masked_view(
         mask: Raster of the valid pixels, to be used instead of `validity` and sentinels.
 
     Returns:
-        The text; None if the dataset itself has these bands and all its pixels are valid.
+        The text, and whether it has a mask band; without one all pixels are valid.
     """
     view, name = _describe_bands(source, bands)
     if mask is not None:
         parts = [[_opacity(mask, "1")]]
     else:
         parts = _all_validity_parts(source, name, bands, validity)
-    is_plain = not any(band.colour for band in bands) and len({b.dtype for b in bands}) == 1
-    if not parts and is_plain:
-        return None
     if parts:
         masked = ElementTree.SubElement(view, "MaskBand")
         _add_band(masked, "uint8", _intersect(parts, view.attrib))
-    return ElementTree.tostring(view, encoding="unicode")
+    return ElementTree.tostring(view, encoding="unicode"), bool(parts)
 
 
 def _describe_bands(
