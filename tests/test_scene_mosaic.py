@@ -361,6 +361,8 @@ def test_names_of_scenes_are_expanded(tmp_path, monkeypatch):
     remote = ["s3://bucket/a.tif", "/vsizip/a.zip/*.tif", "https://host/a.tif?x=[1]"]
     assert expand_scene_names(remote) == remote
     assert expand_scene_names(["GTIFF_DIR:1:b.tif"]) == ["GTIFF_DIR:1:b.tif"]
+    (tmp_path / "grid.txt").write_text("0 1 5\n1 1 6\n0 0 7\n1 0 8\n")  # an ASCII gridded XYZ
+    assert expand_scene_names("grid.txt") == ["grid.txt"]
     (tmp_path / "deep" / "list.txt").write_text(
         "\ufeff# old ones\n  c.tif \n\n../b.tif\ns3://bucket/a.tif\n*.jp2\n", encoding="utf-8"
     )

@@ -15,6 +15,7 @@ from geoseg.geo.paths import (
     list_rasters,
     no_such_file,
 )
+from geoseg.geo.raster import is_raster
 
 _LIST = ".txt"
 
@@ -44,7 +45,7 @@ def _expand(name: str) -> Iterator[str]:
         yield name
     elif path.is_dir():
         yield from _in_folder(path)
-    elif path.suffix.lower() == _LIST and path.is_file():
+    elif path.suffix.lower() == _LIST and path.is_file() and not is_raster(path):
         yield from _in_list(path)
     elif has_magic(name) and not path.exists():
         yield from _matching(name)
