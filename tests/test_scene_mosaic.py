@@ -278,13 +278,20 @@ def test_an_interrupted_prediction_of_scenes_continues(town, tmp_path, caplog):
     names = [str(folder / "parts"), str(folder / "parts" / "00.tif")]  # named twice, used once
     options = PredictOptions(device="cpu", footprints=False)
 
-    def interrupt(*_):
-        raise KeyboardInterrupt
+    done = []
+
+    def interrupt(tiles, *_):
+        if tiles >= 24:  # of 8 in a row
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         geoseg.predict(names, tmp_path / "a", model=model, options=options, progress=interrupt)
     assert not (tmp_path / "a").exists()
-    geoseg.predict(names, tmp_path / "a", model=model, options=options)
+    geoseg.predict(
+        names, tmp_path / "a", model=model, options=options,
+        progress=lambda tiles, *_: done.append(tiles),
+    )  # fmt: skip
+    assert done[0] > 16  # finished strips are kept
     assert "continuing an interrupted job" in caplog.text
     geoseg.predict(names, tmp_path / "b", model=model, options=options)
     assert (tmp_path / "a" / "prob.tif").read_bytes() == (tmp_path / "b" / "prob.tif").read_bytes()
