@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import rasterio
-
 from geoseg.errors import DataError, SceneReadError
 from geoseg.geo.raster.blank import BlankAreas, find_blank_areas
 from geoseg.geo.raster.scene import SceneInfo, inspect_source
@@ -53,8 +51,9 @@ def mark_all_blank_areas(infos: Sequence[SceneInfo], *, are_parts: bool = False)
 
 def _find_blank_areas(info: SceneInfo, *, is_part: bool = False) -> BlankAreas | None:
     try:
-        # All blocks of a scene without overviews are decoded, by several threads if it can be.
-        with rasterio.Env(GDAL_NUM_THREADS="ALL_CPUS"), info.open_pixels() as scene:
+        # Not with several threads of GDAL (GDAL_NUM_THREADS), which would be faster: a process
+        # that is forked afterwards would wait for them forever.
+        with info.open_pixels() as scene:
             return find_blank_areas(scene, is_part=is_part)
     except SceneReadError:  # damaged somewhere: the rest may be read
         return None
