@@ -1,4 +1,4 @@
-"""Models that are small enough for a test, with weights that nobody trained."""
+"""Small models with random weights, for tests."""
 
 import torch
 

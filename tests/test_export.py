@@ -1,4 +1,4 @@
-"""Models in the formats of other programs say what the model says."""
+"""Exported models predict the same as the original."""
 
 import json
 import logging

@@ -67,7 +67,7 @@ def plan_prediction(
     options = options or PredictOptions()
     info = read_scene(scene, spec, options)
     warn_of_order([info], spec, options)
-    return plan_tiles(info if options.keep_blank else mark_blank_areas(info), spec, options)
+    return plan_scene(info if options.keep_blank else mark_blank_areas(info), spec, options)
 
 
 def read_scene(scene: str | Path, spec: ModelSpec, options: PredictOptions) -> SceneInfo:
@@ -89,7 +89,7 @@ def read_scene(scene: str | Path, spec: ModelSpec, options: PredictOptions) -> S
     return info
 
 
-def plan_tiles(info: SceneInfo, spec: ModelSpec, options: PredictOptions) -> ScenePlan:
+def plan_scene(info: SceneInfo, spec: ModelSpec, options: PredictOptions) -> ScenePlan:
     """Plan the tiles of a scene whose bands are those of the model; errors of `plan_prediction`."""
     grid = info.grid.resampled(spec.gsd_m)
     overlap = spec.overlap if options.overlap is None else options.overlap

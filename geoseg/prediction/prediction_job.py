@@ -32,7 +32,7 @@ from geoseg.options import PredictOptions
 from geoseg.prediction.plan import (
     ScenePlan,
     plan_prediction,
-    plan_tiles,
+    plan_scene,
     read_scene,
     warn_of_order,
 )
@@ -172,7 +172,7 @@ def _plan_joined(parts: Sequence[SceneInfo], spec: ModelSpec, options: PredictOp
     path = process_folder() / secrets.token_hex(8) / _JOINED
     path.parent.mkdir(parents=True)
     write_scene_mosaic(path, parts, spec.bands)
-    return plan_tiles(_read_joined(path, parts), spec, options)
+    return plan_scene(_read_joined(path, parts), spec, options)
 
 
 def _read_joined(path: Path, parts: Sequence[SceneInfo]) -> SceneInfo:

@@ -9,7 +9,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 from affine import Affine
-from rasterio.dtypes import dtype_rev, typename_fwd
 from rasterio.windows import Window
 
 from geoseg.errors import GridMismatchError
@@ -18,6 +17,12 @@ from geoseg.geo.raster.blank import write_blank_mask
 from geoseg.geo.raster.opening import open_raster
 from geoseg.geo.raster.scene import SceneInfo, inspect_source
 from geoseg.geo.raster.scene_vrt import describe_masked_view, validity_band
+from geoseg.geo.raster.virtual_mosaic import (
+    add_band,
+    add_mask_band,
+    placed_source,
+    start_mosaic,
+)
 
 # Largest distance of the pixels of two scenes that count as the same, in pixels.
 _SAME_PX = 0.01
@@ -62,19 +67,11 @@ def write_scene_mosaic(path: Path, scenes: Sequence[SceneInfo], names: Sequence[
         for number, (scene, window) in enumerate(zip(scenes, windows, strict=True))
     ]
     parts.reverse()  # later sources of a VRT are written over earlier ones
-    size = {"rasterXSize": str(grid.width), "rasterYSize": str(grid.height)}
-    mosaic = ElementTree.Element("VRTDataset", size)
-    ElementTree.SubElement(mosaic, "SRS").text = grid.crs.to_wkt()
-    transform = ElementTree.SubElement(mosaic, "GeoTransform")
-    transform.text = ", ".join(map(repr, grid.transform.to_gdal()))
-    kind = {"dataType": typename_fwd[dtype_rev[scenes[0].dtype]]}
-    for index, name in enumerate(names):
-        band = ElementTree.SubElement(mosaic, "VRTRasterBand", {**kind, "band": str(index + 1)})
-        ElementTree.SubElement(band, "Description").text = name
-        band.extend(_data_source(part, index) for part in parts)
-    mask = ElementTree.SubElement(ElementTree.SubElement(mosaic, "MaskBand"), "VRTRasterBand")
-    mask.set("dataType", "Byte")
-    mask.extend(map(_mask_source, parts))
+    mosaic = start_mosaic(grid)
+    for number, name in enumerate(names, start=1):
+        band = add_band(mosaic, number, name, scenes[0].dtype)
+        band.extend(_data_source(part, str(number)) for part in parts)
+    add_mask_band(mosaic).extend(map(_mask_source, parts))
     path.write_bytes(ElementTree.tostring(mosaic))
 
 
@@ -176,10 +173,10 @@ def _write_part(scene: SceneInfo, window: Window, path: Path) -> _MosaicPart:
     return _MosaicPart(path, is_masked, window)
 
 
-def _data_source(part: _MosaicPart, index: int) -> ElementTree.Element:
+def _data_source(part: _MosaicPart, band: str) -> ElementTree.Element:
     if part.is_masked:
-        return _source("ComplexSource", part, str(index + 1), UseMaskBand="true")
-    return _source("SimpleSource", part, str(index + 1))
+        return _source("ComplexSource", part, band, UseMaskBand="true")
+    return _source("SimpleSource", part, band)
 
 
 def _mask_source(part: _MosaicPart) -> ElementTree.Element:
@@ -188,15 +185,5 @@ def _mask_source(part: _MosaicPart) -> ElementTree.Element:
     return _source("ComplexSource", part, "1", ScaleOffset="255", ScaleRatio="0")
 
 
-def _source(kind: str, part: _MosaicPart, band: str, **parts: str) -> ElementTree.Element:
-    source = ElementTree.Element(kind)
-    ElementTree.SubElement(source, "SourceFilename", {"relativeToVRT": "0"}).text = str(part.path)
-    ElementTree.SubElement(source, "SourceBand").text = band
-    window = part.window
-    size = {"xSize": str(window.width), "ySize": str(window.height)}
-    ElementTree.SubElement(source, "SrcRect", {"xOff": "0", "yOff": "0", **size})
-    offset = {"xOff": str(window.col_off), "yOff": str(window.row_off)}
-    ElementTree.SubElement(source, "DstRect", {**offset, **size})
-    for tag, text in parts.items():
-        ElementTree.SubElement(source, tag).text = text
-    return source
+def _source(kind: str, part: _MosaicPart, band: str, **settings: str) -> ElementTree.Element:
+    return placed_source(kind, part.path.name, band, part.window, **settings)

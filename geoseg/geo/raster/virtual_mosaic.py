@@ -36,26 +36,18 @@ def write_mosaic(
         tags: Dataset tags.
     """
     path, parts = Path(path), list(parts)
-    size = {"rasterXSize": str(grid.width), "rasterYSize": str(grid.height)}
-    mosaic = ElementTree.Element("VRTDataset", size)
-    ElementTree.SubElement(mosaic, "SRS").text = grid.crs.to_wkt()
-    transform = ElementTree.SubElement(mosaic, "GeoTransform")
-    transform.text = ", ".join(map(repr, grid.transform.to_gdal()))
+    mosaic = start_mosaic(grid)
     if tags:
         metadata = ElementTree.SubElement(mosaic, "Metadata")
         for key, value in tags.items():
             ElementTree.SubElement(metadata, "MDI", {"key": key}).text = value
-    kind = {"dataType": typename_fwd[dtype_rev[dtype]]}
     for number, name in enumerate(bands, start=1):
-        band = ElementTree.SubElement(mosaic, "VRTRasterBand", {**kind, "band": str(number)})
-        ElementTree.SubElement(band, "Description").text = name
+        band = add_band(mosaic, number, name, dtype)
         if scales:
             ElementTree.SubElement(band, "Scale").text = repr(scales[number - 1])
         band.extend(_sources(path, parts, str(number)))
     if any(_has_mask(file) for file, _ in parts):
-        mask = ElementTree.SubElement(ElementTree.SubElement(mosaic, "MaskBand"), "VRTRasterBand")
-        mask.set("dataType", "Byte")
-        mask.extend(_sources(path, parts, "mask,1"))
+        add_mask_band(mosaic).extend(_sources(path, parts, "mask,1"))
     path.write_bytes(ElementTree.tostring(mosaic))
 
 
@@ -68,12 +60,56 @@ def _sources(
     path: Path, parts: Sequence[tuple[Path, Window]], band: str
 ) -> Iterator[ElementTree.Element]:
     for file, window in parts:
-        source = ElementTree.Element("SimpleSource")
-        name = ElementTree.SubElement(source, "SourceFilename", {"relativeToVRT": "1"})
-        name.text = file.relative_to(path.parent).as_posix()
-        ElementTree.SubElement(source, "SourceBand").text = band
-        size = {"xSize": str(window.width), "ySize": str(window.height)}
-        ElementTree.SubElement(source, "SrcRect", {"xOff": "0", "yOff": "0", **size})
-        offset = {"xOff": str(window.col_off), "yOff": str(window.row_off)}
-        ElementTree.SubElement(source, "DstRect", {**offset, **size})
-        yield source
+        name = file.relative_to(path.parent).as_posix()
+        yield placed_source("SimpleSource", name, band, window)
+
+
+def start_mosaic(grid: Grid) -> ElementTree.Element:
+    """Return a VRT without bands on a grid."""
+    size = {"rasterXSize": str(grid.width), "rasterYSize": str(grid.height)}
+    mosaic = ElementTree.Element("VRTDataset", size)
+    ElementTree.SubElement(mosaic, "SRS").text = grid.crs.to_wkt()
+    transform = ElementTree.SubElement(mosaic, "GeoTransform")
+    transform.text = ", ".join(map(repr, grid.transform.to_gdal()))
+    return mosaic
+
+
+def add_band(
+    mosaic: ElementTree.Element, number: int, name: str, dtype: str
+) -> ElementTree.Element:
+    """Add a band without sources to a VRT, and return it."""
+    kind = {"dataType": typename_fwd[dtype_rev[dtype]], "band": str(number)}
+    band = ElementTree.SubElement(mosaic, "VRTRasterBand", kind)
+    ElementTree.SubElement(band, "Description").text = name
+    return band
+
+
+def add_mask_band(mosaic: ElementTree.Element) -> ElementTree.Element:
+    """Add a mask band without sources to a VRT, and return it."""
+    mask = ElementTree.SubElement(ElementTree.SubElement(mosaic, "MaskBand"), "VRTRasterBand")
+    mask.set("dataType", "Byte")
+    return mask
+
+
+def placed_source(
+    kind: str, name: str, band: str, window: Window, **settings: str
+) -> ElementTree.Element:
+    """Return a whole raster as a source of a band of a VRT.
+
+    Args:
+        kind: `SimpleSource` or `ComplexSource`.
+        name: File, relative to the folder of the VRT.
+        band: Its band, as GDAL names it: `1`, or `mask,1`.
+        window: Its pixels in the VRT.
+        **settings: Further elements of the source.
+    """
+    source = ElementTree.Element(kind)
+    ElementTree.SubElement(source, "SourceFilename", {"relativeToVRT": "1"}).text = name
+    ElementTree.SubElement(source, "SourceBand").text = band
+    size = {"xSize": str(window.width), "ySize": str(window.height)}
+    ElementTree.SubElement(source, "SrcRect", {"xOff": "0", "yOff": "0", **size})
+    offset = {"xOff": str(window.col_off), "yOff": str(window.row_off)}
+    ElementTree.SubElement(source, "DstRect", {**offset, **size})
+    for tag, text in settings.items():
+        ElementTree.SubElement(source, tag).text = text
+    return source

@@ -1,4 +1,4 @@
-"""Models that continue from another one: what they keep of it, and what they gained."""
+"""Fine-tuning: whether thresholds are kept, and the gain in building F1."""
 
 from __future__ import annotations
 
