@@ -45,7 +45,8 @@ from rasterio.windows import Window
 from geoseg.api.predict import predict
 from geoseg.errors import ConfigError
 from geoseg.geo.tiling import TileGrid
-from geoseg.jobs.workers import Pool, Workers
+from geoseg.jobs.pool import Failure, Pool, Success
+from geoseg.jobs.workers import Workers
 from geoseg.networks.device import choose_device
 from geoseg.networks.model_file import ModelSpec, load_model, load_spec, save_model
 from geoseg.networks.models import build_model
@@ -343,20 +344,22 @@ class CountingPool(Pool):
     """
 
     def __init__(self, pool: Pool, counts: list[int]) -> None:
-        super().__init__(None, pool.size)
+        super().__init__(pool.size)
         self._pool, self._counts = pool, counts
 
     @property
-    def is_local(self) -> bool:
+    def is_serial(self) -> bool:
         """Whether this process carries out the tasks itself."""
-        return self._pool.is_local
+        return self._pool.is_serial
 
-    def map(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
-        """Run a function over tasks and yield their results in order."""
-        for result in self._pool.map(function, tasks):
-            if isinstance(result, int):
-                self._counts.append(result)
-            yield result
+    def outcomes(
+        self, function: Callable[[Any], Any], tasks: Iterable[Any]
+    ) -> Iterator[Success[Any] | Failure]:
+        """Run a function over tasks and yield their outcomes in order."""
+        for outcome in self._pool.outcomes(function, tasks):
+            if isinstance(outcome, Success) and isinstance(outcome.value, int):
+                self._counts.append(outcome.value)
+            yield outcome
 
 
 @dataclass(frozen=True)
@@ -370,9 +373,9 @@ class CountingWorkers(Workers):
     counts: list[int] = field(default_factory=list)
 
     @contextmanager
-    def open(self) -> Iterator[Pool]:
+    def open(self, *functions: Any, preload: Any = ()) -> Iterator[Pool]:
         """Start the workers, and stop them in the end."""
-        with super().open() as pool:
+        with super().open(*functions, preload=preload) as pool:
             yield CountingPool(pool, self.counts)
 
 

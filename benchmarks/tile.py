@@ -36,7 +36,8 @@ from rasterio.windows import Window
 from geoseg.data.label_report import write_label_report
 from geoseg.data.tiles import TilingPlan, plan_tiles, tile_scenes
 from geoseg.geo.vector import write_footprints
-from geoseg.jobs.workers import Pool, Success, Workers
+from geoseg.jobs.pool import Pool, Success
+from geoseg.jobs.workers import Workers
 from geoseg.options import TileOptions
 from geoseg.town import build_town, write_town
 
@@ -189,7 +190,7 @@ class OpenWorkers(Workers):
     pool: Pool = field(kw_only=True)
 
     @contextmanager
-    def open(self) -> Iterator[Pool]:
+    def open(self, *_: Any, **__: Any) -> Iterator[Pool]:
         """Return the pool."""
         yield self.pool
 
@@ -207,7 +208,7 @@ class Turns(Pool):
     """
 
     def __init__(self, scene: Path, output: Path, sums: dict[str, float]) -> None:
-        super().__init__(None, 1)
+        super().__init__(1)
         self._scene, self._output, self._sums = scene, output, sums
         shutil.rmtree(output, ignore_errors=True)
         for kind in ("images", "targets"):

@@ -3,19 +3,16 @@
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from geoseg.jobs.workers import Failure, Pool, Success, Workers
+from geoseg.jobs.pool import Failure, Pool, Success
+from geoseg.jobs.workers import Workers
 
 
 class PoolOf(Pool):
     """A pool that runs tasks by `run(function, tasks)`, which yields results or failures."""
 
     def __init__(self, run):
-        super().__init__(None, 1)
+        super().__init__(1)
         self._run = run
-
-    @property
-    def is_local(self):
-        return False
 
     def outcomes(self, function, tasks):
         for result in self._run(function, tasks):

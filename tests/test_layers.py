@@ -120,8 +120,8 @@ def users(*packages):
     ]
 
 
-def test_only_execution_imports_dask():
-    assert users("dask", "distributed") == ["geoseg.jobs.workers"]
+def test_only_the_cluster_imports_dask():
+    assert users("dask", "distributed") == ["geoseg.jobs.dask_cluster"]
 
 
 def test_only_raster_opens_rasters():

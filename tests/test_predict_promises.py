@@ -20,7 +20,8 @@ from geoseg.errors import DiskFullError, GeosegError, GridMismatchError
 from geoseg.geo.raster import Scene, read_info, write_array
 from geoseg.geo.tiling import TileGrid
 from geoseg.geo.vector import read_footprints
-from geoseg.jobs.workers import WORKER_VARIABLE, Workers
+from geoseg.jobs.local_processes import WORKER_VARIABLE
+from geoseg.jobs.workers import Workers
 from geoseg.networks.device import choose_device
 from geoseg.networks.model_file import ModelSpec, load_model, save_model
 from geoseg.networks.models import build_model

@@ -46,7 +46,8 @@ from geoseg.errors import (
 )
 from geoseg.geo.raster import Scene, read_info, write_array
 from geoseg.jobs.manifest import MANIFEST_NAME
-from geoseg.jobs.workers import Failure, Workers
+from geoseg.jobs.pool import Failure
+from geoseg.jobs.workers import Workers
 from geoseg.options import ClassOptions, TileOptions
 
 SMALL = {"size": 32, "overlap": 8, "fractions": (0.6, 0.2, 0.2), "gap": 0}

@@ -13,7 +13,8 @@ from geoseg.errors import ConfigError, WorkerLostError
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import CLASSES_TAG, describe_classes, make_prob_tags, write_array
 from geoseg.geo.vector import read_footprints
-from geoseg.jobs.workers import Failure, Workers
+from geoseg.jobs.pool import Failure
+from geoseg.jobs.workers import Workers
 from geoseg.options import Thresholds
 from geoseg.vectorization import footprint_frames, layer
 from geoseg.vectorization.block_layout import BlockLayout, check_window, choose_layout

@@ -8,14 +8,18 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import dask
+import psutil
 import pytest
 from distributed import Client, LocalCluster
 from distributed.security import Security
 
 from geoseg.errors import ConfigError, SceneReadError, WorkerLostError
-from geoseg.jobs.workers import WORKER_VARIABLE, Failure, Success, Workers, count_cores
+from geoseg.jobs.local_processes import WORKER_VARIABLE
+from geoseg.jobs.pool import Failure, Success
+from geoseg.jobs.workers import Workers, count_cores
 
 TASKS = list(range(23))
 
@@ -93,7 +97,8 @@ def test_a_task_is_run_each_time_it_is_given(cluster):
     assert len(done) == 3
 
 
-def test_few_tasks_wait_at_a_time(cluster):
+@pytest.mark.parametrize("dask", [False, True])
+def test_few_tasks_wait_at_a_time(cluster, dask):
     given = []
 
     def tasks():
@@ -101,7 +106,8 @@ def test_few_tasks_wait_at_a_time(cluster):
             given.append(task)
             yield task
 
-    results = run_tasks(work_any, tasks(), scheduler=cluster.scheduler_address)
+    settings = {"scheduler": cluster.scheduler_address} if dask else {"processes": 2}
+    results = run_tasks(work_any, tasks(), **settings)
     next(results)
     assert len(given) <= 2 * 4 + 1
     results.close()
@@ -193,19 +199,19 @@ def test_a_task_that_kills_its_workers_is_a_failure():
         list(run_tasks(die, range(4), processes=2))
 
 
-def test_a_local_cluster_leaves_the_process_as_it_was():
+def test_local_processes_leave_the_process_as_it_was():
     code = """
 import logging, os, threading
-from multiprocessing import forkserver
+from multiprocessing import active_children, forkserver
 from geoseg.jobs.workers import Workers
 
 def state():
-    names = [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]
-    loggers = map(logging.getLogger, names)
-    changed = [one.name for one in loggers if one.handlers or one.level or not one.propagate]
-    threads = sorted(one.name for one in threading.enumerate() if not one.daemon)
+    threads = sorted(one.name for one in threading.enumerate())
     server = forkserver._forkserver
-    return dict(os.environ), changed, threads, server._preload_modules, server._forkserver_pid
+    return (
+        dict(os.environ), sorted(logging.root.manager.loggerDict), threads,
+        server._preload_modules, server._forkserver_pid, active_children(),
+    )
 
 if __name__ == "__main__":
     before = state()
@@ -220,15 +226,18 @@ if __name__ == "__main__":
 
 ENVIRONMENT = """
 import multiprocessing, os, sys
-import distributed
+from geoseg.jobs import local_processes
 from geoseg.jobs.workers import Workers
 
 def read(name):
     return os.environ.get(name), name in open("/proc/self/environ").read()
 
-def fail(*args, **kwargs):
-    started = distributed.deploy.local.LocalCluster(*args, **kwargs)
-    raise OSError("no more processes")
+start = local_processes._Process
+
+def fail(context, number):
+    if number:
+        raise OSError("no more processes")
+    return start(context, number)
 
 if __name__ == "__main__":
     if "own server" in sys.argv:
@@ -241,7 +250,7 @@ if __name__ == "__main__":
             read_by_workers = list(pool.map(read, ["CHANGED", "MALLOC_TRIM_THRESHOLD_"]))
         assert read_by_workers[0] == (value, True), read_by_workers
         assert read_by_workers[1][1], read_by_workers
-    distributed.LocalCluster = fail
+    local_processes._Process = fail
     try:
         with Workers(processes=2).open():
             pass
@@ -273,20 +282,115 @@ def die_beside(task):
 
 
 def test_tasks_beside_one_that_kills_its_workers_succeed():
+    with Workers(processes=2).open() as pool:
+        outcomes = list(pool.outcomes(die_beside, range(8)))
+    assert [type(outcome) for outcome in outcomes] == [Failure] + [Success] * 7
+
+
+def test_a_cluster_gives_up_a_task_that_kills_its_workers():
     # Dask blames all tasks on a worker that dies; here it gives them up at the first time.
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        Workers(processes=2).open() as pool,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
+        Workers(scheduler=cluster.scheduler_address).open() as pool,
     ):
         outcomes = list(pool.outcomes(die_beside, range(8)))
     assert [type(outcome) for outcome in outcomes] == [Failure] + [Success] * 7
+
+
+def wait_long(path):
+    path.write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+def fail_beside(path):
+    """Fails as the first task, after the other one has begun, which takes long."""
+    if path.name == "second":
+        wait_long(path)
+    while not path.with_name("second").exists():
+        time.sleep(0.01)
+    raise SceneReadError("enough")
+
+
+def test_processes_end_with_an_error(tmp_path):
+    begun = time.monotonic()
+    with pytest.raises(SceneReadError, match="enough"):
+        list(run_tasks(fail_beside, [tmp_path / "first", tmp_path / "second"], processes=2))
+    assert time.monotonic() - begun < 30
+    assert not psutil.pid_exists(int((tmp_path / "second").read_text()))
+
+
+ORPHANS = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from geoseg.jobs.workers import Workers
+from test_workers import wait_long
+
+if __name__ == "__main__":
+    path = Path(sys.argv[1])
+    with Workers(processes=2).open(wait_long) as pool:
+        tasks = [path / "a", path / "b"]
+        threading.Thread(target=list, args=(pool.outcomes(wait_long, tasks),), daemon=True).start()
+        while not all(task.exists() and task.read_text() for task in tasks):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_processes_end_with_the_one_that_started_them(tmp_path):
+    code = tmp_path / "orphans.py"
+    code.write_text(ORPHANS)
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    subprocess.run(
+        [sys.executable, str(code), str(tmp_path)], check=False, timeout=60,
+        env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    processes = [int((tmp_path / name).read_text()) for name in "ab"]
+    for _ in range(500):
+        if not any(map(psutil.pid_exists, processes)):
+            return
+        time.sleep(0.01)
+    pytest.fail("processes are left")
+
+
+def raise_odd(_):
+    class OddError(Exception):
+        pass
+
+    raise OddError("cannot be pickled")
+
+
+def test_an_error_that_cannot_travel_is_raised_with_its_name():
+    with pytest.raises(RuntimeError, match=r"^OddError: cannot be pickled$"):
+        list(run_tasks(raise_odd, [1], processes=2))
+
+
+def test_an_error_of_another_process_tells_where_it_was_raised():
+    with pytest.raises(SceneReadError) as caught:
+        list(run_tasks(fail, TASKS, processes=2))
+    assert "in fail" in caught.value.__notes__[0]
+
+
+def test_a_script_without_a_guard_gets_a_clear_error(tmp_path):
+    (tmp_path / "script.py").write_text(
+        "from geoseg.jobs.workers import Workers\n"
+        "with Workers(processes=2).open() as pool:\n"
+        "    print(list(pool.map(abs, [-1])))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py")], capture_output=True, text=True,
+        check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert "worker processes end as soon as they start; in a script, call geoseg under if" in last
 
 
 def test_the_size_of_a_pool_is_that_of_the_cluster(cluster):
     workers = cluster.scheduler_info["workers"].values()
     with Workers(scheduler=cluster.scheduler_address).open() as pool:
         assert pool.size == sum(one["nthreads"] for one in workers) > 1
-        assert not pool.is_local
+        assert not pool.is_serial
     with Workers(1, scheduler=cluster.scheduler_address).open() as pool:
         assert pool.size == 1
 

@@ -17,8 +17,9 @@ from geoseg.geo.scene_names import expand_scene_names
 from geoseg.jobs.journal import describe_job
 from geoseg.jobs.manifest import read_manifest
 from geoseg.jobs.output import Work, check_output, file_output, folder_output
+from geoseg.jobs.pool import Pool
 from geoseg.jobs.progress import Progress
-from geoseg.jobs.workers import Pool, Workers
+from geoseg.jobs.workers import Workers
 from geoseg.options import PredictOptions, Thresholds, VectorizeOptions, check_thresholds
 from geoseg.prediction.backend_names import check_backend
 from geoseg.prediction.prediction_job import ModelNames, PredictionJob, SceneNames, plan_job

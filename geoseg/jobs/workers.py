@@ -1,57 +1,26 @@
 """Workers: local processes or a Dask cluster that carry out the tasks of a job.
 
-The only module that imports dask. Tasks and results travel between processes; open files and
-networks do not.
+Tasks and results travel between processes; open files and networks do not.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import signal
-import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-from geoseg.errors import ConfigError, WorkerLostError
-from geoseg.jobs.process_state import restored_process
+from geoseg.errors import ConfigError
+from geoseg.jobs.dask_cluster import DaskPool, connect
+from geoseg.jobs.local_processes import start_processes
+from geoseg.jobs.pool import Pool, SerialPool
 
 logger = logging.getLogger(__name__)
 
-Task = TypeVar("Task")
-Value = TypeVar("Value")
-
-# Environment variable that numbers the worker processes of one machine from 0, so that each takes
-# a GPU of its own.
-WORKER_VARIABLE = "GEOSEG_WORKER"
-
-# Dask lets the allocator return every large array to the system as soon as it is freed, and half of
-# a worker's time would go into requesting the memory again. These are glibc's own upper limits.
-_MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(256 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
-
-# Tasks in flight per worker: enough to keep it busy, few enough to hold little memory.
-_TASKS_PER_WORKER = 4
-
 DEFAULT_MEMORY_GB = 4.0
-
-
-@dataclass(frozen=True)
-class Success(Generic[Value]):
-    """The result of a finished task."""
-
-    value: Value
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A task that was given up, because the workers that had it died each time."""
-
-    error: WorkerLostError
 
 
 @dataclass(frozen=True)
@@ -149,132 +118,36 @@ class Workers:
         Raises:
             ConfigError: If the scheduler cannot be reached.
         """
-        if not self.is_remote and self.local_processes == 1:
-            yield Pool(None, 1)
-            return
-        if self.processes and self.processes > count_cores() and not self.is_remote:
-            logger.warning(
-                "--workers %d: this machine has %d cores; using %d",
-                self.processes, count_cores(), self.local_processes,
-            )  # fmt: skip
-        modules = [*(function.__module__ for function in functions), *preload]
-        with self._connect(modules) as client:
-            yield Pool(client, self._count(client))
-
-    def _count(self, client: Any) -> int:
-        if not self.is_remote:
-            return self.local_processes
-        available: int = max(1, sum(client.nthreads().values()))
-        return min(self.processes or available, available)
+        if self.is_remote:
+            with self._connect() as client:
+                yield DaskPool(client, self.processes)
+        elif self.local_processes == 1:
+            yield SerialPool()
+        else:
+            if self.processes and self.processes > count_cores():
+                logger.warning(
+                    "--workers %d: this machine has %d cores; using %d",
+                    self.processes, count_cores(), self.local_processes,
+                )  # fmt: skip
+            modules = [*(function.__module__ for function in functions), *preload]
+            with start_processes(self.local_processes, modules) as pool:
+                yield pool
 
     @contextmanager
-    def _connect(self, modules: Sequence[str]) -> Iterator[Any]:
+    def _connect(self) -> Iterator[Any]:
         if self.client:
             yield self.client
-        elif self.is_remote:
-            with self._reach_scheduler() as client:
-                yield client
-        else:
-            with _start_cluster(self.local_processes, modules) as client:
-                yield client
-
-    def _reach_scheduler(self) -> Any:
-        from distributed import Client
-
-        name = f"--scheduler {self.scheduler or self.scheduler_file}"
-        for option in ("scheduler_file", "tls_ca", "tls_cert", "tls_key"):
+            return
+        files = ("scheduler_file", "tls_ca", "tls_cert", "tls_key")
+        for option in files:
             file = getattr(self, option)
             if file and not Path(file).is_file():
                 raise ConfigError(f"--{option.replace('_', '-')} {file}: no such file")
-        security = self._security()
-        try:
-            # A bare address of a computer is its TCP port 8786, as for Dask's own commands.
-            address = {"scheduler_file": self.scheduler_file} if self.scheduler_file else {}
-            target = () if self.scheduler_file else (self.scheduler,)
-            return Client(*target, timeout=10, security=security, **address)
-        except (OSError, ValueError, TypeError, TimeoutError, MemoryError) as error:
-            raise ConfigError(
-                f"{name}: no Dask scheduler answers there; start one with dask scheduler, or use "
-                "--workers N for local processes"
-            ) from error
-
-    def _security(self) -> Any:
-        from distributed.security import Security
-
-        if not (self.tls_ca or self.tls_cert):
-            return None
-        return Security(
-            require_encryption=True,
-            tls_ca_file=self.tls_ca,
-            tls_client_cert=self.tls_cert,
-            tls_client_key=self.tls_key or self.tls_cert,
-        )
-
-
-class Pool:
-    """Open workers that run a function over tasks.
-
-    Attributes:
-        size: Tasks that are carried out at a time.
-    """
-
-    def __init__(self, client: Any, size: int) -> None:
-        self._client, self.size = client, size
-
-    @property
-    def is_local(self) -> bool:
-        """Whether this process carries out the tasks itself, one after the other."""
-        return self._client is None
-
-    def outcomes(
-        self, function: Callable[[Task], Value], tasks: Iterable[Task]
-    ) -> Iterator[Success[Value] | Failure]:
-        """Run a function over tasks and yield their outcomes in the order of the tasks.
-
-        An exception that the function itself raises is raised here.
-
-        Args:
-            function: A function of a module, so that other processes find it.
-            tasks: Paths, windows, small arrays; taken from the iterable as workers become free.
-        """
-        if self._client is None:
-            for task in tasks:
-                yield Success(function(task))
-            return
-        limit = _TASKS_PER_WORKER * self.size
-        pending: deque[tuple[Task, Any]] = deque()
-        remaining = iter(tasks)
-        try:
-            for task in islice(remaining, limit):
-                pending.append((task, self._submit(function, task)))
-            while pending:
-                task, future = pending.popleft()
-                outcome = _wait_for(future)
-                if isinstance(outcome, Failure):
-                    # Dask also blames the tasks that only waited on the workers that died. A task
-                    # that runs alone shows whether it was the cause.
-                    _settle([future for _, future in pending])
-                    outcome = _wait_for(self._submit(function, task))
-                yield outcome
-                for task in islice(remaining, 1):
-                    pending.append((task, self._submit(function, task)))
-        finally:
-            for _, future in pending:  # of an error, or of a caller that needs no more outcomes
-                future.cancel()
-
-    def _submit(self, function: Callable[[Task], Value], task: Task) -> Any:
-        return self._client.submit(function, task, pure=False)
-
-    def map(self, function: Callable[[Task], Value], tasks: Iterable[Task]) -> Iterator[Value]:
-        """Run a function over tasks and yield their results in the order of the tasks.
-
-        Raises:
-            WorkerLostError: If a task was given up.
-        """
-        for outcome in self.outcomes(function, tasks):
-            if isinstance(outcome, Failure):
-                raise outcome.error
-            yield outcome.value
+        with connect(
+            self.scheduler, self.scheduler_file,
+            tls_ca=self.tls_ca, tls_cert=self.tls_cert, tls_key=self.tls_key,
+        ) as client:  # fmt: skip
+            yield client
 
 
 def count_cores() -> int:
@@ -283,99 +156,3 @@ def count_cores() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on Linux
         return os.cpu_count() or 1
-
-
-def _settle(futures: list[Any]) -> None:
-    """Wait until each of the futures has a result or an error."""
-    from distributed import wait
-
-    if futures:
-        wait(futures)
-
-
-def _wait_for(future: Any) -> Success[Any] | Failure:
-    from concurrent.futures import CancelledError
-
-    from distributed import KilledWorker
-    from distributed.comm import CommClosedError
-
-    try:
-        return Success(future.result())
-    except (CancelledError, CommClosedError) as error:
-        raise WorkerLostError(
-            "the connection to the Dask scheduler was lost; check that it runs, and run the same "
-            "command again"
-        ) from error
-    except KilledWorker as error:
-        return Failure(
-            WorkerLostError(
-                "a worker process died several times with the same task, probably for lack of "
-                "memory; use fewer --workers or less --max-memory, and run the same command again "
-                f"({type(error).__name__})"
-            )
-        )
-
-
-@contextmanager
-def _start_cluster(processes: int, modules: Sequence[str]) -> Iterator[Any]:
-    """Start local worker processes, each numbered by `WORKER_VARIABLE`, and connect to them.
-
-    Args:
-        processes: Number of processes.
-        modules: Modules that all of them need.
-    """
-    with restored_process(), ExitStack() as stack:
-        import dask
-        from distributed import Client, LocalCluster
-
-        stack.enter_context(_forking(modules))
-        inherited = dask.config.get("distributed.nanny.pre-spawn-environ", {})
-        with dask.config.set({"distributed.nanny.pre-spawn-environ": {**inherited, **_MALLOC}}):
-            cluster = LocalCluster(
-                n_workers=processes, threads_per_worker=1, dashboard_address=":0", silence_logs=40
-            )
-        stack.enter_context(cluster)
-        client = stack.enter_context(Client(cluster))
-        _number_workers(client)
-        yield client
-
-
-@contextmanager
-def _forking(modules: Sequence[str]) -> Iterator[None]:
-    """Let worker processes start as forks of a server that has imported what they need.
-
-    The server ends with the workers, as it keeps the environment in which it was started. One that
-    runs already has another environment, and is not used.
-    """
-    from multiprocessing import forkserver
-
-    server: Any = forkserver._forkserver
-    if sys.platform != "linux" or server._forkserver_pid is not None:
-        yield  # on other systems forking is not safe
-        return
-    import dask
-    from distributed.utils import get_mp_context
-
-    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
-        before = list(server._preload_modules)
-        context = get_mp_context()  # which preloads some modules itself
-        context.set_forkserver_preload(["distributed", "distributed.nanny", *modules])
-        try:
-            yield
-        finally:
-            context.set_forkserver_preload(before)
-            if server._forkserver_pid is not None:
-                # Otherwise it waits for workers, which are left if the cluster did not start.
-                os.kill(server._forkserver_pid, signal.SIGKILL)
-                server._stop()
-
-
-def _number_workers(client: Any) -> None:
-    """Number the workers, and also those that replace them later."""
-    from distributed import WorkerPlugin
-
-    class Numbering(WorkerPlugin):  # type: ignore[misc]
-        def setup(self, worker: Any) -> None:
-            os.environ[WORKER_VARIABLE] = str(worker.name)
-
-    client.register_plugin(Numbering())

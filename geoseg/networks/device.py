@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from geoseg.errors import ConfigError
-from geoseg.jobs.workers import WORKER_VARIABLE
+from geoseg.jobs.local_processes import WORKER_VARIABLE
 
 # torch is imported inside the functions: commands that end with an error before any computation
 # should not wait for it.

@@ -21,8 +21,9 @@ from geoseg.geo.raster import (
 )
 from geoseg.geo.training_area import join_areas
 from geoseg.jobs.output import Work
+from geoseg.jobs.pool import Pool
 from geoseg.jobs.progress import Progress
-from geoseg.jobs.workers import Pool, Workers
+from geoseg.jobs.workers import Workers
 from geoseg.options import Thresholds
 from geoseg.prediction.batch_choice import (
     JOURNAL_KEY,
@@ -150,7 +151,7 @@ class _Strips:
         blocks = split_blocks(panels, task.folder, workers=pool.size, rows=self._options.block_rows)
         tasks = [replace(task, block=block) for block in blocks]
         strips, total = list_strips(panels, task.folder), len(self._plan.tiles)
-        if pool.is_local:
+        if pool.is_serial:
             counter = _Counter(self._progress, total, sum(len(task.block) for task in tasks))
             for one in tasks:
                 predict_block(one, counter.add)

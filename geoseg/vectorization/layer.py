@@ -23,8 +23,8 @@ from geoseg.geo.styles import LIMITS_OF_MEANS, LIMITS_OF_RULES, choose_class_col
 from geoseg.geo.vector import ParquetParts, write_footprints
 from geoseg.jobs.memory import resident_bytes
 from geoseg.jobs.output import Work
+from geoseg.jobs.pool import Pool
 from geoseg.jobs.progress import Progress
-from geoseg.jobs.workers import Pool
 from geoseg.options import Thresholds
 from geoseg.vectorization.block_layout import BlockLayout, check_window, choose_layout
 from geoseg.vectorization.class_polygons import CLASS_COLUMNS, class_margins

@@ -25,8 +25,9 @@ from geoseg.geo.raster import list_files
 from geoseg.jobs.journal import Journal, describe_job
 from geoseg.jobs.memory import resident_bytes
 from geoseg.jobs.output import Work, folder_output
+from geoseg.jobs.pool import Failure, Pool
 from geoseg.jobs.progress import Progress
-from geoseg.jobs.workers import Failure, Pool, Workers
+from geoseg.jobs.workers import Workers
 
 # Large tiles form shorter strips.
 _PIXELS_PER_STRIP = 2**22
