@@ -44,7 +44,7 @@ from geoseg.vectorization.objects.separation import separate, split_necks
 from geoseg.vectorization.outlines.rings import trace_rings
 from geoseg.vectorization.outlines.simplification import simplify_within
 from geoseg.vectorization.outlines.tracing import cross_rings, step_rings
-from geoseg.vectorization.outlines.zones import find_zones
+from geoseg.vectorization.outlines.zones import find_nearest, find_zones
 from geoseg.vectorization.prob_sources import ArrayProb, ProbWindow, SceneProb
 
 EIGHT, FOUR = np.ones((3, 3)), ndimage.generate_binary_structure(2, 1)
@@ -330,6 +330,47 @@ def test_zones_of_components_alone_are_not_limited(mask, margin, is_known):
         else:
             assert not zone.is_empty
             assert zone.area < wide.width * wide.height or not inside
+
+
+@given(label_arrays)
+@settings(max_examples=100, deadline=None)
+def test_of_equally_near_pixels_the_leftmost_one_counts_then_the_top_one(labels):
+    # So what is nearest does not depend on the window, as long as it contains the nearest pixels.
+    if not labels.any():
+        labels[-1, 0] = 7
+    places = np.argwhere(labels)
+    found = find_nearest(labels)
+    for place in np.ndindex(labels.shape):
+        distances = ((places - place) ** 2).sum(axis=1)
+        row, column = min(
+            places[distances == distances.min()].tolist(), key=lambda near: (near[1], near[0])
+        )
+        assert found[place] == labels[row, column]
+
+
+@given(masks, st.integers(1, 4), st.sampled_from([3, 512]))
+@settings(max_examples=100, deadline=None)
+def test_zones_share_the_pixels_among_components(mask, margin, side):
+    grid, valid = utm_grid(*mask.shape), np.ones(mask.shape, dtype=bool)
+    valid[-1, 0] = False
+    mask = mask & valid
+    runs = find_runs(mask.view(np.uint8))
+    owners, count = label_runs(runs, diagonal=True)
+    runs = runs.with_values(owners + 1)
+    names = rasterize_runs(runs, mask.shape)
+    components = merge_blocks([label_block(mask.view(np.uint8), 0)], mask.shape[1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("geoseg.vectorization.outlines.zones._SIDE", side)
+        window = Window(0, 0, *mask.shape[::-1])
+        found = find_zones(runs, valid, window, grid, components, np.full(count, margin))
+    for component, zone in zip(components, found, strict=True):
+        if zone.is_empty:
+            continue
+        own = names[component.first]
+        within = rasterize([(zone, 1)], mask.shape).astype(bool)
+        distances = ndimage.distance_transform_edt(names != own)
+        near = valid & (distances <= margin / 2)  # as far as outlines may move
+        assert (within & near == near & (find_nearest(names) == own)).all()
 
 
 def test_what_overshoots_is_clipped(tmp_path):

@@ -59,13 +59,20 @@ def seed_score(prob: ProbWindow, thresholds: Thresholds) -> np.ndarray:
     The score is p_body · (1 - border · p_border) · (1 - contact · p_contact), without the factors
     of bands that are missing.
     """
-    score = prob.body
+    score = prob.body.copy()
     if prob.border is not None:
-        score = score * (1 - np.float32(thresholds.border) * prob.border)
+        score *= _lower_by(thresholds.border, prob.border)
     if prob.contact is not None:
-        factor = 1 - np.float32(thresholds.contact) * prob.contact
-        score = np.where(score > 0, score * factor, score)
+        factor = _lower_by(thresholds.contact, prob.contact)
+        np.multiply(score, factor, out=score, where=score > 0)
     return score
+
+
+def _lower_by(weight: float, band: np.ndarray) -> np.ndarray:
+    """Return 1 - weight · band, with as few large arrays as possible."""
+    factor = band * np.float32(-weight)
+    factor += 1
+    return factor
 
 
 def find_objects(

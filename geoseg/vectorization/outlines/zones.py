@@ -3,9 +3,10 @@
 Traced outlines of two components never overlap, since there is at least one pixel between them.
 Simplified and right-angled outlines move, however, and a component does not know the outlines of
 its neighbours, which may be traced in another window. So each component has a zone: the pixels
-nearer to this component than to any other. All components that its outlines could touch are in
-the margin of the window, so the zones of neighbours do not overlap, whichever window they are
-computed in. Outlines that stay inside their zone never overlap.
+nearer to this component than to any other. Of pixels that are equally near, the leftmost one
+counts, and of these the top one, so that every pixel is in one zone only. All components that its
+outlines could touch are in the margin of the window, so the zones of neighbours do not overlap,
+whichever window they are computed in. Outlines that stay inside their zone never overlap.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ from geoseg.vectorization.components.runs import (
 from geoseg.vectorization.outlines.rings import trace_rings
 from geoseg.vectorization.outlines.tracing import move_polygons
 
-# Side of the squares in which distances are computed. Large components have few neighbours.
-_SIDE = 128
+# Side of the squares in which the nearest pixels are searched, so that large components need little
+# memory.
+_SIDE = 512
 
 # Share of the area of a polygon that may be outside by rounding errors.
 _ROUNDING = 1e-9
@@ -148,25 +150,30 @@ def _find_zone(
     height, width = labels.shape
     for top in range(0, height, _SIDE):
         for left in range(0, width, _SIDE):
-            # Distances up to the margin do not depend on what is farther away.
+            # What is nearest within the margin does not depend on what is farther away.
             first = max(0, top - margin), max(0, left - margin)
             rows, columns = (slice(begin, side + _SIDE + margin)
                              for begin, side in zip(first, (top, left), strict=True))  # fmt: skip
             if foreign[rows, columns].any():
-                nearer = _is_nearer(labels[rows, columns] == own, foreign[rows, columns])
+                own_nearest = find_nearest(labels[rows, columns]) == own
                 part = slice(top, top + _SIDE), slice(left, left + _SIDE)
-                zone[part] &= nearer[top - first[0] :, left - first[1] :][:_SIDE, :_SIDE]
+                zone[part] &= own_nearest[top - first[0] :, left - first[1] :][:_SIDE, :_SIDE]
     return zone
 
 
-def _is_nearer(mask: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return which pixels are nearer to a mask than to the other one, which has a pixel."""
+def find_nearest(labels: np.ndarray) -> np.ndarray:
+    """Return the component of the nearest pixel that has one, int32 (H, W).
+
+    Of pixels that are equally near, the leftmost one counts, and of these the top one.
+
+    Args:
+        labels: int32 (H, W), component of each pixel, 0 for background; one has a component.
+    """
     from scipy.ndimage import distance_transform_edt  # slow to load
 
-    if not mask.any():
-        return np.zeros_like(mask)
-    nearer: np.ndarray = distance_transform_edt(~mask) < distance_transform_edt(~other)
-    return nearer
+    rows, columns = distance_transform_edt(labels == 0, return_distances=False, return_indices=True)
+    nearest: np.ndarray = labels[rows, columns]
+    return nearest
 
 
 def _outline(zones: list[Runs], moves: np.ndarray) -> list[BaseGeometry]:
