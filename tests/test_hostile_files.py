@@ -1009,8 +1009,8 @@ def test_a_damaged_journal_costs_time_only(valid, tmp_path):
     kept = tmp_path / "kept"
     shutil.copytree(work, kept)
     job, *records = (work / "journal.jsonl").read_text().splitlines()
-    assert [json.loads(record)[0] for record in records] == ["step", "panels"]
-    damaged = [job, '["step", ["cpu", -1]]', '["panels", "many"]', "7"]
+    assert [json.loads(record)[0] for record in records] == ["panels 0", "step"]
+    damaged = [job, '["panels 0", "many"]', '["step", ["cpu", -1]]', "7"]
     (work / "journal.jsonl").write_text("".join(f"{line}\n" for line in damaged))
     succeed("predict", valid.scene, "-m", valid.model, "-o", valid.folder / "killed")
     for name in ("prob.tif", "mask.tif"):

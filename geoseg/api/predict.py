@@ -22,7 +22,15 @@ from geoseg.jobs.progress import Progress
 from geoseg.jobs.workers import Workers
 from geoseg.options import PredictOptions, Thresholds, VectorizeOptions, check_thresholds
 from geoseg.prediction.backend_names import check_backend
-from geoseg.prediction.prediction_job import ModelNames, PredictionJob, SceneNames, plan_job
+from geoseg.prediction.mosaic_job import MosaicJob, plan_mosaics
+from geoseg.prediction.prediction_job import (
+    ModelNames,
+    PredictionJob,
+    SceneNames,
+    drop_repeated,
+    finds_boxes,
+    plan_job,
+)
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -45,14 +53,14 @@ class PredictPlan:
     """A prediction with its output.
 
     Attributes:
-        job: Scene, models and settings.
+        job: Scene or scenes, models and settings.
         thresholds: Thresholds of mask and footprints.
         output: The output as it was given.
         suffix: Suffix of an output file in lower case; empty for a folder.
         key: Text that differs for any two predictions whose outputs could differ.
     """
 
-    job: PredictionJob
+    job: PredictionJob | MosaicJob
     thresholds: Thresholds
     output: Path
     suffix: str
@@ -78,11 +86,13 @@ def predict(
     """Predict a scene, or several as one. An interrupted job continues when it is started again.
 
     Args:
-        scene: Any raster that GDAL opens; several scenes, folders, patterns or lists of them (see
-            `expand_scene_names`) are predicted as one, if they have the same pixel grid and bands.
-            Where they overlap, the first one is used.
+        scene: Any raster that GDAL opens; or several scenes, folders, patterns or lists of them
+            (see `expand_scene_names`). Those of one pixel grid are predicted as one, the first one
+            on top where they overlap.
         output: A folder for `prob.tif`, `mask.tif` and `footprints.gpkg`; or one file: `.tif` for
             probabilities, a vector format for footprints. A model of boxes writes footprints only.
+            Of several scenes, a folder gets the rasters of each, virtual mosaics `prob.vrt` and
+            `mask.vrt`, one layer, and an index; a `.tif` needs scenes of one pixel grid.
         model: A model file that `geoseg.train` wrote or the name of a shipped model, or several
             whose probabilities are averaged (bands, pixel size, tiles and thresholds are the first
             one's); None for the default model.
@@ -104,8 +114,8 @@ def predict(
             logger.warning("%s", ABOUT_DEFAULT)
         warn_of_drift_in(plan.job)
         workers = (workers or Workers()).with_default_processes(_count_gpus(plan.job))
-        if plan.job.finds_boxes:
-            return _predict_boxes(plan, overwrite, workers, progress)
+        if isinstance(plan.job, PredictionJob) and plan.job.finds_boxes:
+            return _predict_boxes(plan, plan.job, overwrite, workers, progress)
         with _open_output(plan, overwrite) as work:
             if not work.is_complete:
                 with workers.open(*_tasks_of_scene(), preload=_late_modules()) as pool:
@@ -131,13 +141,15 @@ def plan_predict(
             ".tif"
         )
     check_backend(options.backend, options.device)
-    job = plan_job(expand_scene_names(scene), model, options)
+    job = _plan(drop_repeated(expand_scene_names(scene)), model, options, suffix)
     if _is_layer(suffix):
         # geopandas, which this imports, is slow to load.
         from geoseg.geo.vector import check_layer
 
-        check_layer(output, job.plan.scene.grid.crs)
-    if job.finds_boxes:
+        check_layer(output, job.crs)
+    if isinstance(job, MosaicJob):
+        _check_many(job, output, suffix)
+    elif job.finds_boxes:
         _check_boxes(job, Path(output), suffix)
     check_output(
         output, overwrite=overwrite, inputs=job.list_protected_files(), is_file=bool(suffix)
@@ -150,11 +162,30 @@ def plan_predict(
     return PredictPlan(job, thresholds, Path(output), suffix, key)
 
 
+def _plan(
+    names: list[str], model: ModelNames, options: PredictOptions, suffix: str
+) -> PredictionJob | MosaicJob:
+    """Plan the prediction of one scene, or of several; one raster needs one pixel grid."""
+    if len(names) == 1 or suffix in _RASTER_SUFFIXES or finds_boxes(model):
+        return plan_job(names, model, options)
+    return plan_mosaics(names, model, options)
+
+
+def _check_many(job: MosaicJob, output: str | Path, suffix: str) -> None:
+    if suffix == ".csv" and len(job.mosaics) > 1:
+        raise ConfigError(
+            f"{output}: a SpaceNet CSV has coordinates in pixels of one raster, but the scenes "
+            "have several pixel grids; use the suffix .gpkg"
+        )
+
+
 def _is_layer(suffix: str) -> bool:
     return suffix not in ("", *_RASTER_SUFFIXES)
 
 
-def _choose_thresholds(job: PredictionJob, vectorize: VectorizeOptions | None) -> Thresholds:
+def _choose_thresholds(
+    job: PredictionJob | MosaicJob, vectorize: VectorizeOptions | None
+) -> Thresholds:
     vectorize = vectorize or VectorizeOptions()
     if vectorize.crf is not None:
         raise ConfigError(
@@ -218,14 +249,15 @@ def _check_boxes(job: PredictionJob, output: Path, suffix: str) -> None:
             )
 
 
-def warn_of_drift_in(job: PredictionJob) -> None:
-    """Warn if the scene differs from those that the models were trained on."""
+def warn_of_drift_in(job: PredictionJob | MosaicJob) -> None:
+    """Warn if a scene differs from those that the models were trained on."""
     from geoseg.prediction.drift import warn_of_drift
 
-    warn_of_drift(job.plan.scene, job.specs)
+    for one in [mosaic.job for mosaic in job.mosaics] if isinstance(job, MosaicJob) else [job]:
+        warn_of_drift(one.plan.scene, job.specs)
 
 
-def _count_gpus(job: PredictionJob) -> int:
+def _count_gpus(job: PredictionJob | MosaicJob) -> int:
     from geoseg.networks.device import count_gpus
 
     return count_gpus(job.options.device)
@@ -242,6 +274,9 @@ def _write_outputs(
     plan: PredictPlan, work: Work, workers: Workers, pool: Pool, progress: Progress | None
 ) -> None:
     """Write rasters and footprints into the result of a working folder."""
+    if isinstance(plan.job, MosaicJob):
+        _write_many(plan, plan.job, work, workers, pool, progress)
+        return
     from geoseg.geo.raster import read_prob
     from geoseg.prediction.scene_prediction import predict_rasters
     from geoseg.vectorization.layer import write_layer
@@ -272,9 +307,31 @@ def _name_targets(plan: PredictPlan, work: Work) -> tuple[dict[str, Path], Path 
     return {"prob": work.result / _PROB, "mask": work.result / _MASK}, layer
 
 
+def _write_many(
+    plan: PredictPlan,
+    job: MosaicJob,
+    work: Work,
+    workers: Workers,
+    pool: Pool,
+    progress: Progress | None,
+) -> None:
+    from geoseg.api.many_scenes import ManyTargets, write_many
+
+    if plan.is_layer:
+        folder = work.folder / "rasters"
+        folder.mkdir(exist_ok=True)
+        targets = ManyTargets(folder, work.result, has_rasters=False)
+    else:
+        layer = work.result / _FOOTPRINTS if job.options.footprints else None
+        targets = ManyTargets(work.result, layer, has_rasters=True)
+    write_many(job, work, targets, plan.thresholds, workers=workers, pool=pool, progress=progress)
+
+
 def _find_outputs(plan: PredictPlan) -> PredictResult:
-    result = PredictResult(plan.job.plan.scene.name, left_out=plan.job.left_out)
+    result = PredictResult(plan.job.label, left_out=plan.job.left_out)
     output = plan.output
+    if isinstance(plan.job, MosaicJob) and not plan.is_layer:
+        return _find_many(plan.job, result, output)
     if plan.is_layer:
         return replace(result, footprints_path=output)
     if plan.suffix:
@@ -285,20 +342,35 @@ def _find_outputs(plan: PredictPlan) -> PredictResult:
     )
 
 
+def _find_many(job: MosaicJob, result: PredictResult, output: Path) -> PredictResult:
+    end = "" if len(job.mosaics) == 1 else "_1"
+    return replace(
+        result,
+        prob_path=output / f"prob{end}.vrt",
+        mask_path=output / f"mask{end}.vrt",
+        footprints_path=output / _FOOTPRINTS if job.options.footprints else None,
+        index_path=output / "index.gpkg",
+    )
+
+
 def _predict_boxes(
-    plan: PredictPlan, overwrite: bool, workers: Workers, progress: Progress | None
+    plan: PredictPlan,
+    job: PredictionJob,
+    overwrite: bool,
+    workers: Workers,
+    progress: Progress | None,
 ) -> PredictResult:
     """Predict with a model of boxes, which writes footprints only."""
     from geoseg.detection.box_prediction import predict_boxes
 
     if workers.is_remote or workers.local_processes > 1:
-        logger.warning("%s finds boxes, which is done by this process alone", plan.job.models[0])
+        logger.warning("%s finds boxes, which is done by this process alone", job.models[0])
     path = plan.output if plan.is_layer else plan.output / _FOOTPRINTS
     kind = file_output if plan.is_layer else folder_output
-    with kind(plan.output, overwrite=overwrite, inputs=plan.job.list_protected_files()) as work:
+    with kind(plan.output, overwrite=overwrite, inputs=job.list_protected_files()) as work:
         layer = work.result if plan.is_layer else work.result / _FOOTPRINTS
-        predict_boxes(plan.job, layer, plan.thresholds, progress=progress)
-    return PredictResult(plan.job.plan.scene.name, footprints_path=path, left_out=plan.job.left_out)
+        predict_boxes(job, layer, plan.thresholds, progress=progress)
+    return PredictResult(job.label, footprints_path=path, left_out=job.left_out)
 
 
 @dataclass(frozen=True)

@@ -97,9 +97,11 @@ class PredictResult:
 
     Attributes:
         scene: The scene, as it was given; of several, their number in words.
-        prob_path: Raster of probabilities.
-        mask_path: Raster of classes.
+        prob_path: Raster of probabilities; of several scenes, the virtual mosaic of the first ones
+            that have one pixel grid.
+        mask_path: Raster of classes, likewise.
         footprints_path: Layer of footprints.
+        index_path: Index of several scenes: what became of each, and where it is.
         left_out: Why scenes were left out, by their names, where several were given.
     """
 
@@ -107,12 +109,13 @@ class PredictResult:
     prob_path: Path | None = None
     mask_path: Path | None = None
     footprints_path: Path | None = None
+    index_path: Path | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The files that were written, without the styles beside the rasters."""
-        files = (self.prob_path, self.mask_path, self.footprints_path)
+        files = (self.prob_path, self.mask_path, self.footprints_path, self.index_path)
         return tuple(file for file in files if file is not None)
 
     @cached_property

@@ -22,12 +22,14 @@ from geoseg.cli.options import (
     workers_options,
 )
 from geoseg.cli.progress import progress_bar
+from geoseg.errors import counted
 from geoseg.networks.model_file import DEFAULT_MODEL
 from geoseg.options import CRFOptions
 
 if TYPE_CHECKING:
     from geoseg.api.predict import PredictPlan
     from geoseg.api.results import PredictResult
+    from geoseg.prediction.prediction_job import PredictionJob
 
 
 @click.command()
@@ -42,6 +44,10 @@ if TYPE_CHECKING:
 @click.option(
     "--assume-gsd", type=float, metavar="METRES",
     help="Pixel size of a scene that has no georeferencing.",
+)  # fmt: skip
+@click.option(
+    "--layer-crs", metavar="CRS",
+    help="CRS of the footprints of several scenes.  [default: the commonest]",
 )  # fmt: skip
 @click.option("--aoi", metavar="POLYGONS", help="Predict only inside these polygons.")
 @click.option("--overlap", type=int, help="Pixels shared by tiles.  [default: the model's]")
@@ -94,9 +100,9 @@ def command(
     Overlapping tiles are blended without a seam; the scene is never held in memory as a whole. An
     interrupted job continues when it is started again.
 
-    Several scenes on one pixel grid (files, folders, patterns, text files with names) are predicted
-    as one. Where they overlap, the first one is used. Those that cannot be read are left out, and
-    the exit code is 3.
+    Several scenes (files, folders, patterns, text files with names) give one layer. Those of one
+    pixel grid are predicted as one; where scenes overlap, the first one is used. Those that cannot
+    be read are left out, and the exit code is 3.
     """
     refuse_missing(*scenes)
     workers = read_workers(given)
@@ -165,11 +171,23 @@ def _list_files(result: PredictResult) -> str:
 
 
 def _describe(planned: PredictPlan) -> str:
-    plan, options = planned.job.plan, planned.job.options
+    from geoseg.prediction.mosaic_job import MosaicJob
+
+    job, options = planned.job, planned.job.options
+    aoi = f", inside {options.aoi}" if options.aoi else ""
+    if isinstance(job, MosaicJob):
+        lines = [_describe_plan(mosaic.job, aoi) for mosaic in job.mosaics]
+        tiles = sum(len(mosaic.job.plan.tiles) for mosaic in job.mosaics)
+        grids = counted(len(job.mosaics), "mosaic")
+        return "\n".join([*lines, f"{job.label}: {grids} of one pixel grid, {tiles} tiles"])
+    return _describe_plan(job, aoi)
+
+
+def _describe_plan(job: PredictionJob, aoi: str) -> str:
+    plan, options = job.plan, job.options
     bands = len(plan.spec.outputs) + options.uncertainty
     pixels = plan.out_grid.height * plan.out_grid.width
     size = pixels * bands * (4 if options.floats else 1)
-    aoi = f", inside {options.aoi}" if options.aoi else ""
     return (
         f"{plan.scene.name}: {plan.grid.height} rows x {plan.grid.width} columns at "
         f"{plan.grid.gsd_m:.3g} m, {len(plan.tiles)} tiles of {plan.tiles.size} pixels, "

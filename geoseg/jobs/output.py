@@ -66,7 +66,7 @@ _CONTINUABLE = (
 _READ_ERRORS = (SceneReadError, VectorReadError)
 
 # Layers that geoseg writes into GeoPackages.
-_OWN_LAYERS = {"footprints", "review", "layer_styles", "TP", "FP", "FN"}
+_OWN_LAYERS = {"footprints", "review", "scenes", "layer_styles", "TP", "FP", "FN"}
 
 _RESULT = "result"
 _COMPLETE = "complete"

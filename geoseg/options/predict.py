@@ -34,6 +34,11 @@ class PredictOptions(Options):
     aoi: str | None = Field(
         None, description="Vector layer of the area to predict; pixels outside become nodata"
     )
+    layer_crs: str | None = Field(
+        None,
+        description="CRS of the footprints of several scenes, such as EPSG:32645; the commonest "
+        "one of the scenes when null",
+    )
     batch_size: int | None = Field(
         None,
         ge=1,

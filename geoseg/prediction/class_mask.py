@@ -17,6 +17,7 @@ from geoseg.geo.styles import (
 from geoseg.networks.model_file import ModelSpec
 
 MASK_NODATA = 255
+MASK_BAND = "class"
 
 _WINDOW = (512, 4096)
 
@@ -34,13 +35,12 @@ def write_mask(prob: Path, path: Path, spec: ModelSpec, threshold: float, thread
         threads: Number of threads that compress.
     """
     classes = _name_values(spec)
-    names = {CLASS_TAG.format(value): name for value, (name, _) in classes.items()}
     colours = {value: _rgba(colour) for value, (_, colour) in classes.items()}
     plain = path.with_name(f".{path.name}")
     bands = range(1, len(spec.classes) + 1) if spec.exclusive else [1]
     with Scene(prob, bands=list(bands)) as source, open_for_writing(
         plain, source.grid, count=1, dtype="uint8", nodata=MASK_NODATA, scratch=True,
-        descriptions=["class"], colormap=colours, tags=names,
+        descriptions=[MASK_BAND], colormap=colours, tags=make_mask_tags(spec),
     ) as sink:  # fmt: skip
         for window in source.grid.windows(*_WINDOW):
             data, valid = source.read(window)
@@ -51,6 +51,17 @@ def write_mask(prob: Path, path: Path, spec: ModelSpec, threshold: float, thread
     # `mode` would suit classes better but takes 1.5 times as long.
     write_cog(plain, path, resampling="nearest", threads=threads)
     plain.unlink()
+    write_mask_style(path, spec)
+
+
+def make_mask_tags(spec: ModelSpec) -> dict[str, str]:
+    """Return the tags of a mask, which name the class of each value."""
+    return {CLASS_TAG.format(value): name for value, (name, _) in _name_values(spec).items()}
+
+
+def write_mask_style(path: Path, spec: ModelSpec) -> None:
+    """Write a style for QGIS beside a mask."""
+    classes = _name_values(spec)
     write_raster_style(path, mask_style({**classes, MASK_NODATA: ("nodata", TRANSPARENT)}))
 
 

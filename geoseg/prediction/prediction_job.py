@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rasterio.crs import CRS
+
 from geoseg.errors import (
     ConfigError,
     DataError,
@@ -75,6 +77,16 @@ class PredictionJob:
         """Whether the model finds boxes instead of probabilities per pixel."""
         return task_of(self.specs[0].arch) == "boxes"
 
+    @property
+    def label(self) -> str:
+        """Name of the scene, or the number of joined ones in words."""
+        return self.plan.scene.name
+
+    @property
+    def crs(self) -> CRS:
+        """CRS of the outputs."""
+        return self.plan.scene.grid.crs
+
     def list_input_files(self) -> list[str | Path]:
         """Return all files that the result depends on, sources of a VRT included."""
         scenes = [scene.path for scene in self.parts] or [self.plan.scene.path]
@@ -114,31 +126,46 @@ def plan_job(
         GeosegError: If scene, models and options do not fit together.
     """
     options = options or PredictOptions()
-    models = _find_models(model)
+    models, specs = find_models(model, options)
+    names = [str(scene)] if isinstance(scene, str | Path) else drop_repeated(scene)
+    if len(names) == 1:
+        return PredictionJob(plan_prediction(names[0], specs[0], options), models, specs, options)
+    parts, left_out = read_scenes(names, specs[0], options)
+    return plan_joined(parts, models, specs, options, left_out)
+
+
+def find_models(
+    model: ModelNames, options: PredictOptions
+) -> tuple[tuple[Path, ...], tuple[ModelSpec, ...]]:
+    """Return the files of models with their headers.
+
+    Raises:
+        GeosegError: If they do not fit together, or not to the options.
+    """
+    models = _find_files(model)
     specs = tuple(load_spec(path) for path in models)
     _check_same_kind(models, specs)
-    names = [str(scene)] if isinstance(scene, str | Path) else _drop_repeated(scene)
-    if len(names) == 1:
-        job = PredictionJob(plan_prediction(names[0], specs[0], options), models, specs, options)
-    else:
-        parts, left_out = _read_scenes(names, specs[0], options)
-        plan = _plan_joined(parts, specs[0], options)
-        job = PredictionJob(plan, models, specs, options, parts, left_out)
-    if job.finds_boxes and options.backend != "torch":
+    if task_of(specs[0].arch) == "boxes" and options.backend != "torch":
         raise ConfigError(
             f"predict.backend: {models[0]} finds boxes, which only the backend torch supports"
         )
-    return job
+    return models, specs
 
 
-def _drop_repeated(names: Sequence[str | Path]) -> list[str]:
+def finds_boxes(model: ModelNames) -> bool:
+    """Whether a model finds boxes instead of probabilities per pixel."""
+    return task_of(load_spec(_find_files(model)[0]).arch) == "boxes"
+
+
+def drop_repeated(names: Sequence[str | Path]) -> list[str]:
+    """Return the names of different scenes, each as it was first spelt."""
     first: dict[str, str] = {}
     for name in names:
         first.setdefault(absolute_path(name), str(name))
     return list(first.values())
 
 
-def _read_scenes(
+def read_scenes(
     names: Sequence[str], spec: ModelSpec, options: PredictOptions
 ) -> tuple[tuple[SceneInfo, ...], dict[str, str]]:
     """Read the descriptions of scenes; return those that can be used, and why others cannot.
@@ -167,12 +194,30 @@ def _read_scenes(
     return tuple(marked), left_out
 
 
-def _plan_joined(parts: Sequence[SceneInfo], spec: ModelSpec, options: PredictOptions) -> ScenePlan:
-    """Plan the prediction of scenes that are joined in a folder of this process."""
+def plan_joined(
+    parts: Sequence[SceneInfo],
+    models: tuple[Path, ...],
+    specs: tuple[ModelSpec, ...],
+    options: PredictOptions,
+    left_out: Mapping[str, str],
+) -> PredictionJob:
+    """Plan the prediction of scenes that are joined, for now in a folder of this process.
+
+    Args:
+        parts: The scenes, the first on top.
+        models: The model files.
+        specs: Their headers.
+        options: Settings of the prediction.
+        left_out: Why other scenes were left out, by their names.
+
+    Raises:
+        GridMismatchError: If they do not have one pixel grid, or are far apart.
+    """
     path = process_folder() / secrets.token_hex(8) / _JOINED
     path.parent.mkdir(parents=True)
-    write_scene_mosaic(path, parts, spec.bands)
-    return plan_scene(_read_joined(path, parts), spec, options)
+    write_scene_mosaic(path, parts, specs[0].bands)
+    plan = plan_scene(_read_joined(path, parts), specs[0], options)
+    return PredictionJob(plan, models, specs, options, tuple(parts), left_out)
 
 
 def _read_joined(path: Path, parts: Sequence[SceneInfo]) -> SceneInfo:
@@ -189,7 +234,7 @@ def _list_layer_files(aoi: str | None) -> list[Path]:
     return list_layer_files(aoi)
 
 
-def _find_models(model: ModelNames) -> tuple[Path, ...]:
+def _find_files(model: ModelNames) -> tuple[Path, ...]:
     names = [model] if model is None or isinstance(model, str | Path) else list(model)
     if not names:
         raise ConfigError("no model was given; pass the model.safetensors that geoseg train wrote")

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rasterio.windows import Window
 
 from geoseg.geo.grid import Grid
@@ -51,13 +52,13 @@ class OutputRasters:
         self._workers = workers
 
     @limited_block_cache()
-    def assemble(
+    def stitch(
         self,
         strips: Iterable[tuple[Path, Window]],
         options: PredictOptions,
         progress: Progress | None = None,
     ) -> Path:
-        """Join strips, refine them by the CRF if enabled, and warp them to the output grid.
+        """Join strips, and refine them by the CRF if it is enabled.
 
         Args:
             strips: Files with their windows on the grid of the tiles.
@@ -65,11 +66,10 @@ class OutputRasters:
             progress: Receives the number of finished and of all CRF blocks.
 
         Returns:
-            An intermediate raster of probabilities, to be passed to `write`.
+            An intermediate raster of probabilities on the grid of the tiles.
         """
-        prob, encoding, scene = self._folder / "stitched.vrt", self._encoding, self._plan.scene
-        stored = {"bands": encoding.bands, "dtype": encoding.dtype, "scales": encoding.scales}
-        write_mosaic(prob, self._plan.grid, strips, tags=self._tags, **stored)  # type: ignore[arg-type]
+        prob, scene = self._folder / "stitched.vrt", self._plan.scene
+        write_mosaic(prob, self._plan.grid, strips, tags=self._tags, **self._stored)
         if options.crf:
             refined = self._folder / "refined.tif"
             if not refined.exists():  # complete, from an interrupted run
@@ -80,20 +80,53 @@ class OutputRasters:
                     assume_gsd_m=scene.assume_gsd_m, progress=progress,
                 )  # fmt: skip
             prob = refined
-        same_grid = self._plan.out_grid == self._plan.grid
-        return prob if same_grid else self._warp_to_output_grid(prob)
+        return prob
 
     @limited_block_cache()
-    def write(self, prob: Path, path: Path, mask: Path | None, thresholds: Thresholds) -> None:
+    def cut(self, stitched: Path, area: Window | None = None) -> Path:
+        """Warp probabilities to the output grid, where it is not that of the tiles.
+
+        Args:
+            stitched: Raster from `stitch`.
+            area: Pixels of the output grid; all when None.
+
+        Returns:
+            An intermediate raster of probabilities, to be passed to `write`.
+        """
+        if self._plan.out_grid != self._plan.grid:
+            return self._warp_to_output_grid(stitched, area or self._plan.out_grid.window)
+        if area is None or area == self._plan.out_grid.window:
+            return stitched
+        path = self._folder / "cut.vrt"
+        grid = self._plan.out_grid.window_grid(area)
+        whole = Window(-area.col_off, -area.row_off, self._plan.grid.width, self._plan.grid.height)
+        write_mosaic(path, grid, [(stitched, whole)], tags=self._tags, **self._stored)
+        return path
+
+    @property
+    def _stored(self) -> dict[str, Any]:
+        encoding = self._encoding
+        return {"bands": encoding.bands, "dtype": encoding.dtype, "scales": encoding.scales}
+
+    @limited_block_cache()
+    def write(
+        self,
+        prob: Path,
+        path: Path,
+        mask: Path | None,
+        thresholds: Thresholds,
+        threads: int | None = None,
+    ) -> None:
         """Write probabilities and optionally their mask as Cloud Optimized GeoTIFFs with styles.
 
         Args:
-            prob: Raster from `assemble`.
+            prob: Raster from `cut`.
             path: Output path of the probabilities.
             mask: Output path of the mask; None to write no mask.
             thresholds: Thresholds of a building.
+            threads: Threads that compress; all cores when None.
         """
-        threads = max(1, count_cores() // (2 if mask else 1))
+        threads = max(1, (threads or count_cores()) // (2 if mask else 1))
         with without_georeferencing_warnings(), ThreadPoolExecutor(2) as pool:
             writes = [pool.submit(write_cog, prob, path, resampling="average", threads=threads)]
             if mask:
@@ -104,12 +137,18 @@ class OutputRasters:
         spec = self._plan.spec
         write_raster_style(path, prob_style(spec.outputs, spec.background))
 
-    def _warp_to_output_grid(self, stitched: Path) -> Path:
+    def _warp_to_output_grid(self, stitched: Path, area: Window) -> Path:
         """Warp probabilities to the pixels of the scene, and apply the scene's own nodata."""
-        warped, grid, workers = self._folder / "placed.tif", self._plan.out_grid, self._workers
+        warped, workers = self._folder / "placed.tif", self._workers
+        grid = self._plan.out_grid.window_grid(area)
         threads = count_threads(
             self._plan, self._encoding, workers.local_threads, workers.max_memory_gb
         )
+
+        def place(window: Window) -> tuple[np.ndarray, np.ndarray]:
+            left, top = area.col_off + window.col_off, area.row_off + window.row_off
+            return placer.place(Window(left, top, window.width, window.height))
+
         with (
             self._open(warped, grid) as sink,
             without_georeferencing_warnings(),
@@ -117,7 +156,7 @@ class OutputRasters:
             ThreadPoolExecutor(threads) as pool,
         ):
             windows = list(grid.windows(*WINDOW))
-            placed = map_in_order(pool, placer.place, windows, ahead=threads - 1)
+            placed = map_in_order(pool, place, windows, ahead=threads - 1)
             for window, (data, valid) in zip(windows, placed, strict=True):
                 sink.write(data, window=window)
                 sink.write_mask(valid, window=window)

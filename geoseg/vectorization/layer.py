@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import geopandas as gpd
 import numpy as np
@@ -19,7 +19,11 @@ from rasterio.windows import Window
 from geoseg.geo.grid import Grid
 from geoseg.geo.paths import absolute_path
 from geoseg.geo.raster import ProbInfo
-from geoseg.geo.styles import LIMITS_OF_MEANS, LIMITS_OF_RULES, choose_class_colours
+from geoseg.geo.styles import (
+    LIMITS_OF_MEANS,
+    LIMITS_OF_RULES,
+    choose_class_colours,
+)
 from geoseg.geo.vector import ParquetParts, write_footprints
 from geoseg.jobs.memory import resident_bytes
 from geoseg.jobs.output import Work
@@ -99,15 +103,29 @@ def write_layer(
     folder = work.folder / _WINDOWS
     folder.mkdir(exist_ok=True)
     prob = replace(prob, path=absolute_path(prob.path))  # workers may run in another folder
+    thresholds = without_unusable_rule(thresholds, () if prob.classes else prob_bands(prob))
     tracer = _Tracer(prob, thresholds, folder, work, pool, progress)
     with closing(tracer.trace(max_memory_gb, block_px)) as frames:
         count = write_footprints(
-            output, frames, crs=prob.grid.crs, columns=tracer.columns, grid=prob.grid,
-            class_colours=_choose_colours(prob),
-            limits=LIMITS_OF_MEANS if tracer.thresholds.confidence is None else LIMITS_OF_RULES,
+            output, frames, crs=prob.grid.crs, grid=prob.grid,
+            **describe_layer(prob, thresholds),
         )  # fmt: skip
     work.journal.add("count", count)
     return count
+
+
+def describe_layer(prob: ProbInfo, thresholds: Thresholds) -> dict[str, Any]:
+    """Return columns and style of the layer of a probability raster, for `write_footprints`.
+
+    Args:
+        prob: Description of the raster.
+        thresholds: Thresholds, with a rule of confidence only if the raster has its bands.
+    """
+    return {
+        "columns": _kind_of(prob).columns,
+        "class_colours": _choose_colours(prob),
+        "limits": LIMITS_OF_MEANS if thresholds.confidence is None else LIMITS_OF_RULES,
+    }
 
 
 def _choose_colours(prob: ProbInfo) -> dict[str, str] | None:
@@ -136,6 +154,10 @@ _BUILDINGS = _Kind(BUILDING_COLUMNS, building_margins, holds_pixels=True)
 _CLASSES = _Kind(CLASS_COLUMNS, class_margins, holds_pixels=False)
 
 
+def _kind_of(prob: ProbInfo) -> _Kind:
+    return _CLASSES if prob.classes else _BUILDINGS
+
+
 class _Tracer:
     """Finds and traces the components of a raster; each traced window is kept as a file."""
 
@@ -148,12 +170,9 @@ class _Tracer:
         pool: Pool,
         progress: Progress | None,
     ) -> None:
-        bands = () if prob.classes else prob_bands(prob)
-        self._prob, self._folder = prob, folder
-        self.thresholds = without_unusable_rule(thresholds, bands)
+        self._prob, self._folder, self._thresholds = prob, folder, thresholds
         self._journal, self._pool, self._progress = work.journal, pool, progress
-        self._kind = _CLASSES if prob.classes else _BUILDINGS
-        self.columns = self._kind.columns
+        self._kind = _kind_of(prob)
 
     def trace(
         self, max_memory_gb: float, block_px: int | None
@@ -162,15 +181,15 @@ class _Tracer:
         layout = self._choose_layout(max_memory_gb, block_px)
         components = self._find(layout.rows)
         grid, margins = self._prob.grid, self._kind.margins
-        selection = select_components(components, grid, self.thresholds, margins)
+        selection = select_components(components, grid, self._thresholds, margins)
         windows = list(plan_windows(selection.components, grid, layout.side, selection.margins))
         if self._kind.holds_pixels:
             for window in windows:
                 check_window(window.window, max_memory_gb, resident_bytes() / 1e9)
         traced = self._trace_windows(selection, windows)
-        minimum = self.thresholds.min_area_m2, self.thresholds.min_confidence
+        minimum = self._thresholds.min_area_m2, self._thresholds.min_confidence
         for frame in number_footprints(_read_strips(traced), *minimum):
-            yield frame[[*self.columns, "geometry"]]
+            yield frame[[*self._kind.columns, "geometry"]]
 
     def _choose_layout(self, max_memory_gb: float, block_px: int | None) -> BlockLayout:
         """Return the layout of an earlier run, whose files exist, unless it had more memory."""
@@ -192,7 +211,7 @@ class _Tracer:
         table = self._journal.find_array("components", "int64", Components.COLUMNS)
         if table is None or not Components.fits(table, self._prob.grid.shape):
             windows = list(self._prob.grid.row_windows(rows))
-            tasks = [FindTask(self._prob, self.thresholds, window) for window in windows]
+            tasks = [FindTask(self._prob, self._thresholds, window) for window in windows]
             parts: list[BlockComponents] = list(
                 self._run(run_find_task, tasks, 0, len(tasks), "blocks searched")
             )
@@ -220,7 +239,7 @@ class _Tracer:
     def _task(self, selection: ComponentSelection, one: TraceWindow, output: Path) -> TraceTask:
         indices = selection.beginning_in(one.window)
         return TraceTask(
-            prob=self._prob, thresholds=self.thresholds, window=one.window,
+            prob=self._prob, thresholds=self._thresholds, window=one.window,
             selection=selection.pick(indices), indices=indices,
             chosen=np.isin(indices, one.indices), output=output,
         )  # fmt: skip

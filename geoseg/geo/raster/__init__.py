@@ -9,6 +9,7 @@ from geoseg.geo.raster.opening import (
     list_files,
     without_georeferencing_warnings,
 )
+from geoseg.geo.raster.outline import outline_valid
 from geoseg.geo.raster.prob import (
     CLASS_TAG,
     CLASSES_TAG,
@@ -26,7 +27,8 @@ from geoseg.geo.raster.prob import (
     read_prob,
 )
 from geoseg.geo.raster.scene import Scene, SceneInfo, read_info, read_tags
-from geoseg.geo.raster.scene_mosaic import write_scene_mosaic
+from geoseg.geo.raster.scene_groups import group_scenes
+from geoseg.geo.raster.scene_mosaic import join_grids, write_scene_mosaic
 from geoseg.geo.raster.scene_vrt import are_numbered
 from geoseg.geo.raster.virtual_mosaic import write_mosaic
 
@@ -44,8 +46,10 @@ __all__ = [
     "are_numbered",
     "check_is_image",
     "describe_classes",
+    "group_scenes",
     "is_mask",
     "is_raster",
+    "join_grids",
     "likeliest_class",
     "limited_block_cache",
     "list_files",
@@ -53,6 +57,7 @@ __all__ = [
     "mark_all_blank_areas",
     "mark_blank_areas",
     "open_for_writing",
+    "outline_valid",
     "read_info",
     "read_mask_classes",
     "read_prob",

@@ -84,7 +84,7 @@ def join_grids(scenes: Sequence[SceneInfo]) -> tuple[Grid, list[Window]]:
     first = scenes[0]
     for scene in scenes:
         _check_alike(first, scene)
-    offsets = np.array([_offset(first.grid, scene.grid) for scene in scenes])
+    offsets = np.array([offset_px(first.grid, scene.grid) for scene in scenes])
     corners = np.rint(offsets).astype(int)
     shapes = np.array([scene.grid.shape[::-1] for scene in scenes])
     (left, top), (right, bottom) = corners.min(axis=0), (corners + shapes).max(axis=0)
@@ -99,31 +99,30 @@ def join_grids(scenes: Sequence[SceneInfo]) -> tuple[Grid, list[Window]]:
 
 
 def _check_alike(first: SceneInfo, scene: SceneInfo) -> None:
-    remedy = "predict them one by one, or make them alike with gdalwarp"
+    difference = find_difference(first, scene)
+    if difference:
+        raise GridMismatchError(
+            f"{scene.path}: {difference}; predict them one by one, or make them alike with gdalwarp"
+        )
+
+
+def find_difference(first: SceneInfo, scene: SceneInfo) -> str | None:
+    """Return why a scene cannot be joined with another one; None if they have one pixel grid."""
     if scene.georeferenced_by != "transform":
-        raise GridMismatchError(
-            f"{scene.path}: has no transform, so it cannot be joined with other scenes; predict it "
-            "alone, or warp it with gdalwarp"
-        )
+        return "has no transform, so it cannot be joined with other scenes"
     if scene.grid.crs != first.grid.crs:
-        raise GridMismatchError(
-            f"{scene.path}: has the CRS {scene.grid.crs}, {first.path} has {first.grid.crs}; "
-            f"{remedy}"
-        )
+        return f"has the CRS {scene.grid.crs}, {first.path} has {first.grid.crs}"
     if scene.dtype != first.dtype:
-        raise GridMismatchError(
-            f"{scene.path}: has {scene.dtype} pixels, {first.path} has {first.dtype}; {remedy}"
-        )
-    offsets = np.array(_offset(first.grid, scene.grid))
+        return f"has {scene.dtype} pixels, {first.path} has {first.dtype}"
     if _stretch_px(first.grid, scene.grid) > _SAME_PX:
-        raise GridMismatchError(
-            f"{scene.path}: has pixels of {scene.grid.gsd_m:.6g} m, {first.path} of "
-            f"{first.grid.gsd_m:.6g} m, or is rotated differently; {remedy}"
+        return (
+            f"has pixels of {scene.grid.gsd_m:.6g} m, {first.path} of {first.grid.gsd_m:.6g} m, or "
+            "is rotated differently"
         )
+    offsets = np.array(offset_px(first.grid, scene.grid))
     if np.abs(offsets - np.rint(offsets)).max() > _SAME_PX:
-        raise GridMismatchError(
-            f"{scene.path}: its pixels are a part of a pixel beside those of {first.path}; {remedy}"
-        )
+        return f"its pixels are a part of a pixel beside those of {first.path}"
+    return None
 
 
 def _check_distances(scenes: Sequence[SceneInfo], centres: np.ndarray, grid: Grid) -> None:
@@ -145,7 +144,7 @@ def _check_distances(scenes: Sequence[SceneInfo], centres: np.ndarray, grid: Gri
         )
 
 
-def _offset(first: Grid, other: Grid) -> tuple[float, float]:
+def offset_px(first: Grid, other: Grid) -> tuple[float, float]:
     """Return column and row of the first corner of a grid in pixels of another."""
     column, row = ~first.transform * (other.transform.c, other.transform.f)
     return column, row
@@ -153,7 +152,7 @@ def _offset(first: Grid, other: Grid) -> tuple[float, float]:
 
 def _stretch_px(first: Grid, other: Grid) -> float:
     """Return by how many pixels two grids with one origin differ at the far corner."""
-    column, row = _offset(first, other)
+    column, row = offset_px(first, other)
     corner = other.width, other.height
     x, y = ~first.transform * (other.transform * corner)
     return float(max(abs(x - column - corner[0]), abs(y - row - corner[1])))

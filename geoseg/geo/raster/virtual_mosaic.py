@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
@@ -23,17 +24,21 @@ def write_mosaic(
     dtype: str,
     scales: Sequence[float] = (),
     tags: dict[str, str] | None = None,
+    nodata: int | None = None,
+    has_gaps: bool = False,
 ) -> None:
-    """Write a VRT of rasters which together cover a grid, with a mask if one of them has one.
+    """Write a VRT of rasters on a grid, with a mask if one of them has one.
 
     Args:
-        path: Final name, `.vrt`, in a folder above the parts.
+        path: Final name, `.vrt`. The parts keep their places relative to it.
         grid: Grid of the mosaic.
-        parts: Files, each with its window.
+        parts: Files, each with its window, which may extend beyond the grid.
         bands: Names of the bands, which each file has in this order.
         dtype: Data type of all of them.
         scales: Factor of each band from stored to real values.
         tags: Dataset tags.
+        nodata: Value that the parts have in pixels that are nodata, instead of a mask.
+        has_gaps: Whether some pixels of the grid are in no part, and so nodata.
     """
     path, parts = Path(path), list(parts)
     mosaic = start_mosaic(grid)
@@ -43,10 +48,12 @@ def write_mosaic(
             ElementTree.SubElement(metadata, "MDI", {"key": key}).text = value
     for number, name in enumerate(bands, start=1):
         band = add_band(mosaic, number, name, dtype)
+        if nodata is not None:
+            ElementTree.SubElement(band, "NoDataValue").text = str(nodata)
         if scales:
             ElementTree.SubElement(band, "Scale").text = repr(scales[number - 1])
         band.extend(_sources(path, parts, str(number)))
-    if any(_has_mask(file) for file, _ in parts):
+    if nodata is None and (has_gaps or any(_has_mask(file) for file, _ in parts)):
         add_mask_band(mosaic).extend(_sources(path, parts, "mask,1"))
     path.write_bytes(ElementTree.tostring(mosaic))
 
@@ -60,7 +67,7 @@ def _sources(
     path: Path, parts: Sequence[tuple[Path, Window]], band: str
 ) -> Iterator[ElementTree.Element]:
     for file, window in parts:
-        name = file.relative_to(path.parent).as_posix()
+        name = Path(os.path.relpath(file, path.parent)).as_posix()
         yield placed_source("SimpleSource", name, band, window)
 
 

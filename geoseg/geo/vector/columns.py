@@ -27,8 +27,10 @@ _TEXTS: Mapping[str, tuple[str, str]] = {
     ),
     "reg_status": (
         "Outline",
-        "how the outline was drawn: rectangle, rectilinear, partly, simplified or raw",
+        "how the outline was drawn: rectangle, rectilinear, partly, simplified or raw; joined or "
+        "clipped where scenes of different pixel grids overlap",
     ),
+    "scene": ("Scene", "name of the scene in which the polygon was found"),
     "truth_id": ("True footprint", "identifier or number of the true footprint in its file"),
     "shift_x_m": ("Shift to the east (m)", "metres by which the polygon was moved to the east"),
     "shift_y_m": ("Shift to the north (m)", "metres by which the polygon was moved to the north"),

@@ -1,0 +1,208 @@
+"""Jobs of many scenes: which of them are predicted as one, and where each one is in that."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from rasterio.crs import CRS
+from rasterio.windows import Window
+
+from geoseg.errors import ConfigError, GridMismatchError, counted
+from geoseg.geo.grid import Grid
+from geoseg.geo.raster import SceneInfo, group_scenes, join_grids
+from geoseg.networks.model_file import ModelSpec
+from geoseg.options import PredictOptions
+from geoseg.prediction.plan import plan_scene
+from geoseg.prediction.prediction_job import (
+    ModelNames,
+    PredictionJob,
+    find_models,
+    plan_joined,
+    read_scenes,
+)
+
+# Shares of a pixel that are rounding errors.
+_ROUNDING = 1e-6
+
+# Characters of file names that some systems do not allow, or that shells treat specially.
+_UNUSUAL = re.compile(r"[^\w.\-]+")
+
+
+@dataclass(frozen=True)
+class Mosaic:
+    """Scenes of one pixel grid that are predicted as one.
+
+    Attributes:
+        job: Prediction of the joined scenes.
+        scenes: The scenes, the first on top.
+        names: Name of each one's files, without suffix.
+        areas: Pixels of each on the grid of the output rasters.
+    """
+
+    job: PredictionJob
+    scenes: tuple[SceneInfo, ...]
+    names: tuple[str, ...]
+    areas: tuple[Window, ...]
+
+    def join_scenes_in(self, folder: Path) -> Mosaic:
+        """Return the mosaic with its scenes joined in a folder that all workers can read."""
+        return replace(self, job=self.job.join_scenes_in(folder))
+
+
+@dataclass(frozen=True)
+class MosaicJob:
+    """A prediction of many scenes that can be made.
+
+    Attributes:
+        mosaics: Scenes that are predicted together, in the order of their first scenes.
+        models: The model files; their probabilities are averaged.
+        specs: Headers of the model files.
+        options: Settings of the prediction.
+        left_out: Why scenes were left out, by their names.
+    """
+
+    mosaics: tuple[Mosaic, ...]
+    models: tuple[Path, ...]
+    specs: tuple[ModelSpec, ...]
+    options: PredictOptions
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def scenes(self) -> tuple[SceneInfo, ...]:
+        """All scenes that are predicted."""
+        return tuple(scene for mosaic in self.mosaics for scene in mosaic.scenes)
+
+    @property
+    def label(self) -> str:
+        """The number of scenes in words."""
+        return counted(len(self.scenes), "scene")
+
+    @cached_property
+    def crs(self) -> CRS:
+        """CRS of the layer: the commonest one of the scenes, unless one was chosen."""
+        if self.options.layer_crs is not None:
+            return CRS.from_user_input(self.options.layer_crs)
+        (most, _), *_ = Counter(scene.grid.crs for scene in self.scenes).most_common(1)
+        return most
+
+    def list_input_files(self) -> list[str | Path]:
+        """Return all files that the result depends on, sources of a VRT included."""
+        files = {str(file): file for one in self.mosaics for file in one.job.list_input_files()}
+        return list(files.values())
+
+    def list_protected_files(self) -> list[str | Path]:
+        """Return all files that no output may replace: inputs, and scenes that were left out."""
+        return [*self.list_input_files(), *self.left_out]
+
+
+def plan_mosaics(
+    names: Sequence[str], model: ModelNames = None, options: PredictOptions | None = None
+) -> MosaicJob:
+    """Check which of several scenes can be predicted with a model, reading headers only.
+
+    Args:
+        names: Different scenes. Those that cannot be read, do not suit the model or are outside the
+            area of interest are left out with a warning.
+        model: As of `plan_job`.
+        options: Settings of the prediction.
+
+    Raises:
+        GeosegError: If no scene can be predicted.
+    """
+    options = options or PredictOptions()
+    models, specs = find_models(model, options)
+    scenes, left_out = read_scenes(names, specs[0], options)
+    files = _name_files(scenes)
+    mosaics: list[Mosaic] = []
+    outside: dict[str, GridMismatchError] = {}
+    for group in group_scenes(scenes, specs[0].size):
+        parts = [scenes[index] for index in group]
+        try:
+            job = _plan_group(parts, models, specs, options)
+        except GridMismatchError as error:
+            if options.aoi is None:
+                raise
+            outside |= {part.path: error for part in parts}
+            continue
+        mosaics.append(
+            Mosaic(job, tuple(parts), tuple(files[i] for i in group), _find_areas(job, parts))
+        )
+    if not mosaics:
+        raise next(iter(outside.values()))
+    left_out |= {name: str(error) for name, error in outside.items()}
+    return MosaicJob(tuple(mosaics), models, specs, options, left_out)
+
+
+def _plan_group(
+    parts: Sequence[SceneInfo],
+    models: tuple[Path, ...],
+    specs: tuple[ModelSpec, ...],
+    options: PredictOptions,
+) -> PredictionJob:
+    if len(parts) == 1:  # it may have no transform
+        return PredictionJob(plan_scene(parts[0], specs[0], options), models, specs, options)
+    return plan_joined(parts, models, specs, options, {})
+
+
+def _find_areas(job: PredictionJob, parts: Sequence[SceneInfo]) -> tuple[Window, ...]:
+    grid, out_grid = job.plan.scene.grid, job.plan.out_grid
+    if len(parts) == 1:
+        return (out_grid.window,)
+    _, windows = join_grids(parts)
+    if out_grid == grid:
+        return tuple(windows)
+    return tuple(_scale(window, grid, out_grid) for window in windows)
+
+
+def _scale(window: Window, grid: Grid, other: Grid) -> Window:
+    """Return the pixels of a coarser or finer grid of the same origin that a window touches."""
+    to_other = ~other.transform * grid.transform
+    left, top = to_other * (window.col_off, window.row_off)
+    right, bottom = to_other * (window.col_off + window.width, window.row_off + window.height)
+    first = math.floor(left + _ROUNDING), math.floor(top + _ROUNDING)
+    last = (
+        min(math.ceil(right - _ROUNDING), other.width),
+        min(math.ceil(bottom - _ROUNDING), other.height),
+    )
+    return Window(*first, last[0] - first[0], last[1] - first[1])
+
+
+def _name_files(scenes: Sequence[SceneInfo]) -> list[str]:
+    """Return a name for the files of each scene: that of its own file, made unique by a number."""
+    names: list[str] = []
+    taken: Counter[str] = Counter()
+    for scene in scenes:
+        stem = Path(scene.path.partition("?")[0]).stem
+        name = _UNUSUAL.sub("_", stem).strip("._") or "scene"
+        # Names that differ in case only are one on some systems.
+        taken[name.lower()] += 1
+        number = taken[name.lower()]
+        while number > 1 and f"{name}_{number}".lower() in taken:
+            number += 1
+        if number > 1:
+            name = f"{name}_{number}"
+            taken[name.lower()] += 1
+        names.append(name)
+    return names
+
+
+def check_layer_crs(crs: str) -> None:
+    """Check that a text means a CRS.
+
+    Raises:
+        ConfigError: If it does not.
+    """
+    from rasterio.errors import CRSError
+
+    try:
+        CRS.from_user_input(crs)
+    except CRSError as error:
+        raise ConfigError(
+            f"--layer-crs {crs}: is no CRS; give a code such as EPSG:32645"
+        ) from error
