@@ -11,7 +11,6 @@ import pytest
 import rasterio
 from affine import Affine
 from click.testing import CliRunner
-from geopandas.testing import assert_geodataframe_equal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.windows import Window
@@ -24,7 +23,7 @@ from geoseg.geo.grid import Grid
 from geoseg.geo.raster import Scene, mark_all_blank_areas, mark_blank_areas, read_info
 from geoseg.geo.raster.scene_mosaic import join_grids, write_scene_mosaic
 from geoseg.geo.scene_names import expand_scene_names
-from geoseg.options import PredictOptions, VectorizeOptions
+from geoseg.options import PredictOptions
 from geoseg.town import build_town, write_town
 
 CRS = rasterio.CRS.from_epsg(32633)
@@ -239,44 +238,27 @@ def town(tmp_path_factory):
     return folder, scene, model
 
 
-def read_all(folder):
-    """Bytes of the rasters and polygons of the layer."""
-    layer = gpd.read_parquet(folder.with_suffix(".parquet"))
-    rasters = [(folder / name).read_bytes() for name in ("prob.tif", "mask.tif")]
-    return rasters, layer.drop(columns="bbox", errors="ignore")
-
-
-def predict_all(scenes, model, output, **more):
+def predict_one_raster(scenes, model, output, **more):
     options = PredictOptions(device="cpu")
-    result = geoseg.predict(scenes, output, model=model, options=options, **more)
-    with rasterio.open(output / "prob.tif") as source:  # of a network that was never trained
-        body = float(np.quantile(source.read(1), 0.7) / 255)
-    geoseg.vectorize(
-        output / "prob.tif", output.with_suffix(".parquet"), options=VectorizeOptions(body=body)
-    )
-    return result
+    return geoseg.predict(scenes, output, model=model, options=options, **more)
 
 
-def test_scenes_are_predicted_as_one(town, tmp_path):
+def test_scenes_are_predicted_into_one_raster(town, tmp_path):
     folder, scene, model = town
-    predict_all(scene, model, tmp_path / "one")
-    (rasters, layer) = read_all(tmp_path / "one")
-    assert len(layer) > 20
-    result = predict_all(folder / "parts", model, tmp_path / "twelve")
+    predict_one_raster(scene, model, tmp_path / "one.tif")
+    result = predict_one_raster(folder / "parts", model, tmp_path / "twelve.tif")
     assert (result.scene, result.left_out) == ("12 scenes", {})
-    again, parts = read_all(tmp_path / "twelve")
-    assert again == rasters
-    assert_geodataframe_equal(layer, parts)
+    assert (tmp_path / "twelve.tif").read_bytes() == (tmp_path / "one.tif").read_bytes()
     # In processes of their own, which join the scenes from their files.
     order = sorted((folder / "parts").iterdir(), reverse=True)
-    predict_all(order, model, tmp_path / "two", workers=geoseg.Workers(processes=2))
-    assert read_all(tmp_path / "two")[0] == rasters
+    predict_one_raster(order, model, tmp_path / "two.tif", workers=geoseg.Workers(processes=2))
+    assert (tmp_path / "two.tif").read_bytes() == (tmp_path / "one.tif").read_bytes()
 
 
 def test_an_interrupted_prediction_of_scenes_continues(town, tmp_path, caplog):
     folder, _, model = town
     names = [str(folder / "parts"), str(folder / "parts" / "00.tif")]  # named twice, used once
-    options = PredictOptions(device="cpu", footprints=False, batch_size=4)
+    options = PredictOptions(device="cpu", batch_size=4)
     done = []
 
     def interrupt(tiles, *_):
@@ -284,21 +266,21 @@ def test_an_interrupted_prediction_of_scenes_continues(town, tmp_path, caplog):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        geoseg.predict(names, tmp_path / "a", model=model, options=options, progress=interrupt)
-    assert not (tmp_path / "a").exists()
+        geoseg.predict(names, tmp_path / "a.tif", model=model, options=options, progress=interrupt)
+    assert not (tmp_path / "a.tif").exists()
     geoseg.predict(
-        names, tmp_path / "a", model=model, options=options,
+        names, tmp_path / "a.tif", model=model, options=options,
         progress=lambda tiles, *_: done.append(tiles),
     )  # fmt: skip
     assert done[0] > 8  # finished strips are kept; without one, this is the first batch
     assert "continuing an interrupted job" in caplog.text
-    geoseg.predict(names, tmp_path / "b", model=model, options=options)
-    assert (tmp_path / "a" / "prob.tif").read_bytes() == (tmp_path / "b" / "prob.tif").read_bytes()
+    geoseg.predict(names, tmp_path / "b.tif", model=model, options=options)
+    assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
     # The order of scenes is a part of the job.
     with pytest.raises(KeyboardInterrupt):
-        geoseg.predict(names, tmp_path / "c", model=model, options=options, progress=interrupt)
+        geoseg.predict(names, tmp_path / "c.tif", model=model, options=options, progress=interrupt)
     names = sorted((folder / "parts").iterdir(), reverse=True)
-    geoseg.predict(names, tmp_path / "c", model=model, options=options)
+    geoseg.predict(names, tmp_path / "c.tif", model=model, options=options)
     assert "an interrupted job had other settings or inputs" in caplog.text
 
 
@@ -318,7 +300,11 @@ def test_scenes_that_cannot_be_read_are_named_and_left_out(town, tmp_path, caplo
     assert f"geoseg: left out: {pan}, {text}; reasons are above" in done.stderr
     assert f"{tmp_path / 'pan.tif'}: has 1 band (band1), the model needs 3" in left_out[0]
     assert f"{tmp_path / 'text.tif'}: GDAL cannot read this as a raster" in left_out[1]
-    assert (tmp_path / "out" / "prob.tif").is_file()
+    assert (tmp_path / "out" / "prob.vrt").is_file()
+    index = gpd.read_file(tmp_path / "out" / "index.gpkg")
+    assert index["status"].tolist() == ["predicted"] * 12 + ["left out"] * 2
+    assert index["source"].tolist()[-2:] == [str(pan), str(text)]
+    assert index["reason"][13].startswith(f"{text}: GDAL cannot read this")
     # It is the same with chosen bands, and a scene that was left out is not replaced.
     chosen = [*arguments, "--bands", "1,2,3", "--dry-run"]
     assert CliRunner().invoke(cli, [*chosen, "-o", str(tmp_path / "new")]).exit_code == 3
@@ -338,6 +324,7 @@ def test_a_dry_run_describes_the_joined_scenes(town, tmp_path):
     arguments = ["predict", str(folder / "parts" / "1*.tif"), "-m", str(model), "--dry-run"]
     done = CliRunner().invoke(cli, [*arguments, "-o", str(tmp_path / "out")])
     assert done.output.startswith("4 scenes: 120 rows x 370 columns at 0.5 m, 24 tiles of 64 ")
+    assert done.output.endswith("4 scenes: 1 mosaic of one pixel grid, 24 tiles\n")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -132,7 +132,10 @@ def _join_layers(
         MosaicLayer(path, scenes, grid.gsd_m)
         for path, scenes, grid in zip(paths, areas, grids, strict=True)
     ]
-    joined = JoinedLayer(layers, as_crs(job.crs), prob.classes is not None)
+    spec = job.specs[0]
+    joined = JoinedLayer(
+        layers, as_crs(job.crs), prob.classes is not None, spec.gsd_m * spec.size / 4
+    )
     style = describe_layer(prob, thresholds)
     columns = {**style.pop("columns"), SCENE_COLUMN: "str"}
     with closing(joined.frames()) as frames:

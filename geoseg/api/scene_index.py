@@ -86,7 +86,8 @@ def _describe(
     crs: pyproj.CRS,
     counts: Mapping[str, int] | None,
 ) -> dict[str, Any]:
-    (valid_m2,), _ = geodesic_measures(pd.array([area.outline]).to_numpy(), crs)
+    parts = shapely.get_parts(area.outline)
+    valid_m2, _ = geodesic_measures(parts[~shapely.is_empty(parts)], crs)
     return {
         "scene": area.name,
         "status": "predicted",
@@ -96,7 +97,7 @@ def _describe(
         "gsd_m": round(scene.grid.gsd_m, 6),
         "rows": scene.grid.height,
         "columns": scene.grid.width,
-        "valid_m2": round(float(valid_m2), 1),
+        "valid_m2": round(float(valid_m2.sum()), 1),
         "footprints": None if counts is None else counts.get(area.name, 0),
     }
 

@@ -35,7 +35,7 @@ _UNUSUAL = re.compile(r"[^\w.\-]+")
 
 
 @dataclass(frozen=True)
-class Mosaic:
+class SceneMosaic:
     """Scenes of one pixel grid that are predicted as one.
 
     Attributes:
@@ -50,7 +50,7 @@ class Mosaic:
     names: tuple[str, ...]
     areas: tuple[Window, ...]
 
-    def join_scenes_in(self, folder: Path) -> Mosaic:
+    def join_scenes_in(self, folder: Path) -> SceneMosaic:
         """Return the mosaic with its scenes joined in a folder that all workers can read."""
         return replace(self, job=self.job.join_scenes_in(folder))
 
@@ -67,7 +67,7 @@ class MosaicJob:
         left_out: Why scenes were left out, by their names.
     """
 
-    mosaics: tuple[Mosaic, ...]
+    mosaics: tuple[SceneMosaic, ...]
     models: tuple[Path, ...]
     specs: tuple[ModelSpec, ...]
     options: PredictOptions
@@ -116,10 +116,12 @@ def plan_mosaics(
         GeosegError: If no scene can be predicted.
     """
     options = options or PredictOptions()
+    if options.layer_crs is not None:
+        check_layer_crs(options.layer_crs)
     models, specs = find_models(model, options)
     scenes, left_out = read_scenes(names, specs[0], options)
     files = _name_files(scenes)
-    mosaics: list[Mosaic] = []
+    mosaics: list[SceneMosaic] = []
     outside: dict[str, GridMismatchError] = {}
     for group in group_scenes(scenes, specs[0].size):
         parts = [scenes[index] for index in group]
@@ -131,7 +133,7 @@ def plan_mosaics(
             outside |= {part.path: error for part in parts}
             continue
         mosaics.append(
-            Mosaic(job, tuple(parts), tuple(files[i] for i in group), _find_areas(job, parts))
+            SceneMosaic(job, tuple(parts), tuple(files[i] for i in group), _find_areas(job, parts))
         )
     if not mosaics:
         raise next(iter(outside.values()))

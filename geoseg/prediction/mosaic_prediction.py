@@ -18,7 +18,7 @@ from geoseg.jobs.workers import Workers
 from geoseg.options import Thresholds
 from geoseg.prediction.class_mask import MASK_BAND, MASK_NODATA, make_mask_tags, write_mask_style
 from geoseg.prediction.encoding import OutputEncoding
-from geoseg.prediction.mosaic_job import Mosaic, MosaicJob
+from geoseg.prediction.mosaic_job import MosaicJob, SceneMosaic
 from geoseg.prediction.plan import ScenePlan
 from geoseg.prediction.rasters import OutputRasters
 from geoseg.prediction.scene_prediction import STRIPS, make_tags
@@ -70,7 +70,7 @@ class MosaicRasters:
         scene_probs: Probabilities of each scene.
     """
 
-    mosaic: Mosaic
+    mosaic: SceneMosaic
     prob: Path
     mask: Path | None
     scene_probs: tuple[Path, ...]
@@ -127,7 +127,7 @@ def predict_mosaics(
     return [writer.join(number) for writer, number in zip(writers, numbers, strict=True)]
 
 
-def join_scenes(job: MosaicJob, folder: Path) -> list[Mosaic]:
+def join_scenes(job: MosaicJob, folder: Path) -> list[SceneMosaic]:
     """Join the scenes of mosaics in a working folder, which all workers can read."""
     joined = []
     for number, mosaic in enumerate(job.mosaics):
@@ -142,7 +142,7 @@ class _MosaicWriter:
 
     def __init__(
         self,
-        mosaic: Mosaic,
+        mosaic: SceneMosaic,
         folder: Path,
         encoding: OutputEncoding,
         tags: dict[str, str],

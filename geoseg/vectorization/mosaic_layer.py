@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,6 @@ from pyproj import CRS
 from shapely.geometry.base import BaseGeometry
 
 from geoseg.geo.crs import as_crs
-from geoseg.geo.grid import unit_m
 from geoseg.geo.raster import outline_valid
 from geoseg.geo.vector import ParquetParts
 from geoseg.geo.vector.geodesic import geodesic_measures
@@ -88,12 +88,16 @@ class JoinedLayer:
         layers: The layers; earlier ones have priority.
         crs: CRS of the polygons.
         has_classes: Whether the polygons are those of classes.
+        depth_m: Distance from the edge of a mosaic, in metres, from which on what is in earlier
+            mosaics is preferred to later ones; nearer to the edge, the mosaic with the farthest
+            edge is. Infinite: it always is.
         counts: Number of polygons of each scene, complete when all frames were taken.
     """
 
     layers: Sequence[MosaicLayer]
     crs: CRS
     has_classes: bool
+    depth_m: float
     counts: Counter[str] = field(default_factory=Counter)
 
     def frames(self) -> Generator[gpd.GeoDataFrame, None, None]:
@@ -140,8 +144,17 @@ class JoinedLayer:
 
     @cached_property
     def _reach(self) -> float:
-        metres = _REACH_PX * max(layer.gsd_m for layer in self.layers)
-        return metres / float(unit_m(self.crs))
+        return _REACH_PX * max(layer.gsd_m for layer in self.layers) * self._units_per_m
+
+    @cached_property
+    def _units_per_m(self) -> float:
+        """Length of a metre in units of the CRS, which in many CRSs depends on the place."""
+        parts = shapely.get_parts([layer.area for layer in self.layers])
+        if not len(parts):
+            return 1.0
+        largest = parts[shapely.area(parts).argmax()]
+        areas_m2, _ = geodesic_measures(np.array([largest], dtype=object), self.crs)
+        return math.sqrt(largest.area / float(areas_m2[0]))
 
     def _replace(self, frame: gpd.GeoDataFrame, number: int, begin: int) -> gpd.GeoDataFrame:
         """Replace the footprints that are near other mosaics by what is kept of them."""
@@ -182,7 +195,8 @@ class JoinedLayer:
         polygons = np.concatenate(shapes)
         resolved = resolve_overlaps(
             polygons, np.array([number for number, _ in keys]), np.concatenate(cut),
-            self._own_areas, self._reach,
+            [layer.area for layer in self.layers], depth=self.depth_m * self._units_per_m,
+            reach=self._reach,
         )  # fmt: skip
         statuses = np.where(resolved.joined, "joined", np.where(resolved.clipped, "clipped", ""))
         return {

@@ -1,10 +1,13 @@
 """Footprints where mosaics of scenes overlap: each building once, and whole.
 
 Mosaics differ in pixel grid or CRS, so a building in the overlap of two of them has an outline in
-each. Outlines that cover each other are taken as one building, whose outline is that of the first
-mosaic in which it is complete. If the building is cut off at the edge of every one of them, its
-outlines are joined. Buildings that only one mosaic has count in the area of that mosaic, which is
-what no earlier mosaic covers.
+each. Outlines that cover each other are taken as one building, whose outline is that of the
+preferred mosaic. If the building is cut off at the edge of every one of them, its outlines are
+joined. A building that only one mosaic has counts where this mosaic is the preferred one.
+
+Preferred is the first mosaic in which the place is deep inside, some distance from its edge, since
+a network sees little of what surrounds a building at the edge; if there is none, the mosaic in
+which the place is deepest.
 """
 
 from __future__ import annotations
@@ -24,8 +27,7 @@ _SAME_BUILDING = 0.5
 # A mosaic in which a building has less of the largest area it has in one does not show it whole.
 _WHOLE = 0.5
 
-# Share of an outline that must be in the area of its mosaic, if no other mosaic has the building;
-# and that must be left of it, where it overlaps with other buildings.
+# Share of an outline that must be left where it overlaps with other buildings.
 _LEAST_SHARE = 0.5
 
 # Overlaps below this share of the smaller polygon are rounding errors.
@@ -52,28 +54,29 @@ def resolve_overlaps(
     mosaics: np.ndarray,
     is_cut: np.ndarray,
     areas: Sequence[BaseGeometry],
+    *,
+    depth: float,
     reach: float,
 ) -> Resolved:
     """Keep one outline per building where mosaics overlap or adjoin.
 
     Args:
         polygons: Outlines (n,) in one planar CRS.
-        mosaics: int64 (n,), mosaic of each; those with lower numbers have priority.
+        mosaics: int64 (n,), mosaic of each; those with lower numbers come first.
         is_cut: bool (n,), whether an outline touches the edge of its mosaic.
-        areas: Area of each mosaic that no mosaic before it covers.
+        areas: Area of each mosaic.
+        depth: Distance from the edge that is deep inside a mosaic.
         reach: Largest distance of two parts of one building at the edges of adjoining mosaics.
     """
     shapes = polygons.copy()
     joined, clipped = (np.zeros(len(shapes), dtype=bool) for _ in range(2))
     buildings = _find_buildings(shapes, mosaics, is_cut, reach)
     alone = np.bincount(buildings)[buildings] == 1
-    kept = np.zeros(len(shapes), dtype=bool)
-    for number, area in enumerate(areas):
-        own = np.flatnonzero(alone & (mosaics == number))
-        inside = shapely.area(shapely.intersection(shapes[own], area))
-        kept[own] = inside >= _LEAST_SHARE * shapely.area(shapes[own])
+    kept = alone & (_prefer(shapes, mosaics, areas, depth) == mosaics)
+    edges = shapely.boundary(np.array(areas, dtype=object))[mosaics]
+    depths = np.where(is_cut, -1.0, np.minimum(shapely.distance(shapes, edges), depth))
     for rows in _groups(buildings, np.flatnonzero(~alone)):
-        chosen = _choose_complete(shapes[rows], mosaics[rows], is_cut[rows])
+        chosen = _choose(shapes[rows], mosaics[rows], depths[rows])
         if chosen is not None:
             kept[rows[mosaics[rows] == chosen]] = True
             continue
@@ -81,8 +84,25 @@ def resolve_overlaps(
         shapes[largest] = _join(shapes[rows], reach)
         kept[largest] = joined[largest] = True
     shapes[~kept] = None
-    _clip(shapes, mosaics, clipped)
+    # A joined outline may also overlap with others of its own mosaic.
+    _clip(shapes, np.where(joined, len(areas) + np.arange(len(shapes)), mosaics), clipped)
     return Resolved(shapes, joined & kept, clipped)
+
+
+def _prefer(
+    shapes: np.ndarray, mosaics: np.ndarray, areas: Sequence[BaseGeometry], depth: float
+) -> np.ndarray:
+    """Return the preferred mosaic (n,) at the middle of each outline."""
+    points = shapely.point_on_surface(shapes)
+    places, found = shapely.STRtree(areas).query(points, predicate="intersects")
+    edges = shapely.boundary(np.array(areas, dtype=object))
+    depths = np.minimum(shapely.distance(points[places], edges[found]), depth)
+    # Of each place, the greatest depth first, and of several the first mosaic.
+    order = np.lexsort((found, -depths, places))
+    first = order[np.diff(places[order], prepend=-1) > 0]
+    preferred = mosaics.copy()  # of outlines whose middle is just outside the area
+    preferred[places[first]] = found[first]
+    return preferred
 
 
 def _find_buildings(
@@ -126,14 +146,19 @@ def _groups(numbers: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
     return np.split(rows, np.flatnonzero(np.diff(numbers[rows])) + 1)
 
 
-def _choose_complete(shapes: np.ndarray, mosaics: np.ndarray, is_cut: np.ndarray) -> int | None:
-    """Return the first mosaic that has all of a building; None if there is none."""
+def _choose(shapes: np.ndarray, mosaics: np.ndarray, depths: np.ndarray) -> int | None:
+    """Return the preferred mosaic of those that have all of a building; None if none has.
+
+    Args:
+        shapes: Outlines (n,) of the building.
+        mosaics: Mosaic of each.
+        depths: Distance of each from the edge of its mosaic; negative if it is cut off there.
+    """
     numbers = np.unique(mosaics)
     sizes = np.array([shapely.area(shapes[mosaics == number]).sum() for number in numbers])
-    for number, size in zip(numbers.tolist(), sizes.tolist(), strict=True):
-        if not is_cut[mosaics == number].any() and size >= _WHOLE * sizes.max():
-            return int(number)
-    return None
+    deepest = np.array([depths[mosaics == number].min() for number in numbers])
+    deepest[sizes < _WHOLE * sizes.max()] = -1
+    return int(numbers[deepest.argmax()]) if deepest.max() >= 0 else None
 
 
 def _join(shapes: np.ndarray, reach: float) -> BaseGeometry:
@@ -151,14 +176,14 @@ def _largest(shape: BaseGeometry) -> BaseGeometry:
     return parts[shapely.area(parts).argmax()] if len(parts) else shapely.Polygon()
 
 
-def _clip(shapes: np.ndarray, mosaics: np.ndarray, clipped: np.ndarray) -> None:
-    """Cut outlines off where they overlap with those of mosaics before; None if little is left."""
+def _clip(shapes: np.ndarray, ranks: np.ndarray, clipped: np.ndarray) -> None:
+    """Cut outlines off where they overlap with those of lower rank; None if little is left."""
     present = np.flatnonzero([shape is not None for shape in shapes])
-    first, second = _pairs_of_mosaics(shapes[present], mosaics[present], 0.0)
+    first, second = _pairs_of_mosaics(shapes[present], ranks[present], 0.0)
     first, second = present[first], present[second]
-    swapped = mosaics[first] > mosaics[second]
+    swapped = ranks[first] > ranks[second]
     over, under = np.where(swapped, second, first), np.where(swapped, first, second)
-    order = np.lexsort((over, mosaics[under]))
+    order = np.lexsort((over, ranks[under]))
     whole = shapely.area(shapes)
     for above, below in zip(over[order].tolist(), under[order].tolist(), strict=True):
         if shapes[above] is None or shapes[below] is None:

@@ -1,0 +1,426 @@
+"""Predictions of many scenes: rasters of each, one layer over several pixel grids."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+import shapely
+from affine import Affine
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rasterio.features import rasterize
+from rasterio.warp import transform_geom
+from rasterio.windows import Window
+from small_models import DEEPGLOBE, make_model
+
+import geoseg
+from geoseg.cli import cli
+from geoseg.errors import ConfigError, GridMismatchError
+from geoseg.geo.crs import as_crs
+from geoseg.geo.grid import Grid
+from geoseg.geo.raster import group_scenes, outline_valid, read_info, write_array
+from geoseg.options import PredictOptions, VectorizeOptions
+from geoseg.prediction.mosaic_prediction import write_scene_rasters
+from geoseg.town import build_town, write_town
+from geoseg.vectorization.mosaic_layer import JoinedLayer, MosaicLayer, SceneArea
+from geoseg.vectorization.overlaps import resolve_overlaps
+
+UTM33, UTM32 = (rasterio.CRS.from_epsg(code) for code in (32633, 32632))
+
+
+def cut(scene, folder, rows, columns):
+    """Cut a scene into parts; rows and columns are (begin, end) pairs."""
+    folder.mkdir()
+    with rasterio.open(scene) as source:
+        for row, (top, bottom) in enumerate(rows):
+            for column, (left, right) in enumerate(columns):
+                window = Window(left, top, right - left, bottom - top)
+                profile = {
+                    **source.profile, "height": window.height, "width": window.width,
+                    "transform": source.window_transform(window),
+                }  # fmt: skip
+                with rasterio.open(folder / f"{row}{column}.tif", "w", **profile) as sink:
+                    sink.write(source.read(window=window))
+                    sink.descriptions = source.descriptions
+    return folder
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory):
+    """A scene, the same in 3 x 4 overlapping parts, a model, and a probability of buildings."""
+    folder = tmp_path_factory.mktemp("town")
+    scene, _ = write_town(build_town(300, 370, seed=5, gsd_m=0.5), folder)
+    model = make_model(folder / "model.safetensors", DEEPGLOBE)
+    columns = [(0, 90), (80, 200), (160, 280), (270, 370)]
+    parts = cut(scene, folder / "parts", [(0, 120), (90, 210), (200, 300)], columns)
+    geoseg.predict(scene, folder / "prob.tif", model=model, options=PredictOptions(device="cpu"))
+    with rasterio.open(folder / "prob.tif") as source:  # of a network that was never trained
+        body = float(np.quantile(source.read(1), 0.7) / 255)
+    return scene, parts, model, VectorizeOptions(body=body)
+
+
+def predict(scenes, output, town, **more):
+    _, _, model, vectorize = town
+    options = PredictOptions(device="cpu", **more.pop("options", {}))
+    return geoseg.predict(scenes, output, model=model, options=options, vectorize=vectorize, **more)
+
+
+def read(path):
+    with rasterio.open(path) as source:
+        return source.read(), source.read_masks(1)
+
+
+def files_of(folder):
+    """Bytes of all files of an output but GeoPackages, which hold a time; of these the rows."""
+    files = {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix != ".gpkg"
+    }
+    layer = gpd.read_file(folder / "footprints.gpkg", layer="footprints").to_wkb()
+    return files | {"footprints.gpkg": layer.to_csv().encode()}
+
+
+@pytest.fixture(scope="module")
+def whole(town, tmp_path_factory):
+    return predict(town[0], tmp_path_factory.mktemp("whole") / "out", town)
+
+
+@pytest.fixture(scope="module")
+def twelve(town, tmp_path_factory):
+    return predict(town[1], tmp_path_factory.mktemp("twelve") / "out", town)
+
+
+def test_parts_of_a_scene_give_its_pixels_and_polygons(town, whole, twelve):
+    assert twelve.scene == "12 scenes"
+    for own, one in ((twelve.prob_path, whole.prob_path), (twelve.mask_path, whole.mask_path)):
+        for found, expected in zip(read(own), read(one), strict=True):
+            np.testing.assert_array_equal(found, expected)
+    assert len(whole.footprints) > 20
+    polygons = [frame.geometry.to_wkb().tolist() for frame in (twelve.footprints, whole.footprints)]
+    assert polygons[0] == polygons[1]
+    columns = [name for name in whole.footprints.columns if name != "geometry"]
+    assert twelve.footprints[columns].equals(whole.footprints[columns])
+    with rasterio.open(twelve.prob_path) as source, rasterio.open(whole.prob_path) as one:
+        assert source.tags() == {k: v for k, v in one.tags().items() if k.startswith("GEOSEG")}
+        assert source.descriptions == one.descriptions
+        assert source.scales == one.scales
+
+
+def test_each_scene_has_rasters_on_its_own_pixels(town, twelve):
+    folder = twelve.prob_path.parent
+    for part in town[1].iterdir():
+        info = read_info(part)
+        for kind, mosaic in (("prob", twelve.prob_path), ("mask", twelve.mask_path)):
+            path = folder / "scenes" / f"{part.stem}_{kind}.tif"
+            assert read_info(path).grid == info.grid
+            with rasterio.open(mosaic) as source, rasterio.open(path) as own:
+                window = source.window(*own.bounds).round_offsets().round_lengths()
+                np.testing.assert_array_equal(source.read(window=window), own.read())
+                assert own.overviews(1) == ([] if max(own.shape) <= 256 else [2])
+
+
+def test_the_scene_of_a_footprint_is_the_first_one_there(town, twelve):
+    parts = sorted(town[1].iterdir())
+    outlines = [outline_valid(path) for path in parts]
+    for point, scene in zip(
+        twelve.footprints.representative_point(), twelve.footprints["scene"], strict=True
+    ):
+        first = next(
+            path.stem for path, outline in zip(parts, outlines, strict=True)
+            if outline.intersects(point)
+        )  # fmt: skip
+        assert scene == first
+
+
+def test_the_index_and_the_item_describe_the_scenes(town, twelve):
+    index = gpd.read_file(twelve.index_path)
+    parts = sorted(town[1].iterdir())
+    assert index["scene"].tolist() == [path.stem for path in parts]
+    assert index["source"].tolist() == [str(path) for path in parts]
+    counts = twelve.footprints["scene"].value_counts()
+    assert index["footprints"].tolist() == [counts.get(path.stem, 0) for path in parts]
+    assert (index["mosaic"] == 1).all()
+    for outline, path, valid_m2 in zip(index.geometry, parts, index["valid_m2"], strict=True):
+        info = read_info(path)
+        assert outline.area == pytest.approx(outline_valid(path).area)
+        assert valid_m2 == pytest.approx(outline.area, rel=2e-3)
+        assert info.grid.polygon.buffer(1e-6).covers(outline)
+    item = json.loads((twelve.prob_path.parent / "item.json").read_text())
+    assert set(item["assets"]) == {"prob", "mask", "footprints", "index"}
+    for asset in item["assets"].values():
+        assert (twelve.prob_path.parent / asset["href"]).is_file()
+    west, south, east, north = item["bbox"]
+    assert 14.99 < west < east < 15.01
+    assert 44.99 < south < north < 45.01
+    assert item["properties"]["geoseg:scenes"] == 12
+    assert item["properties"]["proj:code"] == "EPSG:32633"
+
+
+def test_workers_write_the_same_bytes(town, twelve, tmp_path):
+    predict(town[1], tmp_path / "out", town, workers=geoseg.Workers(processes=2))
+    found, expected = files_of(tmp_path / "out"), files_of(twelve.prob_path.parent)
+    assert list(found) == list(expected)
+    for name, content in expected.items():
+        assert found[name] == content, name
+
+
+def test_an_interrupted_job_of_many_scenes_continues(town, twelve, tmp_path, monkeypatch):
+    written = []
+
+    def count_then_stop(task):
+        if len(written) == 5:
+            raise KeyboardInterrupt
+        written.append(task.prob.name)
+        write_scene_rasters(task)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("geoseg.prediction.mosaic_prediction.write_scene_rasters", count_then_stop)
+        with pytest.raises(KeyboardInterrupt):
+            predict(town[1], tmp_path / "out", town)
+    assert not (tmp_path / "out").exists()
+    kept = {
+        path.name: path.stat().st_mtime_ns
+        for path in (tmp_path / ".out.partial").rglob("*_prob.tif")
+    }
+    assert len(kept) == 5
+    predict(town[1], tmp_path / "out", town)
+    for name, modified in kept.items():
+        assert (tmp_path / "out" / "scenes" / name).stat().st_mtime_ns == modified
+    assert files_of(tmp_path / "out") == files_of(twelve.prob_path.parent)
+
+
+def test_a_layer_alone_is_the_same(town, twelve, tmp_path):
+    result = predict(town[1], tmp_path / "out.gpkg", town)
+    assert result.files == (tmp_path / "out.gpkg",)
+    layer, expected = result.footprints, twelve.footprints
+    assert layer.geometry.to_wkb().tolist() == expected.geometry.to_wkb().tolist()
+    assert layer["scene"].tolist() == expected["scene"].tolist()
+    assert [path.name for path in tmp_path.iterdir()] == ["out.gpkg"]
+
+
+def warp(scene, path, crs, gsd_m):
+    """Warp a scene to another CRS and pixel size."""
+    with rasterio.open(scene) as source, rasterio.vrt.WarpedVRT(source, crs=crs) as plain:
+        scale = gsd_m / plain.res[0]
+        transform = plain.transform * Affine.scale(scale)
+        size = {"width": round(plain.width / scale), "height": round(plain.height / scale)}
+        with (
+            rasterio.vrt.WarpedVRT(
+                source,
+                crs=crs,
+                transform=transform,
+                **size,
+                resampling=rasterio.enums.Resampling.cubic,
+            ) as warped,
+            rasterio.open(path, "w", **{**warped.profile, "driver": "GTiff"}) as sink,
+        ):
+            sink.write(warped.read())
+            sink.descriptions = source.descriptions
+    return path
+
+
+def test_scenes_of_several_grids_give_one_layer(town, tmp_path):
+    other = warp(town[0], tmp_path / "warped.tif", UTM32, 0.4)
+    with rasterio.open(other) as source:
+        height, width = source.shape
+    rows = [(0, height // 2 + 20), (height // 2 - 20, height)]
+    cut(other, tmp_path / "warped", rows, [(width // 2, width)])
+    scenes = [path for path in sorted(town[1].iterdir()) if path.stem[1] in "012"]
+    scenes += sorted((tmp_path / "warped").iterdir())
+    result = predict(scenes, tmp_path / "out", town)
+    layer, index = result.footprints, gpd.read_file(result.index_path)
+    assert layer.crs.to_epsg() == 32633  # nine of eleven
+    assert index.groupby("mosaic")["crs"].unique().map(list).tolist() == [
+        ["EPSG:32633"], ["EPSG:32632"],
+    ]  # fmt: skip
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"prob_1.vrt", "prob_2.vrt", "mask_1.vrt", "mask_2.vrt"} < names
+    assert result.prob_path.name == "prob_1.vrt"
+    assert layer["id"].tolist() == list(range(1, len(layer) + 1))
+    polygons = layer.geometry.to_numpy()
+    assert shapely.is_valid(polygons).all()
+    assert largest_overlap(polygons) < 1e-6
+    other = predict(
+        scenes, tmp_path / "other.parquet", town, options={"layer_crs": "EPSG:3857"}
+    ).footprints
+    assert other.crs.to_epsg() == 3857
+    assert len(other) == len(layer)
+    np.testing.assert_allclose(other["area_m2"], layer["area_m2"], rtol=1e-3)
+
+
+def largest_overlap(polygons):
+    first, second = shapely.STRtree(polygons).query(polygons, predicate="intersects")
+    first, second = first[first < second], second[first < second]
+    shared = shapely.area(shapely.intersection(polygons[first], polygons[second]))
+    smaller = np.minimum(shapely.area(polygons[first]), shapely.area(polygons[second]))
+    return (shared / smaller).max(initial=0)
+
+
+def write_exact_prob(path, polygons, crs, grid):
+    """Write the share of each pixel that polygons cover, as a probability raster."""
+    fine = replace(grid, transform=grid.transform * Affine.scale(1 / 4),
+                   height=4 * grid.height, width=4 * grid.width)  # fmt: skip
+    placed = [transform_geom(crs, grid.crs, polygon.__geo_interface__) for polygon in polygons]
+    covered = rasterize(placed, fine.shape, transform=fine.transform).astype("float32")
+    share = covered.reshape(grid.height, 4, grid.width, 4).mean(axis=(1, 3))
+    write_array(
+        path, grid, np.rint(255 * share).astype("uint8")[None], descriptions=["building"],
+        scales=[1 / 255],
+    )  # fmt: skip
+    return path
+
+
+def test_buildings_across_mosaics_are_there_once_and_whole(tmp_path):
+    """Exact probabilities of a town, in four scenes of two CRSs and three pixel sizes."""
+    rng = np.random.default_rng(3)
+    truth = [
+        shapely.affinity.rotate(
+            shapely.box(x, y, x + rng.uniform(8, 16), y + rng.uniform(7, 12)), rng.uniform(0, 90)
+        )
+        for x in np.arange(500_010, 500_290, 21)
+        for y in np.arange(4_999_790, 4_999_990, 21)
+    ]
+    grids = [
+        Grid(UTM33, Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000), 440, 330),
+        # Overlaps with the first one by 5 m.
+        Grid(UTM33, Affine(0.4, 0, 500_160.1, 0, -0.4, 5_000_000.3), 550, 200),
+    ]
+    # In another CRS: adjoins the second one without an overlap wider than a building.
+    left, top = rasterio.warp.transform(UTM33, UTM32, [500_236], [5_000_012])
+    grids.append(Grid(UTM32, Affine(0.45, 0, left[0], 0, -0.45, top[0]), 520, 180))
+    layers = []
+    for number, grid in enumerate(grids):
+        path = write_exact_prob(tmp_path / f"{number}.tif", truth, UTM33, grid)
+        layer = tmp_path / f"{number}.parquet"
+        geoseg.vectorize(path, layer, options=VectorizeOptions(min_area_m2=1))
+        area = SceneArea.read(f"scene {number}", path, as_crs(UTM33))
+        layers.append(MosaicLayer(layer, (area,), grid.gsd_m))
+    for order in ([0, 1, 2], [2, 0, 1]):
+        joined = JoinedLayer([layers[n] for n in order], as_crs(UTM33), False, depth_m=10)
+        frames = list(joined.frames())
+        found = np.concatenate([frame.geometry.to_numpy() for frame in frames])
+        covered = shapely.union_all([layer.area for layer in layers])
+        inside = [polygon for polygon in truth if covered.buffer(-1).covers(polygon)]
+        assert len(inside) > 80
+        tree = shapely.STRtree(found)
+        for polygon in inside:
+            (only,) = tree.query(polygon, predicate="intersects")
+            shared = found[only].intersection(polygon).area
+            assert shared / found[only].union(polygon).area > 0.9
+        assert largest_overlap(found) < 1e-6
+        assert sum(joined.counts.values()) == len(found)
+
+
+# Width, height and jitter of the building in each cell of a street; none of width 0.
+buildings = st.lists(
+    st.tuples(st.integers(0, 8), st.integers(3, 11), st.integers(0, 3)), min_size=7, max_size=14
+)
+
+
+@given(buildings, st.lists(st.integers(-2, 2), min_size=28, max_size=28))
+@settings(max_examples=200, deadline=None)
+def test_no_two_outlines_of_different_mosaics_overlap(sizes, errors):
+    areas = [shapely.box(0, 0, 30, 25), shapely.box(22, -1, 60, 24)]
+    shapes, mosaics, cut_off = [], [], []
+    for number, area in enumerate(areas):
+        for index, (width, height, jitter) in enumerate(sizes):
+            row, column = divmod(index, 7)
+            left, low = 8.5 * column, 12 * row
+            # Each mosaic has its own idea of the width; walls may be shared.
+            width = max(0, min(8.5 - jitter / 9, width + errors[14 * number + index]))
+            part = shapely.box(left + jitter / 9, low, left + jitter / 9 + width, low + height)
+            part = part & area
+            if part.area:
+                shapes.append(part)
+                mosaics.append(number)
+                cut_off.append(part.distance(area.boundary) == 0)
+    if not shapes:
+        return
+    mosaics = np.array(mosaics)
+    polygons = np.array(shapes, object)
+    found = resolve_overlaps(polygons, mosaics, np.array(cut_off), areas, depth=3, reach=0.5)
+    kept = np.array([shape is not None for shape in found.polygons])
+    for one in np.flatnonzero(kept):
+        for other in np.flatnonzero(kept & (mosaics != mosaics[one])):
+            shared = found.polygons[one].intersection(found.polygons[other]).area
+            assert shared < 1e-6
+    # What only one mosaic can see is not lost.
+    for number, area in enumerate(areas):
+        alone = area - areas[1 - number].buffer(9)
+        for row in np.flatnonzero(mosaics == number):
+            if alone.covers(polygons[row]):
+                assert found.polygons[row].equals(polygons[row])
+    assert not (found.joined & found.clipped & ~kept).any()
+
+
+def test_scenes_are_grouped_by_grid_and_distance(tmp_path):
+    base = Grid(UTM33, Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000), 40, 60)
+
+    def info(name, dx, dy, **change):
+        grid = replace(base, transform=base.transform * Affine.translation(dx, dy), **change)
+        pixels = np.ones((1, *grid.shape), "uint8")
+        write_array(tmp_path / f"{name}.tif", grid, pixels)
+        return read_info(tmp_path / f"{name}.tif")
+
+    scenes = [
+        info("a", 0, 0), info("far", 300, 0), info("b", 70, 0), info("half", 0.5, 0),
+        info("c", 100, 30, crs=UTM32), info("d", 140, 0), info("e", 60, 30, crs=UTM32),
+    ]  # fmt: skip
+    assert group_scenes(scenes, 10) == [[0, 2, 5], [1], [3], [4, 6]]
+    assert group_scenes(scenes, 9) == [[0], [1], [2], [3], [4, 6], [5]]
+    assert group_scenes(scenes, 100) == [[0, 1, 2, 5], [3], [4, 6]]
+
+
+def test_scenes_outside_the_area_of_interest_are_left_out(town, tmp_path, caplog):
+    parts = sorted(town[1].iterdir())
+    far = tmp_path / "far.tif"
+    with rasterio.open(parts[0]) as source:
+        moved = {**source.profile, "transform": Affine.translation(9000, 0) * source.transform}
+        with rasterio.open(far, "w", **moved) as sink:
+            sink.write(source.read())
+            sink.descriptions = source.descriptions
+    with rasterio.open(parts[0]) as source:
+        left, bottom, right, top = source.bounds
+    aoi = shapely.box(left + 5, bottom + 5, right - 5, top - 5)
+    gpd.GeoDataFrame(geometry=[aoi], crs=UTM33).to_file(tmp_path / "aoi.gpkg")
+    options = {"aoi": str(tmp_path / "aoi.gpkg")}
+    result = predict([far, *parts[:2]], tmp_path / "out", town, options=options)
+    assert list(result.left_out) == [str(far)]
+    assert "has no polygon on" in result.left_out[str(far)]
+    again = tmp_path / "again.tif"
+    again.write_bytes(far.read_bytes())
+    with pytest.raises(GridMismatchError, match="has no polygon on"):
+        predict([far, again], tmp_path / "no", town, options=options)
+
+
+def test_scenes_of_one_name_get_different_files(town, tmp_path):
+    for name in ("x/a b.tif", "y/a_b.tif", "z/A_B.tif"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes((town[1] / "00.tif").read_bytes())
+    result = predict([tmp_path / name for name in "xyz"], tmp_path / "out", town)
+    names = sorted(path.name for path in (tmp_path / "out" / "scenes").glob("*_prob.tif"))
+    assert names == ["A_B_3_prob.tif", "a_b_2_prob.tif", "a_b_prob.tif"]
+    assert gpd.read_file(result.index_path)["scene"].tolist() == ["a_b", "a_b_2", "A_B_3"]
+
+
+def test_outputs_that_need_one_pixel_grid_are_refused(town, tmp_path):
+    parts = sorted(town[1].iterdir())
+    warped = warp(parts[1], tmp_path / "warped.tif", UTM32, 0.5)
+    for name, error, message in (
+        ("out.tif", GridMismatchError, "has the CRS EPSG:32632"),
+        ("out.csv", ConfigError, "the scenes have several pixel grids"),
+    ):
+        with pytest.raises(error, match=message):
+            predict([parts[0], warped], tmp_path / name, town)
+    done = CliRunner().invoke(
+        cli, ["predict", str(parts[0]), str(warped), "-m", str(town[2]), "--layer-crs", "Mars",
+              "-o", str(tmp_path / "out")]
+    )  # fmt: skip
+    assert str(done.exception) == "--layer-crs Mars: is no CRS; give a code such as EPSG:32645"
