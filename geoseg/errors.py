@@ -29,8 +29,12 @@ A message says what is wrong, where, and what to do about it. The command line c
 """
 
 import os
+import re
 import signal
 import textwrap
+
+# Scheme and server of a URL, then what may contain a key: user and password, path and query.
+_URL = re.compile(r"(https?://)(?:[^\s/@]*@)?([^\s/?#'\"<>()]*)[^\s'\"<>()]*", re.IGNORECASE)
 
 
 class GeosegError(Exception):
@@ -155,6 +159,11 @@ def describe_os_error(error: OSError) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of an error, or of its cause, in one short line to quote in another."""
+    """Return the message of an error, or of its cause, in one short line to quote in another.
+
+    Of URLs only the server is quoted: the rest may contain a key, above all in messages about tile
+    services, whose URLs are in a file of the user.
+    """
     message = " ".join(str(error.__cause__ or error).split()).rstrip(".")
+    message = _URL.sub(r"\1\2/…", message)
     return textwrap.shorten(message, 160, placeholder=" …")

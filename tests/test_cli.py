@@ -501,7 +501,6 @@ def test_bad_input_ends_with_one_line_and_code_2(bad, case):
         ),
         ("fly", "No such command 'fly'; the commands are tile, train, predict, vectorize"),
         ("train tiles --velocity 3", "No such option '--velocity'; see geoseg train --help"),
-        ("predict a.tif --gsd 0.3", "resampled to the pixel size of the model; for a scene with"),
         ("predict a.tif --threshold 0.4", "did you mean --set vectorize.body=0.4? see geoseg"),
         ("predict a.tif --min-area-m2=9", "did you mean --set vectorize.min_area_m2=9? see"),
         ("predict a.tif --where x", "'--where'; it is an option of geoseg tile and evaluate; see"),
@@ -512,7 +511,10 @@ def test_bad_input_ends_with_one_line_and_code_2(bad, case):
             "train tiles -o b max_minutes=5",
             "(max_minutes=5); did you mean --set train.max_minutes=5?",
         ),
-        ("train tiles --gsd 1", "it is an option of geoseg tile; see geoseg train --help"),
+        (
+            "train tiles --gsd 1",
+            "it is an option of geoseg tile and predict; see geoseg train --help",
+        ),
         (
             "predict tile.size=9 -o b",
             "tile.size=9: no such file; tile.size is a setting of geoseg tile",

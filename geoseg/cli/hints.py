@@ -28,12 +28,8 @@ _SETTING_OF = {
 _OPTION_OF = {setting: name for name, setting in _SETTING_OF.items()} | {
     "tile.assume_gsd_m": "assume-gsd",
     "predict.assume_gsd_m": "assume-gsd",
+    "predict.gsd_m": "gsd",
     "predict.floats": "float",
-}
-
-_EXPLAINED = {
-    ("predict", "--gsd"): "scenes are resampled to the pixel size of the model; for a scene "
-    "without georeferencing give --assume-gsd",
 }
 
 
@@ -49,8 +45,6 @@ def suggest_option(verb: str, command: click.Command, name: str, words: Sequence
     Returns:
         A clause for the message; empty without a suggestion.
     """
-    if explained := _EXPLAINED.get((verb, name)):
-        return explained
     own = _list_options(command)
     if near := difflib.get_close_matches(name, own, n=1, cutoff=_SIMILAR):
         return f"did you mean {near[0]}?"

@@ -50,6 +50,10 @@ if TYPE_CHECKING:
     help="CRS of the footprints of several scenes.  [default: the commonest]",
 )  # fmt: skip
 @click.option("--aoi", metavar="POLYGONS", help="Predict only inside these polygons.")
+@click.option(
+    "--gsd", type=float, metavar="METRES",
+    help="Read the scene with pixels of this size, with --aoi only its rectangle.",
+)  # fmt: skip
 @click.option("--overlap", type=int, help="Pixels shared by tiles.  [default: the model's]")
 @click.option(
     "--blend", type=click.Choice(["cosine", "crop", "mean"]),
@@ -103,6 +107,8 @@ def command(
     Several scenes (files, folders, patterns, text files with names) give one layer. Those of one
     pixel grid are predicted as one; where scenes overlap, the first one is used. Those that cannot
     be read are left out, and the exit code is 3.
+
+    A description of a tile service (XML of GDAL) is a scene, too, of which --aoi names the part.
     """
     refuse_missing(*scenes)
     workers = read_workers(given)
@@ -112,6 +118,7 @@ def command(
         overrides,
         predict__bands=parse_bands(given.pop("bands")),
         predict__assume_gsd_m=given.pop("assume_gsd"),
+        predict__gsd_m=given.pop("gsd"),
         predict__batch_size=parse_batch_size(given.pop("batch_size")),
         predict__footprints=False if rasters_only else None,
         **{f"predict__{name}": value for name, value in given.items()},

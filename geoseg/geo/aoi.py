@@ -83,6 +83,12 @@ class AOI:
     def __len__(self) -> int:
         return len(self.polygons)
 
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """(left, bottom, right, top) of all polygons."""
+        left, bottom, right, top = shapely.total_bounds(list(self.polygons)).tolist()
+        return left, bottom, right, top
+
     @cached_property
     def union(self) -> BaseGeometry:
         """All polygons as one valid Polygon or MultiPolygon, prepared for fast predicates."""

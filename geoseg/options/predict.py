@@ -25,6 +25,12 @@ class PredictOptions(Options):
     assume_gsd_m: float | None = Field(
         None, gt=0, description="Pixel size of a scene that has no georeferencing, metres"
     )
+    gsd_m: float | None = Field(
+        None,
+        gt=0,
+        description="Pixel size at which the scene is read and rasters are written, metres; needed "
+        "for tile services, where null is that of the model",
+    )
     overlap: int | None = Field(
         None, ge=0, description="Pixels shared by neighbouring tiles; the model's overlap when null"
     )

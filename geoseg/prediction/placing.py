@@ -65,7 +65,8 @@ class Placer:
         with ExitStack() as stack:
             for _ in range(self._threads):
                 prob = stack.enter_context(Scene(self._stitched, grid=self._plan.out_grid))
-                self._free.put((prob, stack.enter_context(self._plan.scene.open())))
+                scene = stack.enter_context(self._plan.scene.open(self._plan.out_grid))
+                self._free.put((prob, scene))
             self._files = stack.pop_all()
         return self
 

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geoseg.errors import GridMismatchError, counted
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import (
+    SceneCrop,
     SceneInfo,
     are_numbered,
     check_is_image,
+    cover,
     mark_blank_areas,
+    plan_crop,
     read_info,
+    write_scene_crop,
 )
 from geoseg.geo.raster.opening import open_raster
 from geoseg.geo.tiling import TileGrid
+from geoseg.jobs.files import process_folder
 from geoseg.networks.model_file import ModelSpec
 from geoseg.options import PredictOptions
 
@@ -30,6 +36,12 @@ logger = logging.getLogger(__name__)
 
 # Beyond this ratio of pixel sizes, objects look too different from the training scenes.
 _MAX_SCALE = 4.0
+
+# Most pixels of a tile service that are predicted: 20 km x 20 km with pixels of 0.1 m.
+_MOST_PIXELS = 4e10
+
+# Beyond this ratio, smaller pixels than those of a scene show nothing more.
+_MAX_MAGNIFICATION = 2.0
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,8 @@ class ScenePlan:
         out_grid: Grid of the output rasters.
         tiles: The tiles.
         aoi: Area of interest in the CRS of the grid; the whole scene when None.
+        crop: The rectangle of the user's scene that the scene of the plan is; None if that is the
+            user's scene itself.
     """
 
     scene: SceneInfo
@@ -51,6 +65,7 @@ class ScenePlan:
     out_grid: Grid
     tiles: TileGrid
     aoi: AOI | None = None
+    crop: SceneCrop | None = None
 
 
 def plan_prediction(
@@ -67,6 +82,8 @@ def plan_prediction(
     options = options or PredictOptions()
     info = read_scene(scene, spec, options)
     warn_of_order([info], spec, options)
+    if (info.is_service or options.gsd_m) and info.georeferenced_by == "transform":
+        return _plan_cropped(info, spec, options)
     return plan_scene(info if options.keep_blank else mark_blank_areas(info), spec, options)
 
 
@@ -85,7 +102,8 @@ def read_scene(scene: str | Path, spec: ModelSpec, options: PredictOptions) -> S
             "convert the scene like the training scenes (gdal_translate -ot ... -scale ...) or "
             "train a model on such scenes"
         )
-    check_gsd(str(scene), info.grid, spec)
+    if not info.is_service:  # it has pixels of many sizes
+        check_gsd(str(scene), _resample(info.grid, options.gsd_m), spec)
     return info
 
 
@@ -94,9 +112,58 @@ def plan_scene(info: SceneInfo, spec: ModelSpec, options: PredictOptions) -> Sce
     grid = info.grid.resampled(spec.gsd_m)
     overlap = spec.overlap if options.overlap is None else options.overlap
     tiles = TileGrid(grid.height, grid.width, spec.size, overlap, options.blend)
-    out_grid = grid if options.keep_model_grid else info.grid
+    out_grid = grid if options.keep_model_grid else _resample(info.grid, options.gsd_m)
     aoi = None if options.aoi is None else _read_aoi(options.aoi, grid, info.name)
     return ScenePlan(info, spec, grid, out_grid, tiles, aoi)
+
+
+def _resample(grid: Grid, gsd_m: float | None) -> Grid:
+    return grid if gsd_m is None else grid.resampled(gsd_m)
+
+
+def _plan_cropped(info: SceneInfo, spec: ModelSpec, options: PredictOptions) -> ScenePlan:
+    """Plan the prediction of the area of interest in a scene, at the pixel size that is wanted."""
+    crop, gsd_m = _choose_crop(info, spec, options)
+    path = process_folder() / secrets.token_hex(8) / "scene.vrt"
+    path.parent.mkdir(parents=True)
+    write_scene_crop(path, crop)
+    cropped = replace(
+        read_info(path, bands=info.indexes), label=info.name, is_service=info.is_service
+    )
+    check_gsd(info.name, cropped.grid.resampled(gsd_m), spec)
+    if not options.keep_blank:
+        cropped = mark_blank_areas(cropped)
+    plan = plan_scene(cropped, spec, options.model_copy(update={"gsd_m": gsd_m}))
+    return replace(plan, crop=crop)
+
+
+def _choose_crop(
+    info: SceneInfo, spec: ModelSpec, options: PredictOptions
+) -> tuple[SceneCrop, float]:
+    """Choose the rectangle of a scene that is predicted, and its pixel size in metres."""
+    name, grid = info.name, info.grid
+    if options.aoi is None and info.is_service and grid.height * grid.width > _MOST_PIXELS:
+        raise GridMismatchError(
+            f"{name}: is a tile service of {grid.height:,} x {grid.width:,} pixels; give the area "
+            "to predict with --aoi POLYGONS, and the pixel size with --gsd METRES"
+        )
+    bounds = None if options.aoi is None else _read_aoi(options.aoi, grid, name).bounds
+    own_gsd_m = grid.window_grid(cover(grid, bounds)).gsd_m
+    gsd_m = options.gsd_m or max(spec.gsd_m, own_gsd_m)
+    if own_gsd_m > _MAX_MAGNIFICATION * gsd_m:
+        raise GridMismatchError(
+            f"{name}: its pixels measure {own_gsd_m:.3g} m on the ground, and would show no more "
+            f"with --gsd {gsd_m:g}; use --gsd {own_gsd_m:.2g}"
+        )
+    # Tiles at the edge of the area see what is around it.
+    crop = plan_crop(info, gsd_m, bounds=bounds, margin_m=spec.size * spec.gsd_m)
+    if info.is_service and crop.window.height * crop.window.width > _MOST_PIXELS:
+        raise GridMismatchError(
+            f"{name}: the rectangle around {options.aoi} has {crop.window.height:,} x "
+            f"{crop.window.width:,} pixels; use smaller areas of interest one by one, or larger "
+            "pixels (--gsd)"
+        )
+    return crop, gsd_m
 
 
 def check_gsd(name: str, grid: Grid, spec: ModelSpec) -> None:

@@ -25,6 +25,7 @@ from geoseg.geo.raster import (
     list_files,
     mark_all_blank_areas,
     read_info,
+    write_scene_crop,
     write_scene_mosaic,
 )
 from geoseg.jobs.files import process_folder
@@ -43,6 +44,9 @@ logger = logging.getLogger(__name__)
 
 # Name of the mosaic of several scenes, in a folder of its own.
 _JOINED = "scenes/scenes.vrt"
+
+# Name of a rectangle of a scene in the working folder.
+_CROPPED = "scene.vrt"
 
 # Models whose pixel sizes differ by more than this share are not averaged.
 _GSD_TOLERANCE = 0.05
@@ -89,7 +93,9 @@ class PredictionJob:
 
     def list_input_files(self) -> list[str | Path]:
         """Return all files that the result depends on, sources of a VRT included."""
-        scenes = [scene.path for scene in self.parts] or [self.plan.scene.path]
+        crop = self.plan.crop
+        own = self.plan.scene.path if crop is None else crop.path
+        scenes = [scene.path for scene in self.parts] or [own]
         # QGIS writes statistics beside a scene that it opens; the result does not depend on them.
         files: list[str | Path] = [
             file for scene in scenes for file in list_files(scene) if not file.endswith(".aux.xml")
@@ -101,7 +107,15 @@ class PredictionJob:
         return [*self.list_input_files(), *self.left_out]
 
     def join_scenes_in(self, folder: Path) -> PredictionJob:
-        """Return the job with its scenes joined in another folder, which all workers can read."""
+        """Return the job with its scenes joined in another folder, which all workers can read.
+
+        A rectangle of a scene is written there, too.
+        """
+        if self.plan.crop is not None:
+            path = folder / _CROPPED
+            write_scene_crop(path, self.plan.crop)
+            scene = replace(self.plan.scene, path=str(path))
+            return replace(self, plan=replace(self.plan, scene=scene))
         if not self.parts:
             return self
         path = folder / _JOINED
@@ -181,7 +195,7 @@ def read_scenes(
     failed: dict[str, GeosegError] = {}
     for name in names:
         try:
-            found.append(read_scene(name, spec, options))
+            found.append(_read_part(name, spec, options))
         except (DataError, ConfigError) as error:  # the latter if it lacks one of --bands
             failed[name] = error
     if not found:
@@ -192,6 +206,16 @@ def read_scenes(
     warn_of_order(found, spec, options)
     marked = found if options.keep_blank else mark_all_blank_areas(found, are_parts=True)
     return tuple(marked), left_out
+
+
+def _read_part(name: str, spec: ModelSpec, options: PredictOptions) -> SceneInfo:
+    """Read the description of a scene that is to be joined with others."""
+    info = read_scene(name, spec, options)
+    if info.is_service:
+        raise GridMismatchError(
+            f"{name}: is a tile service, which cannot be joined with other scenes; predict it alone"
+        )
+    return info
 
 
 def plan_joined(

@@ -27,6 +27,7 @@ from geoseg.geo.raster.prob import (
     read_prob,
 )
 from geoseg.geo.raster.scene import Scene, SceneInfo, read_info, read_tags
+from geoseg.geo.raster.scene_crop import SceneCrop, cover, plan_crop, write_scene_crop
 from geoseg.geo.raster.scene_groups import group_scenes
 from geoseg.geo.raster.scene_mosaic import join_grids, write_scene_mosaic
 from geoseg.geo.raster.scene_vrt import are_numbered
@@ -42,9 +43,11 @@ __all__ = [
     "NearestRaster",
     "ProbInfo",
     "Scene",
+    "SceneCrop",
     "SceneInfo",
     "are_numbered",
     "check_is_image",
+    "cover",
     "describe_classes",
     "group_scenes",
     "is_mask",
@@ -58,6 +61,7 @@ __all__ = [
     "mark_blank_areas",
     "open_for_writing",
     "outline_valid",
+    "plan_crop",
     "read_info",
     "read_mask_classes",
     "read_prob",
@@ -66,5 +70,6 @@ __all__ = [
     "write_array",
     "write_cog",
     "write_mosaic",
+    "write_scene_crop",
     "write_scene_mosaic",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,19 +25,31 @@ from geoseg.geo.plain_names import readable_name
 # Largest block of a raster in memory, bytes. Blocks of usual files have less than a megabyte.
 _MAX_BLOCK = 1_000_000_000
 
+# GDAL's drivers of services that compute or send tiles.
+_SERVICE_DRIVERS = ("WMS", "WMTS")
+
+# The answer of a server in a message of these drivers, which also contains the page that it sent:
+# its status, and without an answer the reason.
+_HTTP_STATUS = re.compile(r"HTTP status code: ([1-9]\d\d)\b")
+_NO_ANSWER = re.compile(r"HTTP status code: 0, error: (.*)")
+
 # Data types that numpy does not have under the name that rasterio gives them.
 _REAL = {"complex_int16": "complex64"}
 
 
-def open_raster(path: str | Path) -> Any:
+def open_raster(path: str | Path, overview: int | None = None) -> Any:
     """Open a file, or another name that GDAL knows, as a rasterio dataset.
+
+    Args:
+        path: The file or name.
+        overview: Number of the overview, from 0, whose pixels to read; None for the raster itself.
 
     Raises:
         SceneReadError: If it does not exist or is not a raster.
     """
     name = str(path)
     try:
-        return _open(name)
+        return _open(name, overview)
     except RasterioIOError as error:
         if is_missing(name):
             raise SceneReadError(no_such_file(name)) from error
@@ -90,6 +103,29 @@ def check_blocks(source: Any, path: str | Path) -> None:
                 "each, that can only be read as a whole; convert it with gdal_translate -co "
                 "TILED=YES"
             )
+
+
+def is_service(source: Any) -> bool:
+    """Return whether the pixels of an open raster come from a tile service."""
+    return source.driver in _SERVICE_DRIVERS
+
+
+def explain_service_error(error: BaseException) -> str:
+    """Return why pixels of a tile service could not be read, and what to do, without its URL."""
+    message = str(error.__cause__ or error)
+    status = _HTTP_STATUS.search(message)
+    if status is None:
+        silent = _NO_ANSWER.search(message)
+        reason = silent[1].rstrip(".") if silent else one_line(error)
+        return (
+            f"the service does not send a tile ({reason}); check its URL and the connection, and "
+            "run the same command again"
+        )
+    return (
+        f"the service refuses a tile (HTTP status {status[1]}); if it means that there is no "
+        f"image, <ZeroBlockHttpCodes>204,{status[1]}</ZeroBlockHttpCodes> in the service "
+        "description makes such tiles nodata; otherwise check its URL and key"
+    )
 
 
 def list_files(path: str | Path) -> list[str]:
@@ -148,11 +184,12 @@ def without_georeferencing_warnings() -> Iterator[None]:
         yield
 
 
-def _open(name: str) -> Any:
+def _open(name: str, overview: int | None = None) -> Any:
+    options = {} if overview is None else {"OVERVIEW_LEVEL": overview}
     # A raster without georeferencing is refused with a clearer message.
     with without_georeferencing_warnings():
         try:
-            return rasterio.open(readable_name(name))
+            return rasterio.open(readable_name(name), **options)
         except UnicodeDecodeError as error:  # GDAL quotes bytes of a damaged file in its message
             raise RasterioIOError(f"{name}: is damaged") from error
 

@@ -29,6 +29,8 @@ from geoseg.geo.raster.georeferencing import (
 from geoseg.geo.raster.opening import (
     as_read_errors,
     check_blocks,
+    explain_service_error,
+    is_service,
     lacks_file,
     missing_source,
     open_raster,
@@ -63,6 +65,7 @@ class SceneInfo:
         assume_gsd_m: Assumed pixel size in metres of a scene without georeferencing.
         blank: Blank areas that are treated as nodata, see `find_blank_areas`.
         label: Its name in messages, where that is not the path.
+        is_service: Whether its pixels come from a tile service, which has them at many zoom levels.
     """
 
     path: str
@@ -75,6 +78,7 @@ class SceneInfo:
     assume_gsd_m: float | None = None
     blank: BlankAreas | None = None
     label: str = ""
+    is_service: bool = False
 
     @property
     def name(self) -> str:
@@ -87,7 +91,7 @@ class SceneInfo:
         scene = Scene(
             self.path, bands=self.indexes, grid=grid, assume_gsd_m=self.assume_gsd_m, mask=mask
         )
-        scene.info = replace(scene.info, label=self.label)
+        scene.info = replace(scene.info, label=self.label, is_service=self.is_service)
         return scene
 
     def open_pixels(self) -> Scene:
@@ -217,6 +221,8 @@ class Scene:
             raise self._unreadable(window, error) from error
 
     def _unreadable(self, window: Window, error: RasterioError) -> SceneReadError:
+        if self.info.is_service:
+            return SceneReadError(f"{self.info.name}: {explain_service_error(error)}")
         reason = one_line(error)
         if lacks_file(error):
             return SceneReadError(
@@ -356,6 +362,7 @@ def inspect_source(
         nodata=_common_nodata(chosen),
         georeferenced_by=georeferencing.by,
         assume_gsd_m=assume_gsd_m,
+        is_service=is_service(source),
     )
     return info, georeferencing, chosen
 

@@ -193,7 +193,7 @@ def _describe_bands(
 ) -> tuple[ElementTree.Element, str]:
     """Return a VRT of bands of a dataset in their common data type, and the dataset's name."""
     described = ElementTree.fromstring(describe(source))
-    name = _source_name(source, described)
+    name = source_name(source, described)
     size = {"rasterXSize": str(source.width), "rasterYSize": str(source.height)}
     view = ElementTree.Element("VRTDataset", size)
     view.extend(part for part in described if _is_georeferencing(part))
@@ -256,7 +256,7 @@ def has_palette(source: Any, number: int) -> bool:
         return False
 
 
-def _source_name(source: Any, described: ElementTree.Element) -> str:
+def source_name(source: Any, described: ElementTree.Element) -> str:
     """Return the name by which GDAL opens the dataset; of a VRT, its description."""
     name = described.findtext("VRTRasterBand/SimpleSource/SourceFilename")
     if source.driver == "VRT" or name is None:
