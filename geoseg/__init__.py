@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     from geoseg.api.export import export
     from geoseg.api.model import Model, Probabilities, load_model
     from geoseg.api.predict import predict
-    from geoseg.api.results import AlignResult, PredictResult, TileResult, VectorizeResult
+    from geoseg.api.results import (
+        AlignResult,
+        PredictResult,
+        ShardResult,
+        TileResult,
+        VectorizeResult,
+    )
+    from geoseg.api.shards import merge, predict_shard
     from geoseg.api.tile import tile
     from geoseg.api.train import find_lr, train
     from geoseg.api.vectorize import vectorize
@@ -63,6 +70,7 @@ _MODULES = {
     "PredictResult": "geoseg.api.results",
     "Probabilities": "geoseg.api.model",
     "Report": "geoseg.evaluation",
+    "ShardResult": "geoseg.api.results",
     "Thresholds": "geoseg.options",
     "TileOptions": "geoseg.options",
     "TileResult": "geoseg.api.results",
@@ -77,7 +85,9 @@ _MODULES = {
     "find_lr": "geoseg.api.train",
     "load_config": "geoseg.config",
     "load_model": "geoseg.api.model",
+    "merge": "geoseg.api.shards",
     "predict": "geoseg.api.predict",
+    "predict_shard": "geoseg.api.shards",
     "tile": "geoseg.api.tile",
     "train": "geoseg.api.train",
     "vectorize": "geoseg.api.vectorize",
@@ -99,6 +109,7 @@ __all__ = [
     "PredictResult",
     "Probabilities",
     "Report",
+    "ShardResult",
     "Thresholds",
     "TileOptions",
     "TileResult",
@@ -115,7 +126,9 @@ __all__ = [
     "find_lr",
     "load_config",
     "load_model",
+    "merge",
     "predict",
+    "predict_shard",
     "tile",
     "train",
     "vectorize",

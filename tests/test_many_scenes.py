@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import geopandas as gpd
@@ -25,8 +26,11 @@ from geoseg.errors import ConfigError, GridMismatchError
 from geoseg.geo.crs import as_crs
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import group_scenes, outline_valid, read_info, write_array
+from geoseg.geo.tiling import TileGrid
 from geoseg.options import PredictOptions, VectorizeOptions
 from geoseg.prediction.mosaic_prediction import write_scene_rasters
+from geoseg.prediction.scheduling import split_panels
+from geoseg.prediction.shards import Shard, StripScene, pick_shard
 from geoseg.town import build_town, write_town
 from geoseg.vectorization.mosaic_layer import JoinedLayer, MosaicLayer, SceneArea
 from geoseg.vectorization.overlaps import resolve_overlaps
@@ -424,3 +428,129 @@ def test_outputs_that_need_one_pixel_grid_are_refused(town, tmp_path):
               "-o", str(tmp_path / "out")]
     )  # fmt: skip
     assert str(done.exception) == "--layer-crs Mars: is no CRS; give a code such as EPSG:32645"
+
+
+@pytest.fixture(scope="module")
+def shards(town, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    _, parts, model, vectorize = town
+    for number in (3, 1, 4, 2):
+        result = geoseg.predict_shard(
+            parts, folder / str(number), f"{number}/4", model=model, vectorize=vectorize,
+            options=PredictOptions(device="cpu"),
+        )  # fmt: skip
+        assert result.shard == (number, 4)
+    return [folder / str(number) for number in (2, 4, 1, 3)]
+
+
+def test_merged_shards_are_the_outputs_of_one_job(town, twelve, shards, tmp_path):
+    before = {path: path.read_bytes() for folder in shards for path in folder.rglob("*.tif")}
+    assert len(before) == 6  # one per row of tiles
+    merged = geoseg.merge(shards, tmp_path / "out")
+    assert files_of(tmp_path / "out") == files_of(twelve.prob_path.parent)
+    assert merged.scene == twelve.scene
+    assert {path: path.read_bytes() for path in before} == before
+    again = geoseg.merge(shards, tmp_path / "layer.parquet", workers=geoseg.Workers(processes=2))
+    assert again.footprints.geometry.to_wkb().tolist() == (
+        twelve.footprints.geometry.to_wkb().tolist()
+    )
+    assert geoseg.merge(shards, tmp_path / "one.tif").files == (tmp_path / "one.tif",)
+    np.testing.assert_array_equal(read(tmp_path / "one.tif")[0], read(twelve.prob_path)[0])
+
+
+def test_a_scene_is_divided_into_shards(town, whole, tmp_path):
+    scene, _, model, vectorize = town
+    names = [str(tmp_path / f"shard_{number}") for number in (1, 2)]
+    for number, name in enumerate(names, start=1):
+        arguments = ["predict", str(scene), "-m", str(model), "--device", "cpu", "-o", name]
+        more = ["--shard", f"{number}/2", "--set", f"vectorize.body={vectorize.body}"]
+        done = CliRunner().invoke(cli, [*arguments, *more])
+        assert done.exit_code == 0, done.output
+        assert done.stdout == (
+            f"shard {number}/2 → {name}; merge all with geoseg merge SHARD... -o OUT\n"
+        )
+    done = CliRunner().invoke(cli, ["merge", *names, "-o", str(tmp_path / "out" / "")])
+    assert done.exit_code == 0, done.output
+    for name in ("prob.tif", "mask.tif"):
+        assert (tmp_path / "out" / name).read_bytes() == (
+            whole.prob_path.with_name(name).read_bytes()
+        )
+
+
+def test_shards_that_are_not_those_of_one_job_are_refused(town, shards, tmp_path):
+    _, parts, model, _ = town
+    first, second, *rest = shards
+    for folders, message in (
+        ([], "no shard was given"),
+        ([first, *rest], "shards 4 of 4 are missing; give all of them"),
+        ([first, second, *rest, copy_of(first, tmp_path)], "is shard 2, as .* is; give it once"),
+        ([first, parts], "shard.json: is not the description of a shard .no such file.; give"),
+        ([first, other_job(town, tmp_path)], "is not of the same job as"),
+        ([damaged(first, tmp_path), second], "is not the description of a shard .batch_size: "),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            geoseg.merge(folders, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    for text in ("0/4", "5/4", "1", "1/0", "a/b", "-1/4"):
+        with pytest.raises(ConfigError, match=r"^--shard "):
+            geoseg.predict_shard(parts, tmp_path / "out", text, model=model)
+
+
+def copy_of(shard, folder):
+    return shutil.copytree(shard, folder / "copy")
+
+
+def other_job(town, folder):
+    _, parts, model, _ = town
+    options = PredictOptions(device="cpu", overlap=8)
+    geoseg.predict_shard(
+        sorted(parts.iterdir())[0], folder / "other", "1/4", model=model, options=options
+    )
+    return folder / "other"
+
+
+def damaged(shard, folder):
+    (folder / "damaged").mkdir()
+    header = json.loads((shard / "shard.json").read_text())
+    (folder / "damaged" / "shard.json").write_text(json.dumps({**header, "batch_size": 0}))
+    return folder / "damaged"
+
+
+def test_shards_of_changed_scenes_are_refused(town, tmp_path):
+    _, parts, model, _ = town
+    scene = tmp_path / "scene.tif"
+    scene.write_bytes((parts / "00.tif").read_bytes())
+    options = PredictOptions(device="cpu")
+    geoseg.predict_shard(scene, tmp_path / "1", "1/1", model=model, options=options)
+    scene.write_bytes((parts / "01.tif").read_bytes())
+    with pytest.raises(GridMismatchError, match="has changed since the shards were predicted"):
+        geoseg.merge([tmp_path / "1"], tmp_path / "out")
+
+
+def cost_of(scene, strips):
+    pairs = zip(scene.list_rows(), scene.costs(), strict=True)
+    return sum(cost for strip, cost in pairs if strip in strips)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(20, 300), st.integers(20, 300), st.integers(1, 3)),
+        min_size=1, max_size=4,
+    ),
+    st.integers(1, 9),
+)  # fmt: skip
+@settings(max_examples=100, deadline=None)
+def test_each_strip_is_in_one_shard(sizes, count):
+    scenes = [
+        StripScene(split_panels(TileGrid(height, width, 32, 8), panels),
+                   [Window(0, 0, width // 2, height)])
+        for height, width, panels in sizes
+    ]  # fmt: skip
+    shards = [pick_shard(scenes, Shard(number, count)) for number in range(1, count + 1)]
+    for index, scene in enumerate(scenes):
+        rows = [strip for shard in shards for strip in shard[index]]
+        assert sorted(rows) == sorted(scene.list_rows())
+        assert len(rows) == len(set(rows))
+    costs = [sum(map(cost_of, scenes, shard)) for shard in shards]
+    most = max(float(scene.costs().max()) for scene in scenes)
+    assert max(costs) - min(costs) <= 2 * most + 1e-6

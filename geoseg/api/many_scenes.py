@@ -19,6 +19,7 @@ from geoseg.jobs.workers import Workers
 from geoseg.options import Thresholds
 from geoseg.prediction.mosaic_job import MosaicJob
 from geoseg.prediction.mosaic_prediction import MosaicRasters, predict_mosaics
+from geoseg.prediction.strips import Strips
 from geoseg.vectorization.layer import describe_layer, write_layer
 from geoseg.vectorization.mosaic_layer import (
     SCENE_COLUMN,
@@ -54,6 +55,7 @@ def write_many(
     workers: Workers,
     pool: Pool,
     progress: Progress | None = None,
+    strips: Sequence[Strips] | None = None,
 ) -> None:
     """Predict many scenes and write what is wanted of them.
 
@@ -65,10 +67,11 @@ def write_many(
         workers: Who predicts; the bytes do not depend on it.
         pool: The same workers, open.
         progress: Called with finished and total numbers, and of what.
+        strips: All strips of each mosaic, if they are predicted already.
     """
     rasters = predict_mosaics(
         job, work, targets.folder, thresholds, masks=targets.has_rasters, workers=workers,
-        pool=pool, progress=progress,
+        pool=pool, progress=progress, strips=strips,
     )  # fmt: skip
     areas = _read_areas(rasters, job)
     counts: Mapping[str, int] | None = None

@@ -3,37 +3,40 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from geoseg.api.predict_outputs import (
+    FOOTPRINTS,
+    MASK,
+    PROB,
+    find_outputs,
+    late_modules,
+    open_output,
+    tasks_of_scene,
+    write_outputs,
+)
+from geoseg.api.predict_plan import PredictPlan, plan_predict
 from geoseg.api.results import PredictResult
 from geoseg.errors import ConfigError
 from geoseg.geo.paths import absolute_path
 from geoseg.geo.raster.block_cache import limited_block_cache
-from geoseg.geo.scene_names import expand_scene_names
-from geoseg.jobs.journal import describe_job
 from geoseg.jobs.manifest import read_manifest
-from geoseg.jobs.output import Work, check_output, file_output, folder_output
-from geoseg.jobs.pool import Pool
+from geoseg.jobs.output import file_output, folder_output
 from geoseg.jobs.progress import Progress
 from geoseg.jobs.workers import Workers
-from geoseg.options import PredictOptions, Thresholds, VectorizeOptions, check_thresholds
-from geoseg.prediction.backend_names import check_backend
-from geoseg.prediction.mosaic_job import MosaicJob, plan_mosaics
+from geoseg.options import PredictOptions, VectorizeOptions
+from geoseg.prediction.mosaic_job import MosaicJob
 from geoseg.prediction.prediction_job import (
     ModelNames,
     PredictionJob,
     SceneNames,
-    drop_repeated,
-    finds_boxes,
-    plan_job,
 )
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
+    pass
 
 logger = logging.getLogger(__name__)
 
@@ -43,33 +46,6 @@ ABOUT_DEFAULT = (
     "many of its footprints may be wrong (scores: geoseg info buildings), so check them, or "
     "continue the model on your own area"
 )
-
-_RASTER_SUFFIXES = (".tif", ".tiff")
-_PROB, _MASK, _FOOTPRINTS = "prob.tif", "mask.tif", "footprints.gpkg"
-
-
-@dataclass(frozen=True)
-class PredictPlan:
-    """A prediction with its output.
-
-    Attributes:
-        job: Scene or scenes, models and settings.
-        thresholds: Thresholds of mask and footprints.
-        output: The output as it was given.
-        suffix: Suffix of an output file in lower case; empty for a folder.
-        key: Text that differs for any two predictions whose outputs could differ.
-    """
-
-    job: PredictionJob | MosaicJob
-    thresholds: Thresholds
-    output: Path
-    suffix: str
-    key: str
-
-    @property
-    def is_layer(self) -> bool:
-        """Whether the only output is a layer of footprints."""
-        return _is_layer(self.suffix)
 
 
 def predict(
@@ -113,140 +89,14 @@ def predict(
         if model is None:
             logger.warning("%s", ABOUT_DEFAULT)
         warn_of_drift_in(plan.job)
-        workers = (workers or Workers()).with_default_processes(_count_gpus(plan.job))
+        workers = (workers or Workers()).with_default_processes(count_gpus_of(plan.job))
         if isinstance(plan.job, PredictionJob) and plan.job.finds_boxes:
             return _predict_boxes(plan, plan.job, overwrite, workers, progress)
-        with _open_output(plan, overwrite) as work:
+        with open_output(plan, overwrite) as work:
             if not work.is_complete:
-                with workers.open(*_tasks_of_scene(), preload=_late_modules()) as pool:
-                    _write_outputs(plan, work, workers, pool, progress)
-    return _find_outputs(plan)
-
-
-def plan_predict(
-    scene: SceneNames,
-    output: str | Path,
-    *,
-    model: ModelNames = None,
-    options: PredictOptions | None = None,
-    vectorize: VectorizeOptions | None = None,
-    overwrite: bool = False,
-) -> PredictPlan:
-    """Check scene, model and output, reading headers only; arguments and errors as of `predict`."""
-    options = options or PredictOptions()
-    suffix = _check_suffix(output)
-    if _is_layer(suffix) and not options.footprints:
-        raise ConfigError(
-            f"{output}: --rasters-only writes no footprints; use a folder or a file that ends in "
-            ".tif"
-        )
-    check_backend(options.backend, options.device)
-    job = _plan(drop_repeated(expand_scene_names(scene)), model, options, suffix)
-    if _is_layer(suffix):
-        # geopandas, which this imports, is slow to load.
-        from geoseg.geo.vector import check_layer
-
-        check_layer(output, job.crs)
-    if isinstance(job, MosaicJob):
-        _check_many(job, output, suffix)
-    elif job.finds_boxes:
-        _check_boxes(job, Path(output), suffix)
-    check_output(
-        output, overwrite=overwrite, inputs=job.list_protected_files(), is_file=bool(suffix)
-    )
-    thresholds = _choose_thresholds(job, vectorize)
-    settings = options.model_dump(exclude={"block_rows"})
-    key = describe_job(
-        "predict", settings, thresholds.model_dump(), suffix, files=job.list_input_files()
-    )
-    return PredictPlan(job, thresholds, Path(output), suffix, key)
-
-
-def _plan(
-    names: list[str], model: ModelNames, options: PredictOptions, suffix: str
-) -> PredictionJob | MosaicJob:
-    """Plan the prediction of one scene, or of several; one raster needs one pixel grid."""
-    if len(names) == 1 or suffix in _RASTER_SUFFIXES or finds_boxes(model):
-        return plan_job(names, model, options)
-    return plan_mosaics(names, model, options)
-
-
-def _check_many(job: MosaicJob, output: str | Path, suffix: str) -> None:
-    if suffix == ".csv" and len(job.mosaics) > 1:
-        raise ConfigError(
-            f"{output}: a SpaceNet CSV has coordinates in pixels of one raster, but the scenes "
-            "have several pixel grids; use the suffix .gpkg"
-        )
-
-
-def _is_layer(suffix: str) -> bool:
-    return suffix not in ("", *_RASTER_SUFFIXES)
-
-
-def _choose_thresholds(
-    job: PredictionJob | MosaicJob, vectorize: VectorizeOptions | None
-) -> Thresholds:
-    vectorize = vectorize or VectorizeOptions()
-    if vectorize.crf is not None:
-        raise ConfigError(
-            "vectorize.crf: applies only to geoseg vectorize; use predict.crf, or --crf"
-        )
-    if job.specs[0].exclusive:
-        check_thresholds(vectorize)
-    return vectorize.over(job.specs[0].thresholds)
-
-
-def _check_suffix(output: str | Path) -> str:
-    """Return the suffix of an output file in lower case, or an empty text for a folder."""
-    is_folder = str(output).endswith(("/", os.sep)) or Path(output).is_dir()
-    suffix = "" if is_folder else Path(output).suffix.lower()
-    if not suffix or suffix in _RASTER_SUFFIXES:
-        return suffix
-    # geopandas, which this imports, is slow to load.
-    from geoseg.geo.vector import WRITABLE_SUFFIXES
-
-    if suffix not in WRITABLE_SUFFIXES:
-        choices = ", ".join((*_RASTER_SUFFIXES[:1], *WRITABLE_SUFFIXES))
-        raise ConfigError(
-            f"{output}: unknown suffix {suffix}; use a folder, or a file that ends in one of "
-            f"{choices}"
-        )
-    return suffix
-
-
-def _check_boxes(job: PredictionJob, output: Path, suffix: str) -> None:
-    """Check that neither output nor options need probabilities per pixel.
-
-    Args:
-        job: Scene, model and settings.
-        output: The output as it was given.
-        suffix: Its suffix; empty for a folder.
-
-    Raises:
-        ConfigError: If one of them does.
-    """
-    # geopandas, which this imports, is slow to load.
-    from geoseg.geo.vector import WRITABLE_SUFFIXES
-
-    arch, options = job.specs[0].arch, job.options
-    if suffix and suffix not in WRITABLE_SUFFIXES:
-        raise ConfigError(
-            f"{output}: cannot be written, since {arch} predicts boxes, not probabilities per "
-            f"pixel; use a folder or one of {', '.join(WRITABLE_SUFFIXES)}"
-        )
-    is_set = {
-        "tta": options.tta != "none",
-        "crf": options.crf is not None,
-        "uncertainty": options.uncertainty,
-        "floats": options.floats,
-        "aoi": options.aoi is not None,
-    }
-    for name, value in is_set.items():
-        if value:
-            raise ConfigError(
-                f"predict.{name}: needs probabilities per pixel, but {arch} predicts boxes; "
-                "remove it"
-            )
+                with workers.open(*tasks_of_scene(), preload=late_modules()) as pool:
+                    write_outputs(plan, work, workers, pool, progress)
+    return find_outputs(plan)
 
 
 def warn_of_drift_in(job: PredictionJob | MosaicJob) -> None:
@@ -257,100 +107,11 @@ def warn_of_drift_in(job: PredictionJob | MosaicJob) -> None:
         warn_of_drift(one.plan.scene, job.specs)
 
 
-def _count_gpus(job: PredictionJob | MosaicJob) -> int:
+def count_gpus_of(job: PredictionJob | MosaicJob) -> int:
+    """Return the number of GPUs that a prediction uses."""
     from geoseg.networks.device import count_gpus
 
     return count_gpus(job.options.device)
-
-
-def _open_output(plan: PredictPlan, overwrite: bool) -> AbstractContextManager[Work]:
-    kind = file_output if plan.suffix else folder_output
-    return kind(
-        plan.output, job=plan.key, overwrite=overwrite, inputs=plan.job.list_protected_files()
-    )
-
-
-def _write_outputs(
-    plan: PredictPlan, work: Work, workers: Workers, pool: Pool, progress: Progress | None
-) -> None:
-    """Write rasters and footprints into the result of a working folder."""
-    if isinstance(plan.job, MosaicJob):
-        _write_many(plan, plan.job, work, workers, pool, progress)
-        return
-    from geoseg.geo.raster import read_prob
-    from geoseg.prediction.scene_prediction import predict_rasters
-    from geoseg.vectorization.layer import write_layer
-
-    targets, layer = _name_targets(plan, work)
-    job = plan.job.join_scenes_in(work.folder)
-
-    def vectorize(prob: Path) -> None:
-        if layer is not None:
-            write_layer(
-                read_prob(prob), layer, work, plan.thresholds,
-                max_memory_gb=workers.max_memory_gb, pool=pool, progress=progress,
-            )  # fmt: skip
-
-    predict_rasters(
-        job, work, targets, plan.thresholds,
-        workers=workers, pool=pool, progress=progress, meanwhile=vectorize,
-    )  # fmt: skip
-
-
-def _name_targets(plan: PredictPlan, work: Work) -> tuple[dict[str, Path], Path | None]:
-    """Return the rasters to write by kind, and the layer if there is one to write."""
-    if plan.is_layer:
-        return {}, work.result
-    if plan.suffix:
-        return {"prob": work.result}, None
-    layer = work.result / _FOOTPRINTS if plan.job.options.footprints else None
-    return {"prob": work.result / _PROB, "mask": work.result / _MASK}, layer
-
-
-def _write_many(
-    plan: PredictPlan,
-    job: MosaicJob,
-    work: Work,
-    workers: Workers,
-    pool: Pool,
-    progress: Progress | None,
-) -> None:
-    from geoseg.api.many_scenes import ManyTargets, write_many
-
-    if plan.is_layer:
-        folder = work.folder / "rasters"
-        folder.mkdir(exist_ok=True)
-        targets = ManyTargets(folder, work.result, has_rasters=False)
-    else:
-        layer = work.result / _FOOTPRINTS if job.options.footprints else None
-        targets = ManyTargets(work.result, layer, has_rasters=True)
-    write_many(job, work, targets, plan.thresholds, workers=workers, pool=pool, progress=progress)
-
-
-def _find_outputs(plan: PredictPlan) -> PredictResult:
-    result = PredictResult(plan.job.label, left_out=plan.job.left_out)
-    output = plan.output
-    if isinstance(plan.job, MosaicJob) and not plan.is_layer:
-        return _find_many(plan.job, result, output)
-    if plan.is_layer:
-        return replace(result, footprints_path=output)
-    if plan.suffix:
-        return replace(result, prob_path=output)
-    layer = output / _FOOTPRINTS if plan.job.options.footprints else None
-    return replace(
-        result, prob_path=output / _PROB, mask_path=output / _MASK, footprints_path=layer
-    )
-
-
-def _find_many(job: MosaicJob, result: PredictResult, output: Path) -> PredictResult:
-    end = "" if len(job.mosaics) == 1 else "_1"
-    return replace(
-        result,
-        prob_path=output / f"prob{end}.vrt",
-        mask_path=output / f"mask{end}.vrt",
-        footprints_path=output / _FOOTPRINTS if job.options.footprints else None,
-        index_path=output / "index.gpkg",
-    )
 
 
 def _predict_boxes(
@@ -365,10 +126,10 @@ def _predict_boxes(
 
     if workers.is_remote or workers.local_processes > 1:
         logger.warning("%s finds boxes, which is done by this process alone", job.models[0])
-    path = plan.output if plan.is_layer else plan.output / _FOOTPRINTS
+    path = plan.output if plan.is_layer else plan.output / FOOTPRINTS
     kind = file_output if plan.is_layer else folder_output
     with kind(plan.output, overwrite=overwrite, inputs=job.list_protected_files()) as work:
-        layer = work.result if plan.is_layer else work.result / _FOOTPRINTS
+        layer = work.result if plan.is_layer else work.result / FOOTPRINTS
         predict_boxes(job, layer, plan.thresholds, progress=progress)
     return PredictResult(job.label, footprints_path=path, left_out=job.left_out)
 
@@ -431,7 +192,7 @@ def predict_scenes(
         for scene, folder in zip(scenes, folders, strict=True)
         if not read_manifest(folder)
     ]
-    with workers.open(predict_task, *_tasks_of_scene(), preload=_late_modules()) as pool:
+    with workers.open(predict_task, *tasks_of_scene(), preload=late_modules()) as pool:
         for _ in pool.map(predict_task, tasks):
             pass
     return [_find_written(scene, folder) for scene, folder in zip(scenes, folders, strict=True)]
@@ -440,23 +201,9 @@ def predict_scenes(
 def _find_written(scene: str | Path, folder: Path) -> PredictResult:
     names = read_manifest(folder)
     prob, mask, layer = (
-        folder / name if name in names else None for name in (_PROB, _MASK, _FOOTPRINTS)
+        folder / name if name in names else None for name in (PROB, MASK, FOOTPRINTS)
     )
     return PredictResult(str(scene), prob, mask, layer)
-
-
-def _tasks_of_scene() -> tuple[Callable[..., Any], ...]:
-    """Return the functions by which workers predict and vectorize a scene."""
-    from geoseg.prediction.blocks import predict_block
-    from geoseg.vectorization.tasks import run_trace_task
-
-    return predict_block, run_trace_task
-
-
-def _late_modules() -> tuple[str, ...]:
-    from geoseg.vectorization.tasks import LATE_MODULES
-
-    return LATE_MODULES
 
 
 def predict_task(task: PredictTask) -> None:

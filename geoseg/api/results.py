@@ -145,6 +145,21 @@ class PredictResult:
         return read_layer(self.footprints_path)
 
 
+@dataclass(frozen=True)
+class ShardResult:
+    """A part of a prediction, to be merged with the others.
+
+    Attributes:
+        folder: Its folder.
+        shard: Its number, and the number of all.
+        left_out: Why scenes were left out, by their names, where several were given.
+    """
+
+    folder: Path
+    shard: tuple[int, int]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+
 def read_layer(path: Path) -> gpd.GeoDataFrame:
     """Read a layer that geoseg wrote, with all its columns.
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "tile": "Cut scenes and footprints into tiles to train on.",
     "train": "Train a network on tiles.",
     "predict": "Find the buildings of a scene: probabilities, mask, footprints.",
+    "merge": "Merge the shards of a prediction (predict --shard).",
     "vectorize": "Turn a probability raster into footprints.",
     "align": "Move labels that are beside their buildings.",
     "evaluate": "Score footprints against the truth.",

@@ -27,7 +27,7 @@ from geoseg.networks.model_file import DEFAULT_MODEL
 from geoseg.options import CRFOptions
 
 if TYPE_CHECKING:
-    from geoseg.api.predict import PredictPlan
+    from geoseg.api.predict_plan import PredictPlan
     from geoseg.api.results import PredictResult
     from geoseg.prediction.prediction_job import PredictionJob
 
@@ -83,6 +83,10 @@ if TYPE_CHECKING:
     "--backend", type=click.Choice(["torch", "compile", "openvino"]),
     help="Inference backend.  [default: torch]",
 )  # fmt: skip
+@click.option(
+    "--shard", metavar="N/M",
+    help="Predict only part N of M, for geoseg merge; the same command for each N.",
+)  # fmt: skip
 @workers_options()
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and stop.")
 @overwrite_option
@@ -93,6 +97,7 @@ def command(
     output: str,
     crf: bool,
     rasters_only: bool,
+    shard: str | None,
     dry_run: bool,
     overwrite: bool,
     config: str | None,
@@ -132,22 +137,31 @@ def command(
         "vectorize": settings.vectorize.model_copy(update={"crf": None}),
         "overwrite": overwrite,
     }
-    from geoseg.api.predict import plan_predict, predict
+    from geoseg.api.predict import predict
+    from geoseg.api.predict_plan import plan_predict
+    from geoseg.api.shards import predict_shard
 
     if dry_run:
         plan = plan_predict(scenes, output, **what)
         click.echo(_describe(plan))
-        _exit_if_left_out(plan.job.left_out)
+        exit_if_left_out(plan.job.left_out)
+        return
+    if shard is not None:
+        with progress_bar() as progress:
+            part = predict_shard(scenes, output, shard, workers=workers, progress=progress, **what)
+        click.echo(f"shard {shard} → {part.folder}; merge all with geoseg merge SHARD... -o OUT")
+        exit_if_left_out(part.left_out)
         return
     with progress_bar() as progress:
         result = predict(scenes, output, workers=workers, progress=progress, **what)
-    click.echo(f"{result.scene} → {_list_files(result)}")
+    click.echo(f"{result.scene} → {list_files(result)}")
     if not models:
         click.echo(_describe_adaptation(scenes), err=True)
-    _exit_if_left_out(result.left_out)
+    exit_if_left_out(result.left_out)
 
 
-def _exit_if_left_out(left_out: Mapping[str, str]) -> None:
+def exit_if_left_out(left_out: Mapping[str, str]) -> None:
+    """End the program with the exit code of incomplete results, if scenes were left out."""
     if left_out:
         click.echo(f"geoseg: left out: {', '.join(left_out)}; reasons are above", err=True)
         sys.exit(INCOMPLETE)
@@ -166,7 +180,7 @@ def _describe_adaptation(scenes: Sequence[str]) -> str:
     )
 
 
-def _list_files(result: PredictResult) -> str:
+def list_files(result: PredictResult) -> str:
     """Return the names of the files, with the number of footprints."""
     count = result.count
     return ", ".join(

@@ -50,6 +50,14 @@ class SceneMosaic:
     names: tuple[str, ...]
     areas: tuple[Window, ...]
 
+    @property
+    def tile_areas(self) -> tuple[Window, ...]:
+        """Pixels of each scene on the grid of the tiles."""
+        plan = self.job.plan
+        if plan.out_grid == plan.grid:
+            return self.areas
+        return tuple(_scale(area, plan.out_grid, plan.grid) for area in self.areas)
+
     def join_scenes_in(self, folder: Path) -> SceneMosaic:
         """Return the mosaic with its scenes joined in a folder that all workers can read."""
         return replace(self, job=self.job.join_scenes_in(folder))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from geoseg.prediction.mosaic_job import MosaicJob, SceneMosaic
 from geoseg.prediction.plan import ScenePlan
 from geoseg.prediction.rasters import OutputRasters
 from geoseg.prediction.scene_prediction import STRIPS, make_tags
-from geoseg.prediction.strips import StripPrediction, Strips
+from geoseg.prediction.strips import StripPrediction, Strips, run_task
 
 # Folder of the rasters of each scene, in that of the virtual mosaics.
 SCENES = "scenes"
@@ -86,6 +86,7 @@ def predict_mosaics(
     workers: Workers,
     pool: Pool,
     progress: Progress | None = None,
+    strips: Sequence[Strips] | None = None,
 ) -> list[MosaicRasters]:
     """Predict many scenes, and write the rasters of each.
 
@@ -100,6 +101,7 @@ def predict_mosaics(
         workers: Who predicts; the bytes do not depend on it.
         pool: The same workers, open.
         progress: Called with the finished and the total number of tiles.
+        strips: All strips of each mosaic, if they are predicted already.
 
     Returns:
         The rasters of each mosaic.
@@ -119,10 +121,17 @@ def predict_mosaics(
         tasks = writers[number].plan_tasks(strips, scratch, progress)
         return [partial(write_scene_rasters, task) for task in tasks]
 
-    StripPrediction(
-        [writer.mosaic.job for writer in writers], encoding, work.folder / STRIPS, work.journal,
-        workers, progress,
-    ).predict(pool, follow)  # fmt: skip
+    if strips is None:
+        StripPrediction(
+            [writer.mosaic.job for writer in writers], encoding, work.folder / STRIPS, work.journal,
+            workers, progress,
+        ).predict(pool, follow)  # fmt: skip
+    else:
+        batch = work.folder / STRIPS
+        batch.mkdir(exist_ok=True)
+        tasks = (task for number, some in enumerate(strips) for task in follow(number, some, batch))
+        for _ in pool.map(run_task, ((task, None) for task in tasks)):
+            pass
     numbers = range(1, len(writers) + 1) if len(writers) > 1 else [None]
     return [writer.join(number) for writer, number in zip(writers, numbers, strict=True)]
 

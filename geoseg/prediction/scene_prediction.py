@@ -21,7 +21,7 @@ from geoseg.options import Thresholds
 from geoseg.prediction.encoding import OutputEncoding
 from geoseg.prediction.prediction_job import PredictionJob
 from geoseg.prediction.rasters import OutputRasters
-from geoseg.prediction.strips import StripPrediction
+from geoseg.prediction.strips import StripPrediction, Strips
 
 # Folder of the strips in the working folder.
 STRIPS = "strips"
@@ -37,6 +37,7 @@ def predict_rasters(
     pool: Pool,
     progress: Progress | None = None,
     meanwhile: Callable[[Path], None] | None = None,
+    strips: Strips | None = None,
 ) -> Path:
     """Predict a scene and write the rasters of it that are wanted.
 
@@ -49,14 +50,16 @@ def predict_rasters(
         pool: The same workers, open.
         progress: Called with the finished and the total number of tiles, then of CRF blocks.
         meanwhile: Called with the raster that is returned, while those that are wanted are written.
+        strips: All strips of the scene, if they are predicted already.
 
     Returns:
         A raster of all probabilities in the working folder.
     """
     encoding = OutputEncoding(job.plan.spec.outputs, job.options.uncertainty, job.options.floats)
-    (strips,) = StripPrediction(
-        [job], encoding, work.folder / STRIPS, work.journal, workers, progress
-    ).predict(pool)
+    if strips is None:
+        (strips,) = StripPrediction(
+            [job], encoding, work.folder / STRIPS, work.journal, workers, progress
+        ).predict(pool)
     tags = make_tags(job, encoding, thresholds)
     rasters = OutputRasters(job.plan, work.folder, encoding, tags, workers)
     prob = rasters.cut(rasters.stitch(strips, job.options, progress))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Container, Iterator
 from pathlib import Path
 
 from rasterio.windows import Window
@@ -42,17 +42,31 @@ def split_panels(tiles: TileGrid, count: int) -> list[TileBlock]:
     ]
 
 
-def list_strips(panels: list[TileBlock], folder: Path) -> list[tuple[Path, Window]]:
-    """Return the files of all strips, each with its window of the scene."""
+def list_strips(
+    panels: list[TileBlock], folder: Path, chosen: Container[tuple[int, int]] | None = None
+) -> list[tuple[Path, Window]]:
+    """Return the files of strips, each with its window of the scene.
+
+    Args:
+        panels: Panels from `split_panels`.
+        folder: Folder of the strips.
+        chosen: Strips to return, as pairs of panel and row of tiles; all when None.
+    """
     return [
         (strip_path(folder, panel, row), panel.strip(row))
-        for panel in panels
+        for number, panel in enumerate(panels)
         for row in range(*panel.rows)
+        if chosen is None or (number, row) in chosen
     ]
 
 
 def split_blocks(
-    panels: list[TileBlock], folder: Path, *, workers: int = 1, rows: int | None = None
+    panels: list[TileBlock],
+    folder: Path,
+    *,
+    workers: int = 1,
+    rows: int | None = None,
+    strips: Collection[tuple[int, int]] | None = None,
 ) -> list[TileBlock]:
     """Return blocks of neighbouring tile rows whose strips are not finished.
 
@@ -61,27 +75,32 @@ def split_blocks(
         folder: Folder of the finished strips.
         workers: Number of workers that run at the same time.
         rows: Maximum number of tile rows per block; chosen by the number of workers when None.
+        strips: Strips to predict, as pairs of panel and row of tiles; all when None.
     """
     if rows is None:
-        total = sum(panel.rows[1] for panel in panels)
+        total = sum(panel.rows[1] for panel in panels) if strips is None else len(strips)
         rows = total if workers == 1 else _choose_rows(total, workers)
     return [
         TileBlock(panel.tiles, (first, min(first + rows, last)), panel.columns)
-        for panel in panels
-        for begin, last in _unfinished_rows(panel, folder)
+        for number, panel in enumerate(panels)
+        for begin, last in _unfinished_rows(number, panel, folder, strips)
         for first in range(begin, last, rows)
     ]
 
 
 def _choose_rows(total: int, workers: int) -> int:
-    return max(-(-total // (_BLOCKS_PER_WORKER * workers)), min(_ROWS, -(-total // workers)))
+    most = max(-(-total // (_BLOCKS_PER_WORKER * workers)), min(_ROWS, -(-total // workers)))
+    return max(1, most)
 
 
-def _unfinished_rows(panel: TileBlock, folder: Path) -> Iterator[tuple[int, int]]:
+def _unfinished_rows(
+    number: int, panel: TileBlock, folder: Path, strips: Container[tuple[int, int]] | None
+) -> Iterator[tuple[int, int]]:
     """Yield (first, after the last) of each run of tile rows without a finished strip."""
     begin: int | None = None
     for row in range(*panel.rows):
-        finished = strip_path(folder, panel, row).exists()
+        wanted = strips is None or (number, row) in strips
+        finished = not wanted or strip_path(folder, panel, row).exists()
         if finished and begin is not None:
             yield begin, row
             begin = None

@@ -48,13 +48,17 @@ class _Planned:
 
     Attributes:
         job: Prediction of the scene.
+        count: Largest number of panels.
         panels: The tiles, in panels that are predicted one by one.
         task: Task of all its tiles, without device and batch size.
+        strips: Strips to predict, as pairs of panel and row of tiles; None for all.
     """
 
     job: PredictionJob
+    count: int
     panels: list[TileBlock]
     task: BlockTask
+    strips: frozenset[tuple[int, int]] | None = None
 
 
 class StripPrediction:
@@ -82,6 +86,29 @@ class StripPrediction:
         self._workers, self._progress = workers, progress
         self._scenes = [self._plan(number, job) for number, job in enumerate(jobs)]
 
+    @property
+    def panels(self) -> list[list[TileBlock]]:
+        """Panels of each scene."""
+        return [scene.panels for scene in self._scenes]
+
+    @property
+    def panel_counts(self) -> list[int]:
+        """Largest number of panels of each scene, for `split_panels`."""
+        return [scene.count for scene in self._scenes]
+
+    @property
+    def choice(self) -> BatchChoice:
+        """Device and batch size of a finished prediction."""
+        found: tuple[str, int] | None = self._journal.find(JOURNAL_KEY, _CHOICE)
+        assert found is not None
+        return BatchChoice(*found)
+
+    def restrict(self, strips: Sequence[frozenset[tuple[int, int]]]) -> None:
+        """Predict only some strips of each scene, as pairs of panel and row of tiles."""
+        self._scenes = [
+            replace(scene, strips=some) for scene, some in zip(self._scenes, strips, strict=True)
+        ]
+
     def predict(self, pool: Pool, follow: Follow | None = None) -> list[Strips]:
         """Predict the strips that are missing.
 
@@ -107,7 +134,7 @@ class StripPrediction:
             check_crf_memory(
                 options.crf, plan.grid.shape, len(plan.scene.bands), self._workers.max_memory_gb
             )
-        panels = split_panels(plan.tiles, self._count_panels(number, job))
+        count = self._count_panels(number, job)
         task = BlockTask(
             folder=self._folder,
             scene=replace(plan.scene, path=absolute_path(plan.scene.path)),
@@ -123,7 +150,7 @@ class StripPrediction:
             aoi=plan.aoi,
             max_memory_gb=self._workers.max_memory_gb,
         )
-        return _Planned(job, panels, task)
+        return _Planned(job, count, split_panels(plan.tiles, count), task)
 
     def _count_panels(self, number: int, job: PredictionJob) -> int:
         """Return the number of panels, that of an interrupted run if there was one."""
@@ -165,12 +192,12 @@ class _Run:
             self._list_blocks(number, scene, choice) for number, scene in enumerate(scenes)
         ]
         self._strips = [
-            list_strips(scene.panels, self._folder_of(number))
+            list_strips(scene.panels, self._folder_of(number), scene.strips)
             for number, scene in enumerate(scenes)
         ]
         self._counter = _Counter(
             progress,
-            sum(len(scene.job.plan.tiles) for scene in scenes),
+            sum(map(_count_tiles, scenes)),
             sum(len(task.block) for tasks in self._blocks for task in tasks),
         )
         self._missing = [len(tasks) for tasks in self._blocks]
@@ -186,7 +213,9 @@ class _Run:
         task = replace(
             scene.task, folder=folder, device=choice.device, batch_size=choice.batch_size
         )
-        blocks = split_blocks(scene.panels, folder, workers=self._pool.size, rows=rows)
+        blocks = split_blocks(
+            scene.panels, folder, workers=self._pool.size, rows=rows, strips=scene.strips
+        )
         return [replace(task, block=block) for block in blocks]
 
     def predict(self) -> list[Strips]:
@@ -219,6 +248,12 @@ class _Run:
     def _finish(self, number: int) -> None:
         if self._follow:
             self._following.extend(self._follow(number, self._strips[number], self._folder))
+
+
+def _count_tiles(scene: _Planned) -> int:
+    if scene.strips is None:
+        return len(scene.job.plan.tiles)
+    return sum(len(scene.panels[panel].tile_columns) for panel, _ in scene.strips)
 
 
 def run_task(task: tuple[Callable[[], object], int | None]) -> int | None:
