@@ -23,8 +23,8 @@
     │   └── InputShapeError    the network does not support a size or number of bands
     └── RepeatedError          the first process of a training run reports the same error
 
-A message says what is wrong, where, and what to do about it. The command line catches
-`GeosegError`, prints the message on one line and exits with code 2. `TrainingInterrupted` is a
+A message says what is wrong, where, and what to do about it; credentials in names of files are
+left out of it. The command line catches `GeosegError`, prints the message on one line and exits with code 2. `TrainingInterrupted` is a
 `KeyboardInterrupt`; the command line exits with code 130 or 143.
 """
 
@@ -32,9 +32,14 @@ import os
 import signal
 import textwrap
 
+from geoseg.credentials import hide_credentials
+
 
 class GeosegError(Exception):
     """Base of all errors that a user can correct."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(hide_credentials(x) if isinstance(x, str) else x for x in args))
 
     def __str__(self) -> str:
         # KeyError would print the repr of its argument.
@@ -157,4 +162,5 @@ def describe_os_error(error: OSError) -> str:
 def one_line(error: BaseException) -> str:
     """Return the message of an error, or of its cause, in one short line to quote in another."""
     message = " ".join(str(error.__cause__ or error).split()).rstrip(".")
+    message = hide_credentials(message)  # before it is cut, since a part would not be recognized
     return textwrap.shorten(message, 160, placeholder=" …")

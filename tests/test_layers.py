@@ -13,7 +13,7 @@ ROOT = Path(geoseg.__file__).parent
 
 # From the lowest room to the highest: each imports only from rooms before it, and from itself.
 ROOMS = (
-    "version", "errors", "sample", "options", "config", "jobs", "geo", "town", "data",
+    "version", "credentials", "errors", "sample", "options", "config", "jobs", "geo", "town", "data",
     "networks", "prediction", "vectorization", "alignment", "evaluation", "training", "detection",
     "api", "__init__", "cli", "__main__",
 )  # fmt: skip

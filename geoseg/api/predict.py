@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geoseg.api.results import PredictResult
-from geoseg.errors import ConfigError
+from geoseg.credentials import get_logger, hide_credentials
+from geoseg.errors import ConfigError, SceneReadError
 from geoseg.geo.paths import absolute_path
 from geoseg.geo.raster.block_cache import limited_block_cache
-from geoseg.geo.scene_names import expand_scene_names
+from geoseg.geo.scene_names import find_scenes
 from geoseg.jobs.journal import describe_job
 from geoseg.jobs.manifest import read_manifest
 from geoseg.jobs.output import Work, check_output, file_output, folder_output
@@ -27,7 +27,7 @@ from geoseg.prediction.prediction_job import ModelNames, PredictionJob, SceneNam
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # Warning of the verbs that predict without a given model.
 ABOUT_DEFAULT = (
@@ -79,7 +79,7 @@ def predict(
 
     Args:
         scene: Any raster that GDAL opens; several scenes, folders, patterns or lists of them (see
-            `expand_scene_names`) are predicted as one, if they have the same pixel grid and bands.
+            `find_scenes`) are predicted as one, if they have the same pixel grid and bands.
             Where they overlap, the first one is used.
         output: A folder for `prob.tif`, `mask.tif` and `footprints.gpkg`; or one file: `.tif` for
             probabilities, a vector format for footprints. A model of boxes writes footprints only.
@@ -131,7 +131,9 @@ def plan_predict(
             ".tif"
         )
     check_backend(options.backend, options.device)
-    job = plan_job(expand_scene_names(scene), model, options)
+    failed: dict[str, SceneReadError] = {}
+    names = [found.name for found in find_scenes(scene, options.asset, failed)]
+    job = plan_job(names, model, options, failed)
     if _is_layer(suffix):
         # geopandas, which this imports, is slow to load.
         from geoseg.geo.vector import check_layer
@@ -340,7 +342,7 @@ def predict_scenes(
         GeosegError: As `predict`.
     """
     workers = workers or Workers()
-    folders = [Path(output) / Path(scene).stem for scene in scenes]
+    folders = [Path(output) / Path(hide_credentials(str(scene))).stem for scene in scenes]
     repeated = next((folder for folder in folders if folders.count(folder) > 1), None)
     if repeated:
         raise ConfigError(

@@ -11,6 +11,7 @@ import click
 
 from geoseg.cli.options import (
     INCOMPLETE,
+    asset_option,
     config_options,
     output_option,
     overwrite_option,
@@ -22,6 +23,7 @@ from geoseg.cli.options import (
     workers_options,
 )
 from geoseg.cli.progress import progress_bar
+from geoseg.credentials import hide_credentials
 from geoseg.networks.model_file import DEFAULT_MODEL
 from geoseg.options import CRFOptions
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     "several.  [default: buildings]",
 )  # fmt: skip
 @output_option("A folder (prob.tif, mask.tif, footprints.gpkg), or one file, by its suffix.")
+@asset_option
 @click.option("--bands", help="Bands of the scene in the model's order.  [default: by name]")
 @click.option(
     "--assume-gsd", type=float, metavar="METRES",
@@ -94,9 +97,9 @@ def command(
     Overlapping tiles are blended without a seam; the scene is never held in memory as a whole. An
     interrupted job continues when it is started again.
 
-    Several scenes on one pixel grid (files, folders, patterns, text files with names) are predicted
-    as one. Where they overlap, the first one is used. Those that cannot be read are left out, and
-    the exit code is 3.
+    Several scenes on one pixel grid (files, folders, patterns, text files with names, STAC items
+    and catalogs) are predicted as one. Where they overlap, the first one is used. Those that cannot
+    be read are left out, and the exit code is 3.
     """
     refuse_missing(*scenes)
     workers = read_workers(given)
@@ -142,7 +145,7 @@ def _exit_if_left_out(left_out: Mapping[str, str]) -> None:
 
 def _describe_adaptation(scenes: Sequence[str]) -> str:
     """Return how to adapt the default model to the area of scenes."""
-    scene = shlex.quote(scenes[0]) if len(scenes) == 1 else "SCENES"
+    scene = shlex.quote(hide_credentials(scenes[0])) if len(scenes) == 1 else "SCENES"
     return (
         "to adapt the model to your area, draw an area and the outlines of all buildings in it, "
         "some 50:\n"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from geoseg.credentials import get_logger
 from geoseg.errors import GridMismatchError, counted
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import (
@@ -26,7 +26,7 @@ from geoseg.options import PredictOptions
 if TYPE_CHECKING:
     from geoseg.geo.aoi import AOI
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # Beyond this ratio of pixel sizes, objects look too different from the training scenes.
 _MAX_SCALE = 4.0

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from geoseg.credentials import get_logger, hide_credentials
 from geoseg.errors import (
     ConfigError,
     DataError,
@@ -37,7 +37,7 @@ from geoseg.prediction.plan import (
     warn_of_order,
 )
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # Name of the mosaic of several scenes, in a folder of its own.
 _JOINED = "scenes/scenes.vrt"
@@ -99,7 +99,10 @@ class PredictionJob:
 
 
 def plan_job(
-    scene: SceneNames, model: ModelNames = None, options: PredictOptions | None = None
+    scene: SceneNames,
+    model: ModelNames = None,
+    options: PredictOptions | None = None,
+    failed: Mapping[str, GeosegError] | None = None,
 ) -> PredictionJob:
     """Check whether a scene can be predicted with a model, reading headers only.
 
@@ -109,6 +112,7 @@ def plan_job(
             warning.
         model: A model file or the name of a shipped model, or several; None for the default model.
         options: Settings of the prediction.
+        failed: Why further scenes cannot be used, by their names; they are left out, too.
 
     Raises:
         GeosegError: If scene, models and options do not fit together.
@@ -118,10 +122,10 @@ def plan_job(
     specs = tuple(load_spec(path) for path in models)
     _check_same_kind(models, specs)
     names = [str(scene)] if isinstance(scene, str | Path) else _drop_repeated(scene)
-    if len(names) == 1:
+    if len(names) == 1 and not failed:
         job = PredictionJob(plan_prediction(names[0], specs[0], options), models, specs, options)
     else:
-        parts, left_out = _read_scenes(names, specs[0], options)
+        parts, left_out = _read_scenes(names, specs[0], options, failed or {})
         plan = _plan_joined(parts, specs[0], options)
         job = PredictionJob(plan, models, specs, options, parts, left_out)
     if job.finds_boxes and options.backend != "torch":
@@ -139,9 +143,18 @@ def _drop_repeated(names: Sequence[str | Path]) -> list[str]:
 
 
 def _read_scenes(
-    names: Sequence[str], spec: ModelSpec, options: PredictOptions
+    names: Sequence[str],
+    spec: ModelSpec,
+    options: PredictOptions,
+    known: Mapping[str, GeosegError],
 ) -> tuple[tuple[SceneInfo, ...], dict[str, str]]:
     """Read the descriptions of scenes; return those that can be used, and why others cannot.
+
+    Args:
+        names: The scenes.
+        spec: Header of the model.
+        options: Settings of the prediction.
+        known: Why others cannot be used.
 
     Raises:
         SceneReadError: If a file does not exist.
@@ -151,7 +164,7 @@ def _read_scenes(
     if missing is not None:
         raise SceneReadError(no_such_file(missing))
     found: list[SceneInfo] = []
-    failed: dict[str, GeosegError] = {}
+    failed = dict(known)
     for name in names:
         try:
             found.append(read_scene(name, spec, options))
@@ -159,7 +172,7 @@ def _read_scenes(
             failed[name] = error
     if not found:
         raise next(iter(failed.values()))
-    left_out = {name: str(error) for name, error in failed.items()}
+    left_out = {hide_credentials(name): str(error) for name, error in failed.items()}
     for message in left_out.values():
         logger.warning("left out: %s", message)
     warn_of_order(found, spec, options)

@@ -18,7 +18,7 @@ from rasterio.io import MemoryFile
 from rasterio.shutil import copy as gdal_copy
 
 from geoseg.errors import SceneReadError, one_line
-from geoseg.geo.paths import is_a_folder, is_missing, no_such_file
+from geoseg.geo.paths import is_a_folder, is_missing, is_remote, no_such_file
 from geoseg.geo.plain_names import readable_name
 
 # Largest block of a raster in memory, bytes. Blocks of usual files have less than a megabyte.
@@ -40,6 +40,11 @@ def open_raster(path: str | Path) -> Any:
     except RasterioIOError as error:
         if is_missing(name):
             raise SceneReadError(no_such_file(name)) from error
+        if is_remote(name):
+            raise SceneReadError(
+                f"{name}: cannot be opened as a raster ({one_line(error)}); check the address, and "
+                "that you may read it"
+            ) from error
         if Path(name).is_dir():
             raise SceneReadError(is_a_folder(name, "raster")) from error
         if lacks_file(error):
