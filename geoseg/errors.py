@@ -24,8 +24,9 @@
     └── RepeatedError          the first process of a training run reports the same error
 
 A message says what is wrong, where, and what to do about it; credentials in names of files are
-left out of it. The command line catches `GeosegError`, prints the message on one line and exits with code 2. `TrainingInterrupted` is a
-`KeyboardInterrupt`; the command line exits with code 130 or 143.
+left out of it. The command line catches `GeosegError`, prints the message on one line and exits
+with code 2. `TrainingInterrupted` is a `KeyboardInterrupt`; the command line exits with code 130 or
+143.
 """
 
 import os

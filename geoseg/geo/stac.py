@@ -188,10 +188,9 @@ def _read_document(
     Raises:
         SceneReadError: If it is not STAC, or one of its items is not and `failed` is None.
     """
-    features = document.get("features")
-    if document.get("type") == "FeatureCollection" and isinstance(features, list):
-        if not features or any("stac_version" in one for one in features if isinstance(one, dict)):
-            return _read_features(features, source, failed), _find_next(document, source)
+    if _is_item_collection(document):
+        items = _read_features(document["features"], source, failed)
+        return items, _find_next(document, source)
     if "stac_version" not in document:
         raise SceneReadError(
             f"{source}: is not a raster, and as JSON it is not a STAC item, item collection or "
@@ -205,6 +204,13 @@ def _read_document(
         return [], [_join(source, str(link.target)) for link in links]
     except _INVALID as error:
         raise _invalid(source, error) from error
+
+
+def _is_item_collection(document: dict[str, Any]) -> bool:
+    features = document.get("features")
+    if document.get("type") != "FeatureCollection" or not isinstance(features, list):
+        return False
+    return not features or any("stac_version" in one for one in features if isinstance(one, dict))
 
 
 def _read_features(
@@ -253,7 +259,8 @@ def _read_json(source: str) -> dict[str, Any]:
     data = _download(source) if is_address(source) else _read_file(source)
     if len(data) > _MAX_BYTES:
         raise SceneReadError(
-            f"{source}: has more than {_MAX_BYTES // 10**6} MB, which no STAC file has; give a scene"
+            f"{source}: has more than {_MAX_BYTES // 10**6} MB, too much for a STAC file; give a "
+            "scene"
         )
     try:
         document = json.loads(data)
