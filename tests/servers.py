@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -70,10 +71,10 @@ def serve_s3(bucket, files):
 
 @contextlib.contextmanager
 def _start(*arguments):
-    """Yield the port of a server that runs until the context ends, or this process does."""
+    """Yield the port of a server that runs until the context ends."""
     with subprocess.Popen(
         [sys.executable, __file__, *arguments],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     ) as process:  # fmt: skip
         try:
             yield int(process.stdout.readline())
@@ -83,7 +84,9 @@ def _start(*arguments):
 
 def _put(url, data=b""):
     # Without credentials, which the server does not check.
-    with urllib.request.urlopen(urllib.request.Request(url, data, method="PUT"), timeout=20):
+    headers = {"Content-Type": "application/octet-stream"}
+    request = urllib.request.Request(url, data, headers, method="PUT")
+    with urllib.request.urlopen(request, timeout=20):
         pass
 
 
@@ -148,7 +151,7 @@ def _run_s3():
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     _tell(server.get_host_and_port()[1])
-    sys.stdin.read()
+    threading.Event().wait()
 
 
 if __name__ == "__main__":

@@ -179,7 +179,7 @@ def test_tiles_are_those_of_the_scene_and_keep_no_credentials(town, tmp_path):
 def test_outputs_and_lines_have_no_credentials(town, tmp_path, caplog, capfd):
     caplog.set_level(logging.INFO, "geoseg")
     with serve_files(town) as server:
-        query = "signature=" + "SECRET/" * 200  # too long for the name of a file
+        query = "signature=" + "SECRET" * 200  # too long for the name of a file
         server.set_rules(query=query)
         scenes = [f"{server.url}/{name}.tif?{query}" for name in ("scene", "gone")]
         done = run(town, tmp_path / "out", *scenes)

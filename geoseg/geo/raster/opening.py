@@ -17,9 +17,13 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOEr
 from rasterio.io import MemoryFile
 from rasterio.shutil import copy as gdal_copy
 
+from geoseg.credentials import get_logger
 from geoseg.errors import SceneReadError, one_line
 from geoseg.geo.paths import is_a_folder, is_missing, is_remote, no_such_file
 from geoseg.geo.plain_names import readable_name
+
+# GDAL's warnings, which rasterio logs, quote addresses.
+get_logger("rasterio._env")
 
 # Largest block of a raster in memory, bytes. Blocks of usual files have less than a megabyte.
 _MAX_BLOCK = 1_000_000_000
