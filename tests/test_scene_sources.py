@@ -15,7 +15,7 @@ from small_models import PIXELWISE, make_model
 import geoseg
 from geoseg.cli import cli
 from geoseg.credentials import get_logger, hide_credentials
-from geoseg.errors import GeosegError, SceneReadError, one_line
+from geoseg.errors import GeosegError, OutputExistsError, SceneReadError, one_line
 from geoseg.geo.raster import read_date
 from geoseg.geo.scene_names import FoundScene, expand_scene_names, find_scenes
 from geoseg.options import PredictOptions
@@ -248,6 +248,15 @@ def test_items_without_a_scene_are_left_out(town, expected, tmp_path, caplog):
     assert str(done.exception) == f"{path}, item two: has no asset B04; its assets are B02, B03"
     with pytest.raises(SceneReadError, match="item two: no asset is the only one"):
         tile(town, tmp_path / "tiles", path)
+
+
+def test_a_document_is_not_replaced_by_the_output(town, tmp_path):
+    path = shutil.copy(town / "items.geojson", tmp_path)
+    shutil.copy(town / "scene.tif", tmp_path)
+    before = (tmp_path / "items.geojson").read_bytes()
+    with pytest.raises(OutputExistsError, match="contains the input"):
+        geoseg.predict(path, path, model=town / "model.safetensors", overwrite=True)
+    assert (tmp_path / "items.geojson").read_bytes() == before
 
 
 @pytest.mark.parametrize(

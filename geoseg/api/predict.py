@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from geoseg.api.results import PredictResult
 from geoseg.credentials import get_logger, hide_credentials
 from geoseg.errors import ConfigError, SceneReadError
-from geoseg.geo.paths import absolute_path
+from geoseg.geo.paths import absolute_path, may_be_stac
 from geoseg.geo.raster.block_cache import limited_block_cache
 from geoseg.geo.scene_names import find_scenes
 from geoseg.jobs.journal import describe_job
@@ -134,6 +134,8 @@ def plan_predict(
     failed: dict[str, SceneReadError] = {}
     names = [found.name for found in find_scenes(scene, options.asset, failed)]
     job = plan_job(names, model, options, failed)
+    given = [scene] if isinstance(scene, str | Path) else scene
+    job = replace(job, documents=tuple(filter(may_be_stac, map(str, given))))
     if _is_layer(suffix):
         # geopandas, which this imports, is slow to load.
         from geoseg.geo.vector import check_layer

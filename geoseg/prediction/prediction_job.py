@@ -61,6 +61,7 @@ class PredictionJob:
         parts: Scenes that are joined into the one of the plan, the first on top; empty if that is
             a file of the user.
         left_out: Why other scenes were left out, by their names.
+        documents: STAC documents that name the scenes.
     """
 
     plan: ScenePlan
@@ -69,6 +70,7 @@ class PredictionJob:
     options: PredictOptions
     parts: tuple[SceneInfo, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
+    documents: tuple[str, ...] = ()
 
     @property
     def finds_boxes(self) -> bool:
@@ -85,8 +87,8 @@ class PredictionJob:
         return [*files, *self.models, *_list_layer_files(self.options.aoi)]
 
     def list_protected_files(self) -> list[str | Path]:
-        """Return all files that no output may replace: inputs, and scenes that were left out."""
-        return [*self.list_input_files(), *self.left_out]
+        """Return all files that no output may replace: inputs, documents, scenes left out."""
+        return [*self.list_input_files(), *self.documents, *self.left_out]
 
     def join_scenes_in(self, folder: Path) -> PredictionJob:
         """Return the job with its scenes joined in another folder, which all workers can read."""
