@@ -150,6 +150,33 @@ def test_buckets_give_the_bytes_of_the_scene(town, expected, tmp_path, monkeypat
             predict(town, tmp_path / "d", "s3://bucket/none.tif")
 
 
+@pytest.mark.parametrize("name", ["/vsicurl/{}/account/box/scene.tif", "gs://box/scene.tif",
+                                  "az://box/scene.tif"])  # fmt: skip
+def test_other_names_of_gdal_give_the_bytes_of_the_scene(
+    town, expected, tmp_path, monkeypatch, name
+):
+    box = tmp_path / "files" / "account" / "box"
+    box.mkdir(parents=True)
+    shutil.copy(town / "scene.tif", box)
+    with serve_files(tmp_path / "files") as server:
+        account = f"{server.url}/account"
+        azure = f"AccountName=account;AccountKey=c2VjcmV0;BlobEndpoint={account}"
+        for key, value in {
+            "CPL_GS_ENDPOINT": f"{account}/", "GS_NO_SIGN_REQUEST": "YES",
+            "AZURE_STORAGE_CONNECTION_STRING": azure,
+        }.items():  # fmt: skip
+            monkeypatch.setenv(key, value)
+        name = name.format(server.url)
+        result, prob = predict(town, tmp_path / "out", name)
+        assert prob == expected
+        assert result.scene == name
+        if name.startswith("/vsi"):  # the others are only opened differently
+            assert set(tile(town, tmp_path / "tiles", name).scene) == {name}
+        gone = name.replace("scene", "gone")
+        with pytest.raises(SceneReadError, match=r"gone\.tif: cannot be opened as a raster"):
+            predict(town, tmp_path / "none", gone)
+
+
 def tile(town, output, *scenes):
     options = geoseg.TileOptions(size=32, split="blocks", block=32, gap=0)
     geoseg.tile(list(scenes), next(town.glob("labels.*")), output, options=options)

@@ -20,6 +20,7 @@ import pystac
 from geoseg.credentials import get_logger
 from geoseg.errors import SceneReadError, one_line
 from geoseg.geo.paths import has_raster_suffix, is_address, is_remote, no_such_file
+from geoseg.version import __version__
 
 logger = get_logger(__name__)
 
@@ -307,7 +308,8 @@ def _request(address: str) -> Request:
     parts = urlsplit(address)
     user, _, host = parts.netloc.rpartition("@")
     url = quote(parts._replace(netloc=host, fragment="").geturl(), safe="%/:=&?~+!$,;'@()*[]")
-    request = Request(url, headers={"Accept": "application/geo+json, application/json"})
+    accepted = "application/geo+json, application/json"
+    request = Request(url, headers={"Accept": accepted, "User-Agent": f"geoseg/{__version__}"})
     if user:
         coded = base64.b64encode(unquote(user).encode()).decode()
         request.add_unredirected_header("Authorization", f"Basic {coded}")
