@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -11,6 +10,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import Field, ValidationError
 
+from geoseg.credentials import get_logger
 from geoseg.errors import ConfigError
 from geoseg.options import (
     AlignOptions,
@@ -23,7 +23,7 @@ from geoseg.options import (
 )
 from geoseg.options.architecture_options import FIXED_ENCODERS, are_same, known_options
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # Where label values are found in a configuration.
 _LABEL_VALUES = ("tile", "classes", "values")

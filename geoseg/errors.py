@@ -23,22 +23,24 @@
     │   └── InputShapeError    the network does not support a size or number of bands
     └── RepeatedError          the first process of a training run reports the same error
 
-A message says what is wrong, where, and what to do about it. The command line catches
-`GeosegError`, prints the message on one line and exits with code 2. `TrainingInterrupted` is a
-`KeyboardInterrupt`; the command line exits with code 130 or 143.
+A message says what is wrong, where, and what to do about it; credentials in names of files are
+left out of it. The command line catches `GeosegError`, prints the message on one line and exits
+with code 2. `TrainingInterrupted` is a `KeyboardInterrupt`; the command line exits with code 130 or
+143.
 """
 
 import os
-import re
 import signal
 import textwrap
 
-# Scheme and server of a URL, then what may contain a key: user and password, path and query.
-_URL = re.compile(r"(https?://)(?:[^\s/@]*@)?([^\s/?#'\"<>()]*)[^\s'\"<>()]*", re.IGNORECASE)
+from geoseg.credentials import hide_credentials
 
 
 class GeosegError(Exception):
     """Base of all errors that a user can correct."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(hide_credentials(x) if isinstance(x, str) else x for x in args))
 
     def __str__(self) -> str:
         # KeyError would print the repr of its argument.
@@ -159,11 +161,7 @@ def describe_os_error(error: OSError) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of an error, or of its cause, in one short line to quote in another.
-
-    Of URLs only the server is quoted: the rest may contain a key, above all in messages about tile
-    services, whose URLs are in a file of the user.
-    """
+    """Return the message of an error, or of its cause, in one short line to quote in another."""
     message = " ".join(str(error.__cause__ or error).split()).rstrip(".")
-    message = _URL.sub(r"\1\2/…", message)
+    message = hide_credentials(message)  # before it is cut, since a part would not be recognized
     return textwrap.shorten(message, 160, placeholder=" …")

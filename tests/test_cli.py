@@ -499,7 +499,7 @@ def test_bad_input_ends_with_one_line_and_code_2(bad, case):
             "predict a.tif --tta all",
             "'all' is not one of 'none', 'flips', 'd4'; see geoseg predict",
         ),
-        ("fly", "No such command 'fly'; the commands are tile, train, predict, vectorize"),
+        ("fly", "No such command 'fly'; the commands are tile, train, predict, merge, "),
         ("train tiles --velocity 3", "No such option '--velocity'; see geoseg train --help"),
         ("predict a.tif --threshold 0.4", "did you mean --set vectorize.body=0.4? see geoseg"),
         ("predict a.tif --min-area-m2=9", "did you mean --set vectorize.min_area_m2=9? see"),

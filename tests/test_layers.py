@@ -13,9 +13,9 @@ ROOT = Path(geoseg.__file__).parent
 
 # From the lowest room to the highest: each imports only from rooms before it, and from itself.
 ROOMS = (
-    "version", "errors", "sample", "options", "config", "jobs", "geo", "town", "data",
-    "networks", "prediction", "vectorization", "alignment", "evaluation", "training", "detection",
-    "api", "__init__", "cli", "__main__",
+    "version", "credentials", "errors", "sample", "options", "config", "jobs", "geo", "town",
+    "data", "networks", "prediction", "vectorization", "alignment", "evaluation", "training",
+    "detection", "api", "__init__", "cli", "__main__",
 )  # fmt: skip
 
 FLOOR_OF = {room: floor for floor, room in enumerate(ROOMS)}
@@ -127,6 +127,12 @@ def test_only_the_cluster_imports_dask():
 def test_only_raster_opens_rasters():
     opening = [m for m, tree in MODULES.items() if calls(tree, "rasterio", "open")]
     assert opening == ["geoseg.geo.raster.geotiff", "geoseg.geo.raster.opening"]
+
+
+def test_loggers_hide_credentials():
+    users = [m for m, tree in MODULES.items() if calls(tree, "logging", "getLogger")]
+    # A session changes the levels of loggers of other libraries.
+    assert users == ["geoseg.credentials", "geoseg.training.session"]
 
 
 def test_torch_is_used_only_where_there_are_networks():

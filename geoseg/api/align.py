@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from geoseg.alignment import (
 )
 from geoseg.api.predict import ABOUT_DEFAULT, warn_of_drift_in
 from geoseg.api.results import AlignResult
+from geoseg.credentials import get_logger
 from geoseg.data.labels.polygon_labels import (
     FootprintLabels,
     check_footprints,
@@ -49,7 +49,7 @@ from geoseg.options import AlignOptions, PredictOptions
 from geoseg.prediction.prediction_job import ModelNames, PredictionJob, plan_job
 from geoseg.vectorization.prob_sources import SceneProb, prob_bands
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # Pixels by which the extents of a scene and of its probabilities may differ.
 _EXTENT_PX = 2

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from geoseg.credentials import hide_credentials
 from geoseg.errors import DataError, GeosegError, SceneReadError, VectorReadError
 from geoseg.geo.paths import is_missing, no_such_file
 from geoseg.networks.architectures import ARCHITECTURES
@@ -112,7 +113,7 @@ def _describe_data(name: str) -> dict[str, Any]:
         except SceneReadError:
             pass  # a raster without bands, then
     return {
-        "kind": "raster", "path": name, **described,
+        "kind": "raster", "path": hide_credentials(name), **described,
         "default_model": described["problem"] or _try_default_model(name),
     }  # fmt: skip
 
@@ -143,7 +144,7 @@ def _describe_layer(name: str, as_raster: DataError) -> dict[str, Any]:
             f"{name}: neither a raster nor a vector layer; give a GeoTIFF, a vector layer or a "
             "model.safetensors"
         ) from as_raster
-    described: dict[str, Any] = {"kind": "layer", "path": name, "layers": layers}
+    described: dict[str, Any] = {"kind": "layer", "path": hide_credentials(name), "layers": layers}
     try:
         layer = read_footprints(name)
     except GeosegError as error:

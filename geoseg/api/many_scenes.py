@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -136,9 +137,9 @@ def _join_layers(
         for path, scenes, grid in zip(paths, areas, grids, strict=True)
     ]
     spec = job.specs[0]
-    joined = JoinedLayer(
-        layers, as_crs(job.crs), prob.classes is not None, spec.gsd_m * spec.size / 4
-    )
+    # A network sees half of a tile around the middle of it.
+    depth_m = math.inf if job.options.prefer == "inner" else spec.gsd_m * spec.size / 4
+    joined = JoinedLayer(layers, as_crs(job.crs), prob.classes is not None, depth_m)
     style = describe_layer(prob, thresholds)
     columns = {**style.pop("columns"), SCENE_COLUMN: "str"}
     with closing(joined.frames()) as frames:

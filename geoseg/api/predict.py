@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from geoseg.api.predict_outputs import (
 )
 from geoseg.api.predict_plan import PredictPlan, plan_predict
 from geoseg.api.results import PredictResult
+from geoseg.credentials import get_logger, hide_credentials
 from geoseg.errors import ConfigError
 from geoseg.geo.paths import absolute_path
 from geoseg.geo.raster.block_cache import limited_block_cache
@@ -38,7 +38,7 @@ from geoseg.prediction.prediction_job import (
 if TYPE_CHECKING:
     pass
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # Warning of the verbs that predict without a given model.
 ABOUT_DEFAULT = (
@@ -173,7 +173,7 @@ def predict_scenes(
         GeosegError: As `predict`.
     """
     workers = workers or Workers()
-    folders = [Path(output) / Path(scene).stem for scene in scenes]
+    folders = [Path(output) / Path(hide_credentials(str(scene))).stem for scene in scenes]
     repeated = next((folder for folder in folders if folders.count(folder) > 1), None)
     if repeated:
         raise ConfigError(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from geoseg.errors import ConfigError
-from geoseg.geo.scene_names import expand_scene_names
+from geoseg.errors import ConfigError, SceneReadError
+from geoseg.geo.paths import may_be_stac
+from geoseg.geo.scene_names import FoundScene, find_scenes
 from geoseg.jobs.journal import describe_job
 from geoseg.jobs.output import check_output
 from geoseg.options import PredictOptions, Thresholds, VectorizeOptions, check_thresholds
@@ -67,7 +69,11 @@ def plan_predict(
             ".tif"
         )
     check_backend(options.backend, options.device)
-    job = _plan(drop_repeated(expand_scene_names(scene)), model, options, suffix)
+    failed: dict[str, SceneReadError] = {}
+    scenes = find_scenes(scene, options.asset, failed)
+    job = _plan(scenes, model, options, suffix, failed)
+    given = [scene] if isinstance(scene, str | Path) else scene
+    job = replace(job, documents=tuple(filter(may_be_stac, map(str, given))))
     if _is_layer(suffix):
         # geopandas, which this imports, is slow to load.
         from geoseg.geo.vector import check_layer
@@ -89,12 +95,17 @@ def plan_predict(
 
 
 def _plan(
-    names: list[str], model: ModelNames, options: PredictOptions, suffix: str
+    scenes: Sequence[FoundScene],
+    model: ModelNames,
+    options: PredictOptions,
+    suffix: str,
+    failed: Mapping[str, SceneReadError],
 ) -> PredictionJob | MosaicJob:
     """Plan the prediction of one scene, or of several; one raster needs one pixel grid."""
-    if len(names) == 1 or suffix in _RASTER_SUFFIXES or finds_boxes(model):
-        return plan_job(names, model, options)
-    return plan_mosaics(names, model, options)
+    several = len(drop_repeated([scene.name for scene in scenes])) + len(failed) > 1
+    if several and suffix not in _RASTER_SUFFIXES and not finds_boxes(model):
+        return plan_mosaics(scenes, model, options, failed)
+    return plan_job([scene.name for scene in scenes], model, options, failed)
 
 
 def _check_many(job: MosaicJob, output: str | Path, suffix: str) -> None:

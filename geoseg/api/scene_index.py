@@ -14,6 +14,7 @@ import shapely
 from rasterio.crs import CRS
 from shapely.geometry.base import BaseGeometry
 
+from geoseg.credentials import hide_credentials
 from geoseg.geo.crs import as_crs
 from geoseg.geo.raster import SceneInfo
 from geoseg.geo.vector import write_layers
@@ -91,7 +92,7 @@ def _describe(
     return {
         "scene": area.name,
         "status": "predicted",
-        "source": scene.path,
+        "source": hide_credentials(scene.path),
         "mosaic": mosaic,
         "crs": describe_crs(scene.grid.crs),
         "gsd_m": round(scene.grid.gsd_m, 6),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -19,10 +18,10 @@ from geoseg.api.predict_outputs import (
 )
 from geoseg.api.predict_plan import PredictPlan, plan_predict
 from geoseg.api.results import PredictResult, ShardResult
+from geoseg.credentials import get_logger, hide_credentials
 from geoseg.errors import ConfigError, GridMismatchError, SceneReadError
-from geoseg.geo.paths import absolute_path
+from geoseg.geo.paths import is_remote
 from geoseg.geo.raster.block_cache import limited_block_cache
-from geoseg.geo.scene_names import expand_scene_names
 from geoseg.geo.tiling import TileGrid
 from geoseg.jobs.files import read_text
 from geoseg.jobs.journal import describe_job
@@ -37,7 +36,6 @@ from geoseg.prediction.prediction_job import (
     ModelNames,
     PredictionJob,
     SceneNames,
-    drop_repeated,
 )
 from geoseg.prediction.scheduling import list_strips, split_panels
 from geoseg.prediction.shards import Shard, StripScene, pick_shard
@@ -47,7 +45,7 @@ if TYPE_CHECKING:
 
     from geoseg.prediction.strips import Strips
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # Description of a shard in its folder, and the folder of its strips.
 SHARD_FILE = "shard.json"
@@ -121,8 +119,7 @@ def predict_shard(
     Raises:
         GeosegError: If scenes, model and output do not fit together; nothing is written then.
     """
-    part = Shard.parse(shard)
-    names = [absolute_path(name) for name in drop_repeated(expand_scene_names(scene))]
+    part, names = Shard.parse(shard), _absolute_names(scene)
     options, vectorize = options or PredictOptions(), vectorize or VectorizeOptions()
     with limited_block_cache():
         plan = plan_predict(
@@ -150,6 +147,23 @@ def predict_shard(
                 text = header.model_dump_json(indent=1, exclude_unset=True)
                 (work.result / SHARD_FILE).write_text(text + "\n")
     return ShardResult(Path(output), (part.number, part.count), plan.job.left_out)
+
+
+def _absolute_names(scene: SceneNames) -> list[str]:
+    """Return the names that were given, for a process in another folder.
+
+    Raises:
+        ConfigError: If one contains a password or a signature, which must not be stored.
+    """
+    given = [scene] if isinstance(scene, str | Path) else scene
+    names = [str(name) if is_remote(str(name)) else str(Path(name).absolute()) for name in given]
+    for name in names:
+        if hide_credentials(name) != name:
+            raise ConfigError(
+                f"--shard: {name} has a password or a signature, which would be stored in the "
+                "shard; write it into a text file, and give that as the scene"
+            )
+    return names
 
 
 def _predict(

@@ -46,8 +46,8 @@ def tile(
     the result.
 
     Args:
-        scenes: Rasters that GDAL opens; also folders, patterns and lists of them, see
-            `expand_scene_names`.
+        scenes: Rasters that GDAL opens; also folders, patterns and lists of them, STAC, see
+            `find_scenes`.
         labels: Footprints in any vector format and CRS, or a mask raster; `{}` in the name stands
             for the name of each scene.
         output: Folder of the tiles.
@@ -91,8 +91,8 @@ def plan_tile(
 ) -> TilingPlan:
     """Check scenes, labels and output, reading no pixels; arguments and errors as of `tile`."""
     check_output(output, overwrite=overwrite)
-    names = expand_scene_names(scenes)
     options = options or TileOptions()
+    names = expand_scene_names(scenes, options.asset)
     if for_model is not None:
         options = _suit(options, load_spec(find_model(for_model)), names)
     return plan_tiles(names, labels, options)

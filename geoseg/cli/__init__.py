@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from geoseg.cli.environment import drop_unsuitable_data, let_threads_sleep
+from geoseg.credentials import hide_credentials
 from geoseg.errors import GeosegError, describe_os_error
 from geoseg.version import __version__
 
@@ -136,7 +137,7 @@ def _run() -> int:
 
 def _complain(message: str) -> None:
     """Print an error on one line; names of files may contain line breaks."""
-    line = " ".join(message.splitlines())
+    line = hide_credentials(" ".join(message.splitlines()))
     click.echo(f"geoseg: {line}", err=True)
 
 

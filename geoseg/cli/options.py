@@ -52,6 +52,15 @@ def output_option(help_text: str) -> Callable[[Function], Function]:
     return click.option("-o", "--output", required=True, metavar="PATH", help=help_text)
 
 
+def asset_option(function: Function) -> Function:
+    """Add --asset."""
+    return click.option(
+        "--asset",
+        metavar="KEY",
+        help="Asset of STAC items that is the scene.  [default: by its role]",
+    )(function)
+
+
 def refuse_missing(*inputs: str) -> None:
     """Refuse missing files before the libraries that read them are imported.
 

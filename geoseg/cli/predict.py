@@ -11,6 +11,7 @@ import click
 
 from geoseg.cli.options import (
     INCOMPLETE,
+    asset_option,
     config_options,
     output_option,
     overwrite_option,
@@ -22,6 +23,7 @@ from geoseg.cli.options import (
     workers_options,
 )
 from geoseg.cli.progress import progress_bar
+from geoseg.credentials import hide_credentials
 from geoseg.errors import counted
 from geoseg.networks.model_file import DEFAULT_MODEL
 from geoseg.options import CRFOptions
@@ -40,10 +42,15 @@ if TYPE_CHECKING:
     "several.  [default: buildings]",
 )  # fmt: skip
 @output_option("A folder (prob.tif, mask.tif, footprints.gpkg), or one file, by its suffix.")
+@asset_option
 @click.option("--bands", help="Bands of the scene in the model's order.  [default: by name]")
 @click.option(
     "--assume-gsd", type=float, metavar="METRES",
     help="Pixel size of a scene that has no georeferencing.",
+)  # fmt: skip
+@click.option(
+    "--prefer", type=click.Choice(["first", "newest", "inner"]),
+    help="Scene to use where several overlap.  [default: the first]",
 )  # fmt: skip
 @click.option(
     "--layer-crs", metavar="CRS",
@@ -109,7 +116,8 @@ def command(
     Overlapping tiles are blended without a seam; the scene is never held in memory as a whole. An
     interrupted job continues when it is started again.
 
-    Several scenes (files, folders, patterns, text files with names) give one layer. Those of one
+    Several scenes (files, folders, patterns, text files with names, STAC
+    items and catalogs) give one layer. Those of one
     pixel grid are predicted as one; where scenes overlap, the first one is used. Those that cannot
     be read are left out, and the exit code is 3.
 
@@ -139,7 +147,6 @@ def command(
     }
     from geoseg.api.predict import predict
     from geoseg.api.predict_plan import plan_predict
-    from geoseg.api.shards import predict_shard
 
     if dry_run:
         plan = plan_predict(scenes, output, **what)
@@ -147,6 +154,8 @@ def command(
         exit_if_left_out(plan.job.left_out)
         return
     if shard is not None:
+        from geoseg.api.shards import predict_shard  # slow to load
+
         with progress_bar() as progress:
             part = predict_shard(scenes, output, shard, workers=workers, progress=progress, **what)
         click.echo(f"shard {shard} → {part.folder}; merge all with geoseg merge SHARD... -o OUT")
@@ -169,7 +178,7 @@ def exit_if_left_out(left_out: Mapping[str, str]) -> None:
 
 def _describe_adaptation(scenes: Sequence[str]) -> str:
     """Return how to adapt the default model to the area of scenes."""
-    scene = shlex.quote(scenes[0]) if len(scenes) == 1 else "SCENES"
+    scene = shlex.quote(hide_credentials(scenes[0])) if len(scenes) == 1 else "SCENES"
     return (
         "to adapt the model to your area, draw an area and the outlines of all buildings in it, "
         "some 50:\n"

@@ -10,6 +10,7 @@ import click
 
 from geoseg.cli.options import (
     INCOMPLETE,
+    asset_option,
     config_options,
     output_option,
     overwrite_option,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     metavar="PATTERN",
     help="Scenes whose labels merge touching buildings, e.g. accra.tif or '*'. May be repeated.",
 )
+@asset_option
 @click.option("--bands", help="Bands by number or name, e.g. 3,2,1.  [default: all]")
 @click.option(
     "--gsd", type=float, metavar="METRES", help="Pixel size on the ground.  [default: the scene's]"
@@ -101,6 +103,7 @@ def command(
     where: str | None,
     layer: str | None,
     merged: tuple[str, ...],
+    asset: str | None,
     bands: str | None,
     gsd: float | None,
     assume_gsd: float | None,
@@ -135,6 +138,7 @@ def command(
         tile__where=where,
         tile__layer=layer,
         tile__merged=merged or None,
+        tile__asset=asset,
         tile__bands=parse_bands(bands),
         tile__gsd_m=gsd,
         tile__assume_gsd_m=assume_gsd,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
+from geoseg.credentials import get_logger
 from geoseg.detection.box_arrays import Boxes, box_outlines
 from geoseg.detection.detector import MIN_SCORE, BoxPredictor
 from geoseg.detection.merging import merge_boxes
@@ -21,7 +21,7 @@ from geoseg.prediction.plan import ScenePlan
 from geoseg.prediction.prediction_job import PredictionJob
 from geoseg.vectorization.footprint_frames import OutlineBatch, georeference_outlines
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # A tile with its data (C, h, w) and valid (h, w).
 _ReadTile = tuple[Tile, np.ndarray, np.ndarray]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import geopandas as gpd
 import shapely
 
+from geoseg.credentials import get_logger
 from geoseg.errors import ConfigError, GridMismatchError
 from geoseg.evaluation.average_precision import average_precision
 from geoseg.evaluation.mask_scores import ClassReport, evaluate_mask, format_classes
@@ -32,7 +32,7 @@ from geoseg.evaluation.training_area import warn_of_training_buildings
 
 SPACENET_MIN_AREA_PX2 = 20.0
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 def evaluate_footprints(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
 from shapely.geometry import Polygon
 
+from geoseg.credentials import get_logger
 from geoseg.errors import GridMismatchError, MissingCRSError
 from geoseg.evaluation.metrics import (
     AreaCounts,
@@ -28,7 +28,7 @@ from geoseg.geo.crs import build_transformer, has_location, is_same_crs, x_perio
 from geoseg.geo.grid import unit_m
 from geoseg.geo.vector import check_range, keep_polygons, read_footprints
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # Layers of a village in which nothing was found right are this near, metres.
 _NEAR_M = 1000.0

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import geopandas as gpd
 from shapely.geometry.base import BaseGeometry
 
+from geoseg.credentials import get_logger
 from geoseg.geo.crs import as_crs, has_location
 from geoseg.geo.raster import TRAINING_AREA_TAG, is_raster, read_tags
 from geoseg.geo.training_area import parse_area
 from geoseg.geo.vector import to_crs_densified, wrap_lonlat
 from geoseg.jobs.manifest import read_manifest
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # Raster in an output folder of predict whose tags describe all files in it.
 _PROB_NAME = "prob.tif"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from geoseg.errors import counted
 
@@ -17,12 +19,30 @@ _SUFFIXES: dict[str, tuple[str, ...]] = {
     ),
 }
 
-_REMOTE = ("/vsi", "http://", "https://", "s3://", "gs://")
+_REMOTE = ("/vsi", "http://", "https://", "ftp://", "s3://", "gs://", "az://", "oss://")
+
+# Names of STAC documents; addresses of APIs have no suffix. GDAL has a format of its own in JSON.
+_STAC = re.compile(r".*(?<!\.gdalg)\.(json|geojson)", re.IGNORECASE | re.DOTALL)
+_STAC_API = re.compile(r".*/(search|collections/[^/]+|items(/[^/]+)?)/?")
 
 
 def is_remote(path: str | Path) -> bool:
     """Return whether a name is that of a file that only GDAL opens."""
     return str(path).startswith(_REMOTE)
+
+
+def is_address(path: str | Path) -> bool:
+    """Return whether a name is an address of a web server."""
+    return str(path).startswith(("http://", "https://"))
+
+
+def may_be_stac(name: str) -> bool:
+    """Return whether a name may be that of a STAC document, local or on a web server."""
+    if not is_address(name):
+        return not is_remote(name) and _STAC.fullmatch(name) is not None
+    path = urlsplit(name).path
+    is_api = _STAC_API.fullmatch(path) is not None and not has_raster_suffix(path)
+    return is_api or _STAC.fullmatch(path) is not None
 
 
 def is_missing(path: str | Path) -> bool:
@@ -70,4 +90,7 @@ def _list_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
 
 def absolute_path(path: str | Path) -> str:
     """Return an absolute path, for workers in other folders; names of remote files unchanged."""
-    return str(Path(path).resolve()) if Path(path).exists() else str(path)
+    # Signed addresses are too long for names of files, for which systems raise errors.
+    if is_remote(path) or not Path(path).exists():
+        return str(path)
+    return str(Path(path).resolve())

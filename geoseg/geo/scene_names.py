@@ -1,8 +1,11 @@
-"""Names of several scenes: folders, patterns and lists of files."""
+"""Names of several scenes: folders, patterns, lists of files, STAC items and catalogs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from glob import glob, has_magic
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from geoseg.geo.paths import (
     is_missing,
     is_remote,
     list_rasters,
+    may_be_stac,
     no_such_file,
 )
 from geoseg.geo.raster import is_raster
@@ -20,23 +24,85 @@ from geoseg.geo.raster import is_raster
 _LIST = ".txt"
 
 
-def expand_scene_names(names: str | Path | Sequence[str | Path]) -> list[str]:
+@dataclass(frozen=True)
+class FoundScene:
+    """A scene that was found by its name.
+
+    Attributes:
+        name: The name by which it is opened.
+        date: When it was acquired, if a STAC item says so; see `read_date` for other scenes.
+    """
+
+    name: str
+    date: datetime | None = None
+
+
+def expand_scene_names(
+    names: str | Path | Sequence[str | Path], asset: str | None = None
+) -> list[str]:
+    """Return the names of the scenes that are meant; arguments and errors as of `find_scenes`."""
+    return [scene.name for scene in find_scenes(names, asset)]
+
+
+def find_scenes(
+    names: str | Path | Sequence[str | Path],
+    asset: str | None = None,
+    failed: dict[str, SceneReadError] | None = None,
+) -> list[FoundScene]:
     """Return the scenes that are meant, in order.
 
     Args:
         names: One or several of: a file, or another name that GDAL opens; a folder, for all rasters
             directly in it; a pattern such as `2023/*.tif` (`**` for folders below), which finds
             rasters only unless it ends in another suffix; a text file with one of these per line,
-            relative to its folder, in which lines that begin with `#` are comments.
+            relative to its folder, in which lines that begin with `#` are comments; a STAC item,
+            item collection, collection or static catalog, as a file or an address.
+        asset: Key of the asset of STAC items; by its role when None.
+        failed: Gets the errors of STAC documents and items that cannot be used, by their names;
+            None to raise them.
 
     Raises:
-        SceneReadError: If a folder, pattern or list has no scene.
+        SceneReadError: If a folder, pattern or list has no scene, or a STAC document or item cannot
+            be used.
         ConfigError: If a list cannot be read.
     """
     given = [names] if isinstance(names, str | Path) else list(names)
     if not given or "" in given:
         raise ConfigError("no scene was given")
-    return [scene for name in given for scene in _expand(str(name))]
+    scenes: list[FoundScene] = []
+    for name in (name for one in given for name in _expand(str(one))):
+        if may_be_stac(name):
+            scenes += _find_in_stac(name, asset, failed)
+        else:
+            scenes.append(FoundScene(name))
+    return scenes
+
+
+def _find_in_stac(
+    name: str, asset: str | None, failed: dict[str, SceneReadError] | None
+) -> list[FoundScene]:
+    # pystac, which this imports, is needed for STAC only.
+    from geoseg.geo.stac import find_items, find_raster
+
+    if is_missing(name):
+        return [FoundScene(name)]  # is refused like any other missing file
+    scenes = []
+    with _collected(name, failed):
+        for item in find_items(name, failed):
+            with _collected(item.name, failed):
+                scenes.append(FoundScene(find_raster(item, asset), item.date))
+    return scenes
+
+
+@contextmanager
+def _collected(name: str, failed: dict[str, SceneReadError] | None) -> Iterator[None]:
+    """Put the error of a block among those that failed, or raise it if they are not wanted."""
+    try:
+        yield
+    except SceneReadError as error:
+        if failed is None:
+            raise
+        failed[name] = error
 
 
 def _expand(name: str) -> Iterator[str]:

@@ -7,15 +7,15 @@ themselves. Rasters and fills are partly transparent, so that all can be shown o
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
+from geoseg.credentials import get_logger
 from geoseg.jobs.files import STYLE_MARK, is_own_style, replace_file
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # #rrggbb, or #rrggbbaa with the opacity.
 Colour = str

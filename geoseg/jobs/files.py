@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import errno
-import logging
 import os
 import re
 import secrets
@@ -15,9 +14,10 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from geoseg.credentials import get_logger
 from geoseg.errors import DiskFullError, OutputWriteError
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # GDAL does not always report that its last bytes did not fit on the disk, so a disk with less free
 # space than this counts as full. Bytes.

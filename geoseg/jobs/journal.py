@@ -32,7 +32,10 @@ def describe_job(*parts: Any, files: Iterable[str | Path] = ()) -> str:
 
 def _absolute(file: str | Path) -> str:
     """Return one name for all spellings of a local file; other names as they are."""
-    return str(Path(file).resolve()) if Path(file).exists() else str(file)
+    try:
+        return str(Path(file).resolve()) if Path(file).exists() else str(file)
+    except OSError:  # a signed address is too long for the name of a file
+        return str(file)
 
 
 def _size_and_time(file: Path) -> tuple[int, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from geoseg.credentials import get_logger
 from geoseg.errors import (
     GeosegError,
     OutputExistsError,
@@ -19,7 +19,7 @@ from geoseg.errors import (
 )
 from geoseg.jobs.files import disk_full_error, resolve_output
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # What a file system answers that cannot lock files.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)

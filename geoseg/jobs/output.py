@@ -14,7 +14,6 @@ A job that is killed anywhere continues from there when the same command is run 
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import sqlite3
@@ -23,6 +22,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from geoseg.credentials import get_logger
 from geoseg.errors import (
     DiskFullError,
     GeosegError,
@@ -53,7 +53,7 @@ from geoseg.jobs.manifest import (
     write_manifest,
 )
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # Errors that leave finished tasks of use when the same command is run again.
 _CONTINUABLE = (

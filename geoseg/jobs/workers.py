@@ -5,7 +5,6 @@ Tasks and results travel between processes; open files and networks do not.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,12 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from geoseg.credentials import get_logger
 from geoseg.errors import ConfigError
 from geoseg.jobs.dask_cluster import DaskPool, connect
 from geoseg.jobs.local_processes import start_processes
 from geoseg.jobs.pool import Pool, SerialPool
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 DEFAULT_MEMORY_GB = 4.0
 

@@ -17,6 +17,9 @@ class PredictOptions(Options):
         False,
         description="Use large areas of one constant value, such as white margins, as an image",
     )
+    asset: str | None = Field(
+        None, min_length=1, description="Asset of STAC items that is the scene; by role when null"
+    )
     bands: tuple[int | str, ...] | None = Field(
         None,
         min_length=1,
@@ -39,6 +42,11 @@ class PredictOptions(Options):
     )
     aoi: str | None = Field(
         None, description="Vector layer of the area to predict; pixels outside become nodata"
+    )
+    prefer: Literal["first", "newest", "inner"] = Field(
+        "first",
+        description="Which scene is used where several overlap: the first in the order given, the "
+        "newest by its date of acquisition, or the one whose edge is farthest",
     )
     layer_crs: str | None = Field(
         None,

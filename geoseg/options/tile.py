@@ -62,6 +62,9 @@ class TileOptions(Options):
         False,
         description="Use large areas of one constant value, such as white margins, as an image",
     )
+    asset: str | None = Field(
+        None, min_length=1, description="Asset of STAC items that is the scene; by role when null"
+    )
     bands: tuple[int | str, ...] | None = Field(
         None,
         min_length=1,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,11 +10,12 @@ from typing import Protocol, TypeVar
 
 import torch
 
+from geoseg.credentials import get_logger
 from geoseg.errors import ConfigError
 from geoseg.jobs.journal import Journal
 from geoseg.networks.device import lacks_memory
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 Result = TypeVar("Result")
 

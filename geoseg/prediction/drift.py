@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from rasterio.windows import Window
 
+from geoseg.credentials import get_logger
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import SceneInfo
 from geoseg.networks.model_file import ModelSpec
 from geoseg.options.headers import PlaceBands
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # Sampled windows along each side of a scene, and the side of each window in pixels.
 _WINDOWS, _SIDE = 8, 64

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from geoseg.credentials import get_logger
 from geoseg.errors import MemoryLimitError
 from geoseg.geo.tiling import TileGrid
 from geoseg.jobs.memory import release_memory, resident_bytes
@@ -17,7 +17,7 @@ from geoseg.options import CRFOptions
 from geoseg.prediction.crf.blockwise import BLOCK
 from geoseg.prediction.encoding import OutputEncoding
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # Share of the limit for the strips of a panel; the rest is for libraries, network and batches.
 _PANEL_SHARE = 0.25

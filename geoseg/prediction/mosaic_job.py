@@ -7,25 +7,31 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
 from rasterio.crs import CRS
 from rasterio.windows import Window
 
-from geoseg.errors import ConfigError, GridMismatchError, counted
+from geoseg.credentials import get_logger, hide_credentials
+from geoseg.errors import ConfigError, GeosegError, GridMismatchError, SceneReadError, counted
 from geoseg.geo.grid import Grid
-from geoseg.geo.raster import SceneInfo, group_scenes, join_grids
+from geoseg.geo.raster import SceneInfo, group_scenes, join_grids, read_date
+from geoseg.geo.scene_names import FoundScene
 from geoseg.networks.model_file import ModelSpec
 from geoseg.options import PredictOptions
 from geoseg.prediction.plan import plan_scene
 from geoseg.prediction.prediction_job import (
     ModelNames,
     PredictionJob,
+    drop_repeated,
     find_models,
     plan_joined,
     read_scenes,
 )
+
+logger = get_logger(__name__)
 
 # Shares of a pixel that are rounding errors.
 _ROUNDING = 1e-6
@@ -73,6 +79,7 @@ class MosaicJob:
         specs: Headers of the model files.
         options: Settings of the prediction.
         left_out: Why scenes were left out, by their names.
+        documents: STAC documents that name the scenes.
     """
 
     mosaics: tuple[SceneMosaic, ...]
@@ -80,6 +87,7 @@ class MosaicJob:
     specs: tuple[ModelSpec, ...]
     options: PredictOptions
     left_out: Mapping[str, str] = field(default_factory=dict)
+    documents: tuple[str, ...] = ()
 
     @cached_property
     def scenes(self) -> tuple[SceneInfo, ...]:
@@ -105,20 +113,24 @@ class MosaicJob:
         return list(files.values())
 
     def list_protected_files(self) -> list[str | Path]:
-        """Return all files that no output may replace: inputs, and scenes that were left out."""
-        return [*self.list_input_files(), *self.left_out]
+        """Return all files that no output may replace: inputs, documents, scenes left out."""
+        return [*self.list_input_files(), *self.documents, *self.left_out]
 
 
 def plan_mosaics(
-    names: Sequence[str], model: ModelNames = None, options: PredictOptions | None = None
+    found: Sequence[FoundScene],
+    model: ModelNames = None,
+    options: PredictOptions | None = None,
+    failed: Mapping[str, GeosegError] | None = None,
 ) -> MosaicJob:
     """Check which of several scenes can be predicted with a model, reading headers only.
 
     Args:
-        names: Different scenes. Those that cannot be read, do not suit the model or are outside the
+        found: The scenes. Those that cannot be read, do not suit the model or are outside the
             area of interest are left out with a warning.
         model: As of `plan_job`.
         options: Settings of the prediction.
+        failed: Why further scenes cannot be used, by their names; they are left out, too.
 
     Raises:
         GeosegError: If no scene can be predicted.
@@ -127,7 +139,8 @@ def plan_mosaics(
     if options.layer_crs is not None:
         check_layer_crs(options.layer_crs)
     models, specs = find_models(model, options)
-    scenes, left_out = read_scenes(names, specs[0], options)
+    names = drop_repeated([scene.name for scene in _in_order(found, options)])
+    scenes, left_out = read_scenes(names, specs[0], options, failed or {})
     files = _name_files(scenes)
     mosaics: list[SceneMosaic] = []
     outside: dict[str, GridMismatchError] = {}
@@ -147,6 +160,29 @@ def plan_mosaics(
         raise next(iter(outside.values()))
     left_out |= {name: str(error) for name, error in outside.items()}
     return MosaicJob(tuple(mosaics), models, specs, options, left_out)
+
+
+def _in_order(found: Sequence[FoundScene], options: PredictOptions) -> list[FoundScene]:
+    """Return scenes in the order in which they are preferred where they overlap."""
+    if options.prefer != "newest":
+        return list(found)
+    dates = [scene.date or _read_date(scene.name) for scene in found]
+    undated = [scene.name for scene, date in zip(found, dates, strict=True) if date is None]
+    if undated:
+        logger.warning(
+            "%s: has no date of acquisition%s; dated scenes are preferred to it",
+            undated[0],
+            f", nor have {len(undated) - 1} others" if undated[1:] else "",
+        )
+    ages = [-date.timestamp() if date else math.inf for date in dates]
+    return [scene for _, scene in sorted(zip(ages, found, strict=True), key=lambda pair: pair[0])]
+
+
+def _read_date(name: str) -> datetime | None:
+    try:
+        return read_date(name)
+    except SceneReadError:
+        return None  # it is left out for the same reason
 
 
 def _plan_group(
@@ -188,7 +224,7 @@ def _name_files(scenes: Sequence[SceneInfo]) -> list[str]:
     names: list[str] = []
     taken: Counter[str] = Counter()
     for scene in scenes:
-        stem = Path(scene.path.partition("?")[0]).stem
+        stem = Path(hide_credentials(scene.path)).stem
         name = _UNUSUAL.sub("_", stem).strip("._") or "scene"
         # Names that differ in case only are one on some systems.
         taken[name.lower()] += 1

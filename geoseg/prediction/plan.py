@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from geoseg.credentials import get_logger
 from geoseg.errors import GridMismatchError, counted
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import (
@@ -32,7 +32,7 @@ from geoseg.options import PredictOptions
 if TYPE_CHECKING:
     from geoseg.geo.aoi import AOI
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # Beyond this ratio of pixel sizes, objects look too different from the training scenes.
 _MAX_SCALE = 4.0

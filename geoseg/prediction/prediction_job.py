@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from typing import Any
 
 from rasterio.crs import CRS
 
+from geoseg.credentials import get_logger, hide_credentials
 from geoseg.errors import (
     ConfigError,
     DataError,
@@ -40,7 +40,7 @@ from geoseg.prediction.plan import (
     warn_of_order,
 )
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # Name of the mosaic of several scenes, in a folder of its own.
 _JOINED = "scenes/scenes.vrt"
@@ -67,6 +67,7 @@ class PredictionJob:
         parts: Scenes that are joined into the one of the plan, the first on top; empty if that is
             a file of the user.
         left_out: Why other scenes were left out, by their names.
+        documents: STAC documents that name the scenes.
     """
 
     plan: ScenePlan
@@ -75,6 +76,7 @@ class PredictionJob:
     options: PredictOptions
     parts: tuple[SceneInfo, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
+    documents: tuple[str, ...] = ()
 
     @property
     def finds_boxes(self) -> bool:
@@ -103,8 +105,8 @@ class PredictionJob:
         return [*files, *self.models, *_list_layer_files(self.options.aoi)]
 
     def list_protected_files(self) -> list[str | Path]:
-        """Return all files that no output may replace: inputs, and scenes that were left out."""
-        return [*self.list_input_files(), *self.left_out]
+        """Return all files that no output may replace: inputs, documents, scenes left out."""
+        return [*self.list_input_files(), *self.documents, *self.left_out]
 
     def join_scenes_in(self, folder: Path) -> PredictionJob:
         """Return the job with its scenes joined in another folder, which all workers can read.
@@ -125,7 +127,10 @@ class PredictionJob:
 
 
 def plan_job(
-    scene: SceneNames, model: ModelNames = None, options: PredictOptions | None = None
+    scene: SceneNames,
+    model: ModelNames = None,
+    options: PredictOptions | None = None,
+    failed: Mapping[str, GeosegError] | None = None,
 ) -> PredictionJob:
     """Check whether a scene can be predicted with a model, reading headers only.
 
@@ -135,6 +140,7 @@ def plan_job(
             warning.
         model: A model file or the name of a shipped model, or several; None for the default model.
         options: Settings of the prediction.
+        failed: Why further scenes cannot be used, by their names; they are left out, too.
 
     Raises:
         GeosegError: If scene, models and options do not fit together.
@@ -142,9 +148,9 @@ def plan_job(
     options = options or PredictOptions()
     models, specs = find_models(model, options)
     names = [str(scene)] if isinstance(scene, str | Path) else drop_repeated(scene)
-    if len(names) == 1:
+    if len(names) == 1 and not failed:
         return PredictionJob(plan_prediction(names[0], specs[0], options), models, specs, options)
-    parts, left_out = read_scenes(names, specs[0], options)
+    parts, left_out = read_scenes(names, specs[0], options, failed or {})
     return plan_joined(parts, models, specs, options, left_out)
 
 
@@ -180,9 +186,18 @@ def drop_repeated(names: Sequence[str | Path]) -> list[str]:
 
 
 def read_scenes(
-    names: Sequence[str], spec: ModelSpec, options: PredictOptions
+    names: Sequence[str],
+    spec: ModelSpec,
+    options: PredictOptions,
+    known: Mapping[str, GeosegError],
 ) -> tuple[tuple[SceneInfo, ...], dict[str, str]]:
     """Read the descriptions of scenes; return those that can be used, and why others cannot.
+
+    Args:
+        names: The scenes.
+        spec: Header of the model.
+        options: Settings of the prediction.
+        known: Why others cannot be used.
 
     Raises:
         SceneReadError: If a file does not exist.
@@ -192,7 +207,7 @@ def read_scenes(
     if missing is not None:
         raise SceneReadError(no_such_file(missing))
     found: list[SceneInfo] = []
-    failed: dict[str, GeosegError] = {}
+    failed = dict(known)
     for name in names:
         try:
             found.append(_read_part(name, spec, options))
@@ -200,7 +215,7 @@ def read_scenes(
             failed[name] = error
     if not found:
         raise next(iter(failed.values()))
-    left_out = {name: str(error) for name, error in failed.items()}
+    left_out = {hide_credentials(name): str(error) for name, error in failed.items()}
     for message in left_out.values():
         logger.warning("left out: %s", message)
     warn_of_order(found, spec, options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from rasterio.windows import Window
 
+from geoseg.credentials import get_logger
 from geoseg.errors import one_line
 from geoseg.geo.raster import Scene
 from geoseg.jobs.files import replace_file
@@ -25,7 +25,7 @@ from geoseg.training.score_names import label_score, list_place_columns
 from geoseg.training.validation.calibration import Calibration
 from geoseg.training.validation.reliability import Reliability
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _GREEN, _RED, _BLUE = "#1a9850", "#d7301f", "#2b5fd9"
 

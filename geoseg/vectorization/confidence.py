@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 
+from geoseg.credentials import get_logger
 from geoseg.options import Thresholds
 from geoseg.options.confidence import FEATURES, ConfidenceRule
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # Features that are means of a band.
 _BANDS = ("border", "contact")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 import geopandas as gpd
@@ -10,13 +9,14 @@ import numpy as np
 import pandas as pd
 import shapely
 
+from geoseg.credentials import get_logger
 from geoseg.data.labels import FootprintLabels, Labels
 from geoseg.data.splits import SplitRegions
 from geoseg.errors import ConfigError
 from geoseg.geo.vector import read_footprints, to_crs_near
 from geoseg.options import TileOptions
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # Of so many footprints in an area of any shape, some cross its edge, unless they were left out.
 _MANY = 20

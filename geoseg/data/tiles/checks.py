@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ import pandas as pd
 import shapely
 from pyproj import CRS
 
+from geoseg.credentials import get_logger
 from geoseg.data.labels import FootprintLabels, Labels, LayerLabels, RasterLabels
 from geoseg.data.splits import SPLITS, matches_any
 from geoseg.data.tiles.scene_overlaps import LOCATION_REMEDY
@@ -30,7 +30,7 @@ from geoseg.options.headers import (
     fits_name,
 )
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # Share of polygons that may belong to no class without a warning.
 _MOST_UNCLASSED = 0.03

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from pydantic import ValidationError
 
+from geoseg.credentials import hide_credentials
 from geoseg.data.labels import LayerLabels, RasterLabels
 from geoseg.data.splits import SPLITS
 from geoseg.data.tiles.checks import list_values
@@ -113,11 +114,11 @@ def _build_info(
         mean=mean,
         std=std,
         place_bands=_measure_places(plan, train),
-        scenes=tuple(info.path for info in plan.scenes),
+        scenes=tuple(info.name for info in plan.scenes),
         places=plan.places,
-        blank={info.path: round(info.blank.share, 4) for info in plan.scenes if info.blank},
+        blank={info.name: round(info.blank.share, 4) for info in plan.scenes if info.blank},
         merged=plan.merged,
-        labels=plan.labels_path,
+        labels=hide_credentials(plan.labels_path),
         where=options.where,
         split=_describe_split(plan),
         tiles={split: int((tiles.split == split).sum()) for split in SPLITS},
@@ -232,7 +233,7 @@ def _write_footprints(plan: TilingPlan, info: TilesInfo, path: Path) -> None:
         for scene, labels in zip(plan.scenes, plan.labels, strict=True):
             if not isinstance(labels, RasterLabels):
                 for part in labels.iter_footprints():
-                    part = part.assign(scene=scene.path)[kept]
+                    part = part.assign(scene=scene.name)[kept]
                     yield to_crs_near(part, plan.tiles.crs, labels.grid)
 
     if any(isinstance(labels, LayerLabels) for labels in plan.labels):

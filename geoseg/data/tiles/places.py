@@ -48,7 +48,7 @@ def find_places(scenes: Sequence[SceneInfo]) -> tuple[str, ...]:
     Returns:
         The name of each scene's place: that of the file of the place's first scene.
     """
-    return name_places([scene.path for scene in scenes], _link([_locate(one) for one in scenes]))
+    return name_places([scene.name for scene in scenes], _link([_locate(one) for one in scenes]))
 
 
 def describe_places(places: Sequence[str]) -> list[str]:

@@ -89,7 +89,7 @@ def build_row_task(
         targets=plan.options.target_names,
         tiles=list(zip(part.id, windows, strict=True)),
         strip_tiles=strip_tiles,
-        merged=plan.scenes[index].path in plan.merged,
+        merged=plan.scenes[index].name in plan.merged,
         labelled=_clip_labelled(plan.labelled[index], part, windows, grid),
     )
 

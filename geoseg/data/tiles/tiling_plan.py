@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +14,7 @@ import pandas as pd
 import pyproj
 from shapely.geometry.base import BaseGeometry
 
+from geoseg.credentials import get_logger, hide_credentials
 from geoseg.data.labels import (
     ClassScheme,
     Labels,
@@ -73,7 +73,7 @@ from geoseg.geo.raster import SceneInfo, is_raster, mark_all_blank_areas, read_i
 from geoseg.geo.vector import count_features, select_layer, to_crs_near
 from geoseg.options import TileOptions
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -121,9 +121,9 @@ class TilingPlan:
 
     @property
     def merged(self) -> tuple[str, ...]:
-        """Paths of the scenes whose labels merge touching buildings."""
-        paths = (scene.path for scene in self.scenes)
-        return tuple(path for path in paths if matches_any(path, self.options.merged))
+        """Names of the scenes whose labels merge touching buildings."""
+        names = (scene.name for scene in self.scenes)
+        return tuple(name for name in names if matches_any(name, self.options.merged))
 
     @property
     def dtype(self) -> str:
@@ -133,7 +133,7 @@ class TilingPlan:
     def describe(self) -> list[str]:
         """Return lines for the user: scenes with their labels, notes, and the number of tiles."""
         lines = [
-            f"{scene.path}: {grid.height} x {grid.width} pixels of {grid.gsd_m:.3g} m, bands "
+            f"{scene.name}: {grid.height} x {grid.width} pixels of {grid.gsd_m:.3g} m, bands "
             f"{', '.join(scene.bands)}, {describe_labels(labels)}"
             for scene, grid, labels in zip(self.scenes, self.grids, self.labels, strict=True)
         ]
@@ -170,17 +170,17 @@ def plan_tiles(
     scheme = resolve_scheme(options.classes)
     check_classes_fit(scheme.names)
     infos = _read_scenes(scenes, options)
-    check_patterns("tile.merged", options.merged, [info.path for info in infos])
+    check_patterns("tile.merged", options.merged, [info.name for info in infos])
     crs = find_common_crs(infos)
     gsd_m = options.gsd_m or infos[0].grid.gsd_m
     check_scenes_fit(infos, gsd_m)
     grids = [info.grid.resampled(gsd_m) for info in infos]
-    files = [find_labels_path(info.path, labels) for info in infos]
+    files = [find_labels_path(info.name, labels) for info in infos]
     scene_labels = _read_all_labels(infos, grids, files, labels, scheme, options)
     check_exchanged(scene_labels, str(labels), options)
     warn_upsampled_scenes(infos, gsd_m, chosen=options.gsd_m is not None)
     split_scenes = [
-        SplitScene(info.path, grid, one.foreground_pixels)
+        SplitScene(info.name, grid, one.foreground_pixels)
         for info, grid, one in zip(infos, grids, scene_labels, strict=True)
     ]
     split = STRATEGIES[options.split](split_scenes, options)
@@ -221,6 +221,13 @@ def _read_scenes(scenes: Sequence[str | Path], options: TileOptions) -> list[Sce
     if repeated:
         raise ConfigError(f"{repeated}: is given twice; give each scene once")
     check_names(paths)
+    names = [hide_credentials(path) for path in paths]
+    if len(set(names)) < len(names):
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ConfigError(
+            f"{repeated}: is the name of two scenes, whose addresses differ only in what follows "
+            "the question mark; download them and give them names of their own"
+        )
     infos = [
         read_info(scene, bands=options.bands, assume_gsd_m=options.assume_gsd_m) for scene in scenes
     ]
@@ -275,7 +282,7 @@ def _place_tiles(
 ) -> gpd.GeoDataFrame:
     """Return the tiles of all scenes in the CRS of the first, without those near other splits."""
     records = [
-        {"id": tile["id"], "scene": infos[index].path, "scene_index": index} | tile
+        {"id": tile["id"], "scene": infos[index].name, "scene_index": index} | tile
         for index, (grid, regions) in enumerate(zip(grids, split.regions, strict=True))
         for tile in place_tiles(f"{index:03d}", grid, regions, options)
     ]
@@ -286,7 +293,7 @@ def _place_tiles(
         )
     tiles = _to_common_crs(records, grids, grids[0].crs.to_wkt())
     close = find_close_tiles(tiles, grids, split.gap)
-    left_out = describe_left_out(tiles, close, [info.path for info in infos], grids)
+    left_out = describe_left_out(tiles, close, [info.name for info in infos], grids)
     tiles = tiles.drop(index=close.index).reset_index(drop=True)
     check_splits(infos, set(tiles.split), grids, options, left_out)
     if left_out:

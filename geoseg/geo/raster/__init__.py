@@ -1,5 +1,6 @@
 """Raster files: windows on any grid with their validity, GeoTIFF and COG writers."""
 
+from geoseg.geo.raster.acquisition_date import read_date
 from geoseg.geo.raster.blank_scenes import mark_all_blank_areas, mark_blank_areas
 from geoseg.geo.raster.block_cache import limited_block_cache
 from geoseg.geo.raster.geotiff import open_for_writing, write_array, write_cog
@@ -62,6 +63,7 @@ __all__ = [
     "open_for_writing",
     "outline_valid",
     "plan_crop",
+    "read_date",
     "read_info",
     "read_mask_classes",
     "read_prob",

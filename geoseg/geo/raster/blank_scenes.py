@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from geoseg.credentials import get_logger
 from geoseg.errors import DataError, SceneReadError
 from geoseg.geo.raster.blank import BlankAreas, find_blank_areas
 from geoseg.geo.raster.scene import SceneInfo, inspect_source
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # Scenes with blank areas that are named.
 _MOST_NAMED = 3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,12 +14,13 @@ from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import calculate_default_transform
 
+from geoseg.credentials import get_logger
 from geoseg.errors import MissingCRSError, SceneReadError
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster.opening import describe, open_description
 from geoseg.geo.raster.placeholder import placeholder_grid
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 GeoreferencedBy = Literal["transform", "gcps", "rpcs", "assumed"]
 

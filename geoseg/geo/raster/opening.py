@@ -18,9 +18,13 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOEr
 from rasterio.io import MemoryFile
 from rasterio.shutil import copy as gdal_copy
 
+from geoseg.credentials import get_logger, name_servers
 from geoseg.errors import SceneReadError, one_line
-from geoseg.geo.paths import is_a_folder, is_missing, no_such_file
+from geoseg.geo.paths import is_a_folder, is_missing, is_remote, no_such_file
 from geoseg.geo.plain_names import readable_name
+
+# GDAL's warnings, which rasterio logs, quote addresses.
+get_logger("rasterio._env")
 
 # Largest block of a raster in memory, bytes. Blocks of usual files have less than a megabyte.
 _MAX_BLOCK = 1_000_000_000
@@ -53,6 +57,11 @@ def open_raster(path: str | Path, overview: int | None = None) -> Any:
     except RasterioIOError as error:
         if is_missing(name):
             raise SceneReadError(no_such_file(name)) from error
+        if is_remote(name):
+            raise SceneReadError(
+                f"{name}: cannot be opened as a raster ({one_line(error)}); check the address, and "
+                "that you may read it"
+            ) from error
         if Path(name).is_dir():
             raise SceneReadError(is_a_folder(name, "raster")) from error
         if lacks_file(error):
@@ -116,7 +125,7 @@ def explain_service_error(error: BaseException) -> str:
     status = _HTTP_STATUS.search(message)
     if status is None:
         silent = _NO_ANSWER.search(message)
-        reason = silent[1].rstrip(".") if silent else one_line(error)
+        reason = name_servers(silent[1].rstrip(".") if silent else one_line(error))
         return (
             f"the service does not send a tile ({reason}); check its URL and the connection, and "
             "run the same command again"

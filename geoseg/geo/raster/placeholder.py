@@ -10,6 +10,7 @@ from pathlib import PurePath
 from affine import Affine
 from rasterio.crs import CRS
 
+from geoseg.credentials import hide_credentials
 from geoseg.errors import ConfigError
 from geoseg.geo.grid import Grid
 
@@ -44,7 +45,7 @@ def placeholder_grid(path: str, height: int, width: int, gsd_m: float) -> Grid:
             f"{path}: {height} x {width} pixels of {gsd_m:g} m are larger than "
             f"{(_MOST_Y - _LEAST_Y) // 1000} km; check --assume-gsd (metres per pixel)"
         )
-    name = PurePath(path).stem
+    name = PurePath(hide_credentials(path)).stem
     number = int("".join(re.findall("[0-9]", name)) or 0)
     letters = sha256(re.sub("[0-9]", "", name).encode()).digest()
     cell = (number + int.from_bytes(letters[:8])) % (columns * rows)

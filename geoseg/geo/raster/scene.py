@@ -16,8 +16,10 @@ from affine import Affine
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
+from geoseg.credentials import hide_credentials
 from geoseg.errors import ConfigError, SceneReadError, one_line
 from geoseg.geo.grid import Grid
+from geoseg.geo.paths import is_remote
 from geoseg.geo.raster.blank import BlankAreas, write_blank_mask
 from geoseg.geo.raster.georeferencing import (
     GeoreferencedBy,
@@ -82,8 +84,8 @@ class SceneInfo:
 
     @property
     def name(self) -> str:
-        """Its name in messages."""
-        return self.label or self.path
+        """Its name in messages and in files, without credentials."""
+        return self.label or hide_credentials(self.path)
 
     def open(self, grid: Grid | None = None) -> Scene:
         """Open the scene with the same bands, on its own grid or another."""
@@ -291,7 +293,7 @@ def _write_mask(info: SceneInfo, _: int) -> str:
 
 def _modified(path: str) -> int:
     """Return the time of modification of a file, 0 of a name that only GDAL opens."""
-    return Path(path).stat().st_mtime_ns if Path(path).exists() else 0
+    return 0 if is_remote(path) or not Path(path).exists() else Path(path).stat().st_mtime_ns
 
 
 def read_info(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import zipfile
 from collections.abc import Iterable
@@ -17,11 +16,12 @@ from pyogrio.errors import DataLayerError, DataSourceError
 from pyproj.exceptions import CRSError
 from shapely.errors import ShapelyError
 
+from geoseg.credentials import get_logger
 from geoseg.errors import VectorReadError, one_line
 from geoseg.geo.paths import is_a_folder, is_missing, no_such_file
 from geoseg.geo.plain_names import readable_name
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 FOOTPRINT_LAYER = "footprints"
 

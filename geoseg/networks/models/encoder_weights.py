@@ -21,10 +21,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from geoseg.credentials import get_logger
 from geoseg.errors import WeightsError
 from geoseg.networks.models.encoders import TIMM_PREFIX
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # Packages of the Python Package Index that contain ImageNet weights (Apache-2.0), by encoder. The
 # first is installed with geoseg.
