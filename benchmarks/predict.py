@@ -373,9 +373,9 @@ class CountingWorkers(Workers):
     counts: list[int] = field(default_factory=list)
 
     @contextmanager
-    def open(self, *functions: Any, preload: Any = ()) -> Iterator[Pool]:
+    def open(self, *functions: Any, **more: Any) -> Iterator[Pool]:
         """Start the workers, and stop them in the end."""
-        with super().open(*functions, preload=preload) as pool:
+        with super().open(*functions, **more) as pool:
             yield CountingPool(pool, self.counts)
 
 

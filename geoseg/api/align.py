@@ -308,7 +308,8 @@ def _predict(plan: AlignPlan, work: Work, workers: Workers, progress: Progress |
     job = plan.job
     assert job is not None
     workers = workers.with_default_processes(count_gpus(job.options.device))
-    with workers.open(predict_block) as pool:
+    inputs = job.list_input_files()
+    with workers.open(predict_block, inputs=inputs, folder=work.folder) as pool:
         return predict_rasters(
             job, work, {}, job.specs[0].thresholds, workers=workers, pool=pool, progress=progress
         )

@@ -14,6 +14,7 @@ from geoseg.api.predict_outputs import (
     find_outputs,
     late_modules,
     open_output,
+    open_workers,
     tasks_of_scene,
     write_outputs,
 )
@@ -94,7 +95,7 @@ def predict(
             return _predict_boxes(plan, plan.job, overwrite, workers, progress)
         with open_output(plan, overwrite) as work:
             if not work.is_complete:
-                with workers.open(*tasks_of_scene(), preload=late_modules()) as pool:
+                with open_workers(plan, work, workers) as pool:
                     write_outputs(plan, work, workers, pool, progress)
     return find_outputs(plan)
 

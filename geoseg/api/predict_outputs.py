@@ -132,6 +132,14 @@ def _find_many(job: MosaicJob, result: PredictResult, output: Path) -> PredictRe
     )
 
 
+def open_workers(plan: PredictPlan, work: Work, workers: Workers) -> AbstractContextManager[Pool]:
+    """Return the context in which the workers of a prediction are open."""
+    return workers.open(
+        *tasks_of_scene(), preload=late_modules(), inputs=plan.job.list_input_files(),
+        folder=work.folder,
+    )  # fmt: skip
+
+
 def tasks_of_scene() -> tuple[Callable[..., Any], ...]:
     """Return the functions by which workers predict and vectorize a scene."""
     from geoseg.prediction.blocks import predict_block

@@ -11,9 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from geoseg.api.predict import count_gpus_of, warn_of_drift_in
 from geoseg.api.predict_outputs import (
     find_outputs,
-    late_modules,
     open_output,
-    tasks_of_scene,
+    open_workers,
     write_outputs,
 )
 from geoseg.api.predict_plan import PredictPlan, plan_predict
@@ -137,7 +136,7 @@ def predict_shard(
             inputs=plan.job.list_protected_files(),
         ) as work:  # fmt: skip
             if not work.is_complete:
-                with workers.open(*tasks_of_scene(), preload=late_modules()) as pool:
+                with open_workers(plan, work, workers) as pool:
                     predicted = _predict(plan, part, work, workers, pool, progress)
                 header = ShardHeader(
                     shard=(part.number, part.count), job=_describe(plan), scenes=tuple(names),
@@ -254,7 +253,7 @@ def merge(
         strips = _find_strips(plan, headers)
         with open_output(plan, overwrite) as work:
             if not work.is_complete:
-                with workers.open(*tasks_of_scene(), preload=late_modules()) as pool:
+                with open_workers(plan, work, workers) as pool:
                     write_outputs(plan, work, workers, pool, progress, strips)
     return find_outputs(plan)
 

@@ -152,7 +152,9 @@ def _write(plan: VectorizePlan, work: Work, workers: Workers, progress: Progress
     prob = plan.prob
     if plan.scene is not None:
         prob = read_prob(_refine(plan, plan.scene, work, progress))
-    with workers.open(run_trace_task, preload=LATE_MODULES) as pool:
+    with workers.open(
+        run_trace_task, preload=LATE_MODULES, inputs=plan.list_input_files(), folder=work.folder
+    ) as pool:
         write_layer(
             prob, work.result, work, plan.thresholds,
             max_memory_gb=workers.max_memory_gb, block_px=plan.block_px, pool=pool,

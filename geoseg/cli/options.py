@@ -174,6 +174,11 @@ def workers_options(*, memory: bool = True) -> Callable[[Function], Function]:
         click.option("--tls-ca", metavar="FILE", help="Certificate authority of a tls:// cluster."),
         click.option("--tls-cert", metavar="FILE", help="Own certificate for a tls:// cluster."),
         click.option("--tls-key", metavar="FILE", help="Key of that certificate."),
+        click.option(
+            "--resources",
+            metavar="NAME=N",
+            help="What cluster workers need to predict, e.g. GPU=1 (Dask's --resources).",
+        ),
     ]
     if memory:
         options.append(
@@ -196,8 +201,21 @@ def read_workers(given: dict[str, Any]) -> Workers:
     settings = {name: given.pop(name) for name in names}
     memory_gb = parse_memory(given.pop("max_memory", None))
     return Workers(
-        processes=given.pop("workers"), max_memory_gb=memory_gb or DEFAULT_MEMORY_GB, **settings
+        processes=given.pop("workers"),
+        max_memory_gb=memory_gb or DEFAULT_MEMORY_GB,
+        resources=parse_resources(given.pop("resources")),
+        **settings,
     )
+
+
+def parse_resources(text: str | None) -> dict[str, float] | None:
+    """Return Dask's resources from a text such as `GPU=1` or `GPU=1,MEMORY=8e9`."""
+    if text is None:
+        return None
+    found = re.findall(r"(?:^|,)\s*([A-Za-z]\w*)\s*=\s*(\d+\.?\d*(?:e\d+)?)\s*(?=,|$)", text)
+    if len(found) != text.count(",") + 1:
+        raise ConfigError(f"--resources {text}: give names with numbers, such as GPU=1")
+    return {name: float(number) for name, number in found}
 
 
 # Gigabytes per unit.

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
-from geoseg.errors import ConfigError, WorkerLostError
+from geoseg.errors import ConfigError, WorkerLostError, one_line
 from geoseg.jobs.pool import TASKS_PER_WORKER, Failure, Pool, Success, Task, Value, worker_lost
+from geoseg.version import __version__
 
 
 def connect(
@@ -53,18 +59,80 @@ def connect(
         ) from error
 
 
+def check_workers(client: Any, inputs: Iterable[str | Path], folder: Path | None) -> None:
+    """Check that each worker has this version of geoseg, and sees the files of a job.
+
+    Workers that join the cluster later are not checked.
+
+    Args:
+        client: Connected `distributed.Client`.
+        inputs: Files that the tasks read; names that are no local files are not checked.
+        folder: Folder that the tasks write into; None if they write no files.
+
+    Raises:
+        ConfigError: If a worker cannot carry out tasks; it is named.
+    """
+    # A function of the standard library: geoseg may be missing.
+    versions = client.run(resolve_name, "geoseg.version:__version__", on_error="return")
+    for worker, found in versions.items():
+        if isinstance(found, BaseException):
+            raise ConfigError(
+                f"worker {worker}: cannot import geoseg ({one_line(found)}); install geoseg "
+                f"{__version__} on all machines of the cluster"
+            )
+        if found != __version__:
+            raise ConfigError(
+                f"worker {worker}: has geoseg {found}, but this is geoseg {__version__}; install "
+                "the same version on all machines of the cluster"
+            )
+    paths = [os.path.abspath(path) for path in inputs if os.path.exists(path)]
+    with _probe(folder) as probe:
+        paths += probe
+        missing = client.run(find_missing, paths)
+    for worker, path in missing.items():
+        if path is not None:
+            seen = str(folder) if path in probe else path
+            raise ConfigError(
+                f"worker {worker}: does not see {seen}; inputs and outputs must be on a file "
+                "system that all machines of the cluster share, under the same path"
+            )
+
+
+@contextmanager
+def _probe(folder: Path | None) -> Iterator[list[str]]:
+    """Make a file with a new name, which only those who share the folder can see."""
+    if folder is None:
+        yield []
+        return
+    path = folder.absolute() / f".{secrets.token_hex(8)}.partial"
+    path.touch()
+    try:
+        yield [str(path)]
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def find_missing(paths: Sequence[str]) -> str | None:
+    """Return the first of some paths that does not exist."""
+    return next((path for path in paths if not os.path.exists(path)), None)
+
+
 class DaskPool(Pool):
     """The workers of a Dask cluster.
 
     Args:
         client: Connected `distributed.Client`.
         most: Tasks to carry out at a time; None for as many as the cluster has threads.
+        resources: What a worker must have for tasks whose attribute `needs_device` is true, as
+            Dask's resources, such as `{"GPU": 1}`.
     """
 
-    def __init__(self, client: Any, most: int | None) -> None:
+    def __init__(
+        self, client: Any, most: int | None, resources: Mapping[str, float] | None = None
+    ) -> None:
         available: int = max(1, sum(client.nthreads().values()))
         super().__init__(min(most or available, available))
-        self._client = client
+        self._client, self._resources = client, dict(resources or {})
 
     def outcomes(
         self, function: Callable[[Task], Value], tasks: Iterable[Task]
@@ -91,7 +159,8 @@ class DaskPool(Pool):
                 future.cancel()
 
     def _submit(self, function: Callable[[Task], Value], task: Task) -> Any:
-        return self._client.submit(function, task, pure=False)
+        needed = self._resources if getattr(task, "needs_device", False) else {}
+        return self._client.submit(function, task, pure=False, resources=needed or None)
 
 
 def _settle(futures: list[Any]) -> None:

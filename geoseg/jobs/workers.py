@@ -6,15 +6,15 @@ Tasks and results travel between processes; open files and networks do not.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from geoseg.credentials import get_logger
-from geoseg.errors import ConfigError
-from geoseg.jobs.dask_cluster import DaskPool, connect
+from geoseg.errors import ConfigError, counted
+from geoseg.jobs.dask_cluster import DaskPool, check_workers, connect
 from geoseg.jobs.local_processes import start_processes
 from geoseg.jobs.pool import Pool, SerialPool
 
@@ -40,6 +40,8 @@ class Workers:
         tls_ca: Certificate of the authority, a PEM file, for `tls://` addresses.
         tls_cert: Own certificate, a PEM file.
         tls_key: Key of that certificate, a PEM file; None if it is in `tls_cert`.
+        resources: What workers of a cluster must have to predict, as Dask's resources, such as
+            `{"GPU": 1}`; other tasks go to all workers.
         client: A connected `distributed.Client`, for clusters that are reached in another way, such
             as those of Dask Gateway. It is left open.
 
@@ -55,6 +57,7 @@ class Workers:
     tls_ca: str | None = None
     tls_cert: str | None = None
     tls_key: str | None = None
+    resources: Mapping[str, float] | None = field(default=None, hash=False)
     client: Any = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -74,6 +77,8 @@ class Workers:
             raise ConfigError(
                 "--tls-ca, --tls-cert and --tls-key: apply only to a Dask cluster; give --scheduler"
             )
+        if self.resources and not self.is_remote:
+            raise ConfigError("--resources: apply only to a Dask cluster; give --scheduler")
 
     @property
     def is_remote(self) -> bool:
@@ -104,7 +109,13 @@ class Workers:
         return replace(self, processes=max(1, processes))
 
     @contextmanager
-    def open(self, *functions: Callable[..., Any], preload: Sequence[str] = ()) -> Iterator[Pool]:
+    def open(
+        self,
+        *functions: Callable[..., Any],
+        preload: Sequence[str] = (),
+        inputs: Iterable[str | Path] = (),
+        folder: Path | None = None,
+    ) -> Iterator[Pool]:
         """Start the workers, and stop them in the end.
 
         A worker that dies is replaced and its tasks are repeated. A task with which workers die
@@ -114,13 +125,21 @@ class Workers:
             functions: Functions of the tasks. Local processes start as forks of one that has
                 imported their modules, where the system allows it.
             preload: Further modules to import before local processes start.
+            inputs: Files that the tasks read; all workers of a cluster must see them.
+            folder: Folder that the tasks write into, likewise.
 
         Raises:
-            ConfigError: If the scheduler cannot be reached.
+            ConfigError: If the scheduler cannot be reached, or a worker cannot carry out tasks.
         """
         if self.is_remote:
             with self._connect() as client:
-                yield DaskPool(client, self.processes)
+                check_workers(client, inputs, folder)
+                cluster = DaskPool(client, self.processes, self.resources)
+                logger.warning(
+                    "computing on a Dask cluster with %s; its dashboard is at %s",
+                    counted(cluster.size, "thread"), client.dashboard_link,
+                )  # fmt: skip
+                yield cluster
         elif self.local_processes == 1:
             yield SerialPool()
         else:

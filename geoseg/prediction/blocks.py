@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -86,6 +86,9 @@ class BlockTask:
     encoding: OutputEncoding
     aoi: AOI | None = None
     max_memory_gb: float | None = None
+
+    # For workers: a network computes.
+    needs_device: ClassVar[bool] = True
 
 
 def choose_batch(task: BlockTask) -> BatchChoice:

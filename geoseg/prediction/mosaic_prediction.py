@@ -22,7 +22,7 @@ from geoseg.prediction.mosaic_job import MosaicJob, SceneMosaic
 from geoseg.prediction.plan import ScenePlan
 from geoseg.prediction.rasters import OutputRasters
 from geoseg.prediction.scene_prediction import STRIPS, make_tags
-from geoseg.prediction.strips import StripPrediction, Strips, run_task
+from geoseg.prediction.strips import StripPrediction, Strips, StripTask, run_task
 
 # Folder of the rasters of each scene, in that of the virtual mosaics.
 SCENES = "scenes"
@@ -130,7 +130,7 @@ def predict_mosaics(
         batch = work.folder / STRIPS
         batch.mkdir(exist_ok=True)
         tasks = (task for number, some in enumerate(strips) for task in follow(number, some, batch))
-        for _ in pool.map(run_task, ((task, None) for task in tasks)):
+        for _ in pool.map(run_task, map(StripTask, tasks)):
             pass
     numbers = range(1, len(writers) + 1) if len(writers) > 1 else [None]
     return [writer.join(number) for writer, number in zip(writers, numbers, strict=True)]

@@ -229,21 +229,21 @@ class _Run:
                     self._missing[number] -= 1
                     if not self._missing[number]:
                         self._finish(number)
-            for _ in self._pool.map(run_task, ((task, None) for task in self._following)):
+            for _ in self._pool.map(run_task, map(StripTask, self._following)):
                 pass
         return self._strips
 
     def _list_files(self) -> list[Path]:
         return [path for strips in self._strips for path, _ in strips]
 
-    def _tasks(self) -> Iterator[tuple[Callable[[], object], int | None]]:
-        """Yield tasks, those that finish a scene first, with the scene of a block of strips."""
+    def _tasks(self) -> Iterator[StripTask]:
+        """Yield tasks, those that finish a scene first."""
         count = self._counter.add if self._pool.is_serial else None
         for number, tasks in enumerate(self._blocks):
             for task in tasks:
                 while self._following:
-                    yield self._following.popleft(), None
-                yield partial(predict_block, task, count), number
+                    yield StripTask(self._following.popleft())
+                yield StripTask(partial(predict_block, task, count), number, needs_device=True)
 
     def _finish(self, number: int) -> None:
         if self._follow:
@@ -256,11 +256,25 @@ def _count_tiles(scene: _Planned) -> int:
     return sum(len(scene.panels[panel].tile_columns) for panel, _ in scene.strips)
 
 
-def run_task(task: tuple[Callable[[], object], int | None]) -> int | None:
-    """Run a function and return the number that came with it."""
-    function, number = task
-    function()
-    return number
+@dataclass(frozen=True)
+class StripTask:
+    """A task of a prediction.
+
+    Attributes:
+        function: Carries it out.
+        scene: Index of the scene of which strips are predicted; None for other tasks.
+        needs_device: Whether a network computes.
+    """
+
+    function: Callable[[], object]
+    scene: int | None = None
+    needs_device: bool = False
+
+
+def run_task(task: StripTask) -> int | None:
+    """Carry out a task; return its scene."""
+    task.function()
+    return task.scene
 
 
 class _Counter:

@@ -79,7 +79,7 @@ def tile_scenes(
         if not work.is_complete:
             workers = workers or Workers()
             strip_tiles = choose_strip(plan, workers.max_memory_gb)
-            with workers.open(cut_tile_row) as pool:
+            with workers.open(cut_tile_row, inputs=inputs, folder=work.folder) as pool:
                 _fill(plan, work, pool, strip_tiles, progress)
             if finish:
                 finish(work.result)
