@@ -554,3 +554,41 @@ def test_each_strip_is_in_one_shard(sizes, count):
     costs = [sum(map(cost_of, scenes, shard)) for shard in shards]
     most = max(float(scene.costs().max()) for scene in scenes)
     assert max(costs) - min(costs) <= 2 * most + 1e-6
+
+
+def damage(scene, path):
+    """Write a scene of which the middle of the file is overwritten."""
+    with rasterio.open(scene) as source:
+        profile = {**source.profile, "compress": "deflate", "tiled": True, "blockxsize": 16,
+                   "blockysize": 16, "interleave": "pixel"}  # fmt: skip
+        with rasterio.open(path, "w", **profile) as sink:
+            sink.write(source.read())
+            sink.descriptions = source.descriptions
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 3000] = bytes(3000)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("keep_blank", [False, True])
+def test_a_scene_that_is_damaged_inside_is_left_out(town, tmp_path, caplog, keep_blank):
+    """The damage is found when blank areas are searched, or else when its tiles are read."""
+    _, parts, model, _ = town
+    good = sorted(parts.iterdir())[:2]
+    bad = damage(parts / "10.tif", tmp_path / "bad.tif")
+    arguments = ["predict", str(good[0]), str(bad), str(good[1]), "-m", str(model), "-o",
+                 str(tmp_path / "out" / ""), "--device", "cpu"]  # fmt: skip
+    done = CliRunner().invoke(cli, [*arguments, *(["--keep-blank"] if keep_blank else [])])
+    assert done.exit_code == 3, done.output
+    assert done.stdout.startswith("2 scenes → ")
+    assert f"geoseg: left out: {bad}; reasons are above" in done.stderr
+    assert "reading all scenes to find the one" in caplog.text or not keep_blank
+    (line,) = [line for line in caplog.messages if line.startswith("left out: ")]
+    assert line.startswith(f"left out: {bad}: ")
+    index = gpd.read_file(tmp_path / "out" / "index.gpkg")
+    assert index["status"].tolist() == ["predicted", "predicted", "left out"]
+    assert index["source"].tolist() == [str(good[0]), str(good[1]), str(bad)]
+    options = PredictOptions(device="cpu", keep_blank=keep_blank)
+    geoseg.predict(good, tmp_path / "two", model=model, options=options)
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "two")

@@ -815,3 +815,20 @@ def test_a_place_where_nothing_can_be_written_is_not_called_locked():
         lock_output("/proc/Out"),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    "name", ["s3://bucket/out", "gs://bucket/out.gpkg", "/vsis3/bucket/out.tif", "https://host/a"]
+)
+def test_outputs_on_servers_are_refused(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    for path in (name, Path(name)):
+        for is_file in (False, True):
+            with pytest.raises(OutputExistsError, match="outputs are written to local disks"):
+                check_output(path, overwrite=True, is_file=is_file)
+    with (
+        pytest.raises(OutputExistsError, match="copy it to the server afterwards"),
+        folder_output(name),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []

@@ -324,7 +324,13 @@ def test_a_dry_run_describes_the_joined_scenes(town, tmp_path):
     arguments = ["predict", str(folder / "parts" / "1*.tif"), "-m", str(model), "--dry-run"]
     done = CliRunner().invoke(cli, [*arguments, "-o", str(tmp_path / "out")])
     assert done.output.startswith("4 scenes: 120 rows x 370 columns at 0.5 m, 24 tiles of 64 ")
-    assert done.output.endswith("4 scenes: 1 mosaic of one pixel grid, 24 tiles\n")
+    first, whole, time = done.output.splitlines()
+    assert first.startswith("4 scenes: 120 rows x 370 columns at 0.5 m, 24 tiles of 64 ")
+    assert whole.startswith("4 scenes: 1 mosaic of one pixel grid each, 24 tiles; rasters of 0 ")
+    assert re.fullmatch(
+        r"\S+ tiles per second on this machine: about \d+ seconds for the network, without "
+        r"reading, rasters and footprints; up to 4 GB of memory per process", time,
+    )  # fmt: skip
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from geoseg.api.predict_outputs import (
     FOOTPRINTS,
@@ -21,25 +21,27 @@ from geoseg.api.predict_outputs import (
 from geoseg.api.predict_plan import PredictPlan, plan_predict
 from geoseg.api.results import PredictResult
 from geoseg.credentials import get_logger, hide_credentials
-from geoseg.errors import ConfigError
+from geoseg.errors import ConfigError, SceneReadError
 from geoseg.geo.paths import absolute_path
 from geoseg.geo.raster.block_cache import limited_block_cache
 from geoseg.jobs.manifest import read_manifest
-from geoseg.jobs.output import file_output, folder_output
+from geoseg.jobs.output import Work, file_output, folder_output
+from geoseg.jobs.pool import Pool
 from geoseg.jobs.progress import Progress
 from geoseg.jobs.workers import Workers
 from geoseg.options import PredictOptions, VectorizeOptions
-from geoseg.prediction.mosaic_job import MosaicJob
+from geoseg.prediction.mosaic_job import MosaicJob, find_damaged
 from geoseg.prediction.prediction_job import (
     ModelNames,
     PredictionJob,
     SceneNames,
 )
-
-if TYPE_CHECKING:
-    pass
+from geoseg.prediction.scheduling import PANELS
 
 logger = get_logger(__name__)
+
+# Key of the journal with the scenes that are damaged, and why.
+_DAMAGED = "damaged"
 
 # Warning of the verbs that predict without a given model.
 ABOUT_DEFAULT = (
@@ -96,16 +98,47 @@ def predict(
         with open_output(plan, overwrite) as work:
             if not work.is_complete:
                 with open_workers(plan, work, workers) as pool:
-                    write_outputs(plan, work, workers, pool, progress)
+                    plan = _write(plan, work, workers, pool, progress)
     return find_outputs(plan)
+
+
+def _write(
+    plan: PredictPlan, work: Work, workers: Workers, pool: Pool, progress: Progress | None
+) -> PredictPlan:
+    """Write the outputs; return the plan without scenes that turn out to be damaged."""
+    damaged: dict[str, str] = work.journal.find(_DAMAGED, dict[str, str]) or {}
+    while True:
+        job = plan.job
+        if damaged and isinstance(job, MosaicJob):
+            job = job.without(damaged)
+        try:
+            write_outputs(replace(plan, job=job), work, workers, pool, progress)
+        except SceneReadError as error:
+            if not isinstance(job, MosaicJob):
+                raise
+            logger.warning("%s; reading all scenes to find the one that is damaged", error)
+            found = find_damaged(job)
+            if not found:
+                raise
+            damaged |= found
+            work.journal.add(_DAMAGED, damaged)
+            for key in [key for key in work.journal.done if key.startswith(PANELS)]:
+                work.journal.add(key, None)  # of other mosaics
+            work.discard_results()
+        else:
+            return replace(plan, job=job)
 
 
 def warn_of_drift_in(job: PredictionJob | MosaicJob) -> None:
     """Warn if a scene differs from those that the models were trained on."""
     from geoseg.prediction.drift import warn_of_drift
 
-    for one in [mosaic.job for mosaic in job.mosaics] if isinstance(job, MosaicJob) else [job]:
-        warn_of_drift(one.plan.scene, job.specs)
+    if isinstance(job, PredictionJob):
+        warn_of_drift(job.plan.scene, job.specs)
+        return
+    for mosaic in job.mosaics:
+        with suppress(SceneReadError):  # a scene that is damaged is left out later
+            warn_of_drift(mosaic.job.plan.scene, job.specs)
 
 
 def count_gpus_of(job: PredictionJob | MosaicJob) -> int:

@@ -24,14 +24,11 @@ from geoseg.cli.options import (
 )
 from geoseg.cli.progress import progress_bar
 from geoseg.credentials import hide_credentials
-from geoseg.errors import counted
 from geoseg.networks.model_file import DEFAULT_MODEL
 from geoseg.options import CRFOptions
 
 if TYPE_CHECKING:
-    from geoseg.api.predict_plan import PredictPlan
     from geoseg.api.results import PredictResult
-    from geoseg.prediction.prediction_job import PredictionJob
 
 
 @click.command()
@@ -149,8 +146,10 @@ def command(
     from geoseg.api.predict_plan import plan_predict
 
     if dry_run:
+        from geoseg.cli.dry_run import describe_prediction
+
         plan = plan_predict(scenes, output, **what)
-        click.echo(_describe(plan))
+        click.echo(describe_prediction(plan, workers))
         exit_if_left_out(plan.job.left_out)
         return
     if shard is not None:
@@ -197,31 +196,4 @@ def list_files(result: PredictResult) -> str:
         if file == result.footprints_path and count is not None
         else str(file)
         for file in result.files
-    )
-
-
-def _describe(planned: PredictPlan) -> str:
-    from geoseg.prediction.mosaic_job import MosaicJob
-
-    job, options = planned.job, planned.job.options
-    aoi = f", inside {options.aoi}" if options.aoi else ""
-    if isinstance(job, MosaicJob):
-        lines = [_describe_plan(mosaic.job, aoi) for mosaic in job.mosaics]
-        tiles = sum(len(mosaic.job.plan.tiles) for mosaic in job.mosaics)
-        grids = counted(len(job.mosaics), "mosaic")
-        return "\n".join([*lines, f"{job.label}: {grids} of one pixel grid, {tiles} tiles"])
-    return _describe_plan(job, aoi)
-
-
-def _describe_plan(job: PredictionJob, aoi: str) -> str:
-    plan, options = job.plan, job.options
-    bands = len(plan.spec.outputs) + options.uncertainty
-    pixels = plan.out_grid.height * plan.out_grid.width
-    size = pixels * bands * (4 if options.floats else 1)
-    return (
-        f"{plan.scene.name}: {plan.grid.height} rows x {plan.grid.width} columns at "
-        f"{plan.grid.gsd_m:.3g} m, {len(plan.tiles)} tiles of {plan.tiles.size} pixels, "
-        f"overlap {plan.tiles.overlap}{aoi}; "
-        f"outputs {plan.out_grid.height} rows x {plan.out_grid.width} columns, {size / 1e6:.0f} MB "
-        "before compression"
     )

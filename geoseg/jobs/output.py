@@ -15,6 +15,7 @@ A job that is killed anywhere continues from there when the same command is run 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
@@ -89,6 +90,15 @@ class Work:
     journal: Journal
     is_complete: bool
 
+    def discard_results(self) -> None:
+        """Remove all that was made so far, except for the journal."""
+        parent = self.result if self.result.is_dir() else self.result.parent
+        for path in [*self.folder.iterdir(), *parent.iterdir()]:
+            if path.is_file() and path.name != Journal.NAME:
+                path.unlink()
+            elif path.is_dir() and path.name != _RESULT:
+                shutil.rmtree(path)
+
 
 def check_output(
     path: str | Path, *, overwrite: bool, inputs: Iterable[str | Path] = (), is_file: bool = False
@@ -106,6 +116,7 @@ def check_output(
             holds an input or a file that geoseg did not write, if it is the current folder or a
             mount point, or if one of its parents is a file.
     """
+    check_is_local(path)
     path = Path(path)
     _check_kind(path, is_file)
     if path.is_dir():
@@ -129,6 +140,22 @@ def check_output(
     elif path.suffix.lower() == ".gpkg":
         _check_layers(path)
     return path
+
+
+def check_is_local(path: str | Path) -> None:
+    """Check that an output is not on a server.
+
+    A rename there is a copy, so that an output could be half of an old and half of a new one.
+
+    Raises:
+        OutputExistsError: If it is.
+    """
+    # `Path` has made one slash of two.
+    if re.match(r"[a-z][a-z0-9+.-]+:/|/vsi", str(path), re.IGNORECASE):
+        raise OutputExistsError(
+            f"{path}: outputs are written to local disks, since they get their name only when they "
+            "are complete; write it to a folder, and copy it to the server afterwards"
+        )
 
 
 @contextmanager

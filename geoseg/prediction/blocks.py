@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterable
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -51,6 +52,9 @@ TileCallback = Callable[[int], None]
 
 # Fewest batches to read in advance.
 _READ_AHEAD = 2
+
+# Batches before time is measured: the first ones are slower.
+_WARM_UP = 8
 
 
 @dataclass(frozen=True)
@@ -257,6 +261,34 @@ def _load_predictor(
     return Predictor(
         spec, weights, device, tta, others=others, squares=squares, backend=backend, threads=threads
     )
+
+
+def measure_tiles_per_s(task: BlockTask, seconds: float = 2.0) -> float:
+    """Measure how many tiles the networks of a task predict per second in this process.
+
+    Args:
+        task: The task.
+        seconds: How long to measure.
+    """
+    if task.batch_size is None:
+        task = replace(task, batch_size=choose_batch(task).batch_size)
+    assert task.batch_size is not None
+    predictor = _open_predictor(task)
+    data, valid = _empty_batch(predictor, task.batch_size, task.scene.dtype)
+    count, times = 0, [time.perf_counter()]
+
+    def batches() -> Iterator[TileBatch]:
+        while len(times) < _WARM_UP or times[-1] - times[_WARM_UP - 1] < seconds:
+            yield TileBatch([], data, valid, {})
+
+    with torch.inference_mode(), closing(
+        predict_batches(predictor, batches(), task.threads)
+    ) as predicted:  # fmt: skip
+        for _, probs in predicted:
+            count += len(times) >= _WARM_UP
+            probs[..., 0, 0].cpu()  # waits for a GPU
+            times.append(time.perf_counter())
+    return task.batch_size * count / (times[-1] - times[_WARM_UP - 1])
 
 
 def predict_batches(

@@ -33,6 +33,9 @@ from geoseg.prediction.prediction_job import (
 
 logger = get_logger(__name__)
 
+# Rows and columns in which scenes are read to find a damage.
+_ROWS, _COLUMNS = 512, 4096
+
 # Shares of a pixel that are rounding errors.
 _ROUNDING = 1e-6
 
@@ -78,6 +81,7 @@ class MosaicJob:
         models: The model files; their probabilities are averaged.
         specs: Headers of the model files.
         options: Settings of the prediction.
+        found: The scenes as they were found.
         left_out: Why scenes were left out, by their names.
         documents: STAC documents that name the scenes.
     """
@@ -86,6 +90,7 @@ class MosaicJob:
     models: tuple[Path, ...]
     specs: tuple[ModelSpec, ...]
     options: PredictOptions
+    found: tuple[FoundScene, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
     documents: tuple[str, ...] = ()
 
@@ -106,6 +111,14 @@ class MosaicJob:
             return CRS.from_user_input(self.options.layer_crs)
         (most, _), *_ = Counter(scene.grid.crs for scene in self.scenes).most_common(1)
         return most
+
+    def without(self, damaged: Mapping[str, str]) -> MosaicJob:
+        """Return the job without some scenes, and why they are left out, by their paths."""
+        found = [scene for scene in self.found if scene.name not in damaged]
+        errors = {name: SceneReadError(reason) for name, reason in damaged.items()}
+        job = plan_mosaics(found, list(self.models), self.options, errors)
+        left_out = {**self.left_out, **job.left_out}
+        return replace(job, found=self.found, left_out=left_out, documents=self.documents)
 
     def list_input_files(self) -> list[str | Path]:
         """Return all files that the result depends on, sources of a VRT included."""
@@ -159,7 +172,20 @@ def plan_mosaics(
     if not mosaics:
         raise next(iter(outside.values()))
     left_out |= {name: str(error) for name, error in outside.items()}
-    return MosaicJob(tuple(mosaics), models, specs, options, left_out)
+    return MosaicJob(tuple(mosaics), models, specs, options, tuple(found), left_out)
+
+
+def find_damaged(job: MosaicJob) -> dict[str, str]:
+    """Read all pixels of all scenes; return why those that are damaged cannot be read, by paths."""
+    damaged = {}
+    for scene in job.scenes:
+        try:
+            with scene.open_pixels() as pixels:
+                for window in scene.grid.windows(_ROWS, _COLUMNS):
+                    pixels.read(window)
+        except SceneReadError as error:
+            damaged[scene.path] = str(error)
+    return damaged
 
 
 def _in_order(found: Sequence[FoundScene], options: PredictOptions) -> list[FoundScene]:

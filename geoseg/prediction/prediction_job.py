@@ -213,14 +213,15 @@ def read_scenes(
             found.append(_read_part(name, spec, options))
         except (DataError, ConfigError) as error:  # the latter if it lacks one of --bands
             failed[name] = error
+    warn_of_order(found, spec, options)
+    if not options.keep_blank:
+        found = mark_all_blank_areas(found, are_parts=True, failed=failed)
     if not found:
         raise next(iter(failed.values()))
     left_out = {hide_credentials(name): str(error) for name, error in failed.items()}
     for message in left_out.values():
         logger.warning("left out: %s", message)
-    warn_of_order(found, spec, options)
-    marked = found if options.keep_blank else mark_all_blank_areas(found, are_parts=True)
-    return tuple(marked), left_out
+    return tuple(found), left_out
 
 
 def _read_part(name: str, spec: ModelSpec, options: PredictOptions) -> SceneInfo:

@@ -28,7 +28,7 @@ from geoseg.prediction.blocks import BlockTask, choose_batch, predict_block
 from geoseg.prediction.encoding import OutputEncoding
 from geoseg.prediction.memory import check_crf_memory, count_panels
 from geoseg.prediction.prediction_job import PredictionJob
-from geoseg.prediction.scheduling import list_strips, split_blocks, split_panels
+from geoseg.prediction.scheduling import PANELS, list_strips, split_blocks, split_panels
 from geoseg.prediction.stitching import TileBlock
 
 # What the journal of an interrupted job may say.
@@ -135,26 +135,12 @@ class StripPrediction:
                 options.crf, plan.grid.shape, len(plan.scene.bands), self._workers.max_memory_gb
             )
         count = self._count_panels(number, job)
-        task = BlockTask(
-            folder=self._folder,
-            scene=replace(plan.scene, path=absolute_path(plan.scene.path)),
-            grid=plan.grid,
-            block=TileBlock.whole(plan.tiles),
-            models=job.models,
-            device="cpu" if options.backend == "openvino" else options.device,
-            backend=options.backend,
-            tta=options.tta,
-            batch_size=options.batch_size,
-            threads=self._workers.local_threads,
-            encoding=self._encoding,
-            aoi=plan.aoi,
-            max_memory_gb=self._workers.max_memory_gb,
-        )
+        task = plan_task(job, self._encoding, self._folder, self._workers)
         return _Planned(job, count, split_panels(plan.tiles, count), task)
 
     def _count_panels(self, number: int, job: PredictionJob) -> int:
         """Return the number of panels, that of an interrupted run if there was one."""
-        key = f"panels {number}"
+        key = f"{PANELS} {number}"
         count: int | None = self._journal.find(key, _PANELS)
         if count is None:
             memory_gb = self._workers.max_memory_gb
@@ -173,6 +159,35 @@ class StripPrediction:
         choice = replace(choice, batch_size=min(choice.batch_size, most))
         self._journal.add(JOURNAL_KEY, [choice.device, choice.batch_size])
         return choice
+
+
+def plan_task(
+    job: PredictionJob, encoding: OutputEncoding, folder: Path, workers: Workers
+) -> BlockTask:
+    """Return the task of all tiles of a scene, without a choice of device and batch size.
+
+    Args:
+        job: Prediction of the scene.
+        encoding: Bands of the strips.
+        folder: Folder of the strips.
+        workers: Limits of threads and memory.
+    """
+    plan, options = job.plan, job.options
+    return BlockTask(
+        folder=folder,
+        scene=replace(plan.scene, path=absolute_path(plan.scene.path)),
+        grid=plan.grid,
+        block=TileBlock.whole(plan.tiles),
+        models=job.models,
+        device="cpu" if options.backend == "openvino" else options.device,
+        backend=options.backend,
+        tta=options.tta,
+        batch_size=options.batch_size,
+        threads=workers.local_threads,
+        encoding=encoding,
+        aoi=plan.aoi,
+        max_memory_gb=workers.max_memory_gb,
+    )
 
 
 class _Run:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from geoseg.credentials import get_logger
-from geoseg.errors import DataError, SceneReadError
+from geoseg.errors import DataError, GeosegError, SceneReadError
 from geoseg.geo.raster.blank import BlankAreas, find_blank_areas
 from geoseg.geo.raster.scene import SceneInfo, inspect_source
 
@@ -24,19 +24,29 @@ def mark_blank_areas(info: SceneInfo) -> SceneInfo:
     return marked
 
 
-def mark_all_blank_areas(infos: Sequence[SceneInfo], *, are_parts: bool = False) -> list[SceneInfo]:
+def mark_all_blank_areas(
+    infos: Sequence[SceneInfo],
+    *,
+    are_parts: bool = False,
+    failed: dict[str, GeosegError] | None = None,
+) -> list[SceneInfo]:
     """Return scenes whose blank areas are treated as nodata; warn of them in a few lines.
 
     Args:
         infos: The scenes.
         are_parts: Whether they are joined, so that all of one may be blank.
+        failed: Gets the errors of scenes of which a part cannot be read, by their paths; they are
+            not returned then. Of None, the rest of such a scene is used.
     """
-    marked = [
-        info
-        if (blank_areas := _find_blank_areas(info, is_part=are_parts)) is None
-        else replace(info, blank=blank_areas)
-        for info in infos
-    ]
+    marked = []
+    for info in infos:
+        try:
+            marked.append(replace(info, blank=_find_blank_areas(info, is_part=are_parts)))
+        except SceneReadError as error:
+            if failed is None:
+                marked.append(info)
+            else:
+                failed[info.path] = error
     blank = [info for info in marked if info.blank]
     for info in blank[:_MOST_NAMED]:
         logger.warning(
@@ -50,13 +60,10 @@ def mark_all_blank_areas(infos: Sequence[SceneInfo], *, are_parts: bool = False)
 
 
 def _find_blank_areas(info: SceneInfo, *, is_part: bool = False) -> BlankAreas | None:
-    try:
-        # Not with several threads of GDAL (GDAL_NUM_THREADS), which would be faster: a process
-        # that is forked afterwards would wait for them forever.
-        with info.open_pixels() as scene:
-            return find_blank_areas(scene, is_part=is_part)
-    except SceneReadError:  # damaged somewhere: the rest may be read
-        return None
+    # Not with several threads of GDAL (GDAL_NUM_THREADS), which would be faster: a process that is
+    # forked afterwards would wait for them forever.
+    with info.open_pixels() as scene:
+        return find_blank_areas(scene, is_part=is_part)
 
 
 def describe_blank_areas(source: Any, path: str | Path) -> str | None:
@@ -70,5 +77,8 @@ def describe_blank_areas(source: Any, path: str | Path) -> str | None:
         info, _, _ = inspect_source(source, str(path), None, assume_gsd_m=1.0)
     except DataError:  # its bands are no image
         return None
-    blank = _find_blank_areas(info)
+    try:
+        blank = _find_blank_areas(info)
+    except SceneReadError:  # damaged somewhere
+        return None
     return None if blank is None else blank.describe()
