@@ -112,7 +112,7 @@ def test_batches_have_no_more_tiles_than_the_scene(tmp_path, monkeypatch):
 
     from geoseg.prediction.blocks import predict_block as block
 
-    monkeypatch.setattr("geoseg.prediction.scene_prediction.predict_block", spy)
+    monkeypatch.setattr("geoseg.prediction.strips.predict_block", spy)
     options = PredictOptions(device="cpu", batch_size=500)
     predict(scene, tmp_path / "prob.tif", model=model, options=options)
     assert sizes == [4]

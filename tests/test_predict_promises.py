@@ -99,7 +99,7 @@ def test_blocks_of_any_height_give_the_same_bytes(town, model, whole, tmp_path, 
 @pytest.mark.parametrize("rows", [None, 3])
 def test_panels_give_the_same_bytes(town, model, whole, tmp_path, monkeypatch, rows):
     assert len(split_panels(TileGrid(197, 231, 32, 12), 9)) == 2
-    monkeypatch.setattr("geoseg.prediction.scene_prediction.count_panels", lambda *_: 9)
+    monkeypatch.setattr("geoseg.prediction.strips.count_panels", lambda *_: 9)
     predict(town[1], tmp_path / "prob.tif", model=model, options=cpu(block_rows=rows))
     assert (tmp_path / "prob.tif").read_bytes() == whole
 
@@ -165,9 +165,7 @@ def test_interrupted_at_ten_random_moments_it_ends_with_the_same_bytes(
     interrupted = 0
     while interrupted < 10:
         after = moments.randrange(5, 35)
-        monkeypatch.setattr(
-            "geoseg.prediction.scene_prediction.predict_block", stopping_after(after)
-        )
+        monkeypatch.setattr("geoseg.prediction.strips.predict_block", stopping_after(after))
         try:
             predict(town[1], tmp_path / "prob.tif", model=model, options=cpu())
         except Stopped:
@@ -203,7 +201,7 @@ def start():
 for strips in range(10):
     child = start()
     deadline = time.monotonic() + 120
-    while len(list(partial.glob("strips/*/*.tif"))) < strips:
+    while len(list(partial.glob("strips/*/*/*.tif"))) < strips:
         assert time.monotonic() < deadline
         time.sleep(0.005)
     os.kill(child, signal.SIGKILL)
@@ -228,7 +226,7 @@ def test_another_job_does_not_resume_an_interrupted_one(town, model, whole, tmp_
         predict_block(task, count)
         raise Stopped
 
-    monkeypatch.setattr("geoseg.prediction.scene_prediction.predict_block", stop)
+    monkeypatch.setattr("geoseg.prediction.strips.predict_block", stop)
     with pytest.raises(Stopped):
         predict(town[1], tmp_path / "prob.tif", model=model, options=cpu(tta="flips"))
     monkeypatch.undo()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
+import numpy as np
 import pandas as pd
 import pyproj
 import shapely
@@ -26,6 +27,9 @@ from geoseg.vectorization.mosaic_layer import SceneArea
 from geoseg.version import __version__
 
 _PROJECTION = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
+
+# Exactness of the outline in the item, as a share of its size.
+_ITEM_TOLERANCE = 1e-3
 
 _MEDIA_TYPES = {
     ".vrt": "application/xml",
@@ -128,6 +132,8 @@ def write_item(
     whole = shapely.union_all([area.outline for scenes in areas for area in scenes])
     frame = gpd.GeoDataFrame(geometry=[whole], crs=as_crs(job.crs))
     outline = to_degrees(frame).geometry.union_all()
+    size = np.ptp(np.reshape(outline.bounds, (2, 2)), axis=0).max()
+    outline = shapely.simplify(outline, size * _ITEM_TOLERANCE)
     assets = {}
     for one in rasters:
         for file, title, roles in (

@@ -22,6 +22,9 @@ logger = get_logger(__name__)
 # Share of the limit for the strips of a panel; the rest is for libraries, network and batches.
 _PANEL_SHARE = 0.25
 
+# More for strips saves little time, and would let the memory grow with the width of a mosaic.
+_MOST_PANEL_BYTES = 64_000_000
+
 # The allocator keeps some freed memory for each thread, more than a single batch shows.
 _ACTIVATION_FACTOR = 1.25
 
@@ -142,7 +145,8 @@ def count_panels(tiles: TileGrid, encoding: OutputEncoding, max_memory_gb: float
         max_memory_gb: Limit of the process.
     """
     needed = strip_bytes(tiles, tiles.width, encoding)
-    return max(1, -(-needed // int(_PANEL_SHARE * max_memory_gb * 1e9)))
+    allowed = min(int(_PANEL_SHARE * max_memory_gb * 1e9), _MOST_PANEL_BYTES)
+    return max(1, -(-needed // allowed))
 
 
 def strip_bytes(tiles: TileGrid, width: int, encoding: OutputEncoding) -> int:

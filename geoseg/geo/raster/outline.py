@@ -16,6 +16,9 @@ from geoseg.geo.raster.opening import as_read_errors, open_raster
 # Rows and columns in which the area is looked at; larger rasters are reduced.
 _SIDE = 1024
 
+# Outlines with more vertices are simplified.
+_FEW_VERTICES = 50
+
 
 def outline_valid(path: str | Path) -> BaseGeometry:
     """Return the area of a raster that is not nodata, in its CRS.
@@ -33,4 +36,8 @@ def outline_valid(path: str | Path) -> BaseGeometry:
         scale = Affine.scale(source.width / width, source.height / height)
         transform = source.transform * scale
     parts = shapes(valid.view(np.uint8), mask=valid, transform=transform)
-    return shapely.union_all([shape(outline) for outline, _ in parts])
+    outline = shapely.union_all([shape(part) for part, _ in parts])
+    if shapely.get_num_coordinates(outline) <= _FEW_VERTICES:
+        return outline
+    # An edge that is not along the pixels is a staircase.
+    return shapely.simplify(outline, float(np.hypot(transform.a, transform.d)))
