@@ -71,7 +71,10 @@ STAGES = {
     "network": ["geoseg.prediction.blocks:_predict_batch"],
     "stitching": ["geoseg.prediction.stitching:Stitcher.add"],
     "writing strips": ["geoseg.prediction.strip_writer:StripWriter._write"],
-    "placing on the scene's pixels": ["geoseg.prediction.rasters:OutputRasters.cut"],
+    "placing on the scene's pixels": [
+        "geoseg.prediction.rasters:OutputRasters.stitch",
+        "geoseg.prediction.rasters:OutputRasters.cut",
+    ],
     "writing rasters": ["geoseg.prediction.rasters:OutputRasters.write"],
     "vectorizing": ["geoseg.vectorization.layer:write_layer"],
 }

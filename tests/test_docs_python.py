@@ -22,8 +22,18 @@ def names(tmp_path_factory):
     scene, footprints = write_town(town, folder)
     footprints.rename(folder / "buildings.gpkg")
     scene.rename(folder / "scene.tif")
+    (folder / "scenes").mkdir()
+    with rasterio.open(folder / "scene.tif") as source:
+        for name, left in (("east", 140), ("west", 0)):
+            window = rasterio.windows.Window(left, 0, 180, source.height)
+            profile = source.profile | {
+                "width": 180, "transform": source.window_transform(window),
+            }  # fmt: skip
+            with rasterio.open(folder / "scenes" / f"{name}.tif", "w", **profile) as sink:
+                sink.write(source.read(window=window))
+                sink.descriptions = source.descriptions
     examples = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.S)
-    assert len(examples) == 8
+    assert len(examples) == 10
     defined = {"__name__": "examples", "folder": folder}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -56,6 +66,19 @@ def test_processes_write_the_same_bytes(names):
     folder = names["folder"]
     alone = names["geoseg"].predict(folder / "scene.tif", folder / "alone.tif")
     assert alone.prob_path.read_bytes() == (folder / "two_processes.tif").read_bytes()
+
+
+def test_scenes_and_shards_give_one_layer(names, monkeypatch):
+    monkeypatch.chdir(names["folder"])
+    folder, town, merged = names["folder"], names["town"], names["merged"]
+    alone = names["geoseg"].predict(folder / "scene.tif", folder / "alone.gpkg")
+    assert town.left_out == {}
+    assert set(town.footprints["scene"]) <= {"east", "west"}
+    assert len(town.footprints) > 0
+    for many in (town, merged):
+        assert many.footprints.geometry.to_wkb().tolist() == (
+            alone.footprints.geometry.to_wkb().tolist()
+        )
 
 
 def test_errors_are_one_line_and_nothing_is_written(names, tmp_path):

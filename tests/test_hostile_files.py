@@ -186,7 +186,7 @@ def interrupted(folder, scene, model):
     """The working folder of a prediction that was killed before its footprints."""
     out = folder / "killed"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predict_api, "_find_outputs", None)
+        patch.setattr(predict_api, "find_outputs", None)
         patch.setattr("geoseg.vectorization.layer.write_layer", _kill)
         with pytest.raises(KeyboardInterrupt):
             predict_api.predict(scene, out, model=model)

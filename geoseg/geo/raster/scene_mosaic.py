@@ -89,6 +89,9 @@ def join_grids(scenes: Sequence[SceneInfo]) -> tuple[Grid, list[Window]]:
     shapes = np.array([scene.grid.shape[::-1] for scene in scenes])
     (left, top), (right, bottom) = corners.min(axis=0), (corners + shapes).max(axis=0)
     transform = first.grid.transform * Affine.translation(int(left), int(top))
+    at_corner = np.flatnonzero((corners == (left, top)).all(axis=1))
+    if len(at_corner):  # its transform has no rounding errors
+        transform = scenes[int(at_corner[0])].grid.transform
     grid = Grid(first.grid.crs, transform, int(bottom - top), int(right - left))
     _check_distances(scenes, corners + shapes / 2, grid)
     windows = [
