@@ -352,6 +352,10 @@ class CountingPool(Pool):
         """Whether this process carries out the tasks itself."""
         return self._pool.is_serial
 
+    def settle(self) -> None:
+        """Wait until no task runs."""
+        self._pool.settle()
+
     def outcomes(
         self, function: Callable[[Any], Any], tasks: Iterable[Any]
     ) -> Iterator[Success[Any] | Failure]:

@@ -214,6 +214,9 @@ class Turns(Pool):
         for kind in ("images", "targets"):
             (output / kind).mkdir(parents=True)
 
+    def settle(self) -> None:
+        """Return at once: tasks run one after the other."""
+
     def outcomes(
         self, function: Callable[[Any], Any], tasks: Iterable[Any]
     ) -> Iterator[Success[Any]]:

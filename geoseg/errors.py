@@ -71,6 +71,10 @@ class GridMismatchError(DataError, ValueError):
     """Two inputs differ in area, bands or pixel size where they must agree."""
 
 
+class OutsideError(GridMismatchError):
+    """A scene is outside the area of interest."""
+
+
 class LabelError(DataError, ValueError):
     """Labels cannot be used for training."""
 

@@ -14,6 +14,9 @@ class PoolOf(Pool):
         super().__init__(1)
         self._run = run
 
+    def settle(self):
+        pass
+
     def outcomes(self, function, tasks):
         for result in self._run(function, tasks):
             yield result if isinstance(result, Failure) else Success(result)

@@ -22,10 +22,10 @@ from small_models import DEEPGLOBE, make_model
 
 import geoseg
 from geoseg.cli import cli
-from geoseg.errors import ConfigError, GridMismatchError
+from geoseg.errors import ConfigError, GridMismatchError, SceneReadError
 from geoseg.geo.crs import as_crs
 from geoseg.geo.grid import Grid
-from geoseg.geo.raster import group_scenes, outline_valid, read_info, write_array
+from geoseg.geo.raster import group_scenes, join_grids, outline_valid, read_info, write_array
 from geoseg.geo.tiling import TileGrid
 from geoseg.options import PredictOptions, VectorizeOptions
 from geoseg.prediction.mosaic_prediction import write_scene_rasters
@@ -349,7 +349,9 @@ def test_no_two_outlines_of_different_mosaics_overlap(sizes, errors):
         return
     mosaics = np.array(mosaics)
     polygons = np.array(shapes, object)
-    found = resolve_overlaps(polygons, mosaics, np.array(cut_off), areas, depth=3, reach=0.5)
+    found = resolve_overlaps(
+        polygons, mosaics, np.array(cut_off), areas, depth=3, reach=0.5, width=2
+    )
     kept = np.array([shape is not None for shape in found.polygons])
     for one in np.flatnonzero(kept):
         for other in np.flatnonzero(kept & (mosaics != mosaics[one])):
@@ -362,6 +364,68 @@ def test_no_two_outlines_of_different_mosaics_overlap(sizes, errors):
             if alone.covers(polygons[row]):
                 assert found.polygons[row].equals(polygons[row])
     assert not (found.joined & found.clipped & ~kept).any()
+
+
+def resolve(outlines, areas, **more):
+    """Resolve outlines, given as (mosaic, whether cut, left, right) on a street of 10 m."""
+    polygons = np.array([shapely.box(left, 0, right, 10) for *_, left, right in outlines], object)
+    mosaics = np.array([mosaic for mosaic, *_ in outlines])
+    is_cut = np.array([cut for _, cut, *_ in outlines])
+    settings = {"depth": 30, "reach": 0.75, "width": 3} | more
+    found = resolve_overlaps(polygons, mosaics, is_cut, areas, **settings)
+    return [None if one is None else one.bounds[::2] for one in found.polygons], found
+
+
+def test_nothing_is_lost_beside_a_block_that_one_mosaic_fuses():
+    areas = [shapely.box(0, -90, 100, 100), shapely.box(50, -90, 130, 100)]
+    found, _ = resolve([(0, False, 60, 98), (1, True, 60, 130)], areas)
+    assert found == [(60, 98), (98, 130)]
+    areas.append(shapely.box(90, -90, 300, 100))
+    found, _ = resolve([(0, False, 60, 98), (1, True, 60, 130), (2, False, 102, 135)], areas)
+    assert found == [(60, 98), None, (102, 135)]
+
+
+def test_a_building_that_scenes_show_at_different_places_is_not_lost():
+    areas = [shapely.box(0, -90, 138, 110), shapely.box(62, -90, 300, 110)]
+    for depth in (50, np.inf):
+        found, resolved = resolve([(0, False, 98, 108), (1, False, 92, 102)], areas, depth=depth)
+        assert found == [(98, 108), (92, 98)]
+        assert resolved.clipped.tolist() == [False, True]
+        # Two metres beside it are a building that is there already.
+        found, _ = resolve([(0, False, 98, 108), (1, False, 96, 106)], areas, depth=depth)
+        assert found == ([(98, 108), None] if depth == 50 else [None, (96, 106)])
+
+
+def test_single_houses_are_preferred_to_a_block_and_a_house_to_noise_inside():
+    areas = [shapely.box(0, -90, 300, 110), shapely.box(0, -90, 299, 110)]
+    houses = [(0, False, left, left + 10) for left in (100, 110, 120)]
+    found, _ = resolve([*houses, (1, False, 100, 130)], areas)
+    assert found == [(100, 110), (110, 120), (120, 130), None]
+    found, _ = resolve([(0, False, 104, 106), (1, False, 100, 115)], areas)
+    assert found == [None, (100, 115)]
+
+
+def test_parts_of_a_building_at_edges_are_joined():
+    areas = [shapely.box(0, -90, 100, 100), shapely.box(90, -90, 200, 100)]
+    found, resolved = resolve([(0, True, 80, 100), (1, True, 90, 110)], areas)
+    assert found == [(80, 110), None]
+    assert resolved.joined.tolist() == [True, False]
+    # They may adjoin, with less than a pixel between them; a third mosaic may have all of it.
+    areas = [shapely.box(0, -90, 100, 100), shapely.box(100.4, -90, 200, 100)]
+    found, _ = resolve([(0, True, 80, 100), (1, True, 100.4, 115)], areas)
+    assert found == [(80, 115), None]
+    areas.append(shapely.box(40, -90, 300, 100))
+    found, resolved = resolve(
+        [(0, True, 80, 100), (1, True, 100.4, 115), (2, False, 80, 115)], areas
+    )
+    assert found == [None, None, (80, 115)]
+    assert not resolved.joined.any()
+
+
+def test_the_first_mosaic_is_preferred_at_an_edge_that_all_share():
+    areas = [shapely.box(0, 0, 200, 100), shapely.box(0, 0, 200.4, 100)]
+    found, _ = resolve([(0, False, 185, 195), (1, False, 185, 195.2)], areas)
+    assert found == [(185, 195), None]
 
 
 def test_scenes_are_grouped_by_grid_and_distance(tmp_path):
@@ -382,7 +446,7 @@ def test_scenes_are_grouped_by_grid_and_distance(tmp_path):
     assert group_scenes(scenes, 100) == [[0, 1, 2, 5], [3], [4, 6]]
 
 
-def test_scenes_outside_the_area_of_interest_are_left_out(town, tmp_path, caplog):
+def test_scenes_outside_the_area_of_interest_are_not_predicted(town, tmp_path, caplog):
     parts = sorted(town[1].iterdir())
     far = tmp_path / "far.tif"
     with rasterio.open(parts[0]) as source:
@@ -396,8 +460,10 @@ def test_scenes_outside_the_area_of_interest_are_left_out(town, tmp_path, caplog
     gpd.GeoDataFrame(geometry=[aoi], crs=UTM33).to_file(tmp_path / "aoi.gpkg")
     options = {"aoi": str(tmp_path / "aoi.gpkg")}
     result = predict([far, *parts[:2]], tmp_path / "out", town, options=options)
-    assert list(result.left_out) == [str(far)]
-    assert "has no polygon on" in result.left_out[str(far)]
+    assert result.left_out == {}
+    index = gpd.read_file(result.index_path)
+    assert index["status"].tolist() == ["predicted", "predicted", "outside the area"]
+    assert index["source"].tolist() == [*map(str, parts[:2]), str(far)]
     again = tmp_path / "again.tif"
     again.write_bytes(far.read_bytes())
     with pytest.raises(GridMismatchError, match="has no polygon on"):
@@ -482,15 +548,23 @@ def test_shards_that_are_not_those_of_one_job_are_refused(town, shards, tmp_path
     first, second, *rest = shards
     for folders, message in (
         ([], "no shard was given"),
-        ([first, *rest], "shards 4 of 4 are missing; give all of them"),
+        ([first, *rest], "shard 4/4 is not among the folders; give the folders of all 4 shards"),
         ([first, second, *rest, copy_of(first, tmp_path)], "is shard 2, as .* is; give it once"),
         ([first, parts], "shard.json: is not the description of a shard .no such file.; give"),
+        ([first, first, second, *rest], "is given twice; give each shard once"),
         ([first, other_job(town, tmp_path)], "is not of the same job as"),
+        ([first, other_thresholds(first, tmp_path)], "is not of the same job as"),
         ([damaged(first, tmp_path), second], "is not the description of a shard .batch_size: "),
     ):
         with pytest.raises(ConfigError, match=message):
             geoseg.merge(folders, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    with pytest.raises(ConfigError, match="a shard is a folder; give a name without a suffix"):
+        geoseg.predict_shard(parts, tmp_path / "out.gpkg", "1/4", model=model)
+    for address in ("https://u:p@host/a.gpkg", "https://host/a.gpkg?sig=1"):
+        options = PredictOptions(aoi=address)
+        with pytest.raises(ConfigError, match="has a password or a signature, which would be"):
+            geoseg.predict_shard(parts, tmp_path / "out", "1/4", model=model, options=options)
     for text in ("0/4", "5/4", "1", "1/0", "a/b", "-1/4"):
         with pytest.raises(ConfigError, match=r"^--shard "):
             geoseg.predict_shard(parts, tmp_path / "out", text, model=model)
@@ -507,6 +581,14 @@ def other_job(town, folder):
         sorted(parts.iterdir())[0], folder / "other", "1/4", model=model, options=options
     )
     return folder / "other"
+
+
+def other_thresholds(shard, folder):
+    (folder / "thresholds").mkdir()
+    header = json.loads((shard / "shard.json").read_text())
+    header |= {"vectorize": {"body": 0.2}, "shard": [1, 4]}
+    (folder / "thresholds" / "shard.json").write_text(json.dumps(header))
+    return folder / "thresholds"
 
 
 def damaged(shard, folder):
@@ -583,7 +665,7 @@ def test_a_scene_that_is_damaged_inside_is_left_out(town, tmp_path, caplog, keep
     assert done.exit_code == 3, done.output
     assert done.stdout.startswith("2 scenes → ")
     assert f"geoseg: left out: {bad}; reasons are above" in done.stderr
-    assert "reading all scenes to find the one" in caplog.text or not keep_blank
+    assert "reading the scenes to find the one" in caplog.text or not keep_blank
     (line,) = [line for line in caplog.messages if line.startswith("left out: ")]
     assert line.startswith(f"left out: {bad}: ")
     index = gpd.read_file(tmp_path / "out" / "index.gpkg")
@@ -592,3 +674,83 @@ def test_a_scene_that_is_damaged_inside_is_left_out(town, tmp_path, caplog, keep
     options = PredictOptions(device="cpu", keep_blank=keep_blank)
     geoseg.predict(good, tmp_path / "two", model=model, options=options)
     assert files_of(tmp_path / "out") == files_of(tmp_path / "two")
+
+
+def test_a_kill_while_work_with_a_damaged_scene_is_discarded(town, tmp_path, monkeypatch):
+    _, parts, model, vectorize = town
+    good = sorted(parts.iterdir())[:2]
+    bad = damage(parts / "10.tif", tmp_path / "bad.tif")
+    options = PredictOptions(device="cpu", keep_blank=True, batch_size=2)
+    more = {"model": model, "options": options, "vectorize": vectorize}
+    with monkeypatch.context() as patch:
+        patch.setattr("geoseg.jobs.output.Work.discard_results", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            geoseg.predict([good[0], bad, good[1]], tmp_path / "out", **more)
+    result = geoseg.predict([good[0], bad, good[1]], tmp_path / "out", **more)
+    assert list(result.left_out) == [str(bad)]
+    geoseg.predict(good, tmp_path / "two", **more)
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "two")
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_scenes_that_are_gone_for_a_while_cost_nothing(town, tmp_path):
+    """A file share that is gone is not a damage: finished tiles are kept, and all scenes count."""
+    _, parts, model, vectorize = town
+    share = shutil.copytree(parts, tmp_path / "share")
+    options = PredictOptions(device="cpu", batch_size=1)
+    more = {"model": model, "options": options, "vectorize": vectorize}
+    done = []
+
+    def unmount(tiles, *_):
+        done.append(tiles)
+        if tiles >= 25 and share.exists():
+            share.rename(tmp_path / "gone")
+
+    with pytest.raises(SceneReadError):
+        geoseg.predict(share, tmp_path / "out", progress=unmount, **more)
+    assert list((tmp_path / ".out.partial").rglob("strips/*/*/*.tif"))
+    (tmp_path / "gone").rename(share)
+    done.clear()
+    result = geoseg.predict(share, tmp_path / "out", progress=lambda n, *_: done.append(n), **more)
+    assert result.left_out == {}
+    assert done[0] > 8
+
+
+def test_scenes_along_a_line_are_one_mosaic(tmp_path):
+    base = Grid(UTM33, Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000), 20, 20)
+    scenes = []
+    for number in range(150):
+        transform = base.transform * Affine.translation(19 * number, 19 * number)
+        path = tmp_path / f"{number}.tif"
+        write_array(path, replace(base, transform=transform), np.ones((1, 20, 20), "uint8"))
+        scenes.append(read_info(path))
+    (group,) = group_scenes(scenes, 10)
+    grid, windows = join_grids([scenes[index] for index in group], are_near=True)
+    assert grid.shape == (19 * 149 + 20,) * 2
+    assert [window.col_off for window in windows] == list(range(0, 19 * 150, 19))
+
+
+def test_class_polygons_are_cut_only_where_earlier_mosaics_are(tmp_path):
+    frame = gpd.GeoDataFrame(
+        {"id": 1, "class": "forest", "area_m2": 1.0, "perimeter_m": 1.0, "confidence": 0.9},
+        geometry=[shapely.box(5e5 + x, 5e6, 5e5 + x + 10, 5e6 + 10) for x in (0, 95, 200)],
+        index=range(3), crs=UTM33,
+    )  # fmt: skip
+    frame.to_parquet(tmp_path / "layer.parquet")
+    first, second = shapely.box(400_000, 4e6, 500_100, 6e6), shapely.box(500_000, 4e6, 500_205, 6e6)
+    empty = frame.iloc[:0]
+    empty.to_parquet(tmp_path / "empty.parquet")
+    layers = [
+        MosaicLayer(tmp_path / name, (SceneArea(name, area),), 0.5)
+        for name, area in (("empty.parquet", first), ("layer.parquet", second))
+    ]
+    joined = JoinedLayer(layers, as_crs(UTM33), True, depth_m=10)
+    (found,) = joined.frames()
+    # The second one loses what the first mosaic covers; the third extends beyond both outlines.
+    assert [shape.bounds[::2] for shape in found.geometry] == [
+        (500_100, 500_105), (500_200, 500_210),
+    ]  # fmt: skip
+    assert found["area_m2"].tolist() == pytest.approx([50, 1], rel=2e-3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -40,8 +41,8 @@ from geoseg.prediction.scheduling import PANELS
 
 logger = get_logger(__name__)
 
-# Key of the journal with the scenes that are damaged, and why.
-_DAMAGED = "damaged"
+# Keys of the journal: scenes that are damaged, and why; those without which work was begun anew.
+_DAMAGED, _DISCARDED = "damaged", "discarded"
 
 # Warning of the verbs that predict without a given model.
 ABOUT_DEFAULT = (
@@ -96,7 +97,9 @@ def predict(
         if isinstance(plan.job, PredictionJob) and plan.job.finds_boxes:
             return _predict_boxes(plan, plan.job, overwrite, workers, progress)
         with open_output(plan, overwrite) as work:
-            if not work.is_complete:
+            if work.is_complete:
+                plan = _without_damaged(plan, work)
+            else:
                 with open_workers(plan, work, workers) as pool:
                     plan = _write(plan, work, workers, pool, progress)
     return find_outputs(plan)
@@ -105,28 +108,46 @@ def predict(
 def _write(
     plan: PredictPlan, work: Work, workers: Workers, pool: Pool, progress: Progress | None
 ) -> PredictPlan:
-    """Write the outputs; return the plan without scenes that turn out to be damaged."""
-    damaged: dict[str, str] = work.journal.find(_DAMAGED, dict[str, str]) or {}
+    """Write the outputs, without scenes that turn out to be damaged, which the journal names.
+
+    Returns:
+        The plan without these scenes.
+    """
     while True:
-        job = plan.job
-        if damaged and isinstance(job, MosaicJob):
-            job = job.without(damaged)
+        damaged = _read_damaged(work)
+        if damaged and work.journal.find(_DISCARDED, list[str]) != sorted(damaged):
+            # Also after a kill in between: what was made with the scene must not be used.
+            for key in [key for key in work.journal.done if key.startswith(PANELS)]:
+                work.journal.add(key, None)
+            work.discard_results()
+            work.journal.add(_DISCARDED, sorted(damaged))
+        sound = _without_damaged(plan, work)
         try:
-            write_outputs(replace(plan, job=job), work, workers, pool, progress)
+            write_outputs(sound, work, workers, pool, progress)
         except SceneReadError as error:
-            if not isinstance(job, MosaicJob):
+            if not isinstance(sound.job, MosaicJob):
                 raise
-            logger.warning("%s; reading all scenes to find the one that is damaged", error)
-            found = find_damaged(job)
+            logger.warning("%s; reading the scenes to find the one that is damaged", error)
+            found = find_damaged(sound.job, str(error))
             if not found:
                 raise
-            damaged |= found
-            work.journal.add(_DAMAGED, damaged)
-            for key in [key for key in work.journal.done if key.startswith(PANELS)]:
-                work.journal.add(key, None)  # of other mosaics
-            work.discard_results()
+            pool.settle()  # tasks that still run must not write among those of the next try
+            work.journal.add(_DAMAGED, damaged | found)
         else:
-            return replace(plan, job=job)
+            return sound
+
+
+def _read_damaged(work: Work) -> dict[str, str]:
+    damaged: dict[str, str] | None = work.journal.find(_DAMAGED, dict[str, str])
+    return damaged or {}
+
+
+def _without_damaged(plan: PredictPlan, work: Work) -> PredictPlan:
+    """Return a plan without the scenes that the journal names as damaged."""
+    damaged = _read_damaged(work)
+    if not damaged or not isinstance(plan.job, MosaicJob):
+        return plan
+    return replace(plan, job=plan.job.without(damaged))
 
 
 def warn_of_drift_in(job: PredictionJob | MosaicJob) -> None:
@@ -208,7 +229,8 @@ def predict_scenes(
     """
     workers = workers or Workers()
     folders = [Path(output) / Path(hide_credentials(str(scene))).stem for scene in scenes]
-    repeated = next((folder for folder in folders if folders.count(folder) > 1), None)
+    counts = Counter(folders)
+    repeated = next((folder for folder in folders if counts[folder] > 1), None)
     if repeated:
         raise ConfigError(
             f"two scenes are called {repeated.name}, and their results would share a folder; "

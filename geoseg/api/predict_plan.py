@@ -105,6 +105,11 @@ def _plan(
     several = len(drop_repeated([scene.name for scene in scenes])) + len(failed) > 1
     if several and suffix not in _RASTER_SUFFIXES and not finds_boxes(model):
         return plan_mosaics(scenes, model, options, failed)
+    if options.layer_crs is not None:
+        raise ConfigError(
+            "--layer-crs: applies to the layer of several scenes; the outputs of one scene, and of "
+            "models of boxes, have its CRS"
+        )
     return plan_job([scene.name for scene in scenes], model, options, failed)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,11 +61,12 @@ def write_index(
         for scene, area in zip(one.mosaic.scenes, scenes, strict=True)
     ]
     outlines: list[BaseGeometry | None] = [area.outline for scenes in areas for area in scenes]
-    rows += [
-        {"status": "left out", "reason": reason, "source": name}
-        for name, reason in job.left_out.items()
-    ]
-    outlines += [None] * len(job.left_out)
+    for status, others in (("left out", job.left_out), ("outside the area", job.outside)):
+        rows += [
+            {"status": status, "reason": reason.removeprefix(f"{name}: "), "source": name}
+            for name, reason in others.items()
+        ]
+        outlines += [None] * len(others)
     table = pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
     write_layers(path, {"scenes": gpd.GeoDataFrame(table, geometry=outlines, crs=crs)})
 
@@ -149,7 +151,7 @@ def write_item(
         "type": "Feature",
         "stac_version": "1.1.0",
         "stac_extensions": [_PROJECTION],
-        "id": f"geoseg-{job.models[0].parent.name or job.models[0].stem}",
+        "id": f"geoseg-{_digest(job)}",
         "geometry": shapely.geometry.mapping(outline),
         "bbox": list(outline.bounds),
         "properties": {
@@ -165,6 +167,12 @@ def write_item(
         "assets": assets,
     }
     path.write_text(json.dumps(item, indent=2) + "\n")
+
+
+def _digest(job: MosaicJob) -> str:
+    """Return a text that differs for jobs of different scenes or models."""
+    names = [hide_credentials(scene.path) for scene in job.scenes]
+    return hashlib.sha256(json.dumps([names, *map(str, job.models)]).encode()).hexdigest()[:16]
 
 
 def _describe_asset(file: Path, title: str, roles: list[str]) -> dict[str, Any]:

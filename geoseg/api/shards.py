@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -30,7 +31,7 @@ from geoseg.jobs.progress import Progress
 from geoseg.jobs.workers import Workers
 from geoseg.options import PredictOptions, VectorizeOptions
 from geoseg.options.headers import first_problem
-from geoseg.prediction.mosaic_job import MosaicJob
+from geoseg.prediction.mosaic_job import MosaicJob, find_damaged
 from geoseg.prediction.prediction_job import (
     ModelNames,
     PredictionJob,
@@ -118,8 +119,14 @@ def predict_shard(
     Raises:
         GeosegError: If scenes, model and output do not fit together; nothing is written then.
     """
-    part, names = Shard.parse(shard), _absolute_names(scene)
+    part = Shard.parse(shard)
+    given = [scene] if isinstance(scene, str | Path) else scene
+    names = [_absolute_name(name) for name in given]
     options, vectorize = options or PredictOptions(), vectorize or VectorizeOptions()
+    if options.aoi is not None:
+        options = options.model_copy(update={"aoi": _absolute_name(options.aoi)})
+    if Path(output).suffix and not Path(output).is_dir():
+        raise ConfigError(f"{output}: a shard is a folder; give a name without a suffix")
     with limited_block_cache():
         plan = plan_predict(
             names, f"{Path(output)}/", model=model, options=options, vectorize=vectorize,
@@ -148,21 +155,20 @@ def predict_shard(
     return ShardResult(Path(output), (part.number, part.count), plan.job.left_out)
 
 
-def _absolute_names(scene: SceneNames) -> list[str]:
-    """Return the names that were given, for a process in another folder.
+def _absolute_name(name: str | Path) -> str:
+    """Return a name that was given, for a process in another folder.
 
     Raises:
-        ConfigError: If one contains a password or a signature, which must not be stored.
+        ConfigError: If it contains a password or a signature, which must not be stored.
     """
-    given = [scene] if isinstance(scene, str | Path) else scene
-    names = [str(name) if is_remote(str(name)) else str(Path(name).absolute()) for name in given]
-    for name in names:
-        if hide_credentials(name) != name:
+    if is_remote(name):
+        if hide_credentials(str(name)) != str(name):
             raise ConfigError(
                 f"--shard: {name} has a password or a signature, which would be stored in the "
                 "shard; write it into a text file, and give that as the scene"
             )
-    return names
+        return str(name)
+    return os.path.abspath(name)
 
 
 def _predict(
@@ -190,13 +196,28 @@ def _predict(
         for panels, (_, areas) in zip(prediction.panels, scenes, strict=True)
     ]
     prediction.restrict(pick_shard(strip_scenes, shard))
-    prediction.predict(pool)
+    try:
+        prediction.predict(pool)
+    except SceneReadError as error:
+        if isinstance(plan.job, MosaicJob):
+            raise _name_damaged(plan.job, error) from error
+        raise
     choice = prediction.choice
     return {
         "panels": tuple(prediction.panel_counts),
         "device": choice.device,
         "batch_size": choice.batch_size,
     }
+
+
+def _name_damaged(job: MosaicJob, error: SceneReadError) -> SceneReadError:
+    """Return the error with the name of the scene that is damaged, if it is found."""
+    damaged = find_damaged(job, str(error))
+    if not damaged:
+        return error
+    return SceneReadError(
+        f"{'; '.join(damaged.values())}; without the scene, all shards must be predicted again"
+    )
 
 
 def _join_scenes(
@@ -237,7 +258,11 @@ def merge(
         GeosegError: If shards are missing, or are not of one job, or an input has changed.
     """
     workers = workers or Workers()
-    headers = {Path(shard): _read_header(Path(shard)) for shard in shards}
+    folders = [Path(os.path.abspath(shard)) for shard in shards]
+    repeated = next((folder for folder in folders if folders.count(folder) > 1), None)
+    if repeated is not None:
+        raise ConfigError(f"{repeated}: is given twice; give each shard once")
+    headers = {folder: _read_header(folder) for folder in folders}
     _check_headers(headers)
     first, header = next(iter(headers.items()))
     with limited_block_cache():
@@ -278,7 +303,7 @@ def _check_headers(headers: Mapping[Path, ShardHeader]) -> None:
     found: dict[int, Path] = {}
     for folder, other in headers.items():
         number, count = other.shard
-        if (other.job, count, other.panels) != (header.job, header.shard[1], header.panels):
+        if _describe_header(other) != _describe_header(header):
             raise ConfigError(
                 f"{folder}: is not of the same job as {first}; scenes, model, settings, the number "
                 "of shards and --max-memory must be the same"
@@ -293,12 +318,19 @@ def _check_headers(headers: Mapping[Path, ShardHeader]) -> None:
                 folder,
                 first,
             )
-    missing = [str(n) for n in range(1, header.shard[1] + 1) if n not in found]
+    count = header.shard[1]
+    missing = [f"{n}/{count}" for n in range(1, count + 1) if n not in found]
     if missing:
+        names = ", ".join(missing[:10]) + (" ..." if missing[10:] else "")
         raise ConfigError(
-            f"{first}: shards {', '.join(missing[:10])}{' ...' if missing[10:] else ''} of "
-            f"{header.shard[1]} are missing; give all of them"
+            f"shard {names} is not among the folders; give the folders of all {count} shards"
         )
+
+
+def _describe_header(header: ShardHeader) -> list[Any]:
+    """Return what all shards of a job have in common."""
+    same = {"job", "panels", "options", "vectorize", "scenes", "models"}
+    return [header.shard[1], header.model_dump(include=same)]
 
 
 def _find_strips(plan: PredictPlan, headers: Mapping[Path, ShardHeader]) -> list[Strips]:

@@ -133,6 +133,7 @@ class DaskPool(Pool):
         available: int = max(1, sum(client.nthreads().values()))
         super().__init__(min(most or available, available))
         self._client, self._resources = client, dict(resources or {})
+        self._left: list[Any] = []  # futures of an error
 
     def outcomes(
         self, function: Callable[[Task], Value], tasks: Iterable[Task]
@@ -154,9 +155,18 @@ class DaskPool(Pool):
                 yield outcome
                 for task in islice(remaining, 1):
                     pending.append((task, self._submit(function, task)))
+        except Exception:
+            self._left = [future for _, future in pending]
+            pending.clear()
+            raise
         finally:
-            for _, future in pending:  # of an error, or of a caller that needs no more outcomes
+            for _, future in pending:  # of a caller that needs no more outcomes
                 future.cancel()
+
+    def settle(self) -> None:
+        """Wait until the tasks that an error has left have ended, since they cannot be stopped."""
+        _settle(self._left)
+        self._left = []
 
     def _submit(self, function: Callable[[Task], Value], task: Task) -> Any:
         needed = self._resources if getattr(task, "needs_device", False) else {}

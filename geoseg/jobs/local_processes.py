@@ -88,6 +88,11 @@ class _LocalPool(Pool):
 
         yield from map_in_order(self._threads, run, tasks, TASKS_PER_WORKER * self.size - 1)
 
+    def settle(self) -> None:
+        """Wait until no process has a task."""
+        for process in [self._idle.get() for _ in self._processes]:
+            self._idle.put(process)
+
     def _run(self, function: Callable[[Task], Value], task: Task) -> Success[Value] | Failure:
         process, reason = self._idle.get(), ""
         try:
@@ -96,6 +101,8 @@ class _LocalPool(Pool):
                     return Success(process.run(function, task))
                 except _ProcessDiedError as error:
                     reason = str(error)
+                    if self._closed.is_set():
+                        raise
                     process.start()
                     if self._closed.is_set():
                         process.end()
@@ -131,17 +138,18 @@ class _Process:
     def __init__(self, context: Any, number: int) -> None:
         self._context, self._number = context, number
         self.has_worked = False
+        self._starting = threading.Lock()
         self.start()
 
     def start(self) -> None:
         """Start the process, after the one before it has ended."""
-        self._connection, other = self._context.Pipe()
-        self._process = self._context.Process(
+        connection, other = self._context.Pipe()
+        process = self._context.Process(
             target=_serve, args=(other, self._number), daemon=True, name=f"geoseg-{self._number}"
         )
-        self._is_ready = False
-        with _changed_environment(_ENVIRONMENT):
-            self._process.start()
+        with self._starting, _changed_environment(_ENVIRONMENT):
+            process.start()
+            self._connection, self._process, self._is_ready = connection, process, False
         other.close()  # so that the connection ends with the process
 
     def run(self, function: Callable[[Task], Value], task: Task) -> Value:
@@ -166,8 +174,9 @@ class _Process:
 
     def end(self) -> None:
         """End the process, whatever it does."""
-        self._process.kill()
-        self._process.join()
+        with self._starting:
+            self._process.kill()
+            self._process.join()
 
 
 def _describe_exit(code: int) -> str:
@@ -184,15 +193,16 @@ def _serve(connection: Connection, number: int) -> None:
     connection.send(None)  # ready for a task
     while True:
         try:
-            function, task = connection.recv()
+            request = connection.recv_bytes()
         except (EOFError, OSError):
             return
-        connection.send_bytes(_run_task(function, task))
+        connection.send_bytes(_run_task(request))
 
 
-def _run_task(function: Callable[[Task], Value], task: Task) -> memoryview:
+def _run_task(request: bytes) -> memoryview:
     """Run a function on a task; return the result or the error, and whether it is an error."""
     try:
+        function, task = ForkingPickler.loads(request)
         return _pickle((function(task), False))
     except BaseException as error:  # noqa: BLE001 - raised again where the task came from
         error.add_note(f"In a worker process:\n{traceback.format_exc()}")
@@ -222,27 +232,36 @@ def _starting_method(modules: Sequence[str]) -> Iterator[Any]:
     """Return how processes are started: as forks of a server that has imported what they need.
 
     The server ends with the workers, as it keeps the environment in which it was started. One that
-    runs already has another environment, and is not used. On other systems than Linux forking is
-    not safe.
+    runs already has another environment, or belongs to other workers, and is not used. On other
+    systems than Linux forking is not safe.
     """
     from multiprocessing import forkserver
 
     server: Any = forkserver._forkserver
-    if sys.platform != "linux" or server._forkserver_pid is not None:
+    if sys.platform != "linux" or not _server_lock.acquire(blocking=False):
         yield multiprocessing.get_context("spawn")
         return
-    before = list(server._preload_modules)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, *modules])
     try:
-        yield context
-    finally:
-        context.set_forkserver_preload(before)
         if server._forkserver_pid is not None:
-            # Otherwise it waits for workers, which are left if they did not all start.
-            os.kill(server._forkserver_pid, signal.SIGKILL)
-            server._stop()
+            yield multiprocessing.get_context("spawn")
+            return
+        before = list(server._preload_modules)
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__, *modules])
+        try:
+            yield context
+        finally:
+            context.set_forkserver_preload(before)
+            if server._forkserver_pid is not None:
+                # Otherwise it waits for workers, which are left if they did not all start.
+                os.kill(server._forkserver_pid, signal.SIGKILL)
+                server._stop()
+    finally:
+        _server_lock.release()
 
+
+# Held while a server for forks of this module is used.
+_server_lock = threading.Lock()
 
 _environment_lock = threading.Lock()
 

@@ -151,7 +151,9 @@ def check_is_local(path: str | Path) -> None:
         OutputExistsError: If it is.
     """
     # `Path` has made one slash of two.
-    if re.match(r"[a-z][a-z0-9+.-]+:/|/vsi", str(path), re.IGNORECASE):
+    name = str(path)
+    is_gdal = re.match(r"/vsi[a-z0-9]+(_streaming)?/", name) and not Path(name).parents[-2].exists()
+    if is_gdal or re.match(r"[a-z][a-z0-9+.-]+:/", name, re.IGNORECASE):
         raise OutputExistsError(
             f"{path}: outputs are written to local disks, since they get their name only when they "
             "are complete; write it to a folder, and copy it to the server afterwards"

@@ -58,6 +58,10 @@ class Pool(ABC):
             tasks: Paths, windows, small arrays; taken from the iterable as workers become free.
         """
 
+    @abstractmethod
+    def settle(self) -> None:
+        """Wait until no task runs, after an error in one of them."""
+
     def map(self, function: Callable[[Task], Value], tasks: Iterable[Task]) -> Iterator[Value]:
         """Run a function over tasks and yield their results in the order of the tasks.
 
@@ -87,6 +91,9 @@ class SerialPool(Pool):
         """Run a function over tasks, each when its outcome is requested."""
         for task in tasks:
             yield Success(function(task))
+
+    def settle(self) -> None:
+        """Return at once: only the task that ended with an error was running."""
 
 
 def worker_lost(reason: str) -> Failure:

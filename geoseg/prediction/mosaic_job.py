@@ -15,8 +15,9 @@ from rasterio.crs import CRS
 from rasterio.windows import Window
 
 from geoseg.credentials import get_logger, hide_credentials
-from geoseg.errors import ConfigError, GeosegError, GridMismatchError, SceneReadError, counted
+from geoseg.errors import ConfigError, GeosegError, OutsideError, SceneReadError, counted
 from geoseg.geo.grid import Grid
+from geoseg.geo.paths import is_remote
 from geoseg.geo.raster import SceneInfo, group_scenes, join_grids, read_date
 from geoseg.geo.scene_names import FoundScene
 from geoseg.networks.model_file import ModelSpec
@@ -83,6 +84,7 @@ class MosaicJob:
         options: Settings of the prediction.
         found: The scenes as they were found.
         left_out: Why scenes were left out, by their names.
+        outside: Scenes outside the area of interest, likewise.
         documents: STAC documents that name the scenes.
     """
 
@@ -92,6 +94,7 @@ class MosaicJob:
     options: PredictOptions
     found: tuple[FoundScene, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
+    outside: Mapping[str, str] = field(default_factory=dict)
     documents: tuple[str, ...] = ()
 
     @cached_property
@@ -139,8 +142,8 @@ def plan_mosaics(
     """Check which of several scenes can be predicted with a model, reading headers only.
 
     Args:
-        found: The scenes. Those that cannot be read, do not suit the model or are outside the
-            area of interest are left out with a warning.
+        found: The scenes. Those that cannot be read or do not suit the model are left out with a
+            warning; those outside the area of interest are not predicted.
         model: As of `plan_job`.
         options: Settings of the prediction.
         failed: Why further scenes cannot be used, by their names; they are left out, too.
@@ -156,14 +159,12 @@ def plan_mosaics(
     scenes, left_out = read_scenes(names, specs[0], options, failed or {})
     files = _name_files(scenes)
     mosaics: list[SceneMosaic] = []
-    outside: dict[str, GridMismatchError] = {}
+    outside: dict[str, OutsideError] = {}
     for group in group_scenes(scenes, specs[0].size):
         parts = [scenes[index] for index in group]
         try:
             job = _plan_group(parts, models, specs, options)
-        except GridMismatchError as error:
-            if options.aoi is None:
-                raise
+        except OutsideError as error:
             outside |= {part.path: error for part in parts}
             continue
         mosaics.append(
@@ -171,20 +172,42 @@ def plan_mosaics(
         )
     if not mosaics:
         raise next(iter(outside.values()))
-    left_out |= {name: str(error) for name, error in outside.items()}
-    return MosaicJob(tuple(mosaics), models, specs, options, tuple(found), left_out)
+    return MosaicJob(
+        tuple(mosaics), models, specs, options, tuple(found), left_out,
+        {hide_credentials(name): str(error) for name, error in outside.items()},
+    )  # fmt: skip
 
 
-def find_damaged(job: MosaicJob) -> dict[str, str]:
-    """Read all pixels of all scenes; return why those that are damaged cannot be read, by paths."""
+def find_damaged(job: MosaicJob, message: str) -> dict[str, str]:
+    """Return why scenes are damaged, by their paths, after one of them could not be read.
+
+    Scenes that an error names are read first, and the others only if these are sound. A file that
+    is gone, a scene on a server, and all scenes at once are not damaged: a file share or a server
+    may be back when the job is continued.
+
+    Args:
+        job: The job.
+        message: Message of the error.
+    """
+    local = [scene for scene in job.scenes if Path(scene.path).exists()]
+    if len(local) < len(job.scenes) and not any(is_remote(scene.path) for scene in job.scenes):
+        return {}
+    named = [scene for scene in local if Path(scene.path).name in message]
+    found = _read_all(named) or _read_all([scene for scene in local if scene not in named])
+    return found if len(found) < len(job.scenes) else {}
+
+
+def _read_all(scenes: Sequence[SceneInfo]) -> dict[str, str]:
+    """Read all pixels of scenes; return why some cannot be read, by their paths."""
     damaged = {}
-    for scene in job.scenes:
+    for scene in scenes:
         try:
             with scene.open_pixels() as pixels:
                 for window in scene.grid.windows(_ROWS, _COLUMNS):
                     pixels.read(window)
         except SceneReadError as error:
-            damaged[scene.path] = str(error)
+            if Path(scene.path).exists():
+                damaged[scene.path] = str(error)
     return damaged
 
 
@@ -194,7 +217,9 @@ def _in_order(found: Sequence[FoundScene], options: PredictOptions) -> list[Foun
         return list(found)
     dates = [scene.date or _read_date(scene.name) for scene in found]
     undated = [scene.name for scene, date in zip(found, dates, strict=True) if date is None]
-    if undated:
+    if len(undated) == len(found):
+        logger.warning("no scene has a date, so that --prefer newest takes them in the order given")
+    elif undated:
         logger.warning(
             "%s: has no date of acquisition%s; dated scenes are preferred to it",
             undated[0],
@@ -219,14 +244,14 @@ def _plan_group(
 ) -> PredictionJob:
     if len(parts) == 1:  # it may have no transform
         return PredictionJob(plan_scene(parts[0], specs[0], options), models, specs, options)
-    return plan_joined(parts, models, specs, options, {})
+    return plan_joined(parts, models, specs, options, {}, are_near=True)
 
 
 def _find_areas(job: PredictionJob, parts: Sequence[SceneInfo]) -> tuple[Window, ...]:
     grid, out_grid = job.plan.scene.grid, job.plan.out_grid
     if len(parts) == 1:
         return (out_grid.window,)
-    _, windows = join_grids(parts)
+    _, windows = join_grids(parts, are_near=True)
     if out_grid == grid:
         return tuple(windows)
     return tuple(_scale(window, grid, out_grid) for window in windows)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geoseg.credentials import get_logger
-from geoseg.errors import GridMismatchError, counted
+from geoseg.errors import GridMismatchError, OutsideError, counted
 from geoseg.geo.grid import Grid
 from geoseg.geo.raster import (
     SceneCrop,
@@ -248,13 +248,13 @@ def _read_aoi(path: str | Path, grid: Grid, scene: str | Path) -> AOI:
 
     Raises:
         VectorReadError: If it cannot be read.
-        GridMismatchError: If no polygon intersects the grid.
+        OutsideError: If no polygon intersects the grid.
     """
     from geoseg.geo.aoi import AOI
 
     aoi = AOI.read_on(path, grid)
     if not len(aoi):
-        raise GridMismatchError(
+        raise OutsideError(
             f"{path}: has no polygon on {scene}; use an area of interest that overlaps the scene"
         )
     return aoi

@@ -122,7 +122,7 @@ class PredictionJob:
             return self
         path = folder / _JOINED
         path.parent.mkdir(exist_ok=True)
-        write_scene_mosaic(path, self.parts, self.plan.spec.bands)
+        write_scene_mosaic(path, self.parts, self.plan.spec.bands, are_near=True)  # was checked
         return replace(self, plan=replace(self.plan, scene=_read_joined(path, self.parts)))
 
 
@@ -240,6 +240,8 @@ def plan_joined(
     specs: tuple[ModelSpec, ...],
     options: PredictOptions,
     left_out: Mapping[str, str],
+    *,
+    are_near: bool = False,
 ) -> PredictionJob:
     """Plan the prediction of scenes that are joined, for now in a folder of this process.
 
@@ -249,13 +251,14 @@ def plan_joined(
         specs: Their headers.
         options: Settings of the prediction.
         left_out: Why other scenes were left out, by their names.
+        are_near: Whether they come from `group_scenes`.
 
     Raises:
         GridMismatchError: If they do not have one pixel grid, or are far apart.
     """
     path = process_folder() / secrets.token_hex(8) / _JOINED
     path.parent.mkdir(parents=True)
-    write_scene_mosaic(path, parts, specs[0].bands)
+    write_scene_mosaic(path, parts, specs[0].bands, are_near=are_near)
     plan = plan_scene(_read_joined(path, parts), specs[0], options)
     return PredictionJob(plan, models, specs, options, tuple(parts), left_out)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -309,8 +310,12 @@ class _Counter:
         done = threading.Event()
 
         def watch() -> None:
-            while self._progress and strips and not done.wait(1.0):
+            pause = 1.0
+            while self._progress and strips and not done.wait(pause):
+                begun = time.monotonic()
                 finished = sum(path.exists() for path in strips)
+                # A file share with many strips is not asked all the time.
+                pause = max(1.0, 20 * (time.monotonic() - begun))
                 self._progress(self._total * finished // len(strips), self._total, "tiles")
 
         thread = threading.Thread(target=watch, daemon=True)

@@ -27,6 +27,9 @@ from geoseg.vectorization.overlaps import resolve_overlaps
 # Column with the scene of a polygon.
 SCENE_COLUMN = "scene"
 
+# Smallest width of a building, metres.
+_LEAST_WIDTH_M = 3.0
+
 # Pixels of the coarser mosaic that may be between the two parts of a building at their edges.
 _REACH_PX = 1.5
 
@@ -123,7 +126,7 @@ class JoinedLayer:
             return
         for begin, frame in _with_starts(self._read(number)):
             if self.has_classes:
-                yield _cut_to(frame, self._own_areas[number], self.crs)
+                yield _cut_off(frame, self._covered_before(number), self.crs)
             else:
                 yield self._replace(frame, number, begin)
 
@@ -131,16 +134,6 @@ class JoinedLayer:
         for frame in ParquetParts(self.layers[number].path):
             frame = frame.drop(columns="bbox", errors="ignore")
             yield to_crs_densified(frame, self.crs).reset_index(drop=True)
-
-    @cached_property
-    def _own_areas(self) -> list[BaseGeometry]:
-        """Area of each mosaic that no mosaic before it covers."""
-        covered: BaseGeometry = shapely.Polygon()
-        areas = []
-        for layer in self.layers:
-            areas.append(shapely.difference(layer.area, covered))
-            covered = shapely.union(covered, layer.area)
-        return areas
 
     @cached_property
     def _reach(self) -> float:
@@ -196,6 +189,7 @@ class JoinedLayer:
         resolved = resolve_overlaps(
             polygons, np.array([number for number, _ in keys]), np.concatenate(cut),
             [layer.area for layer in self.layers], depth=self.depth_m * self._units_per_m,
+            width=_LEAST_WIDTH_M * self._units_per_m,
             reach=self._reach,
         )  # fmt: skip
         statuses = np.where(resolved.joined, "joined", np.where(resolved.clipped, "clipped", ""))
@@ -204,12 +198,21 @@ class JoinedLayer:
             for key, polygon, status in zip(keys, resolved.polygons, statuses.tolist(), strict=True)
         }
 
+    @cached_property
+    def _tree(self) -> shapely.STRtree:
+        return shapely.STRtree([layer.area for layer in self.layers])
+
     def _near_others(self, number: int) -> BaseGeometry:
         """Return where other mosaics are, and a little around them."""
-        areas = [layer.area for index, layer in enumerate(self.layers) if index != number]
         own = shapely.buffer(self.layers[number].area, 2 * self._reach)
-        near = [area for area in areas if shapely.intersects(area, own)]
+        found = self._tree.query(own, predicate="intersects").tolist()
+        near = [self.layers[index].area for index in found if index != number]
         return shapely.buffer(shapely.union_all(near), 2 * self._reach)
+
+    def _covered_before(self, number: int) -> BaseGeometry:
+        """Return where earlier mosaics are, near a mosaic."""
+        found = self._tree.query(self.layers[number].area, predicate="intersects").tolist()
+        return shapely.union_all([self.layers[index].area for index in found if index < number])
 
 
 @dataclass(frozen=True)
@@ -233,18 +236,18 @@ def _with_starts(frames: Iterator[gpd.GeoDataFrame]) -> Iterator[tuple[int, gpd.
         begin += len(frame)
 
 
-def _cut_to(frame: gpd.GeoDataFrame, area: BaseGeometry, crs: CRS) -> gpd.GeoDataFrame:
-    """Cut polygons of classes to an area."""
-    shapely.prepare(area)
+def _cut_off(frame: gpd.GeoDataFrame, covered: BaseGeometry, crs: CRS) -> gpd.GeoDataFrame:
+    """Cut polygons of classes off where earlier mosaics are."""
+    shapely.prepare(covered)
     shapes = frame.geometry.to_numpy()
-    within = shapely.covers(area, shapes)
-    whole, crossing = frame[within], frame[~within & shapely.intersects(area, shapes)]
+    free = ~shapely.intersects(covered, shapes)
+    whole, crossing = frame[free], frame[~free & ~shapely.covers(covered, shapes)]
     if not len(crossing):
         return whole
-    parts = shapely.intersection(crossing.geometry.to_numpy(), area)
+    parts = shapely.difference(crossing.geometry.to_numpy(), covered)
     crossing = crossing.set_geometry(gpd.GeoSeries(parts, index=crossing.index, crs=crs))
     crossing = crossing.explode()
-    crossing = crossing[crossing.geom_type == "Polygon"]
+    crossing = crossing[(crossing.geom_type == "Polygon") & ~crossing.is_empty]
     areas, perimeters = geodesic_measures(crossing.geometry.to_numpy(), crs)
     crossing = crossing.assign(area_m2=areas.round(3), perimeter_m=perimeters.round(3))
     cut: gpd.GeoDataFrame = pd.concat([whole, crossing]).sort_index(kind="stable")

@@ -37,6 +37,8 @@ def outline_valid(path: str | Path) -> BaseGeometry:
         transform = source.transform * scale
     parts = shapes(valid.view(np.uint8), mask=valid, transform=transform)
     outline = shapely.union_all([shape(part) for part, _ in parts])
+    if outline.is_empty:
+        return shapely.MultiPolygon()
     if shapely.get_num_coordinates(outline) <= _FEW_VERTICES:
         return outline
     # An edge that is not along the pixels is a staircase.

@@ -12,6 +12,9 @@ from scipy.sparse.csgraph import connected_components
 from geoseg.geo.raster.scene import SceneInfo
 from geoseg.geo.raster.scene_mosaic import find_difference, offset_px
 
+# Parts of a pixel that are told apart at once.
+_STEPS = 16
+
 
 def group_scenes(scenes: Sequence[SceneInfo], reach_px: int) -> list[list[int]]:
     """Group scenes that have one pixel grid and lie at most some pixels apart, directly or in turn.
@@ -23,19 +26,32 @@ def group_scenes(scenes: Sequence[SceneInfo], reach_px: int) -> list[list[int]]:
     Returns:
         Indices of the scenes of each group, ascending; groups in the order of their first scene.
     """
-    alike: list[list[int]] = []
+    # Most scenes are compared with those of their CRS, data type and pixel size only.
+    alike: dict[tuple[object, ...], list[list[int]]] = {}
+    wkt = {crs: crs.to_wkt() for crs in {scene.grid.crs for scene in scenes}}
     for index, scene in enumerate(scenes):
-        same = next((group for group in alike if _is_alike(scenes[group[0]], scene)), None)
+        groups = alike.setdefault(_key(scene, wkt[scene.grid.crs]), [])
+        same = next((group for group in groups if _is_alike(scenes[group[0]], scene)), None)
         if same is None:
-            alike.append([index])
+            groups.append([index])
         else:
             same.append(index)
     near = [
         [group[place] for place in places]
-        for group in alike
+        for groups in alike.values()
+        for group in groups
         for places in _near_each_other([scenes[index] for index in group], reach_px)
     ]
     return sorted(near)
+
+
+def _key(scene: SceneInfo, wkt: str) -> tuple[object, ...]:
+    """Return what scenes of one pixel grid have in common and is quickly compared."""
+    transform = scene.grid.transform
+    sizes = [float(f"{part:.5g}") for part in (transform.a, transform.b, transform.d, transform.e)]
+    # Where the origin of the CRS is in a pixel; scenes of one grid have it at the same place.
+    places = [round(_STEPS * place) % _STEPS for place in ~transform * (0.0, 0.0)]
+    return (wkt, scene.dtype, *sizes, *places)
 
 
 def _is_alike(first: SceneInfo, scene: SceneInfo) -> bool:

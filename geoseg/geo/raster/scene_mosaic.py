@@ -46,7 +46,9 @@ class _MosaicPart:
     window: Window
 
 
-def write_scene_mosaic(path: Path, scenes: Sequence[SceneInfo], names: Sequence[str]) -> None:
+def write_scene_mosaic(
+    path: Path, scenes: Sequence[SceneInfo], names: Sequence[str], *, are_near: bool = False
+) -> None:
     """Write a VRT of scenes that have one pixel grid.
 
     Where scenes overlap, the first one of those that are valid there is used. Sentinels, masks,
@@ -56,12 +58,13 @@ def write_scene_mosaic(path: Path, scenes: Sequence[SceneInfo], names: Sequence[
         path: Output, `.vrt`. A VRT of each scene is written beside it, and masks of blank areas.
         scenes: Scenes with the same number of bands.
         names: Names of the bands.
+        are_near: Whether the scenes come from `group_scenes`, which has checked them.
 
     Raises:
         GridMismatchError: If the scenes differ in CRS, pixel grid or data type, or are far apart.
         SceneReadError: If one cannot be read.
     """
-    grid, windows = join_grids(scenes)
+    grid, windows = join_grids(scenes, are_near=are_near)
     parts = [
         _write_part(scene, window, path.absolute().with_name(f"{path.stem}_{number}.vrt"))
         for number, (scene, window) in enumerate(zip(scenes, windows, strict=True))
@@ -75,15 +78,20 @@ def write_scene_mosaic(path: Path, scenes: Sequence[SceneInfo], names: Sequence[
     path.write_bytes(ElementTree.tostring(mosaic))
 
 
-def join_grids(scenes: Sequence[SceneInfo]) -> tuple[Grid, list[Window]]:
+def join_grids(scenes: Sequence[SceneInfo], *, are_near: bool = False) -> tuple[Grid, list[Window]]:
     """Return the grid that contains all scenes, and the window of each.
+
+    Args:
+        scenes: The scenes.
+        are_near: Whether they come from `group_scenes`, which has checked them.
 
     Raises:
         GridMismatchError: If the scenes differ in CRS, pixel grid or data type, or are far apart.
     """
     first = scenes[0]
-    for scene in scenes:
-        _check_alike(first, scene)
+    if not are_near:
+        for scene in scenes:
+            _check_alike(first, scene)
     offsets = np.array([offset_px(first.grid, scene.grid) for scene in scenes])
     corners = np.rint(offsets).astype(int)
     shapes = np.array([scene.grid.shape[::-1] for scene in scenes])
@@ -93,7 +101,8 @@ def join_grids(scenes: Sequence[SceneInfo]) -> tuple[Grid, list[Window]]:
     if len(at_corner):  # its transform has no rounding errors
         transform = scenes[int(at_corner[0])].grid.transform
     grid = Grid(first.grid.crs, transform, int(bottom - top), int(right - left))
-    _check_distances(scenes, corners + shapes / 2, grid)
+    if not are_near:
+        _check_distances(scenes, corners + shapes / 2, grid)
     windows = [
         Window(int(column - left), int(row - top), scene.grid.width, scene.grid.height)
         for (column, row), scene in zip(corners, scenes, strict=True)
