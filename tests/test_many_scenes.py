@@ -28,6 +28,7 @@ from geoseg.geo.grid import Grid
 from geoseg.geo.raster import group_scenes, join_grids, outline_valid, read_info, write_array
 from geoseg.geo.tiling import TileGrid
 from geoseg.options import PredictOptions, VectorizeOptions
+from geoseg.prediction.blocks import predict_block
 from geoseg.prediction.mosaic_prediction import write_scene_rasters
 from geoseg.prediction.scheduling import split_panels
 from geoseg.prediction.shards import Shard, StripScene, pick_shard
@@ -696,27 +697,34 @@ def interrupt(*_):
     raise KeyboardInterrupt
 
 
-def test_scenes_that_are_gone_for_a_while_cost_nothing(town, tmp_path):
+def test_scenes_that_are_gone_for_a_while_cost_nothing(town, tmp_path, monkeypatch):
     """A file share that is gone is not a damage: finished tiles are kept, and all scenes count."""
     _, parts, model, vectorize = town
     share = shutil.copytree(parts, tmp_path / "share")
-    options = PredictOptions(device="cpu", batch_size=1)
+    options = PredictOptions(device="cpu", batch_size=1, block_rows=1)
     more = {"model": model, "options": options, "vectorize": vectorize}
-    done = []
+    begun = []
 
-    def unmount(tiles, *_):
-        done.append(tiles)
-        if tiles >= 25 and share.exists():
+    def unmount(task, count=None):
+        begun.append(task)
+        if len(begun) == 4:
             share.rename(tmp_path / "gone")
+            raise SceneReadError(f"{task.scene.path}: no such file; check the path")
+        return predict_block(task, count)
 
-    with pytest.raises(SceneReadError):
-        geoseg.predict(share, tmp_path / "out", progress=unmount, **more)
-    assert list((tmp_path / ".out.partial").rglob("strips/*/*/*.tif"))
+    with monkeypatch.context() as patch:
+        patch.setattr("geoseg.prediction.strips.predict_block", unmount)
+        with pytest.raises(SceneReadError, match="no such file"):
+            geoseg.predict(share, tmp_path / "out", **more)
+    kept = sorted((tmp_path / ".out.partial").rglob("strips/*/*/*.tif"))
+    assert len(kept) == 3
     (tmp_path / "gone").rename(share)
-    done.clear()
-    result = geoseg.predict(share, tmp_path / "out", progress=lambda n, *_: done.append(n), **more)
+    with monkeypatch.context() as patch:
+        begun = [None] * 10
+        patch.setattr("geoseg.prediction.strips.predict_block", unmount)
+        result = geoseg.predict(share, tmp_path / "out", **more)
     assert result.left_out == {}
-    assert done[0] > 8
+    assert len(begun) - 10 == 6 - len(kept)  # rows of tiles
 
 
 def test_scenes_along_a_line_are_one_mosaic(tmp_path):
