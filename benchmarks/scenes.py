@@ -62,15 +62,17 @@ def town(options: argparse.Namespace, work: Path) -> dict[str, Any]:
         else warp(part, work / "mixed" / part.name, options.other_crs, 4/3)
         for number, part in enumerate(parts)
     ]  # fmt: skip
-    tries = {"one": [Path(options.scene)], "one grid": parts, "two grids": mixed}
-    return {
-        name: _describe(
-            geoseg.predict(scenes, work / name.replace(" ", "_"), model=options.model,
-                           overwrite=True),
-            options.truth, work / "report",
-        )
-        for name, scenes in tries.items()
+    other = warp(Path(options.scene), work / "warped.tif", options.other_crs, 4 / 3)
+    tries = {
+        "one": [Path(options.scene)], "one, other grid": [other], "one grid": parts,
+        "two grids": mixed,
     }  # fmt: skip
+    found = {}
+    for name, scenes in tries.items():
+        output = work / name.replace(", ", "_").replace(" ", "_")
+        result = geoseg.predict(scenes, output, model=options.model, overwrite=True)
+        found[name] = _describe(result, options.truth, work / "report")
+    return found
 
 
 def cut(scene: str, folder: Path) -> list[Path]:

@@ -764,7 +764,7 @@ def test_a_scene_need_not_be_a_local_file(make_scene, tmp_path, server, kind):
 
 def test_a_scene_that_is_missing_on_the_server(make_scene, tmp_path, server):
     made = make_scene()
-    with pytest.raises(SceneReadError, match=r"none\.tif: GDAL cannot read this as a raster .*404"):
+    with pytest.raises(SceneReadError, match=r"none\.tif: cannot be opened as a raster .*404"):
         cut(f"{server}/none.tif", made.labels, tmp_path / "tiles")
 
 

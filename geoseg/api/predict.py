@@ -33,11 +33,11 @@ from geoseg.jobs.workers import Workers
 from geoseg.options import PredictOptions, VectorizeOptions
 from geoseg.prediction.mosaic_job import MosaicJob, find_damaged
 from geoseg.prediction.prediction_job import (
+    PANELS,
     ModelNames,
     PredictionJob,
     SceneNames,
 )
-from geoseg.prediction.scheduling import PANELS
 
 logger = get_logger(__name__)
 

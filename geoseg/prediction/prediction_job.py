@@ -48,6 +48,9 @@ _JOINED = "scenes/scenes.vrt"
 # Name of a rectangle of a scene in the working folder.
 _CROPPED = "scene.vrt"
 
+# Keys of a job's journal with numbers of panels begin with this.
+PANELS = "panels"
+
 # Models whose pixel sizes differ by more than this share are not averaged.
 _GSD_TOLERANCE = 0.05
 

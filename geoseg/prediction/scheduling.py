@@ -17,9 +17,6 @@ _ROWS = 20
 # Blocks per worker, as long as blocks do not become too low; more blocks balance the load better.
 _BLOCKS_PER_WORKER = 4
 
-# Keys of the journal with the number of panels begin with this.
-PANELS = "panels"
-
 # Panels begin at every eighth tile, because eight neighbours are read together (see `batches`).
 _PANEL_COLUMNS = 8
 

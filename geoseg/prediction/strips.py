@@ -28,8 +28,8 @@ from geoseg.prediction.batch_choice import (
 from geoseg.prediction.blocks import BlockTask, choose_batch, predict_block
 from geoseg.prediction.encoding import OutputEncoding
 from geoseg.prediction.memory import check_crf_memory, count_panels
-from geoseg.prediction.prediction_job import PredictionJob
-from geoseg.prediction.scheduling import PANELS, list_strips, split_blocks, split_panels
+from geoseg.prediction.prediction_job import PANELS, PredictionJob
+from geoseg.prediction.scheduling import list_strips, split_blocks, split_panels
 from geoseg.prediction.stitching import TileBlock
 
 # What the journal of an interrupted job may say.

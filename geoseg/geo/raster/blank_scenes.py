@@ -41,7 +41,8 @@ def mark_all_blank_areas(
     marked = []
     for info in infos:
         try:
-            marked.append(replace(info, blank=_find_blank_areas(info, is_part=are_parts)))
+            found = _find_blank_areas(info, is_part=are_parts)
+            marked.append(info if found is None else replace(info, blank=found))
         except SceneReadError as error:
             if failed is None:
                 marked.append(info)
