@@ -144,7 +144,7 @@ class _Resolver:
         noise = self._find_noise(rows)
         for row in rows.tolist():
             if row not in noise:
-                self._keep_rest(row)
+                self._keep_rest(row, self.shapes)
 
     def _find_noise(self, rows: np.ndarray) -> set[int]:
         """Return small outlines inside a whole one that comes later and is hardly covered."""
@@ -165,10 +165,10 @@ class _Resolver:
                 noise.update(before)
         return noise
 
-    def _keep_rest(self, row: int) -> None:
-        """Keep what is left of an outline beside those that are kept, if it can be a building."""
+    def _keep_rest(self, row: int, taken: np.ndarray) -> None:
+        """Keep what is left of an outline beside those that are taken, if it can be a building."""
         own = self._polygons[row]
-        kept = [self.shapes[other] for other in self._neighbours.get(row, [])]
+        kept = [taken[other] for other in self._neighbours.get(row, [])]
         kept = [shape for shape in kept if shape is not None]
         rest = self._cut_off(own, kept)
         if rest.area >= own.area * (1 - _ROUNDING):
@@ -194,12 +194,9 @@ class _Resolver:
     def keep_cut(self) -> None:
         """Keep what is left of outlines that are cut off, joined to those of one building."""
         rows = np.flatnonzero(self._touching & self._is_cut)
-        whole = self.shapes.copy()
+        whole = self.shapes.copy()  # outlines that are cut off do not cover each other
         for row in rows.tolist():
-            self.shapes, kept = whole, self.shapes  # cut ones do not cover each other
-            self._keep_rest(row)
-            self.shapes, kept[row] = kept, whole[row]
-            whole[row] = None
+            self._keep_rest(row, whole)
         left = np.array([self.shapes[row] is not None for row in rows], dtype=bool)
         for group in self._find_parts(rows[left]):
             if len(group) > 1:
