@@ -13,10 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import rasterio
 from distributed import Client, LocalCluster
 from distributed.security import Security
-from rasterio.windows import Window
+from scene_parts import cut_scene
 from small_models import DEEPGLOBE, make_model
 
 import geoseg
@@ -35,19 +34,8 @@ def town(tmp_path_factory):
     folder = tmp_path_factory.mktemp("town")
     scene, _ = write_town(build_town(260, 330, seed=4, gsd_m=0.5), folder)
     model = make_model(folder / "model.safetensors", DEEPGLOBE)
-    (folder / "parts").mkdir()
-    with rasterio.open(scene) as source:
-        for row, (top, bottom) in enumerate([(0, 150), (130, 260)]):
-            for column, (left, right) in enumerate([(0, 120), (100, 240), (220, 330)]):
-                window = Window(left, top, right - left, bottom - top)
-                profile = {
-                    **source.profile, "height": window.height, "width": window.width,
-                    "transform": source.window_transform(window),
-                }  # fmt: skip
-                with rasterio.open(folder / "parts" / f"{row}{column}.tif", "w", **profile) as sink:
-                    sink.write(source.read(window=window))
-                    sink.descriptions = source.descriptions
-    return folder / "parts", model
+    columns = [(0, 120), (100, 240), (220, 330)]
+    return cut_scene(scene, folder / "parts", [(0, 150), (130, 260)], columns), model
 
 
 def predict(town, output, workers, **options):

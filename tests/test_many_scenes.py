@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from rasterio.features import rasterize
 from rasterio.warp import transform_geom
 from rasterio.windows import Window
+from scene_parts import cut_scene
 from small_models import DEEPGLOBE, make_model
 
 import geoseg
@@ -39,23 +40,6 @@ from geoseg.vectorization.overlaps import resolve_overlaps
 UTM33, UTM32 = (rasterio.CRS.from_epsg(code) for code in (32633, 32632))
 
 
-def cut(scene, folder, rows, columns):
-    """Cut a scene into parts; rows and columns are (begin, end) pairs."""
-    folder.mkdir()
-    with rasterio.open(scene) as source:
-        for row, (top, bottom) in enumerate(rows):
-            for column, (left, right) in enumerate(columns):
-                window = Window(left, top, right - left, bottom - top)
-                profile = {
-                    **source.profile, "height": window.height, "width": window.width,
-                    "transform": source.window_transform(window),
-                }  # fmt: skip
-                with rasterio.open(folder / f"{row}{column}.tif", "w", **profile) as sink:
-                    sink.write(source.read(window=window))
-                    sink.descriptions = source.descriptions
-    return folder
-
-
 @pytest.fixture(scope="module")
 def town(tmp_path_factory):
     """A scene, the same in 3 x 4 overlapping parts, a model, and a probability of buildings."""
@@ -63,7 +47,7 @@ def town(tmp_path_factory):
     scene, _ = write_town(build_town(300, 370, seed=5, gsd_m=0.5), folder)
     model = make_model(folder / "model.safetensors", DEEPGLOBE)
     columns = [(0, 90), (80, 200), (160, 280), (270, 370)]
-    parts = cut(scene, folder / "parts", [(0, 120), (90, 210), (200, 300)], columns)
+    parts = cut_scene(scene, folder / "parts", [(0, 120), (90, 210), (200, 300)], columns)
     geoseg.predict(scene, folder / "prob.tif", model=model, options=PredictOptions(device="cpu"))
     with rasterio.open(folder / "prob.tif") as source:  # of a network that was never trained
         body = float(np.quantile(source.read(1), 0.7) / 255)
@@ -236,7 +220,7 @@ def test_scenes_of_several_grids_give_one_layer(town, tmp_path):
     with rasterio.open(other) as source:
         height, width = source.shape
     rows = [(0, height // 2 + 20), (height // 2 - 20, height)]
-    cut(other, tmp_path / "warped", rows, [(width // 2, width)])
+    cut_scene(other, tmp_path / "warped", rows, [(width // 2, width)])
     scenes = [path for path in sorted(town[1].iterdir()) if path.stem[1] in "012"]
     scenes += sorted((tmp_path / "warped").iterdir())
     result = predict(scenes, tmp_path / "out", town)
@@ -305,7 +289,7 @@ def test_buildings_across_mosaics_are_there_once_and_whole(tmp_path):
         path = write_exact_prob(tmp_path / f"{number}.tif", truth, UTM33, grid)
         layer = tmp_path / f"{number}.parquet"
         geoseg.vectorize(path, layer, options=VectorizeOptions(min_area_m2=1))
-        area = SceneArea.read(f"scene {number}", path, as_crs(UTM33))
+        area = SceneArea.read(f"scene {number}", path, as_crs(grid.crs), as_crs(UTM33))
         layers.append(MosaicLayer(layer, (area,), grid.gsd_m))
     for order in ([0, 1, 2], [2, 0, 1]):
         joined = JoinedLayer([layers[n] for n in order], as_crs(UTM33), False, depth_m=10)

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.windows import Window
+from scene_parts import cut_scene
 from small_models import DEEPGLOBE, make_model
 
 import geoseg
@@ -222,19 +223,8 @@ def town(tmp_path_factory):
     folder = tmp_path_factory.mktemp("town")
     scene, _ = write_town(build_town(300, 370, seed=5, gsd_m=0.5), folder)
     model = make_model(folder / "model.safetensors", DEEPGLOBE)
-    (folder / "parts").mkdir()
-    with rasterio.open(scene) as source:
-        for row, (top, bottom) in enumerate([(0, 120), (90, 210), (200, 300)]):
-            for column, (left, right) in enumerate([(0, 90), (80, 200), (160, 280), (270, 370)]):
-                window = Window(left, top, right - left, bottom - top)
-                profile = source.profile | {
-                    "height": window.height,
-                    "width": window.width,
-                    "transform": source.window_transform(window),
-                }
-                with rasterio.open(folder / "parts" / f"{row}{column}.tif", "w", **profile) as sink:
-                    sink.write(source.read(window=window))
-                    sink.descriptions = source.descriptions
+    columns = [(0, 90), (80, 200), (160, 280), (270, 370)]
+    cut_scene(scene, folder / "parts", [(0, 120), (90, 210), (200, 300)], columns)
     return folder, scene, model
 
 

@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from geoseg.api.results import INDEX
 from geoseg.api.scene_index import write_index, write_item
 from geoseg.geo.crs import as_crs
 from geoseg.geo.raster import read_prob
@@ -28,8 +29,6 @@ from geoseg.vectorization.mosaic_layer import (
     MosaicLayer,
     SceneArea,
 )
-
-INDEX, ITEM = "index.gpkg", "item.json"
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def write_many(
         work.journal.add("count", sum(counts.values()))
     if targets.has_rasters:
         write_index(targets.folder / INDEX, job, rasters, areas, counts)
-        write_item(targets.folder / ITEM, job, rasters, areas, targets.layer)
+        write_item(targets.folder, job, rasters, areas, targets.layer)
 
 
 def _read_areas(rasters: Sequence[MosaicRasters], job: MosaicJob) -> list[tuple[SceneArea, ...]]:
@@ -93,7 +92,7 @@ def _read_areas(rasters: Sequence[MosaicRasters], job: MosaicJob) -> list[tuple[
     crs = as_crs(job.crs)
     return [
         tuple(
-            SceneArea.read(name, prob, crs)
+            SceneArea.read(name, prob, as_crs(one.mosaic.job.crs), crs)
             for name, prob in zip(one.mosaic.names, one.scene_probs, strict=True)
         )
         for one in rasters

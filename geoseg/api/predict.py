@@ -63,12 +63,12 @@ def predict(
     workers: Workers | None = None,
     progress: Progress | None = None,
 ) -> PredictResult:
-    """Predict a scene, or several as one. An interrupted job continues when it is started again.
+    """Predict a scene, or many. An interrupted job continues when it is started again.
 
     Args:
         scene: Any raster that GDAL opens; or several scenes, folders, patterns or lists of them
-            (see `expand_scene_names`). Those of one pixel grid are predicted as one, the first one
-            on top where they overlap.
+            (see `find_scenes`). Those of one pixel grid are predicted as one, the first one on top
+            where they overlap.
         output: A folder for `prob.tif`, `mask.tif` and `footprints.gpkg`; or one file: `.tif` for
             probabilities, a vector format for footprints. A model of boxes writes footprints only.
             Of several scenes, a folder gets the rasters of each, virtual mosaics `prob.vrt` and

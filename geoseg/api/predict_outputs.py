@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geoseg.api.predict_plan import PredictPlan
-from geoseg.api.results import PredictResult
+from geoseg.api.results import INDEX, PredictResult
 from geoseg.jobs.output import Work, file_output, folder_output
 from geoseg.jobs.pool import Pool
 from geoseg.jobs.progress import Progress
@@ -122,13 +122,13 @@ def find_outputs(plan: PredictPlan) -> PredictResult:
 
 
 def _find_many(job: MosaicJob, result: PredictResult, output: Path) -> PredictResult:
-    end = "" if len(job.mosaics) == 1 else "_1"
+    first, *_ = job.endings
     return replace(
         result,
-        prob_path=output / f"prob{end}.vrt",
-        mask_path=output / f"mask{end}.vrt",
+        prob_path=output / f"prob{first}.vrt",
+        mask_path=output / f"mask{first}.vrt",
         footprints_path=output / FOOTPRINTS if job.options.footprints else None,
-        index_path=output / "index.gpkg",
+        index_path=output / INDEX,
     )
 
 

@@ -8,6 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+# Name of the index of many scenes in their folder.
+INDEX = "index.gpkg"
+
 if TYPE_CHECKING:
     import geopandas as gpd
 

@@ -16,6 +16,7 @@ import shapely
 from rasterio.crs import CRS
 from shapely.geometry.base import BaseGeometry
 
+from geoseg.api.results import INDEX
 from geoseg.credentials import hide_credentials
 from geoseg.geo.crs import as_crs
 from geoseg.geo.raster import SceneInfo
@@ -26,6 +27,8 @@ from geoseg.prediction.mosaic_job import MosaicJob
 from geoseg.prediction.mosaic_prediction import MosaicRasters
 from geoseg.vectorization.mosaic_layer import SceneArea
 from geoseg.version import __version__
+
+_ITEM = "item.json"
 
 _PROJECTION = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
 
@@ -116,16 +119,16 @@ def describe_crs(crs: CRS) -> str:
 
 
 def write_item(
-    path: Path,
+    folder: Path,
     job: MosaicJob,
     rasters: Sequence[MosaicRasters],
     areas: Sequence[tuple[SceneArea, ...]],
     layer: Path | None,
 ) -> None:
-    """Write a STAC item, version 1.1, whose assets are the outputs in its folder.
+    """Write a STAC item, `item.json`, version 1.1, whose assets are the outputs in its folder.
 
     Args:
-        path: The item.
+        folder: The folder.
         job: The job.
         rasters: Rasters of each mosaic.
         areas: Areas of the scenes of each mosaic, in the CRS of the layer.
@@ -146,7 +149,7 @@ def write_item(
                 assets[file.stem] = _describe_asset(file, title, roles)
     if layer is not None:
         assets["footprints"] = _describe_asset(layer, "Footprints", ["data"])
-    assets["index"] = _describe_asset(path.with_name("index.gpkg"), "Scenes", ["metadata"])
+    assets["index"] = _describe_asset(folder / INDEX, "Scenes", ["metadata"])
     item = {
         "type": "Feature",
         "stac_version": "1.1.0",
@@ -166,7 +169,7 @@ def write_item(
         "links": [],
         "assets": assets,
     }
-    path.write_text(json.dumps(item, indent=2) + "\n")
+    (folder / _ITEM).write_text(json.dumps(item, indent=2) + "\n")
 
 
 def _digest(job: MosaicJob) -> str:

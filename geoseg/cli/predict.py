@@ -29,6 +29,7 @@ from geoseg.options import CRFOptions
 
 if TYPE_CHECKING:
     from geoseg.api.results import PredictResult
+    from geoseg.jobs.workers import Workers
 
 
 @click.command()
@@ -113,10 +114,9 @@ def command(
     Overlapping tiles are blended without a seam; the scene is never held in memory as a whole. An
     interrupted job continues when it is started again.
 
-    Several scenes (files, folders, patterns, text files with names, STAC
-    items and catalogs) give one layer. Those of one
-    pixel grid are predicted as one; where scenes overlap, the first one is used. Those that cannot
-    be read are left out, and the exit code is 3.
+    Several scenes (files, folders, patterns, text files with names, STAC items and catalogs) give
+    one layer. Those of one pixel grid are predicted as one; where scenes overlap, the first one is
+    used. Those that cannot be read are left out, and the exit code is 3.
 
     A description of a tile service (XML of GDAL) is a scene, too, of which --aoi names the part.
     """
@@ -142,28 +142,48 @@ def command(
         "vectorize": settings.vectorize.model_copy(update={"crf": None}),
         "overwrite": overwrite,
     }
-    from geoseg.api.predict import predict
+    if dry_run:
+        _describe(scenes, output, workers, what)
+    elif shard is not None:
+        _predict_shard(scenes, output, shard, workers, what)
+    else:
+        _predict(scenes, output, workers, what)
+
+
+def _describe(
+    scenes: Sequence[str], output: str, workers: Workers, what: Mapping[str, Any]
+) -> None:
+    """Print what would be done."""
     from geoseg.api.predict_plan import plan_predict
 
-    if dry_run:
-        from geoseg.cli.dry_run import describe_prediction
+    plan = plan_predict(scenes, output, **what)
+    # torch, which this needs, is slow to load; a scene that cannot serve is refused before.
+    from geoseg.cli.dry_run import describe_prediction
 
-        plan = plan_predict(scenes, output, **what)
-        click.echo(describe_prediction(plan, workers))
-        exit_if_left_out(plan.job.left_out)
-        return
-    if shard is not None:
-        from geoseg.api.shards import predict_shard  # slow to load
+    click.echo(describe_prediction(plan, workers))
+    exit_if_left_out(plan.job.left_out)
 
-        with progress_bar() as progress:
-            part = predict_shard(scenes, output, shard, workers=workers, progress=progress, **what)
-        click.echo(f"shard {shard} → {part.folder}; merge all with geoseg merge SHARD... -o OUT")
-        exit_if_left_out(part.left_out)
-        return
+
+def _predict_shard(
+    scenes: Sequence[str], output: str, shard: str, workers: Workers, what: Mapping[str, Any]
+) -> None:
+    """Predict a part of the job."""
+    from geoseg.api.shards import predict_shard
+
+    with progress_bar() as progress:
+        part = predict_shard(scenes, output, shard, workers=workers, progress=progress, **what)
+    click.echo(f"shard {shard} → {part.folder}; merge all with geoseg merge SHARD... -o OUT")
+    exit_if_left_out(part.left_out)
+
+
+def _predict(scenes: Sequence[str], output: str, workers: Workers, what: Mapping[str, Any]) -> None:
+    """Predict all scenes."""
+    from geoseg.api.predict import predict
+
     with progress_bar() as progress:
         result = predict(scenes, output, workers=workers, progress=progress, **what)
     click.echo(f"{result.scene} → {list_files(result)}")
-    if not models:
+    if what["model"] is None:
         click.echo(_describe_adaptation(scenes), err=True)
     exit_if_left_out(result.left_out)
 

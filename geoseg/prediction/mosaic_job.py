@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
 
 from rasterio.crs import CRS
+from rasterio.errors import CRSError
 from rasterio.windows import Window
 
 from geoseg.credentials import get_logger, hide_credentials
@@ -103,6 +105,13 @@ class MosaicJob:
         return tuple(scene for mosaic in self.mosaics for scene in mosaic.scenes)
 
     @property
+    def endings(self) -> list[str]:
+        """What the names of files of each mosaic end in: its number, if there are several."""
+        if len(self.mosaics) == 1:
+            return [""]
+        return [f"_{number}" for number in range(1, len(self.mosaics) + 1)]
+
+    @property
     def label(self) -> str:
         """The number of scenes in words."""
         return counted(len(self.scenes), "scene")
@@ -153,7 +162,7 @@ def plan_mosaics(
     """
     options = options or PredictOptions()
     if options.layer_crs is not None:
-        check_layer_crs(options.layer_crs)
+        _check_layer_crs(options.layer_crs)
     models, specs = find_models(model, options)
     names = drop_repeated([scene.name for scene in _in_order(found, options)])
     scenes, left_out = read_scenes(names, specs[0], options, failed or {})
@@ -192,8 +201,10 @@ def find_damaged(job: MosaicJob, message: str) -> dict[str, str]:
     local = [scene for scene in job.scenes if Path(scene.path).exists()]
     if len(local) < len(job.scenes) and not any(is_remote(scene.path) for scene in job.scenes):
         return {}
-    named = [scene for scene in local if Path(scene.path).name in message]
-    found = _read_all(named) or _read_all([scene for scene in local if scene not in named])
+    named = [Path(scene.path).name in message for scene in local]
+    found = _read_all(list(compress(local, named))) or _read_all(
+        [scene for scene, is_named in zip(local, named, strict=True) if not is_named]
+    )
     return found if len(found) < len(job.scenes) else {}
 
 
@@ -289,14 +300,12 @@ def _name_files(scenes: Sequence[SceneInfo]) -> list[str]:
     return names
 
 
-def check_layer_crs(crs: str) -> None:
+def _check_layer_crs(crs: str) -> None:
     """Check that a text means a CRS.
 
     Raises:
         ConfigError: If it does not.
     """
-    from rasterio.errors import CRSError
-
     try:
         CRS.from_user_input(crs)
     except CRSError as error:

@@ -132,8 +132,7 @@ def predict_mosaics(
         tasks = (task for number, some in enumerate(strips) for task in follow(number, some, batch))
         for _ in pool.map(run_task, map(StripTask, tasks)):
             pass
-    numbers = range(1, len(writers) + 1) if len(writers) > 1 else [None]
-    return [writer.join(number) for writer, number in zip(writers, numbers, strict=True)]
+    return [writer.join(end) for writer, end in zip(writers, job.endings, strict=True)]
 
 
 def join_scenes(job: MosaicJob, folder: Path) -> list[SceneMosaic]:
@@ -188,18 +187,10 @@ class _MosaicWriter:
     def _path(self, name: str, kind: str) -> Path:
         return self._folder / SCENES / f"{name}_{kind}.tif"
 
-    def join(self, number: int | None) -> MosaicRasters:
-        """Write the virtual mosaics over the rasters of the scenes.
-
-        Args:
-            number: Number in their names; None if there is one mosaic only.
-        """
-        grid, spec, encoding = (
-            self.mosaic.job.plan.out_grid,
-            self.mosaic.job.plan.spec,
-            self._encoding,
-        )
-        end = "" if number is None else f"_{number}"
+    def join(self, end: str) -> MosaicRasters:
+        """Write the virtual mosaics over the rasters of the scenes, with an end of their names."""
+        plan, encoding = self.mosaic.job.plan, self._encoding
+        grid, spec = plan.out_grid, plan.spec
         prob, mask = self._folder / f"prob{end}.vrt", self._folder / f"mask{end}.vrt"
         write_mosaic(
             prob, grid, self._parts("prob"), bands=encoding.bands, dtype=encoding.dtype,

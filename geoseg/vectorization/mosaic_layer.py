@@ -8,7 +8,6 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -17,7 +16,6 @@ import shapely
 from pyproj import CRS
 from shapely.geometry.base import BaseGeometry
 
-from geoseg.geo.crs import as_crs
 from geoseg.geo.raster import outline_valid
 from geoseg.geo.vector import ParquetParts
 from geoseg.geo.vector.geodesic import geodesic_measures
@@ -47,17 +45,11 @@ class SceneArea:
     outline: BaseGeometry
 
     @classmethod
-    def read(cls, name: str, raster: Path, crs: Any) -> SceneArea:
-        """Read the area from a raster of the scene, as a scene of a layer in a CRS."""
-        outline = gpd.GeoSeries([outline_valid(raster)], crs=_crs_of(raster))
+    def read(cls, name: str, raster: Path, own_crs: CRS, crs: CRS) -> SceneArea:
+        """Read the area from a raster of the scene in its CRS, for a layer in another one."""
+        outline = gpd.GeoSeries([outline_valid(raster)], crs=own_crs)
         placed = to_crs_densified(gpd.GeoDataFrame(geometry=outline), crs).geometry
         return cls(name, shapely.union_all(placed.to_numpy()))
-
-
-def _crs_of(raster: Path) -> Any:
-    from geoseg.geo.raster import read_info
-
-    return as_crs(read_info(raster).grid.crs, raster)
 
 
 @dataclass(frozen=True)
